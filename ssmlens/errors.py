@@ -1,0 +1,25 @@
+"""What can go wrong, by who can mend it. Every message is one line that says what to do."""
+
+
+class SsmlensError(Exception):
+    """A failure: the request was sound, but could not be carried out. The command line exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(SsmlensError, ValueError):
+    """The request itself must change (an option, a path, a model). The command line exits with 2."""
+
+    exit_code = 2
+
+
+class UnsupportedModelError(UsageError):
+    """No adapter takes this model; the message names its class and what is supported."""
+
+
+class ClosureError(SsmlensError):
+    """A layer's recomputed output is not what the layer computed: its maps must not be believed."""
+
+
+class CaptureFileError(SsmlensError):
+    """A capture on disk is damaged, unfinished, of another schema version, or holds what is refused."""

@@ -1,0 +1,67 @@
+"""The vocabulary: one word for each axis and each array, the same in tensors, files and figures.
+
+This module imports nothing, so that every other one may import it.
+
+FAQ: which Δ is this? `dt` is the step before softplus and clamp, `delta` (Δ) the step after them. Papers and
+code bases call both "dt"; here a name tells which one you hold.
+"""
+
+# Axes. A Mamba-1 channel is a head with headdim 1; a Mamba-2 head owns headdim channels that share one matrix.
+BATCH = "batch"
+PROMPT = "prompt"
+TOKEN = "token"
+QUERY = "query"
+KEY = "key"
+HEAD = "head"
+HEADDIM = "headdim"
+GROUP = "group"
+STATE = "state"
+CHANNEL = "channel"
+INPUT = "input"
+DT_ROW = "dt_row"
+DT_RANK = "dt_rank"
+CONV_CHANNEL = "conv_channel"
+TAP = "tap"
+LAYER = "layer"
+
+# Arrays of one layer in a capture, with their axes. Padding (tokens past a prompt's length) is zero in all of them.
+# Trailing axes that a layer does not have are dropped: A and A_log are (head,) in Mamba-2, D is (head,) without D_has_hdim.
+LAYER_ARRAYS: dict[str, tuple[str, ...]] = {
+    # operands of the scan
+    "delta": (PROMPT, TOKEN, HEAD),
+    "B": (PROMPT, TOKEN, GROUP, STATE),
+    "C": (PROMPT, TOKEN, GROUP, STATE),
+    "A": (HEAD, STATE),
+    "D": (HEAD, HEADDIM),
+    # maps
+    "attention_map": (PROMPT, QUERY, KEY),
+    "attention_mask": (PROMPT, QUERY, KEY),
+    "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
+    "channel": (CHANNEL,),
+    # proofs, a value a prompt
+    "closure_error": (PROMPT,),
+    "closure_worst_token": (PROMPT,),
+    "map_error": (PROMPT,),
+    "mask_error": (PROMPT,),
+    "channel_agreement": (PROMPT,),
+    # weights
+    "A_log": (HEAD, STATE),
+    "W_B": (GROUP, STATE, INPUT),
+    "W_C": (GROUP, STATE, INPUT),
+    "W_dt": (DT_ROW, INPUT),
+    "dt_proj": (HEAD, DT_RANK),
+    "dt_bias": (HEAD,),
+    "conv": (CONV_CHANNEL, TAP),
+    "conv_bias": (CONV_CHANNEL,),
+    "conv_B": (GROUP, STATE, TAP),
+    "conv_C": (GROUP, STATE, TAP),
+    # optional: --store-discretized
+    "A_bar": (PROMPT, TOKEN, HEAD, STATE),
+    "B_bar": (PROMPT, TOKEN, HEAD, STATE),
+}
+
+# The state of a layer's numbers, stored as its attribute `finite`.
+FINITE = "yes"
+NONFINITE_WEIGHTS = "weights"
+NONFINITE_INPUT = "input"
+NONFINITE_OUTPUT = "output"
