@@ -1,0 +1,1 @@
+"""Models to look into: their mixers, their projections, and how they are found and loaded."""

@@ -1,0 +1,279 @@
+"""The projections around a selective scan, as pure functions of named weights.
+
+    hidden ── project ──> ScanOperands ── selective_scan ──> y ── finish ──> mixer output
+
+mamba_ssm, transformers and MambaLM give these weights the same names, so one pair of functions
+serves all three. Matrix products run in the weights' dtype; Δ, A and everything handed to the scan
+are float32 at least, as in the CUDA kernels (a bfloat16 convolution is computed in float32 and
+rounded once).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ssmlens.scan.operands import ScanOperands
+
+Activation = Callable[[Tensor], Tensor]
+TokenMask = Bool[Tensor, "batch token"] | Int[Tensor, "batch token"] | Float[Tensor, "batch token"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mamba1Weights:
+    """Weights of a Mamba-1 mixer, named as in its state dict (conv1d without its middle axis)."""
+
+    in_proj_weight: Float[Tensor, "twice_d_inner d_model"]
+    conv_weight: Float[Tensor, "d_inner d_conv"]
+    x_proj_weight: Float[Tensor, "dt_rank_and_twice_d_state d_inner"]
+    dt_proj_weight: Float[Tensor, "d_inner dt_rank"]
+    A_log: Float[Tensor, "d_inner d_state"]
+    D: Float[Tensor, "d_inner"]
+    out_proj_weight: Float[Tensor, "d_model d_inner"]
+    in_proj_bias: Float[Tensor, "twice_d_inner"] | None = None
+    conv_bias: Float[Tensor, "d_inner"] | None = None
+    dt_bias: Float[Tensor, "d_inner"] | None = None
+    out_proj_bias: Float[Tensor, "d_model"] | None = None
+    activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
+
+    @classmethod
+    def of(cls, mixer: Any, activation: Activation = F.silu) -> "Mamba1Weights":
+        """The weights of `mixer`, whose parameters are named as in mamba_ssm (or transformers)."""
+        return cls(
+            in_proj_weight=mixer.in_proj.weight,
+            in_proj_bias=mixer.in_proj.bias,
+            conv_weight=mixer.conv1d.weight.squeeze(1),
+            conv_bias=mixer.conv1d.bias,
+            x_proj_weight=mixer.x_proj.weight,
+            dt_proj_weight=mixer.dt_proj.weight,
+            dt_bias=mixer.dt_proj.bias,
+            A_log=mixer.A_log,
+            D=mixer.D,
+            out_proj_weight=mixer.out_proj.weight,
+            out_proj_bias=mixer.out_proj.bias,
+            activation=activation,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mamba2Weights:
+    """Weights and settings of a Mamba-2 mixer, under the names that mamba_ssm gives them.
+
+    Where `d_ssm`, the width that the scan sees, is less than d_inner, the rest is a gated MLP. `D`
+    has a value a head, or a channel (`D_has_hdim`). Without `norm_weight` (`rmsnorm=False`) the
+    gate multiplies the scan's output and nothing is normalised.
+    """
+
+    in_proj_weight: Float[Tensor, "projected d_model"]
+    conv_weight: Float[Tensor, "xBC d_conv"]
+    dt_bias: Float[Tensor, "head"]
+    A_log: Float[Tensor, "head"]
+    D: Float[Tensor, "head_or_channel"]
+    out_proj_weight: Float[Tensor, "d_model d_inner"]
+    headdim: int
+    d_state: int
+    ngroups: int = 1
+    in_proj_bias: Float[Tensor, "projected"] | None = None
+    conv_bias: Float[Tensor, "xBC"] | None = None
+    norm_weight: Float[Tensor, "channel"] | None = None
+    out_proj_bias: Float[Tensor, "d_model"] | None = None
+    norm_eps: float = 1e-5
+    norm_before_gate: bool = False
+    dt_limit: tuple[float, float] = (0.0, float("inf"))
+    activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
+
+    @classmethod
+    def of(cls, mixer: Any, **settings: Any) -> "Mamba2Weights":
+        """The weights of `mixer`, whose parameters are named as in mamba_ssm (or transformers).
+
+        `settings` are the fields that are not tensors; libraries name those differently.
+        """
+        norm = getattr(mixer, "norm", None)
+        return cls(
+            in_proj_weight=mixer.in_proj.weight,
+            in_proj_bias=mixer.in_proj.bias,
+            conv_weight=mixer.conv1d.weight.squeeze(1),
+            conv_bias=mixer.conv1d.bias,
+            dt_bias=mixer.dt_bias,
+            A_log=mixer.A_log,
+            D=mixer.D,
+            norm_weight=None if norm is None else norm.weight,
+            out_proj_weight=mixer.out_proj.weight,
+            out_proj_bias=mixer.out_proj.bias,
+            **settings,
+        )
+
+    @property
+    def d_ssm(self) -> int:
+        """Number of channels that pass through the scan: heads times headdim."""
+        return self.A_log.shape[0] * self.headdim
+
+    @property
+    def d_mlp(self) -> int:
+        """Number of channels that pass through a gated MLP beside the scan; 0 in most models."""
+        return self.out_proj_weight.shape[1] - self.d_ssm
+
+
+def project_mamba1(
+    hidden: Float[Tensor, "batch token d_model"],
+    weights: Mamba1Weights,
+    token_mask: TokenMask | None = None,
+    transform: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> ScanOperands:
+    """What a Mamba-1 mixer hands to its scan (paper eqs. 5-7), with the gate's branch beside it.
+
+    x = SiLU(conv(W_x u)), (dt_low, B, C) = x_proj x, Δ = softplus(dt_proj dt_low + dt_bias),
+    A = -exp(A_log).
+
+    Args:
+        hidden: The mixer's input.
+        weights: The mixer's weights.
+        token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj and again after
+            the convolution, as transformers does.
+        transform: What a family does to (dt_low, B, C) before dt_proj, such as Jamba's norms.
+    """
+    d_inner, rank = weights.dt_proj_weight.shape
+    d_state = weights.A_log.shape[1]
+    x_and_gate = F.linear(
+        _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
+    )
+    x, gate = x_and_gate.split(d_inner, dim=-1)
+    x = weights.activation(causal_conv1d(x, weights.conv_weight, weights.conv_bias))
+    x = _zero_padding(x.to(gate.dtype), token_mask)
+    dt, B, C = F.linear(x, weights.x_proj_weight).split([rank, d_state, d_state], dim=-1)
+    if transform is not None:
+        dt, B, C = transform(dt, B, C)
+    wide = _scan_dtype(gate)
+    dt = F.linear(dt, weights.dt_proj_weight).to(wide)
+    if weights.dt_bias is not None:
+        dt = dt + weights.dt_bias.to(wide)
+    return ScanOperands(
+        delta=F.softplus(dt),
+        A=-torch.exp(weights.A_log.to(wide)),
+        B=B.to(wide).unsqueeze(2),
+        C=C.to(wide).unsqueeze(2),
+        x=x.to(wide).unsqueeze(3),
+        D=weights.D.to(wide).unsqueeze(1),
+        gate=gate,
+    )
+
+
+def finish_mamba1(
+    y: Float[Tensor, "batch token head 1"],
+    gate: Float[Tensor, "batch token head"],
+    weights: Mamba1Weights,
+) -> Float[Tensor, "batch token d_model"]:
+    """A Mamba-1 mixer's output, out_proj(y · SiLU(gate)), from its scan's: D x is in `y` already."""
+    gated = y.squeeze(3) * F.silu(gate.to(y.dtype))
+    return F.linear(gated.to(gate.dtype), weights.out_proj_weight, weights.out_proj_bias)
+
+
+def project_mamba2(
+    hidden: Float[Tensor, "batch token d_model"],
+    weights: Mamba2Weights,
+    token_mask: TokenMask | None = None,
+) -> ScanOperands:
+    """What a Mamba-2 mixer hands to its scan, with what bypasses the scan in `gate`.
+
+    (gate, xBC, dt) = in_proj u, (x, B, C) = SiLU(conv(xBC)),
+    Δ = clamp(softplus(dt + dt_bias), dt_limit), A = -exp(A_log), one number a head.
+
+    Args:
+        hidden: The mixer's input.
+        weights: The mixer's weights.
+        token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj and again after
+            the convolution, as transformers does.
+
+    Returns:
+        The operands. Where d_ssm < d_inner, `gate` is (z0, x0, z) as in_proj lays them out, z0 and
+        x0 being the two branches of the gated MLP; `finish_mamba2` takes it so.
+    """
+    heads, groups = weights.A_log.shape[0], weights.ngroups
+    d_ssm, d_BC = weights.d_ssm, groups * weights.d_state
+    projected = F.linear(
+        _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
+    )
+    gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
+    xBC = weights.activation(causal_conv1d(xBC, weights.conv_weight, weights.conv_bias))
+    wide = _scan_dtype(gate)
+    xBC = _zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
+    x, B, C = xBC.split([d_ssm, d_BC, d_BC], dim=-1)
+    delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
+    if weights.dt_limit != (0.0, float("inf")):
+        delta = delta.clamp(*weights.dt_limit)
+    return ScanOperands(
+        delta=delta,
+        A=-torch.exp(weights.A_log.to(wide)).unsqueeze(1),
+        B=B.unflatten(2, (groups, weights.d_state)),
+        C=C.unflatten(2, (groups, weights.d_state)),
+        x=x.unflatten(2, (heads, weights.headdim)),
+        D=weights.D.to(wide).reshape(heads, -1),
+        gate=gate,
+    )
+
+
+def finish_mamba2(
+    y: Float[Tensor, "batch token head headdim"],
+    gate: Float[Tensor, "batch token bypass"],
+    weights: Mamba2Weights,
+) -> Float[Tensor, "batch token d_model"]:
+    """A Mamba-2 mixer's output, out_proj(RMSNorm(y · SiLU(z))), from its scan's `y` (with D x).
+
+    The norm is over each group's channels; with `norm_before_gate` the gate comes after it.
+    Channels of the gated MLP, SiLU(z0) · x0, come first where d_ssm < d_inner.
+    """
+    z0, x0, z = gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
+    y = y.flatten(2)
+    z = F.silu(z.to(y.dtype))
+    if weights.norm_weight is None:
+        y = y * z
+    elif weights.norm_before_gate:
+        y = _group_rms_norm(y, weights) * z
+    else:
+        y = _group_rms_norm(y * z, weights)
+    y = y.to(gate.dtype)
+    if weights.d_mlp:
+        y = torch.cat([F.silu(z0) * x0, y], dim=-1)
+    return F.linear(y, weights.out_proj_weight, weights.out_proj_bias)
+
+
+def causal_conv1d(
+    x: Float[Tensor, "batch token channel"],
+    weight: Float[Tensor, "channel tap"],
+    bias: Float[Tensor, "channel"] | None = None,
+) -> Float[Tensor, "batch token channel"]:
+    """Depthwise causal convolution y[t] = bias + Σ_k weight[k] x[t + k + 1 - taps].
+
+    A sum of shifted products: on a CPU, in this layout, ten times as fast as `F.conv1d`.
+    """
+    wide = _scan_dtype(x)
+    x, taps = x.to(wide), weight.to(wide).t().contiguous()
+    last = len(taps) - 1
+    y = x * taps[last] if bias is None else torch.addcmul(bias.to(wide), x, taps[last])
+    for lag in range(1, min(last, x.shape[1] - 1) + 1):
+        y[:, lag:].addcmul_(x[:, :-lag], taps[last - lag])
+    return y
+
+
+def _scan_dtype(projected: Tensor) -> torch.dtype:
+    """The dtype of the scan: float32, or float64 for float64 models."""
+    return torch.promote_types(projected.dtype, torch.float32)
+
+
+def _zero_padding(
+    x: Float[Tensor, "batch token channel"], token_mask: TokenMask | None
+) -> Float[Tensor, "batch token channel"]:
+    return x if token_mask is None else x * token_mask.to(x.dtype).unsqueeze(2)
+
+
+def _group_rms_norm(
+    y: Float[Tensor, "batch token channel"], weights: Mamba2Weights
+) -> Float[Tensor, "batch token channel"]:
+    assert weights.norm_weight is not None
+    grouped = y.unflatten(2, (weights.ngroups, -1))
+    normed = F.rms_norm(grouped, grouped.shape[3:], eps=weights.norm_eps).flatten(2)
+    return normed * weights.norm_weight.to(y.dtype)
