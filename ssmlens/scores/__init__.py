@@ -1,0 +1,22 @@
+"""Scores of how attention-like a layer is, and the ranking of layers by them.
+
+A score is one file here, registered in `SCORES`; `compute` gives all of them as a Dataset,
+`rank_layers` an order.
+"""
+
+from ssmlens.scores.order import rank, rank_layers
+from ssmlens.scores.ranking import RankedLayer, Ranking
+from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.table import compute, summary
+
+__all__ = [
+    "SCORES",
+    "Measured",
+    "RankedLayer",
+    "Ranking",
+    "Score",
+    "compute",
+    "rank",
+    "rank_layers",
+    "summary",
+]

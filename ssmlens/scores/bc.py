@@ -1,0 +1,169 @@
+"""Do a layer's queries look for what its keys write? Scores of W_B and W_C, which need no prompt.
+
+With C_i = W_C u_i and B_j = W_B u_j a query reads u_iᵀ W_Cᵀ W_B u_j (paper eq. 12): the closer W_Cᵀ
+W_B is to a multiple of the identity, the more a token attends to tokens like itself. That product
+is never formed: all of these are functions of W_B and W_C rows, or of N×N Gram matrices.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.scores.reading import Reading
+from ssmlens.scores.score import SCORES, Measured, Score
+
+
+class Effective(NamedTuple):
+    """`bc_effective`, and the shift r between query and key at which it is found."""
+
+    value: float
+    shift: int
+
+
+def bc_correlation(
+    W_B: Float[np.ndarray, "group state input"], W_C: Float[np.ndarray, "group state input"]
+) -> float:
+    """Correlation of write and read weights: ⟨W_B, W_C⟩ / (‖W_B‖ ‖W_C‖), mean over groups.
+
+    It is the normalised trace of W_Cᵀ W_B: 1 for W_C = W_B, .71 after the mimetic mix W_C = ½(W'_C
+    + W_B) (paper §3).
+
+    Returns:
+        A value in [-1, 1]; NaN when a group's weights are all zero.
+    """
+    B, C = W_B.astype(np.float64), W_C.astype(np.float64)
+    return _mean_ratio((B * C).sum((1, 2)), _norm(B) * _norm(C))
+
+
+def bc_z(value: float, groups: int, states: int, inputs: int) -> float:
+    """z-score of a `bc_correlation` under Gaussian weights: value · √(groups · states · inputs)."""
+    return value * math.sqrt(groups * states * inputs)
+
+
+def bc_effective(
+    W_B: Float[np.ndarray, "group state input"],
+    W_C: Float[np.ndarray, "group state input"],
+    conv_B: Float[np.ndarray, "group state tap"],
+    conv_C: Float[np.ndarray, "group state tap"],
+) -> Effective:
+    """Correlation of write and read weights once their convolutions are counted, at the best shift.
+
+    Where B and C pass a convolution (Mamba-2), C_i[n] = Σ_a κ_C[n,a] ⟨W_C[n], u_{i−a}⟩ and
+    B_j[n] = Σ_b κ_B[n,b] ⟨W_B[n], u_{j−b}⟩ (bias and SiLU aside), so C_iᵀ B_j weighs equal tokens
+    u_{i−a} = u_{j−b} by the sum over a − b = r of
+
+        Σ_n ⟨W_B[n], W_C[n]⟩ Σ_a κ_C[n,a] κ_B[n,a−r],   over ‖κ_C ⊗ W_C‖ ‖κ_B ⊗ W_B‖,
+
+    averaged over groups; the highest over r in −(K−1) … K−1 is the score (the smallest |r| among
+    equals). κ[n,a] is the tap on token t − a: conv1d with left padding is a cross-correlation, so
+    its weight's last tap is a = 0.
+
+    Args:
+        W_B: Write weights.
+        W_C: Read weights.
+        conv_B: Taps of the channels of B in the order of conv1d.weight; one tap of 1 stands for no
+            convolution, and the score is then `bc_correlation` with shift 0.
+        conv_C: Taps of the channels of C, as many.
+
+    Returns:
+        A value in [-1, 1], NaN when a group's weights or taps are all zero; and r, which is i − j
+        when the best-matched tokens are the same token.
+    """
+    B, C = W_B.astype(np.float64), W_C.astype(np.float64)
+    kappa_B, kappa_C = (taps[..., ::-1].astype(np.float64) for taps in (conv_B, conv_C))
+    rows = (B * C).sum(2)
+    scale = _norm(kappa_B * _row_norm(B)) * _norm(kappa_C * _row_norm(C))
+    last = kappa_C.shape[2] - 1
+
+    def at(shift: int) -> float:
+        read = kappa_C[..., max(0, shift) : last + 1 + min(0, shift)]
+        written = kappa_B[..., max(0, -shift) : last + 1 - max(0, shift)]
+        return _mean_ratio((rows * (read * written).sum(2)).sum(1), scale)
+
+    values = {shift: at(shift) for shift in sorted(range(-last, last + 1), key=abs)}
+    best = max(values, key=lambda shift: values[shift])
+    return Effective(values[best], best)
+
+
+def bc_identity(
+    W_B: Float[np.ndarray, "group state input"], W_C: Float[np.ndarray, "group state input"]
+) -> float:
+    """How close W_Cᵀ W_B is to a projection: tr(W_Cᵀ W_B) / (√N ‖W_Cᵀ W_B‖), mean over groups.
+
+    A product of rank N has |tr| ≤ √N ‖·‖, with equality only for a multiple of an orthogonal
+    projection, the nearest that rank N comes to the identity that the paper asks for (§3). From
+    Gram matrices: ‖W_Cᵀ W_B‖² = ⟨W_B W_Bᵀ, W_C W_Cᵀ⟩.
+
+    Returns:
+        A value in [-1, 1]; NaN when a group's product is zero.
+    """
+    B, C = W_B.astype(np.float64), W_C.astype(np.float64)
+    gram_B, gram_C = B @ B.swapaxes(1, 2), C @ C.swapaxes(1, 2)
+    product = np.sqrt(np.maximum((gram_B * gram_C).sum((1, 2)), 0.0))
+    return _mean_ratio((B * C).sum((1, 2)), math.sqrt(B.shape[1]) * product)
+
+
+def _norm(array: Float[np.ndarray, "group a b"]) -> Float[np.ndarray, " group"]:
+    return np.sqrt(np.square(array).sum((1, 2)))
+
+
+def _row_norm(weight: Float[np.ndarray, "group state input"]) -> Float[np.ndarray, "group state 1"]:
+    return np.sqrt(np.square(weight).sum(2, keepdims=True))
+
+
+def _mean_ratio(above: Float[np.ndarray, " group"], below: Float[np.ndarray, " group"]) -> float:
+    """Mean over groups of ratios, which exceed 1 by rounding only; NaN where one has 0 below."""
+    if not below.all():
+        return math.nan
+    return float(np.clip(above / below, -1.0, 1.0).mean())
+
+
+def _correlation(reading: Reading) -> Measured:
+    W_B, W_C = reading.weight("W_B"), reading.weight("W_C")
+    value = bc_correlation(W_B, W_C)
+    return Measured(value, detail=bc_z(value, *W_B.shape))
+
+
+def _effective(reading: Reading) -> Measured:
+    W_B, W_C = reading.weight("W_B"), reading.weight("W_C")
+    if reading.has("conv_B"):
+        conv_B, conv_C = reading.weight("conv_B"), reading.weight("conv_C")
+    else:
+        conv_B = conv_C = np.ones((*W_B.shape[:2], 1))
+    value, shift = bc_effective(W_B, W_C, conv_B, conv_C)
+    return Measured(value, detail=float(shift))
+
+
+def _only(details: list[float]) -> float:
+    (detail,) = details
+    return detail
+
+
+SCORES.register("bc_correlation")(
+    Score(
+        description="correlation of the write weights W_B and the read weights W_C",
+        measure=_correlation,
+        reads="weights",
+        range=(-1.0, 1.0),
+        companions={"bc_z": _only},
+    )
+)
+SCORES.register("bc_effective")(
+    Score(
+        description="correlation of W_B and W_C through their convolutions, at the best shift",
+        measure=_effective,
+        reads="weights",
+        range=(-1.0, 1.0),
+        companions={"bc_shift": _only},
+    )
+)
+SCORES.register("bc_identity")(
+    Score(
+        description="how close W_Cᵀ W_B is to a multiple of an orthogonal projection",
+        measure=lambda reading: Measured(bc_identity(reading.weight("W_B"), reading.weight("W_C"))),
+        reads="weights",
+        range=(-1.0, 1.0),
+    )
+)

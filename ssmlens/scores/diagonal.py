@@ -1,0 +1,89 @@
+"""Is the map one sharp sub-diagonal, as in a layer that copies, and at which lag?"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.scores.reading import NotApplicable, Reading
+from ssmlens.scores.score import SCORES, Measured, Score
+
+
+def lag_energy(
+    attention_map: Float[np.ndarray, "query key"],
+) -> Float[np.ndarray, " lag"]:
+    """Mean square of the map along each sub-diagonal: e(ℓ) = mean_i map[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4.
+
+    Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
+    """
+    tokens = len(attention_map)
+    energy = np.square(attention_map, dtype=np.float64)
+    total = np.zeros(tokens)
+    for query, row in enumerate(energy):  # row by row, as the map lies in memory
+        total[: query + 1] += row[query::-1]
+    return (total / np.arange(tokens, 0, -1))[: 3 * tokens // 4 + 1]
+
+
+def diagonal_sharpness(attention_map: Float[np.ndarray, "query key"], first_lag: int = 1) -> float:
+    """Share of the sharpest sub-diagonal in the map's energy by lag.
+
+        max_{ℓ ≥ first_lag} e(ℓ) / Σ_ℓ e(ℓ),   e(ℓ) = mean_i map[i, i−ℓ]²,   0 ≤ ℓ ≤ 3T/4
+
+    1 for a map that is one sub-diagonal, 4/3T for a uniform one; scaling the map changes nothing. A
+    featureless recency map scores at most k^k/(k+1)^(k+1) with k = first_lag: .08 behind the usual
+    convolution of 4 taps, but .25 at first_lag 1, where "the token before" cannot be told from
+    "recent tokens".
+
+    Args:
+        attention_map: Mean of M over channels (paper eq. 8).
+        first_lag: Lags below it are recency, which the convolution explains: d_conv, or 1 without a
+            convolution.
+
+    Returns:
+        A value in [0, 1]; NaN when T ≤ 2·first_lag, or when the map is zero.
+    """
+    return _sharpest(lag_energy(attention_map), len(attention_map), first_lag)
+
+
+def sharpest_lag(energies: list[Float[np.ndarray, " _lag"]], first_lag: int = 1) -> float:
+    """The lag ≥ first_lag of most energy, averaged over prompts; the shortest among equals.
+
+    Args:
+        energies: `lag_energy` of each prompt. A lag longer than a prompt's lags counts as zero
+            there.
+        first_lag: As in `diagonal_sharpness`.
+    """
+    total = np.zeros(max(map(len, energies)))
+    for energy in energies:
+        total[: len(energy)] += energy
+    return float(first_lag + np.argmax(total[first_lag:]))
+
+
+def _sharpest(energy: Float[np.ndarray, " lag"], tokens: int, first_lag: int) -> float:
+    total = energy.sum()
+    if tokens <= 2 * first_lag or total == 0:
+        return math.nan
+    return float(energy[first_lag:].max() / total)
+
+
+def _measure(reading: Reading) -> Measured:
+    attention_map, first_lag = reading.attention_map, reading.first_lag
+    if len(attention_map) <= 2 * first_lag:
+        raise NotApplicable(
+            f"{len(attention_map)} tokens are too few: more than 2·{first_lag} are needed"
+        )
+    energy = lag_energy(attention_map)
+    return Measured(_sharpest(energy, len(attention_map), first_lag), detail=(energy, first_lag))
+
+
+SCORES.register("diagonal_sharpness")(
+    Score(
+        description="share of the sharpest sub-diagonal in the map's energy by lag",
+        measure=_measure,
+        reads="maps",
+        range=(0.0, 1.0),
+        companions={
+            "sharpest_lag": lambda details: sharpest_lag([e for e, _ in details], details[0][1])
+        },
+    )
+)

@@ -1,0 +1,67 @@
+"""How much a layer keeps: the mean of its attention mask, and the tokens that it remembers."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.errors import UsageError
+from ssmlens.scores.score import SCORES, Measured, Score
+
+
+def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None = None) -> float:
+    """Mean of the attention mask over j ≤ i: 1 for a layer that forgets nothing (paper §3).
+
+    It falls with length, so compare layers at equal length, or prompts of unequal length within a
+    window.
+
+    Args:
+        attention_mask: Mean over channels and states of exp(A (S_i − S_j)), j ≤ i.
+        window: Only pairs with i − j < window; None for all of j ≤ i.
+
+    Returns:
+        A value in (0, 1].
+
+    Raises:
+        UsageError: The window is less than one token.
+    """
+    if window is not None and window < 1:
+        raise UsageError(f"the window is {window} tokens: give at least 1")
+    tokens = len(attention_mask)
+    reach = tokens if window is None else min(window, tokens)
+    seen = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-reach, dtype=bool)
+    return float(np.mean(attention_mask, where=seen, dtype=np.float64))
+
+
+def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
+    """How many tokens a late query still holds: mean over late queries i of Σ_j mask[i, j].
+
+    Late queries are the last quarter, ⌈T/4⌉ of them.
+
+    Args:
+        attention_mask: Mean over channels and states of exp(A (S_i − S_j)), zero for j > i.
+
+    Returns:
+        Tokens, at most T.
+    """
+    late = attention_mask[-math.ceil(len(attention_mask) / 4) :]
+    return float(late.sum(axis=1, dtype=np.float64).mean())
+
+
+SCORES.register("mask_ones")(
+    Score(
+        description="mean of the attention mask over the past: 1 = forgets nothing",
+        measure=lambda reading: Measured(mask_ones(reading.attention_mask)),
+        reads="maps",
+        range=(0.0, 1.0),
+    )
+)
+SCORES.register("memory_length")(
+    Score(
+        description="tokens that a query in the last quarter of the prompt still holds",
+        measure=lambda reading: Measured(memory_length(reading.attention_mask)),
+        reads="maps",
+        range=(0.0, math.inf),
+        unit="tokens",
+    )
+)

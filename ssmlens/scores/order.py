@@ -1,0 +1,165 @@
+"""Which layers are most attention-like: order by one score, or by the mean rank of several."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from ssmlens.errors import UsageError
+from ssmlens.names import FINITE, LAYER, NONFINITE_WEIGHTS
+from ssmlens.scores.ranking import RankedLayer, Ranking
+from ssmlens.scores.reading import CaptureLike
+from ssmlens.scores.score import SCORES
+from ssmlens.scores.table import compute, summary
+
+TARGETED = ("copy_score", "induction_score")
+"""Default order: the first of these that the capture's prompts allow."""
+
+STRUCTURAL = ("mask_ones", "bc_effective", "diagonal_sharpness")
+"""Default order where no prompt has targets: what the paper saw in the layers that copy (§6)."""
+
+
+def rank_layers(
+    capture: CaptureLike,
+    by: str | Sequence[str] | None = None,
+    top: int | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Order a capture's layers, the most attention-like first.
+
+    Args:
+        capture: An open capture.
+        by: A score, or several to order by their mean rank. None: `copy_score` or `induction_score`
+            where the prompts have targets, else the mean rank of `mask_ones`, `bc_effective` and
+            `diagonal_sharpness`.
+        top: Keep only this many rows; None for all.
+        progress: Called as progress(layers done, layers) after each layer.
+
+    Raises:
+        UsageError: A score is unknown, or none of those asked for applies to this capture.
+    """
+    asked = _names(by)
+    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL])
+    return rank(compute(capture, shown, progress=progress), by, top)
+
+
+def rank(
+    scores: xr.Dataset, by: str | Sequence[str] | None = None, top: int | None = None
+) -> Ranking:
+    """Order layers by scores already computed: `rank_layers` for who has the Dataset of `compute`.
+
+    Ties share their mean rank and stand in order of their block index. A layer without a value in a
+    score of `by` is not ranked and stands after those that are; one with non-finite weights stands
+    last.
+    """
+    if top is not None and top < 1:
+        raise UsageError(f"top is {top}: ask for at least one layer")
+    means = summary(scores).sel(statistic="mean")
+    present = [name for name in _scored(scores) if scores[name].notnull().any()]
+    order, notes = _order(scores, _names(by), present)
+    broken = scores["finite"].values == NONFINITE_WEIGHTS
+    values = np.stack([_sign(name) * means[name].values for name in order])
+    rankable = np.isfinite(values).all(axis=0) & ~broken
+
+    ranks = np.full(len(rankable), np.inf)
+    mean_rank = np.mean([_ranks(row[rankable]) for row in values], axis=0)
+    ranks[rankable] = _ranks(-mean_rank)
+    layers = scores[LAYER].values
+    places = sorted(range(len(layers)), key=lambda i: (broken[i], ranks[i], layers[i]))
+    shown = list(dict.fromkeys([*order, *present]))
+    rows = tuple(_row(scores, i, ranks[i], order, shown) for i in places)
+    if rankable.any():
+        notes += _disagreements(means.isel({LAYER: ~broken}), rows[0].layer, present)
+    return Ranking(rows[:top], tuple(order), tuple(notes))
+
+
+def _names(by: str | Sequence[str] | None) -> list[str]:
+    """The scores asked for, each once; raises UsageError for an unknown one."""
+    names = [] if by is None else [by] if isinstance(by, str) else list(by)
+    return [name for name in dict.fromkeys(names) if SCORES[name]]
+
+
+def _scored(scores: xr.Dataset) -> list[str]:
+    return [str(name) for name in scores["score"].values]
+
+
+def _sign(name: str) -> int:
+    return 1 if SCORES[name].higher_is_attention else -1
+
+
+def _ranks(values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
+    """1 for the highest; equal values share the mean of their ranks."""
+    above = (values[None] > values[:, None]).sum(axis=1)
+    equal = (values[None] == values[:, None]).sum(axis=1)
+    return above + (equal + 1) / 2
+
+
+def _order(scores: xr.Dataset, asked: list[str], present: list[str]) -> tuple[list[str], list[str]]:
+    """The scores to order by, and a note for each that is left out because no layer has it."""
+    targeted = [name for name in TARGETED if name in present]
+    wanted = asked or targeted[:1] or list(STRUCTURAL)
+    order = [name for name in wanted if name in present]
+    absent = [f"{name}: {_why(scores, name)}" for name in wanted if name not in present]
+    if order:
+        return order, [f"left out of the order: {text}" for text in absent]
+    if (scores["finite"].values == FINITE).all():
+        raise UsageError(
+            f"no score to rank by ({'; '.join(absent)}); "
+            "name another score or capture other prompts"
+        )
+    return wanted, []
+
+
+def _why(scores: xr.Dataset, name: str) -> str:
+    """The first reason given for a score that no layer has."""
+    if name not in _scored(scores):
+        return "it was not computed"
+    reasons = scores["reason"].sel(score=name).values.ravel()
+    return next((str(reason) for reason in reasons if reason), "there is no prompt")
+
+
+def _row(
+    scores: xr.Dataset, place: int, rank: float, order: list[str], shown: list[str]
+) -> RankedLayer:
+    layer = scores.isel(layer=place)
+    mean, spread = (summary(layer).sel(statistic=which) for which in ("mean", "spread"))
+    columns = [column for name in shown for column in (name, *SCORES[name].companions)]
+    return RankedLayer(
+        rank=float(rank) if np.isfinite(rank) else None,
+        layer=int(layer[LAYER]),
+        scores={c: float(mean[c] if c in mean else layer[c]) for c in columns},
+        spread={name: float(spread[name]) for name in shown if np.isfinite(spread[name])},
+        closure_error=float(layer["closure_error"]),
+        reason=_reason(scores, place, order),
+    )
+
+
+def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
+    """What a reader must know before believing this row's place."""
+    finite = str(scores["finite"].values[place])
+    if finite != FINITE:
+        return f"non-finite {finite}"
+    for name in order:
+        counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
+        if counts[place] < counts.max():
+            reasons = scores["reason"].sel(score=name).values[place]
+            missing = next((str(reason) for reason in reasons if reason), "")
+            return f"{name} on {counts[place]} of {counts.max()} prompts: {missing}"
+    return ""
+
+
+def _disagreements(means: xr.Dataset, first: int, present: list[str]) -> list[str]:
+    """A note for each score that would put another layer first than the ranking does."""
+    notes = []
+    layers = means[LAYER].values
+    for name in present:
+        values = _sign(name) * means[name].values
+        if not np.isfinite(values).any():
+            continue
+        best = np.nanmax(values)
+        if values[layers == first][0] == best:
+            continue
+        notes.append(f"{name} would put layer {layers[np.nanargmax(values)]} first")
+    return notes

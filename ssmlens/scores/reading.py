@@ -1,0 +1,151 @@
+"""What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from ssmlens.names import FINITE, NONFINITE_INPUT, NONFINITE_OUTPUT, NONFINITE_WEIGHTS
+
+_WHY_NOT_FINITE = {
+    NONFINITE_WEIGHTS: "this layer has non-finite weights",
+    NONFINITE_INPUT: "the layer's input is not finite: look at the layers before it",
+    NONFINITE_OUTPUT: "the layer's own computation is not finite",
+    FINITE: "though the layer is marked finite",
+}
+
+
+class NotApplicable(Exception):
+    """A score has no value here; the message is the reason, kept beside the NaN."""
+
+
+@runtime_checkable
+class LayerLike(Protocol):
+    """What is asked of a layer of a capture (`ssmlens.store`)."""
+
+    @property
+    def index(self) -> int:
+        """Block index in the model."""
+        ...
+
+    @property
+    def finite(self) -> str:
+        """`names.FINITE`, or what is not finite."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Whatever is stored about the layer in one value."""
+        ...
+
+    def __contains__(self, name: str, /) -> bool:
+        """Whether the layer has this array."""
+        ...
+
+    def read(self, name: str, prompt: int | None = None) -> np.ndarray:
+        """An array of `names.LAYER_ARRAYS`; with a prompt, that prompt's, cut to its length."""
+        ...
+
+
+@runtime_checkable
+class CaptureLike(Protocol):
+    """What is asked of a capture (`ssmlens.store`)."""
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Block indices of the captured layers."""
+        ...
+
+    @property
+    def length(self) -> np.ndarray:
+        """Real length of each prompt, in tokens."""
+        ...
+
+    @property
+    def target(self) -> np.ndarray | None:
+        """[prompt, token]: the position each query must copy from, -1 = none."""
+        ...
+
+    @property
+    def prompt_kinds(self) -> Sequence[str]:
+        """What each prompt is: "copy", "repeat", "text", ..."""
+        ...
+
+    def layer(self, index: int, /) -> LayerLike:
+        """The layer of this block index."""
+        ...
+
+
+class Reading:
+    """One layer, seen with one prompt; arrays are read when asked for, once.
+
+    Args:
+        capture: An open capture.
+        layer: One of its layers.
+        prompt: Index of the prompt; None for scores that read weights only.
+    """
+
+    def __init__(self, capture: CaptureLike, layer: LayerLike, prompt: int | None = None):
+        self._capture = capture
+        self._layer = layer
+        self._prompt = prompt
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def has(self, name: str) -> bool:
+        """Whether the layer has this array."""
+        return name in self._layer
+
+    def weight(self, name: str) -> Float[np.ndarray, "..."]:
+        """A weight in float64. Raises NotApplicable when it is absent or not finite."""
+        return self._finite(name, None).astype(np.float64)
+
+    @property
+    def attention_map(self) -> Float[np.ndarray, "query key"]:
+        """The prompt's map. Raises NotApplicable when absent, not finite, or of one token."""
+        return self._square("attention_map")
+
+    @property
+    def attention_mask(self) -> Float[np.ndarray, "query key"]:
+        """The prompt's mask. Raises NotApplicable when absent, not finite, or of one token."""
+        return self._square("attention_mask")
+
+    @property
+    def first_lag(self) -> int:
+        """The shortest lag past the convolution's reach: d_conv, or 1 without a convolution."""
+        if "d_conv" in self._layer.attributes:
+            return max(1, int(self._layer.attributes["d_conv"]))
+        return self._layer.read("conv").shape[-1] if self.has("conv") else 1
+
+    @property
+    def prompt_kind(self) -> str:
+        """What the prompt is: "copy", "repeat", "text", ..."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        return self._capture.prompt_kinds[self._prompt]
+
+    @property
+    def target(self) -> Int[np.ndarray, " query"]:
+        """Where each query must look, -1 = nowhere. Raises NotApplicable when all are -1."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        target = self._capture.target
+        length = int(self._capture.length[self._prompt])
+        if target is None or not (target[self._prompt, :length] >= 0).any():
+            raise NotApplicable("no query of the prompt has a target")
+        return np.asarray(target[self._prompt, :length])
+
+    def _square(self, name: str) -> Float[np.ndarray, "query key"]:
+        assert self._prompt is not None, "a weight score has no prompt"
+        if self._capture.length[self._prompt] < 2:
+            raise NotApplicable("a one-token prompt has no past to look at")
+        return self._finite(name, self._prompt)
+
+    def _finite(self, name: str, prompt: int | None) -> Num[np.ndarray, "..."]:
+        if name not in self._arrays:
+            if not self.has(name):
+                raise NotApplicable(f"the layer has no {name}")
+            self._arrays[name] = self._layer.read(name, prompt)
+        array = self._arrays[name]
+        if not np.isfinite(array).all():
+            why = _WHY_NOT_FINITE.get(self._layer.finite, self._layer.finite)
+            raise NotApplicable(f"{name} is not finite ({why})")
+        return array

@@ -1,0 +1,93 @@
+"""Does the layer look where the answer is? Scores on prompts whose answers have a known place."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssmlens.scores.reading import NotApplicable, Reading
+from ssmlens.scores.score import SCORES, Measured, Score
+
+REPEAT = "repeat"
+"""The kind of a prompt that is a random token sequence, twice."""
+
+
+def target_share(
+    attention_map: Float[np.ndarray, "query key"], target: Int[np.ndarray, " query"]
+) -> float:
+    """Share of each query's |map| that falls on its target, mean over the queries that have one.
+
+        mean_i |map[i, target_i]| / Σ_j |map[i, j]|   over i with target_i ≥ 0
+
+    The map is signed, so absolute values: a large negative entry moves as much as a positive one. A
+    query whose row is zero looks nowhere and counts as 0.
+
+    Args:
+        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
+        target: The position each query must look at, at most the query's own; -1 = none.
+
+    Returns:
+        A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
+    """
+    (query,) = np.nonzero(target >= 0)
+    rows = np.abs(attention_map[query], dtype=np.float64)
+    total = rows.sum(axis=1)
+    if not total.any():
+        return math.nan
+    hit = rows[np.arange(len(query)), target[query]]
+    return float(np.divide(hit, total, out=np.zeros_like(total), where=total > 0).mean())
+
+
+def _target(reading: Reading) -> Int[np.ndarray, " query"]:
+    target = reading.target
+    if (target > np.arange(len(target))).any():
+        raise NotApplicable("a query's target lies after it")
+    return target
+
+
+def _copy(reading: Reading) -> Measured:
+    if reading.prompt_kind == REPEAT:
+        raise NotApplicable("the prompt's targets are of induction: see induction_score")
+    return Measured(target_share(reading.attention_map, _target(reading)))
+
+
+def _induction(reading: Reading) -> Measured:
+    _require_repeat(reading)
+    return Measured(target_share(reading.attention_map, _target(reading)))
+
+
+def _previous_token(reading: Reading) -> Measured:
+    _require_repeat(reading)
+    attention_map = reading.attention_map
+    return Measured(target_share(attention_map, np.arange(len(attention_map)) - 1))
+
+
+def _require_repeat(reading: Reading) -> None:
+    if reading.prompt_kind != REPEAT:
+        raise NotApplicable("the prompt is not a twice-repeated random sequence")
+
+
+SCORES.register("copy_score")(
+    Score(
+        description="share of |map| on the letter to copy",
+        measure=_copy,
+        reads="targets",
+        range=(0.0, 1.0),
+    )
+)
+SCORES.register("induction_score")(
+    Score(
+        description="share of |map| on the token after this token's earlier occurrence",
+        measure=_induction,
+        reads="targets",
+        range=(0.0, 1.0),
+    )
+)
+SCORES.register("previous_token_score")(
+    Score(
+        description="share of |map| on the token before, on repeated random sequences",
+        measure=_previous_token,
+        reads="targets",
+        range=(0.0, 1.0),
+    )
+)

@@ -1,0 +1,45 @@
+"""What a score is, and the registry of all of them: a new score is one new file in this folder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from ssmlens.registry import Registry
+from ssmlens.scores.reading import Reading
+
+
+class Measured(NamedTuple):
+    """A score of one layer on one prompt, and what the score's companions need to know of it."""
+
+    value: float
+    detail: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One number for a layer and prompt, or for a layer alone where it reads weights only.
+
+    Attributes:
+        description: One line for a table's legend or a hover label.
+        measure: The number, from one layer and prompt. Raises NotApplicable with the reason where
+            there is none; a returned NaN means 0/0.
+        reads: "weights" (one value a layer), "maps" (a value a prompt), or "targets" (maps, on
+            prompts of one kind).
+        range: Lowest and highest value the definition allows.
+        unit: "1" for a share or a correlation, else a word such as "tokens".
+        higher_is_attention: Whether a higher value is more attention-like, so which end is ranked
+            first.
+        companions: Extra columns, one value a layer, each computed from the `detail` of every
+            prompt that has a value.
+    """
+
+    description: str
+    measure: Callable[[Reading], Measured]
+    reads: Literal["weights", "maps", "targets"]
+    range: tuple[float, float]
+    unit: str = "1"
+    higher_is_attention: bool = True
+    companions: Mapping[str, Callable[[list[Any]], float]] = dataclasses.field(default_factory=dict)
+
+
+SCORES: Registry[Score] = Registry("score", "ssmlens.scores")

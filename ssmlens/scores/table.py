@@ -1,0 +1,148 @@
+"""All scores of a capture as one Dataset: a variable a score, with dims layer and prompt."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ssmlens.names import LAYER, PROMPT
+from ssmlens.scores.reading import CaptureLike, LayerLike, NotApplicable, Reading
+from ssmlens.scores.score import SCORES, Score
+
+SCORE = "score"
+
+
+class _Cell(NamedTuple):
+    """A score on one layer and prompt; `reason` says why the value is NaN, "" where it is not."""
+
+    value: float
+    detail: Any
+    reason: str
+
+
+def compute(
+    capture: CaptureLike,
+    names: Iterable[str] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+    """Score every layer of a capture; one layer and prompt is in memory at a time.
+
+    Args:
+        capture: An open capture.
+        names: Scores wanted, in this order; None for all that are registered.
+        progress: Called as progress(layers done, layers) after each layer.
+
+    Returns:
+        A Dataset with a variable a score: (layer, prompt) where it reads maps, (layer,) where it
+        reads weights; a variable (layer,) a companion; and `reason` (score, layer, prompt), why a
+        value is NaN ("" where it is not).
+        Coordinates: `layer` (block index) with `finite` and `closure_error` (the worst over
+            prompts); `prompt` with
+        `prompt_kind` and `length`. Variables carry `long_name`, `units` and `range` as attributes.
+
+    Raises:
+        UsageError: A name is not a registered score.
+    """
+    wanted = {name: SCORES[name] for name in (SCORES if names is None else names)}
+    layers, prompts = list(capture.layers), len(capture.length)
+    rows, finite, closure = [], [], []
+    for index in layers:
+        layer = capture.layer(index)
+        rows.append(_measure_layer(capture, layer, wanted))
+        finite.append(layer.finite)
+        closure.append(_closure_error(layer))
+        if progress is not None:
+            progress(len(rows), len(layers))
+
+    variables = {}
+    for name, score in wanted.items():
+        variables |= _columns(name, score, [row[name] for row in rows], prompts)
+    reasons = [[_reasons(row[name], prompts) for row in rows] for name in wanted]
+    shape = (len(wanted), len(layers), prompts)
+    variables["reason"] = ((SCORE, LAYER, PROMPT), np.array(reasons, dtype=str).reshape(shape))
+    return xr.Dataset(
+        variables,
+        coords={
+            SCORE: np.array(list(wanted), dtype=str),
+            LAYER: np.array(layers, dtype=int),
+            "finite": (LAYER, np.array(finite, dtype=str)),
+            "closure_error": (LAYER, np.array(closure, dtype=float)),
+            PROMPT: np.arange(prompts),
+            "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),
+            "length": (PROMPT, np.asarray(capture.length)),
+        },
+    )
+
+
+def summary(scores: xr.Dataset) -> xr.Dataset:
+    """Mean and spread of each score over the prompts that have a value.
+
+    Args:
+        scores: What `compute` returned, or a selection of it.
+
+    Returns:
+        A Dataset with the scores as variables and dims (statistic, layer), statistic "mean" or
+        "spread". The spread is the sample standard deviation: NaN below two prompts, and for scores
+        of weights.
+    """
+    mean, spread = {}, {}
+    for name in map(str, scores[SCORE].values):
+        score = scores[name]
+        varies = PROMPT in score.dims
+        mean[name] = score.mean(PROMPT, keep_attrs=True) if varies else score
+        spread[name] = score.std(PROMPT, ddof=1, keep_attrs=True) if varies else score * np.nan
+    statistic = xr.Variable("statistic", ["mean", "spread"])
+    return xr.concat([xr.Dataset(mean), xr.Dataset(spread)], dim=statistic)
+
+
+def _measure_layer(
+    capture: CaptureLike, layer: LayerLike, wanted: Mapping[str, Score]
+) -> dict[str, list[_Cell]]:
+    """The cells of each score in one layer: one where it reads weights, else one a prompt."""
+    cells: dict[str, list[_Cell]] = {name: [] for name in wanted}
+    for prompt in (None, *range(len(capture.length))):
+        reading = Reading(capture, layer, prompt)
+        for name, score in wanted.items():
+            if (score.reads == "weights") == (prompt is None):
+                cells[name].append(_measure(score, reading))
+    return cells
+
+
+def _measure(score: Score, reading: Reading) -> _Cell:
+    try:
+        value, detail = score.measure(reading)
+    except NotApplicable as reason:
+        return _Cell(math.nan, None, str(reason))
+    return _Cell(value, detail, "what it reads is zero everywhere" if math.isnan(value) else "")
+
+
+def _columns(
+    name: str, score: Score, rows: list[list[_Cell]], prompts: int
+) -> dict[str, xr.Variable]:
+    """The variables of a score: itself, and its companions from the details that there are."""
+    weights = score.reads == "weights"
+    dims, shape = ((LAYER,), (len(rows),)) if weights else ((LAYER, PROMPT), (len(rows), prompts))
+    values = np.array([[cell.value for cell in row] for row in rows], dtype=float).reshape(shape)
+    attributes = {"long_name": score.description, "units": score.unit, "range": list(score.range)}
+    columns = {name: xr.Variable(dims, values, attributes)}
+    for companion, combine in score.companions.items():
+        details = [[cell.detail for cell in row if not cell.reason] for row in rows]
+        combined = [combine(found) if found else math.nan for found in details]
+        columns[companion] = xr.Variable(LAYER, combined, {"long_name": f"{companion} of {name}"})
+    return columns
+
+
+def _reasons(cells: list[_Cell], prompts: int) -> list[str]:
+    """A reason for each prompt; a score of weights has the same for all."""
+    reasons = [cell.reason for cell in cells]
+    return reasons if len(reasons) == prompts else reasons * prompts
+
+
+def _closure_error(layer: LayerLike) -> float:
+    """The worst closure error over prompts; NaN when one is NaN or none is stored."""
+    if "closure_error" not in layer:
+        return math.nan
+    return float(np.max(layer.read("closure_error"), initial=0.0))
