@@ -1,0 +1,1 @@
+"""The mathematics of selective state spaces: tensors in, tensors out."""

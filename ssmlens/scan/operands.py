@@ -34,7 +34,7 @@ class ScanOperands:
     gate: Float[Tensor, "batch token d_inner"] | None = None
 
     def __post_init__(self):
-        if self.delta.shape[2] % self.B.shape[2]:
+        if self.delta.shape[2] % max(1, self.B.shape[2]):
             raise ValueError(
                 f"{self.delta.shape[2]} heads do not divide over {self.B.shape[2]} groups of B and C"
             )

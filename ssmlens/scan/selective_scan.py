@@ -1,0 +1,117 @@
+"""The selective scan in plain torch: fast on a CPU, differentiable, any length.
+
+Where every state decays by itself (Mamba-1) the recurrence runs token by token over [state, head] slabs that stay
+in cache; where a head has one decay (Mamba-2) it runs chunk by chunk as matrix products (Dao & Gu 2024, section 6).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.scan.operands import ScanOperands
+
+# Tokens whose Ā and states are held at once where every state decays by itself.
+_SLAB_TOKENS = 32
+# Tokens in one matrix product where a head has one decay.
+_CHUNK_TOKENS = 64
+
+
+def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head headdim"]:
+    """Run the scan: h[t] = Ā[t] h[t−1] + B̄[t] x[t], y[t] = C[t] h[t] + D x[t] (paper eqs. 1-2).
+
+    Computed in float32 (float64 operands: float64); the result has the dtype of that computation.
+
+    Args:
+        operands: Operands with `x`. The gate is not applied.
+
+    Raises:
+        ValueError: The operands hold no `x`.
+    """
+    if operands.x is None:
+        raise ValueError("a scan needs operands.x")
+    dtype = torch.float64 if operands.delta.dtype == torch.float64 else torch.float32
+    o = operands.map(lambda t: t.to(dtype))
+    assert o.x is not None
+    if o.tokens == 0:
+        return o.x
+    y = _scan_scalar_decay(o, o.x) if o.A.shape[1] == 1 else _scan_state_decay(o, o.x)
+    return y if o.D is None else y + o.D * o.x
+
+
+def _scan_state_decay(
+    o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
+) -> Float[Tensor, "batch token head headdim"]:
+    """Every head and state by itself: slabs of tokens, each [token batch group state head·headdim]."""
+    heads, headdim = x.shape[2:]
+    delta = o.delta.unflatten(2, (o.groups, -1)).transpose(0, 1)  # token batch group head
+    wide = lambda t: t.unsqueeze(-1).expand(*t.shape, headdim).flatten(-2)  # noqa: E731
+    A = o.A.unflatten(0, (o.groups, -1)).mT  # group state head
+    B, C = o.B.transpose(0, 1), o.C.transpose(0, 1)  # token batch group state
+    x = x.flatten(2).unflatten(2, (o.groups, -1)).transpose(0, 1)  # token batch group head·headdim
+    state = x.new_zeros(o.batch, o.groups, o.states, x.shape[-1])
+    out = []
+    for first in range(0, o.tokens, _SLAB_TOKENS):
+        slab = slice(first, first + _SLAB_TOKENS)
+        step = delta[slab].unsqueeze(3)  # token batch group 1 head
+        decay = torch.exp(step * A)
+        write = B[slab].unsqueeze(-1) * (wide(step) * x[slab].unsqueeze(3))
+        states = _Recurrence.apply(wide(decay) if headdim > 1 else decay, write, state)
+        out.append((C[slab].unsqueeze(3) @ states).squeeze(3))
+        state = states[-1]
+    return torch.cat(out).flatten(2).transpose(0, 1).unflatten(2, (heads, headdim))
+
+
+class _Recurrence(torch.autograd.Function):
+    """h[t] = decay[t] h[t−1] + write[t]; returns every h. `write` is overwritten when no gradient is wanted."""
+
+    @staticmethod
+    def forward(ctx, decay, write, state):
+        states = write.clone() if any(ctx.needs_input_grad) else write
+        last = state
+        for t in range(len(states)):
+            last = states[t].addcmul_(decay[t], last)
+        ctx.save_for_backward(decay, states, state)
+        return states
+
+    @staticmethod
+    def backward(ctx, *grads):
+        decay, states, state = ctx.saved_tensors
+        grad = grads[0].clone()
+        for t in range(len(grad) - 2, -1, -1):
+            grad[t].addcmul_(decay[t + 1], grad[t + 1])
+        previous = torch.cat([state.unsqueeze(0), states[:-1]])
+        return grad * previous, grad, decay[0] * grad[0]
+
+
+def _scan_scalar_decay(
+    o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
+) -> Float[Tensor, "batch token head headdim"]:
+    """One decay a head: within a chunk the map itself times x, between chunks the state."""
+    heads_per_group = o.heads // o.groups
+    state = x.new_zeros(o.batch, o.groups, heads_per_group, x.shape[3], o.states)
+    out = []
+    for first in range(0, o.tokens, _CHUNK_TOKENS):
+        chunk = slice(first, first + _CHUNK_TOKENS)
+        B, C = (
+            o.B[:, chunk].transpose(1, 2),
+            o.C[:, chunk].transpose(1, 2),
+        )  # batch group token state
+        delta = (
+            o.delta[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1)
+        )  # batch group head token
+        written = delta.unsqueeze(-1) * x[:, chunk].unflatten(2, (o.groups, -1)).permute(
+            0, 2, 3, 1, 4
+        )
+        S = (delta * o.A.view(o.groups, -1, 1)).cumsum(
+            -1
+        )  # log of the decay since the chunk's start
+        causal = torch.ones(S.shape[-1], S.shape[-1], dtype=torch.bool, device=S.device).tril()
+        decay = torch.exp((S.unsqueeze(-1) - S.unsqueeze(-2)).masked_fill(~causal, -torch.inf))
+        within = (decay * (C @ B.mT).unsqueeze(2)) @ written
+        before = (C.unsqueeze(2) @ state.mT) * torch.exp(S).unsqueeze(-1)
+        out.append((within + before).permute(0, 3, 1, 2, 4).flatten(2, 3))
+        left = torch.exp(S[..., -1:] - S).unsqueeze(-1)
+        state = torch.exp(S[..., -1])[..., None, None] * state + (left * written).mT @ B.unsqueeze(
+            2
+        )
+    return torch.cat(out, dim=1)

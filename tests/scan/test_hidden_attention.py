@@ -1,0 +1,158 @@
+"""The maps by block recursion, against matrices made entry by entry in float64."""
+
+import pytest
+import torch
+
+from ssmlens.errors import UsageError
+from ssmlens.scan.hidden_attention import (
+    attention_map,
+    attention_map_and_mask,
+    attention_mask,
+    channel_maps,
+)
+from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.reference import (
+    reference_attention_mask,
+    reference_channel_maps,
+    reference_scan,
+)
+
+SHAPES = [
+    # batch, tokens, heads, A_state, groups, state
+    (1, 1, 3, 4, 1, 4),
+    (1, 2, 3, 4, 1, 4),
+    (2, 5, 4, 3, 2, 3),
+    (1, 17, 20, 16, 1, 16),
+    (2, 33, 6, 1, 3, 8),
+    (1, 64, 2, 1, 1, 5),
+    (1, 65, 34, 16, 2, 16),
+    (3, 31, 1, 1, 1, 1),
+]
+
+
+def random_operands(
+    batch, tokens, heads, A_state, groups, state, *, seed=0, scale=1.0, headdim=2
+) -> ScanOperands:
+    """Operands whose Δ spans five decades, so that some states forget at once and others never."""
+    g = torch.Generator().manual_seed(seed)
+    delta = torch.exp(torch.empty(batch, tokens, heads).uniform_(-9, 2, generator=g)) * scale
+    A = -torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g))
+    B, C = (torch.randn(batch, tokens, groups, state, generator=g) for _ in range(2))
+    x = torch.randn(batch, tokens, heads, headdim, generator=g)
+    return ScanOperands(delta=delta, A=A, B=B, C=C, x=x, D=torch.randn(heads, 1, generator=g))
+
+
+def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((got.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_channel_maps_equal_the_definition(shape):
+    operands = random_operands(*shape)
+    assert relative(channel_maps(operands), reference_channel_maps(operands)) < 2e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e3])
+def test_map_and_mask_equal_the_definition(shape, scale):
+    operands = random_operands(*shape, scale=scale)
+    got_map, got_mask = attention_map_and_mask(operands)
+    assert relative(got_map, reference_channel_maps(operands).mean(1)) < 2e-6
+    assert relative(got_mask, reference_attention_mask(operands)) < 2e-6
+    assert relative(attention_map(operands), got_map.double()) < 1e-6
+    assert relative(attention_mask(operands), got_mask.double()) < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_map_times_x_is_what_the_scan_computes(shape):
+    operands = random_operands(*shape)
+    assert operands.x is not None
+    assert operands.D is not None
+    maps = channel_maps(operands.map(lambda t: t.double()))
+    y = (
+        torch.einsum("bhij,bjhp->bihp", maps, operands.x.double())
+        + operands.D * operands.x.double()
+    )
+    assert relative(y, reference_scan(operands)) < 1e-12
+
+
+def test_nothing_is_above_the_diagonal():
+    operands = random_operands(2, 37, 6, 4, 2, 4)
+    for maps in (channel_maps(operands), *attention_map_and_mask(operands)):
+        assert torch.equal(maps, maps.tril())
+
+
+def test_float64_operands_give_float64_maps():
+    operands = random_operands(1, 129, 5, 4, 1, 4).map(lambda t: t.double())
+    assert relative(attention_map(operands), reference_channel_maps(operands).mean(1)) < 1e-13
+
+
+def test_chosen_channels_come_in_the_order_asked_for():
+    operands = random_operands(2, 19, 6, 1, 3, 4)
+    everything = channel_maps(operands)
+    torch.testing.assert_close(channel_maps(operands, [5, 0, 0]), everything[:, [5, 0, 0]])
+    assert channel_maps(operands, []).shape == (2, 0, 19, 19)
+
+
+def test_a_constant_step_does_not_drift_over_many_tokens():
+    """Ā within a rounding error of 1: products of rounded Ā would drift by 1e-5 over a thousand tokens."""
+    tokens = 1023
+    operands = ScanOperands(
+        delta=torch.full((1, tokens, 1), 1e-3),
+        A=torch.tensor([[-0.0123]]),
+        B=torch.ones(1, tokens, 1, 1),
+        C=torch.ones(1, tokens, 1, 1),
+    )
+    lag = torch.arange(tokens).double()
+    wanted = torch.exp(
+        -operands.A.double().abs() * operands.delta.double()[0, 0, 0] * lag
+    ).squeeze()
+    got = attention_mask(operands)[0, -1].flip(0).double()
+    assert float((got - wanted).abs().max()) < 1.5e-6
+
+
+@pytest.mark.parametrize("channel", [-1, 3, 99])
+def test_a_channel_out_of_range_is_refused(channel):
+    with pytest.raises(UsageError, match=r"out of range: 0\.\.2"):
+        channel_maps(random_operands(1, 5, 3, 2, 1, 2), [channel])
+
+
+def test_a_nan_stays_in_its_rows_and_columns():
+    """A NaN written at token 7 is read from token 7 on; earlier queries are untouched."""
+    operands = random_operands(1, 20, 4, 3, 1, 3)
+    B = operands.B.clone()
+    B[0, 7] = float("nan")
+    got = attention_map(ScanOperands(operands.delta, operands.A, B, operands.C))[0]
+    clean = attention_map(operands)[0]
+    assert got[7:, 7].isnan().all()
+    got[:, 7] = clean[:, 7] = 0
+    torch.testing.assert_close(got, clean)
+
+
+@pytest.mark.parametrize("shape", [(2, 13, 4, 3, 2, 3), (1, 12, 6, 1, 2, 4)])
+def test_gradients_are_those_of_the_definition(shape):
+    operands = random_operands(*shape).map(lambda t: t.double())
+    leaves = {n: getattr(operands, n).clone().requires_grad_() for n in ("delta", "A", "B", "C")}
+    live = ScanOperands(**leaves)
+    got_map, got_mask = attention_map_and_mask(live)
+    weight = torch.randn(got_map.shape, dtype=torch.float64)
+    got = torch.autograd.grad((weight * (got_map + got_mask)).sum(), list(leaves.values()))
+    definition = reference_means(live)
+    wanted = torch.autograd.grad((weight * definition).sum(), list(leaves.values()))
+    for g, w in zip(got, wanted, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def reference_means(o: ScanOperands) -> torch.Tensor:
+    """Map + mask from one [head, state, query, key] tensor, differentiable."""
+    S = o.delta.cumsum(1).transpose(1, 2)
+    lag = S[..., :, None] - S[..., None, :]
+    causal = torch.ones_like(lag[0, 0]).tril().bool()
+    decay = torch.exp(
+        (o.A[None, :, :, None, None] * lag[:, :, None]).masked_fill(~causal, -torch.inf)
+    )
+    B, C = (x.repeat_interleave(o.heads // o.groups, 2) for x in (o.B, o.C))
+    M = torch.einsum(
+        "bihn,bhnij,bjhn,bjh->bhij", C, decay.expand(-1, -1, o.states, -1, -1), B, o.delta
+    )
+    return M.mean(1) + decay.mean((1, 2))
