@@ -167,7 +167,7 @@ def finish_mamba1(
     gate: Float[Tensor, "batch token head"],
     weights: Mamba1Weights,
 ) -> Float[Tensor, "batch token d_model"]:
-    """A Mamba-1 mixer's output, out_proj(y · SiLU(gate)), from its scan's: D x is in `y` already."""
+    """A Mamba-1 mixer's output, out_proj(y · SiLU(gate)), from its scan's `y` (with D x)."""
     gated = y.squeeze(3) * F.silu(gate.to(y.dtype))
     return F.linear(gated.to(gate.dtype), weights.out_proj_weight, weights.out_proj_bias)
 

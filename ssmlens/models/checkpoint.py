@@ -1,0 +1,154 @@
+"""Weights files: read them without running anything, name what is wrong with them, digest them."""
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ssmlens.errors import SsmlensError, UsageError
+
+# In order of preference. An index lists the shards that the tensors are spread over.
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index (`*.index.json`) spreads its tensors over, each once, in order."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SsmlensError(f"{index} is not an index of weights files: {error}") from None
+    if any(Path(name).name != name for name in names):
+        raise SsmlensError(f"{index} names weights files outside its own folder")
+    return names
+
+
+def read_checkpoint(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the model in `folder`, mapped from disk, not copied, where the format allows.
+
+    safetensors files come before pickles, which are read with `weights_only=True`: one that would
+    run code is refused.
+
+    Raises:
+        UsageError: There is no weights file, or it is a pickle of more than tensors.
+        SsmlensError: A file is missing or damaged.
+    """
+    found = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise UsageError(f"{folder} has no weights: expected one of {', '.join(WEIGHTS_FILES)}")
+    if found.suffix != ".json":
+        return _read_file(found)
+    tensors: dict[str, Tensor] = {}
+    for name in shard_names(found):
+        if not (folder / name).is_file():
+            raise SsmlensError(
+                f"{folder} lacks {name}, which {found.name} lists; download it again"
+            )
+        tensors |= _read_file(folder / name)
+    return tensors
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of `state`, sorted by name, tied weights once.
+
+    Of tensors that share memory the first name counts. The same tensors have the same digest in a
+    .safetensors and in a .bin file, in one file or in shards.
+    """
+    seen: set[tuple] = set()
+    total = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and memory in seen:
+            continue
+        seen.add(memory)
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(_bytes(tensor).numpy().data)
+    return total.hexdigest()
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same in dtype, shape and every bit (NaN included)."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(_bytes(a), _bytes(b))
+
+
+def check_names_and_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise one line that names every missing, unexpected or mis-shaped tensor of `state`."""
+    shared = expected.keys() & state.keys()
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        for name in shared
+        if state[name].shape != expected[name].shape
+    ]
+    report_mismatch(expected.keys() - state.keys(), state.keys() - expected.keys(), misshaped)
+
+
+def report_mismatch(
+    missing: Iterable[str], unexpected: Iterable[str], misshaped: Iterable[str]
+) -> None:
+    """Raise SsmlensError naming what does not fit between a config.json and its checkpoint."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+    faults = [f"{kind}: {_some(sorted(names))}" for kind, names in kinds if list(names)]
+    if faults:
+        raise SsmlensError(f"the checkpoint does not fit its config.json; {'; '.join(faults)}")
+
+
+def _bytes(tensor: Tensor) -> UInt8[Tensor, "byte"]:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    import pickle
+
+    try:
+        # A file in the format before torch 1.6 is no zip archive, and cannot be mapped.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        culprit = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:operand|class) ([\w.]+)", str(error))
+        name = next(filter(None, culprit.groups()), "") if culprit else ""
+        raise UsageError(
+            f"refused {path}: this pickle holds more than tensors{f' ({name})' if name else ''} and "
+            "could run code; nothing was run. Use a .safetensors file"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise UsageError(f"{path} is not a state dict: expected a mapping of names to tensors")
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> SsmlensError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return SsmlensError(f"{path} is damaged or cut short ({reason}); download it again")
+
+
+def _some(names: list[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,101 @@
+"""`load_model`: from a shipped name, a folder or a hub id to a model that is ready to run."""
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.models import checkpoint, mamba_ssm_layout, transformers_layout
+from ssmlens.models.backends import choose_backend
+from ssmlens.models.layouts import Layout, layout_of, read_config
+from ssmlens.models.sources import find_source
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Where a loaded model comes from; `model.source`.
+
+    Attributes:
+        name: What was asked for.
+        digest: sha256 of the weights as stored, whatever dtype they were loaded in.
+        backend: What runs it: "torch" (MambaLM), "mamba-ssm" or "transformers".
+        layout: Layout of its folder: "mamba_ssm" or "transformers".
+        revision: The hub commit; None for a folder and for shipped models.
+        tokenizer_problem: Why `model.tokenizer` is None; None where it is not.
+    """
+
+    name: str
+    digest: str
+    backend: str
+    layout: Layout
+    revision: str | None = None
+    tokenizer_problem: str | None = None
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+    revision: str | None = None,
+) -> nn.Module:
+    """Load a language model with Mamba layers, by shipped name, folder or hub id (owner/name).
+
+    Reads mamba_ssm's layout (MambaLM runs it, or mamba_ssm on CUDA where it is installed) and
+    transformers'. Nothing in a checkpoint is ever executed. The result, in eval mode, has
+    `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and `.source` (`ModelSource`).
+
+    Args:
+        name: A shipped model (`ssmlens models`), else a folder with config.json and weights, else
+            a hub id.
+        device: Where to put it; "auto" is CUDA where there is one.
+        dtype: Dtype of its weights, but for those that mamba_ssm keeps in float32.
+        backend: auto, mamba-ssm, transformers or torch; see `backends.choose_backend`.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        UsageError: There is no such model, or the options do not fit it.
+        UnsupportedModelError: It has no Mamba layer, or options that ssmlens does not know.
+        SsmlensError: The hub cannot be reached, or the checkpoint is damaged or does not fit.
+    """
+    name = os.fspath(name)
+    where = _device(device)
+    source = find_source(name, revision)
+    config = read_config(source.folder)
+    layout = layout_of(config, name)
+    runs = choose_backend(backend, layout, where)
+
+    skeleton: Any  # made before the weights are downloaded: it may be refused
+    if layout == "mamba_ssm":
+        skeleton = mamba_ssm_layout.make_skeleton(config, runs, dtype)
+        source.fetch_weights()
+        state = mamba_ssm_layout.untie(skeleton, checkpoint.read_checkpoint(source.folder))
+        model: Any = mamba_ssm_layout.fill(skeleton, state)
+    else:
+        skeleton = transformers_layout.make_skeleton(config, source.folder, name)
+        source.fetch_weights()
+        state = checkpoint.read_checkpoint(source.folder)
+        model = transformers_layout.fill(skeleton, state, dtype)
+
+    try:
+        model.tokenizer, problem = source.tokenizer(), None
+    except SsmlensError as error:
+        model.tokenizer, problem = None, str(error)
+    model.source = ModelSource(name, checkpoint.digest(state), runs, layout, source.commit, problem)
+    return model.to(where).eval()
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"unknown device {device!r}; such as cpu, cuda or cuda:1") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device} is asked for, but torch finds no CUDA here; use cpu")
+    return where

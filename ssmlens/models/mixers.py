@@ -1,0 +1,237 @@
+"""Plain-torch twins of mamba_ssm's `Mamba` and `Mamba2`: same arguments, parameters and draw.
+
+The parameters live in ordinary modules for the sake of their names: `projections` reads them, and
+those modules' own `forward` is never called. Options that only choose a kernel change nothing.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.errors import UsageError
+from ssmlens.models.projections import (
+    Mamba1Weights,
+    Mamba2Weights,
+    finish_mamba1,
+    finish_mamba2,
+    project_mamba1,
+    project_mamba2,
+)
+from ssmlens.scan.selective_scan import selective_scan
+
+
+class Mamba(nn.Module):
+    """Mamba-1 mixer: hidden states in, hidden states out, `[batch token d_model]`.
+
+    Args:
+        d_model: Width of the hidden states.
+        d_state: State size N of a channel.
+        d_conv: Taps of the convolution.
+        expand: d_inner / d_model.
+        dt_rank: Rank of the step's projection; "auto" is d_model / 16, rounded up.
+        dt_min: Smallest step Δ that the bias is drawn for.
+        dt_max: Largest step Δ that the bias is drawn for.
+        dt_init: How dt_proj's weight is drawn, "random" (uniform) or "constant".
+        dt_scale: Scale of that draw.
+        dt_init_floor: No bias is drawn for a smaller step.
+        conv_bias: Whether the convolution has a bias.
+        bias: Whether in_proj and out_proj have one.
+        use_fast_path: A kernel option, without effect here.
+        layer_idx: Index of the block in its model.
+        device: Where the parameters are made.
+        dtype: Their dtype; A_log and D are float32 always.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: float = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        use_fast_path: bool = True,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
+        self.activation = "silu"
+        self.use_fast_path = use_fast_path
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
+        self.conv1d = _depthwise(self.d_inner, d_conv, conv_bias, made)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=True, **made)
+        bound = self.dt_rank**-0.5 * dt_scale
+        if dt_init == "constant":
+            nn.init.constant_(self.dt_proj.weight, bound)
+        elif dt_init == "random":
+            nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        else:
+            raise UsageError(f"dt_init is 'random' or 'constant', not {dt_init!r}")
+        with torch.no_grad():
+            steps = _draw_dt_bias(self.d_inner, dt_min, dt_max, dt_init_floor, made)
+            self.dt_proj.bias.copy_(steps)
+        n = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
+        self.A_log = nn.Parameter(torch.log(n).repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+
+    def weights(self) -> Mamba1Weights:
+        """The named weights that `projections` takes."""
+        return Mamba1Weights.of(self)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """Mix the tokens: project, scan, finish."""
+        weights = self.weights()
+        operands = project_mamba1(hidden_states, weights)
+        assert operands.gate is not None
+        return finish_mamba1(selective_scan(operands), operands.gate, weights)
+
+
+class Mamba2(nn.Module):
+    """Mamba-2 mixer: hidden states in, hidden states out, `[batch token d_model]`.
+
+    Args:
+        d_model: Width of the hidden states.
+        d_state: State size N of a head.
+        d_conv: Taps of the convolution.
+        conv_init: Draw the convolution's taps from U(-conv_init, conv_init); None: torch's draw.
+        expand: d_inner / d_model.
+        headdim: Channels of a head.
+        d_ssm: Channels that pass through the scan, d_inner by default; the rest is a gated MLP.
+        ngroups: Groups of heads that share B and C.
+        A_init_range: -A is drawn uniformly from this range.
+        D_has_hdim: Whether D has a value a channel, not a head.
+        rmsnorm: Whether the gated output is normalised before out_proj.
+        norm_before_gate: Whether it is normalised before the gate multiplies it, not after.
+        dt_min: Smallest step Δ that the bias is drawn for.
+        dt_max: Largest step Δ that the bias is drawn for.
+        dt_init_floor: No bias is drawn for a smaller step.
+        dt_limit: The range that Δ is clamped to.
+        bias: Whether in_proj and out_proj have a bias.
+        conv_bias: Whether the convolution has one.
+        chunk_size: A kernel option, without effect here.
+        use_mem_eff_path: A kernel option, without effect here.
+        layer_idx: Index of the block in its model.
+        device: Where the parameters are made.
+        dtype: Their dtype; D is float32 always.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        conv_init: float | None = None,
+        expand: int = 2,
+        headdim: int = 64,
+        d_ssm: int | None = None,
+        ngroups: int = 1,
+        A_init_range: tuple[float, float] | list[float] = (1, 16),
+        D_has_hdim: bool = False,
+        rmsnorm: bool = True,
+        norm_before_gate: bool = False,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] | list[float] = (0.0, float("inf")),
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int = 256,
+        use_mem_eff_path: bool = True,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = expand * d_model
+        self.headdim, self.ngroups = headdim, ngroups
+        self.d_ssm = self.d_inner if d_ssm is None else d_ssm
+        self.nheads = self.d_ssm // headdim
+        if self.d_ssm > self.d_inner or self.d_ssm % headdim or self.nheads % ngroups:
+            raise UsageError(
+                f"Mamba2 needs d_ssm ≤ d_inner, in heads of headdim, in ngroups equal groups; "
+                f"got {self.d_ssm} of {self.d_inner}, headdim {headdim}, ngroups {ngroups}"
+            )
+        self.D_has_hdim = D_has_hdim
+        self.rmsnorm, self.norm_before_gate = rmsnorm, norm_before_gate
+        self.dt_limit = (float(dt_limit[0]), float(dt_limit[1]))
+        self.activation = "silu"
+        self.chunk_size, self.use_mem_eff_path = chunk_size, use_mem_eff_path
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        d_BC = 2 * ngroups * d_state
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner + d_BC + self.nheads, bias=bias, **made)
+        self.conv1d = _depthwise(self.d_ssm + d_BC, d_conv, conv_bias, made)
+        if conv_init is not None:
+            nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
+        self.dt_bias = nn.Parameter(_draw_dt_bias(self.nheads, dt_min, dt_max, dt_init_floor, made))
+        A = torch.empty(self.nheads, dtype=torch.float32, device=device).uniform_(*A_init_range)
+        self.A_log = nn.Parameter(torch.log(A).to(dtype))
+        skips = self.d_ssm if D_has_hdim else self.nheads
+        self.D = nn.Parameter(torch.ones(skips, dtype=torch.float32, device=device))
+        if rmsnorm:
+            self.norm = nn.RMSNorm(self.d_ssm, eps=1e-5, **made)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+
+    def weights(self) -> Mamba2Weights:
+        """The named weights and settings that `projections` takes."""
+        return Mamba2Weights.of(
+            self,
+            headdim=self.headdim,
+            d_state=self.d_state,
+            ngroups=self.ngroups,
+            norm_before_gate=self.norm_before_gate,
+            dt_limit=self.dt_limit,
+        )
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """Mix the tokens: project, scan, finish."""
+        weights = self.weights()
+        operands = project_mamba2(hidden_states, weights)
+        assert operands.gate is not None
+        return finish_mamba2(selective_scan(operands), operands.gate, weights)
+
+
+MIXERS: dict[str, type[Mamba] | type[Mamba2]] = {"Mamba": Mamba, "Mamba2": Mamba2}
+
+
+def build_mixer(name: str, **arguments: object) -> Mamba | Mamba2:
+    """A mixer by its class's name in mamba_ssm, "Mamba" or "Mamba2", given its arguments."""
+    if name not in MIXERS:
+        raise UsageError(f"unknown mixer {name!r}; choose from: {', '.join(MIXERS)}")
+    return MIXERS[name](**arguments)  # type: ignore[arg-type]
+
+
+def _depthwise(channels: int, taps: int, bias: bool, made: dict) -> nn.Conv1d:
+    return nn.Conv1d(channels, channels, taps, groups=channels, padding=taps - 1, bias=bias, **made)
+
+
+def _draw_dt_bias(
+    count: int, dt_min: float, dt_max: float, floor: float, made: dict
+) -> Float[Tensor, "count"]:
+    """Biases whose softplus is log-uniform in [dt_min, dt_max], and at least `floor`."""
+    low, high = math.log(dt_min), math.log(dt_max)
+    step = torch.exp(torch.rand(count, **made) * (high - low) + low).clamp(min=floor)
+    return step + torch.log(-torch.expm1(-step))

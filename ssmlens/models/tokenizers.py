@@ -1,0 +1,106 @@
+"""Text to token ids and back: what `model.tokenizer` can do, and where a model's comes from."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ssmlens.errors import SsmlensError, UsageError
+
+VOCABULARY_FILE = "vocabulary.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Tokenizer(Protocol):
+    """What a model's tokenizer can do."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
+        ...
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token by itself, as an axis shows it."""
+        ...
+
+
+class Vocabulary:
+    """Tokens that are letters: a character is a token. For the shipped models (`vocabulary.json`).
+
+    Args:
+        tokens: The string of every token, by id. Tokens of more than one character cannot be typed.
+    """
+
+    def __init__(self, tokens: Sequence[str]):
+        self._strings = dict(enumerate(tokens))
+        self._ids = {string: i for i, string in enumerate(tokens) if len(string) == 1}
+
+    @classmethod
+    def read(cls, path: Path) -> "Vocabulary":
+        """The vocabulary in a JSON file: a list of strings."""
+        return cls(json.loads(path.read_text(encoding="utf-8")))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`. Raises UsageError at a character that is no token."""
+        unknown = sorted(set(text) - self._ids.keys())
+        if unknown:
+            raise UsageError(
+                f"{unknown[0]!r} is not a token of this model; it reads {''.join(self._ids)}"
+            )
+        return [self._ids[character] for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The tokens' strings in a row."""
+        return "".join(self.token_strings(ids))
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token's string; ids that only pad the embedding are shown as <id>."""
+        return [self._strings.get(i, f"<{i}>") for i in map(int, ids)]
+
+
+class FastTokenizer:
+    """A `tokenizer.json`, read by the tokenizers library."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def read(cls, path: Path) -> "FastTokenizer":
+        """The tokenizer in a `tokenizer.json`."""
+        from tokenizers import Tokenizer as Fast
+
+        try:
+            return cls(Fast.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception
+            raise SsmlensError(f"{path} is not a tokenizer: {error}") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with the special tokens that the tokenizer adds."""
+        return self._tokenizer.encode(text).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token's text; a token that is part of a character as the vocabulary spells it."""
+        return [self._token_string(int(i)) for i in ids]
+
+    def _token_string(self, i: int) -> str:
+        raw = self._tokenizer.id_to_token(i)
+        if raw is None:
+            return f"<{i}>"
+        text = self.decode([i])
+        return raw if not text or "\N{REPLACEMENT CHARACTER}" in text else text
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a model's folder. Raises SsmlensError when there is none."""
+    if (folder / VOCABULARY_FILE).is_file():
+        return Vocabulary.read(folder / VOCABULARY_FILE)
+    if (folder / TOKENIZER_FILE).is_file():
+        return FastTokenizer.read(folder / TOKENIZER_FILE)
+    raise SsmlensError(f"{folder} has no {TOKENIZER_FILE}")

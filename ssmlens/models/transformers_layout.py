@@ -1,0 +1,81 @@
+"""Models in transformers' layout, built by transformers from tensors that were read here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssmlens.errors import UnsupportedModelError
+from ssmlens.models import checkpoint
+
+SUPPORTED = (
+    "ssmlens reads mamba_ssm's MambaLMHeadModel, and transformers' language models with Mamba "
+    "layers, such as MambaForCausalLM and Mamba2ForCausalLM"
+)
+
+
+def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
+    """The model that a config.json describes, on the meta device: without weights, at no cost.
+
+    Raises:
+        UnsupportedModelError: transformers does not know it, its own code would have to run, or
+            it has no selective state space layer (one with a parameter A_log).
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    declared = (
+        ", ".join(config.get("architectures") or []) or f"model_type {config['model_type']!r}"
+    )
+    try:
+        parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModelError(
+            f"{name} is a {declared}, which transformers cannot build here ({reason}); {SUPPORTED}"
+        ) from None
+    if not any(parameter.endswith(".A_log") for parameter, _ in skeleton.named_parameters()):
+        raise UnsupportedModelError(
+            f"{name} is a {declared}, which has no Mamba layer; {SUPPORTED}"
+        )
+    return skeleton
+
+
+def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    """The model with the checkpoint's weights, by transformers' own rules for names and dtypes.
+
+    Raises:
+        SsmlensError: Tensors are missing, unexpected, or of another shape; it names them.
+    """
+    with _no_progress_bar():
+        model, report = type(skeleton).from_pretrained(
+            None,
+            config=skeleton.config,
+            state_dict=state,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+        )
+    misshaped = [
+        f"{name} {tuple(stored)} for {tuple(wanted)}"
+        for name, stored, wanted in report["mismatched_keys"]
+    ]
+    checkpoint.report_mismatch(report["missing_keys"], report["unexpected_keys"], misshaped)
+    return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
