@@ -1,0 +1,78 @@
+"""Can the maps be believed: how far each layer's recomputation is from what the layer computed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from ssmlens.plots.labels import literal
+from ssmlens.plots.theme import LIGHT, Theme, template
+
+FLOOR = 1e-9
+"""Where an error of 0 is drawn on the logarithmic axis."""
+
+
+def closure_figure(
+    errors: Mapping[str, Float[np.ndarray, " layer"]],
+    layers: Sequence[int],
+    tolerance: Mapping[str, float],
+    *,
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """Draw the errors of each layer on a log axis, with the tolerance each is held to.
+
+    A layer within tolerance is a disc, one beyond it a cross; an error that is not finite is a
+    cross at the top.
+
+    Args:
+        errors: Relative error of each layer, by name, such as closure_error and map_error.
+        layers: Block indices.
+        tolerance: The largest error each may have, by the same name.
+        theme: LIGHT or DARK.
+    """
+    finite = [e[np.isfinite(e)] for e in errors.values()]
+    ceiling = 10 * max(
+        (float(v) for part in (*finite, list(tolerance.values())) for v in part), default=1.0
+    )
+    figure = go.Figure()
+    for name, error in errors.items():
+        within = error <= tolerance.get(name, np.inf)
+        figure.add_trace(
+            go.Scatter(
+                x=list(layers),
+                y=np.clip(np.where(np.isfinite(error), error, ceiling), FLOOR, ceiling),
+                name=literal(name),
+                mode="markers",
+                marker={
+                    "size": np.where(within, 9, 12),
+                    "symbol": np.where(within, "circle", "x").tolist(),
+                },
+                customdata=[f"{v:.2e}" for v in error],
+                hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
+            )
+        )
+    for limit in sorted(set(tolerance.values())):
+        names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
+        figure.add_hline(
+            y=limit,
+            line={"color": theme.failed, "width": 1, "dash": "dash"},
+        )
+        figure.add_annotation(
+            text=f"tolerance {limit:g}: {names}",
+            font={"size": 11, "color": theme.failed},
+            **{"x": 1, "xref": "paper", "xanchor": "right"},
+            **{"y": float(np.log10(limit)), "yanchor": "bottom", "showarrow": False},
+        )
+    figure.update_layout(
+        template=template(theme),
+        height=260,
+        xaxis={"title": {"text": "layer"}, "dtick": max(1, len(layers) // 24), "zeroline": False},
+        yaxis={
+            "title": {"text": "relative error"},
+            "type": "log",
+            "exponentformat": "power",
+            "dtick": 2,
+        },
+    )
+    return figure

@@ -1,0 +1,48 @@
+"""Tokens as axis labels: unique, visible, and never markup."""
+
+import html
+import unicodedata
+from collections.abc import Sequence
+
+_VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
+_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+_LONGEST = 24
+
+
+def visible(token: str) -> str:
+    """The token with spaces, line ends and invisible characters made visible, cut to 24 characters.
+
+    A space is `·`, a line end `↵`; control characters, zero-width and text-direction marks become
+    their code point, so that no token can hide or reorder its neighbours.
+    """
+    shown = "".join(
+        _VISIBLE.get(c) or (f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c)
+        for c in token
+    )
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+
+
+def literal(text: str) -> str:
+    """Text for plotly to draw as it stands: plotly reads a little HTML, and text from files is none."""
+    return html.escape(text, quote=False)
+
+
+def token_labels(tokens: Sequence[str], first: int = 0) -> list[str]:
+    """One label a token, "17 c": its position, which keeps labels unique, and its text.
+
+    Args:
+        tokens: Token strings, in order.
+        first: Position of the first of them in its prompt.
+    """
+    return [literal(f"{first + i} {visible(token)}") for i, token in enumerate(tokens)]
+
+
+def block_labels(tokens: Sequence[str], block: int) -> list[str]:
+    """One label for each run of `block` tokens, "16–19 the·cat·sat·on"; for 1, `token_labels`."""
+    if block == 1:
+        return token_labels(tokens)
+    labels = []
+    for start in range(0, len(tokens), block):
+        run = tokens[start : start + block]
+        labels.append(literal(f"{start}–{start + len(run) - 1} {visible(''.join(run))}"))
+    return labels

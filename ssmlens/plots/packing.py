@@ -1,0 +1,42 @@
+"""Numbers inside an HTML page: bfloat16, deflated, base64; about two bytes a cell."""
+
+import base64
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+def pack(values: Float[np.ndarray, " cell"]) -> str:
+    """Finite values as text that `unpack` in report.js reads back, each within 0.4 % of itself.
+
+    bfloat16 (float32 without its lower half, rounded to nearest) keeps float32's range, which maps
+    need: their entries span many decades. High bytes first, then low bytes: signs and exponents
+        deflate well on their own.
+    """
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    half = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    planes = (half >> 8).astype(np.uint8).tobytes() + (half & 0xFF).astype(np.uint8).tobytes()
+    return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
+
+
+def lower_triangle(values: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " cell"]:
+    """The cells with key ≤ query, row after row: all that a causal map holds."""
+    return values[np.tril_indices(len(values))]
+
+
+_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand inside a <script> element: nothing in it can end it or open another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(str.maketrans(_ESCAPES))

@@ -1,0 +1,242 @@
+"use strict";
+// The report's only script. Everything from the capture enters the page as text, never as HTML.
+const data = JSON.parse(document.getElementById("data").textContent);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const $ = (id) => document.getElementById(id);
+const figure = (name) => structuredClone(data.figures[dark.matches ? "dark" : "light"][name]);
+const config = {
+  displaylogo: false, responsive: true,
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+};
+const state = { prompt: 0, layer: 0, view: 0, scale: "linear" };
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// ── numbers: the inverse of packing.py ────────────────────────────────────────────────────────────
+async function unpack(text) {
+  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(inflated).arrayBuffer());
+  const count = planes.length / 2;
+  const bits = new Uint32Array(count);
+  for (let i = 0; i < count; i++) bits[i] = (planes[i] << 24) | (planes[count + i] << 16);
+  return new Float32Array(bits.buffer);
+}
+
+function square(cells, side) {
+  const rows = [];
+  for (let row = 0, at = 0; row < side; at += ++row) {
+    const line = new Array(side).fill(null);
+    for (let key = 0; key <= row; key++) line[key] = cells[at + key];
+    rows.push(line);
+  }
+  return rows;
+}
+
+// ── colour scales: the same as scales.py ──────────────────────────────────────────────────────────
+const short = (value) => String(Number(value.toPrecision(1)));
+
+function roundMarks(limit) {
+  const decade = 10 ** Math.floor(Math.log10(limit / 2));
+  const step = Math.max(...[1, 2, 5].map((m) => m * decade).filter((m) => m <= limit / 2));
+  return Array.from({ length: Math.floor(limit / step) }, (_, k) => step * (k + 1));
+}
+
+function coloured(cells, scale, signed) {
+  const known = cells.map(Math.abs).filter((v) => v > 0).sort();
+  let place, at, text;
+  if (scale === "rank") {
+    const rank = (v) => {
+      let low = 0, high = known.length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (known[middle] <= v) low = middle + 1; else high = middle;
+      }
+      return low / Math.max(known.length, 1);
+    };
+    [place, at, text] = [rank, [0.5, 1], ["50 %", "100 %"]];
+  } else if (scale === "symlog") {
+    const limit = !signed || !known.length ? 1 : known[known.length - 1];
+    const log = (v) => Math.log1p((v / limit) * 1e3) / Math.log1p(1e3);
+    const marks = [limit / 100, limit / 10, limit];
+    [place, at, text] = [log, marks.map(log), marks.map(short)];
+  } else {
+    const limit = signed ? percentile(known, 0.995) : 1, marks = roundMarks(limit);
+    [place, at, text] = [(v) => v / limit, marks.map((m) => m / limit), marks.map(short)];
+  }
+  const minus = signed ? at.map((v) => -v).reverse() : [];
+  return {
+    position: cells.map((v) => Math.sign(v) * place(Math.abs(v))),
+    tickvals: [...minus, 0, ...at],
+    ticktext: [...(signed ? text.map((t) => "−" + t).reverse() : []), "0", ...text],
+  };
+}
+
+function percentile(sorted, share) {
+  if (!sorted.length) return 1;
+  const at = share * (sorted.length - 1), low = Math.floor(at);
+  return sorted[low] + (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]) * (at - low);
+}
+
+// ── the grid of layers ────────────────────────────────────────────────────────────────────────────
+const viewsOf = (layer) => layer.views.filter((view) => view.prompt === state.prompt);
+
+function thumbnail(layer, place) {
+  const view = viewsOf(layer)[place];
+  const picture = view.note
+    ? make("span", { className: "none", textContent: view.note })
+    : make("img", { src: view.thumbnail, alt: "" });
+  const button = make("button", { type: "button", className: "thumb" }, picture, view.title);
+  button.setAttribute("aria-label", `Layer ${layer.layer}: ${view.title}. Open large`);
+  button.onclick = () => open(layer.layer, place);
+  return button;
+}
+
+function marked(element, layer) {
+  element.textContent = layer.ok ? "✓ ok" : "✗ failed";
+  element.className = layer.ok ? "mark ok" : "mark failed";
+  element.title = layer.problem;
+  return element;
+}
+
+function card(layer) {
+  const title = make("h3", {}, `Layer ${layer.layer}`);
+  if (layer.rank !== null) title.append(make("span", { className: "rank", textContent: `rank ${layer.rank}` }));
+  title.append(make("span", { className: "grow" }), marked(make("span"), layer));
+  const box = make("div", { className: "card" }, title);
+  box.append(make("div", { className: "pair" }, thumbnail(layer, 0), thumbnail(layer, 1)));
+  for (const [name, value] of Object.entries(layer.scores))
+    box.append(make("div", { className: "line" }, make("span", {}, name), make("span", {}, number(value))));
+  return box;
+}
+
+const number = (value, digits = 3) => (value === null ? "–" : String(Number(value.toPrecision(digits))));
+
+function cards() {
+  $("cards").replaceChildren(...(data.prompts.length ? data.layers.map(card) : []));
+}
+
+// ── one map, large ────────────────────────────────────────────────────────────────────────────────
+function open(layer, view = 0) {
+  state.layer = data.layers.findIndex((l) => l.layer === layer);
+  state.view = view;
+  if (!$("large").open) $("large").showModal();
+  draw();
+}
+
+function choice(parent, names, chosen, choose) {
+  const hadFocus = parent.contains(document.activeElement);
+  parent.replaceChildren(...names.map((name, i) => {
+    const button = make("button", { type: "button", textContent: name, onclick: () => choose(i) });
+    button.setAttribute("aria-pressed", i === chosen);
+    return button;
+  }));
+  if (hadFocus) parent.children[chosen].focus();
+}
+
+const SCALES = { linear: "Linear", symlog: "Symmetric log", rank: "Rank" };
+let drawing = 0;
+
+async function draw() {
+  const layer = data.layers[state.layer], views = viewsOf(layer);
+  state.view = Math.min(state.view, views.length - 1);
+  const view = views[state.view], names = Object.keys(SCALES);
+  $("large-title").textContent = `Layer ${layer.layer}`;
+  marked($("large-mark"), layer);
+  $("previous").disabled = state.layer === 0;
+  $("next").disabled = state.layer === data.layers.length - 1;
+  choice($("tabs"), views.map((v) => v.title), state.view, (i) => { state.view = i; draw(); });
+  choice($("scales"), Object.values(SCALES), names.indexOf(state.scale), (i) => { state.scale = names[i]; draw(); });
+  facts(layer);
+  $("note").textContent = view.note ?? resolution(view);
+  $("profile").hidden = !view.lags;
+  const mine = ++drawing;
+  if (view.note) return Plotly.purge("map");
+  const [cells, energy] = await Promise.all([unpack(view.values), view.lags ? unpack(view.lags) : null]);
+  if (mine !== drawing) return;
+  drawMap(view, cells);
+  if (energy) drawLags(energy, layer.first_lag);
+}
+
+function resolution(view) {
+  const text = data.prompts[state.prompt].title;
+  if (view.block === 1) return `Prompt ${text}`;
+  const what = view.signed ? "the entry of largest magnitude" : "the mean";
+  return `Prompt ${text}. A cell is ${what} of ${view.block} × ${view.block} tokens.`;
+}
+
+function facts(layer) {
+  const rows = { rank: layer.rank, ...layer.scores, closure_error: layer.closure };
+  $("large-facts").replaceChildren(...Object.entries(rows).map(([name, value]) =>
+    make("div", {}, make("dt", {}, name), make("dd", {}, number(value)))));
+}
+
+function drawMap(view, cells) {
+  const labels = data.prompts[state.prompt].labels[view.block];
+  const { position, tickvals, ticktext } = coloured(cells, state.scale, view.signed);
+  const { data: [trace], layout } = figure(view.signed ? "signed" : "unsigned");
+  Object.assign(trace, { x: labels, y: labels, z: square(position, view.side), customdata: square(cells, view.side) });
+  Object.assign(trace.colorbar, { tickvals, ticktext });
+  Object.assign(layout.xaxis, { categoryarray: labels, range: [-0.5, view.side - 0.5] });
+  Object.assign(layout.yaxis, { categoryarray: labels, range: [view.side - 0.5, -0.5] });
+  Plotly.react("map", [trace], layout, config);
+}
+
+function drawLags(energy, firstLag) {
+  const { data: [trace], layout } = figure("lags");
+  const total = energy.reduce((a, b) => a + b, 0);
+  Object.assign(trace, { x: [...energy.keys()], y: [...energy].map((e) => (total ? e / total : 0)) });
+  Object.assign(layout, { height: 240, margin: { l: 52, r: 8, t: 20, b: 44 } });
+  layout.shapes[0].x1 = firstLag - 0.5;
+  Plotly.react("lags", [trace], layout, config);
+}
+
+function step(by) {
+  const to = state.layer + by;
+  if (to >= 0 && to < data.layers.length) { state.layer = to; draw(); }
+}
+
+// ── tables ────────────────────────────────────────────────────────────────────────────────────────
+function sortBy(table, column) {
+  const heads = [...table.tHead.rows[0].cells], head = heads[column];
+  const up = head.getAttribute("aria-sort") === "descending";
+  heads.forEach((cell) => cell.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = (row) => parseFloat(row.cells[column].dataset.value ?? row.cells[column].textContent);
+  const rows = [...table.tBodies[0].rows].sort((a, b) => {
+    const [x, y] = [key(a), key(b)];
+    return Number.isNaN(x) - Number.isNaN(y) || (up ? x - y : y - x) || 0;
+  });
+  table.tBodies[0].append(...rows);
+}
+
+// ── start ─────────────────────────────────────────────────────────────────────────────────────────
+function still() {
+  for (const name of ["scores", "proofs"]) {
+    const { data: traces, layout } = figure(name);
+    Plotly.react(`${name}-figure`, traces, layout, { ...config, displayModeBar: false });
+  }
+}
+
+$("prompt").append(...data.prompts.map((p, i) => make("option", { value: i, textContent: p.title })));
+$("cut").textContent = data.prompts.length < data.all_prompts
+  ? `The first ${data.prompts.length} of ${data.all_prompts} prompts are shown.` : "";
+$("prompt").onchange = (event) => { state.prompt = Number(event.target.value); cards(); };
+$("previous").onclick = () => step(-1);
+$("next").onclick = () => step(1);
+$("close").onclick = () => $("large").close();
+$("large").onkeydown = (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (by) { event.preventDefault(); step(by); }
+};
+$("large").onclose = () => { Plotly.purge("map"); Plotly.purge("lags"); };
+for (const button of document.querySelectorAll("button.open")) button.onclick = () => open(Number(button.dataset.layer));
+for (const table of document.querySelectorAll("table.sortable"))
+  [...table.tHead.rows[0].cells].forEach((head, i) => { head.firstElementChild.onclick = () => sortBy(table, i); });
+dark.onchange = () => { still(); if ($("large").open) draw(); };
+cards();
+requestAnimationFrame(still);

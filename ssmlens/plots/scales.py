@@ -1,0 +1,104 @@
+"""From values to colours: linear, symmetric-log and rank scales, with robust limits."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Scale = Literal["linear", "symlog", "rank"]
+SCALES: tuple[Scale, ...] = ("linear", "symlog", "rank")
+
+DECADES = 3.0
+"""How far below its limit a symmetric-log scale still tells values apart."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coloured:
+    """Values placed on a colour scale.
+
+    Attributes:
+        position: Where each value falls: [-1, 1] when signed, [0, 1] otherwise, beyond it where a
+            value exceeds `limit`. NaN stays NaN.
+        limit: The value at position 1.
+        ticks: Positions worth a tick on the colour bar, and what to write there.
+    """
+
+    position: Float[np.ndarray, "query key"]
+    limit: float
+    ticks: tuple[tuple[float, ...], tuple[str, ...]]
+
+
+def robust_limit(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
+    """The `percentile` of |value| over finite, non-zero values: what the end of a scale stands for.
+
+    A copying diagonal is a few in a thousand of all cells, so it reaches the end of the scale, and
+    a single spike does not push everything else to white. 1.0 where there is nothing to measure.
+    """
+    magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(np.percentile(magnitude, percentile)) if magnitude.size else 1.0
+
+
+def coloured(
+    values: Float[np.ndarray, "query key"],
+    scale: Scale = "linear",
+    *,
+    signed: bool = True,
+    limit: float | None = None,
+) -> Coloured:
+    """Place values on a colour scale, symmetric about 0 when `signed`.
+
+    linear: v / limit. symlog: sign(v) · log(1 + |v|/θ) / log(1 + limit/θ) with θ = limit · 10^-3.
+        rank: sign(v) times the
+    share of non-zero |values| that are not larger.
+
+    Args:
+        values: What to colour; NaN for cells that hold nothing.
+        scale: "linear", "symlog" or "rank".
+        signed: False for values in [0, limit], such as a mask.
+        limit: The value at the end of the scale. Default: 1 for unsigned values, else the robust
+            limit (linear) or the largest magnitude (symlog). A rank scale has none.
+    """
+    magnitude = np.abs(values)
+    known = np.sort(magnitude[np.isfinite(magnitude) & (magnitude > 0)])
+    if scale == "rank":
+        share = np.searchsorted(known, magnitude, side="right") / max(known.size, 1)
+        position = np.where(np.isnan(values), np.nan, np.sign(values) * share)
+        return Coloured(position, 1.0, _ticks(signed, (0.5, 1.0), ("50 %", "100 %")))
+    if limit is None:
+        limit = 1.0 if not signed else _default_limit(values, known, scale)
+    if scale == "linear":
+        marks = _round_marks(limit)
+        at, text = tuple(m / limit for m in marks), tuple(f"{m:.1g}" for m in marks)
+        return Coloured(values / limit, limit, _ticks(signed, at, text))
+    threshold = limit * 10.0**-DECADES
+    position = np.sign(values) * _compress(magnitude, threshold, limit)
+    marks = [limit * 10.0**-k for k in range(int(DECADES) - 1, -1, -1)]
+    at = tuple(float(_compress(np.asarray(m), threshold, limit)) for m in marks)
+    return Coloured(position, limit, _ticks(signed, at, tuple(f"{m:.1g}" for m in marks)))
+
+
+def _compress(magnitude: np.ndarray, threshold: float, limit: float) -> np.ndarray:
+    return np.log1p(magnitude / threshold) / np.log1p(limit / threshold)
+
+
+def _default_limit(values: np.ndarray, known: np.ndarray, scale: Scale) -> float:
+    if scale == "linear":
+        return robust_limit(values)
+    return float(known[-1]) if known.size else 1.0
+
+
+def _round_marks(limit: float) -> list[float]:
+    """Two to five round numbers up to the limit: multiples of 1, 2 or 5 times a power of ten."""
+    decade = 10.0 ** np.floor(np.log10(limit / 2))
+    step = max(m * decade for m in (1, 2, 5) if m * decade <= limit / 2)
+    return [step * k for k in range(1, int(limit / step) + 1)]
+
+
+def _ticks(
+    signed: bool, at: tuple[float, ...], text: tuple[str, ...]
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    if not signed:
+        return (0.0, *at), ("0", *text)
+    below, minus = tuple(-p for p in reversed(at)), tuple(f"−{t}" for t in reversed(text))
+    return (*below, 0.0, *at), (*minus, "0", *text)

@@ -1,0 +1,30 @@
+"""What the report asks of a capture; `ssmlens.store` provides it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from ssmlens.scores.reading import CaptureLike
+
+
+@runtime_checkable
+class ReportSource(CaptureLike, Protocol):
+    """A capture that scores can read, with what a reader wants to know of it."""
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Model, revision, digest of the weights, backend, dtype, tolerances and the like."""
+        ...
+
+    @property
+    def prompt_texts(self) -> Sequence[str]:
+        """The prompts as they were given."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Digest of the capture's content."""
+        ...
+
+    def token_strings(self, prompt: int, /) -> Sequence[str]:
+        """The prompt's tokens as text."""
+        ...

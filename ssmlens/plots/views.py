@@ -1,0 +1,156 @@
+"""What of each layer goes into the report: thumbnails, and values within a budget of cells."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.names import FINITE
+from ssmlens.plots.packing import lower_triangle, pack
+from ssmlens.plots.raster import Reduction, block_reduce, causal, data_uri, palette_png
+from ssmlens.plots.scales import coloured
+from ssmlens.plots.sources import ReportSource
+from ssmlens.plots.theme import SIGNED, UNIT
+from ssmlens.scores.diagonal import lag_energy
+from ssmlens.scores.reading import LayerLike
+
+THUMBNAIL = 96
+"""Most pixels a side of a thumbnail."""
+
+TOP_CELLS = 2_600_000
+"""Cells carried for the best-ranked layers, together; a cell takes about 1.8 bytes of the page."""
+
+OTHER_CELLS = 1_800_000
+"""Cells carried for all other layers, together."""
+
+PROMPTS = 4
+"""Prompts shown at most."""
+
+_LEAST_SIDE = 128  # fewer prompts rather than coarser maps than this
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How finely each layer is shown.
+
+    Attributes:
+        prompts: How many prompts are shown: the first ones of the capture.
+        top: Layers shown most finely, with their stored channels.
+        top_cells: Cells that one map of a top layer may take.
+        other_cells: Cells that one map of another layer may take.
+    """
+
+    prompts: int
+    top: frozenset[int]
+    top_cells: int
+    other_cells: int
+
+    def block(self, layer: int, tokens: int) -> int:
+        """Tokens a side of the squares that become one cell; 1 where every entry is shown."""
+        cells = self.top_cells if layer in self.top else self.other_cells
+        return max(1, math.ceil(tokens / math.isqrt(2 * cells)))
+
+
+def plan(capture: ReportSource, best: Sequence[int]) -> Plan:
+    """Share the cells of the page among the maps of a capture.
+
+    Args:
+        capture: The capture to show.
+        best: Layers worth the finest view.
+    """
+    lengths = [int(n) for n in capture.length]
+    others = 2 * max(1, len(capture.layers) - len(best))
+    side = min(max(lengths, default=1), _LEAST_SIDE)
+    prompts = min(len(lengths), PROMPTS, max(1, 2 * OTHER_CELLS // (others * side**2)))
+    channels = (capture.layer(i) for i in best)
+    top = sum(2 + len(_channels(layer)) for layer in channels) or 1
+    return Plan(
+        prompts=prompts,
+        top=frozenset(best),
+        top_cells=TOP_CELLS // (top * max(prompts, 1)),
+        other_cells=OTHER_CELLS // (others * max(prompts, 1)),
+    )
+
+
+def layer_views(capture: ReportSource, index: int, shown: Plan) -> list[dict[str, Any]]:
+    """The views of one layer for each prompt shown: thumbnail and values, or a note why not.
+
+    Args:
+        capture: The capture.
+        index: Block index of the layer.
+        shown: The plan of the page.
+
+    Returns:
+        Dicts of plain values for report.js.
+    """
+    layer = capture.layer(index)
+    return [
+        _view(capture, layer, prompt, name, channel, shown)
+        for prompt in range(shown.prompts)
+        for name, channel in _maps(layer, with_channels=index in shown.top)
+    ]
+
+
+def _maps(layer: LayerLike, *, with_channels: bool) -> Iterator[tuple[str, int | None]]:
+    yield "attention_map", None
+    yield "attention_mask", None
+    for place in range(len(_channels(layer)) if with_channels else 0):
+        yield "channel_map", place
+
+
+def _view(
+    capture: ReportSource,
+    layer: LayerLike,
+    prompt: int,
+    name: str,
+    place: int | None,
+    shown: Plan,
+) -> dict[str, Any]:
+    signed = name != "attention_mask"
+    view = {"prompt": prompt, "name": name, "title": _title(layer, name, place), "signed": signed}
+    if name not in layer:
+        return view | {"note": f"This capture holds no {name.replace('_', ' ')} of the layer."}
+    values = layer.read(name, prompt)
+    values = (values if place is None else values[place]).astype(np.float32)
+    if not np.isfinite(values).all():
+        return view | {"note": _why(layer.finite, layer.attributes)}
+    tokens, how = len(values), "peak" if signed else "mean"
+    block = shown.block(layer.index, tokens)
+    cells = block_reduce(causal(values), block, how)
+    view |= {"block": block, "side": len(cells), "values": pack(lower_triangle(cells))}
+    if name == "attention_map":
+        view["lags"] = pack(lag_energy(values).astype(np.float32))
+    if place is None:
+        view["thumbnail"] = thumbnail(values, signed=signed)
+    return view
+
+
+def thumbnail(values: Float[np.ndarray, "query key"], *, signed: bool) -> str:
+    """A map as a small PNG, a `data:` URI; blocks keep their peak (maps) or mean (masks)."""
+    how: Reduction = "peak" if signed else "mean"
+    small = block_reduce(causal(values), math.ceil(len(values) / THUMBNAIL), how)
+    shown = coloured(small, signed=signed)
+    return data_uri(palette_png(shown.position, SIGNED if signed else UNIT, signed=signed))
+
+
+def _channels(layer: LayerLike) -> list[int]:
+    return [int(c) for c in layer.read("channel")] if "channel_map" in layer else []
+
+
+def _title(layer: LayerLike, name: str, place: int | None) -> str:
+    if place is not None:
+        return f"Channel {_channels(layer)[place]}"
+    return {"attention_map": "Attention map", "attention_mask": "Attention mask"}[name]
+
+
+def _why(finite: str, attributes: Mapping[str, Any]) -> str:
+    where = {
+        FINITE: "This map holds values that are not finite.",
+        "weights": "No map: the layer's weights are not finite.",
+        "input": "No map: the layer's input is not finite. Look at the layers before it.",
+        "output": "No map: the layer's own computation is not finite.",
+    }
+    return " ".join(filter(None, (where.get(finite, finite), str(attributes.get("reason", "")))))
