@@ -17,10 +17,9 @@ def lag_energy(
     Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
     """
     tokens = len(attention_map)
-    energy = np.square(attention_map, dtype=np.float64)
     total = np.zeros(tokens)
-    for query, row in enumerate(energy):  # row by row, as the map lies in memory
-        total[: query + 1] += row[query::-1]
+    for query, row in enumerate(attention_map):  # row by row, as the map lies in memory
+        total[: query + 1] += np.square(row[query::-1], dtype=np.float64)
     return (total / np.arange(tokens, 0, -1))[: 3 * tokens // 4 + 1]
 
 

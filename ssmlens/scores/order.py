@@ -56,7 +56,8 @@ def rank(
     """
     if top is not None and top < 1:
         raise UsageError(f"top is {top}: ask for at least one layer")
-    means = summary(scores).sel(statistic="mean")
+    statistics = summary(scores)
+    means = statistics.sel(statistic="mean")
     present = [name for name in _scored(scores) if scores[name].notnull().any()]
     order, notes = _order(scores, _names(by), present)
     broken = scores["finite"].values == NONFINITE_WEIGHTS
@@ -69,7 +70,7 @@ def rank(
     layers = scores[LAYER].values
     places = sorted(range(len(layers)), key=lambda i: (broken[i], ranks[i], layers[i]))
     shown = list(dict.fromkeys([*order, *present]))
-    rows = tuple(_row(scores, i, ranks[i], order, shown) for i in places)
+    rows = tuple(_row(scores, statistics, i, ranks[i], order, shown) for i in places)
     if rankable.any():
         notes += _disagreements(means.isel({LAYER: ~broken}), rows[0].layer, present)
     return Ranking(rows[:top], tuple(order), tuple(notes))
@@ -121,17 +122,25 @@ def _why(scores: xr.Dataset, name: str) -> str:
 
 
 def _row(
-    scores: xr.Dataset, place: int, rank: float, order: list[str], shown: list[str]
+    scores: xr.Dataset,
+    statistics: xr.Dataset,
+    place: int,
+    rank: float,
+    order: list[str],
+    shown: list[str],
 ) -> RankedLayer:
-    layer = scores.isel(layer=place)
-    mean, spread = (summary(layer).sel(statistic=which) for which in ("mean", "spread"))
-    columns = [column for name in shown for column in (name, *SCORES[name].companions)]
+    told, spread = {}, {}
+    for name in shown:
+        told[name], deviation = map(float, statistics[name].values[:, place])
+        if np.isfinite(deviation):
+            spread[name] = deviation
+        told |= {c: float(scores[c].values[place]) for c in SCORES[name].companions}
     return RankedLayer(
         rank=float(rank) if np.isfinite(rank) else None,
-        layer=int(layer[LAYER]),
-        scores={c: float(mean[c] if c in mean else layer[c]) for c in columns},
-        spread={name: float(spread[name]) for name in shown if np.isfinite(spread[name])},
-        closure_error=float(layer["closure_error"]),
+        layer=int(scores[LAYER].values[place]),
+        scores=told,
+        spread=spread,
+        closure_error=float(scores["closure_error"].values[place]),
         reason=_reason(scores, place, order),
     )
 

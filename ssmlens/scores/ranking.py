@@ -62,21 +62,32 @@ class Ranking:
 
     def __str__(self) -> str:
         """An aligned table, then the notes."""
-        names = list(self.rows[0].scores) if self.rows else []
-        lines = [["rank", "layer", *names, "closure_error", ""]]
-        for row in self.rows:
-            rank = "-" if row.rank is None else f"{row.rank:g}"
-            cells = [_cell(row.scores[name], row.spread.get(name)) for name in names]
-            lines.append([rank, str(row.layer), *cells, f"{row.closure_error:.1e}", row.reason])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        columns = [
+            ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
+            ["layer", *(str(row.layer) for row in self.rows)],
+            *(self._column(name) for name in (self.rows[0].scores if self.rows else ())),
+            ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
+        ]
+        widths = [max(map(len, column)) for column in columns]
+        reasons = ["", *(row.reason for row in self.rows)]
         table = [
-            "  ".join(
-                [*(c.rjust(w) for c, w in zip(line[:-1], widths, strict=False)), line[-1]]
-            ).rstrip()
-            for line in lines
+            "  ".join([*map(str.rjust, cells, widths), reason]).rstrip()
+            for reason, *cells in zip(reasons, *columns, strict=True)
         ]
         order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
         return "\n".join([f"layers by {order}", *table, *(f"note: {n}" for n in self.notes)])
+
+    def _column(self, name: str) -> list[str]:
+        """The name, then each row's value: whole numbers as such, others with their spread."""
+        values = [(row.scores[name], row.spread.get(name)) for row in self.rows]
+        whole = all(
+            math.isnan(mean) or (mean == round(mean) and spread is None) for mean, spread in values
+        )
+        cells = [name]
+        for mean, spread in values:
+            cell = "-" if math.isnan(mean) else f"{mean:.0f}" if whole else f"{mean:.3f}"
+            cells.append(cell if spread is None else f"{cell} ±{spread:.3f}")
+        return cells
 
 
 def _plain(value: Any) -> Any:
@@ -84,11 +95,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cell(mean: float, spread: float | None) -> str:
-    """A score for the table, with its spread where it has one."""
-    if math.isnan(mean):
-        return "-"
-    text = f"{mean:.0f}" if mean == round(mean) and abs(mean) > 1 else f"{mean:.3f}"
-    return text if spread is None else f"{text} ±{spread:.3f}"

@@ -30,8 +30,8 @@ def target_share(
         A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
     """
     (query,) = np.nonzero(target >= 0)
-    rows = np.abs(attention_map[query], dtype=np.float64)
-    total = rows.sum(axis=1)
+    rows = np.abs(attention_map[query])
+    total = rows.sum(axis=1, dtype=np.float64)
     if not total.any():
         return math.nan
     hit = rows[np.arange(len(query)), target[query]]
