@@ -149,7 +149,8 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
     """What a reader must know before believing this row's place."""
     finite = str(scores["finite"].values[place])
     if finite != FINITE:
-        return f"non-finite {finite}"
+        why = str(scores["finite_reason"].values[place])
+        return f"non-finite {finite}" + (f": {why}" if why else "")
     for name in order:
         counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
         if counts[place] < counts.max():

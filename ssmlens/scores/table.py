@@ -39,20 +39,21 @@ def compute(
         A Dataset with a variable a score: (layer, prompt) where it reads maps, (layer,) where it
         reads weights; a variable (layer,) a companion; and `reason` (score, layer, prompt), why a
         value is NaN ("" where it is not).
-        Coordinates: `layer` (block index) with `finite` and `closure_error` (the worst over
-            prompts); `prompt` with
-        `prompt_kind` and `length`. Variables carry `long_name`, `units` and `range` as attributes.
+        Coordinates of layer: the block index, `finite`, `finite_reason` (what the capture tells of
+        it) and `closure_error` (the worst over prompts); of prompt: `prompt_kind` and `length`.
+        Variables carry `long_name`, `units` and `range` as attributes.
 
     Raises:
         UsageError: A name is not a registered score.
     """
     wanted = {name: SCORES[name] for name in (SCORES if names is None else names)}
     layers, prompts = list(capture.layers), len(capture.length)
-    rows, finite, closure = [], [], []
+    rows, finite, why, closure = [], [], [], []
     for index in layers:
         layer = capture.layer(index)
         rows.append(_measure_layer(capture, layer, wanted))
         finite.append(layer.finite)
+        why.append(str(layer.attributes.get("reason", "")))
         closure.append(_closure_error(layer))
         if progress is not None:
             progress(len(rows), len(layers))
@@ -69,6 +70,7 @@ def compute(
             SCORE: np.array(list(wanted), dtype=str),
             LAYER: np.array(layers, dtype=int),
             "finite": (LAYER, np.array(finite, dtype=str)),
+            "finite_reason": (LAYER, np.array(why, dtype=str)),
             "closure_error": (LAYER, np.array(closure, dtype=float)),
             PROMPT: np.arange(prompts),
             "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),

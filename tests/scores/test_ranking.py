@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssmlens.errors import UsageError
-from ssmlens.scores import compute, rank, rank_layers
+from ssmlens.scores import SCORES, Measured, Score, compute, rank, rank_layers
 
 
 def layer(ones, lag_weight, correlation, *, tokens=20, prompts=1, target_weight=0.0, **more):
@@ -64,6 +64,24 @@ def test_ties_share_a_rank_and_stand_in_block_order(make_capture):
     assert [row.rank for row in ranking] == [1, 3, 3, 3]
 
 
+def test_a_new_score_is_a_registration_and_may_rank_from_the_lowest(make_capture, monkeypatch):
+    planted = Score(
+        description="planted",
+        measure=lambda reading: Measured(float(reading.attention_mask[0, 0]), detail=2.0),
+        reads="maps",
+        range=(0.0, 1.0),
+        higher_is_attention=False,
+        companions={"planted_sum": sum},
+    )
+    monkeypatch.setitem(SCORES._all(), "planted", planted)
+    layers = [layer(w, 0, 0, prompts=2) for w in (0.2, 0.9, 0.1)]
+    ranking = rank_layers(make_capture(layers, kinds=["text"] * 2), "planted")
+    assert order(ranking) == [2, 0, 1]
+    assert ranking[0].scores["planted_sum"] == 4
+    assert "planted would put" not in " ".join(ranking.notes)
+    assert "mask_ones would put layer 1 first" in ranking.notes
+
+
 def test_the_default_is_copy_score_where_targets_exist(make_capture):
     layers = [layer(0.9, 5, 0.9), layer(0.1, 0, 0, target_weight=5)]
     ranking = rank_layers(make_capture(layers, kinds=["copy"], target=target()))
@@ -105,6 +123,7 @@ def test_layers_without_a_value_stand_last_with_their_reason(make_capture):
         layers[i]["attention_mask"] = np.full((1, 20, 20), np.nan)
         layers[i]["attention_map"] = np.full((1, 20, 20), np.nan)
         layers[i]["finite"] = "weights" if i == 1 else "input"
+    layers[1]["attributes"] = {"d_conv": 4, "reason": "D has 3 NaN"}
     capture = make_capture(layers)
     ranking = rank_layers(capture, "mask_ones")
     assert order(ranking) == [0, 2, 3, 1]
@@ -113,7 +132,7 @@ def test_layers_without_a_value_stand_last_with_their_reason(make_capture):
         "",
         "non-finite input",
         "non-finite input",
-        "non-finite weights",
+        "non-finite weights: D has 3 NaN",
     ]
     by_weights = rank_layers(capture, "bc_correlation")
     assert order(by_weights) == [3, 2, 0, 1]
