@@ -70,14 +70,20 @@ class ScanOperands:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "ScanOperands":
         """The same operands with `function` applied to every tensor, such as `lambda t: t.double()`."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return ScanOperands(**{k: v if v is None else function(v) for k, v in values.items()})
+        values: dict[str, Tensor] = {
+            f.name: function(value)
+            for f in dataclasses.fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+        return dataclasses.replace(self, **values)
 
     def sequence(self, index: int, length: int | None = None) -> "ScanOperands":
         """One sequence of the batch (a batch of one), cut to its first `length` tokens."""
-        per_token = ("delta", "B", "C", "x", "gate")
-        values = {name: getattr(self, name) for name in per_token}
-        cut = {k: v if v is None else v[index : index + 1, :length] for k, v in values.items()}
+        cut: dict[str, Tensor] = {
+            name: value[index : index + 1, :length]
+            for name in ("delta", "B", "C", "x", "gate")
+            if (value := getattr(self, name)) is not None
+        }
         return dataclasses.replace(self, **cut)
 
     def select_heads(self, heads: list[int]) -> "ScanOperands":

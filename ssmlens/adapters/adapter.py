@@ -1,0 +1,118 @@
+"""What an adapter must be able to do, and the registry of adapters."""
+
+import dataclasses
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.registry import Registry
+from ssmlens.scan.operands import ScanOperands
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerInput:
+    """What a mixer was called with, under one name for every library.
+
+    Attributes:
+        hidden: The mixer's input, after the block's norm.
+        token_mask: 1 at real tokens and 0 at padding, or None.
+    """
+
+    hidden: Float[Tensor, "batch token d_model"]
+    token_mask: Tensor | None = None
+
+
+class Adapter(ABC):
+    """How one family's mixer computes: hidden states → operands → scan output → mixer output.
+
+    `project` and `finish` must be the mixer's own arithmetic, from its own weights; closure (`recorder/closure.py`)
+    and the contract tests (`tests/contracts`) hold them to it.
+
+    Attributes:
+        family: Library and class, for people: "transformers MambaMixer".
+        mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
+    """
+
+    family: str
+    mixers: tuple[str, ...]
+
+    def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
+        """The mixer's input, whatever its own signature calls it."""
+        given = self._given(mixer, args, kwargs)
+        hidden = given[next(iter(given))]
+        return MixerInput(hidden, given.get("attention_mask"))
+
+    def refusal(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
+        """Why this call cannot be recorded (a cached step, packed sequences), or None.
+
+        What a mixer computes from a state it was handed is not M x of the tokens at hand.
+        """
+        given = self._given(mixer, args, kwargs)
+        for name in ("seqlen", "seq_idx", "cu_seqlens", "cu_seq_lens_q"):
+            if given.get(name) is not None:
+                return f"packed sequences ({name}) are not recorded; pass them one a row"
+        inference = given.get("inference_params")
+        if inference is not None and getattr(inference, "seqlen_offset", 0) > 0:
+            return "a cached step (inference_params) is not recorded; record the prefill"
+        cache = given.get("cache_params")
+        if cache is not None and _holds_state(cache, mixer):
+            return "a cached step (cache_params) is not recorded; record the prefill"
+        return None
+
+    @abstractmethod
+    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+        """The operands, with x, D and gate, that the mixer's scan gets for this input."""
+
+    @abstractmethod
+    def finish(
+        self,
+        mixer: nn.Module,
+        y: Float[Tensor, "batch token head headdim"],
+        operands: ScanOperands,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
+
+    @abstractmethod
+    def weights(self, mixer: nn.Module) -> WeightViews:
+        """Named views of the mixer's weights; they share its memory."""
+
+    @abstractmethod
+    def tiny_model(self) -> nn.Module:
+        """A small model of random weights that the contract tests run: `model(input_ids)`, ids 0..31, ≥ 2 blocks."""
+
+    def _given(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        bound = inspect.signature(type(mixer).forward).bind(mixer, *args, **kwargs)
+        _, *names = bound.arguments
+        given = {name: bound.arguments[name] for name in names}
+        return given | given.pop("kwargs", {})
+
+
+adapters: Registry[Adapter] = Registry("adapter", "ssmlens.adapters")
+
+
+def register(adapter_class: type[Adapter]) -> type[Adapter]:
+    """Class decorator: enter an adapter under the path of every mixer it reads."""
+    adapter = adapter_class()
+    for path in adapter.mixers:
+        adapters.register(path)(adapter)
+    return adapter_class
+
+
+def _holds_state(cache: Any, mixer: nn.Module) -> bool:
+    try:
+        return bool(cache.has_previous_state(mixer.layer_idx))
+    except (TypeError, ValueError, AttributeError):
+        return cache.get_seq_length() > 0
+
+
+def autocast_state(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast uses on `device` right now, or None where it is off."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)

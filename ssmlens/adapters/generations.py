@@ -1,0 +1,102 @@
+"""What the families of one generation share: Mamba-1's and Mamba-2's arithmetic over mamba_ssm's parameter names."""
+
+from abc import abstractmethod
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import Adapter, MixerInput
+from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.projections import (
+    Mamba1Weights,
+    Mamba2Weights,
+    finish_mamba1,
+    finish_mamba2,
+    project_mamba1,
+    project_mamba2,
+)
+from ssmlens.scan.operands import ScanOperands
+
+
+class Mamba1Adapter(Adapter):
+    """Mixers that make Δ, B and C from the convolved x (Gu & Dao 2023)."""
+
+    def named_weights(self, mixer: Any) -> Mamba1Weights:
+        """The weights as `models.projections` takes them."""
+        return Mamba1Weights.of(mixer)
+
+    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+        """See `Adapter.project`."""
+        return project_mamba1(given.hidden, self.named_weights(mixer), given.token_mask)
+
+    def finish(
+        self,
+        mixer: nn.Module,
+        y: Float[Tensor, "batch token head headdim"],
+        operands: ScanOperands,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """See `Adapter.finish`."""
+        assert operands.gate is not None
+        return finish_mamba1(y, operands.gate, self.named_weights(mixer))
+
+    def weights(self, mixer: nn.Module) -> WeightViews:
+        """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""
+        w = self.named_weights(mixer)
+        rank, d_state = w.dt_proj_weight.shape[1], w.A_log.shape[1]
+        W_dt, W_B, W_C = w.x_proj_weight.split([rank, d_state, d_state])
+        return WeightViews(
+            A_log=w.A_log,
+            dt_bias=w.dt_bias,
+            W_dt=W_dt,
+            W_B=W_B.unsqueeze(0),
+            W_C=W_C.unsqueeze(0),
+            conv=w.conv_weight,
+            D=w.D.unsqueeze(1),
+            dt_proj=w.dt_proj_weight,
+            conv_bias=w.conv_bias,
+        )
+
+
+class Mamba2Adapter(Adapter):
+    """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
+
+    @abstractmethod
+    def named_weights(self, mixer: Any) -> Mamba2Weights:
+        """The weights and settings as `models.projections` takes them."""
+
+    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+        """See `Adapter.project`."""
+        return project_mamba2(given.hidden, self.named_weights(mixer), given.token_mask)
+
+    def finish(
+        self,
+        mixer: nn.Module,
+        y: Float[Tensor, "batch token head headdim"],
+        operands: ScanOperands,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """See `Adapter.finish`."""
+        assert operands.gate is not None
+        return finish_mamba2(y, operands.gate, self.named_weights(mixer))
+
+    def weights(self, mixer: nn.Module) -> WeightViews:
+        """See `Adapter.weights`. `in_proj` makes the gate's half, x, B, C and dt, in this order."""
+        w = self.named_weights(mixer)
+        heads, d_BC = w.A_log.shape[0], w.ngroups * w.d_state
+        per_group = (w.ngroups, w.d_state)
+        _, W_B, W_C, W_dt = w.in_proj_weight.split(
+            [w.in_proj_weight.shape[0] - 2 * d_BC - heads, d_BC, d_BC, heads]
+        )
+        _, conv_B, conv_C = w.conv_weight.split([w.d_ssm, d_BC, d_BC])
+        return WeightViews(
+            A_log=w.A_log.unsqueeze(1),
+            dt_bias=w.dt_bias,
+            W_dt=W_dt,
+            W_B=W_B.unflatten(0, per_group),
+            W_C=W_C.unflatten(0, per_group),
+            conv=w.conv_weight,
+            D=w.D.view(heads, -1),
+            conv_bias=w.conv_bias,
+            conv_B=conv_B.unflatten(0, per_group),
+            conv_C=conv_C.unflatten(0, per_group),
+        )

@@ -1,0 +1,19 @@
+"""MambaLM's Mamba-1 mixer, the plain-torch twin of mamba_ssm's."""
+
+from torch import nn
+
+from ssmlens.adapters.adapter import register
+from ssmlens.adapters.generations import Mamba1Adapter
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+
+
+@register
+class SsmlensMamba(Mamba1Adapter):
+    """`ssmlens.models.mixers.Mamba`."""
+
+    family = "ssmlens Mamba"
+    mixers = ("ssmlens.models.mixers.Mamba",)
+
+    def tiny_model(self) -> nn.Module:
+        """See `Adapter.tiny_model`."""
+        return MambaLM(MambaConfig(d_model=16, n_layer=3, vocab_size=32, ssm_cfg={"d_state": 5}))

@@ -1,0 +1,165 @@
+"""What every adapter must keep: run on each registered family's tiny model; a new family inherits all of it."""
+
+import pytest
+import torch
+
+from ssmlens.adapters.adapter import MixerInput, adapters
+from ssmlens.adapters.find import count_blocks, find_mixers
+from ssmlens.scan.hidden_attention import channel_maps
+from ssmlens.scan.reference import reference_scan
+
+FAMILIES = {adapters[path].family: adapters[path] for path in adapters}
+HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or torch.cuda.is_available()]
+
+
+@pytest.fixture(params=HERE)
+def family(request):
+    torch.manual_seed(0)
+    adapter = FAMILIES[request.param]
+    return adapter, spread(adapter.tiny_model().eval())
+
+
+def spread(model):
+    """Random biases, D and Δ: a default draw leaves many of them 0 or 1, where mistakes do not show."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith((".D", "bias", "norm.weight", "dt_bias")):
+                p.add_(torch.randn_like(p) * 0.3)
+            elif name.endswith("A_log"):
+                p.add_(torch.rand_like(p) - 0.5)
+            elif "proj" in name or "conv" in name:
+                p.mul_(2)
+    return model
+
+
+def calls_of(model, adapter, ids, **kwargs):
+    """(site, input, output) of every mixer during one forward."""
+    calls, handles = [], []
+    for site in find_mixers(model):
+
+        def hook(module, args, kw, output, site=site):
+            calls.append((site, adapter.read_input(module, args, kw), output))
+
+        handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
+    with torch.no_grad():
+        model(ids, **kwargs)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def ids_of(model, batch, tokens):
+    return torch.randint(0, 32, (batch, tokens), device=next(model.parameters()).device)
+
+
+def relative(got, wanted):
+    got, wanted = got.detach().double(), wanted.detach().double()
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (3, 2), (1, 5), (1, 64), (3, 65)])
+def test_operands_scanned_and_finished_are_the_mixers_output(family, batch, tokens):
+    adapter, model = family
+    for site, given, output in calls_of(model, adapter, ids_of(model, batch, tokens)):
+        with torch.no_grad():
+            operands = adapter.project(site.module, given)
+            y = reference_scan(operands).to(operands.delta.dtype)
+            again = adapter.finish(site.module, y, operands)
+        assert relative(again, output) < (1e-5 if output.device.type == "cpu" else 1e-2)
+
+
+def test_maps_times_x_is_what_the_scan_computes(family):
+    adapter, model = family
+    for site, given, _ in calls_of(model, adapter, ids_of(model, 2, 9)):
+        with torch.no_grad():
+            o = adapter.project(site.module, given)
+        y = torch.einsum("bhij,bjhp->bihp", channel_maps(o), o.x) + o.D * o.x
+        assert relative(y, reference_scan(o)) < 1e-5
+
+
+def test_padding_on_the_right_changes_nothing_before_it(family):
+    adapter, model = family
+    ids = ids_of(model, 2, 11)
+    short = calls_of(model, adapter, ids[:, :7])
+    for (_, given, _), (site, padded, _) in zip(short, calls_of(model, adapter, ids), strict=True):
+        with torch.no_grad():
+            a, b = (adapter.project(site.module, g) for g in (given, padded))
+        torch.testing.assert_close(a.delta, b.delta[:, :7])
+        torch.testing.assert_close(a.C, b.C[:, :7])
+
+
+def test_a_token_mask_is_applied_where_the_mixer_applies_it(family):
+    adapter, model = family
+    if "transformers" not in adapter.family:
+        pytest.skip("takes no attention mask")
+    mask = torch.ones(3, 13, dtype=torch.long)
+    mask[0, :4] = mask[1, :1] = 0
+    for site, given, output in calls_of(
+        model, adapter, ids_of(model, 3, 13), attention_mask=mask, use_cache=False
+    ):
+        assert given.token_mask is not None
+        with torch.no_grad():
+            operands = adapter.project(site.module, given)
+            again = adapter.finish(site.module, reference_scan(operands).float(), operands)
+        assert relative(again, output) < 1e-5
+
+
+def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
+    """W_B, W_C and W_dt are the rows that make B, C and dt: setting them to zero makes those vanish."""
+    adapter, model = family
+    (site, given, _), *_ = calls_of(model, adapter, ids_of(model, 1, 6))
+    views = adapter.weights(site.module)
+    with torch.no_grad():
+        before = adapter.project(site.module, given)
+        for name in ("W_B", "W_C", "W_dt"):
+            view = getattr(views, name)
+            kept = view.clone()
+            view.zero_()
+            bias = views.conv_bias
+            kept_bias = None if bias is None else bias.clone()
+            if views.conv_B is not None and bias is not None:
+                bias.zero_()
+            o = adapter.project(site.module, given)
+            if name == "W_dt":
+                torch.testing.assert_close(o.delta, o.delta[:, :1].expand_as(o.delta))
+            else:
+                assert not getattr(o, name[-1]).any()
+            view.copy_(kept)
+            if bias is not None:
+                bias.copy_(kept_bias)
+    after = adapter.project(site.module, given)
+    torch.testing.assert_close(before.B, after.B)
+    assert views.W_B.shape == views.W_C.shape == (before.groups, before.states, views.W_B.shape[2])
+    assert views.A_log.shape == before.A.shape
+    torch.testing.assert_close(-torch.exp(views.A_log.float()), before.A)
+
+
+def test_conv_views_are_the_taps_that_B_and_C_pass(family):
+    adapter, model = family
+    (site, given, _), *_ = calls_of(model, adapter, ids_of(model, 1, 6))
+    views = adapter.weights(site.module)
+    if views.conv_B is None:
+        pytest.skip("B and C are made after the convolution")
+    with torch.no_grad():
+        before = adapter.project(site.module, given)
+        views.conv_B.zero_()
+        o = adapter.project(site.module, given)
+    torch.testing.assert_close(o.B, o.B[:, :1].expand_as(o.B))  # only the bias is left
+    torch.testing.assert_close(o.C, before.C)
+
+
+def test_every_block_is_found_once(family):
+    adapter, model = family
+    sites = find_mixers(model)
+    assert [s.layer for s in sites] == list(range(count_blocks(model, sites)))
+    assert all(s.adapter is adapter for s in sites)
+    assert all(model.get_submodule(s.name) is s.module for s in sites)
+
+
+def test_gradients_through_an_adapter_are_finite(family):
+    adapter, model = family
+    (site, given, _), *_ = calls_of(model, adapter, ids_of(model, 1, 6))
+    operands = adapter.project(site.module, MixerInput(given.hidden.requires_grad_()))
+    channel_maps(operands).sum().backward()
+    assert given.hidden.grad is not None
+    assert given.hidden.grad.isfinite().all()
