@@ -1,6 +1,7 @@
 """`MambaLM`: the plain-torch twin of mamba_ssm's `MambaLMHeadModel`, on any device, no kernels."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -58,6 +59,12 @@ class MambaConfig:
         if layer not in MIXER_OF_LAYER:
             raise UnsupportedModelError(
                 f"ssm_cfg names the layer {layer!r}; supported: {', '.join(MIXER_OF_LAYER)}"
+            )
+        takes = inspect.signature(MIXER_OF_LAYER[layer]).parameters
+        unknown = sorted(self.ssm_cfg.keys() - takes.keys() - {"layer"})
+        if unknown:
+            raise UnsupportedModelError(
+                f"ssm_cfg has options that {layer} does not take: {', '.join(unknown)}"
             )
 
     @classmethod

@@ -21,6 +21,9 @@ from ssmlens.models.projections import (
 )
 from ssmlens.scan.selective_scan import selective_scan
 
+Number = float | int
+Range = tuple[Number, Number] | list[Number]  # a list in a config.json
+
 
 class Mamba(nn.Module):
     """Mamba-1 mixer: hidden states in, hidden states out, `[batch token d_model]`.
@@ -49,13 +52,13 @@ class Mamba(nn.Module):
         d_model: int,
         d_state: int = 16,
         d_conv: int = 4,
-        expand: float = 2,
+        expand: Number = 2,
         dt_rank: int | str = "auto",
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
+        dt_min: Number = 0.001,
+        dt_max: Number = 0.1,
         dt_init: str = "random",
-        dt_scale: float = 1.0,
-        dt_init_floor: float = 1e-4,
+        dt_scale: Number = 1.0,
+        dt_init_floor: Number = 1e-4,
         conv_bias: bool = True,
         bias: bool = False,
         use_fast_path: bool = True,
@@ -139,19 +142,19 @@ class Mamba2(nn.Module):
         d_model: int,
         d_state: int = 128,
         d_conv: int = 4,
-        conv_init: float | None = None,
+        conv_init: Number | None = None,
         expand: int = 2,
         headdim: int = 64,
         d_ssm: int | None = None,
         ngroups: int = 1,
-        A_init_range: tuple[float, float] | list[float] = (1, 16),
+        A_init_range: Range = (1, 16),
         D_has_hdim: bool = False,
         rmsnorm: bool = True,
         norm_before_gate: bool = False,
-        dt_min: float = 0.001,
-        dt_max: float = 0.1,
-        dt_init_floor: float = 1e-4,
-        dt_limit: tuple[float, float] | list[float] = (0.0, float("inf")),
+        dt_min: Number = 0.001,
+        dt_max: Number = 0.1,
+        dt_init_floor: Number = 1e-4,
+        dt_limit: Range = (0.0, float("inf")),
         bias: bool = False,
         conv_bias: bool = True,
         chunk_size: int = 256,
@@ -229,7 +232,7 @@ def _depthwise(channels: int, taps: int, bias: bool, made: dict) -> nn.Conv1d:
 
 
 def _draw_dt_bias(
-    count: int, dt_min: float, dt_max: float, floor: float, made: dict
+    count: int, dt_min: Number, dt_max: Number, floor: Number, made: dict
 ) -> Float[Tensor, "count"]:
     """Biases whose softplus is log-uniform in [dt_min, dt_max], and at least `floor`."""
     low, high = math.log(dt_min), math.log(dt_max)
