@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ssmlens.errors import SsmlensError, UsageError
 
@@ -11,6 +11,7 @@ VOCABULARY_FILE = "vocabulary.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What a model's tokenizer can do."""
 
