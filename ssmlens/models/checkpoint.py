@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -123,13 +125,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     try:
-        # A file in the format before torch 1.6 is no zip archive, and cannot be mapped.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on foreign pickles: refused or not
+            # A file in the format before torch 1.6 is no zip archive, and cannot be mapped.
+            mapped = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:operand|class) ([\w.]+)", str(error))
         name = next(filter(None, culprit.groups()), "") if culprit else ""
