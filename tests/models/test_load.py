@@ -166,8 +166,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, mode
         path.write_bytes(pickle.dumps({"x": Exploit(witness)}))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=protocol == "zip")
-    with pytest.raises(UsageError, match=r"refused .*pytorch_model\.bin: .*mkdir.*nothing was run"):
+    with pytest.raises(
+        UsageError, match=r"refused .*pytorch_model\.bin: .*nothing was run"
+    ) as error:
         load_model(tmp_path)
+    assert protocol == "bare" or "posix.mkdir" in str(error.value)
+    assert "\n" not in str(error.value)
     assert not witness.exists()
 
 
