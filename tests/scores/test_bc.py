@@ -98,6 +98,14 @@ def test_effective_finds_a_planted_shift(read_at, write_at):
     assert got.shift == read_at - write_at
 
 
+def test_among_equal_shifts_the_nearest_is_taken():
+    W_B, _ = weights(1, 3, 10)
+    twice = one_tap(1, 3, at=0) + one_tap(1, 3, at=2)
+    got = bc_effective(W_B, W_B, twice, one_tap(1, 3, at=0))
+    assert got.value == pytest.approx(0.5**0.5)
+    assert got.shift == 0
+
+
 def test_effective_shift_is_the_lag_at_which_real_convolutions_match():
     """B and C from white noise as torch convolves it, and their correlation by lag i − j."""
     states, inputs, tokens = 8, 16, 20_000

@@ -144,6 +144,15 @@ def test_layers_without_a_value_stand_last_with_their_reason(make_capture):
     )
 
 
+def test_a_layer_with_broken_weights_is_no_disagreement(make_capture):
+    """Its mask may be finite and the highest: it is not what another score would put first."""
+    layers = [layer(0.3, 0, 0.1), layer(0.9, 0, 0.9, finite="weights")]
+    ranking = rank_layers(make_capture(layers), "bc_correlation")
+    assert order(ranking) == [0, 1]
+    assert ranking[1].rank is None
+    assert ranking.notes == ()
+
+
 def test_a_capture_whose_maps_are_all_broken_is_still_a_table(make_capture):
     layers = [layer(0.5, 0, 0.5, finite="weights"), layer(0.5, 0, 0.5, finite="input")]
     for entries in layers:
@@ -220,7 +229,9 @@ def test_the_table_is_aligned_and_readable(make_capture):
         for end, cell in zip(ends, cells, strict=True):
             assert line[:end].endswith(cell)
     assert second.endswith("non-finite weights")
-    assert "±0.000" in first
+    bc = rank_layers(make_capture(layers, kinds=["text"] * 2), "bc_effective")[0].scores
+    assert first.split()[2:4] == [f"{bc['bc_effective']:.3f}", "0"]
+    assert "0.200 ±0.000" in first
     assert all(note.startswith("note: ") for note in notes)
 
 

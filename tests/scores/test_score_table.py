@@ -127,8 +127,8 @@ def test_convolutions_of_b_and_c_are_counted_where_they_exist(make_capture):
     [({"d_conv": np.int64(2)}, None, 2), ({}, 3, 3), ({}, None, 1), ({"d_conv": 0}, None, 1)],
 )
 def test_the_first_lag_is_the_width_of_the_convolution(make_capture, attributes, conv, lag):
-    """A map with sub-diagonals at lags 1, 2, 3, each weaker: the strongest allowed is found."""
-    m = sum(np.eye(30, k=-k) / k for k in (1, 2, 3))[None]
+    """A map with diagonals at lags 0, 1, 2, 3, each weaker: the strongest allowed is found."""
+    m = sum(np.eye(30, k=-k) / (k + 1) for k in range(4))[None]
     layer = {"attention_map": m, "attributes": attributes}
     if conv is not None:
         layer["conv"] = np.ones((4, conv))
