@@ -113,10 +113,11 @@ def _layout(rows: list[str], columns: list[str], theme: Theme) -> go.Layout:
         "showgrid": False,
         "zeroline": False,
         "tickfont": {"family": MONO, "size": 10},
+        "automargin": True,
     }
     return go.Layout(
         template=template(theme),
-        margin={"l": 96, "r": 16, "t": 72, "b": 16},
+        margin={"l": 48, "r": 16, "t": 48, "b": 16},
         xaxis={
             **axis,
             "title": {"text": "key token (looked at)"},

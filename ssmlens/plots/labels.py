@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
-_LONGEST = 24
 
 
-def visible(token: str) -> str:
-    """The token with spaces, line ends and invisible characters made visible, cut to 24 characters.
+def visible(token: str, longest: int = 24) -> str:
+    """The token with spaces, line ends and invisible characters made visible, cut to `longest` characters.
 
     A space is `·`, a line end `↵`; control characters, zero-width and text-direction marks become
     their code point, so that no token can hide or reorder its neighbours.
@@ -19,7 +18,7 @@ def visible(token: str) -> str:
         _VISIBLE.get(c) or (f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c)
         for c in token
     )
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def literal(text: str) -> str:
@@ -44,5 +43,6 @@ def block_labels(tokens: Sequence[str], block: int) -> list[str]:
     labels = []
     for start in range(0, len(tokens), block):
         run = tokens[start : start + block]
-        labels.append(literal(f"{start}–{start + len(run) - 1} {visible(''.join(run))}"))
+        text = visible("".join(run), longest=12)
+        labels.append(literal(f"{start}–{start + len(run) - 1} {text}"))
     return labels

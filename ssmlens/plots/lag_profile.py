@@ -20,16 +20,17 @@ def lag_profile(
     total = float(energy.sum())
     share = energy / total if total > 0 else np.zeros_like(energy)
     figure = go.Figure(
-        go.Bar(
+        go.Scatter(
             x=np.arange(len(energy)),
             y=share,
-            marker={"color": theme.accent, "line": {"width": 0}},
+            mode="lines",
+            line={"shape": "hvh", "width": 1.5, "color": theme.accent},
+            fill="tozeroy",
             hovertemplate="%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
         )
     )
     figure.update_layout(
         template=template(theme),
-        bargap=0.1,
         xaxis={"title": {"text": "tokens back (lag)"}, "rangemode": "nonnegative"},
         yaxis={"title": {"text": "share of energy"}, "tickformat": ".0%", "rangemode": "tozero"},
     )

@@ -55,7 +55,7 @@ def _proof(layer: LayerLike, limits: dict[str, float]) -> Proof:
     errors = {name: _worst(layer, name) for name in ERRORS}
     # `not (error <= tolerance)`, so that NaN fails.
     beyond = [name for name in ERRORS if not errors[name] <= limits[name]]
-    problem = "; ".join(f"{name} {errors[name]:.1e} > {limits[name]:.0e}" for name in beyond)
+    problem = "; ".join(_beyond(name, errors[name], limits[name]) for name in beyond)
     if layer.finite != FINITE:
         problem = f"{layer.finite} not finite"
     agreement = _values(layer, "channel_agreement")
@@ -67,6 +67,10 @@ def _proof(layer: LayerLike, limits: dict[str, float]) -> Proof:
         ok=not problem,
         problem=problem,
     )
+
+
+def _beyond(name: str, error: float, limit: float) -> str:
+    return f"no {name}" if math.isnan(error) else f"{name} {error:.1e} > {limit:.0e}"
 
 
 def _values(layer: LayerLike, name: str) -> np.ndarray:

@@ -73,8 +73,9 @@ def coloured(
         return Coloured(values / limit, limit, _ticks(signed, at, text))
     threshold = limit * 10.0**-DECADES
     position = np.sign(values) * _compress(magnitude, threshold, limit)
-    marks = [limit * 10.0**-k for k in range(int(DECADES) - 1, -1, -1)]
-    at = tuple(float(_compress(np.asarray(m), threshold, limit)) for m in marks)
+    top = int(np.floor(np.log10(limit)))
+    marks = [10.0**k for k in range(top - 2, top + 1)]
+    at = tuple(_compress(np.array(marks), threshold, limit).tolist())
     return Coloured(position, limit, _ticks(signed, at, tuple(f"{m:.1g}" for m in marks)))
 
 

@@ -36,7 +36,7 @@ def score_heatmap(
             y=rows,
             text=[[_number(v) for v in row] for row in values],
             texttemplate="%{text}" if len(layers) <= _WRITTEN else None,
-            textfont={"size": 12},
+            textfont={"size": 12, "color": theme.ink},
             zmin=0,
             zmax=1,
             colorscale=colorscale(ORDER),

@@ -58,14 +58,14 @@ def ranking_table(ranking: Ranking, all_proofs: Sequence[Proof]) -> Markup:
             _text("–" if row.rank is None else f"{row.rank:g}", class_="number rank"),
             _layer_cell(row.layer),
             *(
-                _number(row.scores[n], row.spread.get(n, math.nan) if n in ranking.by else math.nan)
+                _number(row.scores[n], row.spread.get(n, math.nan), by=n in ranking.by)
                 for n in names
             ),
             _check(proof[row.layer]),
         ]
         for row in shown
     ]
-    order = f"mean rank of {', '.join(ranking.by)}" if len(ranking.by) > 1 else ranking.by[0]
+    order = f"mean rank of {', '.join(ranking.by)}" if len(ranking.by) > 1 else "".join(ranking.by)
     cut = (
         f"; the first {len(shown)} of {len(ranking.rows)}" if len(shown) < len(ranking.rows) else ""
     )
@@ -159,16 +159,23 @@ def _check(proof: Proof) -> Markup:
     return element("td", mark(proof.ok), title=proof.problem or None, data_value=str(int(proof.ok)))
 
 
-def _number(value: float, spread: float = math.nan, *, why: str = "", form: str = ".3g") -> Markup:
+def _number(
+    value: float,
+    spread: float = math.nan,
+    *,
+    by: bool = False,
+    why: str = "",
+    form: str = ".3g",
+) -> Markup:
     if math.isnan(value):
         return element("td", "–", class_="number", title=why or None)
     shown = format(value, form).replace("-", "−")
-    varies = element("small", f" ±{spread:.2g}") if spread > 0 else ""
+    varies = element("small", f" ±{spread:.2g}") if by and spread > 0 else ""
     return element(
         "td",
         shown,
         varies,
-        class_="number",
+        class_="number by" if by else "number",
         data_value=repr(float(value)),
     )
 

@@ -20,11 +20,11 @@ from ssmlens.scores.reading import LayerLike
 THUMBNAIL = 96
 """Most pixels a side of a thumbnail."""
 
-TOP_CELLS = 2_600_000
-"""Cells carried for the best-ranked layers, together; a cell takes about 1.8 bytes of the page."""
+TOP_CELLS = 3_200_000
+"""Cells carried for map and mask of the best-ranked layers; a cell takes up to 1.8 bytes."""
 
-OTHER_CELLS = 1_800_000
-"""Cells carried for all other layers, together."""
+OTHER_CELLS = 2_400_000
+"""Cells carried for the maps and masks of all other layers, and for channels."""
 
 PROMPTS = 4
 """Prompts shown at most."""
@@ -38,9 +38,9 @@ class Plan:
 
     Attributes:
         prompts: How many prompts are shown: the first ones of the capture.
-        top: Layers shown most finely, with their stored channels.
-        top_cells: Cells that one map of a top layer may take.
-        other_cells: Cells that one map of another layer may take.
+        top: Layers shown most finely, and with their stored channels.
+        top_cells: Cells that the map or the mask of a top layer may take.
+        other_cells: Cells that any other map may take.
     """
 
     prompts: int
@@ -48,9 +48,10 @@ class Plan:
     top_cells: int
     other_cells: int
 
-    def block(self, layer: int, tokens: int) -> int:
+    def block(self, layer: int, name: str, tokens: int) -> int:
         """Tokens a side of the squares that become one cell; 1 where every entry is shown."""
-        cells = self.top_cells if layer in self.top else self.other_cells
+        finest = layer in self.top and name != "channel_map"
+        cells = self.top_cells if finest else self.other_cells
         return max(1, math.ceil(tokens / math.isqrt(2 * cells)))
 
 
@@ -62,16 +63,15 @@ def plan(capture: ReportSource, best: Sequence[int]) -> Plan:
         best: Layers worth the finest view.
     """
     lengths = [int(n) for n in capture.length]
-    others = 2 * max(1, len(capture.layers) - len(best))
-    side = min(max(lengths, default=1), _LEAST_SIDE)
+    channels = sum(len(_channels(capture.layer(index))) for index in best)
+    others = max(1, 2 * (len(capture.layers) - len(best)) + channels)
+    side = min(max(lengths), _LEAST_SIDE)
     prompts = min(len(lengths), PROMPTS, max(1, 2 * OTHER_CELLS // (others * side**2)))
-    channels = (capture.layer(i) for i in best)
-    top = sum(2 + len(_channels(layer)) for layer in channels) or 1
     return Plan(
         prompts=prompts,
         top=frozenset(best),
-        top_cells=TOP_CELLS // (top * max(prompts, 1)),
-        other_cells=OTHER_CELLS // (others * max(prompts, 1)),
+        top_cells=TOP_CELLS // (2 * max(1, len(best)) * prompts),
+        other_cells=OTHER_CELLS // (others * prompts),
     )
 
 
@@ -118,20 +118,21 @@ def _view(
     if not np.isfinite(values).all():
         return view | {"note": _why(layer.finite, layer.attributes)}
     tokens, how = len(values), "peak" if signed else "mean"
-    block = shown.block(layer.index, tokens)
-    cells = block_reduce(causal(values), block, how)
+    block = shown.block(layer.index, name, tokens)
+    held = causal(values)
+    cells = block_reduce(held, block, how)
     view |= {"block": block, "side": len(cells), "values": pack(lower_triangle(cells))}
     if name == "attention_map":
         view["lags"] = pack(lag_energy(values).astype(np.float32))
     if place is None:
-        view["thumbnail"] = thumbnail(values, signed=signed)
+        view["thumbnail"] = thumbnail(held, signed=signed)
     return view
 
 
 def thumbnail(values: Float[np.ndarray, "query key"], *, signed: bool) -> str:
     """A map as a small PNG, a `data:` URI; blocks keep their peak (maps) or mean (masks)."""
     how: Reduction = "peak" if signed else "mean"
-    small = block_reduce(causal(values), math.ceil(len(values) / THUMBNAIL), how)
+    small = block_reduce(values, math.ceil(len(values) / THUMBNAIL), how)
     shown = coloured(small, signed=signed)
     return data_uri(palette_png(shown.position, SIGNED if signed else UNIT, signed=signed))
 

@@ -62,7 +62,7 @@ function coloured(cells, scale, signed) {
   } else if (scale === "symlog") {
     const limit = !signed || !known.length ? 1 : known[known.length - 1];
     const log = (v) => Math.log1p((v / limit) * 1e3) / Math.log1p(1e3);
-    const marks = [limit / 100, limit / 10, limit];
+    const marks = [-2, -1, 0].map((k) => 10 ** (k + Math.floor(Math.log10(limit))));
     [place, at, text] = [log, marks.map(log), marks.map(short)];
   } else {
     const limit = signed ? percentile(known, 0.995) : 1, marks = roundMarks(limit);
@@ -117,7 +117,9 @@ function card(layer) {
 const number = (value, digits = 3) => (value === null ? "–" : String(Number(value.toPrecision(digits))));
 
 function cards() {
-  $("cards").replaceChildren(...(data.prompts.length ? data.layers.map(card) : []));
+  const by = $("order").value, place = (layer) => layer[by] ?? Infinity;
+  const layers = data.layers.toSorted((a, b) => place(a) - place(b) || a.layer - b.layer);
+  $("cards").replaceChildren(...layers.map(card));
 }
 
 // ── one map, large ────────────────────────────────────────────────────────────────────────────────
@@ -146,6 +148,7 @@ async function draw() {
   state.view = Math.min(state.view, views.length - 1);
   const view = views[state.view], names = Object.keys(SCALES);
   $("large-title").textContent = `Layer ${layer.layer}`;
+  $("large-prompt").textContent = `prompt ${data.prompts[state.prompt].title}`;
   marked($("large-mark"), layer);
   $("previous").disabled = state.layer === 0;
   $("next").disabled = state.layer === data.layers.length - 1;
@@ -163,10 +166,8 @@ async function draw() {
 }
 
 function resolution(view) {
-  const text = data.prompts[state.prompt].title;
-  if (view.block === 1) return `Prompt ${text}`;
   const what = view.signed ? "the entry of largest magnitude" : "the mean";
-  return `Prompt ${text}. A cell is ${what} of ${view.block} × ${view.block} tokens.`;
+  return view.block === 1 ? "" : `A cell is ${what} among ${view.block} × ${view.block} tokens.`;
 }
 
 function facts(layer) {
@@ -188,7 +189,9 @@ function drawMap(view, cells) {
 
 function drawLags(energy, firstLag) {
   const { data: [trace], layout } = figure("lags");
-  const total = energy.reduce((a, b) => a + b, 0);
+  const total = energy.reduce((a, b) => a + b, 0), longer = energy.subarray(firstLag);
+  const sharpest = firstLag + longer.indexOf(longer.reduce((a, b) => Math.max(a, b), 0));
+  $("sharpest").textContent = total && longer.length ? `: most at ${sharpest} back` : "";
   Object.assign(trace, { x: [...energy.keys()], y: [...energy].map((e) => (total ? e / total : 0)) });
   Object.assign(layout, { height: 240, margin: { l: 52, r: 8, t: 20, b: 44 } });
   layout.shapes[0].x1 = firstLag - 0.5;
@@ -226,11 +229,12 @@ $("prompt").append(...data.prompts.map((p, i) => make("option", { value: i, text
 $("cut").textContent = data.prompts.length < data.all_prompts
   ? `The first ${data.prompts.length} of ${data.all_prompts} prompts are shown.` : "";
 $("prompt").onchange = (event) => { state.prompt = Number(event.target.value); cards(); };
+$("order").onchange = cards;
 $("previous").onclick = () => step(-1);
 $("next").onclick = () => step(1);
 $("close").onclick = () => $("large").close();
-$("large").onkeydown = (event) => {
-  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+document.onkeydown = (event) => {
+  const by = $("large").open && { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (by) { event.preventDefault(); step(by); }
 };
 $("large").onclose = () => { Plotly.purge("map"); Plotly.purge("lags"); };
