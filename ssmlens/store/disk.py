@@ -1,0 +1,106 @@
+"""Bytes to disk, so that a name is either complete or absent, and a full disk is one clear line."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ssmlens.errors import SsmlensError
+
+PARTIAL = ".partial"
+
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "the folder does not exist",
+    errno.ENOTDIR: "the folder is not a folder",
+}
+
+
+def partial_path(path: Path) -> Path:
+    """The name that `path` bears until it is complete."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` under `path`: to `path`.partial, synced, then renamed. Nothing is left when it fails.
+
+    Raises:
+        SsmlensError: One line with the path, the bytes needed and the bytes free.
+    """
+    with told_in_one_line(path, len(data)):
+        check_space(path, len(data))
+        partial = partial_path(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            rename(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give `source` its final name, and sync the folder so that a power cut cannot undo it."""
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's bytes are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's names are on the disk (where the file system can say so)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise SsmlensError before writing where `needed` bytes do not fit beside `path`."""
+    with told_in_one_line(path, needed):
+        if needed > shutil.disk_usage(path.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def told_in_one_line(path: Path, needed: int) -> Iterator[None]:
+    """Turn an OSError of the block into an SsmlensError that names path, need and free space."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise SsmlensError(
+            f"cannot write {path}: {reason}; needs {size(needed)}, {_free(path)} free"
+        ) from error
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: `13.2 MiB`."""
+    if count < 1024:
+        return f"{count} bytes"
+    amount, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:.1f} {units[0]}"
+
+
+def _free(path: Path) -> str:
+    for folder in path.absolute().parents:
+        with suppress(OSError):
+            return size(shutil.disk_usage(folder).free)
+    return "unknown"

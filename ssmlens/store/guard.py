@@ -1,0 +1,267 @@
+"""Refuse a file before anything in it is read.
+
+A file from elsewhere may be damaged, of another version, or made to read other files (external links, external
+storage, virtual datasets, soft links), to load code (unknown filters) or to fill the memory (declared terabytes).
+`open_guarded` walks the whole tree, which has a known shape, through h5py's low-level calls: it looks at what
+things are declared to be, follows no link but hard ones, and reads no values but the attributes it has checked.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
+
+from ssmlens.errors import CaptureFileError, UsageError
+from ssmlens.names import CHANNEL, TOKEN
+from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
+from ssmlens.store.schema import (
+    FINITE_STATES,
+    FORMAT,
+    HEADER,
+    LAYER,
+    OPERANDS,
+    PROMPT_DIGEST,
+    REQUIRED_ROOT,
+    ROOT_ARRAYS,
+    SCHEMA_VERSION,
+    STORED_LAYER_ARRAYS,
+    TEXT_ARRAYS,
+    TOKEN_AXES,
+    WHOLE,
+    has_prompts,
+    layer_axes,
+    layer_name,
+)
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
+_LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "an external link"}
+_MOST_LINKS = 10_000
+_MOST_ATTRIBUTES = 1_000
+_ATTRIBUTE_BYTES = 1 << 20
+
+# Deflate reaches 1032 : 1, and padding takes no room at all; more than this is not a capture.
+_EXPANSION = 2048
+_SMALL = 1 << 24
+
+_AXES = {axis for axes in STORED_LAYER_ARRAYS.values() for axis in axes}
+_ROOT_AXES = {axis for axes in ROOT_ARRAYS.values() for axis in axes}
+
+
+def open_guarded(path: Path) -> h5py.File:
+    """Open an HDF5 file of a capture for reading, or refuse it.
+
+    Raises:
+        UsageError: There is no such file.
+        CaptureFileError: It is damaged, not a capture, of another schema version, or holds what is refused; the
+            message names the file, the object and what to do.
+    """
+    try:
+        if not path.is_file():
+            raise (CaptureFileError if path.exists() else UsageError)(f"{path} is not a file")
+        with path.open("rb") as stream:
+            if stream.read(len(_SIGNATURE)) != _SIGNATURE:
+                raise CaptureFileError(f"{path} is not an HDF5 file, so not a capture")
+    except OSError as error:
+        raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
+    with damage_told(path, "its structure"):
+        file = h5py.File(path, "r")
+    try:
+        with damage_told(path, "its structure"):
+            _Guard(path).file(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@contextmanager
+def damage_told(path: Path, what: str) -> Iterator[None]:
+    """Turn what HDF5 raises on bad bytes into one CaptureFileError."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+        if isinstance(error, UsageError):
+            raise
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CaptureFileError(
+            f"{path}: {what} is damaged or cut short ({cause}); capture it again"
+        ) from error
+
+
+class _Guard:
+    """The walk over one file; every method refuses by raising CaptureFileError."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.most = max(_SMALL, _EXPANSION * path.stat().st_size)
+
+    def file(self, file: h5py.File) -> None:
+        root = h5g.open(file.id, b"/")
+        self._attributes(root, "the root")
+        self._version(file)
+        attributes = read_attributes(file)
+        kind = attributes.get("kind")
+        if kind not in (WHOLE, HEADER, LAYER):
+            self._refuse(f"it is of no known kind ({kind!r})")
+        known = {*ROOT_ARRAYS, *_ROOT_AXES} if kind != LAYER else set()
+        known |= {"layers"} if kind != HEADER else set()
+        members = self._members(root, "", known)
+        if kind != LAYER:
+            self._require("", members, REQUIRED_ROOT)
+            self._arrays(root, "", [m for m in members if m != "layers"])
+            self._layer_list(file, None if kind == HEADER else root)
+        if kind != HEADER:
+            self._require("", members, ("layers",))
+            self._layers(root, first=attributes.get("first_prompt", 0) == 0)
+        self._require(
+            "the root's attributes",
+            list(attributes),
+            ["header_digest", *(["digest"] if kind == WHOLE else [])],
+        )
+
+    def _version(self, file: h5py.File) -> None:
+        attributes = read_attributes(file)
+        if attributes.get("format") != FORMAT:
+            self._refuse("it is HDF5 but not an ssmlens capture")
+        version = attributes.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise CaptureFileError(
+                f"{self.path} has schema version {version}, this ssmlens reads version {SCHEMA_VERSION}: "
+                "capture it again with this ssmlens, or open it with the ssmlens that wrote it"
+            )
+
+    def _layer_list(self, file: h5py.File, root: h5g.GroupID | None) -> None:
+        if "layers" not in file.attrs:
+            self._refuse("the root lacks its attribute layers")
+        listed = np.asarray(file.attrs["layers"])
+        if listed.dtype.kind != "i" or listed.ndim != 1 or len(listed) > _MOST_LINKS:
+            self._refuse("the attribute layers is not a list of block indices")
+        if root is not None:
+            known = {layer_name(int(index)) for index in listed}
+            group = self._open_group(root, b"layers", "layers")
+            self._require("layers", self._members(group, "layers", known), sorted(known))
+
+    def _layers(self, root: h5g.GroupID, *, first: bool) -> None:
+        group = self._open_group(root, b"layers", "layers")
+        for name in self._members(group, "layers", None):
+            where = f"layers/{name}"
+            if not name.isascii() or not name.isdigit() or layer_name(int(name)) != name:
+                self._refuse(f"{where} is not a layer's name")
+            layer = self._open_group(group, name.encode(), where)
+            members = self._members(layer, where, {*STORED_LAYER_ARRAYS, *_AXES})
+            needed = [n for n in OPERANDS if first or has_prompts(n)]
+            self._require(where, members, [*needed, PROMPT_DIGEST])
+            self._attributes(layer, where)
+            attributes = read_attributes(h5py.Group(layer))
+            self._require(f"{where}'s attributes", list(attributes), ["digest", "static_digest"])
+            if attributes.get("finite") not in FINITE_STATES:
+                self._refuse(f"{where} says finite={attributes.get('finite')!r}")
+            self._arrays(layer, where, members)
+
+    def _members(self, group: h5g.GroupID, where: str, known: set[str] | None) -> list[str]:
+        if group.get_num_objs() > _MOST_LINKS:
+            self._refuse(f"{where or 'the root'} declares {group.get_num_objs()} members")
+        links: list[tuple[bytes, int]] = []
+        group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
+        for raw, kind in links:
+            name = raw.decode("utf-8", "replace")
+            at = f"{where}/{name}".lstrip("/")
+            if kind != h5l.TYPE_HARD:
+                self._refuse(f"{at} is {_LINKS.get(kind, 'a link of an unknown kind')}")
+            if known is not None and name not in known:
+                self._refuse(f"{at} is not part of a capture")
+        return [raw.decode() for raw, _ in links]
+
+    def _open_group(self, parent: h5g.GroupID, name: bytes, where: str) -> h5g.GroupID:
+        if h5o.get_info(parent, name).type != h5o.TYPE_GROUP:
+            self._refuse(f"{where} is not a group")
+        return h5g.open(parent, name)
+
+    def _arrays(self, group: h5g.GroupID, where: str, members: list[str]) -> None:
+        sizes: dict[str, int] = {}
+        for name in members:
+            at = f"{where}/{name}".lstrip("/")
+            if h5o.get_info(group, name.encode()).type != h5o.TYPE_DATASET:
+                self._refuse(f"{at} is not a dataset")
+            dataset = h5d.open(group, name.encode())
+            self._storage(dataset, at)
+            self._attributes(dataset, at)
+            shape = dataset.get_space().get_simple_extent_dims()
+            self._type(dataset, name, at)
+            for axis, size in zip(self._axes(name, len(shape), where, at), shape, strict=True):
+                one = TOKEN if axis in TOKEN_AXES else axis
+                if sizes.setdefault(one, size) != size:
+                    self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
+            declared = math.prod(shape) * dataset.get_type().get_size()
+            if not 0 < declared <= self.most:
+                self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
+
+    def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
+        if name in _AXES and name not in STORED_LAYER_ARRAYS:
+            axes = (name,)
+        elif where:
+            return layer_axes(name, ndim)
+        else:
+            axes = ROOT_ARRAYS[name]
+        if len(axes) != ndim:
+            self._refuse(f"{at} has {ndim} axes, it must have {' '.join(axes)}")
+        return axes
+
+    def _storage(self, dataset: h5d.DatasetID, at: str) -> None:
+        made = dataset.get_create_plist()
+        if made.get_layout() == h5d.VIRTUAL:
+            self._refuse(f"{at} is a virtual dataset")
+        if made.get_external_count():
+            self._refuse(f"{at} has external storage")
+        if made.get_layout() != h5d.CHUNKED:
+            self._refuse(f"{at} is not chunked, so it has no checksum")
+        filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
+        if filters - _FILTERS:
+            self._refuse(f"{at} needs an unknown filter ({min(filters - _FILTERS)})")
+        if not {h5z.FILTER_FLETCHER32, h5z.FILTER_DEFLATE} <= filters:
+            self._refuse(f"{at} has no checksum")
+
+    def _type(self, dataset: h5d.DatasetID, name: str, at: str) -> None:
+        kind = dataset.get_type()
+        text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+        integer = isinstance(kind, h5t.TypeIntegerID)
+        number = isinstance(kind, h5t.TypeFloatID) or integer
+        byte = name == PROMPT_DIGEST or (name in _AXES and name != CHANNEL)
+        if name in TEXT_ARRAYS:
+            right = text
+        elif byte:
+            right = integer and kind.get_size() == 1
+        elif name in ROOT_ARRAYS or name == CHANNEL:
+            right = integer and kind.get_size() in (4, 8)
+        else:
+            right = number and kind.get_size() in (4, 8)
+        if not right:
+            self._refuse(f"{at} holds values of a kind that is not read ({type(kind).__name__})")
+
+    def _attributes(self, thing: h5g.GroupID | h5d.DatasetID, where: str) -> None:
+        count = h5a.get_num_attrs(thing)
+        if count > _MOST_ATTRIBUTES:
+            self._refuse(f"{where} declares {count} attributes")
+        for index in range(count):
+            attribute = h5a.open(thing, index=index)
+            name = attribute.name.decode("utf-8", "replace")
+            if name in STRUCTURE_ATTRIBUTES:  # references and strings that nothing here ever reads
+                continue
+            kind = attribute.get_type()
+            text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+            number = isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID)
+            if not (text or number) or attribute.get_storage_size() > _ATTRIBUTE_BYTES:
+                self._refuse(f"the attribute {name} of {where} is of a kind that is not read")
+
+    def _require(self, where: str, present: list[str], names: tuple[str, ...] | list[str]) -> None:
+        missing = [name for name in names if name not in present]
+        if missing:
+            self._refuse(f"{where or 'the root'} lacks {', '.join(missing)}")
+
+    def _refuse(self, why: str) -> None:
+        raise CaptureFileError(f"{self.path} is refused: {why}")

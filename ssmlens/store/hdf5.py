@@ -1,0 +1,183 @@
+"""Datasets and attributes as a capture writes them: checksummed, chunked, with named dimensions.
+
+Every dataset passes shuffle, deflate and fletcher32. Fletcher alone is not enough: it takes a chunk whose page was
+lost (all zero, its checksum too) for good, and 0xFFFF for 0x0000; a deflate stream begins with a byte that is not
+zero and ends in an Adler-32. Where values would not shrink the deflate level is 0, which costs a copy. One pipeline
+everywhere also lets batches be merged by moving chunks as they are.
+
+Nothing that is read back lives in HDF5's global heap (strings and references of variable length), which has no
+checksum; the dimension scales' references do, and only h5netcdf and h5py's `dims` look at them.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import h5py
+import numpy as np
+from h5py import h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
+
+from ssmlens.names import CHANNEL, GROUP, HEAD, KEY, PROMPT, QUERY, TOKEN
+from ssmlens.store.schema import Attribute
+
+# Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
+LIBVER = ("v110", "v110")
+
+# Largest chunk along each axis of an array that has tokens, so that one prompt, one row block of a map or one head's
+# Δ is read without the rest.
+_LARGEST = {PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64}
+_CHUNK_BYTES = 1 << 20
+_NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
+
+
+def image(build: Callable[[h5py.File], object]) -> bytes:
+    """The bytes of the HDF5 file that `build` fills, made in memory (HDF5 crashes on a full disk)."""
+    settings = {"driver": "core", "backing_store": False, "block_size": 1 << 20, "libver": LIBVER}
+    with h5py.File("image", "w", **settings) as file:
+        build(file)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def chunk_shape(axes: Sequence[str], shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    """Shape of the chunks: a prompt each, small blocks of tokens; at most a MiB of anything else."""
+    if moves_by_chunk(axes):
+        chunk = [min(n, _LARGEST.get(axis, n)) for axis, n in zip(axes, shape, strict=True)]
+    else:
+        chunk = list(shape)
+    while math.prod(chunk) * itemsize > _CHUNK_BYTES and max(chunk) > 1:
+        widest = chunk.index(max(chunk))
+        chunk[widest] = -(-chunk[widest] // 2)
+    return tuple(chunk)
+
+
+def moves_by_chunk(axes: Sequence[str]) -> bool:
+    """Whether no chunk of the array spans two prompts, so that batches merge by moving chunks."""
+    return axes[0] == PROMPT and any(axis in (TOKEN, QUERY) for axis in axes)
+
+
+def create_dataset(
+    group: h5py.Group,
+    name: str,
+    shape: Sequence[int],
+    dtype: np.dtype,
+    axes: Sequence[str],
+    level: int,
+) -> h5py.Dataset:
+    """An empty dataset with the house's filters and named dimensions, made if the group has none of that name."""
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_chunk(chunk_shape(axes, shape, dtype.itemsize))
+    properties.set_shuffle()
+    properties.set_deflate(level)
+    properties.set_fletcher32()
+    properties.set_obj_track_times(False)
+    if dtype.kind == "S":
+        stored = h5t.py_create(h5py.string_dtype("utf-8", dtype.itemsize), logical=True)
+    else:
+        stored = h5t.py_create(dtype.newbyteorder("<"), logical=True)
+    space = h5s.create_simple(tuple(shape))
+    dataset = h5py.Dataset(h5d.create(group.id, name.encode(), stored, space, dcpl=properties))
+    if dtype.kind == "S":
+        write_attributes(dataset, {"_Encoding": "utf-8"})  # so that xarray shows str
+    if (name,) == tuple(axes):
+        h5ds.set_scale(dataset.id, name.encode())
+    else:
+        for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):
+            h5ds.attach_scale(dataset.id, _dimension(group, axis, size).id, number)
+            h5ds.set_label(dataset.id, number, axis.encode())
+    return dataset
+
+
+def write_array(group: h5py.Group, name: str, array: np.ndarray, axes: Sequence[str]) -> None:
+    """Write one array. Chunks of nothing but zeros (padding, the future of a causal map) take no room."""
+    dataset = create_dataset(group, name, array.shape, array.dtype, axes, _deflate_level(array))
+    chunk = chunk_shape(axes, array.shape, array.dtype.itemsize)
+    for start in itertools.product(
+        *(range(0, n, c) for n, c in zip(array.shape, chunk, strict=True))
+    ):
+        at = tuple(slice(i, i + c) for i, c in zip(start, chunk, strict=True))
+        block = np.ascontiguousarray(array[at])
+        if block.view(np.uint8).any():
+            dataset[at] = block.view(dataset.dtype)  # the file's own kind of string, UTF-8
+
+
+def like(
+    group: h5py.Group, model: h5py.Dataset, shape: Sequence[int], axes: Sequence[str]
+) -> h5py.Dataset:
+    """An empty dataset of the same name, dtype and filters as `model`, for `move_chunks` to fill."""
+    name = str(model.name).rsplit("/", 1)[-1]
+    return create_dataset(group, name, shape, model.dtype, axes, model.compression_opts)
+
+
+def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -> None:
+    """Copy every chunk of `source` into `target` as it is, its prompts beginning at `first_prompt` there."""
+    offsets: list[tuple[int, ...]] = []
+    source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
+    for offset in offsets:
+        mask, data = source.id.read_direct_chunk(offset)
+        moved = (offset[0] + first_prompt, *offset[1:])
+        target.id.write_direct_chunk(moved, data, filter_mask=mask)
+
+
+def stored_array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """The dataset `name` of a group."""
+    dataset = group[name]
+    assert isinstance(dataset, h5py.Dataset)
+    return dataset
+
+
+def write_attributes(thing: h5py.HLObject, attributes: Mapping[str, Attribute]) -> None:
+    """Write scalars and strings of fixed length (UTF-8, NUL shown as ␀)."""
+    for name, value in attributes.items():
+        if isinstance(value, str):
+            data = encode_text(value)
+            kind = h5py.string_dtype("utf-8", max(1, len(data)))
+            thing.attrs.create(name, np.array(data, dtype=f"S{max(1, len(data))}"), dtype=kind)
+        elif isinstance(value, float | np.floating):
+            thing.attrs.create(name, np.float64(value))
+        else:
+            thing.attrs.create(name, np.int64(value))
+
+
+def read_attributes(thing: h5py.HLObject) -> dict[str, Attribute]:
+    """The scalars and strings of `thing`, without HDF5's own."""
+    values = {}
+    for name in thing.attrs:
+        if name.startswith("_") or name in STRUCTURE_ATTRIBUTES:
+            continue
+        value = thing.attrs[name]
+        if isinstance(value, bytes):
+            values[name] = value.decode()
+        elif isinstance(value, np.generic):
+            values[name] = value.item()
+    return values
+
+
+STRUCTURE_ATTRIBUTES = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS")
+
+
+def encode_text(text: str) -> bytes:
+    """UTF-8 for a string of fixed length: these end at a NUL, so NUL becomes ␀; lone surrogates are escaped."""
+    return text.replace("\0", "␀").encode("utf-8", "backslashreplace")
+
+
+def _dimension(group: h5py.Group, axis: str, size: int) -> h5py.Dataset:
+    if axis in group:
+        return stored_array(group, axis)
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_chunk((min(size, _CHUNK_BYTES),))
+    properties.set_deflate(0)
+    properties.set_fletcher32()
+    properties.set_obj_track_times(False)
+    space = h5s.create_simple((size,))
+    scale = h5py.Dataset(h5d.create(group.id, axis.encode(), h5t.STD_U8LE, space, dcpl=properties))
+    h5ds.set_scale(scale.id, _NO_VARIABLE % size)
+    return scale
+
+
+def _deflate_level(array: np.ndarray) -> int:
+    """1 where the values shrink (integers, strings, bfloat16 kept as float32), else 0."""
+    if array.dtype != np.float32:
+        return int(array.dtype.kind not in "f")
+    bits = array.reshape(-1).view(np.uint32)
+    return int(not (bits[:4096] & 0xFFFF).any() and not (bits & 0xFFFF).any())

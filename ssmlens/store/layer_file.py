@@ -1,0 +1,138 @@
+"""One layer in an HDF5 file: checked, written, and compared with its own digest."""
+
+from collections.abc import Mapping
+
+import h5py
+import numpy as np
+
+from ssmlens.names import CHANNEL, LAYER_ARRAYS, PROMPT
+from ssmlens.store import digest, hdf5
+from ssmlens.store.hdf5 import stored_array
+from ssmlens.store.schema import (
+    FINITE_STATES,
+    FORMAT,
+    OPERANDS,
+    OWN_LAYER_ATTRIBUTES,
+    PROMPT_DIGEST,
+    SCHEMA_VERSION,
+    Attribute,
+    axis_sizes,
+    has_prompts,
+    layer_axes,
+    layer_name,
+)
+
+_DTYPES = ("float32", "float64", "int32", "int64")
+
+
+def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) -> None:
+    """Say what the file is: the root attributes that every file of a capture has, and `attributes`."""
+    told = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "kind": kind, **attributes}
+    hdf5.write_attributes(file, told)
+
+
+def new_layer(file: h5py.File, index: int) -> h5py.Group:
+    """An empty group for block `index`."""
+    return file.require_group("layers").create_group(layer_name(index))
+
+
+def stored_layer(file: h5py.File, index: int) -> h5py.Group:
+    """The group of block `index`."""
+    group = file[f"layers/{layer_name(index)}"]
+    assert isinstance(group, h5py.Group)
+    return group
+
+
+def array_names(group: h5py.Group) -> list[str]:
+    """The layer's arrays: neither its bare dimensions nor the store's own digests."""
+    return [name for name in LAYER_ARRAYS if name in group]
+
+
+def checked_arrays(
+    arrays: Mapping[str, np.ndarray], prompts: int, *, first: bool
+) -> dict[str, np.ndarray]:
+    """The arrays that a batch of prompts stores, C-contiguous: the first one also those without prompts.
+
+    `channel` is kept in every batch: merging compares it.
+
+    Raises:
+        ValueError: An unknown name, a wrong number of axes, sizes that disagree, a dtype that is not stored, or
+            an operand that is missing.
+    """
+    axes = {name: layer_axes(name, array.ndim) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if str(array.dtype) not in _DTYPES:
+            raise ValueError(f"{name} is {array.dtype}; stored are {', '.join(_DTYPES)}")
+    required = [name for name in OPERANDS if first or has_prompts(name)]
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise ValueError(f"a layer is stored with its operands; missing: {', '.join(missing)}")
+    if ("channel_map" in arrays) != (CHANNEL in arrays):
+        raise ValueError("channel_map and channel (which channels they are) go together")
+    sizes = axis_sizes(arrays, axes)
+    if sizes[PROMPT] != prompts:
+        raise ValueError(f"the arrays have {sizes[PROMPT]} prompts, the batch has {prompts}")
+    kept = {n: a for n, a in arrays.items() if first or has_prompts(n) or n == CHANNEL}
+    return {name: np.asarray(array, order="C") for name, array in kept.items()}
+
+
+def checked_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """The layer's attributes. Raises ValueError where `finite` is missing or none of its values."""
+    finite = attributes.get("finite")
+    if finite not in FINITE_STATES:
+        raise ValueError(f"a layer's `finite` is one of {FINITE_STATES}, got {finite!r}")
+    taken = sorted(set(attributes) & {*OWN_LAYER_ATTRIBUTES})
+    if taken:
+        raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
+    return dict(attributes)
+
+
+def write_layer(
+    file: h5py.File,
+    index: int,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Attribute],
+) -> None:
+    """Write block `index` from checked arrays and attributes, with their digests."""
+    group = new_layer(file, index)
+    for name in coordinates_first(arrays):
+        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim))
+    rows = digest.prompt_digests(arrays, arrays["delta"].shape[0])
+    close_layer(group, index, rows, digest.static_digest(arrays), attributes)
+
+
+def close_layer(
+    group: h5py.Group,
+    index: int,
+    prompts: np.ndarray,
+    static: str,
+    attributes: Mapping[str, Attribute],
+) -> None:
+    """Write what comes last: the attributes and the digests over everything."""
+    hdf5.write_array(group, PROMPT_DIGEST, prompts, layer_axes(PROMPT_DIGEST, 2))
+    whole = digest.layer_digest(index, attributes, static, prompts)
+    hdf5.write_attributes(group, {**attributes, "static_digest": static, "digest": whole})
+
+
+def coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
+    """`names`, a coordinate before what it labels."""
+    return sorted(names, key=lambda name: name != CHANNEL)
+
+
+def damages(group: h5py.Group, index: int) -> list[str]:
+    """What of the layer is not as it was written: prompts, the arrays without prompts, attributes.
+
+    Raises:
+        OSError: A chunk does not pass its checksum.
+    """
+    arrays = {name: stored_array(group, name)[...] for name in array_names(group)}
+    attributes = hdf5.read_attributes(group)
+    written = stored_array(group, PROMPT_DIGEST)[...]
+    rows = digest.prompt_digests(arrays, len(written))
+    found = [f"prompt {p}" for p in np.flatnonzero((rows != written).any(axis=1))]
+    static = str(attributes["static_digest"])
+    if digest.static_digest(arrays) != static:
+        found.append("the arrays without prompts")
+    if digest.layer_digest(index, attributes, static, written) != attributes["digest"]:
+        found.append("the attributes")
+    return found

@@ -1,0 +1,230 @@
+"""Open a capture, whatever it was written as: one file or a folder."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import h5py
+import numpy as np
+import xarray as xr
+from jaxtyping import Integer
+
+from ssmlens.errors import CaptureFileError, UsageError
+from ssmlens.names import PROMPT, TOKEN
+from ssmlens.store import disk, hdf5
+from ssmlens.store.guard import damage_told, open_guarded
+from ssmlens.store.hdf5 import stored_array
+from ssmlens.store.header import CaptureHeader
+from ssmlens.store.layer import Layer
+from ssmlens.store.layer_file import stored_layer
+from ssmlens.store.manifest import read_manifest
+from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
+
+
+def open_capture(path: Path | str) -> "Capture":
+    """Open a complete capture: an HDF5 file or a folder with `manifest.json`. Arrays are read when asked for.
+
+    Raises:
+        UsageError: There is no such capture.
+        CaptureFileError: It is damaged, unfinished, of another schema version, or holds what a capture may not
+            (links and storage outside the file, unknown filters, sizes out of proportion).
+    """
+    path = Path(path)
+    _check_finished(path)
+    files = ExitStack()
+    try:
+        return _open_folder(path, files) if path.is_dir() else _open_file(path, files)
+    except BaseException:
+        files.close()
+        raise
+
+
+class Capture:
+    """A stored capture. Open one with `open_capture`; it is a context manager.
+
+    Attributes:
+        path: The file or folder.
+        header: The prompts and what was asked.
+        digest: SHA-256 of everything the capture says, as it was written (see `verify`).
+        files: The open files.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        header: CaptureHeader,
+        digest: str,
+        groups: dict[int, tuple[h5py.Group, Path]],
+        files: ExitStack,
+    ):
+        self.path = path
+        self.header = header
+        self.digest = digest
+        self.files = files
+        self._layers = {i: Layer(group, i, header, where) for i, (group, where) in groups.items()}
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """Model, revision, dtype, backend, command, ..."""
+        return dict(self.header.attributes)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Block indices of the captured layers, ascending."""
+        return tuple(self._layers)
+
+    @property
+    def n_layer(self) -> int:
+        """Number of blocks of the model, captured or not."""
+        return int(self.header.attributes.get("n_layer", self.layers[-1] + 1))
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        return self.header.prompts
+
+    @property
+    def tokens(self) -> Integer[np.ndarray, "prompt token"]:
+        """Token ids, padded on the right."""
+        return self.header.tokens
+
+    @property
+    def length(self) -> Integer[np.ndarray, " prompt"]:
+        """Number of real tokens of each prompt."""
+        return self.header.length
+
+    @property
+    def target(self) -> Integer[np.ndarray, "prompt token"] | None:
+        """Position that each query must copy from, -1 for none; None where no prompt has any."""
+        return self.header.target
+
+    @property
+    def prompt_texts(self) -> list[str]:
+        """Each prompt as text."""
+        return list(self.header.prompt_texts or [])
+
+    @property
+    def prompt_kinds(self) -> list[str]:
+        """What each prompt is: "copy", "repeat", "text", "tokens"."""
+        return list(self.header.prompt_kinds or [])
+
+    def token_strings(self, prompt: int) -> list[str]:
+        """The real tokens of one prompt as text; their ids where the capture has no text."""
+        if not 0 <= prompt < self.prompts:
+            raise UsageError(f"prompt {prompt} is out of range: 0..{self.prompts - 1}")
+        if self.header.token_strings is not None:
+            return list(self.header.token_strings[prompt])
+        return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+
+    def layer(self, index: int) -> Layer:
+        """One layer by its block index. Raises UsageError where it was not captured."""
+        if index not in self._layers:
+            raise UsageError(f"{self.path} has no layer {index}; it has {_listed(self.layers)}")
+        return self._layers[index]
+
+    def to_xarray(self) -> xr.DataTree:
+        """The whole capture as an xarray tree, `/` and `/layers/005` ..., reading only what is looked at."""
+        root = xr.Dataset(
+            {
+                "tokens": ((PROMPT, TOKEN), self.tokens),
+                "length": ((PROMPT,), self.length),
+                "prompt_texts": ((PROMPT,), self.prompt_texts),
+                "prompt_kinds": ((PROMPT,), self.prompt_kinds),
+            },
+            attrs={**self.attributes, "digest": self.digest},
+        )
+        if self.target is not None:
+            root["target"] = ((PROMPT, TOKEN), self.target)
+        nodes = {f"layers/{layer_name(i)}": _tree_node(layer) for i, layer in self._layers.items()}
+        return xr.DataTree.from_dict({"/": root, **nodes})
+
+    def close(self) -> None:
+        """Close the files. Arrays already read stay valid; lazy ones do not."""
+        self.files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model = self.attributes.get("model", "an unnamed model")
+        tokens = "/".join(str(n) for n in sorted(set(self.length.tolist())))
+        return (
+            f"<Capture {self.path}: {model}, layers {_listed(self.layers)} of {self.n_layer}, "
+            f"{self.prompts} prompts of {tokens} tokens>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_xarray()._repr_html_()
+
+
+def _open_file(path: Path, files: ExitStack) -> Capture:
+    file = files.enter_context(open_guarded(path))
+    header, told = _read_header(file, path, WHOLE)
+    with damage_told(path, "its structure"):
+        groups = {i: (stored_layer(file, i), path) for i in header.layers}
+    return Capture(path, header, str(told["digest"]), _checked(groups, header), files)
+
+
+def _open_folder(folder: Path, files: ExitStack) -> Capture:
+    manifest = read_manifest(folder)
+    path = folder / manifest.header
+    with open_guarded(path) as file:
+        header, told = _read_header(file, path, HEADER)
+    if list(manifest.layers) != list(header.layers):
+        raise CaptureFileError(f"{folder}: its manifest and its header list different layers")
+    groups: dict[int, tuple[h5py.Group, Path]] = {}
+    for index, name in manifest.layers.items():
+        path = folder / name
+        file = files.enter_context(open_guarded(path))
+        if hdf5.read_attributes(file)["header_digest"] != told["header_digest"]:
+            raise CaptureFileError(f"{path} belongs to another capture")
+        with damage_told(path, "its structure"):
+            groups[index] = (stored_layer(file, index), path)
+    return Capture(folder, header, manifest.digest, _checked(groups, header), files)
+
+
+def _read_header(
+    file: h5py.File, path: Path, kind: str
+) -> tuple[CaptureHeader, dict[str, Attribute]]:
+    told = hdf5.read_attributes(file)
+    if told["kind"] != kind:
+        raise CaptureFileError(f"{path} is a part of a capture ({told['kind']}); open its folder")
+    with damage_told(path, "its header"):
+        return CaptureHeader.read(file), told
+
+
+def _checked(
+    groups: dict[int, tuple[h5py.Group, Path]], header: CaptureHeader
+) -> dict[int, tuple[h5py.Group, Path]]:
+    for index, (group, path) in groups.items():
+        with damage_told(path, "its structure"):
+            shape = stored_array(group, "delta").shape
+        if shape[:2] != header.tokens.shape:
+            raise CaptureFileError(f"{path}: layer {index} holds other prompts than the header")
+    return groups
+
+
+def _check_finished(path: Path) -> None:
+    half = path if path.name.endswith(disk.PARTIAL) else disk.partial_path(path)
+    if half.is_dir() and (half == path or not path.exists()):
+        raise CaptureFileError(
+            f"{half} is not finished: run the same capture again with --resume to complete it"
+        )
+    if not path.exists():
+        raise UsageError(f"there is no capture {path}")
+
+
+def _tree_node(layer: Layer) -> xr.Dataset:
+    arrays = {name: layer.lazy(name).variable for name in layer.names}
+    return xr.Dataset(arrays, attrs={**layer.attributes, "digest": layer.digest})
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """`0-11` where nothing is missing in between, else `0, 3, 5`."""
+    if len(layers) > 2 and len(layers) == layers[-1] - layers[0] + 1:
+        return f"{layers[0]}-{layers[-1]}"
+    return ", ".join(str(index) for index in layers)

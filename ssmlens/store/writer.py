@@ -1,0 +1,329 @@
+"""Write a capture shard by shard, so that it can be stopped at any moment and resumed.
+
+While it runs everything lives in the folder `<out>.partial/`:
+
+    header.h5                             what was asked; a resumed capture must ask the same
+    layer-005.h5                          a finished layer
+    layer-005.batch-0002-of-0008.h5       a shard: one layer, one batch of prompts
+
+A shard is made in memory, written, synced and renamed; `finish` merges the batches of each layer and gives the
+folder, or the one file assembled from it, its final name. A name without `.partial` is complete.
+"""
+
+import fcntl
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.store import digest, disk, hdf5
+from ssmlens.store.assemble import Assembly, assemble
+from ssmlens.store.guard import open_guarded
+from ssmlens.store.header import CaptureHeader
+from ssmlens.store.layer_file import (
+    checked_arrays,
+    checked_attributes,
+    damages,
+    stored_layer,
+    write_layer,
+    write_root,
+)
+from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
+from ssmlens.store.schema import HEADER, LAYER, Attribute, batch_of_prompts, layer_name
+
+_ASSEMBLED = "assembled.h5"
+
+
+class CaptureWriter:
+    """Writes the capture that `header` asks for to `out`, layer by layer and batch by batch.
+
+    Several writers, on several machines, may share one `out`, each with layers of its own (`--shard i/N`); the one
+    that finishes last completes it.
+
+    Args:
+        out: `name.h5` becomes one HDF5 file, any other name a folder of them.
+        header: What the whole capture holds; `header.layers` lists every machine's layers.
+        layers: The block indices that this writer writes.
+        batches: In how many batches of prompts each layer comes (see `prompts`).
+        resume: Go on with `<out>.partial`, which must have been asked the same.
+        overwrite: Discard `<out>.partial`, and replace `out` when this capture is complete.
+
+    Raises:
+        UsageError: `out` exists, or is half captured and neither `resume` nor `overwrite` is given, or it was asked
+            something else (the message says what), or `layers` are not the header's.
+        SsmlensError: The folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        out: Path | str,
+        header: CaptureHeader,
+        *,
+        layers: Sequence[int],
+        batches: int = 1,
+        resume: bool = False,
+        overwrite: bool = False,
+    ):
+        self.out = Path(out)
+        self.partial = disk.partial_path(self.out)
+        self.header = header
+        self.layers = tuple(layers)
+        self.batches = batches
+        self._overwrite = overwrite
+        self._good: set[Path] = set()
+        self._header_digest = header.digest()
+        self._check_request()
+        self._complete = self._check_out(resume)
+        if not self._complete:
+            self._prepare(resume)
+
+    @property
+    def one_file(self) -> bool:
+        """Whether the capture ends as one HDF5 file."""
+        return self.out.suffix == ".h5"
+
+    def prompts(self, batch: int) -> range:
+        """The prompts of a batch, counted from 0."""
+        return batch_of_prompts(self.header.prompts, self.batches, batch)
+
+    def done(self, layer: int, batch: int) -> bool:
+        """Whether this shard is on the disk and sound. A damaged one is removed, to be written again."""
+        return self._complete or any(
+            self._sound(path, layer) for path in (self._layer(layer), self._shard(layer, batch))
+        )
+
+    def write(
+        self,
+        layer: int,
+        batch: int,
+        arrays: Mapping[str, np.ndarray],
+        attributes: Mapping[str, Attribute],
+    ) -> None:
+        """Write one layer for one batch of prompts.
+
+        Args:
+            layer: Block index, one of the writer's.
+            batch: Number of the batch of prompts.
+            arrays: Names of `names.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis is
+                that of the batch. Those without prompts (weights, A, D) are kept from batch 0.
+            attributes: `finite` (one of `schema.FINITE_STATES`), `reason`, `mixer`, `adapter`, ...
+
+        Raises:
+            ValueError: An array or attribute that the file does not take.
+            SsmlensError: The disk is full or cannot be written: path, need and free space.
+        """
+        if layer not in self.layers or not 0 <= batch < self.batches:
+            raise ValueError(f"layer {layer}, batch {batch} is not this writer's to write")
+        held = checked_arrays(arrays, len(self.prompts(batch)), first=batch == 0)
+        told = checked_attributes(attributes)
+        if held["delta"].shape[1] != self.header.tokens.shape[1]:
+            raise ValueError(
+                f"delta has {held['delta'].shape[1]} tokens, pad it as the header's tokens"
+            )
+
+        def build(file: h5py.File) -> None:
+            origin = {
+                "header_digest": self._header_digest,
+                "first_prompt": self.prompts(batch).start,
+            }
+            write_root(file, LAYER, origin)
+            write_layer(file, layer, held, told)
+
+        path = self._shard(layer, batch)
+        disk.write_file(path, hdf5.image(build))
+        self._good.add(path)
+
+    def finish(self) -> Path | None:
+        """Complete the capture: `out`, or None while shards of other machines are missing.
+
+        Raises:
+            SsmlensError: A shard of this writer is missing, or the disk is full.
+        """
+        if not self._complete:
+            for layer in self.layers:
+                self._merge(layer)
+            with self._alone() as here:
+                if here:
+                    if not all(self._layer(layer).exists() for layer in self.header.layers):
+                        return None
+                    self._publish()
+        if not self.out.exists():
+            raise SsmlensError(f"{self.partial} was removed while it was being written")
+        return self.out
+
+    def _check_request(self) -> None:
+        if self.out.name.endswith(disk.PARTIAL) or not self.out.name:
+            raise UsageError(f"{self.out} cannot be the name of a capture; choose another --out")
+        if not 1 <= self.batches <= self.header.prompts:
+            raise ValueError(f"{self.batches} batches of {self.header.prompts} prompts")
+        foreign = sorted(set(self.layers) - set(self.header.layers))
+        if foreign or not self.layers:
+            raise UsageError(f"layers {foreign} are not among the capture's {self.header.layers}")
+
+    def _check_out(self, resume: bool) -> bool:
+        """Whether `out` is already this very capture, complete, as when a run was stopped in its last moment."""
+        if not self.out.exists():
+            if not self.out.absolute().parent.is_dir():
+                raise UsageError(
+                    f"cannot write {self.out}: its folder does not exist; make it first"
+                )
+            return False
+        if self._overwrite:
+            if self.out.is_dir():
+                self._check_is_capture()
+            return False
+        if resume and self._stored_header_digest(self.out) == self._header_digest:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return True
+        raise UsageError(
+            f"{self.out} exists; pass --overwrite to replace it, or choose another --out"
+        )
+
+    def _check_is_capture(self) -> None:
+        try:
+            read_manifest(self.out)
+        except CaptureFileError as error:
+            raise UsageError(
+                f"{self.out} is a folder but not a capture, so it is not overwritten; choose another --out"
+            ) from error
+
+    def _prepare(self, resume: bool) -> None:
+        shared = set(self.layers) != set(self.header.layers)
+        if self.partial.exists() and self._overwrite and not shared:
+            with disk.told_in_one_line(self.partial, 0):
+                shutil.rmtree(self.partial)
+        if self.partial.exists():
+            self._join(resume, shared)
+        with disk.told_in_one_line(self.partial, 0):
+            self.partial.mkdir(exist_ok=True)
+        if not (self.partial / HEADER_FILE).exists():
+
+            def build(file: h5py.File) -> None:
+                write_root(file, HEADER, {})
+                self.header.write(file)
+
+            disk.write_file(self.partial / HEADER_FILE, hdf5.image(build))
+
+    def _join(self, resume: bool, shared: bool) -> None:
+        """Check that `<out>.partial` may be gone on with, by this writer and for this request."""
+        ours = [path for layer in self.layers for path in self._files(layer)]
+        if self._overwrite:
+            for path in ours:
+                path.unlink()
+        elif not resume and (ours or not shared):
+            raise UsageError(
+                f"{self.out} is half captured; pass --resume to go on, or --overwrite to start again"
+            )
+        if (self.partial / HEADER_FILE).exists():
+            with open_guarded(self.partial / HEADER_FILE) as file:
+                differing = CaptureHeader.read(file).differences(self.header)
+            if differing:
+                raise UsageError(
+                    f"cannot go on with {self.partial}: it was asked something else "
+                    f"({'; '.join(differing)}, there and here); ask the same, or remove it"
+                )
+
+    def _stored_header_digest(self, path: Path) -> str | None:
+        with suppress(SsmlensError):
+            header = path / read_manifest(path).header if path.is_dir() else path
+            with open_guarded(header) as file:
+                return str(hdf5.read_attributes(file)["header_digest"])
+        return None
+
+    def _layer(self, layer: int) -> Path:
+        return self.partial / f"layer-{layer_name(layer)}.h5"
+
+    def _shard(self, layer: int, batch: int) -> Path:
+        if self.batches == 1:
+            return self._layer(layer)
+        part = f"batch-{batch:04d}-of-{self.batches:04d}"
+        return self.partial / f"layer-{layer_name(layer)}.{part}.h5"
+
+    def _files(self, layer: int) -> list[Path]:
+        """Everything on the disk that belongs to a layer, left-over halves too."""
+        return sorted(self.partial.glob(f"layer-{layer_name(layer)}.*"))
+
+    def _sound(self, path: Path, layer: int) -> bool:
+        if path in self._good:
+            return True
+        if not path.exists():
+            return False
+        try:
+            with open_guarded(path) as file:
+                mine = hdf5.read_attributes(file)["header_digest"] == self._header_digest
+                sound = mine and not damages(stored_layer(file, layer), layer)
+        except (CaptureFileError, OSError, KeyError, ValueError):
+            sound = False
+        if sound:
+            self._good.add(path)
+        else:
+            path.unlink(missing_ok=True)
+        return sound
+
+    def _merge(self, layer: int) -> None:
+        """Make the layer's one file from its batches, and drop whatever else belongs to it."""
+        whole = self._layer(layer)
+        shards = [self._shard(layer, batch) for batch in range(self.batches)]
+        if not self._sound(whole, layer) and self.partial.exists():
+            missing = [b for b, path in enumerate(shards) if not self._sound(path, layer)]
+            if missing:
+                raise SsmlensError(
+                    f"layer {layer} lacks batch {missing[0]}; write it before finishing"
+                )
+            sources = [str(path) for path in shards]
+            assemble(Assembly(str(whole), None, self._header_digest, {layer: sources}))
+        for path in self._files(layer):
+            if path != whole:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Hold the lock on `<out>.partial`; False when another writer has completed it meanwhile."""
+        try:
+            lock = (self.partial / HEADER_FILE).open("r+b")
+        except FileNotFoundError:
+            yield False
+            return
+        with lock:
+            with suppress(
+                OSError
+            ):  # a file system without locks: the renames are atomic all the same
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield (self.partial / HEADER_FILE).exists()
+
+    def _publish(self) -> None:
+        layers = {layer: self._layer(layer) for layer in self.header.layers}
+        if self.one_file:
+            files = {layer: [str(path)] for layer, path in layers.items()}
+            header, assembled = self.partial / HEADER_FILE, self.partial / _ASSEMBLED
+            assemble(Assembly(str(assembled), str(header), self._header_digest, files))
+            with disk.told_in_one_line(self.out, 0):
+                disk.rename(assembled, self.out)
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return
+        digests = []
+        for layer, path in layers.items():
+            with open_guarded(path) as file:
+                digests.append(str(hdf5.read_attributes(stored_layer(file, layer))["digest"]))
+        whole = digest.capture_digest(self._header_digest, digests)
+        names = {layer: path.name for layer, path in layers.items()}
+        manifest = Manifest(whole, HEADER_FILE, names)
+        disk.write_file(self.partial / MANIFEST, manifest.to_json())
+        self._remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
+        with disk.told_in_one_line(self.out, 0):
+            aside = self.out.with_name(f"{self.out.name}.old{disk.PARTIAL}")
+            if self.out.exists():
+                self.out.replace(aside)
+            disk.rename(self.partial, self.out)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _remove_strangers(self, names: set[str]) -> None:
+        """Remove half-written files that a stopped writer left in the folder."""
+        for path in self.partial.iterdir():
+            if path.name not in names and re.search(r"\.partial$|^assembled\.h5$", path.name):
+                path.unlink(missing_ok=True)
