@@ -74,6 +74,7 @@ class CaptureWriter:
         self.header = header
         self.layers = tuple(layers)
         self.batches = batches
+        self._lock = disk.partial_path(self.out.with_name(f"{self.out.name}.lock"))
         self._overwrite = overwrite
         self._good: set[Path] = set()
         self._header_digest = header.digest()
@@ -179,6 +180,7 @@ class CaptureWriter:
             return False
         if resume and self._stored_header_digest(self.out) == self._header_digest:
             shutil.rmtree(self.partial, ignore_errors=True)
+            self._lock.unlink(missing_ok=True)
             return True
         raise UsageError(
             f"{self.out} exists; pass --overwrite to replace it, or choose another --out"
@@ -283,43 +285,51 @@ class CaptureWriter:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Hold the lock on `<out>.partial`; False when another writer has completed it meanwhile."""
-        try:
-            lock = (self.partial / HEADER_FILE).open("r+b")
-        except FileNotFoundError:
-            yield False
-            return
+        """Hold the lock on completing `out`; False when another writer has completed it meanwhile."""
+        with disk.told_in_one_line(self._lock, 0):
+            lock = self._lock.open("wb")
         with lock:
-            with suppress(
-                OSError
-            ):  # a file system without locks: the renames are atomic all the same
+            with suppress(OSError):  # a file system without locks: the renames are atomic all the same
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield (self.partial / HEADER_FILE).exists()
+            here = (self.partial / HEADER_FILE).exists()
+            yield here
+            if not self.partial.exists():
+                self._lock.unlink(missing_ok=True)
 
     def _publish(self) -> None:
         layers = {layer: self._layer(layer) for layer in self.header.layers}
         if self.one_file:
-            files = {layer: [str(path)] for layer, path in layers.items()}
-            header, assembled = self.partial / HEADER_FILE, self.partial / _ASSEMBLED
-            assemble(Assembly(str(assembled), str(header), self._header_digest, files))
-            with disk.told_in_one_line(self.out, 0):
-                disk.rename(assembled, self.out)
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
+            self._publish_file(layers)
+        else:
+            self._publish_folder(layers)
+
+    def _publish_file(self, layers: Mapping[int, Path]) -> None:
+        files = {layer: [str(path)] for layer, path in layers.items()}
+        header, assembled = self.partial / HEADER_FILE, self.partial / _ASSEMBLED
+        assemble(Assembly(str(assembled), str(header), self._header_digest, files))
+        self._replace_out(assembled)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _publish_folder(self, layers: Mapping[int, Path]) -> None:
         digests = []
         for layer, path in layers.items():
             with open_guarded(path) as file:
                 digests.append(str(hdf5.read_attributes(stored_layer(file, layer))["digest"]))
         whole = digest.capture_digest(self._header_digest, digests)
         names = {layer: path.name for layer, path in layers.items()}
-        manifest = Manifest(whole, HEADER_FILE, names)
-        disk.write_file(self.partial / MANIFEST, manifest.to_json())
+        manifest = Manifest(whole, HEADER_FILE, names).to_json()
+        disk.write_file(self.partial / MANIFEST, manifest)
         self._remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
+        self._replace_out(self.partial)
+
+    def _replace_out(self, complete: Path) -> None:
+        """Give `complete` the name `out`. A folder cannot take another's place in one step: it is put aside first."""
+        aside = disk.partial_path(self.out.with_name(f"{self.out.name}.old"))
         with disk.told_in_one_line(self.out, 0):
-            aside = self.out.with_name(f"{self.out.name}.old{disk.PARTIAL}")
-            if self.out.exists():
+            if self.out.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
                 self.out.replace(aside)
-            disk.rename(self.partial, self.out)
+            disk.rename(complete, self.out)
         shutil.rmtree(aside, ignore_errors=True)
 
     def _remove_strangers(self, names: set[str]) -> None:
