@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
@@ -25,16 +24,10 @@ from ssmlens.store import digest, disk, hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
-from ssmlens.store.layer_file import (
-    checked_arrays,
-    checked_attributes,
-    damages,
-    stored_layer,
-    write_layer,
-    write_root,
-)
+from ssmlens.store.layer_file import checked_arrays, checked_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
-from ssmlens.store.schema import HEADER, LAYER, Attribute, batch_of_prompts, layer_name
+from ssmlens.store.schema import Attribute, batch_of_prompts
+from ssmlens.store.shards import Shards
 
 _ASSEMBLED = "assembled.h5"
 
@@ -51,7 +44,7 @@ class CaptureWriter:
         layers: The block indices that this writer writes.
         batches: In how many batches of prompts each layer comes (see `prompts`).
         resume: Go on with `<out>.partial`, which must have been asked the same.
-        overwrite: Discard `<out>.partial`, and replace `out` when this capture is complete.
+        overwrite: Discard `<out>.partial` (unless `resume`), and replace `out` when this capture is complete.
 
     Raises:
         UsageError: `out` exists, or is half captured and neither `resume` nor `overwrite` is given, or it was asked
@@ -76,8 +69,8 @@ class CaptureWriter:
         self.batches = batches
         self._lock = disk.partial_path(self.out.with_name(f"{self.out.name}.lock"))
         self._overwrite = overwrite
-        self._good: set[Path] = set()
         self._header_digest = header.digest()
+        self._shards = Shards(self.partial, self._header_digest, batches)
         self._check_request()
         self._complete = self._check_out(resume)
         if not self._complete:
@@ -94,9 +87,7 @@ class CaptureWriter:
 
     def done(self, layer: int, batch: int) -> bool:
         """Whether this shard is on the disk and sound. A damaged one is removed, to be written again."""
-        return self._complete or any(
-            self._sound(path, layer) for path in (self._layer(layer), self._shard(layer, batch))
-        )
+        return self._complete or self._shards.done(layer, batch)
 
     def write(
         self,
@@ -126,18 +117,7 @@ class CaptureWriter:
             raise ValueError(
                 f"delta has {held['delta'].shape[1]} tokens, pad it as the header's tokens"
             )
-
-        def build(file: h5py.File) -> None:
-            origin = {
-                "header_digest": self._header_digest,
-                "first_prompt": self.prompts(batch).start,
-            }
-            write_root(file, LAYER, origin)
-            write_layer(file, layer, held, told)
-
-        path = self._shard(layer, batch)
-        disk.write_file(path, hdf5.image(build))
-        self._good.add(path)
+        self._shards.write(layer, batch, self.prompts(batch).start, held, told)
 
     def finish(self) -> Path | None:
         """Complete the capture: `out`, or None while shards of other machines are missing.
@@ -146,13 +126,14 @@ class CaptureWriter:
             SsmlensError: A shard of this writer is missing, or the disk is full.
         """
         if not self._complete:
-            for layer in self.layers:
-                self._merge(layer)
+            for layer in self.layers if self.partial.exists() else ():
+                self._shards.merge(layer)
             with self._alone() as here:
                 if here:
-                    if not all(self._layer(layer).exists() for layer in self.header.layers):
+                    whole = {layer: self._shards.layer(layer) for layer in self.header.layers}
+                    if not all(path.exists() for path in whole.values()):
                         return None
-                    self._publish()
+                    self._publish(whole)
         if not self.out.exists():
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
@@ -196,39 +177,30 @@ class CaptureWriter:
 
     def _prepare(self, resume: bool) -> None:
         shared = set(self.layers) != set(self.header.layers)
-        if self.partial.exists() and self._overwrite and not shared:
+        if self.partial.exists() and self._overwrite and not resume and not shared:
             with disk.told_in_one_line(self.partial, 0):
                 shutil.rmtree(self.partial)
         if self.partial.exists():
             self._join(resume, shared)
-        with disk.told_in_one_line(self.partial, 0):
-            self.partial.mkdir(exist_ok=True)
-        if not (self.partial / HEADER_FILE).exists():
-
-            def build(file: h5py.File) -> None:
-                write_root(file, HEADER, {})
-                self.header.write(file)
-
-            disk.write_file(self.partial / HEADER_FILE, hdf5.image(build))
+        self._shards.start(self.header)
 
     def _join(self, resume: bool, shared: bool) -> None:
         """Check that `<out>.partial` may be gone on with, by this writer and for this request."""
-        ours = [path for layer in self.layers for path in self._files(layer)]
-        if self._overwrite:
+        ours = [path for layer in self.layers for path in self._shards.files(layer)]
+        if self._overwrite and not resume:
             for path in ours:
                 path.unlink()
         elif not resume and (ours or not shared):
             raise UsageError(
                 f"{self.out} is half captured; pass --resume to go on, or --overwrite to start again"
             )
-        if (self.partial / HEADER_FILE).exists():
-            with open_guarded(self.partial / HEADER_FILE) as file:
-                differing = CaptureHeader.read(file).differences(self.header)
-            if differing:
-                raise UsageError(
-                    f"cannot go on with {self.partial}: it was asked something else "
-                    f"({'; '.join(differing)}, there and here); ask the same, or remove it"
-                )
+        asked = self._shards.stored_header()
+        differing = asked.differences(self.header) if asked else []
+        if differing:
+            raise UsageError(
+                f"cannot go on with {self.partial}: it was asked something else "
+                f"({'; '.join(differing)}, there and here); ask the same, or remove it"
+            )
 
     def _stored_header_digest(self, path: Path) -> str | None:
         with suppress(SsmlensError):
@@ -237,67 +209,20 @@ class CaptureWriter:
                 return str(hdf5.read_attributes(file)["header_digest"])
         return None
 
-    def _layer(self, layer: int) -> Path:
-        return self.partial / f"layer-{layer_name(layer)}.h5"
-
-    def _shard(self, layer: int, batch: int) -> Path:
-        if self.batches == 1:
-            return self._layer(layer)
-        part = f"batch-{batch:04d}-of-{self.batches:04d}"
-        return self.partial / f"layer-{layer_name(layer)}.{part}.h5"
-
-    def _files(self, layer: int) -> list[Path]:
-        """Everything on the disk that belongs to a layer, left-over halves too."""
-        return sorted(self.partial.glob(f"layer-{layer_name(layer)}.*"))
-
-    def _sound(self, path: Path, layer: int) -> bool:
-        if path in self._good:
-            return True
-        if not path.exists():
-            return False
-        try:
-            with open_guarded(path) as file:
-                mine = hdf5.read_attributes(file)["header_digest"] == self._header_digest
-                sound = mine and not damages(stored_layer(file, layer), layer)
-        except (CaptureFileError, OSError, KeyError, ValueError):
-            sound = False
-        if sound:
-            self._good.add(path)
-        else:
-            path.unlink(missing_ok=True)
-        return sound
-
-    def _merge(self, layer: int) -> None:
-        """Make the layer's one file from its batches, and drop whatever else belongs to it."""
-        whole = self._layer(layer)
-        shards = [self._shard(layer, batch) for batch in range(self.batches)]
-        if not self._sound(whole, layer) and self.partial.exists():
-            missing = [b for b, path in enumerate(shards) if not self._sound(path, layer)]
-            if missing:
-                raise SsmlensError(
-                    f"layer {layer} lacks batch {missing[0]}; write it before finishing"
-                )
-            sources = [str(path) for path in shards]
-            assemble(Assembly(str(whole), None, self._header_digest, {layer: sources}))
-        for path in self._files(layer):
-            if path != whole:
-                path.unlink(missing_ok=True)
-
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         """Hold the lock on completing `out`; False when another writer has completed it meanwhile."""
         with disk.told_in_one_line(self._lock, 0):
             lock = self._lock.open("wb")
         with lock:
-            with suppress(OSError):  # a file system without locks: the renames are atomic all the same
+            with suppress(OSError):  # without locks, the renames are atomic all the same
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            here = (self.partial / HEADER_FILE).exists()
+            here = self._shards.header.exists()
             yield here
             if not self.partial.exists():
                 self._lock.unlink(missing_ok=True)
 
-    def _publish(self) -> None:
-        layers = {layer: self._layer(layer) for layer in self.header.layers}
+    def _publish(self, layers: Mapping[int, Path]) -> None:
         if self.one_file:
             self._publish_file(layers)
         else:
@@ -305,16 +230,13 @@ class CaptureWriter:
 
     def _publish_file(self, layers: Mapping[int, Path]) -> None:
         files = {layer: [str(path)] for layer, path in layers.items()}
-        header, assembled = self.partial / HEADER_FILE, self.partial / _ASSEMBLED
-        assemble(Assembly(str(assembled), str(header), self._header_digest, files))
+        header, assembled = str(self._shards.header), self.partial / _ASSEMBLED
+        assemble(Assembly(str(assembled), header, self._header_digest, files))
         self._replace_out(assembled)
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _publish_folder(self, layers: Mapping[int, Path]) -> None:
-        digests = []
-        for layer, path in layers.items():
-            with open_guarded(path) as file:
-                digests.append(str(hdf5.read_attributes(stored_layer(file, layer))["digest"]))
+        digests = [self._shards.layer_digest(layer) for layer in layers]
         whole = digest.capture_digest(self._header_digest, digests)
         names = {layer: path.name for layer, path in layers.items()}
         manifest = Manifest(whole, HEADER_FILE, names).to_json()

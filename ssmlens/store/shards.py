@@ -1,0 +1,140 @@
+"""The shards of a capture that is being written: what they are called, which are sound, how batches become a layer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ssmlens.errors import CaptureFileError, SsmlensError
+from ssmlens.store import disk, hdf5
+from ssmlens.store.assemble import Assembly, assemble
+from ssmlens.store.guard import damage_told, open_guarded
+from ssmlens.store.header import CaptureHeader
+from ssmlens.store.layer_file import damages, stored_layer, write_layer, write_root
+from ssmlens.store.manifest import HEADER_FILE
+from ssmlens.store.schema import HEADER, LAYER, Attribute, layer_name
+
+
+class Shards:
+    """The files in `<out>.partial/`.
+
+    Args:
+        folder: The folder.
+        header_digest: What the capture was asked; a shard that was asked something else is not sound.
+        batches: In how many batches of prompts each layer comes.
+    """
+
+    def __init__(self, folder: Path, header_digest: str, batches: int):
+        self.folder = folder
+        self.header = folder / HEADER_FILE
+        self._header_digest = header_digest
+        self._batches = batches
+        self._known_sound: set[Path] = set()
+
+    def layer(self, layer: int) -> Path:
+        """The file of a whole layer."""
+        return self.folder / f"layer-{layer_name(layer)}.h5"
+
+    def batch(self, layer: int, batch: int) -> Path:
+        """The file of one batch of a layer; the number of batches is in its name, as a resumed run may change it."""
+        if self._batches == 1:
+            return self.layer(layer)
+        part = f"batch-{batch:04d}-of-{self._batches:04d}"
+        return self.folder / f"layer-{layer_name(layer)}.{part}.h5"
+
+    def files(self, layer: int) -> list[Path]:
+        """Everything on the disk that belongs to a layer, half-written files too."""
+        return sorted(self.folder.glob(f"layer-{layer_name(layer)}.*"))
+
+    def start(self, header: CaptureHeader) -> None:
+        """Make the folder and `header.h5`, where they are not there yet."""
+
+        def build(file: h5py.File) -> None:
+            write_root(file, HEADER, {})
+            header.write(file)
+
+        data = hdf5.image(build)
+        with disk.told_in_one_line(self.folder, len(data)):
+            self.folder.mkdir(exist_ok=True)
+        if not self.header.exists():
+            disk.write_file(self.header, data)
+
+    def stored_header(self) -> CaptureHeader | None:
+        """What the capture in the folder was asked. A damaged header is removed, to be written again."""
+        if not self.header.exists():
+            return None
+        try:
+            with open_guarded(self.header) as file, damage_told(self.header, "its header"):
+                return CaptureHeader.read(file)
+        except CaptureFileError:
+            self.header.unlink()
+            return None
+
+    def write(
+        self,
+        layer: int,
+        batch: int,
+        first_prompt: int,
+        arrays: Mapping[str, np.ndarray],
+        attributes: Mapping[str, Attribute],
+    ) -> None:
+        """Write one shard of checked arrays and attributes."""
+
+        def build(file: h5py.File) -> None:
+            origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
+            write_root(file, LAYER, origin)
+            write_layer(file, layer, arrays, attributes)
+
+        path = self.batch(layer, batch)
+        disk.write_file(path, hdf5.image(build))
+        self._known_sound.add(path)
+
+    def done(self, layer: int, batch: int) -> bool:
+        """Whether this shard, or its whole layer, is there and sound."""
+        return any(
+            self.sound(path, layer) for path in (self.layer(layer), self.batch(layer, batch))
+        )
+
+    def sound(self, path: Path, layer: int) -> bool:
+        """Whether a file is there and holds what was written. One that does not is removed, to be written again."""
+        if path in self._known_sound:
+            return True
+        if not path.exists():
+            return False
+        try:
+            with open_guarded(path) as file:
+                asked = hdf5.read_attributes(file)["header_digest"]
+                sound = asked == self._header_digest
+                sound = sound and not damages(stored_layer(file, layer), layer)
+        except (CaptureFileError, OSError, KeyError, ValueError):
+            sound = False
+        if sound:
+            self._known_sound.add(path)
+        else:
+            path.unlink(missing_ok=True)
+        return sound
+
+    def merge(self, layer: int) -> None:
+        """Make the layer's one file from its batches, and drop whatever else belongs to it.
+
+        Raises:
+            SsmlensError: A batch is missing, or the disk is full.
+        """
+        whole = self.layer(layer)
+        if not self.sound(whole, layer):
+            parts = [self.batch(layer, batch) for batch in range(self._batches)]
+            for batch, path in enumerate(parts):
+                if not self.sound(path, layer):
+                    raise SsmlensError(f"layer {layer} lacks batch {batch}: write it, then finish")
+            sources = [str(path) for path in parts]
+            assemble(Assembly(str(whole), None, self._header_digest, {layer: sources}))
+            self._known_sound.add(whole)
+        for path in self.files(layer):
+            if path != whole:
+                path.unlink(missing_ok=True)
+
+    def layer_digest(self, layer: int) -> str:
+        """The digest that a whole layer bears."""
+        with open_guarded(self.layer(layer)) as file:
+            return str(hdf5.read_attributes(stored_layer(file, layer))["digest"])
