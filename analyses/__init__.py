@@ -1,0 +1,1 @@
+"""Benchmarks and figures: everything here runs from the checkout and is not installed."""
