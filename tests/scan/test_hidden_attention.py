@@ -8,9 +8,11 @@ from ssmlens.scan.hidden_attention import (
     attention_map,
     attention_map_and_mask,
     attention_mask,
+    channel_agreement,
     channel_maps,
 )
 from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.probe import probe
 from ssmlens.scan.reference import (
     reference_attention_mask,
     reference_channel_maps,
@@ -109,6 +111,39 @@ def test_a_constant_step_does_not_drift_over_many_tokens():
     ).squeeze()
     got = attention_mask(operands)[0, -1].flip(0).double()
     assert float((got - wanted).abs().max()) < 1.5e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_agreement_is_the_energy_that_averaging_keeps(shape):
+    operands = random_operands(*shape)
+    maps = reference_channel_maps(operands)
+    wanted = maps.mean(1).square().sum((1, 2)) / maps.square().sum((2, 3)).mean(1)
+    torch.testing.assert_close(channel_agreement(operands).double(), wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_agreement_of_a_sample_is_that_of_its_heads():
+    operands = random_operands(1, 21, 10, 4, 1, 4)
+    some = channel_agreement(operands.select_heads([0, 3, 6]))
+    torch.testing.assert_close(channel_agreement(operands, sample=3), some)
+
+
+def test_channels_with_one_map_agree_fully_and_opposite_ones_not_at_all():
+    one = random_operands(1, 15, 1, 4, 1, 4)
+    same = one.select_heads([0, 0, 0])
+    torch.testing.assert_close(channel_agreement(same), torch.ones(1))
+    opposite = one.select_heads([0, 0])
+    opposite.C[:, :, 1] *= -1
+    assert float(channel_agreement(opposite)) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_probe_is_map_and_mask_times_a_vector(shape):
+    operands = random_operands(*shape).map(lambda t: t.double())
+    vector = torch.randn(shape[0], shape[1], dtype=torch.float64)
+    seen, passed = probe(operands, vector)
+    maps, mask = reference_channel_maps(operands).mean(1), reference_attention_mask(operands)
+    torch.testing.assert_close(seen, (maps @ vector[..., None]).squeeze(-1))
+    torch.testing.assert_close(passed, (mask @ vector[..., None]).squeeze(-1))
 
 
 @pytest.mark.parametrize("channel", [-1, 3, 99])

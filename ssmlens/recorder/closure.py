@@ -1,0 +1,70 @@
+"""Closure: the proof that operands are what the layer computed."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import Adapter
+from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.selective_scan import selective_scan
+
+# Largest closure error to believe, by what the layer computed with.
+TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Closure:
+    """How far a layer's output, recomputed from its operands, is from what the layer put out.
+
+    Attributes:
+        error: ‖recomputed − output‖ / ‖output‖ over each sequence's real tokens; NaN if either is not finite.
+        worst_token: The token of the largest difference.
+    """
+
+    error: Float[Tensor, " batch"]
+    worst_token: Tensor
+
+
+def closure(
+    adapter: Adapter,
+    mixer: nn.Module,
+    operands: ScanOperands,
+    output: Float[Tensor, "batch token d_model"],
+    length: Tensor | None = None,
+    y: Float[Tensor, "batch token head headdim"] | None = None,
+) -> Closure:
+    """Scan the operands, finish as the mixer does, and compare with its `output`.
+
+    Args:
+        adapter: What reads the mixer.
+        mixer: The mixer, for the weights that `finish` uses.
+        operands: What `adapter.project` made of the mixer's input.
+        output: What the mixer really put out.
+        length: Real tokens of each sequence; the rest is padding on the right. None: all.
+        y: The operands' scan, if it is at hand.
+    """
+    y = selective_scan(operands) if y is None else y
+    again = adapter.finish(mixer, y, operands)
+    real = torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
+    if length is not None:
+        real = torch.arange(output.shape[1], device=output.device) < length[:, None].to(output.device)
+    difference = (again.float() - output.float()).masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
+    size = output.float().masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
+    zero = (size == 0).all(1) & (difference == 0).all(1)  # nothing computed, nothing recomputed
+    error = (difference.norm(dim=1) / size.norm(dim=1)).masked_fill(zero, 0)
+    worst = difference.nan_to_num(nan=torch.inf).argmax(dim=1)
+    return Closure(error=error, worst_token=worst)
+
+
+def tolerance(output: Tensor, family: str) -> float:
+    """The largest closure error to believe for what this mixer computed with.
+
+    mamba_ssm's Mamba-2 kernels multiply float32 in TF32.
+    """
+    if output.dtype in (torch.bfloat16, torch.float16):
+        return TOLERANCE["bfloat16"]
+    if output.is_cuda and "Mamba2" in family:
+        return TOLERANCE["tf32"]
+    return TOLERANCE["float32"]

@@ -1,0 +1,36 @@
+"""What a task makes, and the registry of tasks."""
+
+import dataclasses
+from typing import Protocol
+
+from jaxtyping import Int
+from torch import Tensor
+
+from ssmlens.registry import Registry
+
+# Positions in a target that must look at nothing in particular.
+NO_TARGET = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskBatch:
+    """Token sequences of equal length, and where each query must look.
+
+    Attributes:
+        tokens: Token ids.
+        target: Position that holds what the model must say next after each query; NO_TARGET for none.
+    """
+
+    tokens: Int[Tensor, "example token"]
+    target: Int[Tensor, "example token"]
+
+
+class Task(Protocol):
+    """A task: a frozen dataclass whose fields are its options."""
+
+    def build(self, seed: int = 0) -> TaskBatch:
+        """The examples of this seed, the same on every machine."""
+        ...
+
+
+tasks: Registry[type[Task]] = Registry("task", "ssmlens.tasks")
