@@ -47,7 +47,7 @@ class FakeCapture:
         return layer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_capture() -> Callable[..., FakeCapture]:
     """make_capture(layers, kinds=..., length=..., target=...): layers are dicts of arrays.
 
