@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
 
 import h5py
 import numpy as np
@@ -143,7 +142,7 @@ class Capture:
         """Close the files. Arrays already read stay valid; lazy ones do not."""
         self.files.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Capture":
         return self
 
     def __exit__(self, *_: object) -> None:
