@@ -29,7 +29,7 @@ class Coloured:
     ticks: tuple[tuple[float, ...], tuple[str, ...]]
 
 
-def robust_limit(values: Float[np.ndarray, "..."], percentile: float = 99.5) -> float:
+def robust_limit(values: Float[np.ndarray, "..."], percentile: float = 99.0) -> float:
     """The `percentile` of |value| over finite, non-zero values: what the end of a scale stands for.
 
     A copying diagonal is a few in a thousand of all cells, so it reaches the end of the scale, and

@@ -11,14 +11,14 @@ from ssmlens.plots.markup import Markup, element, joined
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.plots.sources import ReportSource
 from ssmlens.scores import Ranking
+from ssmlens.store.schema import SCHEMA_VERSION
 
 _FACTS = {
     "revision": "Revision",
     "model_digest": "Weights",
     "backend": "Backend",
     "dtype": "Dtype",
-    "schema_version": "Schema",
-    "ssmlens_version": "ssmlens",
+    "versions": "Versions",
     "command": "Command",
 }
 _SHOWN_RANKS = 12
@@ -33,7 +33,11 @@ def header(capture: ReportSource, all_proofs: Sequence[Proof]) -> Markup:
     else:
         verdict = f"All {len(all_proofs)} layers reproduce what the model computed."
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
-    facts[4:4] = [("Layers", _ranges(capture.layers)), ("Capture", capture.digest)]
+    facts[4:4] = [
+        ("Layers", _ranges(capture.layers)),
+        ("Capture", capture.digest),
+        ("Schema", SCHEMA_VERSION),
+    ]
     return joined(
         element("p", "ssmlens report · hidden attention", class_="eyebrow"),
         element("h1", str(capture.attributes.get("model", "unnamed model"))),
@@ -188,8 +192,10 @@ def _reason(scores: xr.Dataset, name: str, row: int) -> str:
 
 
 def _fact(name: str, value: str) -> Markup:
-    short = value if len(value) <= 40 or name == "Command" else f"{value[:16]}…"
-    return element("div", element("dt", name), element("dd", short, title=value))
+    wide = name in ("Versions", "Command")
+    short = value if wide or len(value) <= 40 else f"{value[:16]}…"
+    fact = element("dt", name), element("dd", short, title=value)
+    return element("div", *fact, class_="wide" if wide else None)
 
 
 def _prompts(capture: ReportSource) -> list[Markup]:

@@ -25,9 +25,7 @@ def decode_png(png):
     width, height, depth, colour, *_ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     assert (depth, colour) == (8, 3)
     lines = zlib.decompress(chunks[b"IDAT"])
-    palette = [
-        (*chunks[b"PLTE"][3 * i : 3 * i + 3], chunks[b"tRNS"][i]) for i in range(256)
-    ]
+    palette = [(*chunks[b"PLTE"][3 * i : 3 * i + 3], chunks[b"tRNS"][i]) for i in range(256)]
     pixels = np.zeros((height, width, 4), int)
     for row in range(height):
         line = lines[row * (width + 1) : (row + 1) * (width + 1)]

@@ -65,7 +65,7 @@ function coloured(cells, scale, signed) {
     const marks = [-2, -1, 0].map((k) => 10 ** (k + Math.floor(Math.log10(limit))));
     [place, at, text] = [log, marks.map(log), marks.map(short)];
   } else {
-    const limit = signed ? percentile(known, 0.995) : 1, marks = roundMarks(limit);
+    const limit = signed ? percentile(known, 0.99) : 1, marks = roundMarks(limit);
     [place, at, text] = [(v) => v / limit, marks.map((m) => m / limit), marks.map(short)];
   }
   const minus = signed ? at.map((v) => -v).reverse() : [];
@@ -107,7 +107,7 @@ function card(layer) {
   const title = make("h3", {}, `Layer ${layer.layer}`);
   if (layer.rank !== null) title.append(make("span", { className: "rank", textContent: `rank ${layer.rank}` }));
   title.append(make("span", { className: "grow" }), marked(make("span"), layer));
-  const box = make("div", { className: "card" }, title);
+  const box = make("div", { className: layer.rank === 1 ? "card best" : "card" }, title);
   box.append(make("div", { className: "pair" }, thumbnail(layer, 0), thumbnail(layer, 1)));
   for (const [name, value] of Object.entries(layer.scores))
     box.append(make("div", { className: "line" }, make("span", {}, name), make("span", {}, number(value))));
