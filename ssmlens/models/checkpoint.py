@@ -6,7 +6,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -97,11 +97,11 @@ def check_names_and_shapes(expected: Mapping[str, Tensor], state: Mapping[str, T
 
 
 def report_mismatch(
-    missing: Iterable[str], unexpected: Iterable[str], misshaped: Iterable[str]
+    missing: Collection[str], unexpected: Collection[str], misshaped: Collection[str]
 ) -> None:
     """Raise SsmlensError naming what does not fit between a config.json and its checkpoint."""
     kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-    faults = [f"{kind}: {_some(sorted(names))}" for kind, names in kinds if list(names)]
+    faults = [f"{kind}: {_some(sorted(names))}" for kind, names in kinds if names]
     if faults:
         raise SsmlensError(f"the checkpoint does not fit its config.json; {'; '.join(faults)}")
 

@@ -1,6 +1,6 @@
 """Files from the Hugging Face hub, by its own client: endpoint, cache and offline mode are its."""
 
-import os
+import re
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError, UsageError
@@ -12,87 +12,102 @@ class NoSuchFile(UsageError):
     """The repository exists and does not have this file."""
 
 
+class HubUnreachable(SsmlensError):
+    """A file is not in the cache and the hub does not answer."""
+
+
 def download(name: str, file: str, revision: str | None = None) -> Path:
-    """The local path of one file of a hub repository, downloaded or found in the cache.
+    """The local path of one file of a hub repository: downloaded, or from the cache.
 
     The file lies in a folder named after the commit that `revision` stands for, with every other
-    file of that commit downloaded so far.
+    file of that commit downloaded so far. The cache answers for a full commit hash, which cannot
+    change, and wherever the hub is out of reach.
 
     Raises:
         NoSuchFile: The repository has no such file.
         UsageError: There is no such repository or revision, or it is closed to this user.
-        SsmlensError: The hub could not be reached, or the download failed.
+        HubUnreachable: The file is not in the cache and the hub does not answer.
+        SsmlensError: The download failed.
     """
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
     try:
-        return Path(hf_hub_download(name, file, revision=revision))
+        cached = try_to_load_from_cache(name, file, revision=revision)
     except errors.HFValidationError:
-        raise UsageError(f"unknown model {name!r}: {_otherwise()}") from None
-    except errors.GatedRepoError:
-        raise UsageError(
-            f"{name} is gated: accept its terms at {_endpoint()}/{name}, then `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise UsageError(
-            f"unknown model {name!r}: {_endpoint()} has none by that name (if it is private, "
-            f"`hf auth login`); {_otherwise()}"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UsageError(f"{name} has no revision {revision!r}") from None
-    except errors.RemoteEntryNotFoundError:
-        raise NoSuchFile(f"{name} has no {file}, so ssmlens cannot load it") from None
-    except errors.LocalEntryNotFoundError as error:
-        raise HubUnreachable(
-            f"{file} of {name} is not in the cache and the hub ({_endpoint()}) cannot be reached"
-            f"{_reason(error)}; {_otherwise()}"
-        ) from None
+        raise UsageError(f"unknown model {name!r}: not a hub id; {_ways_out()}") from None
+    if isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision or ""):
+        return Path(cached)
+    try:
+        _probe(name, file, revision)
+    except HubUnreachable:
+        if isinstance(cached, str):
+            return Path(cached)
+        raise
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
     except Exception as error:  # of the HTTP client, or OSError: a broken transfer, a full disk
         raise SsmlensError(
-            f"{file} of {name} could not be downloaded from {_endpoint()}: "
-            f"{_first_line(error)}; run it again to resume, or {_otherwise()}"
+            f"{file} of {name} could not be downloaded from {_endpoint()} ({_first_line(error)}); "
+            f"run it again to resume, or {_ways_out()}"
         ) from error
 
 
-def download_weights(name: str, revision: str) -> None:
+def download_weights(name: str, commit: str) -> None:
     """Fetch a model's weights: safetensors where there are, else pickles, and all the shards."""
     unreachable = None
     for file in WEIGHTS_FILES:
         try:
-            path = download(name, file, revision)
+            path = download(name, file, commit)
         except NoSuchFile:
             continue
         except HubUnreachable as error:
             unreachable = unreachable or error  # the cache may still hold the next candidate
             continue
         for shard in shard_names(path) if path.suffix == ".json" else ():
-            download(name, shard, revision)
+            download(name, shard, commit)
         return
     raise unreachable or NoSuchFile(f"{name} has no weights: none of {', '.join(WEIGHTS_FILES)}")
 
 
-class HubUnreachable(SsmlensError):
-    """A file is not in the cache and the hub does not answer."""
+def _probe(name: str, file: str, revision: str | None) -> None:
+    """Ask the hub once for the file's metadata: the client's own download would retry for 20 s."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    closed = f"{_endpoint()} has none by that name, or it is private (then `hf auth login`)"
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision))
+    except errors.GatedRepoError:
+        raise UsageError(
+            f"{name} is gated: accept its terms at {_endpoint()}/{name}, then `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+    except errors.RevisionNotFoundError:
+        raise UsageError(f"{name} has no revision {revision!r}") from None
+    except errors.RemoteEntryNotFoundError:
+        raise NoSuchFile(f"{name} has no {file}") from None
+    except errors.OfflineModeIsEnabled:
+        raise HubUnreachable(
+            f"{file} of {name} is not in the cache, and HF_HUB_OFFLINE is set; {_ways_out()}"
+        ) from None
+    except Exception as error:  # of the HTTP client, whose library changes between versions
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+        raise HubUnreachable(
+            f"{file} of {name} is not in the cache, and the hub at {_endpoint()} cannot be reached "
+            f"({_first_line(error)}); {_ways_out()}"
+        ) from None
 
 
 def _endpoint() -> str:
-    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub import constants
 
-    return ENDPOINT
-
-
-def _otherwise() -> str:
-    return f"pass a folder with config.json and weights, or a shipped model: {_shipped()}"
+    return constants.ENDPOINT
 
 
-def _shipped() -> str:
-    return ", ".join(shipped_names())
-
-
-def _reason(error: Exception) -> str:
-    if os.environ.get("HF_HUB_OFFLINE"):
-        return " (HF_HUB_OFFLINE is set)"
-    return f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+def _ways_out() -> str:
+    shipped = ", ".join(shipped_names())
+    return f"pass a folder with config.json and weights, or a shipped model: {shipped}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,7 +54,7 @@ class Repository:
         """The model's own tokenizer, or the one that state-spaces trained with."""
         try:
             return FastTokenizer.read(hub.download(self.name, TOKENIZER_FILE, self.commit))
-        except hub.NoSuchFile:
+        except (hub.NoSuchFile, hub.HubUnreachable):
             if not self.name.startswith("state-spaces/"):
                 raise
         return FastTokenizer.read(hub.download(STATE_SPACES_TOKENIZER, TOKENIZER_FILE))
