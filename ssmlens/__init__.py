@@ -1,0 +1,74 @@
+"""ssmlens: see what Mamba layers attend to, and prove it.
+
+>>> model = ssmlens.load_model("copy-mamba1-mimetic")
+>>> with ssmlens.recording(model) as rec:
+...     model(input_ids)
+>>> rec[3].operands, rec[3].closure_error
+>>> cap = ssmlens.capture(model, prompts, out="run.h5")
+>>> ssmlens.rank_layers(cap)
+
+The names below are imported when first used, so that `import ssmlens` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ssmlens.models.load import load_model
+    from ssmlens.recorder.capture import capture
+    from ssmlens.recorder.prompts import Prompts
+    from ssmlens.recorder.recording import recording
+    from ssmlens.scan.hidden_attention import (
+        attention_map,
+        attention_map_and_mask,
+        attention_mask,
+        channel_maps,
+    )
+    from ssmlens.scan.operands import ScanOperands
+    from ssmlens.scan.selective_scan import selective_scan
+    from ssmlens.scores import rank_layers
+    from ssmlens.store import open_capture, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Prompts",
+    "ScanOperands",
+    "attention_map",
+    "attention_map_and_mask",
+    "attention_mask",
+    "capture",
+    "channel_maps",
+    "load_model",
+    "open_capture",
+    "rank_layers",
+    "recording",
+    "selective_scan",
+    "verify",
+]
+
+_HOMES = {
+    "Prompts": "recorder.prompts",
+    "ScanOperands": "scan.operands",
+    "attention_map": "scan.hidden_attention",
+    "attention_map_and_mask": "scan.hidden_attention",
+    "attention_mask": "scan.hidden_attention",
+    "capture": "recorder.capture",
+    "channel_maps": "scan.hidden_attention",
+    "load_model": "models.load",
+    "open_capture": "store",
+    "rank_layers": "scores",
+    "recording": "recorder.recording",
+    "selective_scan": "scan.selective_scan",
+    "verify": "store",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssmlens' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ssmlens.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -25,7 +25,7 @@ TAP = "tap"
 LAYER = "layer"
 
 # Arrays of one layer in a capture, with their axes. Padding (tokens past a prompt's length) is zero in all of them.
-# Trailing axes that a layer does not have are dropped: A and A_log are (head,) in Mamba-2, D is (head,) without D_has_hdim.
+# Trailing axes that a layer lacks are dropped: A and A_log are (head,) in Mamba-2, D is (head,) without D_has_hdim.
 LAYER_ARRAYS: dict[str, tuple[str, ...]] = {
     # operands of the scan
     "delta": (PROMPT, TOKEN, HEAD),

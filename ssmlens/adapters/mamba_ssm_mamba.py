@@ -15,8 +15,8 @@ class MambaSsmMamba(Mamba1Adapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
-        from mamba_ssm.models.config_mamba import MambaConfig
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+        from mamba_ssm.models.config_mamba import MambaConfig  # pyright: ignore[reportMissingImports]
+        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel  # pyright: ignore[reportMissingImports]
 
         config = MambaConfig(d_model=64, n_layer=3, vocab_size=32, ssm_cfg={"d_state": 16})
         return MambaLMHeadModel(config, device="cuda")

@@ -34,8 +34,8 @@ class MambaSsmMamba2(Mamba2Adapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
-        from mamba_ssm.models.config_mamba import MambaConfig
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+        from mamba_ssm.models.config_mamba import MambaConfig  # pyright: ignore[reportMissingImports]
+        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel  # pyright: ignore[reportMissingImports]
 
         ssm_cfg = {"layer": "Mamba2", "d_state": 32, "headdim": 32}
         config = MambaConfig(d_model=128, n_layer=3, vocab_size=32, ssm_cfg=ssm_cfg)

@@ -49,7 +49,9 @@ def closure(
     again = adapter.finish(mixer, y, operands)
     real = torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
     if length is not None:
-        real = torch.arange(output.shape[1], device=output.device) < length[:, None].to(output.device)
+        real = torch.arange(output.shape[1], device=output.device) < length[:, None].to(
+            output.device
+        )
     difference = (again.float() - output.float()).masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
     size = output.float().masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
     zero = (size == 0).all(1) & (difference == 0).all(1)  # nothing computed, nothing recomputed

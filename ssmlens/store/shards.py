@@ -96,6 +96,15 @@ class Shards:
             self.sound(path, layer) for path in (self.layer(layer), self.batch(layer, batch))
         )
 
+    def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
+        """An array without prompts of a sound shard (or of its whole layer), or None where it is not there."""
+        for path in (self.layer(layer), self.batch(layer, batch)):
+            if self.sound(path, layer):
+                with open_guarded(path) as file:
+                    group = stored_layer(file, layer)
+                    return stored_array(group, name)[...] if name in group else None
+        return None
+
     def sound(self, path: Path, layer: int) -> bool:
         """Whether a file is there and holds what was written. One that does not is removed, to be written again."""
         if path in self._known_sound:

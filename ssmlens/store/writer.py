@@ -89,6 +89,10 @@ class CaptureWriter:
         """Whether this shard is on the disk and sound. A damaged one is removed, to be written again."""
         return self._complete or self._shards.done(layer, batch)
 
+    def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
+        """An array of a shard that is `done`, or None where the shard lacks it."""
+        return self._shards.stored(layer, batch, name)
+
     def write(
         self,
         layer: int,

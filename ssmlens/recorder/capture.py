@@ -1,0 +1,249 @@
+"""`capture`: prompts through a model, layer by layer, into a verified file."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ssmlens
+from ssmlens.adapters.find import MixerSite, count_blocks, find_mixers
+from ssmlens.errors import ClosureError, UsageError
+from ssmlens.models.checkpoint import digest
+from ssmlens.recorder import closure as closing
+from ssmlens.recorder.hooks import MixerCall, hooked
+from ssmlens.recorder.layer_capture import capture_layer
+from ssmlens.recorder.prompts import Prompts, default_prompts, from_texts, from_tokens
+from ssmlens.recorder.recording import choose_sites
+from ssmlens.store.header import CaptureHeader
+from ssmlens.store.reader import Capture, open_capture
+from ssmlens.store.writer import CaptureWriter
+
+# Tokens that go through the model at once, padding included.
+_BATCH_TOKENS = 4096
+# Longer prompts have maps too large to store whole.
+_MAX_TOKENS = 8192
+
+Progress = Callable[[int, int, str], None]
+
+
+def capture(
+    model: nn.Module,
+    prompts: Prompts | Sequence[str] | Sequence[Sequence[int]] | Tensor | str | None = None,
+    out: str | Path = "capture.h5",
+    *,
+    layers: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
+    shard: tuple[int, int] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    store_discretized: bool = False,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Capture | None:
+    """Run prompts through a model and store what its Mamba layers attend to, with the proof of it.
+
+    Streams layer by layer: each layer's operands, attention map and mask are written, checked and forgotten before
+    the next layer computes.
+
+    Args:
+        model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
+        prompts: Texts, token lists, a tensor [prompt token], or `Prompts` with targets. None: see `default_prompts`.
+        out: `name.h5` for one file, any other name for a folder of them.
+        layers: Block indices to capture. None: all with a Mamba mixer.
+        channels: Heads whose own maps are stored. None: in each layer the four that write most.
+        shard: (i, N), i from 1: only the i-th N-th of the layers, for several machines sharing `out`.
+        resume: Go on with a stopped capture of the same request.
+        overwrite: Replace `out` if it exists.
+        keep_going: Store a layer whose closure fails, instead of stopping there; `ssmlens verify` will name it.
+        store_discretized: Store Ā and B̄ as well; otherwise the reader computes them.
+        progress: Called with (layers done, layers in all, what is being done).
+        command: What was typed, for the record.
+
+    Returns:
+        The capture, open; None while shards of other machines are missing.
+
+    Raises:
+        UsageError: The request cannot be served: see the message.
+        ClosureError: A layer's output could not be recomputed from its operands.
+        SsmlensError: The disk is full or cannot be written.
+    """
+    found = find_mixers(model)
+    sites = choose_sites(found, layers)
+    vocab_size = _vocab_size(model)
+    asked = _prompts(model, prompts, vocab_size)
+    asked.check_vocabulary(vocab_size)
+    if max(asked.length) > _MAX_TOKENS:
+        raise UsageError(
+            f"a prompt has {max(asked.length)} tokens; maps are stored whole up to {_MAX_TOKENS}"
+        )
+    for site in sites:
+        _check_channels(site, channels)
+    mine = sites if shard is None else sites[_share(len(sites), *shard)]
+    writer = CaptureWriter(
+        Path(out),
+        _header(model, found, sites, asked, channels, store_discretized, command),
+        layers=[site.layer for site in mine],
+        batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    job = _Job(model, asked, writer, channels, store_discretized, keep_going, progress)
+    for batch in range(writer.batches):
+        job.run(mine, batch)
+    path = writer.finish()
+    return None if path is None else open_capture(path)
+
+
+@dataclasses.dataclass
+class _Job:
+    """One call of `capture`, batch by batch."""
+
+    model: nn.Module
+    prompts: Prompts
+    writer: CaptureWriter
+    channels: Sequence[int] | None
+    store_discretized: bool
+    keep_going: bool
+    progress: Progress | None
+
+    def run(self, sites: list[MixerSite], batch: int) -> None:
+        """Forward one batch of prompts, up to the last layer that is missing."""
+        missing = [site for site in sites if not self.writer.done(site.layer, batch)]
+        self._done, self._all = len(sites) - len(missing), len(sites)
+        if not missing:
+            return
+        rows = self.writer.prompts(batch)
+        ids = self.prompts.padded()[rows.start : rows.stop]
+        length = torch.tensor(self.prompts.length[rows.start : rows.stop])
+        self._tell(batch, f"forward to layer {missing[0].layer}")
+
+        def on_call(call: MixerCall) -> None:
+            self._store(call, length, batch)
+            if call.site is missing[-1]:
+                raise _EnoughError
+
+        device = next(self.model.parameters()).device
+        with hooked(missing, on_call), torch.no_grad():
+            try:
+                self.model(ids.to(device))
+            except _EnoughError:
+                pass
+        if self._done < self._all:
+            raise UsageError(
+                f"the model ran without calling its layer {missing[self._done - self._all].name}"
+            )
+
+    def _store(self, call: MixerCall, length: Tensor, batch: int) -> None:
+        layer = call.site.layer
+        channels = self.channels
+        if channels is None and batch > 0:
+            stored = self.writer.stored(layer, 0, "channel")
+            channels = None if stored is None else stored.tolist()
+        got = capture_layer(call, length, channels, self.store_discretized)
+        limit = closing.tolerance(call.output, call.site.adapter.family)
+        if got.finite and not got.worst_closure <= limit and not self.keep_going:
+            raise ClosureError(
+                f"layer {layer} ({call.site.adapter.family}): recomputed output differs by "
+                f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
+                "(--keep-going stores them all the same)"
+            )
+        self.writer.write(layer, batch, got.arrays, got.attributes)
+        self._done += 1
+        self._tell(batch, f"layer {layer}")
+
+    def _tell(self, batch: int, what: str) -> None:
+        if self.progress is not None:
+            done = batch * self._all + self._done
+            self.progress(done, self.writer.batches * self._all, what)
+
+
+class _EnoughError(Exception):
+    """The last layer that is wanted has been stored: what follows in the forward is not needed."""
+
+
+def _prompts(model: Any, prompts: Any, vocab_size: int) -> Prompts:
+    if prompts is None:
+        return default_prompts(model, vocab_size)
+    if isinstance(prompts, Prompts):
+        return prompts
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not isinstance(prompts, Tensor) and all(isinstance(p, str) for p in prompts):
+        why_none = getattr(getattr(model, "source", None), "tokenizer_problem", None) or ""
+        return from_texts(list(prompts), getattr(model, "tokenizer", None), why_none)
+    return from_tokens(prompts)
+
+
+def _header(
+    model: Any,
+    found: list[MixerSite],
+    sites: list[MixerSite],
+    prompts: Prompts,
+    channels: Sequence[int] | None,
+    store_discretized: bool,
+    command: str,
+) -> CaptureHeader:
+    source = getattr(model, "source", None)
+    parameter = next(model.parameters())
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    tokenizer = getattr(model, "tokenizer", None)
+    target = prompts.padded_target()
+    worst = max(closing.tolerance(parameter, site.adapter.family) for site in sites)
+    return CaptureHeader(
+        tokens=prompts.padded().numpy(),
+        length=torch.tensor(prompts.length).numpy(),
+        layers=[site.layer for site in sites],
+        target=None if target is None else target.numpy(),
+        token_strings=None
+        if tokenizer is None
+        else [tokenizer.token_strings(row) for row in prompts.tokens],
+        prompt_texts=prompts.texts,
+        prompt_kinds=prompts.kinds,
+        attributes={
+            "model": getattr(source, "name", type(model).__name__),
+            "model_class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "model_digest": source.digest if source else digest(model.state_dict()),
+            "revision": getattr(source, "revision", None) or "",
+            "backend": getattr(source, "backend", type(model).__module__.split(".")[0]),
+            "dtype": dtype,
+            "device": parameter.device.type,
+            "n_layer": count_blocks(model, found),
+            "channels": "" if channels is None else ",".join(map(str, channels)),
+            "discretized": int(store_discretized),
+            "closure_tolerance": worst,
+            "ssmlens_version": ssmlens.__version__,
+            "torch_version": torch.__version__,
+            "command": command,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    )
+
+
+def _vocab_size(model: nn.Module) -> int:
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            return module.num_embeddings
+    raise UsageError(f"{type(model).__name__} has no token embedding; capture runs language models")
+
+
+def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:
+    A_log = site.adapter.weights(site.module).A_log
+    for channel in channels or ():
+        if A_log is not None and not 0 <= channel < len(A_log):
+            raise UsageError(
+                f"channel {channel} is out of range: layer {site.layer} has 0..{len(A_log) - 1}"
+            )
+
+
+def _share(count: int, part: int, parts: int) -> slice:
+    if not 1 <= part <= parts <= count:
+        raise UsageError(
+            f"shard {part}/{parts}: i/N needs 1 ≤ i ≤ N ≤ {count}, the layers asked for"
+        )
+    return slice((part - 1) * count // parts, part * count // parts)

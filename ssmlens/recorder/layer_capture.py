@@ -1,0 +1,188 @@
+"""One layer of a capture: operands, maps and proofs, as arrays that a store takes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssmlens import names
+from ssmlens.recorder.closure import closure
+from ssmlens.recorder.hooks import MixerCall
+from ssmlens.scan.discretize import discretize_A, discretize_B
+from ssmlens.scan.hidden_attention import (
+    attention_map_and_mask,
+    channel_agreement,
+    channel_maps,
+)
+from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.probe import probe
+from ssmlens.scan.selective_scan import selective_scan
+
+# How many channels' maps are stored where nobody chose: those that write most.
+DEFAULT_CHANNELS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCapture:
+    """What is stored of one layer for one batch of prompts.
+
+    Attributes:
+        arrays: Names of `names.LAYER_ARRAYS` to arrays.
+        attributes: `mixer`, `adapter`, `finite`, `reason`, `d_conv`, `headdim`.
+        worst_closure: The largest closure error over the prompts (NaN where the layer is not finite).
+    """
+
+    arrays: dict[str, np.ndarray]
+    attributes: dict[str, str | int]
+    worst_closure: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether weights, input and output were all finite."""
+        return self.attributes["finite"] == names.FINITE
+
+
+def capture_layer(
+    call: MixerCall,
+    length: Tensor,
+    channels: Sequence[int] | None = None,
+    store_discretized: bool = False,
+) -> LayerCapture:
+    """Everything that is stored of one mixer's call.
+
+    Args:
+        call: The call, one prompt a row, padded on the right.
+        length: Real tokens of each prompt.
+        channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
+        store_discretized: Store Ā and B̄ too.
+    """
+    adapter, mixer = call.site.adapter, call.site.module
+    finite, reason = _finite(call, length)
+    with torch.no_grad(), call.precision():
+        operands = adapter.project(mixer, call.given)
+        y = selective_scan(operands)
+        proof = closure(adapter, mixer, operands, call.output, length, y)
+    real = torch.arange(operands.tokens, device=length.device) < length[:, None]
+    weights = adapter.weights(mixer).named()
+    shared = {name: view for name, view in weights.items() if name not in ("A_log", "D")}
+    arrays: dict[str, Tensor] = {
+        "delta": _zero_padding(operands.delta, real),
+        "B": _zero_padding(operands.B, real),
+        "C": _zero_padding(operands.C, real),
+        "A": _drop_last_axis_of_one(operands.A),
+        **{n: _drop_last_axis_of_one(weights[n]) for n in ("A_log", "D") if n in weights},
+        **shared,
+        "closure_error": proof.error,
+        "closure_worst_token": proof.worst_token,
+    }
+    if channels is None:
+        channels = _loudest(operands, y, real)
+    if all(_is_finite(getattr(operands, name)) for name in ("delta", "A", "B", "C")):
+        arrays |= _maps(operands, length, channels)
+    else:
+        arrays |= _no_maps(operands, channels)
+    if channels:
+        arrays["channel"] = torch.tensor(list(channels))
+    else:
+        del arrays["channel_map"]
+    if store_discretized:
+        A_bar = discretize_A(operands.delta, operands.A)
+        arrays["A_bar"] = _drop_last_axis_of_one(_zero_padding(A_bar, real))
+        arrays["B_bar"] = _zero_padding(discretize_B(operands.delta, operands.B), real)
+    attributes = {
+        "mixer": f"{type(mixer).__module__}.{type(mixer).__qualname__}",
+        "adapter": adapter.family,
+        "finite": finite,
+        "reason": reason,
+        "headdim": 1 if operands.x is None else operands.x.shape[3],
+        "d_conv": weights["conv"].shape[1] if "conv" in weights else 0,
+    }
+    stored = {name: _numpy(array) for name, array in arrays.items()}
+    return LayerCapture(stored, attributes, float(proof.error.max()))
+
+
+def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> dict[str, Tensor]:
+    """Maps of each prompt over its real tokens, in zeros; and what proves them."""
+    shape = (operands.batch, operands.tokens, operands.tokens)
+    arrays = {
+        "attention_map": operands.delta.new_zeros(shape),
+        "attention_mask": operands.delta.new_zeros(shape),
+        "channel_map": operands.delta.new_zeros(shape[0], len(channels), *shape[1:]),
+    }
+    proofs = {name: [] for name in ("map_error", "mask_error", "channel_agreement")}
+    for prompt, real in enumerate(length.tolist()):
+        one = operands.sequence(prompt, real)
+        with torch.no_grad():
+            attention_map, attention_mask = attention_map_and_mask(one)
+            arrays["attention_map"][prompt, :real, :real] = attention_map[0]
+            arrays["attention_mask"][prompt, :real, :real] = attention_mask[0]
+            arrays["channel_map"][prompt, :, :real, :real] = channel_maps(one, channels)[0]
+            vector = _random_vector(real).to(one.delta)
+            seen, passed = probe(one, vector)
+            proofs["map_error"].append(_relative(attention_map[0] @ vector[0], seen[0]))
+            proofs["mask_error"].append(_relative(attention_mask[0] @ vector[0], passed[0]))
+            proofs["channel_agreement"].append(channel_agreement(one)[0])
+    return arrays | {name: torch.stack(values) for name, values in proofs.items()}
+
+
+def _no_maps(operands: ScanOperands, channels: Sequence[int]) -> dict[str, Tensor]:
+    """NaN wherever there would be a map or its proof: the operands are not finite."""
+    prompts, square = (operands.batch,), (operands.tokens, operands.tokens)
+    shapes = {
+        "attention_map": prompts + square,
+        "attention_mask": prompts + square,
+        "channel_map": (*prompts, len(channels), *square),
+        **dict.fromkeys(("map_error", "mask_error", "channel_agreement"), prompts),
+    }
+    return {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
+
+
+def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
+    """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
+    written = y if operands.D is None or operands.x is None else y - operands.D * operands.x
+    loudness = _zero_padding(written, real).square().sum((0, 1, 3))
+    count = min(DEFAULT_CHANNELS, operands.heads)
+    return sorted(torch.topk(loudness, count).indices.tolist())
+
+
+def _finite(call: MixerCall, length: Tensor) -> tuple[str, str]:
+    """What of the layer is not finite, the cause before its consequences; and that in words."""
+    for name, parameter in call.site.module.named_parameters():
+        if not _is_finite(parameter):
+            return names.NONFINITE_WEIGHTS, f"{name} is not finite"
+    real = torch.arange(call.output.shape[1], device=length.device) < length[:, None]
+    if not _is_finite(_zero_padding(call.given.hidden, real)):
+        return names.NONFINITE_INPUT, "its input is not finite: an earlier layer's doing"
+    if not _is_finite(_zero_padding(call.output, real)):
+        return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
+    return names.FINITE, ""
+
+
+def _is_finite(tensor: Tensor | nn.Parameter) -> bool:
+    return bool(tensor.detach().isfinite().all())
+
+
+def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
+    mask = real.to(tensor.device)
+    if bool(mask.all()):
+        return tensor
+    return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
+
+
+def _random_vector(tokens: int) -> Tensor:
+    return torch.randn(1, tokens, generator=torch.Generator().manual_seed(tokens))
+
+
+def _relative(got: Tensor, wanted: Tensor) -> Tensor:
+    return (got - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)
+
+
+def _drop_last_axis_of_one(tensor: Tensor) -> Tensor:
+    return tensor.squeeze(-1) if tensor.shape[-1] == 1 else tensor
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    plain = tensor.detach().cpu()
+    return (plain.float() if plain.is_floating_point() else plain).contiguous().numpy()

@@ -1,0 +1,178 @@
+"""Prompts: token sequences with what is known of them, from text, files, tasks or the user's own tensors."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmlens.errors import UsageError
+from ssmlens.models.shipped import data_folder
+from ssmlens.models.tokenizers import Tokenizer, Vocabulary
+from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.repeat import Repeat
+from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Prompts, each with its own length.
+
+    Attributes:
+        tokens: Token ids of each prompt.
+        kinds: What each is: "text", "tokens", or the name of its task.
+        texts: Each prompt as text, "" where there is none.
+        target: For each prompt the position each query must look at (NO_TARGET: none), or None.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    kinds: tuple[str, ...]
+    texts: tuple[str, ...]
+    target: tuple[tuple[int, ...] | None, ...]
+
+    def __post_init__(self):
+        if not self.tokens:
+            raise UsageError("there is no prompt; give at least one")
+        for number, (tokens, text) in enumerate(zip(self.tokens, self.texts, strict=True), 1):
+            if not tokens:
+                raise UsageError(f"prompt {number} ({text!r}) is empty; give it at least one token")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __add__(self, other: "Prompts") -> "Prompts":
+        return Prompts(
+            self.tokens + other.tokens,
+            self.kinds + other.kinds,
+            self.texts + other.texts,
+            self.target + other.target,
+        )
+
+    @property
+    def length(self) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(tokens) for tokens in self.tokens]
+
+    def padded(self, pad: int = 0) -> Tensor:
+        """The token ids as one tensor [prompt token], padded on the right."""
+        return _padded(self.tokens, pad)
+
+    def padded_target(self) -> Tensor | None:
+        """The targets as one tensor [prompt token]; None where no prompt has any."""
+        if all(target is None for target in self.target):
+            return None
+        return _padded([target or () for target in self.target], NO_TARGET, max(self.length))
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise UsageError if a token id is not one of the model's."""
+        for number, tokens in enumerate(self.tokens, 1):
+            for token in tokens:
+                if not 0 <= token < vocab_size:
+                    raise UsageError(
+                        f"prompt {number}: token id {token} is out of range: "
+                        f"the model has 0..{vocab_size - 1}"
+                    )
+
+
+def from_tokens(rows: Iterable[Iterable[int]] | Tensor) -> Prompts:
+    """Prompts from token ids: a tensor [prompt token], one sequence, or lists of ids.
+
+    Raises:
+        UsageError: There is none, one is empty, or something is not a token id.
+    """
+    if isinstance(rows, Tensor):
+        if rows.is_floating_point() or rows.ndim not in (1, 2):
+            raise UsageError(
+                f"token ids are an integer tensor [prompt token]; this one is {rows.dtype}, "
+                f"shape {tuple(rows.shape)}"
+            )
+        rows = rows.reshape(-1, rows.shape[-1]).tolist()
+    whole = [list(row) for row in rows]
+    for number, row in enumerate(whole, 1):
+        for token in row:
+            if isinstance(token, bool) or not isinstance(token, int):
+                raise UsageError(f"prompt {number}: {token!r} is not a token id")
+    tokens = tuple(tuple(row) for row in whole)
+    return Prompts(tokens, ("tokens",) * len(tokens), ("",) * len(tokens), (None,) * len(tokens))
+
+
+def from_texts(texts: Sequence[str], tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
+    """Prompts from text.
+
+    Raises:
+        UsageError: There is none, one is empty, or the model has no tokenizer.
+    """
+    if tokenizer is None:
+        reason = f" ({why_none})" if why_none else ""
+        raise UsageError(f"this model has no tokenizer{reason}; pass token ids instead of text")
+    tokens = tuple(tuple(tokenizer.encode(text)) for text in texts)
+    return Prompts(tokens, ("text",) * len(tokens), tuple(texts), (None,) * len(tokens))
+
+
+def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None = None) -> Prompts:
+    """The examples of a task, with their targets."""
+    batch: TaskBatch = task.build(seed)
+    tokens = tuple(map(tuple, batch.tokens.tolist()))
+    texts = tuple("" if tokenizer is None else tokenizer.decode(row) for row in tokens)
+    return Prompts(tokens, (name,) * len(tokens), texts, tuple(map(tuple, batch.target.tolist())))
+
+
+def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
+    """Prompts from a file: .txt, a prompt a line; .jsonl, {"text": …} or {"tokens": […]} a line. Empty lines are skipped.
+
+    Raises:
+        UsageError: The file is not there, holds no prompt, or a line of it is wrong.
+    """
+    if path.suffix not in (".txt", ".jsonl"):
+        raise UsageError(f"{path}: prompts are read from .txt (a prompt a line) or .jsonl")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text") from None
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise UsageError(f"{path} holds no prompt; write one a line")
+    if path.suffix == ".txt":
+        return from_texts([line for _, line in numbered], tokenizer, why_none)
+    parts = [_from_json(f"{path}:{n}", line, tokenizer, why_none) for n, line in numbered]
+    return sum(parts[1:], parts[0])
+
+
+def default_prompts(model: Any, vocab_size: int) -> Prompts:
+    """What is captured where nobody chose.
+
+    For a shipped model (its tokens are letters), the copy task; for any other, a shipped passage of text, if it has a
+    tokenizer, and four random sequences said twice, on which induction shows.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if isinstance(tokenizer, Vocabulary):
+        return from_task("copy", Copy(), tokenizer=tokenizer)
+    repeated = from_task("repeat", Repeat(vocab_size=vocab_size), tokenizer=tokenizer)
+    if tokenizer is None:
+        return repeated
+    passage = (data_folder() / "prompts" / "passage.txt").read_text(encoding="utf-8").strip()
+    return from_texts([passage], tokenizer) + repeated
+
+
+def _from_json(where: str, line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts:
+    try:
+        given = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where} is not JSON: {error.msg}") from None
+    match given:
+        case {"text": str(text), **rest} if not rest:
+            return from_texts([text], tokenizer, why_none)
+        case {"tokens": list(tokens), **rest} if not rest:
+            return from_tokens([tokens])
+    raise UsageError(f'{where} must be {{"text": "…"}} or {{"tokens": [1, 2, …]}}')
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> Tensor:
+    width = max(map(len, rows)) if width is None else width
+    padded = [[*row, *[pad] * (width - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long)
