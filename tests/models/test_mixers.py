@@ -1,7 +1,9 @@
 """The mixers as modules: names, shapes and draw of mamba_ssm's, gradients, refusals."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +106,38 @@ def test_gradient_equals_a_finite_difference():
     ):
         u = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(mixer, (u,))
+
+
+KERNELS = Path(__file__).parents[1] / "fixtures" / "mamba_ssm_mixers" / "outputs.npz"
+VARIANTS = {
+    "m1": {},
+    "m1-bias": {"bias": True},
+    "m1-noconvbias": {"conv_bias": False},
+    "m1-slow": {"use_fast_path": False},
+    "m2": {},
+    "m2-groups": {"ngroups": 2},
+    "m2-dssm": {"d_ssm": 64},
+    "m2-D": {"D_has_hdim": True},
+    "m2-nonorm": {"rmsnorm": False},
+    "m2-normfirst": {"norm_before_gate": True},
+    "m2-limit": {"dt_limit": [0.02, 0.05]},
+    "m2-bias": {"bias": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_output_of_mamba_ssms_own_kernels(variant):
+    stored = np.load(KERNELS)
+    name, shape = ("Mamba", {}) if variant.startswith("m1") else ("Mamba2", {"headdim": 16})
+    mixer = build_mixer(name, d_model=64, d_state=16, **shape, **VARIANTS[variant])
+    prefix = f"{variant}/weights/"
+    state = {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}
+    mixer.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    output = mixer(torch.from_numpy(stored[f"{variant}/input"])).numpy()
+    expected = stored[f"{variant}/output"]
+    error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
+    assert error < (1e-5 if name == "Mamba" else 5e-3)  # Mamba-2's kernels multiply in TF32
 
 
 def test_unknown_mixers_and_settings_are_refused():
