@@ -59,7 +59,7 @@ def attention_heatmap(
     shown = coloured(values, scale, signed=signed, limit=limit)
     figure = go.Figure(layout=_layout(rows, columns, theme))
     if values.size <= NUMBERS:
-        figure.add_trace(_cells(values, shown, rows, columns, signed=signed))
+        figure.add_trace(_cells(values, shown, signed=signed).update(x=columns, y=rows))
         return figure
     stops = SIGNED if signed else UNIT
     figure.add_layout_image(
@@ -69,24 +69,18 @@ def attention_heatmap(
     )
     block = -(-max(values.shape) // HOVER_SIDE)
     peaks = block_reduce(values, block, "peak")
-    centres = [labels[block // 2 :: block] or labels[-1:] for labels in (rows, columns)]
-    for labels, all_labels, blocks in zip(centres, (rows, columns), peaks.shape, strict=True):
-        labels.extend(all_labels[-1:] * (blocks - len(labels)))
     coarse = coloured(peaks, scale, signed=signed, limit=shown.limit)
-    trace = _cells(peaks, coarse, *centres, signed=signed)
+    trace = _cells(peaks, coarse, signed=signed)
+    trace.update(x0=(block - 1) / 2, dx=block, y0=(block - 1) / 2, dy=block)
     trace.update(opacity=0, hovertemplate=_hover(f"peak of {block}×{block}"))
     figure.add_trace(trace)
     return figure
 
 
-def _cells(
-    values: np.ndarray, shown: Coloured, rows: list[str], columns: list[str], *, signed: bool
-) -> go.Heatmap:
+def _cells(values: np.ndarray, shown: Coloured, *, signed: bool) -> go.Heatmap:
     return go.Heatmap(
         z=shown.position.astype(np.float32),
         customdata=values.astype(np.float32),
-        x=columns,
-        y=rows,
         zmin=-1 if signed else 0,
         zmax=1,
         colorscale=colorscale(SIGNED if signed else UNIT),
