@@ -168,7 +168,7 @@ class Layer:
     def _values(self, dataset: h5py.Dataset, at: tuple) -> np.ndarray:
         name = str(dataset.name).rsplit("/", 1)[-1]
         with damage_told(self._path, f"layer {self.index}: {name}"):
-            return dataset[at]
+            return np.asarray(dataset[at])
 
 
 def _column(array: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ class Shards:
             if self.sound(path, layer):
                 with open_guarded(path) as file:
                     group = stored_layer(file, layer)
-                    return stored_array(group, name)[...] if name in group else None
+                    return hdf5.stored_array(group, name)[...] if name in group else None
         return None
 
     def sound(self, path: Path, layer: int) -> bool:
