@@ -105,6 +105,12 @@ def test_the_ranking_is_that_of_the_scores(page, capture):
     assert any(ranking.rows[-1].reason in t for t in page.text)
 
 
+def test_only_the_best_layers_bring_their_channels(capture):
+    layers = Page(report(capture, top=1)).data["layers"]
+    channels = [{v["title"] for v in la["views"] if v["name"] == "channel_map"} for la in layers]
+    assert channels == [set(), {"Channel 0", "Channel 5"}, set(), set()]
+
+
 def test_a_given_ranking_is_used(capture):
     ranking = rank_layers(capture, by="mask_ones")
     page = Page(report(capture, ranking=ranking))

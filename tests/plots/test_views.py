@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from ssmlens.plots.views import OTHER_CELLS, PROMPTS, TOP_CELLS, Plan, layer_views, plan
 
 
+def values_of(view):
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(view["values"])), np.uint8)
+    high, low = planes.reshape(2, -1).astype(np.uint32)
+    return (high << 24 | low << 16).view(np.float32)
+
+
 def cells_of(view):
-    return len(zlib.decompress(base64.b64decode(view["values"]))) // 2
+    return len(values_of(view))
 
 
 class Sizes:
@@ -77,8 +83,23 @@ def test_blocks_keep_the_peak_of_maps_and_the_mean_of_masks(make_capture):
     shown = Plan(prompts=1, top=frozenset(), top_cells=1, other_cells=50)  # 10 cells a side
     attention_map, mask = layer_views(capture, 0, shown)
     assert (attention_map["block"], attention_map["side"]) == (3, 8)
-    assert cells_of(attention_map) == 8 * 9 // 2
     assert mask["side"] == 8
+    stored = {n: capture.layer(0).read(n, 0) for n in ("attention_map", "attention_mask")}
+    at = 0
+    for row in range(8):
+        for column in range(row + 1):
+            square = [
+                (q, k)
+                for q in range(3 * row, min(3 * row + 3, 23))
+                for k in range(3 * column, 3 * column + 3)
+                if k <= q
+            ]
+            entries = [stored["attention_map"][cell] for cell in square]
+            decays = [stored["attention_mask"][cell] for cell in square]
+            assert values_of(attention_map)[at] == pytest.approx(max(entries, key=abs), rel=2**-8)
+            assert values_of(mask)[at] == pytest.approx(sum(decays) / len(decays), rel=2**-7)
+            at += 1
+    assert at == cells_of(attention_map) == cells_of(mask)
 
 
 def test_a_layer_that_is_not_finite_has_a_note_and_no_map(make_capture):
