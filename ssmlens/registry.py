@@ -4,11 +4,12 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from ssmlens.errors import UsageError
 
 T = TypeVar("T")
+Thing = TypeVar("Thing")
 
 
 class Registry(Generic[T]):
@@ -25,13 +26,13 @@ class Registry(Generic[T]):
         self._things: dict[str, T] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Thing], Thing]:
         """Decorator (or `register(name)(thing)`): enter `thing` under `name`, which must be new."""
 
-        def enter(thing: T) -> T:
+        def enter(thing: Thing) -> Thing:
             if name in self._things:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._things[name] = thing
+            self._things[name] = cast(T, thing)
             return thing
 
         return enter

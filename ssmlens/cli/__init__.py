@@ -1,0 +1,55 @@
+"""The command line: `ssmlens COMMAND`. Each command is a file here, imported only when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Command → the module that has it, and its line in `ssmlens --help`.
+COMMANDS = {
+    "capture": ("capture", "run prompts through a model, store what its layers attend to"),
+    "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
+    "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
+    "info": ("info", "what a capture holds"),
+    "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
+    "pack": ("pack", "make one HDF5 file of a capture folder"),
+    "models": ("models", "the models that come with ssmlens"),
+    "demo": ("demo", "capture a shipped model, rank its layers, write the page"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 failed, 2 bad use, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        from ssmlens import __version__
+
+        print(f"ssmlens {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+        print(f"ssmlens: unknown command {words[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    from ssmlens.cli.command import run
+
+    module = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}")
+    return run(module.COMMAND, words[0], words[1:])
+
+
+def _help() -> str:
+    lines = [f"  {name:12}  {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ssmlens COMMAND [options]",
+            "",
+            "See what Mamba layers attend to, and prove it.",
+            "",
+            *lines,
+            "",
+            "`ssmlens COMMAND --help` lists a command's options. Start with: ssmlens demo",
+        ]
+    )

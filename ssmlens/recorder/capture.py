@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from ssmlens.models.checkpoint import digest
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.hooks import MixerCall, hooked
 from ssmlens.recorder.layer_capture import capture_layer
-from ssmlens.recorder.prompts import Prompts, default_prompts, from_texts, from_tokens
+from ssmlens.recorder.prompts import (
+    Prompts,
+    default_prompts,
+    from_texts,
+    from_tokens,
+    vocabulary_size,
+)
 from ssmlens.recorder.recording import choose_sites
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
@@ -75,9 +82,8 @@ def capture(
     """
     found = find_mixers(model)
     sites = choose_sites(found, layers)
-    vocab_size = _vocab_size(model)
-    asked = _prompts(model, prompts, vocab_size)
-    asked.check_vocabulary(vocab_size)
+    asked = _prompts(model, prompts)
+    asked.check_vocabulary(vocabulary_size(model))
     if max(asked.length) > _MAX_TOKENS:
         raise UsageError(
             f"a prompt has {max(asked.length)} tokens; maps are stored whole up to {_MAX_TOKENS}"
@@ -129,11 +135,8 @@ class _Job:
                 raise _EnoughError
 
         device = next(self.model.parameters()).device
-        with hooked(missing, on_call), torch.no_grad():
-            try:
-                self.model(ids.to(device))
-            except _EnoughError:
-                pass
+        with suppress(_EnoughError), hooked(missing, on_call), torch.no_grad():
+            self.model(ids.to(device))
         if self._done < self._all:
             raise UsageError(
                 f"the model ran without calling its layer {missing[self._done - self._all].name}"
@@ -167,9 +170,9 @@ class _EnoughError(Exception):
     """The last layer that is wanted has been stored: what follows in the forward is not needed."""
 
 
-def _prompts(model: Any, prompts: Any, vocab_size: int) -> Prompts:
+def _prompts(model: Any, prompts: Any) -> Prompts:
     if prompts is None:
-        return default_prompts(model, vocab_size)
+        return default_prompts(model)
     if isinstance(prompts, Prompts):
         return prompts
     if isinstance(prompts, str):
@@ -223,13 +226,6 @@ def _header(
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     )
-
-
-def _vocab_size(model: nn.Module) -> int:
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            return module.num_embeddings
-    raise UsageError(f"{type(model).__name__} has no token embedding; capture runs language models")
 
 
 def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.repeat import Repeat
-from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch
+from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +120,41 @@ def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None 
     return Prompts(tokens, (name,) * len(tokens), texts, tuple(map(tuple, batch.target.tolist())))
 
 
+def from_named_task(name: str, model: Any, options: dict[str, int], seed: int = 0) -> Prompts:
+    """The examples of the task called `name`, drawn from the model's own vocabulary.
+
+    Args:
+        name: A registered task.
+        model: The model they are for.
+        options: The task's length and count, where they are not its own.
+        seed: Which examples.
+
+    Raises:
+        UsageError: There is no such task, its options are impossible, or the model's tokens do not suit it.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    letters = isinstance(tokenizer, Vocabulary)
+    kind = tasks[name]
+    if kind is Copy and not letters:
+        raise UsageError(
+            "--task copy is for the shipped models, whose tokens are letters; use --task repeat"
+        )
+    if kind is Repeat:
+        first, beyond = (3, 29) if letters else (0, vocabulary_size(model))
+        options = options | {"first_token": first, "vocab_size": beyond}
+    return from_task(name, kind(**options), seed, tokenizer)
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """Number of token ids the model embeds. Raises UsageError where it embeds none."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            return module.num_embeddings
+    raise UsageError(f"{type(model).__name__} has no token embedding; capture runs language models")
+
+
 def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
-    """Prompts from a file: .txt, a prompt a line; .jsonl, {"text": …} or {"tokens": […]} a line. Empty lines are skipped.
+    """Prompts from a file, blank lines aside: .txt, a prompt a line; .jsonl, {"text": …} or {"tokens": […]} a line.
 
     Raises:
         UsageError: The file is not there, holds no prompt, or a line of it is wrong.
@@ -143,7 +176,7 @@ def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Pr
     return sum(parts[1:], parts[0])
 
 
-def default_prompts(model: Any, vocab_size: int) -> Prompts:
+def default_prompts(model: Any) -> Prompts:
     """What is captured where nobody chose.
 
     For a shipped model (its tokens are letters), the copy task; for any other, a shipped passage of text, if it has a
@@ -151,8 +184,8 @@ def default_prompts(model: Any, vocab_size: int) -> Prompts:
     """
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(tokenizer, Vocabulary):
-        return from_task("copy", Copy(), tokenizer=tokenizer)
-    repeated = from_task("repeat", Repeat(vocab_size=vocab_size), tokenizer=tokenizer)
+        return from_named_task("copy", model, {})
+    repeated = from_named_task("repeat", model, {})
     if tokenizer is None:
         return repeated
     passage = (data_folder() / "prompts" / "passage.txt").read_text(encoding="utf-8").strip()

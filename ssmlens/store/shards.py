@@ -1,6 +1,6 @@
 """The shards of a capture that is being written: what they are called, which are sound, how batches become a layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import h5py
@@ -124,23 +124,43 @@ class Shards:
             path.unlink(missing_ok=True)
         return sound
 
-    def merge(self, layer: int) -> None:
-        """Make the layer's one file from its batches, and drop whatever else belongs to it.
+    def parts(self, layer: int) -> list[Path]:
+        """The files that hold a layer: its own, or those of its batches in order.
 
         Raises:
-            SsmlensError: A batch is missing, or the disk is full.
+            SsmlensError: A batch is missing.
         """
         whole = self.layer(layer)
-        if not self.sound(whole, layer):
-            parts = [self.batch(layer, batch) for batch in range(self._batches)]
-            for batch, path in enumerate(parts):
-                if not self.sound(path, layer):
-                    raise SsmlensError(f"layer {layer} lacks batch {batch}: write it, then finish")
-            sources = [str(path) for path in parts]
-            assemble(Assembly(str(whole), None, self._header_digest, {layer: sources}))
-            self._known_sound.add(whole)
-        for path in self.files(layer):
-            if path != whole:
+        if self.sound(whole, layer):
+            return [whole]
+        parts = [self.batch(layer, batch) for batch in range(self._batches)]
+        for batch, path in enumerate(parts):
+            if not self.sound(path, layer):
+                raise SsmlensError(f"layer {layer} lacks batch {batch}: write it, then finish")
+        return parts
+
+    def merge(self, parts: Mapping[int, list[Path]]) -> None:
+        """Make one file of each layer from its batches, which are removed. Raises SsmlensError on a full disk."""
+        jobs = [
+            Assembly(
+                target=str(self.layer(layer)),
+                header=None,
+                header_digest=self._header_digest,
+                layers={layer: [str(path) for path in paths]},
+                consume=True,
+            )
+            for layer, paths in parts.items()
+            if paths != [self.layer(layer)]
+        ]
+        if jobs:
+            assemble(jobs)
+        self._known_sound |= {self.layer(layer) for layer in parts}
+
+    def remove_strangers(self, names: Iterable[str]) -> None:
+        """Remove what stopped writers left in the folder beside `names`: half-written files and merged batches."""
+        for path in self.folder.iterdir():
+            left_over = path.name.startswith(("layer-", "assembled")) or path.suffix == disk.PARTIAL
+            if path.name not in names and left_over:
                 path.unlink(missing_ok=True)
 
     def layer_digest(self, layer: int) -> str:

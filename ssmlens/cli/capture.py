@@ -1,0 +1,166 @@
+"""`ssmlens capture`."""
+
+import dataclasses
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from ssmlens.cli.command import Result
+from ssmlens.cli.progress import progress
+from ssmlens.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptureCommand:
+    """Run prompts through a model and store, layer by layer, what its Mamba layers attend to, with the proof of it.
+
+    Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
+    """
+
+    model: str = "copy-mamba1-mimetic"
+    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
+    prompt: tuple[str, ...] = ()
+    """Prompts, as text."""
+    prompts: Path | None = None
+    """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
+    task: str | None = None
+    """Make prompts: copy (shipped models), or repeat (random tokens twice over, any model)."""
+    length: int | None = None
+    """Length of the task's strings, before they come again. Default: the task's own (copy 40, repeat 64)."""
+    count: int | None = None
+    """How many prompts the task makes. Default: 4."""
+    seed: int = 0
+    """Seed of the task."""
+    out: Path | None = None
+    """NAME.h5 for one file, any other name for a folder of files. Default: the model's name, .h5."""
+    layers: tuple[int, ...] = ()
+    """Blocks to capture. Default: all with a Mamba mixer."""
+    channels: tuple[int, ...] = ()
+    """Channels (heads, in Mamba-2) whose own maps are stored. Default: in each layer the four that write most."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Dtype of the model's weights."""
+    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
+    """What runs the model. auto: mamba-ssm on cuda where installed, else what fits the model's files."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    resume: bool = False
+    """Go on with a stopped capture."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+    shard: str | None = None
+    """i/N: only the i-th N-th of the layers, for N machines that share the output folder."""
+    keep_going: bool = False
+    """Store layers whose closure fails, instead of stopping there."""
+    store_discretized: bool = False
+    """Store the discretised A and B as well; otherwise the reader computes them when asked."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        import torch
+
+        from ssmlens.models.load import load_model
+        from ssmlens.recorder.capture import capture
+
+        shard = _shard(self.shard)
+        self._check_options()
+        model = load_model(
+            self.model,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+            backend=self.backend,
+            revision=self.revision,
+        )
+        out = self.out or Path(f"{Path(self.model).name}.h5")
+        with progress(f"capturing {self.model}") as tell:
+            captured = capture(
+                model,
+                self._prompts(model),
+                out,
+                layers=self.layers or None,
+                channels=self.channels or None,
+                shard=shard,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                keep_going=self.keep_going,
+                store_discretized=self.store_discretized,
+                progress=tell,
+                command=shlex.join(["ssmlens", *sys.argv[1:]]),
+            )
+        if captured is None:
+            text = f"this shard of {out} is done; the capture is complete when the others are"
+            return Result({"out": str(out), "complete": False}, text)
+        with captured:
+            return describe(captured, out)
+
+    def _check_options(self) -> None:
+        sources = [
+            name
+            for name, given in (
+                ("--prompt", self.prompt),
+                ("--prompts", self.prompts),
+                ("--task", self.task),
+            )
+            if given
+        ]
+        if len(sources) > 1:
+            raise UsageError(f"give one of {' and '.join(sources)}, not both")
+        if self.task is None and (self.length is not None or self.count is not None):
+            raise UsageError("--length and --count go with --task copy or --task repeat")
+
+    def _prompts(self, model: Any) -> Any:
+        from ssmlens.recorder import prompts
+
+        tokenizer = getattr(model, "tokenizer", None)
+        why_none = model.source.tokenizer_problem or ""
+        if self.prompt:
+            return prompts.from_texts(self.prompt, tokenizer, why_none)
+        if self.prompts is not None:
+            return prompts.from_file(self.prompts, tokenizer, why_none)
+        if self.task is not None:
+            asked = {"length": self.length, "count": self.count}
+            options = {name: value for name, value in asked.items() if value is not None}
+            return prompts.from_named_task(self.task, model, options, self.seed)
+        return None
+
+
+def describe(captured: Any, out: Path) -> Result:
+    """A finished capture in a line for people, and in full for --json."""
+    import numpy as np
+
+    errors, marks = {}, {}
+    for index in captured.layers:
+        layer = captured.layer(index)
+        errors[index] = float(np.max(layer.read("closure_error")))
+        if layer.finite != "yes":
+            marks[index] = f"{layer.finite}: {layer.attributes['reason']}"
+    believed = [error for index, error in errors.items() if index not in marks]
+    proof = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
+    lines = [f"{out}: {len(errors)} layers, {captured.prompts} prompts, {proof}"]
+    lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
+    data = {
+        "out": str(out),
+        "complete": True,
+        "digest": captured.digest,
+        "prompts": captured.prompts,
+        "closure_error": {str(i): None if np.isnan(e) else e for i, e in errors.items()},
+        "not_finite": {str(index): why for index, why in marks.items()},
+    }
+    return Result(data, "\n".join(lines))
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise UsageError(f"--shard is i/N, such as 1/4, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+COMMAND = CaptureCommand

@@ -1,0 +1,95 @@
+"""What every command has in common: options from a dataclass, results as text or JSON, errors as one line."""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ssmlens.errors import SsmlensError
+
+_BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command has to say.
+
+    Attributes:
+        data: For `--json`: plain dicts, lists, strings, numbers.
+        text: For people.
+        exit_code: 0, or 1 where the command worked but the answer is bad (`verify`).
+    """
+
+    data: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+class Command(Protocol):
+    """A command: a frozen dataclass whose fields are its options and their docstrings its help."""
+
+    json: bool
+
+    def run(self) -> Result:
+        """Do it."""
+        ...
+
+
+def run(command_class: type[Command], name: str, words: Sequence[str]) -> int:
+    """Parse the options, run the command, print what it says; returns the exit code."""
+    wants_json = "--json" in words
+    try:
+        command = _parse(command_class, name, words)
+        result = command.run()
+        text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
+        print(text)
+        sys.stdout.flush()
+        return result.exit_code
+    except SsmlensError as error:
+        return _fail(str(error), error.exit_code, wants_json)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, wants_json)
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parse(command_class: type[Command], name: str, words: Sequence[str]) -> Command:
+    """The command with its options; bad ones raise _BadOptionsError with one line."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command_class,
+                args=list(words),
+                prog=f"ssmlens {name}",
+                description=inspect.cleandoc(command_class.__doc__ or ""),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [_BOX.sub(" ", line).strip() for line in said.getvalue().splitlines()]
+        words_said = " ".join(" ".join(line for line in lines if line).split())
+        message = words_said.split(" For full helptext")[0].removeprefix("Parsing error ")
+        raise _BadOptionsError(f"{message} (see ssmlens {name} --help)") from None
+
+
+class _BadOptionsError(SsmlensError):
+    exit_code = 2
+
+
+def _fail(message: str, exit_code: int, wants_json: bool) -> int:
+    one_line = " ".join(message.split())
+    print(f"ssmlens: {one_line}", file=sys.stderr)
+    if wants_json:
+        print(json.dumps({"error": one_line, "exit_code": exit_code}))
+    return exit_code

@@ -1,0 +1,38 @@
+"""`ssmlens report`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from ssmlens.cli.command import Result
+from ssmlens.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write one self-contained HTML page: every layer's map and mask, the scores, the proofs."""
+
+    capture: tyro.conf.Positional[Path]
+    """The capture, a .h5 file or a folder."""
+    out: Path = Path("report.html")
+    """The page to write."""
+    overwrite: bool = False
+    """Replace the page if it exists."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        from ssmlens.plots import report
+        from ssmlens.store import disk, open_capture
+
+        if self.out.exists() and not self.overwrite:
+            raise UsageError(f"{self.out} exists; pass --overwrite, or choose another --out")
+        with open_capture(self.capture) as capture:
+            page = report(capture).encode()
+        disk.write_file(self.out, page)
+        return Result({"out": str(self.out), "bytes": len(page)}, f"{self.out}")
+
+
+COMMAND = ReportCommand
