@@ -42,56 +42,64 @@ from ssmlens.store.schema import (
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """What to put together.
+    """A file to put together.
 
     Attributes:
-        target: The file to write; it appears under this name when it is complete.
+        target: The file; it appears under this name when it is complete.
         header: The file with the header: the result is a whole capture. None: the result is one layer.
         header_digest: The header's digest, which the files of one capture share.
         layers: For each block index the files that hold it, one a batch of prompts, in order.
+        consume: Whether the layers' files are removed once the target is there.
     """
 
     target: str
     header: str | None
     header_digest: str
     layers: dict[int, list[str]]
+    consume: bool = False
 
 
-def assemble(job: Assembly) -> None:
-    """Carry out `job` in a child process.
+def assemble(jobs: Sequence[Assembly]) -> None:
+    """Carry out `jobs`, one after the other, in a child process.
 
     Raises:
         SsmlensError: One line that says why: no space, no permission, or what is wrong with a source.
     """
-    target = Path(job.target)
-    sources = [Path(name) for files in job.layers.values() for name in files]
-    with disk.told_in_one_line(target, 0):
-        needed = sum(source.stat().st_size for source in sources)
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", __name__],
+        input=json.dumps([dataclasses.asdict(job) for job in jobs]),
+        env={**os.environ, "PYTHONPATH": _python_path()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        said = run.stderr.strip().splitlines()[-1:] or [f"it died ({run.returncode})"]
+        told = [job for job in jobs if not Path(job.target).exists()]
+        if run.returncode < 0 and told:  # HDF5 met a full disk
+            disk.check_space(Path(told[0].target), _needed(told[0]))
+        raise SsmlensError(said[0])
+
+
+def carry_out(job: Assembly) -> None:
+    """Put one file together: written under its `.partial` name, synced, renamed. Runs in the child."""
+    target, needed = Path(job.target), _needed(job)
     disk.check_space(target, needed)
     partial = disk.partial_path(target)
     try:
-        run = subprocess.run(
-            [sys.executable, "-P", "-m", __name__],
-            input=json.dumps(dataclasses.asdict(job)),
-            env={**os.environ, "PYTHONPATH": _python_path()},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            said = run.stderr.strip().splitlines()[-1:] or [f"it died ({run.returncode})"]
-            disk.check_space(target, needed)
-            raise SsmlensError(f"cannot assemble {target}: {said[0]}")
         with disk.told_in_one_line(target, needed):
+            _write(job, partial)
+            disk.sync_file(partial)
             disk.rename(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    for files in job.layers.values() if job.consume else ():
+        for name in files:
+            Path(name).unlink()
 
 
-def write_assembly(job: Assembly) -> None:
-    """Write the file `job` asks for under its `.partial` name, synced. Runs in the child."""
-    partial = disk.partial_path(Path(job.target))
+def _write(job: Assembly, partial: Path) -> None:
     with h5py.File(partial, "w", libver=hdf5.LIBVER) as file:
         layers = [_write_layer(file, index, files) for index, files in job.layers.items()]
         if job.header is None:
@@ -100,7 +108,11 @@ def write_assembly(job: Assembly) -> None:
             with open_guarded(Path(job.header)) as source:
                 CaptureHeader.read(source).write(file)
             write_root(file, WHOLE, {"digest": digest.capture_digest(job.header_digest, layers)})
-    disk.sync_file(partial)
+
+
+def _needed(job: Assembly) -> int:
+    sources = [Path(name) for files in job.layers.values() for name in files]
+    return sum(source.stat().st_size for source in sources if source.exists())
 
 
 def _write_layer(file: h5py.File, index: int, files: Sequence[str]) -> str:
@@ -166,10 +178,18 @@ def _python_path() -> str:
     return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def _read_jobs(text: str) -> list[Assembly]:
+    """What `assemble` wrote for its child (JSON turns block indices into strings)."""
+    pages = json.loads(text)
+    return [
+        Assembly(**(page | {"layers": {int(i): files for i, files in page["layers"].items()}}))
+        for page in pages
+    ]
+
+
 if __name__ == "__main__":
-    said = json.load(sys.stdin)
-    said["layers"] = {int(index): files for index, files in said["layers"].items()}
     try:
-        write_assembly(Assembly(**said))
+        for job in _read_jobs(sys.stdin.read()):
+            carry_out(job)
     except (SsmlensError, OSError) as error:
         sys.exit(str(error))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
+from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import CHANNEL, TOKEN
@@ -111,12 +111,13 @@ class _Guard:
         known = {*ROOT_ARRAYS, *_ROOT_AXES} if kind != LAYER else set()
         known |= {"layers"} if kind != HEADER else set()
         members = self._members(root, "", known)
+        if kind != HEADER:
+            self._require("", members, ("layers",))
         if kind != LAYER:
             self._require("", members, REQUIRED_ROOT)
             self._arrays(root, "", [m for m in members if m != "layers"])
             self._layer_list(file, None if kind == HEADER else root)
         if kind != HEADER:
-            self._require("", members, ("layers",))
             self._layers(root, first=attributes.get("first_prompt", 0) == 0)
         self._require(
             "the root's attributes",
@@ -193,13 +194,13 @@ class _Guard:
             self._attributes(dataset, at)
             shape = dataset.get_space().get_simple_extent_dims()
             self._type(dataset, name, at)
+            declared = math.prod(shape) * dataset.get_type().get_size()
+            if not 0 < declared <= self.most:
+                self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
             for axis, size in zip(self._axes(name, len(shape), where, at), shape, strict=True):
                 one = TOKEN if axis in TOKEN_AXES else axis
                 if sizes.setdefault(one, size) != size:
                     self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
-            declared = math.prod(shape) * dataset.get_type().get_size()
-            if not 0 < declared <= self.most:
-                self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
 
     def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
         if name in _AXES and name not in STORED_LAYER_ARRAYS:
@@ -255,7 +256,8 @@ class _Guard:
             kind = attribute.get_type()
             text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
             number = isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID)
-            if not (text or number) or attribute.get_storage_size() > _ATTRIBUTE_BYTES:
+            empty = attribute.get_space().get_simple_extent_type() == h5s.NULL
+            if not (text or number) or empty or attribute.get_storage_size() > _ATTRIBUTE_BYTES:
                 self._refuse(f"the attribute {name} of {where} is of a kind that is not read")
 
     def _require(self, where: str, present: list[str], names: tuple[str, ...] | list[str]) -> None:

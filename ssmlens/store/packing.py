@@ -31,5 +31,5 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
     with open_guarded(header) as file:
         header_digest = str(hdf5.read_attributes(file)["header_digest"])
     layers = {index: [str(folder / name)] for index, name in manifest.layers.items()}
-    assemble(Assembly(str(out), str(header), header_digest, layers))
+    assemble([Assembly(str(out), str(header), header_digest, layers)])
     return out

@@ -11,7 +11,6 @@ folder, or the one file assembled from it, its final name. A name without `.part
 """
 
 import fcntl
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,6 +68,7 @@ class CaptureWriter:
         self.batches = batches
         self._lock = disk.partial_path(self.out.with_name(f"{self.out.name}.lock"))
         self._overwrite = overwrite
+        self._shared = set(self.layers) != set(header.layers)
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
         self._check_request()
@@ -129,15 +129,16 @@ class CaptureWriter:
         Raises:
             SsmlensError: A shard of this writer is missing, or the disk is full.
         """
-        if not self._complete:
-            for layer in self.layers if self.partial.exists() else ():
-                self._shards.merge(layer)
+        if not self._complete and self.partial.exists():
+            parts = {layer: self._shards.parts(layer) for layer in self.layers}
+            if self._shared or not self.one_file:
+                self._shards.merge(parts)
+                parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
             with self._alone() as here:
                 if here:
-                    whole = {layer: self._shards.layer(layer) for layer in self.header.layers}
-                    if not all(path.exists() for path in whole.values()):
+                    if not all(path.exists() for paths in parts.values() for path in paths):
                         return None
-                    self._publish(whole)
+                    self._publish(parts)
         if not self.out.exists():
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
@@ -180,21 +181,20 @@ class CaptureWriter:
             ) from error
 
     def _prepare(self, resume: bool) -> None:
-        shared = set(self.layers) != set(self.header.layers)
-        if self.partial.exists() and self._overwrite and not resume and not shared:
+        if self.partial.exists() and self._overwrite and not resume and not self._shared:
             with disk.told_in_one_line(self.partial, 0):
                 shutil.rmtree(self.partial)
         if self.partial.exists():
-            self._join(resume, shared)
+            self._join(resume)
         self._shards.start(self.header)
 
-    def _join(self, resume: bool, shared: bool) -> None:
+    def _join(self, resume: bool) -> None:
         """Check that `<out>.partial` may be gone on with, by this writer and for this request."""
         ours = [path for layer in self.layers for path in self._shards.files(layer)]
         if self._overwrite and not resume:
             for path in ours:
                 path.unlink()
-        elif not resume and (ours or not shared):
+        elif not resume and (ours or not self._shared):
             raise UsageError(
                 f"{self.out} is half captured; pass --resume to go on, or --overwrite to start again"
             )
@@ -226,16 +226,16 @@ class CaptureWriter:
             if not self.partial.exists():
                 self._lock.unlink(missing_ok=True)
 
-    def _publish(self, layers: Mapping[int, Path]) -> None:
+    def _publish(self, parts: Mapping[int, list[Path]]) -> None:
         if self.one_file:
-            self._publish_file(layers)
+            self._publish_file(parts)
         else:
-            self._publish_folder(layers)
+            self._publish_folder({layer: path for layer, (path,) in parts.items()})
 
-    def _publish_file(self, layers: Mapping[int, Path]) -> None:
-        files = {layer: [str(path)] for layer, path in layers.items()}
+    def _publish_file(self, parts: Mapping[int, list[Path]]) -> None:
+        files = {layer: [str(path) for path in paths] for layer, paths in parts.items()}
         header, assembled = str(self._shards.header), self.partial / _ASSEMBLED
-        assemble(Assembly(str(assembled), header, self._header_digest, files))
+        assemble([Assembly(str(assembled), header, self._header_digest, files)])
         self._replace_out(assembled)
         shutil.rmtree(self.partial, ignore_errors=True)
 
@@ -245,7 +245,7 @@ class CaptureWriter:
         names = {layer: path.name for layer, path in layers.items()}
         manifest = Manifest(whole, HEADER_FILE, names).to_json()
         disk.write_file(self.partial / MANIFEST, manifest)
-        self._remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
+        self._shards.remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
         self._replace_out(self.partial)
 
     def _replace_out(self, complete: Path) -> None:
@@ -257,9 +257,3 @@ class CaptureWriter:
                 self.out.replace(aside)
             disk.rename(complete, self.out)
         shutil.rmtree(aside, ignore_errors=True)
-
-    def _remove_strangers(self, names: set[str]) -> None:
-        """Remove half-written files that a stopped writer left in the folder."""
-        for path in self.partial.iterdir():
-            if path.name not in names and re.search(r"\.partial$|^assembled\.h5$", path.name):
-                path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """A small capture and its oracle: maps summed term by term in float64."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,12 @@ def header(lengths=LENGTHS, layers=LAYERS, **changes):
     return CaptureHeader(**(fields | changes))
 
 
+_arrays_of_layer = functools.cache(layer_arrays)
+
+
 def samples(layers=LAYERS, lengths=LENGTHS):
-    """Arrays by block index; the second layer is Mamba-2's shape."""
-    return {i: layer_arrays(i, lengths, mamba2=i % 4 == 2) for i in layers}
+    """Arrays by block index; the second layer is Mamba-2's shape. Replace arrays, don't change them."""
+    return {i: dict(_arrays_of_layer(i, lengths, mamba2=i % 4 == 2)) for i in layers}
 
 
 def batch_of(arrays, prompts):

@@ -17,9 +17,9 @@ PARTS = [
 ]
 
 
-@pytest.fixture
-def capture(sample, tmp_path):
-    with open_capture(sample.write_capture(tmp_path / "run.h5")) as capture:
+@pytest.fixture(scope="module")
+def capture(sample, tmp_path_factory):
+    with open_capture(sample.write_capture(tmp_path_factory.mktemp("capture") / "run")) as capture:
         yield capture
 
 
@@ -32,7 +32,10 @@ def test_A_bar_and_B_bar(capture, sample, index, part):
     A_bar = capture.layer(index).A_bar
     assert A_bar.dims == ("prompt", "token", "head", "state")[: decay.ndim]
     B_of_head = np.repeat(arrays["B"], sample.HEADS // sample.GROUPS, axis=2)
-    for view, expected in ((A_bar, np.exp(decay)), (capture.layer(index).B_bar, delta[..., None] * B_of_head)):
+    for view, expected in (
+        (A_bar, np.exp(decay)),
+        (capture.layer(index).B_bar, delta[..., None] * B_of_head),
+    ):
         whole = view.copy(data=expected)
         looked_at, right = view.isel(part), whole.isel(part)
         assert not looked_at.variable._in_memory

@@ -13,15 +13,15 @@ from ssmlens.store import open_capture
 FORMS = [("run.h5", 1), ("run.h5", 3), ("run", 1), ("run", 4)]
 
 
-@pytest.fixture(params=FORMS, ids=lambda form: f"{form[0]} in {form[1]}")
-def path(request, sample, tmp_path):
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: f"{form[0]} in {form[1]}")
+def path(request, sample, tmp_path_factory):
     out, batches = request.param
-    return sample.write_capture(tmp_path / out, batches)
+    return sample.write_capture(tmp_path_factory.mktemp("captures") / out, batches)
 
 
-@pytest.fixture
-def capture(sample, tmp_path):
-    with open_capture(sample.write_capture(tmp_path / "run.h5")) as capture:
+@pytest.fixture(scope="module")
+def capture(sample, tmp_path_factory):
+    with open_capture(sample.write_capture(tmp_path_factory.mktemp("capture") / "run")) as capture:
         yield capture
 
 
@@ -61,10 +61,10 @@ def test_one_prompt_is_cut_to_its_length(capture, sample):
     arrays = sample.samples()[0]
     layer = capture.layer(0)
     assert layer.read("delta", 1).shape == (5, 6)
-    np.testing.assert_array_equal(layer.read("attention_map", 3), arrays["attention_map"][3, :1, :1])
     np.testing.assert_array_equal(
-        layer.read("channel_map", 2), arrays["channel_map"][2, :, :7, :7]
+        layer.read("attention_map", 3), arrays["attention_map"][3, :1, :1]
     )
+    np.testing.assert_array_equal(layer.read("channel_map", 2), arrays["channel_map"][2, :, :7, :7])
     assert layer.read("closure_error", 2) == arrays["closure_error"][2]
     np.testing.assert_array_equal(layer.read("W_B", 2), arrays["W_B"])
 
@@ -85,7 +85,9 @@ def test_any_channel_on_demand(capture, sample, index, prompt):
 def test_maps_that_are_not_stored_are_computed(sample, tmp_path):
     arrays = sample.samples()
     small = {
-        index: {n: a for n, a in held.items() if "map" not in n and "mask" not in n and n != "channel"}
+        index: {
+            n: a for n, a in held.items() if "map" not in n and "mask" not in n and n != "channel"
+        }
         for index, held in arrays.items()
     }
     with open_capture(sample.write_capture(tmp_path / "run.h5", arrays=small)) as capture:
@@ -201,8 +203,8 @@ def test_a_capture_that_is_not_there(tmp_path):
         open_capture(tmp_path / "none.h5")
     with pytest.raises(CaptureFileError, match=r"has no manifest\.json"):
         open_capture(tmp_path)
+    (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(CaptureFileError, match="not an HDF5 file"):
-        (tmp_path / "text.h5").write_text("hello")
         open_capture(tmp_path / "text.h5")
 
 
