@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ssmlens.errors import UsageError
-from ssmlens.models.mixers import Mamba, Mamba2, build_mixer
+from ssmlens.models import build_mixer
+from ssmlens.models.mixers import Mamba, Mamba2
 
 
 def shapes(module):
