@@ -7,9 +7,12 @@ checks the free space, lets `python -m ssmlens.store.assemble` write, and report
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -65,20 +68,40 @@ def assemble(jobs: Sequence[Assembly]) -> None:
     Raises:
         SsmlensError: One line that says why: no space, no permission, or what is wrong with a source.
     """
-    run = subprocess.run(
+    child = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__],
-        input=json.dumps([dataclasses.asdict(job) for job in jobs]),
         env={**os.environ, "PYTHONPATH": _python_path()},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if run.returncode:
-        said = run.stderr.strip().splitlines()[-1:] or [f"it died ({run.returncode})"]
-        told = [job for job in jobs if not Path(job.target).exists()]
-        if run.returncode < 0 and told:  # HDF5 met a full disk
-            disk.check_space(Path(told[0].target), _needed(told[0]))
-        raise SsmlensError(said[0])
+    with child:  # the pipe stays open until the child is done: it leaves when this process dies
+        assert child.stdin
+        assert child.stderr
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps([dataclasses.asdict(job) for job in jobs]) + "\n")
+            child.stdin.flush()
+        said = child.stderr.read().strip().splitlines()
+        code = child.wait()
+    if code < 0:
+        raise _death(jobs, signal.Signals(-code).name)
+    if code:
+        raise SsmlensError(
+            said[-1] if said else f"cannot write {jobs[0].target} (exit code {code})"
+        )
+
+
+def _death(jobs: Sequence[Assembly], cause: str) -> SsmlensError:
+    """HDF5 took the child down; most likely because the disk filled up while it wrote."""
+    job = next((job for job in jobs if not Path(job.target).exists()), jobs[-1])
+    target, needed = Path(job.target), _needed(job)
+    try:
+        disk.check_space(target, needed)
+    except SsmlensError as error:
+        return error
+    finally:
+        disk.partial_path(target).unlink(missing_ok=True)
+    return disk.failure(target, needed, f"HDF5 died of {cause}")
 
 
 def carry_out(job: Assembly) -> None:
@@ -178,18 +201,31 @@ def _python_path() -> str:
     return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _read_jobs(text: str) -> list[Assembly]:
+def _read_jobs(line: str) -> list[Assembly]:
     """What `assemble` wrote for its child (JSON turns block indices into strings)."""
-    pages = json.loads(text)
+    pages = json.loads(line)
     return [
         Assembly(**(page | {"layers": {int(i): files for i, files in page["layers"].items()}}))
         for page in pages
     ]
 
 
-if __name__ == "__main__":
+def _leave_with_the_parent() -> None:
+    """An orphan would go on writing what a resumed capture writes too."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """The child: carry out the jobs on the first line of standard input."""
+    jobs = _read_jobs(sys.stdin.readline())
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     try:
-        for job in _read_jobs(sys.stdin.read()):
+        for job in jobs:
             carry_out(job)
     except (SsmlensError, OSError) as error:
         sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,10 +83,14 @@ def told_in_one_line(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise SsmlensError(
-            f"cannot write {path}: {reason}; needs {size(needed)}, {_free(path)} free"
-        ) from error
+        # HDF5's own messages take several lines; the number of the error says enough.
+        said = os.strerror(error.errno).lower() if error.errno else str(error).split("\n")[0]
+        raise failure(path, needed, _REASONS.get(error.errno or 0, said)) from error
+
+
+def failure(path: Path, needed: int, reason: str) -> SsmlensError:
+    """The one line: path, reason, bytes needed and bytes free."""
+    return SsmlensError(f"cannot write {path}: {reason}; needs {size(needed)}, {_free(path)} free")
 
 
 def size(count: int) -> str:

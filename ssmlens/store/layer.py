@@ -65,6 +65,10 @@ class Layer:
         """The axes of a stored array. Raises UsageError where the layer has none of that name."""
         return layer_axes(name, self._dataset(name).ndim)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a stored array, over all prompts with their padding."""
+        return self._dataset(name).shape
+
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
         """A stored array; with `prompt`, that prompt's, its token, query and key axes cut to its real length.
 

@@ -11,9 +11,8 @@ from jaxtyping import Integer
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import PROMPT, TOKEN
-from ssmlens.store import disk, hdf5
+from ssmlens.store import digest, disk, hdf5
 from ssmlens.store.guard import damage_told, open_guarded
-from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
@@ -165,7 +164,7 @@ def _open_file(path: Path, files: ExitStack) -> Capture:
     header, told = _read_header(file, path, WHOLE)
     with damage_told(path, "its structure"):
         groups = {i: (stored_layer(file, i), path) for i in header.layers}
-    return Capture(path, header, str(told["digest"]), _checked(groups, header), files)
+    return _check_whole(Capture(path, header, str(told["digest"]), groups, files))
 
 
 def _open_folder(folder: Path, files: ExitStack) -> Capture:
@@ -183,7 +182,7 @@ def _open_folder(folder: Path, files: ExitStack) -> Capture:
             raise CaptureFileError(f"{path} belongs to another capture")
         with damage_told(path, "its structure"):
             groups[index] = (stored_layer(file, index), path)
-    return Capture(folder, header, manifest.digest, _checked(groups, header), files)
+    return _check_whole(Capture(folder, header, manifest.digest, groups, files))
 
 
 def _read_header(
@@ -196,15 +195,20 @@ def _read_header(
         return CaptureHeader.read(file), told
 
 
-def _checked(
-    groups: dict[int, tuple[h5py.Group, Path]], header: CaptureHeader
-) -> dict[int, tuple[h5py.Group, Path]]:
-    for index, (group, path) in groups.items():
-        with damage_told(path, "its structure"):
-            shape = stored_array(group, "delta").shape
-        if shape[:2] != header.tokens.shape:
-            raise CaptureFileError(f"{path}: layer {index} holds other prompts than the header")
-    return groups
+def _check_whole(capture: Capture) -> Capture:
+    """Refuse layers of other prompts, and parts that are not those the digest of the whole was made of."""
+    layers = [capture.layer(index) for index in capture.layers]
+    for layer in layers:
+        if layer.shape("delta")[:2] != capture.tokens.shape:
+            raise CaptureFileError(
+                f"{capture.path}: layer {layer.index} holds other prompts than the header"
+            )
+    made_of = capture.header.digest(), [layer.digest for layer in layers]
+    if digest.capture_digest(*made_of) != capture.digest:
+        raise CaptureFileError(
+            f"{capture.path}: its header and layers are not those it was completed with; capture it again"
+        )
+    return capture
 
 
 def _check_finished(path: Path) -> None:
