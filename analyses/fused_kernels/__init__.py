@@ -1,0 +1,1 @@
+"""Closure of unpatched mamba_ssm layers on a GPU."""

@@ -84,8 +84,8 @@ def test_padding_on_the_right_changes_nothing_before_it(family):
     for (_, given, _), (site, padded, _) in zip(short, calls_of(model, adapter, ids), strict=True):
         with torch.no_grad():
             a, b = (adapter.project(site.module, g) for g in (given, padded))
-        torch.testing.assert_close(a.delta, b.delta[:, :7])
-        torch.testing.assert_close(a.C, b.C[:, :7])
+        assert relative(a.delta, b.delta[:, :7]) < 1e-5
+        assert relative(a.C, b.C[:, :7]) < 1e-5
 
 
 def test_a_token_mask_is_applied_where_the_mixer_applies_it(family):
