@@ -148,7 +148,7 @@ def describe(captured: Any, out: Path) -> Result:
         "complete": True,
         "digest": captured.digest,
         "prompts": captured.prompts,
-        "closure_error": {str(i): None if np.isnan(e) else e for i, e in errors.items()},
+        "closure_error": {str(i): e if np.isfinite(e) else None for i, e in errors.items()},
         "not_finite": {str(index): why for index, why in marks.items()},
     }
     return Result(data, "\n".join(lines))

@@ -8,8 +8,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from ssmlens.errors import SsmlensError
 
@@ -31,6 +31,7 @@ class Result:
     exit_code: int = 0
 
 
+@runtime_checkable
 class Command(Protocol):
     """A command: a frozen dataclass whose fields are its options and their docstrings its help."""
 
@@ -41,7 +42,7 @@ class Command(Protocol):
         ...
 
 
-def run(command_class: type[Command], name: str, words: Sequence[str]) -> int:
+def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) -> int:
     """Parse the options, run the command, print what it says; returns the exit code."""
     wants_json = "--json" in words
     try:
@@ -60,7 +61,7 @@ def run(command_class: type[Command], name: str, words: Sequence[str]) -> int:
         return 0
 
 
-def _parse(command_class: type[Command], name: str, words: Sequence[str]) -> Command:
+def _parse(command_class: Callable[..., Command], name: str, words: Sequence[str]) -> Command:
     """The command with its options; bad ones raise _BadOptionsError with one line."""
     import tyro
 
@@ -77,10 +78,14 @@ def _parse(command_class: type[Command], name: str, words: Sequence[str]) -> Com
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = [_BOX.sub(" ", line).strip() for line in said.getvalue().splitlines()]
-        words_said = " ".join(" ".join(line for line in lines if line).split())
-        message = words_said.split(" For full helptext")[0].removeprefix("Parsing error ")
-        raise _BadOptionsError(f"{message} (see ssmlens {name} --help)") from None
+        raise _BadOptionsError(f"{_gist(said.getvalue())} (see ssmlens {name} --help)") from None
+
+
+def _gist(box: str) -> str:
+    """What is wrong, and what was perhaps meant, from the framed paragraphs that tyro writes."""
+    lines = [_BOX.sub("", line).strip() for line in box.splitlines() if not line.startswith("╭")]
+    wrong, *more = "\n".join(lines).strip().split("\n\n")
+    return " ".join([wrong, *(part for part in more if part.startswith("Perhaps"))])
 
 
 class _BadOptionsError(SsmlensError):

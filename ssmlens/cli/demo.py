@@ -7,6 +7,7 @@ from ssmlens.cli.capture import CaptureCommand
 from ssmlens.cli.command import Result
 from ssmlens.cli.rank_layers import RankLayersCommand
 from ssmlens.cli.report import ReportCommand
+from ssmlens.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,14 @@ class DemoCommand:
 
     def run(self) -> Result:
         """Do it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        from ssmlens.store import disk
+
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(
+                f"{self.out} is a file; --out is a folder for the capture and the page"
+            )
+        with disk.told_in_one_line(self.out, 0):
+            self.out.mkdir(parents=True, exist_ok=True)
         file, page = self.out / f"{Path(self.model).name}.h5", self.out / "report.html"
         captured = CaptureCommand(model=self.model, out=file, overwrite=True).run()
         ranked = RankLayersCommand(capture=file).run()

@@ -33,7 +33,7 @@ class InfoCommand:
                         "layer": index,
                         "mixer": layer.attributes["mixer"],
                         "finite": layer.finite,
-                        "closure_error": None if np.isnan(error) else error,
+                        "closure_error": error if np.isfinite(error) else None,
                         "arrays": {n: list(layer.dims(n)) for n in layer.names},
                     }
                 )
