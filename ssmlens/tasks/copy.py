@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ssmlens.errors import UsageError
-from ssmlens.tasks.task import NO_TARGET, TaskBatch, tasks
+from ssmlens.tasks.task import NO_TARGET, TaskBatch, generator, tasks
 
 
 @tasks.register("copy")
@@ -42,9 +42,8 @@ class Copy:
 
     def build(self, seed: int = 0) -> TaskBatch:
         """The strings of this seed, with where each query must look."""
-        generator = torch.Generator().manual_seed(seed)
         shape = (self.count, self.length)
-        string = self.first_letter + torch.randint(self.letters, shape, generator=generator)
+        string = self.first_letter + torch.randint(self.letters, shape, generator=generator(seed))
         mark = torch.ones(self.count, 1, dtype=torch.long)
         tokens = torch.cat([string, self.separator * mark, string, self.end * mark], dim=1)
         target = torch.full_like(tokens, NO_TARGET)

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ssmlens.errors import UsageError
-from ssmlens.tasks.task import NO_TARGET, TaskBatch, tasks
+from ssmlens.tasks.task import NO_TARGET, TaskBatch, generator, tasks
 
 
 @tasks.register("repeat")
@@ -41,9 +41,8 @@ class Repeat:
 
     def build(self, seed: int = 0) -> TaskBatch:
         """The sequences of this seed, with where each query must look."""
-        generator = torch.Generator().manual_seed(seed)
         shape = (self.count, self.length)
-        once = torch.randint(self.first_token, self.vocab_size, shape, generator=generator)
+        once = torch.randint(self.first_token, self.vocab_size, shape, generator=generator(seed))
         tokens = torch.cat([once, once], dim=1)
         target = torch.full_like(tokens, NO_TARGET)
         target[:, self.length : 2 * self.length - 1] = torch.arange(1, self.length)
