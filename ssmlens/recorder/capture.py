@@ -40,7 +40,13 @@ Progress = Callable[[int, int, str], None]
 
 def capture(
     model: nn.Module,
-    prompts: Prompts | Sequence[str] | Sequence[Sequence[int]] | Tensor | str | None = None,
+    prompts: Prompts
+    | Sequence[str]
+    | Sequence[Sequence[int]]
+    | Sequence[int]
+    | Tensor
+    | str
+    | None = None,
     out: str | Path = "capture.h5",
     *,
     layers: Sequence[int] | None = None,
@@ -60,7 +66,8 @@ def capture(
 
     Args:
         model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
-        prompts: Texts, token lists, a tensor [prompt token], or `Prompts` with targets. None: see `default_prompts`.
+        prompts: Texts, lists of token ids, a tensor [prompt token], one text or one list of ids, or `Prompts` with
+            targets. None: see `default_prompts`.
         out: `name.h5` for one file, any other name for a folder of them.
         layers: Block indices to capture. None: all with a Mamba mixer.
         channels: Heads whose own maps are stored. None: in each layer the four that write most.
@@ -177,7 +184,7 @@ def _prompts(model: Any, prompts: Any) -> Prompts:
         return prompts
     if isinstance(prompts, str):
         prompts = [prompts]
-    if not isinstance(prompts, Tensor) and all(isinstance(p, str) for p in prompts):
+    if not isinstance(prompts, Tensor) and prompts and all(isinstance(p, str) for p in prompts):
         why_none = getattr(getattr(model, "source", None), "tokenizer_problem", None) or ""
         return from_texts(list(prompts), getattr(model, "tokenizer", None), why_none)
     return from_tokens(prompts)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ class Prompts:
         for number, (tokens, text) in enumerate(zip(self.tokens, self.texts, strict=True), 1):
             if not tokens:
                 raise UsageError(f"prompt {number} ({text!r}) is empty; give it at least one token")
+        for number, (tokens, target) in enumerate(zip(self.tokens, self.target, strict=True), 1):
+            if target is not None and not _is_target(target, len(tokens)):
+                raise UsageError(
+                    f"prompt {number}: its target must say for each of its {len(tokens)} tokens "
+                    f"an earlier position, its own, or {NO_TARGET} for none"
+                )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -77,8 +84,8 @@ class Prompts:
                     )
 
 
-def from_tokens(rows: Iterable[Iterable[int]] | Tensor) -> Prompts:
-    """Prompts from token ids: a tensor [prompt token], one sequence, or lists of ids.
+def from_tokens(rows: Iterable[Iterable[int]] | Iterable[int] | Tensor) -> Prompts:
+    """Prompts from token ids: a tensor [prompt token], lists of ids, or one sequence.
 
     Raises:
         UsageError: There is none, one is empty, or something is not a token id.
@@ -89,13 +96,13 @@ def from_tokens(rows: Iterable[Iterable[int]] | Tensor) -> Prompts:
                 f"token ids are an integer tensor [prompt token]; this one is {rows.dtype}, "
                 f"shape {tuple(rows.shape)}"
             )
-        rows = rows.reshape(-1, rows.shape[-1]).tolist()
-    whole = [list(row) for row in rows]
-    for number, row in enumerate(whole, 1):
-        for token in row:
-            if isinstance(token, bool) or not isinstance(token, int):
-                raise UsageError(f"prompt {number}: {token!r} is not a token id")
-    tokens = tuple(tuple(row) for row in whole)
+        rows = rows.tolist()
+    whole: list[Any] = list(rows)
+    if whole and isinstance(whole[0], Integral):
+        whole = [whole]
+    tokens = tuple(
+        tuple(_token_id(number, token) for token in row) for number, row in enumerate(whole, 1)
+    )
     return Prompts(tokens, ("tokens",) * len(tokens), ("",) * len(tokens), (None,) * len(tokens))
 
 
@@ -162,17 +169,22 @@ def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Pr
     if path.suffix not in (".txt", ".jsonl"):
         raise UsageError(f"{path}: prompts are read from .txt (a prompt a line) or .jsonl")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
+    parts: list[Prompts] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip() and path.suffix == ".txt":
+                parts.append(from_texts([line], tokenizer, why_none))
+            elif line.strip():
+                parts.append(_from_json(line, tokenizer, why_none))
+        except UsageError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from None
+    if not parts:
         raise UsageError(f"{path} holds no prompt; write one a line")
-    if path.suffix == ".txt":
-        return from_texts([line for _, line in numbered], tokenizer, why_none)
-    parts = [_from_json(f"{path}:{n}", line, tokenizer, why_none) for n, line in numbered]
     return sum(parts[1:], parts[0])
 
 
@@ -192,17 +204,27 @@ def default_prompts(model: Any) -> Prompts:
     return from_texts([passage], tokenizer) + repeated
 
 
-def _from_json(where: str, line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts:
+def _from_json(line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts:
     try:
         given = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UsageError(f"{where} is not JSON: {error.msg}") from None
+        raise UsageError(f"not JSON ({error.msg})") from None
     match given:
         case {"text": str(text), **rest} if not rest:
             return from_texts([text], tokenizer, why_none)
         case {"tokens": list(tokens), **rest} if not rest:
             return from_tokens([tokens])
-    raise UsageError(f'{where} must be {{"text": "…"}} or {{"tokens": [1, 2, …]}}')
+    raise UsageError('a line is {"text": "…"} or {"tokens": [1, 2, …]}')
+
+
+def _token_id(number: int, token: Any) -> int:
+    if isinstance(token, bool) or not isinstance(token, Integral):
+        raise UsageError(f"prompt {number}: {token!r} is not a token id")
+    return int(token)
+
+
+def _is_target(target: Sequence[int], tokens: int) -> bool:
+    return len(target) == tokens and all(NO_TARGET <= t <= q for q, t in enumerate(target))
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> Tensor:
