@@ -79,10 +79,7 @@ def capture_layer(
     }
     if channels is None:
         channels = _loudest(operands, y, real)
-    if all(_is_finite(getattr(operands, name)) for name in ("delta", "A", "B", "C")):
-        arrays |= _maps(operands, length, channels)
-    else:
-        arrays |= _no_maps(operands, channels)
+    arrays |= _maps(operands, length, channels)
     if channels:
         arrays["channel"] = torch.tensor(list(channels))
     else:
@@ -104,16 +101,23 @@ def capture_layer(
 
 
 def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> dict[str, Tensor]:
-    """Maps of each prompt over its real tokens, in zeros; and what proves them."""
-    shape = (operands.batch, operands.tokens, operands.tokens)
+    """Maps of each prompt over its real tokens, in zeros, and their proofs; NaN where its operands are not finite."""
+    prompts, tokens = operands.batch, operands.tokens
     arrays = {
-        "attention_map": operands.delta.new_zeros(shape),
-        "attention_mask": operands.delta.new_zeros(shape),
-        "channel_map": operands.delta.new_zeros(shape[0], len(channels), *shape[1:]),
+        "attention_map": operands.delta.new_zeros(prompts, tokens, tokens),
+        "attention_mask": operands.delta.new_zeros(prompts, tokens, tokens),
+        "channel_map": operands.delta.new_zeros(prompts, len(channels), tokens, tokens),
     }
-    proofs = {name: [] for name in ("map_error", "mask_error", "channel_agreement")}
+    proofs = {
+        name: operands.delta.new_full((prompts,), torch.nan)
+        for name in ("map_error", "mask_error", "channel_agreement")
+    }
     for prompt, real in enumerate(length.tolist()):
         one = operands.sequence(prompt, real)
+        if not all(_is_finite(getattr(one, name)) for name in ("delta", "A", "B", "C")):
+            for array in arrays.values():
+                array[prompt, ..., :real, :real] = torch.nan
+            continue
         with torch.no_grad():
             attention_map, attention_mask = attention_map_and_mask(one)
             arrays["attention_map"][prompt, :real, :real] = attention_map[0]
@@ -121,28 +125,16 @@ def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> di
             arrays["channel_map"][prompt, :, :real, :real] = channel_maps(one, channels)[0]
             vector = _random_vector(real).to(one.delta)
             seen, passed = probe(one, vector)
-            proofs["map_error"].append(_relative(attention_map[0] @ vector[0], seen[0]))
-            proofs["mask_error"].append(_relative(attention_mask[0] @ vector[0], passed[0]))
-            proofs["channel_agreement"].append(channel_agreement(one)[0])
-    return arrays | {name: torch.stack(values) for name, values in proofs.items()}
-
-
-def _no_maps(operands: ScanOperands, channels: Sequence[int]) -> dict[str, Tensor]:
-    """NaN wherever there would be a map or its proof: the operands are not finite."""
-    prompts, square = (operands.batch,), (operands.tokens, operands.tokens)
-    shapes = {
-        "attention_map": prompts + square,
-        "attention_mask": prompts + square,
-        "channel_map": (*prompts, len(channels), *square),
-        **dict.fromkeys(("map_error", "mask_error", "channel_agreement"), prompts),
-    }
-    return {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
+            proofs["map_error"][prompt] = _relative(attention_map[0] @ vector[0], seen[0])
+            proofs["mask_error"][prompt] = _relative(attention_mask[0] @ vector[0], passed[0])
+            proofs["channel_agreement"][prompt] = channel_agreement(one)[0]
+    return arrays | proofs
 
 
 def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
     """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
     written = y if operands.D is None or operands.x is None else y - operands.D * operands.x
-    loudness = _zero_padding(written, real).square().sum((0, 1, 3))
+    loudness = _zero_padding(written, real).square().nan_to_num(nan=0).sum((0, 1, 3))
     count = min(DEFAULT_CHANNELS, operands.heads)
     return sorted(torch.topk(loudness, count).indices.tolist())
 
@@ -154,7 +146,7 @@ def _finite(call: MixerCall, length: Tensor) -> tuple[str, str]:
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
     real = torch.arange(call.output.shape[1], device=length.device) < length[:, None]
     if not _is_finite(_zero_padding(call.given.hidden, real)):
-        return names.NONFINITE_INPUT, "its input is not finite: an earlier layer's doing"
+        return names.NONFINITE_INPUT, "its input is not finite: something before it made it so"
     if not _is_finite(_zero_padding(call.output, real)):
         return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
     return names.FINITE, ""
