@@ -1,0 +1,106 @@
+"""What every test shares: one thread, the command line in process, captures of the shipped models, a float64 oracle."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+# The tensors of the tests are tiny: threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    @property
+    def complaint(self):
+        """The one line on stderr, without `ssmlens: `."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("ssmlens: ")
+        return line.removeprefix("ssmlens: ")
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """cli("verify", path): runs `ssmlens verify path` in this process."""
+    from ssmlens.cli import main
+
+    def run(*words):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main([str(word) for word in words])
+            except SystemExit as stop:
+                code = stop.code
+        return Said(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def copies(cli, tmp_path_factory):
+    """copies(model, length): the file of `ssmlens capture --task copy` on two strings of that many letters."""
+    folder = tmp_path_factory.mktemp("copies")
+
+    @functools.cache
+    def capture(model, length):
+        out = folder / f"{model}-{length}.h5"
+        options = ["--task", "copy", "--length", length, "--count", 2, "--out", out]
+        said = cli("capture", "--model", model, *options)
+        assert said.code == 0, said.err
+        return out
+
+    return capture
+
+
+@pytest.fixture(scope="session")
+def float64_maps():
+    """float64_maps(delta, A, B, C): every head's M and the mask [query key], row by row from their definition."""
+
+    def maps(delta, A, B, C):
+        delta, A, B, C = (np.asarray(x, dtype=np.float64) for x in (delta, A, B, C))
+        tokens, heads = delta.shape
+        A = A.reshape(heads, -1)
+        group = np.arange(heads) * B.shape[1] // heads
+        summed = np.cumsum(delta, axis=0)
+        whole, mask = np.zeros((heads, tokens, tokens)), np.zeros((tokens, tokens))
+        for i in range(tokens):
+            passed = np.exp(A * (summed[i] - summed[: i + 1])[:, :, None])  # key head state
+            written = C[i][group] * B[: i + 1][:, group]
+            whole[:, i, : i + 1] = ((written * passed).sum(2) * delta[: i + 1]).T
+            mask[i, : i + 1] = passed.mean((1, 2))
+        return whole, mask
+
+    return maps
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """tiny_model(family): the family's small model, with weights in which mistakes show."""
+    from ssmlens.adapters.adapter import adapters
+
+    families = {adapters[path].family: adapters[path] for path in adapters}
+
+    def make(family):
+        torch.manual_seed(0)
+        model = families[family].tiny_model().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model
+
+    return make

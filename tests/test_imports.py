@@ -1,0 +1,137 @@
+"""Imports point one way, so that a reader can follow the data from room to room."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import ssmlens
+
+PACKAGE = Path(ssmlens.__file__).parent
+LEAVES = {"names", "errors", "registry"}
+SCAN = {"scan", *LEAVES}
+MODELS = {"models", *SCAN}
+ADAPTERS = {"adapters", *MODELS}
+STORE = {"store", *SCAN}
+TASKS = {"tasks", *LEAVES}
+SCORES = {"scores", *STORE}
+# Room → the rooms that its modules may import, inside functions too.
+MAY_IMPORT = {
+    "names": set(),
+    "errors": set(),
+    "registry": {"errors"},
+    "scan": SCAN,
+    "models": MODELS,
+    "adapters": ADAPTERS,
+    "store": STORE,
+    "tasks": TASKS,
+    "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
+    "scores": SCORES,
+    "plots": {"plots", *SCORES},
+}
+# Rooms whose arithmetic must run anywhere: nothing from outside but these.
+OUTSIDE = {
+    "names": set(),
+    "errors": set(),
+    "registry": set(),
+    "scan": {"torch", "jaxtyping"},
+    "tasks": {"torch", "jaxtyping"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(tree):
+    """(module, whether the module as a whole runs it) of every import, relative ones made to fail."""
+    top = {id(node) for node in top_level(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "ssmlens":
+                yield from ((f"ssmlens.{alias.name}", id(node) in top) for alias in node.names)
+            else:
+                yield node.module, id(node) in top
+
+
+def top_level(node):
+    """Every statement that runs when the module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from top_level(child)
+
+
+def test_every_room_has_its_rule():
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+    assert rooms == {*MAY_IMPORT, "cli"}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_rooms_before_it(room):
+    for path in FILES:
+        if room_of(path) != room:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for module, _ in imported(tree):
+            first, *rest = module.split(".")
+            if first != "ssmlens":
+                known = sys.stdlib_module_names | OUTSIDE.get(room, {first})
+                assert first in known, f"{path} imports {module}"
+            elif rest:
+                assert rest[0] in MAY_IMPORT[room], f"{path} imports {module}"
+        taken = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "ssmlens"
+        }
+        assert taken <= {"__version__"}, f"{path} goes through the front door: {taken}"
+
+
+def test_the_command_line_imports_inside_its_functions():
+    for path in FILES:
+        if room_of(path) != "cli":
+            continue
+        for module, at_import in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            if at_import:
+                first, *rest = module.split(".")
+                known = sys.stdlib_module_names | {"tyro"}
+                mine = first == "ssmlens" and rest[:1] in (["cli"], ["errors"])
+                assert first in known or mine, f"{path} imports {module} when imported"
+
+
+def test_nothing_in_the_package_knows_its_users():
+    for path in FILES:
+        for module, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            assert module.split(".")[0] not in ("apps", "ssmlens_dashboard", "analyses", "tests")
+
+
+def test_the_package_itself_imports_nothing_of_its_own():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    tree.body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    for module, at_import in imported(tree):
+        assert not at_import or module.split(".")[0] in sys.stdlib_module_names
+
+
+def test_no_folder_hides_a_public_name():
+    folders = {path.name for path in PACKAGE.iterdir()}
+    assert not folders & set(ssmlens.__all__)
+
+
+def test_every_public_name_is_there():
+    for name in ssmlens.__all__:
+        assert getattr(ssmlens, name).__module__.startswith("ssmlens.")
+    assert set(ssmlens.__all__) <= set(dir(ssmlens))
+    with pytest.raises(AttributeError, match="atention_map"):
+        ssmlens.atention_map  # noqa: B018
