@@ -49,7 +49,7 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 
 
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
-    found = [f"{what} is not what was written" for what in layer.damages()]
+    found = [f"{what}: not what was written" for what in layer.damages()]
     if layer.finite == FINITE:
         found += [f"{n} is not finite" for n in layer.names if not np.isfinite(layer.read(n)).all()]
         found += _closure_problems(capture, layer)

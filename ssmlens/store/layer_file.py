@@ -132,7 +132,7 @@ def damages(group: h5py.Group, index: int) -> list[str]:
     found = [f"prompt {p}" for p in np.flatnonzero((rows != written).any(axis=1))]
     static = str(attributes["static_digest"])
     if digest.static_digest(arrays) != static:
-        found.append("the arrays without prompts")
+        found.append("its arrays without prompts")
     if digest.layer_digest(index, attributes, static, written) != attributes["digest"]:
-        found.append("the attributes")
+        found.append("its attributes")
     return found

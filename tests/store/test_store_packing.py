@@ -1,0 +1,62 @@
+"""`pack`: a folder becomes one file that says the same."""
+
+import h5py
+import pytest
+
+from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.store import open_capture, pack, verify
+
+
+@pytest.fixture
+def folder(sample, tmp_path):
+    return sample.write_capture(tmp_path / "run", 2)
+
+
+def test_the_same_digest_and_content(folder, sample, tmp_path):
+    out = pack(folder, tmp_path / "packed.h5")
+    assert verify(out) == []
+    with open_capture(out) as packed, open_capture(folder) as whole:
+        assert packed.digest == whole.digest
+        assert packed.attributes == whole.attributes
+        for index in sample.LAYERS:
+            assert packed.layer(index).attributes == whole.layer(index).attributes
+            for name in whole.layer(index).names:
+                stored = packed.layer(index).read(name)
+                assert stored.tobytes() == whole.layer(index).read(name).tobytes()
+    assert verify(folder) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed.h5", "run"]
+
+
+def test_requests_that_must_change(folder, sample, tmp_path):
+    with pytest.raises(UsageError, match=r"must end in \.h5"):
+        pack(folder, tmp_path / "packed")
+    with pytest.raises(UsageError, match="is not a folder"):
+        pack(folder / "header.h5", tmp_path / "packed.h5")
+    with pytest.raises(CaptureFileError, match=r"has no manifest\.json"):
+        pack(tmp_path, tmp_path / "packed.h5")
+    with pytest.raises(SsmlensError, match="the folder does not exist; needs"):
+        pack(folder, tmp_path / "none" / "packed.h5")
+    sample.CaptureWriter(tmp_path / "half.h5", sample.header(), layers=[0, 2])
+    with pytest.raises(UsageError, match="is half captured"):
+        pack(folder, tmp_path / "half.h5")
+
+
+def test_overwriting(folder, tmp_path):
+    out = tmp_path / "packed.h5"
+    out.write_text("old")
+    with pytest.raises(UsageError, match="exists; pass --overwrite"):
+        pack(folder, out)
+    pack(folder, out, overwrite=True)
+    assert verify(out) == []
+
+
+def test_a_damaged_layer_stays_known_as_damaged(folder, tmp_path):
+    path = folder / "layer-002.h5"
+    with h5py.File(path) as file:
+        chunk = file["layers/002/B"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset + 7] ^= 1
+    path.write_bytes(data)
+    out = pack(folder, tmp_path / "packed.h5")
+    (problem,) = verify(out)
+    assert "layer 2 is damaged" in problem
