@@ -374,3 +374,14 @@ def test_long_attributes_and_many_of_them(sample, tmp_path):
     with open_capture(path) as capture:
         assert {k: capture.attributes[k] for k in told} == told
         assert type(capture.attributes["a3"]) is int
+
+
+def test_what_a_shard_holds_can_be_asked_while_writing(sample, tmp_path):
+    capturing = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2], batches=2)
+    assert capturing.stored(0, 0, "channel") is None
+    part = sample.batch_of(sample.samples()[0], range(2))
+    capturing.write(0, 0, part, sample.attributes(0))
+    np.testing.assert_array_equal(capturing.stored(0, 0, "channel"), sample.CHANNELS)
+    np.testing.assert_array_equal(capturing.stored(0, 0, "B"), part["B"])
+    assert capturing.stored(0, 0, "A_bar") is None
+    assert capturing.stored(0, 1, "channel") is None
