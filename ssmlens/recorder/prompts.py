@@ -84,7 +84,7 @@ class Prompts:
                     )
 
 
-def from_tokens(rows: Iterable[Iterable[int]] | Iterable[int] | Tensor) -> Prompts:
+def from_tokens(rows: Iterable[Any] | Tensor) -> Prompts:
     """Prompts from token ids: a tensor [prompt token], lists of ids, or one sequence.
 
     Raises:

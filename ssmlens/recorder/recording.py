@@ -113,12 +113,14 @@ def recording(model: nn.Module, layers: Sequence[int] | None = None) -> Iterator
 
 
 def choose_sites(sites: list[MixerSite], layers: Sequence[int] | None) -> list[MixerSite]:
-    """The mixers of these block indices. Raises UsageError for an index that has none."""
-    known = {site.layer: site for site in sites}
-    for layer in layers if layers is not None else ():
+    """The mixers of these block indices. Raises UsageError for an index that has none, and where none is asked for."""
+    known = [site.layer for site in sites]
+    if layers is not None and not layers:
+        raise UsageError(f"no layer is asked for: this model has Mamba layers {_ranges(known)}")
+    for layer in layers or ():
         if layer not in known:
             raise UsageError(
-                f"layer {layer} is out of range: this model has Mamba layers {_ranges(list(known))}"
+                f"layer {layer} is out of range: this model has Mamba layers {_ranges(known)}"
             )
     return [site for site in sites if layers is None or site.layer in layers]
 

@@ -1,0 +1,183 @@
+"""Prompts from everything a user may have, and one clear line for everything else."""
+
+import json
+
+import pytest
+import torch
+
+from ssmlens.errors import UsageError
+from ssmlens.models.tokenizers import Vocabulary
+from ssmlens.recorder.prompts import (
+    Prompts,
+    default_prompts,
+    from_file,
+    from_named_task,
+    from_texts,
+    from_tokens,
+)
+
+LETTERS = Vocabulary(["<pad>", "|", "<end>", *"abcdefghijklmnopqrstuvwxyz"])
+
+
+class Bytes:
+    """A tokenizer that is not made of letters."""
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+    def token_strings(self, ids):
+        return [chr(i) for i in ids]
+
+
+@pytest.mark.parametrize(
+    "given", [[[3, 4], [5]], ((3, 4), (5,)), [torch.tensor([3, 4]).tolist(), [5]]]
+)
+def test_lists_of_ids(given):
+    prompts = from_tokens(given)
+    assert prompts.tokens == ((3, 4), (5,))
+    assert prompts.length == [2, 1]
+    assert prompts.kinds == ("tokens", "tokens")
+    assert prompts.padded(pad=9).tolist() == [[3, 4], [5, 9]]
+    assert prompts.padded_target() is None
+
+
+@pytest.mark.parametrize("given", [[3, 4], torch.tensor([3, 4]), torch.tensor([[3, 4]])])
+def test_one_sequence(given):
+    assert from_tokens(given).tokens == ((3, 4),)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (torch.zeros(2, 3), "integer tensor .* torch.float32, shape"),
+        (torch.zeros(2, 3, 4, dtype=torch.long), r"shape \(2, 3, 4\)"),
+        (torch.zeros(0, 3, dtype=torch.long), "there is no prompt"),
+        (torch.zeros(2, 0, dtype=torch.long), "prompt 1 .* is empty"),
+        (torch.zeros(0, dtype=torch.long), "there is no prompt"),
+        (torch.tensor([[True]]), "prompt 1: True is not a token id"),
+        ([], "there is no prompt"),
+        ([[3], []], "prompt 2 .* is empty"),
+    ],
+)
+def test_what_are_no_token_ids(given, told):
+    with pytest.raises(UsageError, match=told):
+        from_tokens(given)
+
+
+def test_texts():
+    prompts = from_texts(["ab|ab", "z"], LETTERS)
+    assert prompts.tokens == ((3, 4, 1, 3, 4), (28,))
+    assert prompts.texts == ("ab|ab", "z")
+    assert prompts.kinds == ("text", "text")
+    with pytest.raises(UsageError, match="'A' is not a token of this model"):
+        from_texts(["aA"], LETTERS)
+    with pytest.raises(UsageError, match=r"prompt 2 \(''\) is empty"):
+        from_texts(["a", ""], LETTERS)
+    with pytest.raises(UsageError, match=r"no tokenizer \(it has none\); pass token ids"):
+        from_texts(["a"], None, "it has none")
+
+
+@pytest.mark.parametrize("token", [-1, 29, 10**30])
+def test_ids_the_model_does_not_have(token):
+    prompts = from_tokens([[1], [0, 28, token]])
+    with pytest.raises(UsageError, match=rf"prompt 2: token id {token} is out of range: .*0\.\.28"):
+        prompts.check_vocabulary(29)
+    from_tokens([[0, 28]]).check_vocabulary(29)
+
+
+def test_a_file_of_texts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffab|ab\r\n\n  \nz\u2028 y\n".encode())
+    prompts = from_file(path, Bytes())
+    assert prompts.texts == ("ab|ab", "z\u2028 y")
+    assert prompts.kinds == ("text", "text")
+
+
+def test_a_file_of_json_lines(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"text": "z\u2028é"}, ensure_ascii=False), "", '{"tokens": [3, 1]}']
+    path.write_text("\n".join(lines), encoding="utf-8")
+    prompts = from_file(path, Bytes())
+    assert prompts.tokens == (tuple("z\u2028é".encode()), (3, 1))
+    assert prompts.kinds == ("text", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.txt", "", "a.txt holds no prompt; write one a line"),
+        ("a.jsonl", "\n \n", "a.jsonl holds no prompt"),
+        ("a.txt", "ab\n\nAB\n", "a.txt, line 3: 'A' is not a token"),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": ""}', r"a.jsonl, line 3: prompt 1 \(''\) is empty"),
+        ("a.jsonl", '{"tokens": []}', "a.jsonl, line 1: prompt 1 .* is empty"),
+        ("a.jsonl", '{"tokens": [1, "b"]}', "line 1: prompt 1: 'b' is not a token id"),
+        ("a.jsonl", '{"tokens": [true]}', "line 1: prompt 1: True is not a token id"),
+        ("a.jsonl", '{"tokens": [1.5]}', "line 1: prompt 1: 1.5 is not a token id"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a"', "line 2: not JSON"),
+        ("a.jsonl", '{"text": "a", "tokens": [1]}', 'line 1: a line is {"text"'),
+        ("a.jsonl", "[1, 2]", 'line 1: a line is {"text"'),
+        ("a.csv", "ab", "a.csv: prompts are read from .txt"),
+        ("a.txt", "\xff", "a.txt is not UTF-8 text"),
+        ("a.txt", None, "cannot read .*a.txt: No such file"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, name, content, told):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError, match=told):
+        from_file(path, LETTERS)
+
+
+def test_a_folder_is_not_a_file_of_prompts(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UsageError, match=r"cannot read .*a\.txt: Is a directory"):
+        from_file(tmp_path / "a.txt", LETTERS)
+
+
+@pytest.mark.parametrize("target", [(0,), (0, 1, 2), (-2, 0), (1, 0), (0, 2)])
+def test_targets_that_point_nowhere(target):
+    with pytest.raises(UsageError, match="prompt 1: its target must say for each of its 2 tokens"):
+        Prompts(((3, 4),), ("copy",), ("",), (target,))
+
+
+def test_targets_of_prompts_of_different_length_are_padded():
+    with_target = Prompts(((3, 4),), ("copy",), ("",), ((-1, 0),))
+    prompts = from_tokens([[1, 2, 3]]) + with_target
+    target = prompts.padded_target()
+    assert target is not None
+    assert target.tolist() == [[-1, -1, -1], [-1, 0, -1]]
+    assert len(prompts) == 2
+
+
+class Model(torch.nn.Module):
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(40, 2)
+        self.tokenizer = tokenizer
+
+
+def test_tasks_draw_from_the_models_own_tokens():
+    repeat = from_named_task("repeat", Model(None), {"length": 300, "count": 1})
+    assert set(repeat.tokens[0]) == set(range(40))
+    letters = from_named_task("repeat", Model(LETTERS), {"length": 300, "count": 1})
+    assert set(letters.tokens[0]) == set(range(3, 29))
+    assert letters.texts[0] == letters.texts[0][:300] * 2
+    copy = from_named_task("copy", Model(LETTERS), {"length": 5, "count": 2}, seed=1)
+    assert copy.length == [12, 12]
+    assert [text[:6] for text in copy.texts] == [text[6:11] + "|" for text in copy.texts]
+    with pytest.raises(UsageError, match="use --task repeat"):
+        from_named_task("copy", Model(Bytes()), {})
+    with pytest.raises(UsageError, match="did you mean 'repeat'"):
+        from_named_task("repaet", Model(None), {})
+
+
+def test_what_is_captured_where_nobody_chose():
+    assert default_prompts(Model(LETTERS)).kinds == ("copy",) * 4
+    assert default_prompts(Model(None)).kinds == ("repeat",) * 4
+    passage, *repeated = default_prompts(Model(Bytes())).kinds
+    assert passage == "text"
+    assert repeated == ["repeat"] * 4
