@@ -21,12 +21,43 @@ from torch import Tensor
 # Blocks up to this size get their decay as a product of exponentials already taken; longer ones from Δ's sums anew,
 # so that rounding does not pile up over a long sequence.
 _PRODUCT_TOKENS = 8
-
 Factors = tuple[Float[Tensor, "map token inner"], Float[Tensor, "map token inner"]]
 
 
+class BlocksBelow:
+    """The part of `out` below the diagonal, cut into the blocks that `add_products` fills.
+
+    Blocks are views [map pair query key]; of each size all whole pairs at once, then the shorter last one, if any.
+    """
+
+    def __init__(self, out: Float[Tensor, "map token token"]):
+        self._out = out
+        self._views = {}
+        size = 1
+        while size < out.shape[1]:
+            self._views[size] = list(_cut(out, size))
+            size *= 2
+
+    def __call__(self, size: int, place: int) -> Float[Tensor, "map pair query key"]:
+        """The blocks of a size, in the order of `_neighbours`."""
+        if self._out.requires_grad:  # autograd wants its views made after the last change
+            return list(_cut(self._out, size))[place]
+        return self._views[size][place]
+
+
+def _cut(out: Float[Tensor, "map token token"], size: int) -> Iterator[Tensor]:
+    pairs, rest = divmod(out.shape[1], 2 * size)
+    if pairs:
+        whole, shape = slice(0, pairs * 2 * size), (pairs, 2 * size)
+        square = out[:, whole, whole].unflatten(1, shape).unflatten(3, shape)
+        yield square.diagonal(dim1=1, dim2=3).movedim(-1, 1)[:, :, size:, :size]
+    if rest > size:
+        start = out.shape[1] - rest
+        yield out[:, None, start + size :, start : start + size]
+
+
 def add_products(
-    outs: Sequence[Float[Tensor, "map token token"]],
+    outs: Sequence[BlocksBelow],
     factors: Sequence[Factors],
     step: Float[Tensor, "map token inner"],
     delta: Float[Tensor, "map token head"],
@@ -35,17 +66,16 @@ def add_products(
     """Add Σ_inner P[i] Q[j] · (decay between them) below the diagonal of each `out`; inner is head·A_state.
 
     Args:
-        outs: What is added to, one for each pair of factors.
-        factors: (P, Q): what is read at token i times `step`; what is written at token j. Both are overwritten.
+        outs: What is added to.
+        factors: (P, Q) for each `out`: what is read at token i times `step`; what is written at token j. Both are
+            overwritten.
         step: Ā = exp(Δ A), the decay of each token.
         delta: Δ.
         A: Continuous-time decay.
     """
-    for size, merged in _levels(factors, step, delta, A):
-        for out, (P, Q) in zip(outs, merged, strict=True):
-            products = zip(_blocks(out, size), _neighbours(P, Q, size), strict=True)
-            for block, (queries, keys) in products:
-                block += queries @ keys.mT
+    for which, size, place, queries, keys in _neighbours_of_all_sizes(factors, step, delta, A):
+        block = outs[which](size, place)
+        block += queries @ keys.mT
 
 
 def energies(
@@ -59,87 +89,81 @@ def energies(
     ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, and PᵀP is only inner × inner.
     """
     total = step.new_zeros(len(step))
-    for size, ((P, Q),) in _levels([factors], step, delta, A):
-        for queries, keys in _neighbours(P, Q, size):
-            grams = (queries.mT @ queries) * (keys.mT @ keys)
-            total = total + grams.flatten(1).sum(1)
+    for *_, queries, keys in _neighbours_of_all_sizes([factors], step, delta, A):
+        grams = (queries.mT @ queries) * (keys.mT @ keys)
+        total = total + grams.flatten(1).sum(1)
     return total
 
 
-def _levels(
+def _neighbours_of_all_sizes(
     factors: Sequence[Factors],
     step: Float[Tensor, "map token inner"],
     delta: Float[Tensor, "map token head"],
     A: Float[Tensor, "map head A_state"],
-) -> Iterator[tuple[int, list[Factors]]]:
-    """Block size 1, 2, 4, ... and the factors referred to blocks of that size."""
+) -> Iterator[tuple[int, int, int, Tensor, Tensor]]:
+    """Every pair of neighbouring blocks, small ones first, each with its decay up to the boundary folded in.
+
+    Yields (which factors, block size, place in `BlocksBelow`, queries, keys), both [map pair token inner].
+    They are overwritten when the next ones are asked for.
+    """
+    tokens = step.shape[1]
+    factors = list(factors)
+    keeps = any(x.requires_grad for pair in factors for x in pair)  # the products have saved both
+    for size, decay in _decays(step, delta, A):
+        across = list(_decay_of_pairs(decay, tokens, size))
+        for which, (P, Q) in enumerate(factors):
+            neighbours = list(_neighbours(P, Q, size))
+            for place, (queries, keys) in enumerate(neighbours):
+                yield which, size, place, queries, keys
+            if keeps:
+                P, Q = factors[which] = (P.clone(), Q.clone())
+                neighbours = _neighbours(P, Q, size)
+            for (queries, keys), (left, right) in zip(neighbours, across, strict=True):
+                queries *= left
+                keys *= right
+
+
+def _decays(
+    step: Float[Tensor, "map token inner"],
+    delta: Float[Tensor, "map token head"],
+    A: Float[Tensor, "map head A_state"],
+) -> Iterator[tuple[int, Float[Tensor, "map block inner"]]]:
+    """Block sizes 1, 2, 4, ... with the decay across each block of that size."""
     tokens = step.shape[1]
     # S before each token, and at the end.
     before = torch.nn.functional.pad(delta.double().cumsum(1), (0, 0, 1, 0))
-    factors = list(factors)
-    decay = step  # across each block of `size` tokens
-    size = 1
+    decay, size = step, 1
     while size < tokens:
-        yield size, factors
-        if 2 * size >= tokens:
-            return
-        factors = [_merge_pairs(P, Q, decay, size) for P, Q in factors]
+        yield size, decay
         size *= 2
         if size <= _PRODUCT_TOKENS:
             last = decay[:, -1:] if decay.shape[1] % 2 else decay[:, :0]
             decay = torch.cat([decay[:, :-1:2] * decay[:, 1::2], last], dim=1)
         else:
             edges = torch.arange(0, tokens + size, size, device=step.device).clamp(max=tokens)
-            across = (before[:, edges[1:]] - before[:, edges[:-1]]).to(step.dtype)
-            decay = torch.exp(across.unsqueeze(-1) * A.unsqueeze(1)).flatten(2)
+            across = before[:, edges].diff(dim=1).to(step.dtype)
+            decay = (across.unsqueeze(-1) * A.unsqueeze(1)).exp_().flatten(2)
 
 
 def _neighbours(
     P: Float[Tensor, "map token inner"], Q: Float[Tensor, "map token inner"], size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The queries of every second block and the keys of the block before it: all whole pairs at once, then the rest.
-
-    Yields pairs of [map pair token inner].
-    """
+    """The queries of every second block and the keys of the block before it, in the order of `BlocksBelow`."""
     pairs, rest = divmod(P.shape[1], 2 * size)
     if pairs:
-        whole = slice(0, pairs * 2 * size)
-        queries, keys = (x[:, whole].unflatten(1, (pairs, 2, size)) for x in (P, Q))
-        yield queries[:, :, 1], keys[:, :, 0]
+        whole, shape = slice(0, pairs * 2 * size), (pairs, 2, size)
+        yield P[:, whole].unflatten(1, shape)[:, :, 1], Q[:, whole].unflatten(1, shape)[:, :, 0]
     if rest > size:
         start = P.shape[1] - rest
         yield P[:, None, start + size :], Q[:, None, start : start + size]
 
 
-def _blocks(out: Float[Tensor, "map token token"], size: int) -> Iterator[Tensor]:
-    """Where in `out` the products of `_neighbours` belong, in the same order: views [map pair query key]."""
-    pairs, rest = divmod(out.shape[1], 2 * size)
+def _decay_of_pairs(
+    decay: Float[Tensor, "map block inner"], tokens: int, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each of `_neighbours` the decay across its left block and across its right block, [map pair 1 inner]."""
+    pairs, rest = divmod(tokens, 2 * size)
     if pairs:
-        whole, shape = slice(0, pairs * 2 * size), (pairs, 2 * size)
-        square = out[:, whole, whole].unflatten(1, shape).unflatten(3, shape)
-        yield square.diagonal(dim1=1, dim2=3).movedim(-1, 1)[:, :, size:, :size]
+        yield decay[:, 0 : 2 * pairs : 2].unsqueeze(2), decay[:, 1 : 2 * pairs : 2].unsqueeze(2)
     if rest > size:
-        start = out.shape[1] - rest
-        yield out[:, None, start + size :, start : start + size]
-
-
-def _merge_pairs(
-    P: Float[Tensor, "map token inner"],
-    Q: Float[Tensor, "map token inner"],
-    decay: Float[Tensor, "map block inner"],
-    size: int,
-) -> tuple[Float[Tensor, "map token inner"], Float[Tensor, "map token inner"]]:
-    """Make pairs of blocks of `size` tokens one: P now refers to the pair's start, Q to its end."""
-    if P.requires_grad or Q.requires_grad:  # the products have saved both
-        P, Q = P.clone(), Q.clone()
-    pairs, rest = divmod(P.shape[1], 2 * size)
-    if pairs:
-        whole, blocks = slice(0, pairs * 2 * size), slice(0, 2 * pairs)
-        left, right = decay[:, blocks].unflatten(1, (pairs, 2, 1)).unbind(2)
-        P[:, whole].unflatten(1, (pairs, 2, size))[:, :, 1] *= left
-        Q[:, whole].unflatten(1, (pairs, 2, size))[:, :, 0] *= right
-    if rest > size:
-        start = pairs * 2 * size
-        P[:, start + size :] *= decay[:, -2:-1]
-        Q[:, start : start + size] *= decay[:, -1:]
-    return P, Q
+        yield decay[:, -2:-1].unsqueeze(2), decay[:, -1:].unsqueeze(2)

@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.block_recursion import add_products, energies
+from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
 from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
-_INNER = {"cpu": 512, "cuda": 4096}
+_INNER = {"cpu": 1024, "cuda": 4096}
 
 
 def channel_maps(
@@ -49,12 +49,12 @@ def channel_maps(
         delta = o.delta[sequence].T.unsqueeze(-1)  # channel token 1
         B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)  # channel token state
         total = o.delta.new_zeros(len(chosen), o.tokens, o.tokens)
-        step = torch.exp(delta * A)
+        step = (delta * A).exp_()
         if scalar:
-            add_products([total], [(step.clone(), delta.clone())], step, delta, A)
+            add_products([BlocksBelow(total)], [(step.clone(), delta.clone())], step, delta, A)
             maps.append((total + torch.diag_embed(delta.squeeze(-1))) * (C @ B.mT))
         else:
-            add_products([total], [(C * step, B * delta)], step, delta, A)
+            add_products([BlocksBelow(total)], [(C * step, B * delta)], step, delta, A)
             maps.append(total + torch.diag_embed((C * B * delta).sum(-1)))
     return torch.stack(maps) if maps else o.delta.new_zeros(0, o.heads, o.tokens, o.tokens)
 
@@ -105,7 +105,7 @@ def channel_agreement(operands: ScanOperands, sample: int = 64) -> Float[Tensor,
     for sequence in range(o.batch):
         delta = o.delta[sequence].T.unsqueeze(-1)
         B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)
-        step = torch.exp(delta * A)
+        step = (delta * A).exp_()
         below = energies((C * step, B * delta), step, delta, A)
         energy.append((below + (C * B * delta).sum(-1).square().sum(-1)).mean())
     return kept / torch.stack(energy)
@@ -133,10 +133,11 @@ def _group_mean(
     heads = o.heads // o.groups
     chunk = max(1, _INNER.get(o.delta.device.type, _INNER["cpu"]) // o.A.shape[1])
     total = o.delta.new_zeros(len(kinds), o.tokens, o.tokens)
+    views = [BlocksBelow(total[n : n + 1]) for n in range(len(kinds))]
     for first in range(group * heads, (group + 1) * heads, chunk):
         some = slice(first, min(first + chunk, (group + 1) * heads))
         delta, A = o.delta[0, :, some], o.A[some]
-        step = torch.exp(delta.unsqueeze(-1) * A)  # token head A_state
+        step = (delta.unsqueeze(-1) * A).exp_()  # token head A_state
         factors = []
         for kind in kinds:
             if kind == "mask":
@@ -147,7 +148,7 @@ def _group_mean(
                 P, Q = C.unsqueeze(1) * step, B.unsqueeze(1) * delta.unsqueeze(-1)
             factors.append((P.flatten(1).unsqueeze(0), Q.flatten(1).unsqueeze(0)))
         add_products(
-            [total[n : n + 1] for n in range(len(kinds))],
+            views,
             factors,
             step.flatten(1).unsqueeze(0),
             delta.unsqueeze(0),
