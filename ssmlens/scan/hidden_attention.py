@@ -7,6 +7,7 @@ Per head h, with S the cumulative sum of Δ over tokens (paper eq. 8; Ali et al.
 How that is computed without ever making [head, state, query, key] is in `block_recursion`.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -93,22 +94,28 @@ def channel_agreement(operands: ScanOperands, sample: int = 64) -> Float[Tensor,
 
     Args:
         operands: Operands of one layer; `x` is not needed.
-        sample: Heads to sample, evenly spaced.
+        sample: Heads to sample, evenly spaced in each group; all where there are fewer.
     """
-    count = min(sample, operands.heads)
-    o = _in_working_precision(operands).select_heads(
-        [h * operands.heads // count for h in range(count)]
-    )
-    A = o.A.expand(-1, o.states).unsqueeze(1)
+    o = _evenly_spaced_heads(_in_working_precision(operands), sample)
     kept = attention_map(o).square().sum((1, 2))
+    each = o.select_heads(list(range(o.heads)))
+    A = o.A.expand(-1, o.states).unsqueeze(1)
     energy = []
     for sequence in range(o.batch):
-        delta = o.delta[sequence].T.unsqueeze(-1)
-        B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)
+        delta = each.delta[sequence].T.unsqueeze(-1)
+        B, C = each.B[sequence].transpose(0, 1), each.C[sequence].transpose(0, 1)
         step = (delta * A).exp_()
         below = energies((C * step, B * delta), step, delta, A)
         energy.append((below + (C * B * delta).sum(-1).square().sum(-1)).mean())
     return kept / torch.stack(energy)
+
+
+def _evenly_spaced_heads(o: ScanOperands, sample: int) -> ScanOperands:
+    """About `sample` of the heads, as many of every group."""
+    heads = o.heads // o.groups
+    count = min(heads, max(1, sample // o.groups))
+    chosen = [g * heads + h * heads // count for g in range(o.groups) for h in range(count)]
+    return dataclasses.replace(o, delta=o.delta[:, :, chosen], A=o.A[chosen])
 
 
 def _means(operands: ScanOperands, kinds: tuple[str, ...]) -> Float[Tensor, "batch kind query key"]:

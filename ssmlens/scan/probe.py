@@ -6,6 +6,9 @@ from torch import Tensor
 
 from ssmlens.scan.operands import ScanOperands
 
+# Tokens whose decay is held at once.
+_SLAB_TOKENS = 32
+
 
 def probe(
     operands: ScanOperands, vector: Float[Tensor, "batch token"]
@@ -21,15 +24,21 @@ def probe(
     """
     o = operands
     heads = o.heads // o.groups
-    shape = (o.batch, o.heads, o.states)
-    written, plain = o.delta.new_zeros(shape), o.delta.new_zeros(*shape[:2], o.A.shape[1])
+    delta, v = o.delta.transpose(0, 1).unsqueeze(-1), vector.T[:, :, None, None]
+    B, C = (x.transpose(0, 1).unsqueeze(3) for x in (o.B, o.C))  # token batch group 1 state
+    written = o.delta.new_zeros(o.batch, o.heads, o.states)
+    plain = o.delta.new_zeros(o.batch, o.heads, o.A.shape[1])
     seen, passed = [], []
-    for t in range(o.tokens):
-        step, v = o.delta[:, t, :, None], vector[:, t, None, None]
-        decay = torch.exp(step * o.A)
-        B, C = (x[:, t].repeat_interleave(heads, dim=1) for x in (o.B, o.C))
-        written = torch.addcmul((v * step) * B, decay.expand_as(written), written)
-        plain = torch.addcmul(v.expand_as(plain), decay, plain)
-        seen.append((written * C).sum((1, 2)) / o.heads)
-        passed.append(plain.mean((1, 2)))
-    return torch.stack(seen, dim=1), torch.stack(passed, dim=1)
+    for first in range(0, o.tokens, _SLAB_TOKENS):
+        slab = slice(first, first + _SLAB_TOKENS)
+        decay = (delta[slab] * o.A).exp_()
+        put = (v[slab] * delta[slab]).unflatten(2, (o.groups, heads))
+        written_slab = (put * B[slab]).flatten(2, 3)
+        plain_slab = v[slab].expand_as(decay).clone()
+        for t in range(len(decay)):
+            written = written_slab[t].addcmul_(decay[t].expand_as(written), written)
+            plain = plain_slab[t].addcmul_(decay[t], plain)
+        read = written_slab.unflatten(2, (o.groups, heads)) * C[slab]
+        seen.append(read.sum((2, 3, 4)) / o.heads)
+        passed.append(plain_slab.mean((2, 3)))
+    return torch.cat(seen).T, torch.cat(passed).T

@@ -121,9 +121,10 @@ def test_agreement_is_the_energy_that_averaging_keeps(shape):
     torch.testing.assert_close(channel_agreement(operands).double(), wanted, rtol=1e-5, atol=1e-9)
 
 
-def test_agreement_of_a_sample_is_that_of_its_heads():
-    operands = random_operands(1, 21, 10, 4, 1, 4)
-    some = channel_agreement(operands.select_heads([0, 3, 6]))
+@pytest.mark.parametrize(("groups", "heads"), [(1, [0, 3, 6]), (2, [0, 5])])
+def test_agreement_of_a_sample_is_that_of_evenly_spaced_heads(groups, heads):
+    operands = random_operands(1, 21, 10, 4, groups, 4)
+    some = channel_agreement(operands.select_heads(heads))
     torch.testing.assert_close(channel_agreement(operands, sample=3), some)
 
 
