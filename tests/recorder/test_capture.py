@@ -386,6 +386,28 @@ def test_a_mixer_that_does_something_else_is_named(model, tmp_path):
     assert all(p.startswith("layer 1: prompt") and "closure error" in p for p in problems)
 
 
+def test_one_wrong_token_of_one_prompt_is_enough(mamba, tmp_path):
+    def hook(_, __, output):
+        output[3, 2] *= 2
+
+    mamba.backbone.layers[0].mixer.register_forward_hook(hook)
+    with pytest.raises(ClosureError, match="layer 0"):
+        ssmlens.capture(mamba, IDS, tmp_path / "run")
+    with ssmlens.capture(mamba, IDS, tmp_path / "run", resume=True, keep_going=True) as captured:
+        wrong = captured.layer(0).read("closure_error") > 1e-4
+        assert wrong.tolist() == [False, False, False, True, False]
+        assert captured.layer(0).read("closure_worst_token")[3] == 2
+
+
+def test_operands_that_overflow_where_the_mixer_did_not_are_an_error(mamba, tmp_path):
+    mixer = mamba.backbone.layers[1].mixer
+    with torch.no_grad():
+        mixer.in_proj.weight.fill_(3e38)
+    mixer.register_forward_hook(lambda _, __, output: torch.ones_like(output))
+    with pytest.raises(ClosureError, match=r"layer 1 .* differs by nan"):
+        ssmlens.capture(mamba, IDS, tmp_path / "run")
+
+
 def test_weights_that_the_mixer_used_and_no_longer_has(mamba, tmp_path):
     """The mixer computes with other weights than it shows: only its output tells."""
     mixer = mamba.backbone.layers[2].mixer
