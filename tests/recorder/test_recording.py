@@ -137,7 +137,7 @@ def test_weights_that_changed_since_are_noticed(tiny_model, change):
         with torch.no_grad():
             mixer.in_proj.weight.mul_(2)
     else:
-        mixer.in_proj.weight = nn.Parameter(2 * mixer.in_proj.weight.detach())
+        mixer.in_proj.weight.data = 2 * mixer.in_proj.weight.detach()
     with pytest.raises(SsmlensError, match="layer 1: the weights have changed since the recording"):
         _ = rec[1].operands
     assert rec[0].operands is kept
