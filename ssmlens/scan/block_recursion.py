@@ -12,7 +12,7 @@ right block's P. Each entry meets log2(T) factors; nothing overflows, nothing is
 a matrix product.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,6 @@ from torch import Tensor
 # Blocks up to this size get their decay as a product of exponentials already taken; longer ones from Δ's sums anew,
 # so that rounding does not pile up over a long sequence.
 _PRODUCT_TOKENS = 8
-Factors = tuple[Float[Tensor, "map token inner"], Float[Tensor, "map token inner"]]
 
 
 class BlocksBelow:
@@ -57,78 +56,78 @@ def _cut(out: Float[Tensor, "map token token"], size: int) -> Iterator[Tensor]:
 
 
 def add_products(
-    outs: Sequence[BlocksBelow],
-    factors: Sequence[Factors],
-    step: Float[Tensor, "map token inner"],
-    delta: Float[Tensor, "map token head"],
-    A: Float[Tensor, "map head A_state"],
+    out: BlocksBelow,
+    P: Float[Tensor, "map token inner"],
+    Q: Float[Tensor, "map token inner"],
+    step: Float[Tensor, "#map token inner"],
+    delta: Float[Tensor, "#map token head"],
+    A: Float[Tensor, "#map head A_state"],
 ) -> None:
-    """Add Σ_inner P[i] Q[j] · (decay between them) below the diagonal of each `out`; inner is head·A_state.
+    """Add Σ_inner P[i] Q[j] · (decay between them) below the diagonal of `out`; inner is head·A_state.
 
     Args:
-        outs: What is added to.
-        factors: (P, Q) for each `out`: what is read at token i times `step`; what is written at token j. Both are
-            overwritten.
+        out: What is added to.
+        P: What is read at token i, times `step`. Overwritten.
+        Q: What is written at token j. Overwritten.
         step: Ā = exp(Δ A), the decay of each token.
         delta: Δ.
         A: Continuous-time decay.
     """
-    for which, size, place, queries, keys in _neighbours_of_all_sizes(factors, step, delta, A):
-        block = outs[which](size, place)
+    for size, place, queries, keys in _neighbours_of_all_sizes(P, Q, step, delta, A):
+        block = out(size, place)
         block += queries @ keys.mT
 
 
 def energies(
-    factors: Factors,
-    step: Float[Tensor, "map token inner"],
-    delta: Float[Tensor, "map token head"],
-    A: Float[Tensor, "map head A_state"],
+    P: Float[Tensor, "map token inner"],
+    Q: Float[Tensor, "map token inner"],
+    step: Float[Tensor, "#map token inner"],
+    delta: Float[Tensor, "#map token head"],
+    A: Float[Tensor, "#map head A_state"],
 ) -> Float[Tensor, " map"]:
     """Sum of squares below the diagonal of what `add_products` would add, without making it.
 
     ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, and PᵀP is only inner × inner.
     """
-    total = step.new_zeros(len(step))
-    for *_, queries, keys in _neighbours_of_all_sizes([factors], step, delta, A):
+    total = P.new_zeros(len(P))
+    for *_, queries, keys in _neighbours_of_all_sizes(P, Q, step, delta, A):
         grams = (queries.mT @ queries) * (keys.mT @ keys)
         total = total + grams.flatten(1).sum(1)
     return total
 
 
 def _neighbours_of_all_sizes(
-    factors: Sequence[Factors],
-    step: Float[Tensor, "map token inner"],
-    delta: Float[Tensor, "map token head"],
-    A: Float[Tensor, "map head A_state"],
-) -> Iterator[tuple[int, int, int, Tensor, Tensor]]:
+    P: Float[Tensor, "map token inner"],
+    Q: Float[Tensor, "map token inner"],
+    step: Float[Tensor, "#map token inner"],
+    delta: Float[Tensor, "#map token head"],
+    A: Float[Tensor, "#map head A_state"],
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Every pair of neighbouring blocks, small ones first, each with its decay up to the boundary folded in.
 
-    Yields (which factors, block size, place in `BlocksBelow`, queries, keys), both [map pair token inner].
-    They are overwritten when the next ones are asked for.
+    Yields (block size, place in `BlocksBelow`, queries, keys), both [map pair token inner]. They are overwritten when
+    the next ones are asked for.
     """
-    tokens = step.shape[1]
-    factors = list(factors)
-    keeps = any(x.requires_grad for pair in factors for x in pair)  # the products have saved both
+    keeps = P.requires_grad or Q.requires_grad  # the products have saved both
     for size, decay in _decays(step, delta, A):
-        across = list(_decay_of_pairs(decay, tokens, size))
-        for which, (P, Q) in enumerate(factors):
-            neighbours = list(_neighbours(P, Q, size))
-            for place, (queries, keys) in enumerate(neighbours):
-                yield which, size, place, queries, keys
-            if keeps:
-                P, Q = factors[which] = (P.clone(), Q.clone())
-                neighbours = _neighbours(P, Q, size)
-            for (queries, keys), (left, right) in zip(neighbours, across, strict=True):
-                queries *= left
-                keys *= right
+        neighbours = list(_neighbours(P, Q, size))
+        for place, (queries, keys) in enumerate(neighbours):
+            yield size, place, queries, keys
+        if keeps:
+            P, Q = P.clone(), Q.clone()
+            neighbours = _neighbours(P, Q, size)
+        across = _decay_of_pairs(decay, P.shape[1], size)
+        for (queries, keys), (left, right) in zip(neighbours, across, strict=True):
+            queries *= left
+            keys *= right
 
 
 def _decays(
-    step: Float[Tensor, "map token inner"],
-    delta: Float[Tensor, "map token head"],
-    A: Float[Tensor, "map head A_state"],
-) -> Iterator[tuple[int, Float[Tensor, "map block inner"]]]:
-    """Block sizes 1, 2, 4, ... with the decay across each block of that size."""
+    step: Float[Tensor, "#map token inner"],
+    delta: Float[Tensor, "#map token head"],
+    A: Float[Tensor, "#map head A_state"],
+) -> Iterator[tuple[int, Tensor]]:
+    """Block sizes 1, 2, 4, ... with the decay across each block of that size, [map block inner]."""
     tokens = step.shape[1]
     # S before each token, and at the end.
     before = torch.nn.functional.pad(delta.double().cumsum(1), (0, 0, 1, 0))
@@ -159,7 +158,7 @@ def _neighbours(
 
 
 def _decay_of_pairs(
-    decay: Float[Tensor, "map block inner"], tokens: int, size: int
+    decay: Float[Tensor, "#map block inner"], tokens: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """For each of `_neighbours` the decay across its left block and across its right block, [map pair 1 inner]."""
     pairs, rest = divmod(tokens, 2 * size)

@@ -52,10 +52,10 @@ def channel_maps(
         total = o.delta.new_zeros(len(chosen), o.tokens, o.tokens)
         step = (delta * A).exp_()
         if scalar:
-            add_products([BlocksBelow(total)], [(step.clone(), delta.clone())], step, delta, A)
+            add_products(BlocksBelow(total), step.clone(), delta.clone(), step, delta, A)
             maps.append((total + torch.diag_embed(delta.squeeze(-1))) * (C @ B.mT))
         else:
-            add_products([BlocksBelow(total)], [(C * step, B * delta)], step, delta, A)
+            add_products(BlocksBelow(total), C * step, B * delta, step, delta, A)
             maps.append(total + torch.diag_embed((C * B * delta).sum(-1)))
     return torch.stack(maps) if maps else o.delta.new_zeros(0, o.heads, o.tokens, o.tokens)
 
@@ -105,7 +105,7 @@ def channel_agreement(operands: ScanOperands, sample: int = 64) -> Float[Tensor,
         delta = each.delta[sequence].T.unsqueeze(-1)
         B, C = each.B[sequence].transpose(0, 1), each.C[sequence].transpose(0, 1)
         step = (delta * A).exp_()
-        below = energies((C * step, B * delta), step, delta, A)
+        below = energies(C * step, B * delta, step, delta, A)
         energy.append((below + (C * B * delta).sum(-1).square().sum(-1)).mean())
     return kept / torch.stack(energy)
 
@@ -140,26 +140,23 @@ def _group_mean(
     heads = o.heads // o.groups
     chunk = max(1, _INNER.get(o.delta.device.type, _INNER["cpu"]) // o.A.shape[1])
     total = o.delta.new_zeros(len(kinds), o.tokens, o.tokens)
-    views = [BlocksBelow(total[n : n + 1]) for n in range(len(kinds))]
+    blocks = BlocksBelow(total)
     for first in range(group * heads, (group + 1) * heads, chunk):
         some = slice(first, min(first + chunk, (group + 1) * heads))
         delta, A = o.delta[0, :, some], o.A[some]
         step = (delta.unsqueeze(-1) * A).exp_()  # token head A_state
-        factors = []
-        for kind in kinds:
+        P = step.expand(len(kinds), -1, -1, -1).clone()
+        Q = torch.empty_like(P)
+        for n, kind in enumerate(kinds):
             if kind == "mask":
-                P, Q = step.clone(), torch.ones_like(step)
+                Q[n] = 1
             elif scalar:
-                P, Q = step.clone(), delta.unsqueeze(-1).clone()
+                Q[n] = delta.unsqueeze(-1)
             else:
-                P, Q = C.unsqueeze(1) * step, B.unsqueeze(1) * delta.unsqueeze(-1)
-            factors.append((P.flatten(1).unsqueeze(0), Q.flatten(1).unsqueeze(0)))
+                P[n] *= C.unsqueeze(1)
+                Q[n] = B.unsqueeze(1) * delta.unsqueeze(-1)
         add_products(
-            views,
-            factors,
-            step.flatten(1).unsqueeze(0),
-            delta.unsqueeze(0),
-            A.unsqueeze(0),
+            blocks, P.flatten(2), Q.flatten(2), step.flatten(1)[None], delta[None], A[None]
         )
     own = o.delta[0, :, group * heads : (group + 1) * heads]
     here = {
