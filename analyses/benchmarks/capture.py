@@ -117,7 +117,7 @@ def _forward() -> dict[str, object]:
         timings = take_turns(
             {name: lambda name=name: run(name) for name in models}, repetitions=3, warm_up=False
         )
-    ratio = timings["transformers"].median / timings["ssmlens"].median
+    ratio = timings["transformers"].ratio(timings["ssmlens"])
     difference = (logits["ssmlens"] - logits["transformers"]).norm() / logits["transformers"].norm()
     print(
         f"forward alone: transformers {timings['transformers']}, ssmlens {timings['ssmlens']}: "

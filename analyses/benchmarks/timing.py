@@ -1,33 +1,34 @@
 """Side-by-side timing: what is compared takes turns, so that a busy machine slows all of it alike."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of the repetitions of one thing, sorted."""
+    """Wall-clock seconds of the repetitions of one thing, turn by turn."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle repetition (of an even number, the later of the two)."""
-        return self.seconds[len(self.seconds) // 2]
+        """The middle repetition."""
+        return statistics.median(self.seconds)
 
-    @property
-    def spread(self) -> float:
-        """(slowest − fastest) / median: how far to trust the median."""
-        return (self.seconds[-1] - self.seconds[0]) / self.median
+    def ratio(self, other: "Timing") -> float:
+        """How many times as long as `other` this took: the median over turns, each compared with its neighbour."""
+        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
     def __str__(self) -> str:
         digits = 3 if self.median < 1 else 2
-        return f"{self.median:.{digits}f} s ({self.seconds[0]:.{digits}f}–{self.seconds[-1]:.{digits}f})"
+        low, high = min(self.seconds), max(self.seconds)
+        return f"{self.median:.{digits}f} s ({low:.{digits}f}–{high:.{digits}f})"
 
     def record(self) -> dict[str, float]:
         """What results/*.json keeps of it."""
-        return {"median_s": self.median, "min_s": self.seconds[0], "max_s": self.seconds[-1]}
+        return {"median_s": self.median, "min_s": min(self.seconds), "max_s": max(self.seconds)}
 
 
 def take_turns(
@@ -43,4 +44,4 @@ def take_turns(
             start = time.perf_counter()
             thing()
             seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(tuple(sorted(taken))) for name, taken in seconds.items()}
+    return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
