@@ -34,10 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
         print(f"ssmlens: unknown command {words[0]!r}; {hint}", file=sys.stderr)
         return 2
-    from ssmlens.cli.command import run
+    try:
+        from ssmlens.cli.command import run
 
-    module = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}")
-    return run(module.COMMAND, words[0], words[1:])
+        module = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}")
+        return run(module.COMMAND, words[0], words[1:])
+    except KeyboardInterrupt:  # before the command was there to take it
+        print("ssmlens: interrupted", file=sys.stderr)
+        return 130
 
 
 def _help() -> str:

@@ -141,7 +141,7 @@ def describe(captured: Any, out: Path) -> Result:
             marks[index] = f"{layer.finite}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
     proof = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
-    lines = [f"{out}: {len(errors)} layers, {captured.prompts} prompts, {proof}"]
+    lines = [f"{out}: {_count(errors, 'layer')}, {_count(captured.length, 'prompt')}, {proof}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {
         "out": str(out),
@@ -152,6 +152,10 @@ def describe(captured: Any, out: Path) -> Result:
         "not_finite": {str(index): why for index, why in marks.items()},
     }
     return Result(data, "\n".join(lines))
+
+
+def _count(things: Any, name: str) -> str:
+    return f"{len(things)} {name}" if len(things) == 1 else f"{len(things)} {name}s"
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

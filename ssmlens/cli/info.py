@@ -55,7 +55,7 @@ class InfoCommand:
 def _text(data: dict) -> str:
     told = [f"{name:18}  {value}" for name, value in data["attributes"].items() if value != ""]
     lines = [data["path"], f"{'digest':18}  {data['digest']}", *told, ""]
-    for number, prompt in enumerate(data["prompts"], 1):
+    for number, prompt in enumerate(data["prompts"]):
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
     lines += ["", "layer  finite   closure_error  mixer"]

@@ -54,8 +54,9 @@ class Vocabulary:
         return [self._ids[character] for character in text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The tokens' strings in a row."""
-        return "".join(self.token_strings(ids))
+        """The tokens' strings in a row; one that cannot be typed stands in angle brackets."""
+        strings = self.token_strings(ids)
+        return "".join(s if len(s) == 1 or s.startswith("<") else f"<{s}>" for s in strings)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Each token's string; ids that only pad the embedding are shown as <id>."""

@@ -224,7 +224,7 @@ def _header(
             "dtype": dtype,
             "device": parameter.device.type,
             "n_layer": count_blocks(model, found),
-            "channels": "" if channels is None else ",".join(map(str, channels)),
+            "channels": "loudest" if channels is None else ",".join(map(str, channels)) or "none",
             "discretized": int(store_discretized),
             "closure_tolerance": worst,
             "ssmlens_version": ssmlens.__version__,

@@ -37,10 +37,10 @@ class Prompts:
     def __post_init__(self):
         if not self.tokens:
             raise UsageError("there is no prompt; give at least one")
-        for number, (tokens, text) in enumerate(zip(self.tokens, self.texts, strict=True), 1):
+        for number, (tokens, text) in enumerate(zip(self.tokens, self.texts, strict=True)):
             if not tokens:
                 raise UsageError(f"prompt {number} ({text!r}) is empty; give it at least one token")
-        for number, (tokens, target) in enumerate(zip(self.tokens, self.target, strict=True), 1):
+        for number, (tokens, target) in enumerate(zip(self.tokens, self.target, strict=True)):
             if target is not None and not _is_target(target, len(tokens)):
                 raise UsageError(
                     f"prompt {number}: its target must say for each of its {len(tokens)} tokens "
@@ -75,7 +75,7 @@ class Prompts:
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise UsageError if a token id is not one of the model's."""
-        for number, tokens in enumerate(self.tokens, 1):
+        for number, tokens in enumerate(self.tokens):
             for token in tokens:
                 if not 0 <= token < vocab_size:
                     raise UsageError(
@@ -101,7 +101,7 @@ def from_tokens(rows: Iterable[Any] | Tensor) -> Prompts:
     if whole and isinstance(whole[0], Integral):
         whole = [whole]
     tokens = tuple(
-        tuple(_token_id(number, token) for token in row) for number, row in enumerate(whole, 1)
+        tuple(_token_id(number, token) for token in row) for number, row in enumerate(whole)
     )
     return Prompts(tokens, ("tokens",) * len(tokens), ("",) * len(tokens), (None,) * len(tokens))
 

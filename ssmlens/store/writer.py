@@ -62,16 +62,16 @@ class CaptureWriter:
         overwrite: bool = False,
     ):
         self.out = Path(out)
-        self.partial = disk.partial_path(self.out)
         self.header = header
         self.layers = tuple(layers)
         self.batches = batches
+        self._check_request()
+        self.partial = disk.partial_path(self.out)
         self._lock = disk.partial_path(self.out.with_name(f"{self.out.name}.lock"))
         self._overwrite = overwrite
         self._shared = set(self.layers) != set(header.layers)
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
-        self._check_request()
         self._complete = self._check_out(resume)
         if not self._complete:
             self._prepare(resume)
@@ -144,7 +144,7 @@ class CaptureWriter:
         return self.out
 
     def _check_request(self) -> None:
-        if self.out.name.endswith(disk.PARTIAL) or not self.out.name:
+        if self.out.name.endswith(disk.PARTIAL) or self.out.name in ("", ".."):
             raise UsageError(f"{self.out} cannot be the name of a capture; choose another --out")
         if not 1 <= self.batches <= self.header.prompts:
             raise ValueError(f"{self.batches} batches of {self.header.prompts} prompts")

@@ -65,7 +65,7 @@ def refused(cli, here):
         ("--prompts nowhere.txt", ["cannot read nowhere.txt", "No such file"]),
         ("--prompts folder", ["folder", ".txt", ".jsonl"]),
         ("--prompts words.txt", ["words.txt, line 1: 'H' is not a token"]),
-        ("--prompts beyond.jsonl", ["prompt 1: token id 32 is out of range", "0..31"]),
+        ("--prompts beyond.jsonl", ["prompt 0: token id 32 is out of range", "0..31"]),
         ("--prompts negative.jsonl", ["token id -1 is out of range"]),
         ("--layers 4", ["layer 4 is out of range", "0..3"]),
         ("--layers -1", ["layer -1 is out of range"]),
@@ -76,6 +76,9 @@ def refused(cli, here):
         ("--out nowhere/run.h5", ["cannot write nowhere/run.h5", "folder does not exist"]),
         ("--out folder --overwrite", ["folder is a folder but not a capture"]),
         ("--out run.h5.partial", ["run.h5.partial cannot be the name of a capture"]),
+        ("--out .", ["cannot be the name of a capture"]),
+        ("--out ..", ["cannot be the name of a capture"]),
+        ("--out /", ["cannot be the name of a capture"]),
         ("--length 17", ["--length and --count go with --task"]),
         ("--count 2", ["--length and --count go with --task"]),
         ("--task copy --length 0", ["copy task needs --length"]),
@@ -111,7 +114,7 @@ def test_capture(refused, options, told):
 
 
 def test_an_empty_prompt(refused):
-    assert "prompt 2 ('') is empty" in refused(2, "capture", "--prompt", "a", "")
+    assert "prompt 1 ('') is empty" in refused(2, "capture", "--prompt", "a", "")
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "rank-layers", "report", "pack"])

@@ -20,7 +20,7 @@ SMALL = ("capture", "--model", "copy-mamba2-mimetic", "--layers", 3)
 def test_capture_from_letters(cli, here):
     said = cli(*SMALL, "--prompt", "abcd|abcd", "xyz|xyz", "--channels", 4, 2, "--out", "run")
     assert said.code == 0
-    assert said.out == "run: 1 layers, 2 prompts, closure error at most 0.0e+00\n"
+    assert said.out == "run: 1 layer, 2 prompts, closure error at most 0.0e+00\n"
     assert said.err == ""  # short work shows no progress
     with open_capture(here / "run") as capture:
         assert capture.layers == (3,)
@@ -97,7 +97,7 @@ def test_info_for_people(cli, copies):
     lines = cli("info", path).out.splitlines()
     assert lines[0] == str(path)
     assert any(line.split() == ["model", "copy-mamba2-default"] for line in lines)
-    assert any(line.startswith("prompt 2: copy, 36 tokens  '") for line in lines)
+    assert any(line.startswith("prompt 1: copy, 36 tokens  '") for line in lines)
     assert sum(line.endswith("ssmlens.models.mixers.Mamba2") for line in lines) == 4
     arrays = cli("info", path, "--json").json["layers"][0]["arrays"]
     assert arrays["delta"] == ["prompt", "token", "head"]

@@ -47,6 +47,6 @@ def test_targets_and_letters_are_in_the_file(copies):
         assert capture.prompt_kinds == ["copy", "copy"]
         letters = capture.token_strings(0)
         assert letters[:17] == letters[18:35]
-        assert "".join(letters) == capture.prompt_texts[0]
+        assert "".join(letters[:-1]) + "<end>" == capture.prompt_texts[0]
         assert capture.target[0, 17:34].tolist() == list(range(17))
         assert (np.delete(capture.target[0], range(17, 34)) == -1).all()

@@ -14,6 +14,7 @@ def letters():
 def test_letters_round_trip(letters):
     assert letters.encode("ab|ba") == [3, 4, 1, 4, 3]
     assert letters.decode([3, 4, 1, 4, 3]) == "ab|ba"
+    assert letters.decode([3, 1, 3, 2]) == "a|a<end>"
     assert letters.encode("") == []
     assert letters.decode([]) == ""
 

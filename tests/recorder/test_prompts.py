@@ -55,11 +55,11 @@ def test_one_sequence(given):
         (torch.zeros(2, 3), "integer tensor .* torch.float32, shape"),
         (torch.zeros(2, 3, 4, dtype=torch.long), r"shape \(2, 3, 4\)"),
         (torch.zeros(0, 3, dtype=torch.long), "there is no prompt"),
-        (torch.zeros(2, 0, dtype=torch.long), "prompt 1 .* is empty"),
+        (torch.zeros(2, 0, dtype=torch.long), "prompt 0 .* is empty"),
         (torch.zeros(0, dtype=torch.long), "there is no prompt"),
-        (torch.tensor([[True]]), "prompt 1: True is not a token id"),
+        (torch.tensor([[True]]), "prompt 0: True is not a token id"),
         ([], "there is no prompt"),
-        ([[3], []], "prompt 2 .* is empty"),
+        ([[3], []], "prompt 1 .* is empty"),
     ],
 )
 def test_what_are_no_token_ids(given, told):
@@ -74,7 +74,7 @@ def test_texts():
     assert prompts.kinds == ("text", "text")
     with pytest.raises(UsageError, match="'A' is not a token of this model"):
         from_texts(["aA"], LETTERS)
-    with pytest.raises(UsageError, match=r"prompt 2 \(''\) is empty"):
+    with pytest.raises(UsageError, match=r"prompt 1 \(''\) is empty"):
         from_texts(["a", ""], LETTERS)
     with pytest.raises(UsageError, match=r"no tokenizer \(it has none\); pass token ids"):
         from_texts(["a"], None, "it has none")
@@ -83,7 +83,7 @@ def test_texts():
 @pytest.mark.parametrize("token", [-1, 29, 10**30])
 def test_ids_the_model_does_not_have(token):
     prompts = from_tokens([[1], [0, 28, token]])
-    with pytest.raises(UsageError, match=rf"prompt 2: token id {token} is out of range: .*0\.\.28"):
+    with pytest.raises(UsageError, match=rf"prompt 1: token id {token} is out of range: .*0\.\.28"):
         prompts.check_vocabulary(29)
     from_tokens([[0, 28]]).check_vocabulary(29)
 
@@ -111,11 +111,11 @@ def test_a_file_of_json_lines(tmp_path):
         ("a.txt", "", "a.txt holds no prompt; write one a line"),
         ("a.jsonl", "\n \n", "a.jsonl holds no prompt"),
         ("a.txt", "ab\n\nAB\n", "a.txt, line 3: 'A' is not a token"),
-        ("a.jsonl", '{"text": "a"}\n\n{"text": ""}', r"a.jsonl, line 3: prompt 1 \(''\) is empty"),
-        ("a.jsonl", '{"tokens": []}', "a.jsonl, line 1: prompt 1 .* is empty"),
-        ("a.jsonl", '{"tokens": [1, "b"]}', "line 1: prompt 1: 'b' is not a token id"),
-        ("a.jsonl", '{"tokens": [true]}', "line 1: prompt 1: True is not a token id"),
-        ("a.jsonl", '{"tokens": [1.5]}', "line 1: prompt 1: 1.5 is not a token id"),
+        ("a.jsonl", '{"text": "a"}\n\n{"text": ""}', r"a.jsonl, line 3: prompt 0 \(''\) is empty"),
+        ("a.jsonl", '{"tokens": []}', "a.jsonl, line 1: prompt 0 .* is empty"),
+        ("a.jsonl", '{"tokens": [1, "b"]}', "line 1: prompt 0: 'b' is not a token id"),
+        ("a.jsonl", '{"tokens": [true]}', "line 1: prompt 0: True is not a token id"),
+        ("a.jsonl", '{"tokens": [1.5]}', "line 1: prompt 0: 1.5 is not a token id"),
         ("a.jsonl", '{"text": "a"}\n{"text": "a"', "line 2: not JSON"),
         ("a.jsonl", '{"text": "a", "tokens": [1]}', 'line 1: a line is {"text"'),
         ("a.jsonl", "[1, 2]", 'line 1: a line is {"text"'),
@@ -140,7 +140,7 @@ def test_a_folder_is_not_a_file_of_prompts(tmp_path):
 
 @pytest.mark.parametrize("target", [(0,), (0, 1, 2), (-2, 0), (1, 0), (0, 2)])
 def test_targets_that_point_nowhere(target):
-    with pytest.raises(UsageError, match="prompt 1: its target must say for each of its 2 tokens"):
+    with pytest.raises(UsageError, match="prompt 0: its target must say for each of its 2 tokens"):
         Prompts(((3, 4),), ("copy",), ("",), (target,))
 
 
