@@ -7,7 +7,7 @@ things are declared to be, follows no link but hard ones, and reads no values bu
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import CHANNEL, TOKEN
 from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
 from ssmlens.store.schema import (
-    DIMENSIONS,
     FINITE_STATES,
     FORMAT,
     HEADER,
@@ -49,8 +48,8 @@ _ATTRIBUTE_BYTES = 1 << 20
 _EXPANSION = 2048
 _SMALL = 1 << 24
 
-# Axes whose scale is no array: all but `channel`.
-_SCALES = {axis for axes in STORED_LAYER_ARRAYS.values() for axis in axes} - {*STORED_LAYER_ARRAYS}
+_AXES = {axis for axes in STORED_LAYER_ARRAYS.values() for axis in axes}
+_ROOT_AXES = {axis for axes in ROOT_ARRAYS.values() for axis in axes}
 
 
 def open_guarded(path: Path) -> h5py.File:
@@ -109,21 +108,17 @@ class _Guard:
         kind = attributes.get("kind")
         if kind not in (WHOLE, HEADER, LAYER):
             self._refuse(f"it is of no known kind ({kind!r})")
-        known = {*_SCALES, DIMENSIONS}
-        known |= {*ROOT_ARRAYS} if kind != LAYER else set()
+        known = {*ROOT_ARRAYS, *_ROOT_AXES} if kind != LAYER else set()
         known |= {"layers"} if kind != HEADER else set()
         members = self._members(root, "", known)
         if kind != HEADER:
             self._require("", members, ("layers",))
         if kind != LAYER:
             self._require("", members, REQUIRED_ROOT)
+            self._arrays(root, "", [m for m in members if m != "layers"])
             self._layer_list(file, None if kind == HEADER else root)
-        sizes = self._arrays(root, "", [m for m in members if m not in ("layers", DIMENSIONS)])
-        if DIMENSIONS in members:
-            links = self._open_group(root, DIMENSIONS.encode(), DIMENSIONS)
-            self._arrays(links, DIMENSIONS, self._members(links, DIMENSIONS, _SCALES), sizes)
         if kind != HEADER:
-            self._layers(root, sizes, first=attributes.get("first_prompt", 0) == 0)
+            self._layers(root, first=attributes.get("first_prompt", 0) == 0)
         self._require(
             "the root's attributes",
             list(attributes),
@@ -152,14 +147,14 @@ class _Guard:
             group = self._open_group(root, b"layers", "layers")
             self._require("layers", self._members(group, "layers", known), sorted(known))
 
-    def _layers(self, root: h5g.GroupID, sizes: Mapping[str, int], *, first: bool) -> None:
+    def _layers(self, root: h5g.GroupID, *, first: bool) -> None:
         group = self._open_group(root, b"layers", "layers")
         for name in self._members(group, "layers", None):
             where = f"layers/{name}"
             if not name.isascii() or not name.isdigit() or layer_name(int(name)) != name:
                 self._refuse(f"{where} is not a layer's name")
             layer = self._open_group(group, name.encode(), where)
-            members = self._members(layer, where, {*STORED_LAYER_ARRAYS, *_SCALES})
+            members = self._members(layer, where, {*STORED_LAYER_ARRAYS, *_AXES})
             needed = [n for n in OPERANDS if first or has_prompts(n)]
             self._require(where, members, [*needed, PROMPT_DIGEST])
             self._attributes(layer, where)
@@ -167,8 +162,7 @@ class _Guard:
             self._require(f"{where}'s attributes", list(attributes), ["digest", "static_digest"])
             if attributes.get("finite") not in FINITE_STATES:
                 self._refuse(f"{where} says finite={attributes.get('finite')!r}")
-            shared = {axis: size for axis, size in sizes.items() if axis not in members}
-            self._arrays(layer, where, members, shared)
+            self._arrays(layer, where, members)
 
     def _members(self, group: h5g.GroupID, where: str, known: set[str] | None) -> list[str]:
         if group.get_num_objs() > _MOST_LINKS:
@@ -189,11 +183,8 @@ class _Guard:
             self._refuse(f"{where} is not a group")
         return h5g.open(parent, name)
 
-    def _arrays(
-        self, group: h5g.GroupID, where: str, members: list[str], shared: Mapping[str, int] = {}
-    ) -> dict[str, int]:
-        """Check every dataset of a group; the size of each axis, which those in `shared` must have."""
-        sizes = dict(shared)
+    def _arrays(self, group: h5g.GroupID, where: str, members: list[str]) -> None:
+        sizes: dict[str, int] = {}
         for name in members:
             at = f"{where}/{name}".lstrip("/")
             if h5o.get_info(group, name.encode()).type != h5o.TYPE_DATASET:
@@ -210,10 +201,9 @@ class _Guard:
                 one = TOKEN if axis in TOKEN_AXES else axis
                 if sizes.setdefault(one, size) != size:
                     self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
-        return sizes
 
     def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
-        if name in _SCALES:
+        if name in _AXES and name not in STORED_LAYER_ARRAYS:
             axes = (name,)
         elif where:
             return layer_axes(name, ndim)
@@ -242,7 +232,7 @@ class _Guard:
         text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
         integer = isinstance(kind, h5t.TypeIntegerID)
         number = isinstance(kind, h5t.TypeFloatID) or integer
-        byte = name == PROMPT_DIGEST or name in _SCALES
+        byte = name == PROMPT_DIGEST or (name in _AXES and name != CHANNEL)
         if name in TEXT_ARRAYS:
             right = text
         elif byte:

@@ -18,7 +18,7 @@ import numpy as np
 from h5py import h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.names import CHANNEL, GROUP, HEAD, KEY, PROMPT, QUERY, TOKEN
-from ssmlens.store.schema import DIMENSIONS, Attribute
+from ssmlens.store.schema import Attribute
 
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
@@ -162,17 +162,8 @@ def encode_text(text: str) -> bytes:
 
 
 def _dimension(group: h5py.Group, axis: str, size: int) -> h5py.Dataset:
-    """The scale of an axis: the root's, or the group's own where its size is another (see `schema`)."""
     if axis in group:
         return stored_array(group, axis)
-    root = group.file
-    if axis not in root:
-        root.require_group(DIMENSIONS)[axis] = _new_scale(root, axis, size)
-    shared = stored_array(root, axis)
-    return shared if len(shared) == size else _new_scale(group, axis, size)
-
-
-def _new_scale(group: h5py.Group, axis: str, size: int) -> h5py.Dataset:
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_chunk((min(size, _CHUNK_BYTES),))
     properties.set_deflate(0)

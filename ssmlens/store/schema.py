@@ -3,11 +3,6 @@
 One file (`run.h5`) or a folder of them (`run/`: `header.h5`, one `layer-005.h5` a block, `manifest.json`). Every
 HDF5 file of a capture has the same shape: root attributes, the header's arrays in the root (in `run.h5` and
 `header.h5`) and groups `layers/005` (in `run.h5` and `layer-005.h5`). What each array means is in `ssmlens.names`.
-
-The dimension scales lie in the root, one an axis for all layers; a layer where an axis has another size has its own.
-The group `dimensions` links to those of the root a second time, because h5netcdf asks HDF5 for the name of each scale
-and HDF5 searches the file for it: links in the order of a hash of their names, into each group as it comes. It meets
-`dimensions` before `layers`, but half of the root's scales after all that `layers` holds.
 """
 
 from collections.abc import Mapping
@@ -22,8 +17,6 @@ FORMAT = "ssmlens capture"
 
 # Kinds of HDF5 file, the root attribute `kind`.
 WHOLE, HEADER, LAYER = "capture", "header", "layer"
-
-DIMENSIONS = "dimensions"
 
 BYTE = "byte"
 PROMPT_DIGEST = "prompt_digest"
