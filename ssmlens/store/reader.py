@@ -122,7 +122,11 @@ class Capture:
         return self._layers[index]
 
     def to_xarray(self) -> xr.DataTree:
-        """The whole capture as an xarray tree, `/` and `/layers/005` ..., reading only what is looked at."""
+        """The whole capture as an xarray tree, `/` and `/layers/005` ..., reading only what is looked at.
+
+        `xarray.open_datatree(path, engine="h5netcdf")` opens the same file, but looks every dimension up by walking
+        it: ten seconds where a capture has 48 layers, for which this takes less than one.
+        """
         root = xr.Dataset(
             {
                 "tokens": ((PROMPT, TOKEN), self.tokens),
