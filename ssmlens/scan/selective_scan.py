@@ -43,22 +43,30 @@ def _scan_state_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """Every head and state by itself: slabs of tokens, each [token batch group state head·headdim]."""
     heads, headdim = x.shape[2:]
-    delta = o.delta.unflatten(2, (o.groups, -1)).transpose(0, 1)  # token batch group head
-    wide = lambda t: t.unsqueeze(-1).expand(*t.shape, headdim).flatten(-2)  # noqa: E731
-    A = o.A.unflatten(0, (o.groups, -1)).mT  # group state head
-    B, C = o.B.transpose(0, 1), o.C.transpose(0, 1)  # token batch group state
-    x = x.flatten(2).unflatten(2, (o.groups, -1)).transpose(0, 1)  # token batch group head·headdim
-    state = x.new_zeros(o.batch, o.groups, o.states, x.shape[-1])
+    delta = _wide(o.delta, headdim).unflatten(2, (o.groups, -1)).transpose(0, 1).unsqueeze(3)
+    A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
+    B, C = o.B.transpose(0, 1).unsqueeze(-1), o.C.transpose(0, 1).unsqueeze(3)
+    x = x.flatten(2).unflatten(2, (o.groups, -1)).transpose(0, 1).unsqueeze(3)
+    put = delta * x  # token batch group 1 head·headdim
+    state = x.new_zeros(o.batch, *A.shape)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (put, A, B, C))
+    memory = None if differentiable else x.new_empty(2, _SLAB_TOKENS, *state.shape)
     out = []
     for first in range(0, o.tokens, _SLAB_TOKENS):
-        slab = slice(first, first + _SLAB_TOKENS)
-        step = delta[slab].unsqueeze(3)  # token batch group 1 head
-        decay = torch.exp(step * A)
-        write = B[slab].unsqueeze(-1) * (wide(step) * x[slab].unsqueeze(3))
-        states = _Recurrence.apply(wide(decay) if headdim > 1 else decay, write, state)
-        out.append((C[slab].unsqueeze(3) @ states).squeeze(3))
-        state = states[-1]
+        slab = slice(first, min(first + _SLAB_TOKENS, o.tokens))
+        # Without gradients every slab is computed in the same memory, which is then in cache.
+        kept = (None, None) if memory is None else memory[:, : slab.stop - first].unbind()
+        decay = torch.mul(delta[slab], A, out=kept[0]).exp_()
+        write = torch.mul(B[slab], put[slab], out=kept[1])
+        states = _Recurrence.apply(decay, write, state)
+        out.append((C[slab] @ states).squeeze(3))
+        state = states[-1].clone()
     return torch.cat(out).flatten(2).transpose(0, 1).unflatten(2, (heads, headdim))
+
+
+def _wide(per_head: Tensor, headdim: int) -> Tensor:
+    """From a value a head, in the last axis, to one a channel."""
+    return per_head if headdim == 1 else per_head.repeat_interleave(headdim, dim=-1)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -68,8 +76,8 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx, decay, write, state):
         states = write.clone() if any(ctx.needs_input_grad) else write
         last = state
-        for t in range(len(states)):
-            last = states[t].addcmul_(decay[t], last)
+        for now, kept in zip(states.unbind(), decay.unbind(), strict=True):
+            last = now.addcmul_(kept, last)
         ctx.save_for_backward(decay, states, state)
         return states
 

@@ -70,6 +70,17 @@ def _loop(o: ScanOperands) -> torch.Tensor:
     return torch.stack(ys, 1)
 
 
+@pytest.mark.parametrize("name", ["delta", "A", "B", "C", "x"])
+def test_one_operand_alone_can_have_a_gradient(name):
+    """Memory that slabs share without gradients must not be shared with any."""
+    operands = random_operands(1, 50, 4, 3, 1, 3, 1).map(lambda t: t.double())
+    leaf = getattr(operands, name).clone().requires_grad_()
+    live = dataclasses.replace(operands, **{name: leaf})
+    (got,) = torch.autograd.grad(selective_scan(live).square().sum(), leaf)
+    (wanted,) = torch.autograd.grad(_loop(live).square().sum(), leaf)
+    torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("A_state", [1, 3])
 def test_gradients_stay_finite_where_everything_decays(A_state):
     operands = random_operands(1, 70, 2, A_state, 1, 3, 1)
