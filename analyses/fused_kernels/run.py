@@ -23,8 +23,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def close(model: torch.nn.Module, folder: Path) -> dict:
     """Capture the default prompts; the proofs of every layer."""
     start = time.perf_counter()
-    with ssmlens.capture(model, out=folder / "run.h5", overwrite=True, keep_going=True) as cap:
-        seconds = time.perf_counter() - start
+    ssmlens.capture(model, out=folder / "run.h5", overwrite=True, keep_going=True)
+    seconds = time.perf_counter() - start
+    with ssmlens.open_capture(folder / "run.h5") as cap:
         layers = [cap.layer(i) for i in cap.layers]
         closure = [float(layer.read("closure_error").max()) for layer in layers]
         maps = [
