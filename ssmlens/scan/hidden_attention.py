@@ -19,7 +19,7 @@ from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
 from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
-_INNER = {"cpu": 1024, "cuda": 4096}
+_INNER = {"cpu": 1024, "cuda": 16384}
 
 
 def channel_maps(
