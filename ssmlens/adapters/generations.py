@@ -1,6 +1,7 @@
 """What the families of one generation share: Mamba-1's and Mamba-2's arithmetic over mamba_ssm's parameter names."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
@@ -19,16 +20,19 @@ from ssmlens.models.projections import (
 from ssmlens.scan.operands import ScanOperands
 
 
-class Mamba1Adapter(Adapter):
-    """Mixers that make Δ, B and C from the convolved x (Gu & Dao 2023)."""
+class _AdapterFromWeights(Adapter):
+    """A mixer whose arithmetic is a pair of functions of its named weights (`models.projections`)."""
 
-    def named_weights(self, mixer: Any) -> Mamba1Weights:
-        """The weights as `models.projections` takes them."""
-        return Mamba1Weights.of(mixer)
+    _project: Callable[..., ScanOperands]
+    _finish: Callable[..., Tensor]
+
+    @abstractmethod
+    def named_weights(self, mixer: Any) -> Any:
+        """The weights and settings as the generation's functions take them."""
 
     def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
         """See `Adapter.project`."""
-        return project_mamba1(given.hidden, self.named_weights(mixer), given.token_mask)
+        return type(self)._project(given.hidden, self.named_weights(mixer), given.token_mask)
 
     def finish(
         self,
@@ -37,8 +41,17 @@ class Mamba1Adapter(Adapter):
         operands: ScanOperands,
     ) -> Float[Tensor, "batch token d_model"]:
         """See `Adapter.finish`."""
-        assert operands.gate is not None
-        return finish_mamba1(y, operands.gate, self.named_weights(mixer))
+        return type(self)._finish(y, operands.gate, self.named_weights(mixer))
+
+
+class Mamba1Adapter(_AdapterFromWeights):
+    """Mixers that make Δ, B and C from the convolved x (Gu & Dao 2023)."""
+
+    _project, _finish = staticmethod(project_mamba1), staticmethod(finish_mamba1)
+
+    def named_weights(self, mixer: Any) -> Mamba1Weights:
+        """The weights as `models.projections` takes them."""
+        return Mamba1Weights.of(mixer)
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""
@@ -58,26 +71,14 @@ class Mamba1Adapter(Adapter):
         )
 
 
-class Mamba2Adapter(Adapter):
+class Mamba2Adapter(_AdapterFromWeights):
     """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
+
+    _project, _finish = staticmethod(project_mamba2), staticmethod(finish_mamba2)
 
     @abstractmethod
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """The weights and settings as `models.projections` takes them."""
-
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
-        """See `Adapter.project`."""
-        return project_mamba2(given.hidden, self.named_weights(mixer), given.token_mask)
-
-    def finish(
-        self,
-        mixer: nn.Module,
-        y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
-    ) -> Float[Tensor, "batch token d_model"]:
-        """See `Adapter.finish`."""
-        assert operands.gate is not None
-        return finish_mamba2(y, operands.gate, self.named_weights(mixer))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `in_proj` makes the gate's half, x, B, C and dt, in this order."""
