@@ -7,7 +7,6 @@ code bases call both "dt"; here a name tells which one you hold.
 """
 
 # Axes. A Mamba-1 channel is a head with headdim 1; a Mamba-2 head owns headdim channels that share one matrix.
-BATCH = "batch"
 PROMPT = "prompt"
 TOKEN = "token"
 QUERY = "query"

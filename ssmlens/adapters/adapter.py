@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -109,10 +108,3 @@ def _holds_state(cache: Any, mixer: nn.Module) -> bool:
         return bool(cache.has_previous_state(mixer.layer_idx))
     except (TypeError, ValueError, AttributeError):
         return cache.get_seq_length() > 0
-
-
-def autocast_state(device: torch.device) -> torch.dtype | None:
-    """The dtype that autocast uses on `device` right now, or None where it is off."""
-    if not torch.is_autocast_enabled(device.type):
-        return None
-    return torch.get_autocast_dtype(device.type)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operands import ScanOperands, scan_dtype
 
 Activation = Callable[[Tensor], Tensor]
 TokenMask = Bool[Tensor, "batch token"] | Int[Tensor, "batch token"] | Float[Tensor, "batch token"]
@@ -147,7 +147,7 @@ def project_mamba1(
     dt, B, C = F.linear(x, weights.x_proj_weight).split([rank, d_state, d_state], dim=-1)
     if transform is not None:
         dt, B, C = transform(dt, B, C)
-    wide = _scan_dtype(gate)
+    wide = scan_dtype(gate)
     dt = F.linear(dt, weights.dt_proj_weight).to(wide)
     if weights.dt_bias is not None:
         dt = dt + weights.dt_bias.to(wide)
@@ -199,7 +199,7 @@ def project_mamba2(
     )
     gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
     xBC = weights.activation(causal_conv1d(xBC, weights.conv_weight, weights.conv_bias))
-    wide = _scan_dtype(gate)
+    wide = scan_dtype(gate)
     xBC = _zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
     x, B, C = xBC.split([d_ssm, d_BC, d_BC], dim=-1)
     delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
@@ -248,20 +248,15 @@ def causal_conv1d(
 ) -> Float[Tensor, "batch token channel"]:
     """Depthwise causal convolution y[t] = bias + Σ_k weight[k] x[t + k + 1 - taps].
 
-    A sum of shifted products: on a CPU, in this layout, ten times as fast as `F.conv1d`.
+    A sum of shifted products: on a CPU, in this layout, much faster than `F.conv1d`.
     """
-    wide = _scan_dtype(x)
+    wide = scan_dtype(x)
     x, taps = x.to(wide), weight.to(wide).t().contiguous()
     last = len(taps) - 1
     y = x * taps[last] if bias is None else torch.addcmul(bias.to(wide), x, taps[last])
     for lag in range(1, min(last, x.shape[1] - 1) + 1):
         y[:, lag:].addcmul_(x[:, :-lag], taps[last - lag])
     return y
-
-
-def _scan_dtype(projected: Tensor) -> torch.dtype:
-    """The dtype of the scan: float32, or float64 for float64 models."""
-    return torch.promote_types(projected.dtype, torch.float32)
 
 
 def _zero_padding(

@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter
@@ -47,17 +47,20 @@ def closure(
     """
     y = selective_scan(operands) if y is None else y
     again = adapter.finish(mixer, y, operands)
-    real = torch.ones(output.shape[:2], dtype=torch.bool, device=output.device)
+    difference = (again.float() - output.float()).norm(dim=2)
+    size = output.float().norm(dim=2)
     if length is not None:
-        real = torch.arange(output.shape[1], device=output.device) < length[:, None].to(
-            output.device
-        )
-    difference = (again.float() - output.float()).masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
-    size = output.float().masked_fill(~real.unsqueeze(2), 0).norm(dim=2)
+        padding = ~real_tokens(length, output.shape[1]).to(output.device)
+        difference, size = difference.masked_fill(padding, 0), size.masked_fill(padding, 0)
     zero = (size == 0).all(1) & (difference == 0).all(1)  # nothing computed, nothing recomputed
     error = (difference.norm(dim=1) / size.norm(dim=1)).masked_fill(zero, 0)
     worst = difference.nan_to_num(nan=torch.inf).argmax(dim=1)
     return Closure(error=error, worst_token=worst)
+
+
+def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:
+    """Which tokens of prompts padded on the right to `tokens` are real."""
+    return torch.arange(tokens, device=length.device) < length[:, None]
 
 
 def tolerance(output: Tensor, family: str) -> float:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssmlens.adapters.adapter import MixerInput, autocast_state
+from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
 from ssmlens.scan.operands import ScanOperands
@@ -78,7 +78,7 @@ def hooked(sites: Sequence[MixerSite], on_call: Callable[[MixerCall], None]) -> 
         if given is not None:
             recorded.add(site.layer)
             first = output[0] if isinstance(output, tuple) else output
-            on_call(MixerCall(site, given, first, autocast_state(first.device)))
+            on_call(MixerCall(site, given, first, _autocast_dtype(first.device)))
 
     waiting: dict[int, MixerInput] = {}
     handles = []
@@ -96,3 +96,10 @@ def hooked(sites: Sequence[MixerSite], on_call: Callable[[MixerCall], None]) -> 
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast computes in on `device` right now, or None where it is off."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)

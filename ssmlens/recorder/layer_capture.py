@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens import names
-from ssmlens.recorder.closure import closure
+from ssmlens.recorder.closure import closure, real_tokens
 from ssmlens.recorder.hooks import MixerCall
 from ssmlens.scan.discretize import discretize_A, discretize_B
 from ssmlens.scan.hidden_attention import (
@@ -59,12 +59,12 @@ def capture_layer(
         store_discretized: Store Ā and B̄ too.
     """
     adapter, mixer = call.site.adapter, call.site.module
-    finite, reason = _finite(call, length)
+    real = real_tokens(length, call.output.shape[1])
+    finite, reason = _finite(call, real)
     with torch.no_grad(), call.precision():
         operands = adapter.project(mixer, call.given)
         y = selective_scan(operands)
         proof = closure(adapter, mixer, operands, call.output, length, y)
-    real = torch.arange(operands.tokens, device=length.device) < length[:, None]
     weights = adapter.weights(mixer).named()
     shared = {name: view for name, view in weights.items() if name not in ("A_log", "D")}
     arrays: dict[str, Tensor] = {
@@ -139,12 +139,11 @@ def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
     return sorted(torch.topk(loudness, count).indices.tolist())
 
 
-def _finite(call: MixerCall, length: Tensor) -> tuple[str, str]:
+def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
     """What of the layer is not finite, the cause before its consequences; and that in words."""
     for name, parameter in call.site.module.named_parameters():
         if not _is_finite(parameter):
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
-    real = torch.arange(call.output.shape[1], device=length.device) < length[:, None]
     if not _is_finite(_zero_padding(call.given.hidden, real)):
         return names.NONFINITE_INPUT, "its input is not finite: something before it made it so"
     if not _is_finite(_zero_padding(call.output, real)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operands import ScanOperands, scan_dtype
 
 # Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
 _INNER = {"cpu": 1024, "cuda": 16384}
@@ -170,7 +170,7 @@ def _group_mean(
 
 def _in_working_precision(operands: ScanOperands) -> ScanOperands:
     """Float64 stays; anything else is float32, as in the reference scans. Only what maps read is kept."""
-    dtype = torch.float64 if operands.delta.dtype == torch.float64 else torch.float32
+    dtype = scan_dtype(operands.delta)
     return ScanOperands(
         delta=operands.delta.to(dtype),
         A=operands.A.to(dtype),

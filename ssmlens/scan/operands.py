@@ -3,8 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+def scan_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that a scan of `tensor` computes in: float32, as in the reference kernels; float64 stays."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The oracle: the scan and its matrices straight from their definitions, slowly and in float64.
 
-Nothing here shares code with the fast paths; the tests and `ssmlens verify` compare those with this.
+Nothing here shares code with the fast paths; the tests compare those with this.
 """
 
 import torch

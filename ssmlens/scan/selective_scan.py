@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operands import ScanOperands, scan_dtype
 
 # Tokens whose Ā and states are held at once where every state decays by itself.
 _SLAB_TOKENS = 32
@@ -29,7 +29,7 @@ def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head he
     """
     if operands.x is None:
         raise ValueError("a scan needs operands.x")
-    dtype = torch.float64 if operands.delta.dtype == torch.float64 else torch.float32
+    dtype = scan_dtype(operands.delta)
     o = operands.map(lambda t: t.to(dtype))
     assert o.x is not None
     if o.tokens == 0:

@@ -125,7 +125,7 @@ class Capture:
         """The whole capture as an xarray tree, `/` and `/layers/005` ..., reading only what is looked at.
 
         `xarray.open_datatree(path, engine="h5netcdf")` opens the same file, but looks every dimension up by walking
-        it: ten seconds where a capture has 48 layers, for which this takes less than one.
+        it, which takes long where there are many layers; this does not.
         """
         root = xr.Dataset(
             {
