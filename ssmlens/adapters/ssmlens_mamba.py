@@ -9,10 +9,10 @@ from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
 @register
 class SsmlensMamba(Mamba1Adapter):
-    """`ssmlens.models.mixers.Mamba`."""
+    """`ssmlens.models.mamba.Mamba`."""
 
     family = "ssmlens Mamba"
-    mixers = ("ssmlens.models.mixers.Mamba",)
+    mixers = ("ssmlens.models.mamba.Mamba",)
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`."""

@@ -12,10 +12,10 @@ from ssmlens.models.projections import Mamba2Weights
 
 @register
 class SsmlensMamba2(Mamba2Adapter):
-    """`ssmlens.models.mixers.Mamba2`."""
+    """`ssmlens.models.mamba2.Mamba2`."""
 
     family = "ssmlens Mamba2"
-    mixers = ("ssmlens.models.mixers.Mamba2",)
+    mixers = ("ssmlens.models.mamba2.Mamba2",)
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """See `Mamba2Adapter.named_weights`."""

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssmlens.errors import UnsupportedModelError
-from ssmlens.models.mixers import Mamba, Mamba2
+from ssmlens.models.mamba import Mamba
+from ssmlens.models.mamba2 import Mamba2
 
 MIXER_OF_LAYER = {"Mamba1": Mamba, "Mamba2": Mamba2}
 

@@ -98,7 +98,7 @@ def test_info_for_people(cli, copies):
     assert lines[0] == str(path)
     assert any(line.split() == ["model", "copy-mamba2-default"] for line in lines)
     assert any(line.startswith("prompt 1: copy, 36 tokens  '") for line in lines)
-    assert sum(line.endswith("ssmlens.models.mixers.Mamba2") for line in lines) == 4
+    assert sum(line.endswith("ssmlens.models.mamba2.Mamba2") for line in lines) == 4
     arrays = cli("info", path, "--json").json["layers"][0]["arrays"]
     assert arrays["delta"] == ["prompt", "token", "head"]
     assert arrays["attention_map"] == ["prompt", "query", "key"]

@@ -9,7 +9,8 @@ import torch
 
 from ssmlens.errors import UsageError
 from ssmlens.models import build_mixer
-from ssmlens.models.mixers import Mamba, Mamba2
+from ssmlens.models.mamba import Mamba
+from ssmlens.models.mamba2 import Mamba2
 
 
 def shapes(module):

@@ -1,0 +1,99 @@
+"""Plain-torch twin of mamba_ssm's `Mamba`: same arguments, parameters and draw.
+
+The parameters live in ordinary modules for the sake of their names: `projections` reads them, and
+those modules' own `forward` is never called. Options that only choose a kernel change nothing.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number, depthwise, draw_dt_bias
+from ssmlens.models.projections import Mamba1Weights, finish_mamba1, project_mamba1
+from ssmlens.scan.selective_scan import selective_scan
+
+
+class Mamba(nn.Module):
+    """Mamba-1 mixer: hidden states in, hidden states out, `[batch token d_model]`.
+
+    Args:
+        d_model: Width of the hidden states.
+        d_state: State size N of a channel.
+        d_conv: Taps of the convolution.
+        expand: d_inner / d_model.
+        dt_rank: Rank of the step's projection; "auto" is d_model / 16, rounded up.
+        dt_min: Smallest step Δ that the bias is drawn for.
+        dt_max: Largest step Δ that the bias is drawn for.
+        dt_init: How dt_proj's weight is drawn, "random" (uniform) or "constant".
+        dt_scale: Scale of that draw.
+        dt_init_floor: No bias is drawn for a smaller step.
+        conv_bias: Whether the convolution has a bias.
+        bias: Whether in_proj and out_proj have one.
+        use_fast_path: A kernel option, without effect here.
+        layer_idx: Index of the block in its model.
+        device: Where the parameters are made.
+        dtype: Their dtype; A_log and D are float32 always.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: Number = 2,
+        dt_rank: int | str = "auto",
+        dt_min: Number = 0.001,
+        dt_max: Number = 0.1,
+        dt_init: str = "random",
+        dt_scale: Number = 1.0,
+        dt_init_floor: Number = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        use_fast_path: bool = True,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else int(dt_rank)
+        self.activation = "silu"
+        self.use_fast_path = use_fast_path
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
+        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=True, **made)
+        bound = self.dt_rank**-0.5 * dt_scale
+        if dt_init == "constant":
+            nn.init.constant_(self.dt_proj.weight, bound)
+        elif dt_init == "random":
+            nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        else:
+            raise UsageError(f"dt_init is 'random' or 'constant', not {dt_init!r}")
+        with torch.no_grad():
+            steps = draw_dt_bias(self.d_inner, dt_min, dt_max, dt_init_floor, made)
+            self.dt_proj.bias.copy_(steps)
+        n = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
+        self.A_log = nn.Parameter(torch.log(n).repeat(self.d_inner, 1))
+        self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+
+    def weights(self) -> Mamba1Weights:
+        """The named weights that `projections` takes."""
+        return Mamba1Weights.of(self)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """Mix the tokens: project, scan, finish."""
+        weights = self.weights()
+        operands = project_mamba1(hidden_states, weights)
+        assert operands.gate is not None
+        return finish_mamba1(selective_scan(operands), operands.gate, weights)
