@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
-from ssmlens.scan.operands import ScanOperands, scan_dtype
+from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
 _INNER = {"cpu": 1024, "cuda": 16384}
@@ -42,21 +42,23 @@ def channel_maps(
     for channel in chosen:
         if not 0 <= channel < operands.heads:
             raise UsageError(f"channel {channel} is out of range: 0..{operands.heads - 1}")
-    o = _in_working_precision(operands.select_heads(list(chosen)))
-    A = o.A.unsqueeze(1)  # channel 1 A_state
-    scalar = o.A.shape[1] == 1
+    o = operands.select_heads(list(chosen)).only_maps()
+    steps, rate = o.decay
+    rate = rate.unsqueeze(1)  # channel 1 A_state
     maps = []
     for sequence in range(o.batch):
-        delta = o.delta[sequence].T.unsqueeze(-1)  # channel token 1
+        step, write, now = (
+            weight[sequence].T.unsqueeze(-1) for weight in (steps, *o.writes)
+        )  # channel token 1
         B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)  # channel token state
         total = o.delta.new_zeros(len(chosen), o.tokens, o.tokens)
-        step = (delta * A).exp_()
-        if scalar:
-            add_products(BlocksBelow(total), step.clone(), delta.clone(), step, delta, A)
-            maps.append((total + torch.diag_embed(delta.squeeze(-1))) * (C @ B.mT))
+        decay = (step * rate).exp_()
+        if o.scalar_decay:
+            add_products(BlocksBelow(total), decay.clone(), write.clone(), decay, step, rate)
+            maps.append((total + torch.diag_embed(now.squeeze(-1))) * (C @ B.mT))
         else:
-            add_products(BlocksBelow(total), C * step, B * delta, step, delta, A)
-            maps.append(total + torch.diag_embed((C * B * delta).sum(-1)))
+            add_products(BlocksBelow(total), C * decay, B * write, decay, step, rate)
+            maps.append(total + torch.diag_embed((C * B * now).sum(-1)))
     return torch.stack(maps) if maps else o.delta.new_zeros(0, o.heads, o.tokens, o.tokens)
 
 
@@ -96,30 +98,31 @@ def channel_agreement(operands: ScanOperands, sample: int = 64) -> Float[Tensor,
         operands: Operands of one layer; `x` is not needed.
         sample: Heads to sample, evenly spaced in each group; all where there are fewer.
     """
-    o = _evenly_spaced_heads(_in_working_precision(operands), sample)
+    o = _evenly_spaced_heads(operands.only_maps(), sample)
     kept = attention_map(o).square().sum((1, 2))
     each = o.select_heads(list(range(o.heads)))
-    A = o.A.expand(-1, o.states).unsqueeze(1)
+    steps, rate = each.decay
+    rate = rate.expand(-1, o.states).unsqueeze(1)
     energy = []
     for sequence in range(o.batch):
-        delta = each.delta[sequence].T.unsqueeze(-1)
+        step, write, now = (weight[sequence].T.unsqueeze(-1) for weight in (steps, *each.writes))
         B, C = each.B[sequence].transpose(0, 1), each.C[sequence].transpose(0, 1)
-        step = (delta * A).exp_()
-        below = energies(C * step, B * delta, step, delta, A)
-        energy.append((below + (C * B * delta).sum(-1).square().sum(-1)).mean())
+        decay = (step * rate).exp_()
+        below = energies(C * decay, B * write, decay, step, rate)
+        energy.append((below + (C * B * now).sum(-1).square().sum(-1)).mean())
     return kept / torch.stack(energy)
 
 
 def _evenly_spaced_heads(o: ScanOperands, sample: int) -> ScanOperands:
-    """About `sample` of the heads, as many of every group."""
+    """About `sample` of the heads, as many of every group; B and C stay the groups' own."""
     heads = o.heads // o.groups
     count = min(heads, max(1, sample // o.groups))
     chosen = [g * heads + h * heads // count for g in range(o.groups) for h in range(count)]
-    return dataclasses.replace(o, delta=o.delta[:, :, chosen], A=o.A[chosen])
+    return dataclasses.replace(o.select_heads(chosen), B=o.B, C=o.C)
 
 
 def _means(operands: ScanOperands, kinds: tuple[str, ...]) -> Float[Tensor, "batch kind query key"]:
-    o = _in_working_precision(operands)
+    o = operands.only_maps()
     out = o.delta.new_zeros(o.batch, len(kinds), o.tokens, o.tokens)
     for sequence in range(o.batch):
         for group in range(o.groups):
@@ -133,47 +136,36 @@ def _group_mean(
     """One group's share of the means: its heads' sum over the number of all heads (and states, for the mask).
 
     Where every state decays by itself (Mamba-1), heads and states are inner dimensions of the products, C and B with
-    them. Where a head has one decay (Mamba-2), heads alone are, and C Bᵀ is multiplied in afterwards.
+    them. Where a head has one decay (Mamba-2, Mamba-3), heads alone are, and C Bᵀ is multiplied in afterwards.
     """
     B, C = o.B[0, :, group], o.C[0, :, group]
-    scalar = o.A.shape[1] == 1
     heads = o.heads // o.groups
-    chunk = max(1, _INNER.get(o.delta.device.type, _INNER["cpu"]) // o.A.shape[1])
+    steps, rate = o.decay
+    write, write_now = o.writes
+    states = rate.shape[1]
+    chunk = max(1, _INNER.get(o.delta.device.type, _INNER["cpu"]) // states)
     total = o.delta.new_zeros(len(kinds), o.tokens, o.tokens)
     blocks = BlocksBelow(total)
     for first in range(group * heads, (group + 1) * heads, chunk):
         some = slice(first, min(first + chunk, (group + 1) * heads))
-        delta, A = o.delta[0, :, some], o.A[some]
-        step = (delta.unsqueeze(-1) * A).exp_()  # token head A_state
-        P = step.expand(len(kinds), -1, -1, -1).clone()
+        decay = (steps[0, :, some].unsqueeze(-1) * rate[some]).exp_()  # token head A_state
+        P = decay.expand(len(kinds), -1, -1, -1).clone()
         Q = torch.empty_like(P)
         for n, kind in enumerate(kinds):
             if kind == "mask":
                 Q[n] = 1
-            elif scalar:
-                Q[n] = delta.unsqueeze(-1)
+            elif o.scalar_decay:
+                Q[n] = write[0, :, some].unsqueeze(-1)
             else:
                 P[n] *= C.unsqueeze(1)
-                Q[n] = B.unsqueeze(1) * delta.unsqueeze(-1)
-        add_products(
-            blocks, P.flatten(2), Q.flatten(2), step.flatten(1)[None], delta[None], A[None]
-        )
-    own = o.delta[0, :, group * heads : (group + 1) * heads]
+                Q[n] = B.unsqueeze(1) * write[0, :, some].unsqueeze(-1)
+        P, Q, decay = P.flatten(2), Q.flatten(2), decay.flatten(1)[None]
+        add_products(blocks, P, Q, decay, steps[:, :, some], rate[None, some])
+    now = write_now[0, :, group * heads : (group + 1) * heads].sum(-1)
     here = {
-        "map": own.sum(-1) * (1 if scalar else (B * C).sum(-1)),
-        "mask": torch.full_like(own[:, 0], heads * o.A.shape[1]),
+        "map": now * (1 if o.scalar_decay else (B * C).sum(-1)),
+        "mask": torch.full_like(now, heads * states),
     }
     total = total + torch.diag_embed(torch.stack([here[kind] for kind in kinds]))
-    share = {"map": (C @ B.T if scalar else 1) / o.heads, "mask": 1 / (o.heads * o.A.shape[1])}
+    share = {"map": (C @ B.T if o.scalar_decay else 1) / o.heads, "mask": 1 / (o.heads * states)}
     return torch.stack([total[n] * share[kind] for n, kind in enumerate(kinds)])
-
-
-def _in_working_precision(operands: ScanOperands) -> ScanOperands:
-    """Float64 stays; anything else is float32, as in the reference scans. Only what maps read is kept."""
-    dtype = scan_dtype(operands.delta)
-    return ScanOperands(
-        delta=operands.delta.to(dtype),
-        A=operands.A.to(dtype),
-        B=operands.B.to(dtype),
-        C=operands.C.to(dtype),
-    )

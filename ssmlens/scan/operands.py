@@ -13,6 +13,9 @@ def scan_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+_PER_TOKEN = ("delta", "B", "C", "x", "gate", "log_decay", "write", "write_now")
+
+
 @dataclasses.dataclass(frozen=True)
 class ScanOperands:
     """Operands of the scan y[i] = Σ_j M[i,j] x[j] + D x[i], for a batch of sequences (paper eqs. 1-8).
@@ -21,30 +24,43 @@ class ScanOperands:
     share one Δ and one scalar A (`A_state` is 1). Heads are split evenly and in order over groups: head h reads group
     h // (heads // groups).
 
+    In Mamba-3 the decay depends on the data (`log_decay` instead of ΔA), and a token's write has two weights: `write`
+    in what later tokens read, `write_now` in what it reads itself; elsewhere both are Δ:
+
+        M[i,j] = C_i · (exp(Σ_{j<k≤i} ΔA_k) ⊙ B_j) · write_j   (j < i),     M[i,i] = C_i · B_i · write_now_i
+
     Attributes:
         delta: Δ, the step AFTER softplus and clamp; dimensionless, ≥ 0.
-        A: Continuous-time decay, negative, float32.
-        B: Write vectors, after any norm of the family.
-        C: Read vectors, after any norm of the family.
+        A: Continuous-time decay, negative, float32. None where it depends on the data: see `log_decay`.
+        B: Write vectors, after any norm of the family (Mamba-3: with bias, rotated).
+        C: Read vectors, after any norm of the family (Mamba-3: with bias, rotated).
         x: Input of the scan, after convolution and SiLU. None where only maps are wanted.
         D: Skip weights. None where the layer has no skip.
         gate: z, the gate's branch before its SiLU. None where the layer has no gate.
+        log_decay: Log of each token's decay, ≤ 0, in place of ΔA. Given exactly where A is None.
+        write: Weight of a token's B x in what later tokens read. None: Δ.
+        write_now: Weight of a token's B x in what it reads itself. None: Δ.
     """
 
     delta: Float[Tensor, "batch token head"]
-    A: Float[Tensor, "head A_state"]
+    A: Float[Tensor, "head A_state"] | None
     B: Float[Tensor, "batch token group state"]
     C: Float[Tensor, "batch token group state"]
     x: Float[Tensor, "batch token head headdim"] | None = None
     D: Float[Tensor, "head #headdim"] | None = None
     gate: Float[Tensor, "batch token d_inner"] | None = None
+    log_decay: Float[Tensor, "batch token head"] | None = None
+    write: Float[Tensor, "batch token head"] | None = None
+    write_now: Float[Tensor, "batch token head"] | None = None
 
     def __post_init__(self):
         if self.delta.shape[2] % max(1, self.B.shape[2]):
             raise ValueError(
                 f"{self.delta.shape[2]} heads do not divide over {self.B.shape[2]} groups of B and C"
             )
-        if self.A.shape[1] not in (1, self.B.shape[3]):
+        if (self.A is None) == (self.log_decay is None):
+            raise ValueError("a scan decays by A or by log_decay: give one of them")
+        if self.A is not None and self.A.shape[1] not in (1, self.B.shape[3]):
             raise ValueError(
                 f"A has {self.A.shape[1]} states and B has {self.B.shape[3]}: A must have as many, or one (Mamba-2)"
             )
@@ -74,6 +90,27 @@ class ScanOperands:
         """State size N of a head."""
         return self.B.shape[3]
 
+    @property
+    def scalar_decay(self) -> bool:
+        """Whether a head has one decay for all its states (Mamba-2, Mamba-3)."""
+        return self.A is None or self.A.shape[1] == 1
+
+    @property
+    def decay(self) -> tuple[Float[Tensor, "batch token head"], Float[Tensor, "head A_state"]]:
+        """(steps, rate) such that token k's decay is exp(steps[k] · rate): Δ and A, or −log_decay and −1."""
+        if self.log_decay is None:
+            assert self.A is not None
+            return self.delta, self.A
+        return -self.log_decay, -torch.ones_like(self.log_decay[0, :1]).mT
+
+    @property
+    def writes(self) -> tuple[Float[Tensor, "batch token head"], Float[Tensor, "batch token head"]]:
+        """The weights of a token's B x in what later tokens read, and in what it reads itself: Δ twice by default."""
+        return (
+            self.delta if self.write is None else self.write,
+            self.delta if self.write_now is None else self.write_now,
+        )
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "ScanOperands":
         """The same operands with `function` applied to every tensor, such as `lambda t: t.double()`."""
         values: dict[str, Tensor] = {
@@ -87,19 +124,29 @@ class ScanOperands:
         """One sequence of the batch (a batch of one), cut to its first `length` tokens."""
         cut: dict[str, Tensor] = {
             name: value[index : index + 1, :length]
-            for name in ("delta", "B", "C", "x", "gate")
+            for name in _PER_TOKEN
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, **cut)
 
+    def only_maps(self) -> "ScanOperands":
+        """What maps read, in the scan's precision (float64 stays, all else float32): no x, D or gate."""
+        dtype = scan_dtype(self.delta)
+        bare = dataclasses.replace(self, x=None, D=None, gate=None)
+        return bare.map(lambda tensor: tensor.to(dtype))
+
     def select_heads(self, heads: list[int]) -> "ScanOperands":
         """Only these heads, in this order, each with its own copy of its group's B and C (groups = heads). No gate."""
         group = [h // (self.heads // self.groups) for h in heads]
+        chosen: dict[str, Tensor] = {
+            name: value[:, :, heads]
+            for name in ("delta", "x", "log_decay", "write", "write_now")
+            if (value := getattr(self, name)) is not None
+        }
         return ScanOperands(
-            delta=self.delta[:, :, heads],
-            A=self.A[heads],
+            **chosen,
+            A=None if self.A is None else self.A[heads],
             B=self.B[:, :, group],
             C=self.C[:, :, group],
-            x=None if self.x is None else self.x[:, :, heads],
             D=None if self.D is None else self.D[heads],
         )

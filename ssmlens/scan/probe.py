@@ -24,21 +24,28 @@ def probe(
     """
     o = operands
     heads = o.heads // o.groups
-    delta, v = o.delta.transpose(0, 1).unsqueeze(-1), vector.T[:, :, None, None]
+    steps, rate = o.decay
+    write, write_now = (w.transpose(0, 1).unsqueeze(-1) for w in o.writes)  # token batch head 1
+    steps, v = steps.transpose(0, 1).unsqueeze(-1), vector.T[:, :, None, None]
     B, C = (x.transpose(0, 1).unsqueeze(3) for x in (o.B, o.C))  # token batch group 1 state
     written = o.delta.new_zeros(o.batch, o.heads, o.states)
-    plain = o.delta.new_zeros(o.batch, o.heads, o.A.shape[1])
+    plain = o.delta.new_zeros(o.batch, o.heads, rate.shape[1])
     seen, passed = [], []
     for first in range(0, o.tokens, _SLAB_TOKENS):
         slab = slice(first, first + _SLAB_TOKENS)
-        decay = (delta[slab] * o.A).exp_()
-        put = (v[slab] * delta[slab]).unflatten(2, (o.groups, heads))
+        decay = (steps[slab] * rate).exp_()
+        put = (v[slab] * write[slab]).unflatten(2, (o.groups, heads))
         written_slab = (put * B[slab]).flatten(2, 3)
         plain_slab = v[slab].expand_as(decay).clone()
         for t in range(len(decay)):
             written = written_slab[t].addcmul_(decay[t].expand_as(written), written)
             plain = plain_slab[t].addcmul_(decay[t], plain)
         read = written_slab.unflatten(2, (o.groups, heads)) * C[slab]
+        if (
+            o.write is not None or o.write_now is not None
+        ):  # a token reads its own write with another weight
+            more = (v[slab] * (write_now - write)[slab]).unflatten(2, (o.groups, heads))
+            read = read + more * B[slab] * C[slab]
         seen.append(read.sum((2, 3, 4)) / o.heads)
         passed.append(plain_slab.mean((2, 3)))
     return torch.cat(seen).T, torch.cat(passed).T

@@ -23,12 +23,14 @@ def reference_scan(operands: ScanOperands) -> Float64[Tensor, "batch token head 
     heads_per_group = o.heads // o.groups
     state = o.x.new_zeros(o.batch, o.heads, o.x.shape[3], o.states)
     y = torch.zeros_like(o.x)
+    write, write_now = o.writes
     for t in range(o.tokens):
-        delta = o.delta[:, t, :, None, None]
         B = o.B[:, t].repeat_interleave(heads_per_group, dim=1)[:, :, None, :]
         C = o.C[:, t].repeat_interleave(heads_per_group, dim=1)[:, :, None, :]
-        state = torch.exp(delta * o.A[None, :, None, :]) * state + delta * B * o.x[:, t, :, :, None]
-        y[:, t] = (state * C).sum(-1)
+        put = B * o.x[:, t, :, :, None]
+        state = _decay(o, t)[:, :, None] * state
+        y[:, t] = ((state + write_now[:, t, :, None, None] * put) * C).sum(-1)
+        state = state + write[:, t, :, None, None] * put
     return y if o.D is None else y + o.D * o.x
 
 
@@ -42,11 +44,14 @@ def reference_channel_maps(operands: ScanOperands) -> Float64[Tensor, "batch hea
     maps = o.delta.new_zeros(o.batch, o.heads, o.tokens, o.tokens)
     B = o.B.repeat_interleave(heads_per_group, dim=2)
     C = o.C.repeat_interleave(heads_per_group, dim=2)
+    write, write_now = o.writes
+    decay_of = [_decay(o, t) for t in range(o.tokens)]
     for i in range(o.tokens):
         for j in range(i + 1):
-            decay = torch.exp(o.delta[:, j + 1 : i + 1, :, None] * o.A).prod(dim=1)
-            write = o.delta[:, j, :, None] * B[:, j]
-            maps[:, :, i, j] = (C[:, i] * decay * write).sum(-1)
+            written = (write_now if j == i else write)[:, j, :, None] * B[:, j]
+            for decay in decay_of[j + 1 : i + 1]:
+                written = decay * written
+            maps[:, :, i, j] = (C[:, i] * written).sum(-1)
     return maps
 
 
@@ -54,8 +59,19 @@ def reference_attention_mask(operands: ScanOperands) -> Float64[Tensor, "batch q
     """The average attention mask, entry by entry: mean over heads and states of Π_{k=j+1..i} Ā[k] for j ≤ i."""
     o = operands.map(lambda t: t.double())
     mask = o.delta.new_zeros(o.batch, o.tokens, o.tokens)
+    decay_of = [_decay(o, t) for t in range(o.tokens)]
     for i in range(o.tokens):
         for j in range(i + 1):
-            decay = torch.exp(o.delta[:, j + 1 : i + 1, :, None] * o.A).prod(dim=1)
-            mask[:, i, j] = decay.mean(dim=(1, 2))
+            passed = torch.ones_like(decay_of[i])
+            for decay in decay_of[j + 1 : i + 1]:
+                passed = passed * decay
+            mask[:, i, j] = passed.mean(dim=(1, 2))
     return mask
+
+
+def _decay(o: ScanOperands, t: int) -> Float64[Tensor, "batch head A_state"]:
+    """What token t leaves of every state: exp(ΔA), or exp(log_decay)."""
+    if o.log_decay is not None:
+        return torch.exp(o.log_decay[:, t, :, None])
+    assert o.A is not None
+    return torch.exp(o.delta[:, t, :, None] * o.A)

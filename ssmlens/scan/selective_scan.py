@@ -34,7 +34,7 @@ def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head he
     assert o.x is not None
     if o.tokens == 0:
         return o.x
-    y = _scan_scalar_decay(o, o.x) if o.A.shape[1] == 1 else _scan_state_decay(o, o.x)
+    y = _scan_scalar_decay(o, o.x) if o.scalar_decay else _scan_state_decay(o, o.x)
     return y if o.D is None else y + o.D * o.x
 
 
@@ -43,6 +43,7 @@ def _scan_state_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """Every head and state by itself: slabs of tokens, each [token batch group state head·headdim]."""
     heads, headdim = x.shape[2:]
+    assert o.A is not None
     delta = _wide(o.delta, headdim).unflatten(2, (o.groups, -1)).transpose(0, 1).unsqueeze(3)
     A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
     B, C = o.B.transpose(0, 1).unsqueeze(-1), o.C.transpose(0, 1).unsqueeze(3)
@@ -96,30 +97,36 @@ def _scan_scalar_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """One decay a head: within a chunk the map itself times x, between chunks the state."""
     heads_per_group = o.heads // o.groups
+    steps, rate = o.decay
+    log_decay = steps * rate.T
+    write, write_now = o.writes
     state = x.new_zeros(o.batch, o.groups, heads_per_group, x.shape[3], o.states)
     out = []
     for first in range(0, o.tokens, _CHUNK_TOKENS):
         chunk = slice(first, first + _CHUNK_TOKENS)
-        B, C = (
-            o.B[:, chunk].transpose(1, 2),
-            o.C[:, chunk].transpose(1, 2),
-        )  # batch group token state
-        delta = (
-            o.delta[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1)
-        )  # batch group head token
-        written = delta.unsqueeze(-1) * x[:, chunk].unflatten(2, (o.groups, -1)).permute(
-            0, 2, 3, 1, 4
+        # batch group token state
+        B, C = o.B[:, chunk].transpose(1, 2), o.C[:, chunk].transpose(1, 2)
+        # batch group head token (headdim)
+        weight, S = (
+            per_head[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1)
+            for per_head in (write, log_decay)
         )
-        S = (delta * o.A.view(o.groups, -1, 1)).cumsum(
-            -1
-        )  # log of the decay since the chunk's start
+        put = x[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
+        written = weight.unsqueeze(-1) * put
+        # Log of the decay since the chunk's start; in float64, because what counts are its differences.
+        S = S.double().cumsum(-1)
         causal = torch.ones(S.shape[-1], S.shape[-1], dtype=torch.bool, device=S.device).tril()
-        decay = torch.exp((S.unsqueeze(-1) - S.unsqueeze(-2)).masked_fill(~causal, -torch.inf))
+        apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
+        decay = torch.exp(apart.masked_fill(~causal, -torch.inf))
+        left = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
+        S = S.to(x.dtype)
         within = (decay * (C @ B.mT).unsqueeze(2)) @ written
         before = (C.unsqueeze(2) @ state.mT) * torch.exp(S).unsqueeze(-1)
         out.append((within + before).permute(0, 3, 1, 2, 4).flatten(2, 3))
-        left = torch.exp(S[..., -1:] - S).unsqueeze(-1)
-        state = torch.exp(S[..., -1])[..., None, None] * state + (left * written).mT @ B.unsqueeze(
-            2
-        )
-    return torch.cat(out, dim=1)
+        carried = (left * written).mT @ B.unsqueeze(2)
+        state = torch.exp(S[..., -1])[..., None, None] * state + carried
+    y = torch.cat(out, dim=1)
+    if o.write is None and o.write_now is None:
+        return y
+    own = (o.B * o.C).sum(-1).repeat_interleave(heads_per_group, dim=2)
+    return y + ((write_now - write) * own).unsqueeze(-1) * x

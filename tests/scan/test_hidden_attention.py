@@ -29,6 +29,10 @@ SHAPES = [
     (1, 64, 2, 1, 1, 5),
     (1, 65, 34, 16, 2, 16),
     (3, 31, 1, 1, 1, 1),
+    # A_state 0: the decay depends on the data, and a token reads its own write by another weight (Mamba-3)
+    (2, 1, 2, 0, 2, 3),
+    (2, 33, 4, 0, 4, 8),
+    (1, 70, 6, 0, 2, 5),
 ]
 
 
@@ -38,10 +42,19 @@ def random_operands(
     """Operands whose Δ spans five decades, so that some states forget at once and others never."""
     g = torch.Generator().manual_seed(seed)
     delta = torch.exp(torch.empty(batch, tokens, heads).uniform_(-9, 2, generator=g)) * scale
-    A = -torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g))
     B, C = (torch.randn(batch, tokens, groups, state, generator=g) for _ in range(2))
     x = torch.randn(batch, tokens, heads, headdim, generator=g)
-    return ScanOperands(delta=delta, A=A, B=B, C=C, x=x, D=torch.randn(heads, 1, generator=g))
+    D = torch.randn(heads, 1, generator=g)
+    if A_state:
+        A = -torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g))
+        return ScanOperands(delta=delta, A=A, B=B, C=C, x=x, D=D)
+    rate, write, write_now = (torch.rand(batch, tokens, heads, generator=g) for _ in range(3))
+    return ScanOperands(
+        *(delta, None, B, C, x, D),
+        log_decay=-delta * rate * 5,
+        write=write,
+        write_now=write_now,
+    )
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:

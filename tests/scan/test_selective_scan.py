@@ -12,14 +12,23 @@ from ssmlens.scan.selective_scan import selective_scan
 
 
 def random_operands(batch, tokens, heads, A_state, groups, state, headdim, seed=0) -> ScanOperands:
+    """A_state 0: a decay that depends on the data, and two weights of a write (Mamba-3)."""
     g = torch.Generator().manual_seed(seed)
+    delta = torch.exp(torch.empty(batch, tokens, heads).uniform_(-9, 1, generator=g))
+    log_decay, write, write_now = (
+        -delta * torch.rand(delta.shape, generator=g),
+        delta + 0.1,
+        delta * 2,
+    )
+    scalar = {"log_decay": log_decay, "write": write, "write_now": write_now}
     return ScanOperands(
-        delta=torch.exp(torch.empty(batch, tokens, heads).uniform_(-9, 1, generator=g)),
-        A=-torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g)),
+        delta=delta,
+        A=-torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g)) if A_state else None,
         B=torch.randn(batch, tokens, groups, state, generator=g),
         C=torch.randn(batch, tokens, groups, state, generator=g),
         x=torch.randn(batch, tokens, heads, headdim, generator=g),
         D=torch.randn(heads, 1, generator=g),
+        **({} if A_state else scalar),
     )
 
 
@@ -31,6 +40,7 @@ SHAPES = [
     (1, 63, 2, 1, 1, 4, 5),
     (2, 128, 2, 1, 2, 4, 1),
     (1, 97, 5, 1, 1, 1, 1),
+    (2, 70, 4, 0, 4, 3, 2),
 ]
 
 
@@ -45,11 +55,19 @@ def test_the_scan_is_the_recurrence(shape):
     assert float((exact - wanted).norm() / wanted.norm()) < 1e-13
 
 
+def test_a_decay_from_the_data_includes_one_that_is_not():
+    operands = random_operands(2, 66, 4, 1, 2, 3, 2)
+    again = dataclasses.replace(operands, A=None, log_decay=operands.delta * operands.A.T)
+    torch.testing.assert_close(selective_scan(again), selective_scan(operands))
+    torch.testing.assert_close(reference_scan(again), reference_scan(operands))
+
+
 @pytest.mark.parametrize("shape", SHAPES[1:5])
 def test_gradients_are_those_of_the_recurrence(shape):
     """Through the oracle's own loop, which shares no code with the fast paths."""
     operands = random_operands(*shape).map(lambda t: t.double())
-    names = [f.name for f in dataclasses.fields(operands) if f.name != "gate"]
+    fields = [f.name for f in dataclasses.fields(operands)]
+    names = [name for name in fields if getattr(operands, name) is not None]
     leaves = {n: getattr(operands, n).clone().requires_grad_() for n in names}
     live = ScanOperands(**leaves)
     weight = torch.randn_like(operands.x)
