@@ -11,6 +11,9 @@ PROMPT = "prompt"
 TOKEN = "token"
 QUERY = "query"
 KEY = "key"
+LAG = "lag"
+QUERY_BLOCK = "query_block"
+KEY_BLOCK = "key_block"
 HEAD = "head"
 HEADDIM = "headdim"
 GROUP = "group"
@@ -22,9 +25,24 @@ DT_RANK = "dt_rank"
 CONV_CHANNEL = "conv_channel"
 TAP = "tap"
 LAYER = "layer"
+BLOCK = "block"
+
+# What a block of a model is. A captured layer is of kind MAMBA (also where the block has attention beside the mixer)
+# or of kind ATTENTION, which has maps but no operands.
+MAMBA = "mamba"
+ATTENTION = "attention"
+MAMBA_AND_ATTENTION = "mamba+attention"
+MLP = "mlp"
+MOE = "moe"
+OTHER = "other"
+BLOCK_KINDS = (MAMBA, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
+
+# Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
+LARGEST_WHOLE_MAP = 8192
 
 # Arrays of one layer in a capture, with their axes. Padding (tokens past a prompt's length) is zero in all of them.
 # Trailing axes that a layer lacks are dropped: A and A_log are (head,) in Mamba-2, D is (head,) without D_has_hdim.
+# Where the decay depends on the data (Mamba-3) `log_decay` stands for A.
 LAYER_ARRAYS: dict[str, tuple[str, ...]] = {
     # operands of the scan
     "delta": (PROMPT, TOKEN, HEAD),
@@ -32,11 +50,26 @@ LAYER_ARRAYS: dict[str, tuple[str, ...]] = {
     "C": (PROMPT, TOKEN, GROUP, STATE),
     "A": (HEAD, STATE),
     "D": (HEAD, HEADDIM),
+    "log_decay": (PROMPT, TOKEN, HEAD),
+    "write": (PROMPT, TOKEN, HEAD),
+    "write_now": (PROMPT, TOKEN, HEAD),
     # maps
     "attention_map": (PROMPT, QUERY, KEY),
     "attention_mask": (PROMPT, QUERY, KEY),
     "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
     "channel": (CHANNEL,),
+    "softmax_attention_map": (PROMPT, QUERY, KEY),
+    # reduced maps, instead of whole ones: over the pairs j ≤ i of real tokens in a block of `block_tokens` a side,
+    # the mean, and the entry of largest magnitude with its sign; 0 where a block has no such pair
+    "attention_map_mean": (PROMPT, QUERY_BLOCK, KEY_BLOCK),
+    "attention_map_max": (PROMPT, QUERY_BLOCK, KEY_BLOCK),
+    "attention_mask_mean": (PROMPT, QUERY_BLOCK, KEY_BLOCK),
+    "attention_mask_max": (PROMPT, QUERY_BLOCK, KEY_BLOCK),
+    # statistics of the maps that were reduced, exact
+    "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
+    "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
+    "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+    "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     # proofs, a value a prompt
     "closure_error": (PROMPT,),
     "closure_worst_token": (PROMPT,),

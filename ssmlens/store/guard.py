@@ -16,25 +16,26 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.errors import CaptureFileError, UsageError
-from ssmlens.names import CHANNEL, TOKEN
+from ssmlens.names import CHANNEL, MAMBA
 from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
 from ssmlens.store.schema import (
     FINITE_STATES,
     FORMAT,
     HEADER,
     LAYER,
-    OPERANDS,
+    LAYER_KINDS,
     PROMPT_DIGEST,
     REQUIRED_ROOT,
     ROOT_ARRAYS,
-    SCHEMA_VERSION,
     STORED_LAYER_ARRAYS,
     TEXT_ARRAYS,
-    TOKEN_AXES,
     WHOLE,
-    has_prompts,
+    axis_of_size,
+    block_problem,
     layer_axes,
     layer_name,
+    missing_arrays,
+    version_problem,
 )
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -129,12 +130,8 @@ class _Guard:
         attributes = read_attributes(file)
         if attributes.get("format") != FORMAT:
             self._refuse("it is HDF5 but not an ssmlens capture")
-        version = attributes.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise CaptureFileError(
-                f"{self.path} has schema version {version}, this ssmlens reads version {SCHEMA_VERSION}: "
-                "capture it again with this ssmlens, or open it with the ssmlens that wrote it"
-            )
+        if problem := version_problem(attributes.get("schema_version")):
+            raise CaptureFileError(f"{self.path} {problem}")
 
     def _layer_list(self, file: h5py.File, root: h5g.GroupID | None) -> None:
         if "layers" not in file.attrs:
@@ -155,14 +152,20 @@ class _Guard:
                 self._refuse(f"{where} is not a layer's name")
             layer = self._open_group(group, name.encode(), where)
             members = self._members(layer, where, {*STORED_LAYER_ARRAYS, *_AXES})
-            needed = [n for n in OPERANDS if first or has_prompts(n)]
-            self._require(where, members, [*needed, PROMPT_DIGEST])
+            self._require(where, members, [PROMPT_DIGEST])
             self._attributes(layer, where)
             attributes = read_attributes(h5py.Group(layer))
+            kind = attributes.get("kind", MAMBA)
+            if kind not in LAYER_KINDS:
+                self._refuse(f"{where} is of no known kind ({kind!r})")
+            if missing := missing_arrays(members, str(kind), first=first):
+                self._refuse(f"{where} lacks {', '.join(missing)}")
             self._require(f"{where}'s attributes", list(attributes), ["digest", "static_digest"])
             if attributes.get("finite") not in FINITE_STATES:
                 self._refuse(f"{where} says finite={attributes.get('finite')!r}")
-            self._arrays(layer, where, members)
+            sizes = self._arrays(layer, where, members)
+            if problem := block_problem(sizes, attributes):
+                self._refuse(f"{where}: {problem}")
 
     def _members(self, group: h5g.GroupID, where: str, known: set[str] | None) -> list[str]:
         if group.get_num_objs() > _MOST_LINKS:
@@ -183,7 +186,7 @@ class _Guard:
             self._refuse(f"{where} is not a group")
         return h5g.open(parent, name)
 
-    def _arrays(self, group: h5g.GroupID, where: str, members: list[str]) -> None:
+    def _arrays(self, group: h5g.GroupID, where: str, members: list[str]) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for name in members:
             at = f"{where}/{name}".lstrip("/")
@@ -198,9 +201,10 @@ class _Guard:
             if not 0 < declared <= self.most:
                 self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
             for axis, size in zip(self._axes(name, len(shape), where, at), shape, strict=True):
-                one = TOKEN if axis in TOKEN_AXES else axis
+                one = axis_of_size(axis)
                 if sizes.setdefault(one, size) != size:
                     self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
+        return sizes
 
     def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
         if name in _AXES and name not in STORED_LAYER_ARRAYS:

@@ -17,15 +17,28 @@ import h5py
 import numpy as np
 from h5py import h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
-from ssmlens.names import CHANNEL, GROUP, HEAD, KEY, PROMPT, QUERY, TOKEN
-from ssmlens.store.schema import Attribute
+from ssmlens.names import (
+    CHANNEL,
+    GROUP,
+    HEAD,
+    KEY,
+    KEY_BLOCK,
+    PROMPT,
+    QUERY,
+    QUERY_BLOCK,
+    TOKEN,
+)
+from ssmlens.store.schema import BLOCK_AXES, TOKEN_AXES, Attribute
 
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
 
 # Largest chunk along each axis of an array that has tokens, so that one prompt, one row block of a map or one head's
 # Δ is read without the rest.
-_LARGEST = {PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64}
+_LARGEST = {
+    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64},
+    **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
+}
 _CHUNK_BYTES = 1 << 20
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
@@ -53,7 +66,7 @@ def chunk_shape(axes: Sequence[str], shape: Sequence[int], itemsize: int) -> tup
 
 def moves_by_chunk(axes: Sequence[str]) -> bool:
     """Whether no chunk of the array spans two prompts, so that batches merge by moving chunks."""
-    return axes[0] == PROMPT and any(axis in (TOKEN, QUERY) for axis in axes)
+    return axes[0] == PROMPT and any(axis in (*TOKEN_AXES, *BLOCK_AXES) for axis in axes)
 
 
 def create_dataset(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ssmlens.errors import UsageError
+from ssmlens.names import BLOCK_KINDS
 from ssmlens.store import digest, hdf5
 from ssmlens.store.schema import (
     OWN_ROOT_ATTRIBUTES,
@@ -34,6 +35,7 @@ class CaptureHeader:
         prompt_texts: Each prompt as text. None: empty.
         prompt_kinds: What each prompt is: "copy", "repeat", "text", "tokens". None: all "tokens".
         pad: The id that pads.
+        block_kinds: What each block of the model is, one of `names.BLOCK_KINDS`. None: not known.
     """
 
     tokens: Integer[np.ndarray, "prompt token"]
@@ -45,6 +47,7 @@ class CaptureHeader:
     prompt_texts: Sequence[str] | None = None
     prompt_kinds: Sequence[str] | None = None
     pad: int = 0
+    block_kinds: Sequence[str] | None = None
 
     def __post_init__(self):
         prompts, tokens = self.tokens.shape
@@ -58,6 +61,12 @@ class CaptureHeader:
             values = getattr(self, name)
             if values is not None and len(values) != prompts:
                 raise ValueError(f"{name} has {len(values)} entries for {prompts} prompts")
+        if self.block_kinds is not None:
+            unknown = sorted(set(self.block_kinds) - {*BLOCK_KINDS})
+            if unknown or self.layers[-1] >= len(self.block_kinds):
+                raise ValueError(
+                    f"block_kinds must be of {BLOCK_KINDS}, one for each block up to {self.layers[-1]} at least"
+                )
         taken = sorted(set(self.attributes) & {*OWN_ROOT_ATTRIBUTES})
         if taken:
             raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
@@ -75,6 +84,8 @@ class CaptureHeader:
             stored["token_strings"] = _text_table(self.token_strings, self.tokens.shape[1])
         stored["prompt_texts"] = _text_array(self.prompt_texts or [""] * self.prompts)
         stored["prompt_kinds"] = _text_array(self.prompt_kinds or ["tokens"] * self.prompts)
+        if self.block_kinds is not None:
+            stored["block_kinds"] = _text_array(self.block_kinds)
         return stored
 
     def digest(self) -> str:

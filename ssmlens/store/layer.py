@@ -10,6 +10,16 @@ import xarray as xr
 from jaxtyping import Float
 
 from ssmlens.errors import UsageError
+from ssmlens.names import (
+    ATTENTION,
+    GROUP,
+    HEAD,
+    LARGEST_WHOLE_MAP,
+    MAMBA,
+    PROMPT,
+    QUERY_BLOCK,
+    TOKEN,
+)
 from ssmlens.scan import hidden_attention
 from ssmlens.scan.operands import ScanOperands
 from ssmlens.store import hdf5
@@ -17,11 +27,14 @@ from ssmlens.store.guard import damage_told
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import array_names, damages
-from ssmlens.store.lazy import A_bar, B_bar, lazy_dataset
+from ssmlens.store.lazy import A_bar, B_bar, decay, lazy_dataset
 from ssmlens.store.schema import (
+    BLOCK_TOKENS,
+    OPERANDS,
     OWN_LAYER_ATTRIBUTES,
     TOKEN_AXES,
     Attribute,
+    axis_of_size,
     has_prompts,
     layer_axes,
 )
@@ -50,6 +63,11 @@ class Layer:
         self.names: tuple[str, ...] = tuple(array_names(group))
 
     @property
+    def kind(self) -> str:
+        """`names.MAMBA`, or `names.ATTENTION` for softmax attention, which has maps but no operands."""
+        return str(self.attributes.get("kind", MAMBA))
+
+    @property
     def finite(self) -> str:
         """ "yes", or where numbers stopped being finite: "weights", "input", "output" (`names.FINITE` ...)."""
         return str(self.attributes["finite"])
@@ -65,12 +83,20 @@ class Layer:
         """The axes of a stored array. Raises UsageError where the layer has none of that name."""
         return layer_axes(name, self._dataset(name).ndim)
 
+    @property
+    def prompts_and_tokens(self) -> tuple[int, int]:
+        """Number of prompts, and of tokens with their padding."""
+        dims = {name: self.dims(name) for name in self.names if has_prompts(name)}
+        name = next(name for name, axes in dims.items() if {*axes[1:2]} & {*TOKEN_AXES})
+        prompts, tokens = self.shape(name)[:2]
+        return prompts, tokens
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a stored array, over all prompts with their padding."""
         return self._dataset(name).shape
 
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """A stored array; with `prompt`, that prompt's, its token, query and key axes cut to its real length.
+        """A stored array; with `prompt`, that prompt's, its tokens (or blocks of them) cut to its real length.
 
         Args:
             name: A name in `names.LAYER_ARRAYS` that the layer has (see `names`).
@@ -83,74 +109,117 @@ class Layer:
         dataset, at = self._dataset(name), (...,)
         if prompt is not None and has_prompts(name):
             length = self._length(prompt)
-            cut = [slice(length if axis in TOKEN_AXES else None) for axis in self.dims(name)[1:]]
-            at = (prompt, *cut)
+            real = {axis_of_size(TOKEN): length}
+            if BLOCK_TOKENS in self.attributes:
+                real[axis_of_size(QUERY_BLOCK)] = -(-length // int(self.attributes[BLOCK_TOKENS]))
+            at = (prompt, *(slice(real.get(axis_of_size(a))) for a in self.dims(name)[1:]))
         return self._values(dataset, at)
 
     @property
     def A_bar(self) -> xr.DataArray:
-        """Ā = exp(ΔA), [prompt token head state] (Mamba-2: without state); only the part you look at is computed."""
+        """Ā, the decay, [prompt token head state] (without state in Mamba-2 and -3); computed where it is looked at.
+
+        exp(ΔA), or the exponential of the stored `log_decay`.
+
+        Raises:
+            UsageError: Softmax attention has no operands.
+        """
         if "A_bar" in self:
             return self.lazy("A_bar")
+        self._require_operands()
+        if "log_decay" in self:
+            return decay(self._dataset("log_decay"), self._values)
         return A_bar(self._dataset("delta"), self._dataset("A"), self._values)
 
     @property
     def B_bar(self) -> xr.DataArray:
-        """B̄ = ΔB (Euler, as both code bases), [prompt token head state]; only the part you look at is computed."""
+        """B̄, what a token writes for later ones, [prompt token head state]; computed where it is looked at.
+
+        ΔB (Euler, as the code bases of Mamba-1 and -2), or the stored `write` times B.
+
+        Raises:
+            UsageError: Softmax attention has no operands.
+        """
         if "B_bar" in self:
             return self.lazy("B_bar")
-        return B_bar(self._dataset("delta"), self._dataset("B"), self._values)
+        self._require_operands()
+        weight = "write" if "write" in self else "delta"
+        return B_bar(self._dataset(weight), self._dataset("B"), self._values)
 
     def lazy(self, name: str) -> xr.DataArray:
         """A stored array with named dimensions, read where it is looked at."""
         return lazy_dataset(name, self._dataset(name), self.dims(name), self._values)
 
     def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> ScanOperands:
-        """The operands of one prompt, a batch of one cut to its real length; `x` and `gate` are not stored."""
-        values = {name: self.read(name, prompt)[None] for name in ("delta", "B", "C")}
-        values["A"] = _column(self.read("A"))
-        if "D" in self:
-            values["D"] = _column(self.read("D"))
-        return ScanOperands(**{name: torch.from_numpy(v).to(dtype) for name, v in values.items()})
+        """The operands of one prompt, a batch of one cut to its real length; `x` and `gate` are not stored.
 
-    def channel_map(self, channel: int, prompt: int = 0) -> Float[np.ndarray, "query key"]:
+        Raises:
+            UsageError: No such prompt, or softmax attention, which has no operands.
+        """
+        return self._operands(prompt).map(lambda tensor: tensor.to(dtype))
+
+    def tile(
+        self, queries: tuple[int, int], keys: tuple[int, int], prompt: int = 0
+    ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
+        """A rectangle of attention map and mask, exact, from the stored operands; nothing of size T² is made.
+
+        Args:
+            queries: First query and the one after the last.
+            keys: First key and the one after the last.
+            prompt: Number of a prompt.
+
+        Raises:
+            UsageError: No such prompt or tokens, or softmax attention, which has no operands.
+        """
+        return self._tile(self._operands(prompt), queries, keys)
+
+    def channel_map(
+        self,
+        channel: int,
+        prompt: int = 0,
+        queries: tuple[int, int] | None = None,
+        keys: tuple[int, int] | None = None,
+    ) -> Float[np.ndarray, "query key"]:
         """M of one head, computed from the stored operands: row i says how much each earlier x enters y at token i.
 
-        Reads that head's Δ and its group's B and C only (paper eq. 8).
+        Reads that head's own operands and its group's B and C only (paper eq. 8).
 
         Args:
             channel: A head: in Mamba-1 a channel of d_inner, in Mamba-2 a head, whose channels share M.
             prompt: Number of a prompt.
+            queries: First query and the one after the last. None: all.
+            keys: First key and the one after the last. None: all.
 
         Raises:
-            UsageError: No such channel or prompt.
+            UsageError: No such channel, prompt or tokens, softmax attention, or all of a prompt that is too long.
         """
-        length, delta = self._length(prompt), self._dataset("delta")
-        heads, groups = delta.shape[2], self._dataset("B").shape[2]
-        if not 0 <= channel < heads:
-            raise UsageError(
-                f"layer {self.index}: channel {channel} is out of range: 0..{heads - 1}"
-            )
-        group = channel // (heads // groups)
-        head_delta = self._values(delta, (prompt, slice(length), slice(channel, channel + 1)))
-        shared = (prompt, slice(length), slice(group, group + 1))
-        B, C = (self._values(self._dataset(name), shared) for name in ("B", "C"))
-        A = _column(self._values(self._dataset("A"), (slice(channel, channel + 1),)))
-        named = {"delta": head_delta[None], "A": A, "B": B[None], "C": C[None]}
-        operands = ScanOperands(**{name: torch.from_numpy(value) for name, value in named.items()})
-        return hidden_attention.channel_maps(operands)[0, 0].numpy()
+        if queries is None and keys is None:
+            self._check_whole(prompt, f".channel_map({channel}, queries=(0, 1024), keys=(0, 1024))")
+            return hidden_attention.channel_maps(self._operands(prompt, channel))[0, 0].numpy()
+        whole = 0, self._length(prompt)
+        return self._tile(self._operands(prompt, channel), queries or whole, keys or whole)[0]
 
     def attention_map(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of M over heads: stored, or else computed from the stored operands."""
+        """Mean of M over heads: stored, or else computed from the stored operands.
+
+        Raises:
+            UsageError: No such prompt, or one too long for a whole map.
+        """
         if "attention_map" in self:
             return self.read("attention_map", prompt)
-        return hidden_attention.attention_map(self.operands(prompt))[0].numpy()
+        self._check_whole(prompt, '.tile(queries, keys) or .read("attention_map_max")')
+        return hidden_attention.attention_map(self._operands(prompt))[0].numpy()
 
     def attention_mask(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of the decay over heads and states: stored, or else computed from the stored operands."""
+        """Mean of the decay over heads and states: stored, or else computed from the stored operands.
+
+        Raises:
+            UsageError: No such prompt, softmax attention, which has no mask, or a prompt too long for a whole mask.
+        """
         if "attention_mask" in self:
             return self.read("attention_mask", prompt)
-        return hidden_attention.attention_mask(self.operands(prompt))[0].numpy()
+        self._check_whole(prompt, '.tile(queries, keys) or .read("attention_mask_mean")')
+        return hidden_attention.attention_mask(self._operands(prompt))[0].numpy()
 
     def damages(self) -> list[str]:
         """What of the layer no longer is what was written, by its digests; empty when all is."""
@@ -163,6 +232,55 @@ class Layer:
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.names)}"
             raise UsageError(f"layer {self.index} has no array {name!r}; {hint}")
         return stored_array(self._group, name)
+
+    def _operands(self, prompt: int, head: int | None = None) -> ScanOperands:
+        """One prompt's operands, all of them or one head's with its group's B and C."""
+        self._require_operands()
+        heads = groups = slice(None)
+        if head is not None:
+            count, shared = self.shape("delta")[2], self.shape("B")[2]
+            if not 0 <= head < count:
+                raise UsageError(
+                    f"layer {self.index}: channel {head} is out of range: 0..{count - 1}"
+                )
+            group = head // (count // shared)
+            heads, groups = slice(head, head + 1), slice(group, group + 1)
+        part = {HEAD: heads, GROUP: groups, TOKEN: slice(self._length(prompt)), PROMPT: prompt}
+        values: dict[str, np.ndarray | None] = {"A": None}
+        for name in filter(self.__contains__, OPERANDS):
+            at = tuple(part.get(axis, slice(None)) for axis in self.dims(name))
+            array = self._values(self._dataset(name), at)
+            values[name] = array[None] if has_prompts(name) else _column(array)
+        tensors = {n: None if v is None else torch.from_numpy(v) for n, v in values.items()}
+        return ScanOperands(**tensors)  # pyright: ignore[reportArgumentType]
+
+    def _tile(
+        self, operands: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]
+    ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
+        from ssmlens.scan.tiles import attention_tile
+
+        for name, (first, end) in (("queries", queries), ("keys", keys)):
+            if not 0 <= first < end <= operands.tokens:
+                raise UsageError(
+                    f"{name} from {first} to before {end} are out of range: the prompt has {operands.tokens} tokens"
+                )
+        attention_map, attention_mask = attention_tile(operands, queries, keys)
+        return attention_map[0].numpy(), attention_mask[0].numpy()
+
+    def _require_operands(self) -> None:
+        if self.kind == ATTENTION:
+            raise UsageError(
+                f"layer {self.index} is softmax attention: it has maps but no operands of a scan"
+            )
+
+    def _check_whole(self, prompt: int, instead: str) -> None:
+        """Refuse to compute a whole map of a prompt that is too long for one."""
+        self._require_operands()
+        if self._length(prompt) > LARGEST_WHOLE_MAP:
+            raise UsageError(
+                f"prompt {prompt} has {self._length(prompt)} tokens, too many for a whole map "
+                f"(at most {LARGEST_WHOLE_MAP}); ask for {instead}"
+            )
 
     def _length(self, prompt: int) -> int:
         if not 0 <= prompt < self._header.prompts:

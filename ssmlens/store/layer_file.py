@@ -5,21 +5,23 @@ from collections.abc import Mapping
 import h5py
 import numpy as np
 
-from ssmlens.names import CHANNEL, LAYER_ARRAYS, PROMPT
+from ssmlens.names import CHANNEL, LAYER_ARRAYS, MAMBA, PROMPT, TOKEN
 from ssmlens.store import digest, hdf5
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.schema import (
     FINITE_STATES,
     FORMAT,
-    OPERANDS,
+    LAYER_KINDS,
     OWN_LAYER_ATTRIBUTES,
     PROMPT_DIGEST,
     SCHEMA_VERSION,
     Attribute,
     axis_sizes,
+    block_problem,
     has_prompts,
     layer_axes,
     layer_name,
+    missing_arrays,
 )
 
 _DTYPES = ("float32", "float64", "int32", "int64")
@@ -49,11 +51,23 @@ def array_names(group: h5py.Group) -> list[str]:
 
 
 def checked_arrays(
-    arrays: Mapping[str, np.ndarray], prompts: int, *, first: bool
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Attribute],
+    prompts: int,
+    tokens: int,
+    *,
+    first: bool,
 ) -> dict[str, np.ndarray]:
     """The arrays that a batch of prompts stores, C-contiguous: the first one also those without prompts.
 
     `channel` is kept in every batch: merging compares it.
+
+    Args:
+        arrays: The layer's arrays by name.
+        attributes: Its checked attributes.
+        prompts: Number of prompts of the batch.
+        tokens: Number of tokens, padding included.
+        first: Whether it is the first batch.
 
     Raises:
         ValueError: An unknown name, a wrong number of axes, sizes that disagree, a dtype that is not stored, or
@@ -63,28 +77,43 @@ def checked_arrays(
     for name, array in arrays.items():
         if str(array.dtype) not in _DTYPES:
             raise ValueError(f"{name} is {array.dtype}; stored are {', '.join(_DTYPES)}")
-    required = [name for name in OPERANDS if first or has_prompts(name)]
-    missing = [name for name in required if name not in arrays]
+    missing = missing_arrays(arrays, str(attributes["kind"]), first=first)
     if missing:
-        raise ValueError(f"a layer is stored with its operands; missing: {', '.join(missing)}")
+        raise ValueError(
+            f"a layer is stored with its operands, or softmax attention with its map; "
+            f"missing: {', '.join(missing)}"
+        )
     if ("channel_map" in arrays) != (CHANNEL in arrays):
         raise ValueError("channel_map and channel (which channels they are) go together")
     sizes = axis_sizes(arrays, axes)
     if sizes[PROMPT] != prompts:
         raise ValueError(f"the arrays have {sizes[PROMPT]} prompts, the batch has {prompts}")
+    if sizes[TOKEN] != tokens:
+        raise ValueError(
+            f"the arrays have {sizes[TOKEN]} tokens, pad them to the header's {tokens}"
+        )
+    if problem := block_problem(sizes, attributes):
+        raise ValueError(problem)
     kept = {n: a for n, a in arrays.items() if first or has_prompts(n) or n == CHANNEL}
     return {name: np.asarray(array, order="C") for name, array in kept.items()}
 
 
 def checked_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    """The layer's attributes. Raises ValueError where `finite` is missing or none of its values."""
+    """The layer's attributes, `kind` being Mamba unless it is said.
+
+    Raises:
+        ValueError: `finite` is missing or none of its values, `kind` is none, or an attribute is the store's own.
+    """
     finite = attributes.get("finite")
     if finite not in FINITE_STATES:
         raise ValueError(f"a layer's `finite` is one of {FINITE_STATES}, got {finite!r}")
     taken = sorted(set(attributes) & {*OWN_LAYER_ATTRIBUTES})
     if taken:
         raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
-    return dict(attributes)
+    kind = attributes.get("kind", MAMBA)
+    if kind not in LAYER_KINDS:
+        raise ValueError(f"a layer's `kind` is one of {LAYER_KINDS}, got {kind!r}")
+    return {"kind": kind, **attributes}
 
 
 def write_layer(
@@ -97,7 +126,8 @@ def write_layer(
     group = new_layer(file, index)
     for name in coordinates_first(arrays):
         hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim))
-    rows = digest.prompt_digests(arrays, arrays["delta"].shape[0])
+    prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
+    rows = digest.prompt_digests(arrays, prompts)
     close_layer(group, index, rows, digest.static_digest(arrays), attributes)
 
 

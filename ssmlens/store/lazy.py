@@ -65,21 +65,32 @@ def A_bar(delta: h5py.Dataset, A: h5py.Dataset, read: Reader) -> xr.DataArray:
     )
 
 
-def B_bar(delta: h5py.Dataset, B: h5py.Dataset, read: Reader) -> xr.DataArray:
-    """B̄ = ΔB, [prompt token head state], each head with its group's B (paper eq. 3, Euler)."""
-    heads, groups = delta.shape[2], B.shape[2]
+def decay(log_decay: h5py.Dataset, read: Reader) -> xr.DataArray:
+    """Ā where the decay depends on the data: the exponential of its stored log, [prompt token head]."""
+    view = lazy_variable(
+        (PROMPT, TOKEN, HEAD),
+        log_decay.shape,
+        log_decay.dtype,
+        lambda at: np.exp(read(log_decay, at)),
+    )
+    return xr.DataArray(view, name="A_bar")
+
+
+def B_bar(weight: h5py.Dataset, B: h5py.Dataset, read: Reader) -> xr.DataArray:
+    """B̄, [prompt token head state]: each head's group's B times its weight, such as Δ (paper eq. 3, Euler)."""
+    heads, groups = weight.shape[2], B.shape[2]
     group_of = np.arange(heads) // (heads // groups)
 
     def get(at: tuple) -> Any:
-        step = read(delta, at[:3])
+        step = read(weight, at[:3])
         write = read(B, (*at[:2], slice(None), at[3]))
         head_axis = sum(not _is_number(i) for i in at[:2])
         write = np.take(write, group_of[at[2]], axis=head_axis)
         return (step if _is_number(at[3]) else step[..., None]) * write
 
-    shape = (*delta.shape, B.shape[3])
+    shape = (*weight.shape, B.shape[3])
     return xr.DataArray(
-        lazy_variable((PROMPT, TOKEN, HEAD, STATE), shape, delta.dtype, get), name="B_bar"
+        lazy_variable((PROMPT, TOKEN, HEAD, STATE), shape, weight.dtype, get), name="B_bar"
     )
 
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from ssmlens.errors import CaptureFileError
-from ssmlens.store.schema import FORMAT, SCHEMA_VERSION
+from ssmlens.store.schema import FORMAT, SCHEMA_VERSION, version_problem
 
 MANIFEST = "manifest.json"
 HEADER_FILE = "header.h5"
@@ -57,12 +57,8 @@ def read_manifest(folder: Path) -> Manifest:
         page = json.loads(path.read_bytes())
         if page["format"] != FORMAT:
             raise ValueError("it is not a capture's")
-        version = page["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise CaptureFileError(
-                f"{folder} has schema version {version}, this ssmlens reads version {SCHEMA_VERSION}: "
-                "capture it again with this ssmlens, or open it with the ssmlens that wrote it"
-            )
+        if problem := version_problem(page["schema_version"]):
+            raise CaptureFileError(f"{folder} {problem}")
         layers = {int(index): str(name) for index, name in page["layers"].items()}
         manifest = Manifest(str(page["digest"]), str(page["header"]), dict(sorted(layers.items())))
     except OSError as error:

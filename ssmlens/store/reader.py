@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Integer
 
 from ssmlens.errors import CaptureFileError, UsageError
-from ssmlens.names import PROMPT, TOKEN
+from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.store import digest, disk, hdf5
 from ssmlens.store.guard import damage_told, open_guarded
 from ssmlens.store.header import CaptureHeader
@@ -107,6 +107,14 @@ class Capture:
         """What each prompt is: "copy", "repeat", "text", "tokens"."""
         return list(self.header.prompt_kinds or [])
 
+    @property
+    def block_kinds(self) -> list[str]:
+        """What each block of the model is (`names.BLOCK_KINDS`); as far as a capture of version 1 tells, there."""
+        if self.header.block_kinds is not None:
+            return list(self.header.block_kinds)
+        kinds = {index: layer.kind for index, layer in self._layers.items()}
+        return [kinds.get(block, OTHER) for block in range(self.n_layer)]
+
     def token_strings(self, prompt: int) -> list[str]:
         """The real tokens of one prompt as text; their ids where the capture has no text."""
         if not 0 <= prompt < self.prompts:
@@ -136,6 +144,8 @@ class Capture:
             },
             attrs={**self.attributes, "digest": self.digest},
         )
+        if self.header.block_kinds is not None:
+            root["block_kinds"] = ((BLOCK,), self.block_kinds)
         if self.target is not None:
             root["target"] = ((PROMPT, TOKEN), self.target)
         nodes = {f"layers/{layer_name(i)}": _tree_node(layer) for i, layer in self._layers.items()}
@@ -203,7 +213,7 @@ def _check_whole(capture: Capture) -> Capture:
     """Refuse layers of other prompts, and parts that are not those the digest of the whole was made of."""
     layers = [capture.layer(index) for index in capture.layers]
     for layer in layers:
-        if layer.shape("delta")[:2] != capture.tokens.shape:
+        if layer.prompts_and_tokens != capture.tokens.shape:
             raise CaptureFileError(
                 f"{capture.path}: layer {layer.index} holds other prompts than the header"
             )

@@ -107,7 +107,8 @@ class CaptureWriter:
             batch: Number of the batch of prompts.
             arrays: Names of `names.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis is
                 that of the batch. Those without prompts (weights, A, D) are kept from batch 0.
-            attributes: `finite` (one of `schema.FINITE_STATES`), `reason`, `mixer`, `adapter`, ...
+            attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (Mamba where it is not said), `reason`,
+                `mixer`, `adapter`, `block_tokens` (of reduced maps), ...
 
         Raises:
             ValueError: An array or attribute that the file does not take.
@@ -115,12 +116,9 @@ class CaptureWriter:
         """
         if layer not in self.layers or not 0 <= batch < self.batches:
             raise ValueError(f"layer {layer}, batch {batch} is not this writer's to write")
-        held = checked_arrays(arrays, len(self.prompts(batch)), first=batch == 0)
         told = checked_attributes(attributes)
-        if held["delta"].shape[1] != self.header.tokens.shape[1]:
-            raise ValueError(
-                f"delta has {held['delta'].shape[1]} tokens, pad it as the header's tokens"
-            )
+        shape = len(self.prompts(batch)), self.header.tokens.shape[1]
+        held = checked_arrays(arrays, told, *shape, first=batch == 0)
         self._shards.write(layer, batch, self.prompts(batch).start, held, told)
 
     def finish(self) -> Path | None:

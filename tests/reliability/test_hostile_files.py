@@ -186,6 +186,8 @@ def test_kinds_of_attributes(copy, where, value):
         (lambda f: f.move("layers/002", "layers/003"), "layers/003 is not part of a capture"),
         (lambda f: f.pop("layers/002"), "layers lacks 002"),
         (lambda f: f.pop("layers/000/C"), "layers/000 lacks C"),
+        (lambda f: f.pop("layers/000/A"), "layers/000 lacks exactly one of A and log_decay"),
+        (lambda f: f["layers/000"].attrs.update(kind=np.bytes_("mlp")), r"no known kind \('mlp'\)"),
         (lambda f: f.pop("layers/000/prompt_digest"), "layers/000 lacks prompt_digest"),
         (lambda f: f.pop("length"), "the root lacks length"),
         (lambda f: f.pop("layers"), "lacks layers"),
@@ -210,11 +212,11 @@ def test_names(copy, change, told):
     refused(copy, told)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_another_schema_version(copy, version):
     with h5py.File(copy, "r+") as file:
         file.attrs["schema_version"] = np.int64(version)
-    refused(copy, f"has schema version {version}, this ssmlens reads version 1: capture it again")
+    refused(copy, f"has schema version {version}, this ssmlens reads versions 1 and 2: capture")
 
 
 def test_shapes_that_disagree(copy):
@@ -292,10 +294,10 @@ def test_manifest_that_is_damaged(folder, text):
 
 
 def test_manifest_of_another_version_or_with_layers_missing(folder):
-    rewrite(folder, schema_version=2)
-    with pytest.raises(CaptureFileError, match="schema version 2, this ssmlens reads version 1"):
+    rewrite(folder, schema_version=3)
+    with pytest.raises(CaptureFileError, match="schema version 3, this ssmlens reads versions 1"):
         open_capture(folder)
-    rewrite(folder, schema_version=1, layers={"0": "layer-000.h5"})
+    rewrite(folder, schema_version=2, layers={"0": "layer-000.h5"})
     with pytest.raises(CaptureFileError, match="list different layers"):
         open_capture(folder)
     rewrite(folder, layers={"0": "layer-000.h5", "2": "layer-000.h5"})

@@ -100,7 +100,8 @@ def batch_of(arrays, prompts):
 
 
 def attributes(layer):
-    return {"mixer": "Mamba2" if layer == 2 else "Mamba", "finite": "yes", "d_conv": 4}
+    mixer = "Mamba2" if layer == 2 else "Mamba"
+    return {"kind": "mamba", "mixer": mixer, "finite": "yes", "d_conv": 4}
 
 
 def write_missing(writer, arrays):
