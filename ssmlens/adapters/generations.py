@@ -56,17 +56,17 @@ class Mamba1Adapter(_AdapterFromWeights):
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""
         w = self.named_weights(mixer)
-        rank, d_state = w.dt_proj_weight.shape[1], w.A_log.shape[1]
-        W_dt, W_B, W_C = w.x_proj_weight.split([rank, d_state, d_state])
+        rank, d_state = w.dt_proj_weight.shape[2], w.A_log.shape[1]
+        W_dt, W_B, W_C = w.x_proj_weight.split([rank, d_state, d_state], dim=1)
         return WeightViews(
             A_log=w.A_log,
             dt_bias=w.dt_bias,
-            W_dt=W_dt,
-            W_B=W_B.unsqueeze(0),
-            W_C=W_C.unsqueeze(0),
+            W_dt=W_dt.squeeze(0),
+            W_B=W_B,
+            W_C=W_C,
             conv=w.conv_weight,
             D=w.D.unsqueeze(1),
-            dt_proj=w.dt_proj_weight,
+            dt_proj=w.dt_proj_weight.flatten(0, 1),
             conv_bias=w.conv_bias,
         )
 

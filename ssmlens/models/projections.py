@@ -20,17 +20,22 @@ from torch import Tensor
 from ssmlens.scan.operands import ScanOperands, scan_dtype
 
 Activation = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 TokenMask = Bool[Tensor, "batch token"] | Int[Tensor, "batch token"] | Float[Tensor, "batch token"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mamba1Weights:
-    """Weights of a Mamba-1 mixer, named as in its state dict (conv1d without its middle axis)."""
+    """Weights of a Mamba-1 mixer, named as in its state dict (conv1d without its middle axis).
+
+    d_inner is split evenly and in order over groups, each with an x_proj and a dt_proj of its own. Zamba has several;
+    everywhere else there is one.
+    """
 
     in_proj_weight: Float[Tensor, "twice_d_inner d_model"]
     conv_weight: Float[Tensor, "d_inner d_conv"]
-    x_proj_weight: Float[Tensor, "dt_rank_and_twice_d_state d_inner"]
-    dt_proj_weight: Float[Tensor, "d_inner dt_rank"]
+    x_proj_weight: Float[Tensor, "group dt_rank_and_twice_d_state group_channel"]
+    dt_proj_weight: Float[Tensor, "group group_channel dt_rank"]
     A_log: Float[Tensor, "d_inner d_state"]
     D: Float[Tensor, "d_inner"]
     out_proj_weight: Float[Tensor, "d_model d_inner"]
@@ -39,23 +44,27 @@ class Mamba1Weights:
     dt_bias: Float[Tensor, "d_inner"] | None = None
     out_proj_bias: Float[Tensor, "d_model"] | None = None
     activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
+    transform: Transform | None = None  # of dt (before dt_proj), B and C, such as Jamba's norms
 
     @classmethod
-    def of(cls, mixer: Any, activation: Activation = F.silu) -> "Mamba1Weights":
-        """The weights of `mixer`, whose parameters are named as in mamba_ssm (or transformers)."""
+    def of(cls, mixer: Any, **settings: Any) -> "Mamba1Weights":
+        """The weights of `mixer`, whose parameters are named as in mamba_ssm (or transformers).
+
+        `settings` are the fields that are not tensors.
+        """
         return cls(
             in_proj_weight=mixer.in_proj.weight,
             in_proj_bias=mixer.in_proj.bias,
             conv_weight=mixer.conv1d.weight.squeeze(1),
             conv_bias=mixer.conv1d.bias,
-            x_proj_weight=mixer.x_proj.weight,
-            dt_proj_weight=mixer.dt_proj.weight,
+            x_proj_weight=mixer.x_proj.weight.unsqueeze(0),
+            dt_proj_weight=mixer.dt_proj.weight.unsqueeze(0),
             dt_bias=mixer.dt_proj.bias,
             A_log=mixer.A_log,
             D=mixer.D,
             out_proj_weight=mixer.out_proj.weight,
             out_proj_bias=mixer.out_proj.bias,
-            activation=activation,
+            **settings,
         )
 
 
@@ -65,7 +74,8 @@ class Mamba2Weights:
 
     Where `d_ssm`, the width that the scan sees, is less than d_inner, the rest is a gated MLP. `D`
     has a value a head, or a channel (`D_has_hdim`). Without `norm_weight` (`rmsnorm=False`) the
-    gate multiplies the scan's output and nothing is normalised.
+    gate multiplies the scan's output and nothing is normalised; with it, each of `norm_groups`
+    equal parts of the channels is normalised by itself. `in_proj_scale` multiplies what in_proj makes, bias included.
     """
 
     in_proj_weight: Float[Tensor, "projected d_model"]
@@ -78,10 +88,12 @@ class Mamba2Weights:
     d_state: int
     ngroups: int = 1
     in_proj_bias: Float[Tensor, "projected"] | None = None
+    in_proj_scale: Float[Tensor, "projected"] | None = None
     conv_bias: Float[Tensor, "xBC"] | None = None
     norm_weight: Float[Tensor, "channel"] | None = None
     out_proj_bias: Float[Tensor, "d_model"] | None = None
     norm_eps: float = 1e-5
+    norm_groups: int | None = None  # None: as many as ngroups
     norm_before_gate: bool = False
     dt_limit: tuple[float, float] = (0.0, float("inf"))
     activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
@@ -90,9 +102,9 @@ class Mamba2Weights:
     def of(cls, mixer: Any, **settings: Any) -> "Mamba2Weights":
         """The weights of `mixer`, whose parameters are named as in mamba_ssm (or transformers).
 
-        `settings` are the fields that are not tensors; libraries name those differently.
+        `settings` are the fields that are not its parameters; libraries name those differently.
         """
-        norm = getattr(mixer, "norm", None)
+        norm = getattr(getattr(mixer, "norm", None), "weight", None)
         return cls(
             in_proj_weight=mixer.in_proj.weight,
             in_proj_bias=mixer.in_proj.bias,
@@ -101,7 +113,7 @@ class Mamba2Weights:
             dt_bias=mixer.dt_bias,
             A_log=mixer.A_log,
             D=mixer.D,
-            norm_weight=None if norm is None else norm.weight,
+            norm_weight=norm,
             out_proj_weight=mixer.out_proj.weight,
             out_proj_bias=mixer.out_proj.bias,
             **settings,
@@ -122,7 +134,6 @@ def project_mamba1(
     hidden: Float[Tensor, "batch token d_model"],
     weights: Mamba1Weights,
     token_mask: TokenMask | None = None,
-    transform: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> ScanOperands:
     """What a Mamba-1 mixer hands to its scan (paper eqs. 5-7), with the gate's branch beside it.
 
@@ -134,28 +145,29 @@ def project_mamba1(
         weights: The mixer's weights.
         token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj and again after
             the convolution, as transformers does.
-        transform: What a family does to (dt_low, B, C) before dt_proj, such as Jamba's norms.
     """
-    d_inner, rank = weights.dt_proj_weight.shape
-    d_state = weights.A_log.shape[1]
+    d_inner, d_state = weights.A_log.shape
+    rank = weights.dt_proj_weight.shape[2]
     x_and_gate = F.linear(
         _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
     )
     x, gate = x_and_gate.split(d_inner, dim=-1)
     x = weights.activation(causal_conv1d(x, weights.conv_weight, weights.conv_bias))
     x = _zero_padding(x.to(gate.dtype), token_mask)
-    dt, B, C = F.linear(x, weights.x_proj_weight).split([rank, d_state, d_state], dim=-1)
-    if transform is not None:
-        dt, B, C = transform(dt, B, C)
+    grouped = x.unflatten(2, (len(weights.x_proj_weight), -1))
+    low = _linear_of_groups(grouped, weights.x_proj_weight)
+    dt, B, C = low.split([rank, d_state, d_state], dim=-1)
+    if weights.transform is not None:
+        dt, B, C = weights.transform(dt, B, C)
     wide = scan_dtype(gate)
-    dt = F.linear(dt, weights.dt_proj_weight).to(wide)
+    dt = _linear_of_groups(dt, weights.dt_proj_weight).flatten(2).to(wide)
     if weights.dt_bias is not None:
         dt = dt + weights.dt_bias.to(wide)
     return ScanOperands(
         delta=F.softplus(dt),
         A=-torch.exp(weights.A_log.to(wide)),
-        B=B.to(wide).unsqueeze(2),
-        C=C.to(wide).unsqueeze(2),
+        B=B.to(wide),
+        C=C.to(wide),
         x=x.to(wide).unsqueeze(3),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
@@ -197,6 +209,8 @@ def project_mamba2(
     projected = F.linear(
         _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
     )
+    if weights.in_proj_scale is not None:
+        projected = projected * weights.in_proj_scale.to(projected.dtype)
     gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
     xBC = weights.activation(causal_conv1d(xBC, weights.conv_weight, weights.conv_bias))
     wide = scan_dtype(gate)
@@ -223,7 +237,7 @@ def finish_mamba2(
 ) -> Float[Tensor, "batch token d_model"]:
     """A Mamba-2 mixer's output, out_proj(RMSNorm(y · SiLU(z))), from its scan's `y` (with D x).
 
-    The norm is over each group's channels; with `norm_before_gate` the gate comes after it.
+    The norm is over each part's channels; with `norm_before_gate` the gate comes after it.
     Channels of the gated MLP, SiLU(z0) · x0, come first where d_ssm < d_inner.
     """
     z0, x0, z = gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
@@ -259,6 +273,22 @@ def causal_conv1d(
     return y
 
 
+def rms_norm(
+    v: Float[Tensor, "*axes state"], weight: Float[Tensor, "state"] | None, eps: float
+) -> Float[Tensor, "*axes state"]:
+    """RMSNorm of dt, B or C as transformers has it: in float32, rounded, then times the weight."""
+    normed = F.rms_norm(v.to(scan_dtype(v)), v.shape[-1:], eps=eps).to(v.dtype)
+    return normed if weight is None else weight * normed
+
+
+def _linear_of_groups(
+    x: Float[Tensor, "batch token group input"], weight: Float[Tensor, "group output input"]
+) -> Float[Tensor, "batch token group output"]:
+    if len(weight) == 1:
+        return F.linear(x, weight[0])
+    return torch.einsum("btgi,goi->btgo", x, weight)
+
+
 def _zero_padding(
     x: Float[Tensor, "batch token channel"], token_mask: TokenMask | None
 ) -> Float[Tensor, "batch token channel"]:
@@ -269,6 +299,6 @@ def _group_rms_norm(
     y: Float[Tensor, "batch token channel"], weights: Mamba2Weights
 ) -> Float[Tensor, "batch token channel"]:
     assert weights.norm_weight is not None
-    grouped = y.unflatten(2, (weights.ngroups, -1))
+    grouped = y.unflatten(2, (weights.norm_groups or weights.ngroups, -1))
     normed = F.rms_norm(grouped, grouped.shape[3:], eps=weights.norm_eps).flatten(2)
     return normed * weights.norm_weight.to(y.dtype)

@@ -68,14 +68,15 @@ def plus(x, bias):
 def mamba1_output(u, weights):
     """A Mamba-1 mixer on one sequence u [token d_model], by the definition."""
     w = numbers(weights)
-    d_inner, rank = w["dt_proj_weight"].shape
+    (x_proj,), (dt_proj,) = w["x_proj_weight"], w["dt_proj_weight"]
+    d_inner, rank = dt_proj.shape
     n = w["A_log"].shape[1]
     xz = plus(u @ w["in_proj_weight"].T, w["in_proj_bias"])
     x, z = xz[:, :d_inner], xz[:, d_inner:]
     x = silu(convolve(x, w["conv_weight"], w["conv_bias"]))
-    low = x @ w["x_proj_weight"].T
+    low = x @ x_proj.T
     dt, B, C = low[:, :rank], low[:, rank : rank + n], low[:, rank + n :]
-    delta = softplus(plus(dt @ w["dt_proj_weight"].T, w["dt_bias"]))
+    delta = softplus(plus(dt @ dt_proj.T, w["dt_bias"]))
     A, D = -np.exp(w["A_log"]), w["D"][:, None]
     y = scan(x[:, :, None], delta, A, B[:, None], C[:, None], D)[:, :, 0]
     return plus((y * silu(z)) @ w["out_proj_weight"].T, w["out_proj_bias"])
@@ -104,7 +105,7 @@ def mamba2_output(u, weights):
     ).reshape(T, d_ssm)
 
     def norm(v):
-        group = v.reshape(T, g, -1)
+        group = v.reshape(T, w["norm_groups"] or g, -1)
         group = group / np.sqrt((group**2).mean(-1, keepdims=True) + w["norm_eps"])
         return group.reshape(T, d_ssm) * w["norm_weight"]
 
@@ -217,12 +218,79 @@ def test_transform_sits_between_x_proj_and_dt_proj():
     mixer = Mamba(8, d_state=3)
     u = torch.randn(1, 5, 8)
     plain = project_mamba1(u, mixer.weights())
-    doubled = project_mamba1(
-        u, mixer.weights(), transform=lambda dt, B, C: (torch.zeros_like(dt), 2 * B, 3 * C)
-    )
+
+    def transform(dt, B, C):
+        return torch.zeros_like(dt), 2 * B, 3 * C
+
+    doubled = project_mamba1(u, dataclasses.replace(mixer.weights(), transform=transform))
     assert torch.equal(doubled.B, 2 * plain.B)
     assert torch.equal(doubled.C, 3 * plain.C)
     assert torch.allclose(doubled.delta, F.softplus(mixer.dt_proj.bias).expand(1, 5, 16))
+
+
+def test_mamba1_with_groups_is_a_mixer_a_group_side_by_side():
+    """Zamba's heads: each with its own rows of in_proj, its own x_proj, dt_proj and columns of out_proj."""
+    torch.manual_seed(0)
+    mixer = randomise(Mamba(12, d_state=4, dt_rank=3, bias=True, dtype=torch.float64))
+    whole, half = mixer.weights(), 12
+    separate = [torch.randn(1, 3 + 8, half).double() for _ in range(2)]
+    grouped = dataclasses.replace(
+        whole,
+        x_proj_weight=torch.cat(separate),
+        dt_proj_weight=whole.dt_proj_weight.unflatten(1, (2, half)).squeeze(0),
+    )
+    u = torch.randn(2, 13, 12, dtype=torch.float64)
+    operands = project_mamba1(u, grouped)
+    assert (operands.groups, operands.heads) == (2, 24)
+    out = finish_mamba1(naive(operands), operands.gate, grouped).detach()
+    expected = -(whole.out_proj_bias.detach().numpy())  # each part below adds it once
+    for g in range(2):
+        part = slice(g * half, (g + 1) * half)
+        in_proj = [whole.in_proj_weight[part], whole.in_proj_weight[24:][part]]
+        in_proj_bias = [whole.in_proj_bias[part], whole.in_proj_bias[24:][part]]
+        alone = dataclasses.replace(
+            whole,
+            in_proj_weight=torch.cat(in_proj),
+            in_proj_bias=torch.cat(in_proj_bias),
+            conv_weight=whole.conv_weight[part],
+            conv_bias=whole.conv_bias[part],
+            x_proj_weight=separate[g],
+            dt_proj_weight=grouped.dt_proj_weight[g : g + 1],
+            dt_bias=whole.dt_bias[part],
+            A_log=whole.A_log[part],
+            D=whole.D[part],
+            out_proj_weight=whole.out_proj_weight[:, part],
+        )
+        expected = expected + np.stack([mamba1_output(row.numpy(), alone) for row in u])
+    assert relative(out, expected) < 1e-12
+
+
+@pytest.mark.parametrize("norm_groups", [1, 2, 4])
+def test_the_norm_has_groups_of_its_own(norm_groups):
+    torch.manual_seed(0)
+    mixer = randomise(Mamba2(12, d_state=6, headdim=6, ngroups=2, dtype=torch.float64))
+    weights = dataclasses.replace(mixer.weights(), norm_groups=norm_groups)
+    u = torch.randn(1, 9, 12, dtype=torch.float64)
+    operands = project_mamba2(u, weights)
+    out = finish_mamba2(naive(operands), operands.gate, weights).detach()
+    assert relative(out[0], mamba2_output(u[0].numpy(), weights)) < 1e-12
+
+
+def test_in_proj_scale_multiplies_what_in_proj_makes():
+    torch.manual_seed(0)
+    mixer = randomise(Mamba2(12, d_state=6, headdim=8, bias=True, dtype=torch.float64))
+    plain = mixer.weights()
+    scale = torch.rand(len(plain.in_proj_weight)).double() + 0.5
+    scaled = dataclasses.replace(plain, in_proj_scale=scale)
+    folded = dataclasses.replace(
+        plain,
+        in_proj_weight=plain.in_proj_weight * scale[:, None],
+        in_proj_bias=plain.in_proj_bias * scale,
+    )
+    u = torch.randn(1, 9, 12, dtype=torch.float64)
+    operands = project_mamba2(u, scaled)
+    out = finish_mamba2(naive(operands), operands.gate, scaled).detach()
+    assert relative(out[0], mamba2_output(u[0].numpy(), folded)) < 1e-12
 
 
 def hf_mamba1(**options):
