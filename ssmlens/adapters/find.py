@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections import Counter
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -30,10 +30,7 @@ class MixerSite:
 
 
 def find_mixers(model: nn.Module) -> list[MixerSite]:
-    """Every mixer that an adapter reads, in the order of the blocks.
-
-    The layer is the block's number in the mixer's name ("backbone.layers.31.mixer"); where names give no number of
-    their own to every mixer, mixers are counted.
+    """Every mixer that an adapter reads, in the order of the blocks, under the index of its block.
 
     Raises:
         UnsupportedModelError: No adapter reads anything in the model; names its class and what is supported.
@@ -45,22 +42,43 @@ def find_mixers(model: nn.Module) -> list[MixerSite]:
     ]
     if not found:
         raise UnsupportedModelError(_unsupported(model))
-    numbers = [_block_number(name) for name, _, _ in found]
-    counted = None in numbers or max(Counter(numbers).values()) > 1
+    blocks = block_names(model, [name for name, _, _ in found])
     return [
-        MixerSite(i if counted or number is None else number, name, module, adapter)
-        for i, ((name, module, adapter), number) in enumerate(zip(found, numbers, strict=True))
+        MixerSite(next(i for i, block in enumerate(blocks) if is_within(name, block)), name, *rest)
+        for name, *rest in found
     ]
 
 
-def count_blocks(model: nn.Module, sites: list[MixerSite]) -> int:
+def block_names(model: nn.Module, mixers: Sequence[str]) -> list[str]:
+    """The dotted name of every block of the model, those without a mixer included; a block's index is its place.
+
+    The blocks are what lies beside a block with a mixer: "backbone.layers.31" of "backbone.layers.31.mixer", and all
+    other children of "backbone.layers". Where mixers share a block, or have none, each stands for a block of its own.
+
+    Args:
+        model: The model.
+        mixers: The names of its mixers.
+    """
+    with_mixer = [re.match(r"(?:.*\.)?\d+(?=\.|$)", name) for name in mixers]
+    own = [match[0] for match in with_mixer if match]
+    if len(set(own)) < len(mixers):
+        return list(mixers)
+    stacks = dict.fromkeys(name.rpartition(".")[0] for name in own)
+    return [
+        f"{stack}.{child}" if stack else child
+        for stack in stacks
+        for child, _ in model.get_submodule(stack).named_children()
+    ]
+
+
+def is_within(name: str, block: str) -> bool:
+    """Whether the module of this name is the block, or lies in it."""
+    return name == block or name.startswith(f"{block}.")
+
+
+def count_blocks(model: nn.Module, sites: Sequence[MixerSite]) -> int:
     """Number of blocks of the model, those without a mixer included."""
-    parts = sites[0].name.split(".")
-    digits = [i for i, part in enumerate(parts) if part.isdigit()]
-    if not digits:
-        return len(sites)
-    blocks = model.get_submodule(".".join(parts[: digits[-1]]))
-    return max(sum(1 for _ in blocks.children()), sites[-1].layer + 1)
+    return len(block_names(model, [site.name for site in sites]))
 
 
 def adapter_of(module: nn.Module) -> Adapter | None:
@@ -70,11 +88,6 @@ def adapter_of(module: nn.Module) -> Adapter | None:
         if path in adapters:
             return adapters[path]
     return None
-
-
-def _block_number(name: str) -> int | None:
-    numbers = [part for part in name.split(".") if part.isdigit()]
-    return int(numbers[-1]) if numbers else None
 
 
 def _unsupported(model: nn.Module) -> str:

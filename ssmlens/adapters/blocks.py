@@ -1,0 +1,91 @@
+"""What each block of a model is: hybrids have attention, MLPs and mixtures of experts beside or between their mixers."""
+
+import dataclasses
+import re
+
+from torch import nn
+
+from ssmlens import names
+from ssmlens.adapters.find import MixerSite, block_names, find_mixers, is_within
+
+# By class name, in every library: the token mixing is self-attention, the feed-forward is what these say.
+_ATTENTION = re.compile(r"(Attention|MHA)\d*$")
+_MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
+_MLP = re.compile(r"(MLP|FeedForward|FFN)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionSite:
+    """A module of softmax attention in a block.
+
+    Attributes:
+        layer: Index of its block in the model.
+        name: Its dotted name, as `model.get_submodule` takes it.
+        module: The module; several blocks may share one (Zamba).
+    """
+
+    layer: int
+    name: str
+    module: nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of a model.
+
+    Attributes:
+        layer: Its index.
+        module: The block.
+        mixer: The mixer in it that an adapter reads, or None.
+        attention: The self-attention in it, or None.
+    """
+
+    layer: int
+    module: nn.Module
+    mixer: MixerSite | None
+    attention: AttentionSite | None
+
+    @property
+    def kind(self) -> str:
+        """One of `names.BLOCK_KINDS`: what mixes its tokens, or what else it is."""
+        if self.mixer and self.attention:
+            return names.MAMBA_AND_ATTENTION
+        if self.mixer or self.attention:
+            return names.MAMBA if self.mixer else names.ATTENTION
+        classes = [type(module).__name__ for module in self.module.modules()]
+        for kind, pattern in ((names.MOE, _MOE), (names.MLP, _MLP)):
+            if any(pattern.search(name) for name in classes):
+                return kind
+        return names.OTHER
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """Every block of the model, in order.
+
+    Raises:
+        UnsupportedModelError: No adapter reads anything in the model.
+    """
+    mixers = {site.layer: site for site in find_mixers(model)}
+    blocks = block_names(model, [site.name for site in mixers.values()])
+    attention = {
+        layer: AttentionSite(layer, name, module)
+        # The outermost module of a block comes first, and is the one that stays.
+        for name, module in reversed(list(model.named_modules(remove_duplicate=False)))
+        if _ATTENTION.search(type(module).__name__)
+        for layer, block in enumerate(blocks)
+        if is_within(name, block)
+    }
+    return [
+        Block(layer, model.get_submodule(name), mixers.get(layer), attention.get(layer))
+        for layer, name in enumerate(blocks)
+    ]
+
+
+def block_kinds(model: nn.Module) -> list[str]:
+    """What each block of the model is: "mamba", "attention", "mamba+attention", "mlp", "moe" or "other"."""
+    return [block.kind for block in find_blocks(model)]
+
+
+def find_attention(model: nn.Module) -> list[AttentionSite]:
+    """The softmax attention of every block that has any, in order."""
+    return [block.attention for block in find_blocks(model) if block.attention]
