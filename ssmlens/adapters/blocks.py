@@ -1,4 +1,4 @@
-"""What each block of a model is: hybrids have attention, MLPs and mixtures of experts beside or between their mixers."""
+"""What each block of a model is: hybrids have attention, MLPs and mixtures of experts beside their mixers."""
 
 import dataclasses
 import re

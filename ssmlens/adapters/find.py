@@ -43,10 +43,10 @@ def find_mixers(model: nn.Module) -> list[MixerSite]:
     if not found:
         raise UnsupportedModelError(_unsupported(model))
     blocks = block_names(model, [name for name, _, _ in found])
-    return [
-        MixerSite(next(i for i, block in enumerate(blocks) if is_within(name, block)), name, *rest)
-        for name, *rest in found
+    places = [
+        next(i for i, block in enumerate(blocks) if is_within(name, block)) for name, _, _ in found
     ]
+    return [MixerSite(place, *mixer) for place, mixer in zip(places, found, strict=True)]
 
 
 def block_names(model: nn.Module, mixers: Sequence[str]) -> list[str]:

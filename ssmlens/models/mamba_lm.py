@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssmlens.errors import UnsupportedModelError
+from ssmlens.models.attention import MHA
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
 
@@ -28,8 +29,8 @@ class MambaConfig:
         n_layer: Number of blocks.
         vocab_size: Number of tokens, before padding to a multiple of `pad_vocab_size_multiple`.
         ssm_cfg: Arguments of the mixer; "layer" names its class, "Mamba1" or "Mamba2".
-        attn_layer_idx: Blocks with attention instead of a mixer: none here.
-        attn_cfg: Arguments of that attention.
+        attn_layer_idx: Blocks with attention instead of a mixer.
+        attn_cfg: Arguments of that attention, see `attention.MHA`.
         rms_norm: RMSNorm before each mixer; LayerNorm if false.
         residual_in_fp32: Keep the residual stream in float32.
         fused_add_norm: Normalise the residual sum before it is rounded to the weights' dtype.
@@ -51,22 +52,14 @@ class MambaConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self):
-        if self.attn_layer_idx:
-            raise UnsupportedModelError(
-                f"this mamba_ssm model has attention in blocks {self.attn_layer_idx} "
-                "(attn_layer_idx); MambaLM has Mamba mixers only"
-            )
         layer = self.ssm_cfg.get("layer", "Mamba1")
         if layer not in MIXER_OF_LAYER:
             raise UnsupportedModelError(
                 f"ssm_cfg names the layer {layer!r}; supported: {', '.join(MIXER_OF_LAYER)}"
             )
-        takes = inspect.signature(MIXER_OF_LAYER[layer]).parameters
-        unknown = sorted(self.ssm_cfg.keys() - takes.keys() - {"layer"})
-        if unknown:
-            raise UnsupportedModelError(
-                f"ssm_cfg has options that {layer} does not take: {', '.join(unknown)}"
-            )
+        _check_arguments("ssm_cfg", layer, MIXER_OF_LAYER[layer], self.ssm_cfg.keys() - {"layer"})
+        if self.attn_layer_idx:
+            _check_arguments("attn_cfg", "MHA", MHA, self.attn_cfg.keys())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MambaConfig":
@@ -84,8 +77,10 @@ class MambaConfig:
         multiple = self.pad_vocab_size_multiple
         return math.ceil(self.vocab_size / multiple) * multiple
 
-    def build_mixer(self, layer_idx: int, **made: Any) -> Mamba | Mamba2:
-        """A new mixer for block `layer_idx`."""
+    def build_mixer(self, layer_idx: int, **made: Any) -> nn.Module:
+        """A new mixer for block `layer_idx`, attention where `attn_layer_idx` has it."""
+        if layer_idx in self.attn_layer_idx:
+            return MHA(self.d_model, layer_idx=layer_idx, **self.attn_cfg, **made)
         arguments = dict(self.ssm_cfg)
         mixer = MIXER_OF_LAYER[arguments.pop("layer", "Mamba1")]
         return mixer(self.d_model, layer_idx=layer_idx, **arguments, **made)
@@ -204,6 +199,20 @@ class MambaLM(nn.Module):
                 parameter.zero_()
             elif name.endswith(("out_proj.weight", "fc2.weight")):
                 parameter.div_(math.sqrt(self.config.n_layer))
+
+
+def _check_arguments(key: str, name: str, mixer: type[nn.Module], given: Set[str]) -> None:
+    """Raise UnsupportedModelError where a config.json's `key` has what the mixer lacks, or lacks what it needs."""
+    takes = inspect.signature(mixer).parameters
+    unknown = sorted(given - takes.keys())
+    if unknown:
+        raise UnsupportedModelError(
+            f"{key} has options that {name} does not take: {', '.join(unknown)}"
+        )
+    needed = [n for n, p in takes.items() if p.default is p.empty][1:]  # the first is the width
+    missing = [n for n in needed if n not in given]
+    if missing:
+        raise UnsupportedModelError(f"{key} lacks what {name} needs: {', '.join(missing)}")
 
 
 def _norm(config: MambaConfig, made: dict[str, Any]) -> nn.RMSNorm | nn.LayerNorm:

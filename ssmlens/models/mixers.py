@@ -1,14 +1,23 @@
 """The mixers by name: plain-torch twins of mamba_ssm's, one file each."""
 
+from torch import nn
+
 from ssmlens.errors import UsageError
+from ssmlens.models.attention import MHA
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
+from ssmlens.models.mamba2_simple import Mamba2Simple
 
-MIXERS: dict[str, type[Mamba] | type[Mamba2]] = {"Mamba": Mamba, "Mamba2": Mamba2}
+MIXERS: dict[str, type[nn.Module]] = {
+    "Mamba": Mamba,
+    "Mamba2": Mamba2,
+    "Mamba2Simple": Mamba2Simple,
+    "MHA": MHA,
+}
 
 
-def build_mixer(name: str, **arguments: object) -> Mamba | Mamba2:
-    """A mixer by its class's name in mamba_ssm, "Mamba" or "Mamba2", given its arguments."""
+def build_mixer(name: str, **arguments: object) -> nn.Module:
+    """A mixer by its class's name in mamba_ssm, such as "Mamba2", given that class's arguments."""
     if name not in MIXERS:
         raise UsageError(f"unknown mixer {name!r}; choose from: {', '.join(MIXERS)}")
-    return MIXERS[name](**arguments)  # type: ignore[arg-type]
+    return MIXERS[name](**arguments)

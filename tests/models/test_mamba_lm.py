@@ -1,7 +1,9 @@
 """MambaLM against transformers with the same weights, and against its definition in float64."""
 
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +79,44 @@ def test_every_option_by_definition(
     )
     ids = torch.randint(0, 13, (2, 9))
     assert torch.allclose(model(ids).logits, logits_by_definition(model, ids), atol=1e-10)
+
+
+def test_attention_stands_where_it_is_asked_for():
+    cfg = {"causal": True, "num_heads": 2, "rotary_emb_dim": 4, "d_conv": 2}
+    model = model_of(
+        dtype=torch.float64, n_layer=4, attn_layer_idx=[1, 3], attn_cfg=cfg, d_intermediate=20
+    )
+    classes = [type(block.mixer).__name__ for block in model.backbone.layers]
+    assert classes == ["Mamba", "MHA", "Mamba", "MHA"]
+    assert "backbone.layers.1.mixer.conv1d.weight" in names(model)
+    assert not [name for name in names(model) if "rotary" in name]
+    ids = torch.randint(0, 13, (2, 9))
+    assert torch.allclose(model(ids).logits, logits_by_definition(model, ids), atol=1e-10)
+
+
+@torch.no_grad()
+def test_logits_of_a_hybrid_by_mamba_ssms_own_kernels():
+    stored = np.load(Path(__file__).parents[1] / "fixtures" / "mamba_ssm_mixers" / "hybrid.npz")
+    attention = {"causal": True, "d_conv": 4, "head_dim": 16, "num_heads": 4}
+    config = MambaConfig(
+        d_model=64,
+        d_intermediate=96,
+        n_layer=3,
+        vocab_size=32,
+        ssm_cfg={"layer": "Mamba2", "d_state": 16, "headdim": 16},
+        attn_layer_idx=[1],
+        attn_cfg=attention | {"qkv_proj_bias": False, "out_proj_bias": False},
+    )
+    state = {
+        name.removeprefix("weights/"): torch.from_numpy(stored[name])
+        for name in stored.files
+        if name.startswith("weights/")
+    }
+    model = MambaLM(config)
+    model.load_state_dict(state, strict=True)
+    logits = model(torch.from_numpy(stored["input_ids"])).logits.numpy()
+    apart = np.linalg.norm(logits - stored["logits"]) / np.linalg.norm(stored["logits"])
+    assert apart < 5e-3  # Mamba-2's kernels multiply in TF32
 
 
 @pytest.mark.parametrize(("residual_in_fp32", "dtype"), [(True, "float32"), (False, "bfloat16")])
@@ -199,8 +239,10 @@ def test_equals_transformers_mamba2(ngroups):
 
 
 def test_what_it_cannot_be_is_refused_by_name():
-    with pytest.raises(UnsupportedModelError, match=r"attention in blocks \[9, 18\]"):
+    with pytest.raises(UnsupportedModelError, match="attn_cfg lacks what MHA needs: num_heads"):
         MambaConfig(attn_layer_idx=[9, 18])
+    with pytest.raises(UnsupportedModelError, match=r"attn_cfg has .* MHA does not take: window"):
+        MambaConfig(attn_layer_idx=[1], attn_cfg={"num_heads": 2, "window": 8})
     with pytest.raises(UnsupportedModelError, match="'Mamba3'; supported: Mamba1, Mamba2"):
         MambaConfig(ssm_cfg={"layer": "Mamba3"})
     with pytest.raises(UnsupportedModelError, match="does not know: d_mystery"):

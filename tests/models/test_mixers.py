@@ -105,12 +105,13 @@ def test_gradient_equals_a_finite_difference():
     for mixer in (
         Mamba(4, d_state=2, dtype=torch.float64),
         Mamba2(4, d_state=2, headdim=4, ngroups=2, dtype=torch.float64),
+        build_mixer("MHA", embed_dim=4, num_heads=2, rotary_emb_dim=2, dtype=torch.float64),
     ):
         u = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(mixer, (u,))
 
 
-KERNELS = Path(__file__).parents[1] / "fixtures" / "mamba_ssm_mixers" / "outputs.npz"
+KERNELS = Path(__file__).parents[1] / "fixtures" / "mamba_ssm_mixers"
 VARIANTS = {
     "m1": {},
     "m1-bias": {"bias": True},
@@ -124,14 +125,19 @@ VARIANTS = {
     "m2-normfirst": {"norm_before_gate": True},
     "m2-limit": {"dt_limit": [0.02, 0.05]},
     "m2-bias": {"bias": True},
+    "m2simple": {},
+    "m2simple-slow": {"use_mem_eff_path": False},
+    "m2simple-limit": {"dt_limit": [0.02, 0.05], "ngroups": 2},
 }
+CLASSES = {"m1": "Mamba", "m2": "Mamba2", "m2simple": "Mamba2Simple"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_output_of_mamba_ssms_own_kernels(variant):
-    stored = np.load(KERNELS)
-    name, shape = ("Mamba", {}) if variant.startswith("m1") else ("Mamba2", {"headdim": 16})
+    name = CLASSES[variant.partition("-")[0]]
+    stored = np.load(KERNELS / ("mamba2_simple.npz" if name == "Mamba2Simple" else "outputs.npz"))
+    shape = {} if name == "Mamba" else {"headdim": 16}
     mixer = build_mixer(name, d_model=64, d_state=16, **shape, **VARIANTS[variant])
     prefix = f"{variant}/weights/"
     state = {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}
@@ -140,6 +146,20 @@ def test_output_of_mamba_ssms_own_kernels(variant):
     expected = stored[f"{variant}/output"]
     error = np.linalg.norm(output - expected) / np.linalg.norm(expected)
     assert error < (1e-5 if name == "Mamba" else 5e-3)  # Mamba-2's kernels multiply in TF32
+
+
+def test_mamba2_simple_is_mamba2_with_its_own_defaults():
+    torch.manual_seed(0)
+    simple = build_mixer("Mamba2Simple", d_model=64, dt_limit=(0.02, 0.05), bias=True)
+    whole = Mamba2(64, d_state=64, headdim=128, dt_limit=(0.02, 0.05), bias=True)
+    whole.load_state_dict(simple.state_dict(), strict=True)
+    u = torch.randn(2, 9, 64)
+    assert torch.equal(simple(u), whole(u))
+    assert shapes(simple)["in_proj.weight"] == (2 * 128 + 2 * 64 + 1, 64)
+    with pytest.raises(UsageError, match="learnable_init_states"):
+        build_mixer("Mamba2Simple", d_model=64, learnable_init_states=True)
+    with pytest.raises(UsageError, match="activation"):
+        build_mixer("Mamba2Simple", d_model=64, activation="gelu")
 
 
 def test_unknown_mixers_and_settings_are_refused():

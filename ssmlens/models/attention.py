@@ -1,0 +1,191 @@
+"""Plain-torch twin of mamba_ssm's `MHA`, the attention of its hybrids; and the softmax weights of either.
+
+The weights of attention are never in what such a module puts out: `softmax_weights` computes them from its input and
+its parameters, as `projections` does for the operands of a mixer.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number, depthwise
+
+Heads = Float[Tensor, "batch head token head_dim"]
+
+
+class RotaryEmbedding(nn.Module):
+    """Turns pairs of a vector's first `dim` components by the token's position · base^(−2p/dim), p the pair.
+
+    Pair p is components p and p + dim/2, or 2p and 2p + 1 where they are interleaved (Su et al. 2021,
+    arXiv:2104.09864). It has no parameters; flash_attn's module of this name, which mamba_ssm uses, has the same
+    attributes.
+    """
+
+    def __init__(self, dim: int, base: Number = 10000.0, interleaved: bool = False):
+        super().__init__()
+        self.dim, self.base, self.interleaved = dim, float(base), interleaved
+
+    def forward(self, x: Heads) -> Heads:
+        """`x`, turned by its positions from 0 on."""
+        return rotate(x, self.dim, self.base, self.interleaved)
+
+
+class MHA(nn.Module):
+    """Multi-head self-attention: hidden states in, hidden states out, `[batch token embed_dim]`.
+
+    Args:
+        embed_dim: Width of the hidden states.
+        num_heads: Number of heads.
+        num_heads_kv: Number of heads that keys and values have; each serves as many queries' heads. None: num_heads.
+        head_dim: Width of a head. None: embed_dim / num_heads.
+        mlp_dim: Width of a gated MLP beside the heads, rounded up to a multiple of 256; 0 for none.
+        qkv_proj_bias: Whether in_proj has a bias.
+        out_proj_bias: Whether out_proj has one.
+        softmax_scale: What scores are multiplied by. None: 1 / √head_dim.
+        causal: Whether a token sees only itself and those before it.
+        layer_idx: Index of the block in its model.
+        d_conv: Taps of a convolution over queries, keys and values; 0 for none.
+        rotary_emb_dim: Components of queries and keys that are turned by their position; 0 for none.
+        rotary_emb_base: Base of those turns' frequencies.
+        rotary_emb_interleaved: Whether neighbouring components are turned together, not halves.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_heads_kv: int | None = None,
+        head_dim: int | None = None,
+        mlp_dim: int = 0,
+        qkv_proj_bias: bool = True,
+        out_proj_bias: bool = True,
+        softmax_scale: Number | None = None,
+        causal: bool = False,
+        layer_idx: int | None = None,
+        d_conv: int = 0,
+        rotary_emb_dim: int = 0,
+        rotary_emb_base: Number = 10000.0,
+        rotary_emb_interleaved: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.embed_dim, self.num_heads = embed_dim, num_heads
+        self.num_heads_kv = num_heads if num_heads_kv is None else num_heads_kv
+        if num_heads % self.num_heads_kv or (head_dim is None and embed_dim % num_heads):
+            raise UsageError(
+                f"MHA needs num_heads in num_heads_kv equal groups, and embed_dim in num_heads equal heads; "
+                f"got embed_dim {embed_dim}, num_heads {num_heads}, num_heads_kv {self.num_heads_kv}"
+            )
+        self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        self.mlp_dim = math.ceil(mlp_dim / 256) * 256
+        self.softmax_scale, self.causal = softmax_scale, causal
+        self.d_conv, self.rotary_emb_dim = d_conv, rotary_emb_dim
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        width, width_kv = self.head_dim * num_heads, 2 * self.head_dim * self.num_heads_kv
+        if rotary_emb_dim > 0:
+            self.rotary_emb = RotaryEmbedding(
+                rotary_emb_dim, rotary_emb_base, rotary_emb_interleaved
+            )
+        self.in_proj = nn.Linear(
+            embed_dim, width + width_kv + self.mlp_dim, bias=qkv_proj_bias, **made
+        )
+        if d_conv > 0:
+            self.conv1d = depthwise(width + width_kv, d_conv, True, made)
+        self.out_proj = nn.Linear(width + self.mlp_dim // 2, embed_dim, bias=out_proj_bias, **made)
+
+    def forward(
+        self, x: Float[Tensor, "batch token embed_dim"]
+    ) -> Float[Tensor, "batch token embed_dim"]:
+        """Mix the tokens: project, attend, project."""
+        q, k, v, mlp = project_attention(x, self)
+        scale, causal = self.softmax_scale, self.causal
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        context = seen.transpose(1, 2).flatten(2)
+        return self.out_proj(context if mlp is None else torch.cat([context, mlp], dim=-1))
+
+
+def project_attention(
+    x: Float[Tensor, "batch token embed_dim"], mha: Any
+) -> tuple[Heads, Heads, Heads, Float[Tensor, "batch token width"] | None]:
+    """Queries, keys and values of every head, and the output of the MLP beside them, or None.
+
+    Args:
+        x: The input of the module.
+        mha: This module's `MHA`, or mamba_ssm's.
+    """
+    heads, shared, size = mha.num_heads, mha.num_heads_kv, mha.head_dim
+    qkv, mlp = F.linear(x, mha.in_proj.weight, mha.in_proj.bias), None
+    if mha.mlp_dim > 0:
+        qkv, up, gate = qkv.split([qkv.shape[2] - mha.mlp_dim, *[mha.mlp_dim // 2] * 2], dim=2)
+        mlp = up * F.silu(gate)
+    if mha.d_conv > 0:
+        conv = mha.conv1d
+        past = F.pad(qkv.transpose(1, 2), (mha.d_conv - 1, 0))
+        qkv = F.conv1d(past, conv.weight, conv.bias, groups=len(conv.weight)).transpose(1, 2)
+    split = qkv.unflatten(2, (heads + 2 * shared, size)).transpose(1, 2)
+    q, k, v = split.split([heads, shared, shared], dim=1)
+    if mha.rotary_emb_dim > 0:
+        turn = mha.rotary_emb
+        q, k = (rotate(z, mha.rotary_emb_dim, turn.base, turn.interleaved) for z in (q, k))
+    repeats = heads // shared
+    return q, k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1), mlp
+
+
+def softmax_weights(
+    x: Float[Tensor, "batch token embed_dim"], mha: Any
+) -> Float[Tensor, "batch head query key"]:
+    """Every head's weights softmax(q kᵀ · scale), in float32 at least: each query's sum to 1.
+
+    Args:
+        x: The input of the module.
+        mha: This module's `MHA`, or mamba_ssm's.
+    """
+    q, k, _, _ = project_attention(x, mha)
+    return torch.stack([_weights(q[:, h], k[:, h], mha) for h in range(mha.num_heads)], dim=1)
+
+
+def softmax_attention_map(
+    x: Float[Tensor, "batch token embed_dim"], mha: Any
+) -> Float[Tensor, "batch query key"]:
+    """The mean of `softmax_weights` over the heads, one head in memory at a time."""
+    q, k, _, _ = project_attention(x, mha)
+    total = _weights(q[:, 0], k[:, 0], mha)
+    for head in range(1, mha.num_heads):
+        total += _weights(q[:, head], k[:, head], mha)
+    return total / mha.num_heads
+
+
+def rotate(x: Heads, dim: int, base: float, interleaved: bool) -> Heads:
+    """See `RotaryEmbedding`. Angles are in float32 at least; sine and cosine rounded to the dtype of `x`, as theirs."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    pairs = torch.arange(0, dim, 2, device=x.device, dtype=wide)
+    position = torch.arange(x.shape[2], device=x.device, dtype=wide)
+    angle = torch.outer(position, base ** (-pairs / dim))
+    cos, sin = angle.cos().to(x.dtype).to(wide), angle.sin().to(x.dtype).to(wide)
+    turned, kept = x[..., :dim].to(wide), x[..., dim:]
+    shape, axis = ((dim // 2, 2), 4) if interleaved else ((2, dim // 2), 3)
+    first, second = turned.unflatten(3, shape).unbind(axis)
+    new = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=axis)
+    return torch.cat([new.flatten(3).to(x.dtype), kept], dim=3)
+
+
+def _weights(
+    q: Float[Tensor, "batch token head_dim"], k: Float[Tensor, "batch token head_dim"], mha: Any
+) -> Float[Tensor, "batch token token"]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scale = q.shape[2] ** -0.5 if mha.softmax_scale is None else mha.softmax_scale
+    scores = q.to(wide) @ k.to(wide).mT * scale
+    if mha.causal:
+        later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(2)
