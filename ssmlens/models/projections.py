@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.scan.mixing import TokenMixing
 from ssmlens.scan.operands import ScanOperands, scan_dtype
 
 Activation = Callable[[Tensor], Tensor]
@@ -151,8 +153,8 @@ def project_mamba1(
     x_and_gate = F.linear(
         _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
     )
-    x, gate = x_and_gate.split(d_inner, dim=-1)
-    x = weights.activation(causal_conv1d(x, weights.conv_weight, weights.conv_bias))
+    u, gate = x_and_gate.split(d_inner, dim=-1)
+    x = weights.activation(causal_conv1d(u, weights.conv_weight, weights.conv_bias))
     x = _zero_padding(x.to(gate.dtype), token_mask)
     grouped = x.unflatten(2, (len(weights.x_proj_weight), -1))
     low = _linear_of_groups(grouped, weights.x_proj_weight)
@@ -171,6 +173,7 @@ def project_mamba1(
         x=x.to(wide).unsqueeze(3),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
+        mixing=TokenMixing(u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias),
     )
 
 
@@ -212,6 +215,7 @@ def project_mamba2(
     if weights.in_proj_scale is not None:
         projected = projected * weights.in_proj_scale.to(projected.dtype)
     gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
+    u = xBC[..., :d_ssm]
     xBC = weights.activation(causal_conv1d(xBC, weights.conv_weight, weights.conv_bias))
     wide = scan_dtype(gate)
     xBC = _zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
@@ -227,6 +231,15 @@ def project_mamba2(
         x=x.unflatten(2, (heads, weights.headdim)),
         D=weights.D.to(wide).reshape(heads, -1),
         gate=gate,
+        mixing=TokenMixing(
+            u=u,
+            conv_weight=weights.conv_weight[:d_ssm],
+            conv_bias=None if weights.conv_bias is None else weights.conv_bias[:d_ssm],
+            norm_weight=weights.norm_weight,
+            norm_eps=weights.norm_eps,
+            norm_groups=weights.norm_groups or weights.ngroups,
+            norm_before_gate=weights.norm_before_gate,
+        ),
     )
 
 
@@ -253,24 +266,6 @@ def finish_mamba2(
     if weights.d_mlp:
         y = torch.cat([F.silu(z0) * x0, y], dim=-1)
     return F.linear(y, weights.out_proj_weight, weights.out_proj_bias)
-
-
-def causal_conv1d(
-    x: Float[Tensor, "batch token channel"],
-    weight: Float[Tensor, "channel tap"],
-    bias: Float[Tensor, "channel"] | None = None,
-) -> Float[Tensor, "batch token channel"]:
-    """Depthwise causal convolution y[t] = bias + Σ_k weight[k] x[t + k + 1 - taps].
-
-    A sum of shifted products: on a CPU, in this layout, much faster than `F.conv1d`.
-    """
-    wide = scan_dtype(x)
-    x, taps = x.to(wide), weight.to(wide).t().contiguous()
-    last = len(taps) - 1
-    y = x * taps[last] if bias is None else torch.addcmul(bias.to(wide), x, taps[last])
-    for lag in range(1, min(last, x.shape[1] - 1) + 1):
-        y[:, lag:].addcmul_(x[:, :-lag], taps[last - lag])
-    return y
 
 
 def rms_norm(

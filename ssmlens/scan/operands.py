@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssmlens.scan.mixing import TokenMixing
+
 
 def scan_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype that a scan of `tensor` computes in: float32, as in the reference kernels; float64 stays."""
@@ -40,6 +42,8 @@ class ScanOperands:
         log_decay: Log of each token's decay, ≤ 0, in place of ΔA. Given exactly where A is None.
         write: Weight of a token's B x in what later tokens read. None: Δ.
         write_now: Weight of a token's B x in what it reads itself. None: Δ.
+        mixing: What surrounds the scan in the block, for `channel_maps(fold=...)`. None where only the scan is known,
+            as in a file.
     """
 
     delta: Float[Tensor, "batch token head"]
@@ -52,6 +56,7 @@ class ScanOperands:
     log_decay: Float[Tensor, "batch token head"] | None = None
     write: Float[Tensor, "batch token head"] | None = None
     write_now: Float[Tensor, "batch token head"] | None = None
+    mixing: TokenMixing | None = None
 
     def __post_init__(self):
         if self.delta.shape[2] % max(1, self.B.shape[2]):
@@ -113,12 +118,13 @@ class ScanOperands:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "ScanOperands":
         """The same operands with `function` applied to every tensor, such as `lambda t: t.double()`."""
-        values: dict[str, Tensor] = {
+        tensors: dict[str, Tensor] = {
             f.name: function(value)
             for f in dataclasses.fields(self)
-            if (value := getattr(self, f.name)) is not None
+            if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **values)
+        mixing = None if self.mixing is None else self.mixing.map(function)
+        return dataclasses.replace(self, **tensors, mixing=mixing)
 
     def sequence(self, index: int, length: int | None = None) -> "ScanOperands":
         """One sequence of the batch (a batch of one), cut to its first `length` tokens."""
@@ -127,16 +133,20 @@ class ScanOperands:
             for name in _PER_TOKEN
             if (value := getattr(self, name)) is not None
         }
-        return dataclasses.replace(self, **cut)
+        mixing = None if self.mixing is None else self.mixing.sequence(index, length)
+        return dataclasses.replace(self, **cut, mixing=mixing)
 
     def only_maps(self) -> "ScanOperands":
-        """What maps read, in the scan's precision (float64 stays, all else float32): no x, D or gate."""
+        """What maps read, in the scan's precision (float64 stays, all else float32): no x, D, gate or mixing."""
         dtype = scan_dtype(self.delta)
-        bare = dataclasses.replace(self, x=None, D=None, gate=None)
+        bare = dataclasses.replace(self, x=None, D=None, gate=None, mixing=None)
         return bare.map(lambda tensor: tensor.to(dtype))
 
     def select_heads(self, heads: list[int]) -> "ScanOperands":
-        """Only these heads, in this order, each with its own copy of its group's B and C (groups = heads). No gate."""
+        """Only these heads, in this order, each with its own copy of its group's B and C (groups = heads).
+
+        Without gate and mixing, whose channels are not split by heads.
+        """
         group = [h // (self.heads // self.groups) for h in heads]
         chosen: dict[str, Tensor] = {
             name: value[:, :, heads]
@@ -149,4 +159,5 @@ class ScanOperands:
             B=self.B[:, :, group],
             C=self.C[:, :, group],
             D=None if self.D is None else self.D[heads],
+            mixing=None,
         )
