@@ -13,6 +13,10 @@ from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.registry import Registry
 from ssmlens.scan.operands import ScanOperands
 
+# What mixers call the places where packed sequences begin, and what they call their cache.
+_PACKED = ("seqlen", "seq_idx", "cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seq_lens_k")
+_CACHES = ("inference_params", "cache_params", "past_key_values", "past_key_value")
+
 
 @dataclasses.dataclass(frozen=True)
 class MixerInput:
@@ -53,15 +57,12 @@ class Adapter(ABC):
         What a mixer computes from a state it was handed is not M x of the tokens at hand.
         """
         given = self._given(mixer, args, kwargs)
-        for name in ("seqlen", "seq_idx", "cu_seqlens", "cu_seq_lens_q"):
+        for name in _PACKED:
             if given.get(name) is not None:
                 return f"packed sequences ({name}) are not recorded; pass them one a row"
-        inference = given.get("inference_params")
-        if inference is not None and getattr(inference, "seqlen_offset", 0) > 0:
-            return "a cached step (inference_params) is not recorded; record the prefill"
-        cache = given.get("cache_params")
-        if cache is not None and _holds_state(cache, mixer):
-            return "a cached step (cache_params) is not recorded; record the prefill"
+        for name in _CACHES:
+            if given.get(name) is not None and _holds_state(given[name], mixer):
+                return f"a cached step ({name}) is not recorded; record the prefill"
         return None
 
     @abstractmethod
@@ -104,6 +105,8 @@ def register(adapter_class: type[Adapter]) -> type[Adapter]:
 
 
 def _holds_state(cache: Any, mixer: nn.Module) -> bool:
+    if hasattr(cache, "seqlen_offset"):  # mamba_ssm's InferenceParams
+        return cache.seqlen_offset > 0
     try:
         return bool(cache.has_previous_state(mixer.layer_idx))
     except (TypeError, ValueError, AttributeError):

@@ -61,7 +61,7 @@ class Mamba1Adapter(_AdapterFromWeights):
         return WeightViews(
             A_log=w.A_log,
             dt_bias=w.dt_bias,
-            W_dt=W_dt.squeeze(0),
+            W_dt=W_dt.squeeze(0) if len(W_dt) == 1 else None,
             W_B=W_B,
             W_C=W_C,
             conv=w.conv_weight,

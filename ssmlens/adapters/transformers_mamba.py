@@ -1,24 +1,17 @@
 """transformers' Mamba-1."""
 
-from typing import Any
-
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.generations import Mamba1Adapter
-from ssmlens.models.projections import Mamba1Weights
+from ssmlens.adapters.transformers_shared import TransformersMamba1
 
 
 @register
-class TransformersMamba(Mamba1Adapter):
+class TransformersMamba(TransformersMamba1):
     """`transformers.models.mamba.MambaMixer`."""
 
     family = "transformers MambaMixer"
     mixers = ("transformers.models.mamba.modeling_mamba.MambaMixer",)
-
-    def named_weights(self, mixer: Any) -> Mamba1Weights:
-        """See `Mamba1Adapter.named_weights`."""
-        return Mamba1Weights.of(mixer, activation=mixer.act)
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`."""

@@ -14,7 +14,7 @@ class WeightViews:
         A_log: log(−A); one column in Mamba-2.
         dt_bias: What is added to dt before softplus.
         W_dt: Rows that make dt from `input`: a row a head (Mamba-2), or the rank's rows (Mamba-1), which `dt_proj`
-            then spreads over heads.
+            then spreads over heads. None where groups have rows of their own for channels of their own (Zamba).
         W_B: Rows that make B. `input` is d_inner after the convolution in Mamba-1, d_model before it in Mamba-2.
         W_C: Rows that make C.
         conv: Taps of the convolution; tap K−1 is the current token's.

@@ -1,0 +1,53 @@
+"""mamba_ssm's Mamba2Simple: Mamba-2 with fewer options."""
+
+from typing import Any
+
+from torch import nn
+
+from ssmlens.adapters.adapter import register
+from ssmlens.adapters.generations import Mamba2Adapter
+from ssmlens.errors import UsageError
+from ssmlens.models.projections import Mamba2Weights
+
+
+@register
+class MambaSsmMamba2Simple(Mamba2Adapter):
+    """`mamba_ssm.modules.mamba2_simple.Mamba2Simple`, with and without `use_mem_eff_path`.
+
+    Its fused kernel normalises each of `ngroups` groups by itself, its other path all channels as one.
+    """
+
+    family = "mamba_ssm Mamba2Simple"
+    mixers = ("mamba_ssm.modules.mamba2_simple.Mamba2Simple",)
+
+    def named_weights(self, mixer: Any) -> Mamba2Weights:
+        """See `Mamba2Adapter.named_weights`. Raises UsageError for `learnable_init_states`."""
+        if mixer.learnable_init_states:
+            raise UsageError(
+                "Mamba2Simple with learnable_init_states starts from a learned state: "
+                "its output is no M x of the tokens at hand, so it is not recorded"
+            )
+        return Mamba2Weights.of(
+            mixer,
+            headdim=mixer.headdim,
+            d_state=mixer.d_state,
+            ngroups=mixer.ngroups,
+            dt_limit=tuple(mixer.dt_limit),
+            norm_eps=mixer.norm.eps,
+            norm_groups=mixer.ngroups if mixer.use_mem_eff_path else 1,
+        )
+
+    def tiny_model(self) -> nn.Module:
+        """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
+        from mamba_ssm.modules.mamba2_simple import Mamba2Simple  # pyright: ignore[reportMissingImports]
+
+        from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+
+        ssm_cfg = {"layer": "Mamba2", "d_state": 32, "headdim": 32, "ngroups": 2}
+        model = MambaLM(MambaConfig(d_model=128, n_layer=2, vocab_size=32, ssm_cfg=ssm_cfg))
+        blocks: Any = model.backbone.layers
+        for block, fused in zip(blocks, (True, False), strict=True):
+            block.mixer = Mamba2Simple(
+                128, d_state=32, headdim=32, ngroups=2, use_mem_eff_path=fused
+            )
+        return model.cuda()

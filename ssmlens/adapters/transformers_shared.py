@@ -1,0 +1,63 @@
+"""What transformers' families share: how they name things, and which padding masks they apply."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import Adapter, MixerInput
+from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
+from ssmlens.models.projections import Mamba1Weights, Mamba2Weights
+
+
+class _TransformersAdapter(Adapter):
+    def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
+        """See `Adapter.read_input`. The mask is the one that the mixer applies, None where it ignores it."""
+        given = super().read_input(mixer, args, kwargs)
+        return MixerInput(given.hidden, _applied(mixer, given.token_mask))
+
+
+class TransformersMamba1(_TransformersAdapter, Mamba1Adapter):
+    """Families with the parameter names of transformers' MambaMixer."""
+
+    def named_weights(self, mixer: Any) -> Mamba1Weights:
+        """See `Mamba1Adapter.named_weights`."""
+        return Mamba1Weights.of(mixer, activation=mixer.act)
+
+
+class TransformersMamba2(_TransformersAdapter, Mamba2Adapter):
+    """Families with the parameter and attribute names of transformers' Mamba2Mixer."""
+
+    def named_weights(self, mixer: Any) -> Mamba2Weights:
+        """See `Mamba2Adapter.named_weights`."""
+        return Mamba2Weights.of(
+            mixer,
+            headdim=mixer.head_dim,
+            d_state=mixer.ssm_state_size,
+            ngroups=mixer.n_groups,
+            dt_limit=self.dt_limit(mixer),
+            norm_eps=mixer.norm.variance_epsilon,
+            norm_groups=self.norm_groups(mixer),
+            activation=mixer.act,
+        )
+
+    def dt_limit(self, mixer: Any) -> tuple[float, float]:
+        """What Δ is clamped to."""
+        return tuple(mixer.time_step_limit)
+
+    def norm_groups(self, mixer: Any) -> int:
+        """Number of equal parts that the norm treats by themselves: before 5.15 many norms take all channels as one."""
+        width = len(mixer.norm.weight)
+        return width // getattr(mixer.norm, "group_size", width)
+
+
+def _applied(mixer: nn.Module, mask: Tensor | None) -> Tensor | None:
+    """The mask as the mixer's own code applies it: before 5.15 some ignore that of a single sequence or token."""
+    code = inspect.unwrap(type(mixer).forward).__globals__
+    zero_padding = code.get("apply_mask_to_padding_states")
+    if mask is None or zero_padding is None:
+        return mask
+    applied = zero_padding(torch.ones_like(mask).unsqueeze(2), mask).squeeze(2)
+    return None if bool(applied.all()) else applied

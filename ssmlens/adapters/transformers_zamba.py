@@ -1,0 +1,63 @@
+"""transformers' Zamba: Mamba-1 in heads with an x_proj and a dt_proj each, some blocks with shared attention."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import register
+from ssmlens.adapters.transformers_shared import TransformersMamba1
+from ssmlens.models.projections import Mamba1Weights
+
+
+@register
+class TransformersZamba(TransformersMamba1):
+    """`transformers.models.zamba.ZambaMambaMixer`.
+
+    Its `n_mamba_heads` are groups here: a channel is a head, as everywhere in Mamba-1, and the channels of a group
+    share B and C. in_proj makes x and the gate in turns, a channel of each.
+    """
+
+    family = "transformers ZambaMambaMixer"
+    mixers = ("transformers.models.zamba.modeling_zamba.ZambaMambaMixer",)
+
+    def named_weights(self, mixer: Any) -> Mamba1Weights:
+        """See `Mamba1Adapter.named_weights`."""
+        bias = mixer.in_proj.bias
+        return Mamba1Weights(
+            in_proj_weight=_first_x_then_gate(mixer.in_proj.weight),
+            in_proj_bias=None if bias is None else _first_x_then_gate(bias),
+            conv_weight=mixer.conv1d.weight.squeeze(1),
+            conv_bias=mixer.conv1d.bias,
+            x_proj_weight=mixer.x_proj_weight,
+            dt_proj_weight=mixer.dt_proj_weight,
+            dt_bias=mixer.dt_proj_bias.flatten(),
+            A_log=mixer.A_log.flatten(0, 1),
+            D=mixer.D.flatten(),
+            out_proj_weight=mixer.out_proj.weight,
+            out_proj_bias=mixer.out_proj.bias,
+            activation=mixer.act,
+        )
+
+    def tiny_model(self) -> nn.Module:
+        """See `Adapter.tiny_model`. The third and the fifth of its blocks have attention before their mixers."""
+        from transformers import ZambaConfig, ZambaForCausalLM
+
+        config = ZambaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=5,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            n_mamba_heads=2,
+            mamba_d_state=5,
+            mamba_dt_rank=3,
+            use_mamba_kernels=False,
+        )
+        return ZambaForCausalLM(config)
+
+
+def _first_x_then_gate(rows: Tensor) -> Tensor:
+    return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,44 @@
+"""transformers' Zamba2: Mamba-2, some blocks with shared attention."""
+
+from typing import Any
+
+from torch import nn
+
+from ssmlens.adapters.adapter import register
+from ssmlens.adapters.transformers_shared import TransformersMamba2
+
+
+@register
+class TransformersZamba2(TransformersMamba2):
+    """`transformers.models.zamba2.Zamba2MambaMixer`.
+
+    Δ is at least `time_step_min`, as in its torch code of any version and in its kernels since 5.15; before, its
+    kernels take `time_step_limit` instead.
+    """
+
+    family = "transformers Zamba2MambaMixer"
+    mixers = ("transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",)
+
+    def dt_limit(self, mixer: Any) -> tuple[float, float]:
+        """See `TransformersMamba2.dt_limit`."""
+        return (mixer.config.time_step_min, float("inf"))
+
+    def tiny_model(self) -> nn.Module:
+        """See `Adapter.tiny_model`. The second of its blocks has attention before its mixer."""
+        from transformers import Zamba2Config, Zamba2ForCausalLM
+
+        config = Zamba2Config(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=3,
+            layers_block_type=["mamba", "hybrid", "mamba"],
+            num_attention_heads=2,
+            adapter_rank=4,
+            n_mamba_heads=8,
+            mamba_d_state=6,
+            mamba_ngroups=2,
+            chunk_size=16,
+            time_step_min=0.9,  # in the way of about half of all Δ
+        )
+        return Zamba2ForCausalLM(config)
