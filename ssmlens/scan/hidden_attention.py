@@ -8,7 +8,8 @@ How that is computed without ever making [head, state, query, key] is in `block_
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import overload
 
 import torch
 from jaxtyping import Float
@@ -16,33 +17,93 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
+from ssmlens.scan.fold import check_fold, fold_in
 from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
 _INNER = {"cpu": 1024, "cuda": 16384}
 
 
+@overload
 def channel_maps(
-    operands: ScanOperands, channels: Sequence[int] | None = None
-) -> Float[Tensor, "batch channel query key"]:
-    """Materialise M for some heads: row i says how much each earlier token's x enters y at token i.
+    operands: ScanOperands, channels: Sequence[int] | None = None, fold: tuple[()] = ()
+) -> Float[Tensor, "batch channel query key"]: ...
 
-    y[:, i, h] = Σ_j M[h,i,j] x[:, j, h] (+ D x), exactly what the scan computes (paper eq. 8). A map takes T²·N
-    operations. D is not on the diagonal.
+
+@overload
+def channel_maps(
+    operands: ScanOperands, channels: Sequence[int] | None = None, *, fold: Collection[str]
+) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]: ...
+
+
+def channel_maps(
+    operands: ScanOperands, channels: Sequence[int] | None = None, fold: Collection[str] = ()
+) -> (
+    Float[Tensor, "batch channel query key"]
+    | tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]
+):
+    """Materialise M for some heads, or with `fold` the whole token mixing of some channels.
+
+        M = ssmlens.channel_maps(rec[3].operands, channels=[0])
+        matrix, offset = ssmlens.channel_maps(rec[3].operands, channels=[0], fold=("conv", "gate", "skip"))
+
+    Row i of M says how much each earlier token's x enters y at token i: y[:, i, h] = Σ_j M[h,i,j] x[:, j, h] (+ D x),
+    exactly what the scan computes (paper eq. 8). A map takes T²·N operations. D is not on the diagonal.
+
+    With `fold`, in any order: "conv" takes the map back to u, the channel before its convolution and activation
+    (without it: to x); "skip" adds D to the diagonal; "gate" takes it on to what enters out_proj, through the gate and,
+    where the mixer has one, the norm with its weight (without it: to y). Then, channel by channel,
+
+        matrix @ u + offset    is what the mixer computes for this input,
+
+    the offset being what the convolution's bias adds: the mixing is affine, not linear. What depends on the data
+    (activation, SiLU(z), the norm's root mean square) is frozen at its value for this input (see `scan.fold`). The
+    gated MLP beside the scan, where d_ssm < d_inner, mixes no tokens and is not in it.
 
     Args:
-        operands: Operands of one layer; `x` is not needed.
-        channels: Which heads (a Mamba-1 channel is a head; the channels of a Mamba-2 head share its matrix).
-            None: all of them, which for a full-size layer is more than fits in memory.
+        operands: Operands of one layer. Without `fold`, `x` is not needed; with it, operands from a recording.
+        channels: Without `fold`, heads (a Mamba-1 channel is a head; the channels of a Mamba-2 head share its matrix).
+            With `fold`, the channels of d_ssm themselves, for convolution and gate differ within a head: channel c
+            belongs to head c // headdim. None: all of them, which for a full-size layer is more than fits in memory.
+        fold: Any of "conv", "gate" and "skip".
+
+    Returns:
+        M; with `fold`, the pair (matrix, offset).
 
     Raises:
-        UsageError: A channel is out of range.
+        UsageError: A channel is out of range, or `fold` asks for what is unknown or not in these operands.
     """
-    chosen = range(operands.heads) if channels is None else [int(c) for c in channels]
+    if fold:
+        return _folded(operands, channels, fold)
+    return _maps_of_heads(operands, _in_range(channels, operands.heads))
+
+
+def _in_range(channels: Sequence[int] | None, count: int) -> list[int]:
+    """The channels asked for, or all of them. Raises UsageError for one that is out of range."""
+    chosen = list(range(count)) if channels is None else [int(c) for c in channels]
     for channel in chosen:
-        if not 0 <= channel < operands.heads:
-            raise UsageError(f"channel {channel} is out of range: 0..{operands.heads - 1}")
-    o = operands.select_heads(list(chosen)).only_maps()
+        if not 0 <= channel < count:
+            raise UsageError(f"channel {channel} is out of range: 0..{count - 1}")
+    return chosen
+
+
+def _folded(
+    operands: ScanOperands, channels: Sequence[int] | None, fold: Collection[str]
+) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
+    check_fold(operands, fold)
+    assert operands.x is not None
+    headdim = operands.x.shape[3]
+    chosen = _in_range(channels, operands.heads * headdim)
+    head_of = [channel // headdim for channel in chosen]
+    heads = sorted(set(head_of))
+    maps = _maps_of_heads(operands, heads)[:, [heads.index(head) for head in head_of]]
+    return fold_in(maps, operands, chosen, fold)
+
+
+def _maps_of_heads(
+    operands: ScanOperands, heads: list[int]
+) -> Float[Tensor, "batch channel query key"]:
+    o = operands.select_heads(heads).only_maps()
     steps, rate = o.decay
     rate = rate.unsqueeze(1)  # channel 1 A_state
     maps = []
@@ -51,7 +112,7 @@ def channel_maps(
             weight[sequence].T.unsqueeze(-1) for weight in (steps, *o.writes)
         )  # channel token 1
         B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)  # channel token state
-        total = o.delta.new_zeros(len(chosen), o.tokens, o.tokens)
+        total = o.delta.new_zeros(len(heads), o.tokens, o.tokens)
         decay = (step * rate).exp_()
         if o.scalar_decay:
             add_products(BlocksBelow(total), decay.clone(), write.clone(), decay, step, rate)

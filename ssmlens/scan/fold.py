@@ -1,0 +1,116 @@
+"""A block's whole token mixing as matrix and offset: convolution, gate and skip folded into the hidden attention.
+
+Per channel, with M the scan's matrix, D the skip, and everything that depends on the data frozen at its value for this
+input,
+
+    result = diag(r) (M + D) diag(s) (K u + b)  =  matrix · u + offset,
+    matrix = diag(r) (M + D) diag(s) K,            offset = diag(r) (M + D) s b,
+
+where u is the channel before its convolution, K the convolution's Toeplitz matrix and b its bias; s = x / (K u + b) is
+what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = SiLU(z) · norm weight / rms is what gate and
+norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s and
+b (the input is then x), r (the result is then y), or D.
+"""
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.errors import UsageError
+from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.selective_scan import selective_scan
+
+FOLDS = ("conv", "gate", "skip")
+
+
+def check_fold(operands: ScanOperands, fold: Collection[str]) -> None:
+    """Raise UsageError unless every part in `fold` is known, and there in these operands."""
+    if isinstance(fold, str) or not set(fold) <= set(FOLDS):
+        raise UsageError(f"fold is a list of any of {', '.join(FOLDS)}, not {fold!r}")
+    if operands.x is None or operands.mixing is None:
+        raise UsageError(
+            "these operands hold the scan alone (a file does not keep what surrounds it): "
+            "take them from ssmlens.recording to fold"
+        )
+    there = {"conv": operands.mixing.u, "gate": operands.gate, "skip": operands.D}
+    for part in fold:
+        if there[part] is None:
+            what = {"conv": "convolution", "gate": "gate", "skip": "skip (D)"}[part]
+            raise UsageError(f"this mixer has no {what}: leave {part!r} out of fold")
+
+
+def fold_in(
+    maps: Float[Tensor, "batch channel query key"],
+    operands: ScanOperands,
+    channels: Sequence[int],
+    fold: Collection[str],
+) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
+    """The matrix and the offset of these channels' token mixing, from the scan's matrices M.
+
+    Args:
+        maps: M of each channel's head.
+        operands: Operands that `check_fold` has passed.
+        channels: Channels of d_ssm, one a map.
+        fold: Any of `FOLDS`.
+    """
+    chosen, dtype = list(channels), maps.dtype
+    matrix = maps
+    offset = maps.new_zeros(maps.shape[:3])
+    if "skip" in fold:
+        assert operands.D is not None
+        assert operands.x is not None
+        D = operands.D.expand(operands.x.shape[2:]).flatten()[chosen].to(dtype)
+        matrix = matrix + torch.diag_embed(D.unsqueeze(1).expand(-1, maps.shape[3]))
+    if "conv" in fold:
+        matrix, offset = _fold_convolution(matrix, operands, chosen)
+    if "gate" in fold:
+        scale = _gate_scale(operands, dtype)[..., chosen].mT
+        matrix, offset = matrix * scale.unsqueeze(3), offset * scale
+    return matrix, offset
+
+
+def _fold_convolution(
+    matrix: Float[Tensor, "batch channel query key"], operands: ScanOperands, chosen: list[int]
+) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
+    """From what multiplies x to what multiplies u, and what the bias adds."""
+    mixing, dtype = operands.mixing, matrix.dtype
+    assert mixing is not None
+    assert mixing.u is not None
+    assert mixing.conv_weight is not None
+    assert operands.x is not None
+    taps = mixing.conv_weight[chosen].to(dtype)
+    bias = None if mixing.conv_bias is None else mixing.conv_bias[chosen].to(dtype)
+    convolved = causal_conv1d(mixing.u[..., chosen].to(dtype), taps, bias)
+    x = operands.x.flatten(2)[..., chosen].to(dtype)
+    # What x is of the convolution's output; where that is 0, x is too, and any scale would do.
+    scale = (x / convolved.masked_fill(convolved == 0, 1)).mT
+    scaled = matrix * scale.unsqueeze(2)
+    offset = scaled.sum(3) * (0 if bias is None else bias.unsqueeze(1))
+    last, tokens = taps.shape[1] - 1, matrix.shape[3]
+    taps = taps.T[:, :, None, None]
+    folded = scaled * taps[last]
+    for lag in range(1, min(last, tokens - 1) + 1):
+        folded[..., :-lag] += scaled[..., lag:] * taps[last - lag]
+    return folded, offset
+
+
+def _gate_scale(operands: ScanOperands, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
+    """What gate and norm multiply each channel's y by, the norm's root mean square being that of this input."""
+    mixing = operands.mixing
+    assert mixing is not None
+    assert operands.x is not None
+    assert operands.gate is not None
+    d_ssm = operands.heads * operands.x.shape[3]
+    gate = F.silu(operands.gate[..., -d_ssm:].to(dtype))  # a gated MLP's channels come before
+    if mixing.norm_weight is None:
+        return gate
+    y = selective_scan(operands).flatten(2).to(dtype)
+    normed = y if mixing.norm_before_gate else y * gate
+    part = normed.unflatten(2, (mixing.norm_groups, -1))
+    shrink = torch.rsqrt(part.square().mean(3, keepdim=True) + mixing.norm_eps)
+    shrink = shrink.expand_as(part).flatten(2)
+    return gate * shrink * mixing.norm_weight.to(dtype)
