@@ -4,6 +4,8 @@ Where every state decays by itself (Mamba-1) the recurrence runs token by token 
 in cache; where a head has one decay (Mamba-2) it runs chunk by chunk as matrix products (Dao & Gu 2024, section 6).
 """
 
+import dataclasses
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,7 +32,8 @@ def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head he
     if operands.x is None:
         raise ValueError("a scan needs operands.x")
     dtype = scan_dtype(operands.delta)
-    o = operands.map(lambda t: t.to(dtype))
+    read = dataclasses.replace(operands, gate=None, mixing=None)
+    o = read.map(lambda t: t.to(dtype))
     assert o.x is not None
     if o.tokens == 0:
         return o.x
