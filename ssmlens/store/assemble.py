@@ -1,26 +1,17 @@
-"""Put files of one capture together into one HDF5 file, in a process of its own.
-
-HDF5 takes the whole process down when the disk is full, and these files are too large to build in memory: the parent
-checks the free space, lets `python -m ssmlens.store.assemble` write, and reports when it dies.
-"""
+"""Put files of one capture together into one HDF5 file, moving chunks as they are."""
 
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ssmlens.errors import CaptureFileError, SsmlensError
+from ssmlens.errors import CaptureFileError
 from ssmlens.names import CHANNEL, FINITE
-from ssmlens.store import digest, disk, hdf5
+from ssmlens.store import digest, hdf5
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
@@ -55,96 +46,44 @@ class Assembly:
         consume: Whether the layers' files are removed once the target is there.
     """
 
-    target: str
-    header: str | None
+    target: Path
+    header: Path | None
     header_digest: str
-    layers: dict[int, list[str]]
+    layers: Mapping[int, Sequence[Path]]
     consume: bool = False
 
 
-def assemble(jobs: Sequence[Assembly]) -> None:
-    """Carry out `jobs`, one after the other, in a child process.
+def assemble(jobs: Iterable[Assembly]) -> None:
+    """Carry out `jobs`, one after the other.
 
     Raises:
         SsmlensError: One line that says why: no space, no permission, or what is wrong with a source.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__],
-        env={**os.environ, "PYTHONPATH": _python_path()},
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with child:  # the pipe stays open until the child is done: it leaves when this process dies
-        assert child.stdin
-        assert child.stderr
-        with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps([dataclasses.asdict(job) for job in jobs]) + "\n")
-            child.stdin.flush()
-        said = child.stderr.read().strip().splitlines()
-        code = child.wait()
-    if code < 0:
-        raise _death(jobs, signal.Signals(-code).name)
-    if code:
-        raise SsmlensError(
-            said[-1] if said else f"cannot write {jobs[0].target} (exit code {code})"
-        )
+    for job in jobs:
+        hdf5.write_file(job.target, partial(_write, job), _needed(job))
+        for path in (p for paths in job.layers.values() for p in paths) if job.consume else ():
+            path.unlink()
 
 
-def _death(jobs: Sequence[Assembly], cause: str) -> SsmlensError:
-    """HDF5 took the child down; most likely because the disk filled up while it wrote."""
-    job = next((job for job in jobs if not Path(job.target).exists()), jobs[-1])
-    target, needed = Path(job.target), _needed(job)
-    try:
-        disk.check_space(target, needed)
-    except SsmlensError as error:
-        return error
-    finally:
-        disk.partial_path(target).unlink(missing_ok=True)
-    return disk.failure(target, needed, f"HDF5 died of {cause}")
-
-
-def carry_out(job: Assembly) -> None:
-    """Put one file together: written under its `.partial` name, synced, renamed. Runs in the child."""
-    target, needed = Path(job.target), _needed(job)
-    disk.check_space(target, needed)
-    partial = disk.partial_path(target)
-    try:
-        with disk.told_in_one_line(target, needed):
-            _write(job, partial)
-            disk.sync_file(partial)
-            disk.rename(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    for files in job.layers.values() if job.consume else ():
-        for name in files:
-            Path(name).unlink()
-
-
-def _write(job: Assembly, partial: Path) -> None:
-    with h5py.File(partial, "w", libver=hdf5.LIBVER) as file:
-        layers = [_write_layer(file, index, files) for index, files in job.layers.items()]
-        if job.header is None:
-            write_root(file, LAYER, {"header_digest": job.header_digest, "first_prompt": 0})
-        else:
-            with open_guarded(Path(job.header)) as source:
-                CaptureHeader.read(source).write(file)
-            write_root(file, WHOLE, {"digest": digest.capture_digest(job.header_digest, layers)})
+def _write(job: Assembly, file: h5py.File) -> None:
+    layers = [_write_layer(file, index, paths) for index, paths in job.layers.items()]
+    if job.header is None:
+        write_root(file, LAYER, {"header_digest": job.header_digest, "first_prompt": 0})
+    else:
+        with open_guarded(job.header) as source:
+            CaptureHeader.read(source).write(file)
+        write_root(file, WHOLE, {"digest": digest.capture_digest(job.header_digest, layers)})
 
 
 def _needed(job: Assembly) -> int:
-    sources = [Path(name) for files in job.layers.values() for name in files]
+    sources = [path for paths in job.layers.values() for path in paths]
     return sum(source.stat().st_size for source in sources if source.exists())
 
 
-def _write_layer(file: h5py.File, index: int, files: Sequence[str]) -> str:
-    opened = [open_guarded(Path(name)) for name in files]
-    try:
-        return merge_layer(file, index, [stored_layer(source, index) for source in opened])
-    finally:
-        for source in opened:
-            source.close()
+def _write_layer(file: h5py.File, index: int, paths: Sequence[Path]) -> str:
+    with ExitStack() as opened:
+        files = [opened.enter_context(open_guarded(path)) for path in paths]
+        return merge_layer(file, index, [stored_layer(source, index) for source in files])
 
 
 def merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> str:
@@ -193,39 +132,3 @@ def _merged_attributes(batches: Sequence[dict[str, Attribute]]) -> dict[str, Att
     dropped = {*OWN_LAYER_ATTRIBUTES, "finite", "reason"}
     merged = {k: v for k, v in batches[0].items() if k not in dropped}
     return merged | {k: telling[k] for k in ("finite", "reason") if k in telling}
-
-
-def _python_path() -> str:
-    """Where this very package lies, before whatever the environment says."""
-    here = str(Path(__file__).parents[2])
-    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def _read_jobs(line: str) -> list[Assembly]:
-    """What `assemble` wrote for its child (JSON turns block indices into strings)."""
-    pages = json.loads(line)
-    return [
-        Assembly(**(page | {"layers": {int(i): files for i, files in page["layers"].items()}}))
-        for page in pages
-    ]
-
-
-def _leave_with_the_parent() -> None:
-    """An orphan would go on writing what a resumed capture writes too."""
-    os.read(0, 1)
-    os._exit(1)
-
-
-def main() -> None:
-    """The child: carry out the jobs on the first line of standard input."""
-    jobs = _read_jobs(sys.stdin.readline())
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
-    try:
-        for job in jobs:
-            carry_out(job)
-    except (SsmlensError, OSError) as error:
-        sys.exit(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError
+from ssmlens.store.sink import Sink
 
 PARTIAL = ".partial"
 
@@ -27,37 +28,45 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def write_file(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` under `path`: to `path`.partial, synced, then renamed. Nothing is left when it fails.
+@contextmanager
+def new_file(path: Path, least: int = 0) -> Iterator[Sink]:
+    """A file to fill: it bears `path`.partial, and is synced and renamed when the block ends. Nothing is left if not.
+
+    Args:
+        path: Its name.
+        least: Bytes that it will have at least: they must be free before anything is written.
 
     Raises:
         SsmlensError: One line with the path, the bytes needed and the bytes free.
     """
-    with told_in_one_line(path, len(data)):
-        check_space(path, len(data))
-        partial = partial_path(path)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            rename(partial, path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+    needed, partial = least, partial_path(path)
+    try:
+        check_space(path, least)
+        with Sink(partial) as sink:
+            try:
+                yield sink
+            finally:
+                needed = max(least, sink.size)
+                sink.sync()
+        rename(partial, path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise failure(path, needed, error) from error
+        raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` under `path`, as `new_file` does. Raises SsmlensError where it cannot."""
+    with new_file(path, len(data)) as sink:
+        sink.write(data)
 
 
 def rename(source: Path, target: Path) -> None:
     """Give `source` its final name, and sync the folder so that a power cut cannot undo it."""
     source.replace(target)
     sync_folder(target.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the file's bytes are on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -71,10 +80,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise SsmlensError before writing where `needed` bytes do not fit beside `path`."""
-    with told_in_one_line(path, needed):
-        if needed > shutil.disk_usage(path.parent).free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """Raise OSError before writing where `needed` bytes do not fit beside `path`."""
+    if needed > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
@@ -83,13 +91,14 @@ def told_in_one_line(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # HDF5's own messages take several lines; the number of the error says enough.
-        said = os.strerror(error.errno).lower() if error.errno else str(error).split("\n")[0]
-        raise failure(path, needed, _REASONS.get(error.errno or 0, said)) from error
+        raise failure(path, needed, error) from error
 
 
-def failure(path: Path, needed: int, reason: str) -> SsmlensError:
+def failure(path: Path, needed: int, error: OSError) -> SsmlensError:
     """The one line: path, reason, bytes needed and bytes free."""
+    # HDF5's own messages take several lines; the number of the error says enough.
+    said = os.strerror(error.errno).lower() if error.errno else str(error).split("\n")[0]
+    reason = _REASONS.get(error.errno or 0, said)
     return SsmlensError(f"cannot write {path}: {reason}; needs {size(needed)}, {_free(path)} free")
 
 

@@ -12,6 +12,8 @@ checksum; the dimension scales' references do, and only h5netcdf and h5py's `dim
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -28,6 +30,8 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
+from ssmlens.store import disk
+from ssmlens.store.chunks import encoded_all
 from ssmlens.store.schema import BLOCK_AXES, TOKEN_AXES, Attribute
 
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
@@ -43,13 +47,14 @@ _CHUNK_BYTES = 1 << 20
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
 
-def image(build: Callable[[h5py.File], object]) -> bytes:
-    """The bytes of the HDF5 file that `build` fills, made in memory (HDF5 crashes on a full disk)."""
-    settings = {"driver": "core", "backing_store": False, "block_size": 1 << 20, "libver": LIBVER}
-    with h5py.File("image", "w", **settings) as file:
+def write_file(path: Path, build: Callable[[h5py.File], object], least: int = 0) -> None:
+    """Make the HDF5 file that `build` fills; it appears under `path` when it is complete, and not at all if not.
+
+    Raises:
+        SsmlensError: The disk is full, or has not the `least` bytes that the file will have, or cannot be written.
+    """
+    with disk.new_file(path, least) as sink, h5py.File(sink, "w", libver=LIBVER) as file:
         build(file)
-        file.flush()
-        return file.id.get_file_image()
 
 
 def chunk_shape(axes: Sequence[str], shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
@@ -101,17 +106,31 @@ def create_dataset(
     return dataset
 
 
-def write_array(group: h5py.Group, name: str, array: np.ndarray, axes: Sequence[str]) -> None:
-    """Write one array. Chunks of nothing but zeros (padding, the future of a causal map) take no room."""
-    dataset = create_dataset(group, name, array.shape, array.dtype, axes, _deflate_level(array))
-    chunk = chunk_shape(axes, array.shape, array.dtype.itemsize)
-    for start in itertools.product(
-        *(range(0, n, c) for n, c in zip(array.shape, chunk, strict=True))
-    ):
-        at = tuple(slice(i, i + c) for i, c in zip(start, chunk, strict=True))
-        block = np.ascontiguousarray(array[at])
-        if block.view(np.uint8).any():
-            dataset[at] = block.view(dataset.dtype)  # the file's own kind of string, UTF-8
+def write_array(
+    group: h5py.Group,
+    name: str,
+    array: np.ndarray,
+    axes: Sequence[str],
+    threads: ThreadPoolExecutor | None = None,
+) -> None:
+    """Write one array. Chunks of nothing but zeros (padding, the future of a causal map) take no room.
+
+    Args:
+        group: Where it goes.
+        name: What it is called.
+        array: Its values.
+        axes: Its named dimensions.
+        threads: What makes the chunks. None: this thread.
+    """
+    level = _deflate_level(array)
+    dataset = create_dataset(group, name, array.shape, array.dtype, axes, level)
+    shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
+    starts = list(
+        itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
+    )
+    for start, data in zip(starts, encoded_all(array, starts, shape, level, threads), strict=True):
+        if data is not None:
+            dataset.id.write_direct_chunk(start, data)
 
 
 def like(

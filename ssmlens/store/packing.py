@@ -30,6 +30,6 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
     header = folder / manifest.header
     with open_guarded(header) as file:
         header_digest = str(hdf5.read_attributes(file)["header_digest"])
-    layers = {index: [str(folder / name)] for index, name in manifest.layers.items()}
-    assemble([Assembly(str(out), str(header), header_digest, layers)])
+    layers = {index: [folder / name] for index, name in manifest.layers.items()}
+    assemble([Assembly(out, header, header_digest, layers)])
     return out

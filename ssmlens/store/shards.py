@@ -54,11 +54,10 @@ class Shards:
             write_root(file, HEADER, {})
             header.write(file)
 
-        data = hdf5.image(build)
-        with disk.told_in_one_line(self.folder, len(data)):
+        with disk.told_in_one_line(self.folder, 0):
             self.folder.mkdir(exist_ok=True)
         if not self.header.exists():
-            disk.write_file(self.header, data)
+            hdf5.write_file(self.header, build)
 
     def stored_header(self) -> CaptureHeader | None:
         """What the capture in the folder was asked. A damaged header is removed, to be written again."""
@@ -87,7 +86,7 @@ class Shards:
             write_layer(file, layer, arrays, attributes)
 
         path = self.batch(layer, batch)
-        disk.write_file(path, hdf5.image(build))
+        hdf5.write_file(path, build)
         self._known_sound.add(path)
 
     def done(self, layer: int, batch: int) -> bool:
@@ -143,10 +142,10 @@ class Shards:
         """Make one file of each layer from its batches, which are removed. Raises SsmlensError on a full disk."""
         jobs = [
             Assembly(
-                target=str(self.layer(layer)),
+                target=self.layer(layer),
                 header=None,
                 header_digest=self._header_digest,
-                layers={layer: [str(path) for path in paths]},
+                layers={layer: paths},
                 consume=True,
             )
             for layer, paths in parts.items()

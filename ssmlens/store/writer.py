@@ -231,9 +231,8 @@ class CaptureWriter:
             self._publish_folder({layer: path for layer, (path,) in parts.items()})
 
     def _publish_file(self, parts: Mapping[int, list[Path]]) -> None:
-        files = {layer: [str(path) for path in paths] for layer, paths in parts.items()}
-        header, assembled = str(self._shards.header), self.partial / _ASSEMBLED
-        assemble([Assembly(str(assembled), header, self._header_digest, files)])
+        assembled = self.partial / _ASSEMBLED
+        assemble([Assembly(assembled, self._shards.header, self._header_digest, parts)])
         self._replace_out(assembled)
         shutil.rmtree(self.partial, ignore_errors=True)
 

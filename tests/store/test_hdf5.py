@@ -7,18 +7,33 @@ import pytest
 from ssmlens.store import hdf5
 
 
-def stored(array, axes, name="delta"):
-    """The array as a dataset of a file in memory."""
-    data = hdf5.image(lambda file: hdf5.write_array(file, name, array, axes))
-    file = h5py.File.in_memory(data)
-    return file[name]
+@pytest.fixture
+def image(tmp_path):
+    """image(build): the bytes of the HDF5 file that `build` fills."""
+
+    def make(build):
+        hdf5.write_file(tmp_path / "x.h5", build)
+        return (tmp_path / "x.h5").read_bytes()
+
+    return make
+
+
+@pytest.fixture
+def stored(image):
+    """stored(array, axes): the array as a dataset of a file in memory."""
+
+    def make(array, axes, name="delta"):
+        data = image(lambda file: hdf5.write_array(file, name, array, axes))
+        return h5py.File.in_memory(data)[name]
+
+    return make
 
 
 def size(dataset):
     return dataset.id.get_storage_size()
 
 
-def test_values_come_back_in_every_shape_of_chunks():
+def test_values_come_back_in_every_shape_of_chunks(stored):
     rng = np.random.default_rng(0)
     axes = ("prompt", "token", "head")
     for shape in ((1, 1, 1), (3, 512, 64), (2, 513, 65), (1, 1025, 130)):
@@ -29,7 +44,7 @@ def test_values_come_back_in_every_shape_of_chunks():
         assert dataset.chunks[2] <= 64
 
 
-def test_bfloat16_shrinks_and_other_floats_are_left_alone():
+def test_bfloat16_shrinks_and_other_floats_are_left_alone(stored):
     rng = np.random.default_rng(0)
     exact = rng.standard_normal((1, 512, 64)).astype(np.float32)
     rounded = (exact.view(np.uint32) & 0xFFFF0000).view(np.float32)
@@ -42,7 +57,7 @@ def test_bfloat16_shrinks_and_other_floats_are_left_alone():
     np.testing.assert_array_equal(stored(rounded, axes)[...], rounded)
 
 
-def test_the_future_and_the_padding_take_no_room():
+def test_the_future_and_the_padding_take_no_room(stored):
     maps = np.tril(np.ones((2, 1024, 1024), np.float32) * 1.1)
     maps[1, 200:] = 0
     maps[1, :, 200:] = 0
@@ -53,19 +68,17 @@ def test_the_future_and_the_padding_take_no_room():
 
 
 @pytest.mark.parametrize("value", [-0.0, np.nan, 1e-45])
-def test_only_true_zeros_are_left_out(value):
+def test_only_true_zeros_are_left_out(stored, value):
     array = np.zeros((1, 600, 3), np.float32)
     array[0, 550, 1] = value
     back = stored(array, ("prompt", "token", "head"))[...]
     assert back.tobytes() == array.tobytes()
 
 
-def test_a_chunk_of_lost_zeros_is_not_taken_for_data():
+def test_a_chunk_of_lost_zeros_is_not_taken_for_data(image):
     """Fletcher's checksum of zeros is zero; the deflate stream is what notices."""
     array = np.random.default_rng(0).standard_normal((1, 8, 8)).astype(np.float32)
-    data = hdf5.image(
-        lambda file: hdf5.write_array(file, "delta", array, ("prompt", "token", "head"))
-    )
+    data = image(lambda file: hdf5.write_array(file, "delta", array, ("prompt", "token", "head")))
     with h5py.File.in_memory(data) as file:
         chunk = file["delta"].id.get_chunk_info(0)
     lost = bytearray(data)
@@ -87,15 +100,13 @@ def test_chunks_of_weights_are_at_most_a_mebibyte(shape):
     assert all(c <= n for c, n in zip(chunks, shape, strict=True))
 
 
-def test_text_is_utf8_of_fixed_length():
-    data = hdf5.image(
-        lambda file: hdf5.write_attributes(file, {"a": "naïve\0\ud800", "b": 2, "c": 0.1})
-    )
+def test_text_is_utf8_of_fixed_length(image):
+    data = image(lambda file: hdf5.write_attributes(file, {"a": "naïve\0\ud800", "b": 2, "c": 0.1}))
     with h5py.File.in_memory(data) as file:
         assert hdf5.read_attributes(file) == {"a": "naïve␀\\ud800", "b": 2, "c": 0.1}
         assert h5py.check_string_dtype(file.attrs.get_id("a").dtype).length is not None
 
 
-def test_any_hdf5_since_1_10_reads_it():
-    data = hdf5.image(lambda file: file.create_group("x"))
+def test_any_hdf5_since_1_10_reads_it(image):
+    data = image(lambda file: file.create_group("x"))
     assert data[8] == 3  # version of the superblock; HDF5 2's own would be later
