@@ -1,0 +1,1 @@
+"""The dashboard: a Dash app over captures. `make_app` builds it, `ssmlens dashboard` serves it."""
