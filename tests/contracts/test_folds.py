@@ -1,0 +1,171 @@
+"""The whole token mixing as matrix and offset: every family's, against the mixer's own output and parts of it."""
+
+import dataclasses
+import importlib.util
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ssmlens
+from ssmlens.adapters.adapter import adapters
+from ssmlens.models import build_mixer
+from ssmlens.scan.reference import reference_scan
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FAMILIES = {adapters[path].family: (adapters[path], path) for path in adapters}
+HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+FOLDS = ("conv", "gate", "skip")
+SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
+OPTIONS = [
+    ("Mamba", {"d_conv": 3, "bias": True}),
+    ("Mamba", {"conv_bias": False}),
+    ("Mamba2", {"bias": True}),
+    ("Mamba2", {"norm_before_gate": True, "ngroups": 2}),
+    ("Mamba2", {"rmsnorm": False}),
+    ("Mamba2", {"D_has_hdim": True, "ngroups": 3, "conv_bias": False}),
+    ("Mamba2", {"d_ssm": 16, "ngroups": 2, "bias": True, "norm_before_gate": True}),
+]
+
+
+def spread(model):
+    """Every parameter away from the values of its default draw, where mistakes do not show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module", params=HERE)
+def recorded(request):
+    """The records of every Mamba layer of the family's tiny model; transformers' with padding on the left."""
+    adapter, path = FAMILIES[request.param]
+    if importlib.util.find_spec(path.rsplit(".", 2)[0]) is None:
+        pytest.skip("not in this version")
+    torch.manual_seed(0)
+    model = spread(adapter.tiny_model().eval()).to(DEVICE)
+    ids = torch.randint(0, 32, (3, 11), device=DEVICE)
+    options = {}
+    if "transformers" in adapter.family:
+        mask = torch.ones(3, 11, dtype=torch.long, device=DEVICE)
+        mask[1, :5] = mask[2, :1] = 0
+        options = {"attention_mask": mask, "use_cache": False}
+    with torch.no_grad(), ssmlens.recording(model) as rec:
+        model(ids, **options)
+    return [rec[layer] for layer in rec.layers if hasattr(rec[layer], "call")]
+
+
+def there(o):
+    """What of FOLDS a mixer has."""
+    parts = {"conv": o.mixing.u, "gate": o.gate, "skip": o.D}
+    return tuple(part for part in FOLDS if parts[part] is not None)
+
+
+def applied(o, fold):
+    """matrix @ input + offset for every channel, [batch token channel] in float64."""
+    with torch.no_grad():
+        matrix, offset = ssmlens.channel_maps(o, fold=fold)
+    given = o.mixing.u if "conv" in fold else o.x.flatten(2)
+    return torch.einsum("bcij,bjc->bic", matrix.double(), given.double()) + offset.double().mT
+
+
+def by_definition(o, fold):
+    """The same by a sequential scan in float64 and what surrounds it."""
+    y = reference_scan(o).flatten(2)
+    scale = torch.ones_like(y)
+    if "gate" in fold:
+        m, z = o.mixing, F.silu(o.gate[..., -y.shape[2] :].double())
+        scale = z
+        if m.norm_weight is not None:
+            part = (y if m.norm_before_gate else y * z).unflatten(2, (m.norm_groups, -1))
+            rms = (part.square().mean(3, keepdim=True) + m.norm_eps).sqrt().expand_as(part)
+            scale = z * m.norm_weight.double() / rms.flatten(2)
+    if "skip" not in fold:
+        y = reference_scan(dataclasses.replace(o, D=None)).flatten(2)
+    return scale * y
+
+
+def relative(got, wanted):
+    got, wanted = got.detach().double(), wanted.detach().double()
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def tolerance(record):
+    """mamba_ssm's Mamba-2 and Mamba-3 kernels multiply in TF32."""
+    exact = DEVICE == "cpu" or record.call.site.adapter.family.endswith("Mamba")
+    return 1e-5 if exact else 1e-2
+
+
+def test_everything_folded_and_projected_is_the_mixers_output(recorded):
+    assert recorded
+    for record in recorded:
+        o, out_proj = record.operands, record.call.site.module.out_proj
+        result = applied(o, there(o)).to(out_proj.weight.dtype)
+        assert relative(out_proj(result), record.call.output) < tolerance(record)
+
+
+def test_every_subset_is_what_its_parts_compute(recorded):
+    o = recorded[0].operands
+    for fold in SUBSETS:
+        if set(fold) <= set(there(o)):
+            assert relative(applied(o, fold), by_definition(o, fold)) < 1e-5, fold
+
+
+def test_x_is_the_activated_convolution_of_u(recorded):
+    """By torch's own convolution: a wrong u would go unnoticed above, for x is divided by its convolution."""
+    for record in recorded:
+        o, m = record.operands, record.operands.mixing
+        if m.u is None:
+            pytest.skip("no convolution")
+        width, taps = m.conv_weight.shape
+        convolution = torch.nn.Conv1d(
+            width, width, taps, groups=width, padding=taps - 1, bias=m.conv_bias is not None
+        ).to(DEVICE, torch.float64)
+        with torch.no_grad():
+            convolution.weight.copy_(m.conv_weight.unsqueeze(1))
+            if m.conv_bias is not None:
+                convolution.bias.copy_(m.conv_bias)
+            v = convolution(m.u.double().mT)[..., : o.tokens].mT
+        x = F.silu(v)
+        if record.call.given.token_mask is not None:
+            x = x * record.call.given.token_mask.unsqueeze(2)
+        assert relative(o.x.flatten(2), x) < 1e-5
+
+
+@pytest.mark.parametrize(("layer", "options"), OPTIONS, ids=str)
+def test_options_of_mamba_ssm(layer, options):
+    torch.manual_seed(1)
+    sizes = {"d_state": 5} | ({"headdim": 4} if layer == "Mamba2" else {})
+    mixer = spread(build_mixer(layer, d_model=12, **(sizes | options)))
+    with torch.no_grad(), ssmlens.recording(mixer) as rec:
+        mixer(torch.randn(2, 13, 12))
+    (record,) = rec
+    o, weights = record.operands, mixer.weights()
+    result = applied(o, FOLDS)
+    if (
+        "d_ssm" in options
+    ):  # the gated MLP mixes no tokens: it comes first, beside the scan's channels
+        z0, x0, _ = o.gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
+        result = torch.cat([(F.silu(z0) * x0).double(), result], dim=2)
+    assert relative(mixer.out_proj(result.float()), record.call.output) < 1e-5
+    for fold in SUBSETS:
+        assert relative(applied(o, fold), by_definition(o, fold)) < 1e-5, fold
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("layer", ["Mamba", "Mamba2"])
+def test_bfloat16(layer, autocast):
+    torch.manual_seed(2)
+    mixer = spread(build_mixer(layer, d_model=64, d_state=8))
+    hidden = torch.randn(2, 17, 64)
+    if not autocast:
+        mixer, hidden = mixer.bfloat16(), hidden.bfloat16()
+    precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast)
+    with torch.no_grad(), ssmlens.recording(mixer) as rec, precision:
+        mixer(hidden)
+    (record,) = rec
+    result = applied(record.operands, FOLDS)
+    assert relative(result, by_definition(record.operands, FOLDS)) < 1e-5
+    weight = mixer.out_proj.weight.float()
+    assert relative(F.linear(result.float(), weight), record.call.output) < 2e-2
