@@ -15,8 +15,9 @@ from ssmlens.errors import UnsupportedModelError
 from ssmlens.models.attention import MHA
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
+from ssmlens.models.mamba3 import Mamba3
 
-MIXER_OF_LAYER = {"Mamba1": Mamba, "Mamba2": Mamba2}
+MIXER_OF_LAYER = {"Mamba1": Mamba, "Mamba2": Mamba2, "Mamba3": Mamba3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class MambaConfig:
         d_intermediate: Width of a gated MLP after each mixer; 0 for none.
         n_layer: Number of blocks.
         vocab_size: Number of tokens, before padding to a multiple of `pad_vocab_size_multiple`.
-        ssm_cfg: Arguments of the mixer; "layer" names its class, "Mamba1" or "Mamba2".
+        ssm_cfg: Arguments of the mixer; "layer" names its class, "Mamba1", "Mamba2" or "Mamba3".
         attn_layer_idx: Blocks with attention instead of a mixer.
         attn_cfg: Arguments of that attention, see `attention.MHA`.
         rms_norm: RMSNorm before each mixer; LayerNorm if false.

@@ -7,11 +7,13 @@ from ssmlens.models.attention import MHA
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
 from ssmlens.models.mamba2_simple import Mamba2Simple
+from ssmlens.models.mamba3 import Mamba3
 
 MIXERS: dict[str, type[nn.Module]] = {
     "Mamba": Mamba,
     "Mamba2": Mamba2,
     "Mamba2Simple": Mamba2Simple,
+    "Mamba3": Mamba3,
     "MHA": MHA,
 }
 

@@ -1,0 +1,154 @@
+"""The projections around a Mamba-3 scan, as pure functions of named weights. `mamba3` derives them."""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.scan.mixing import TokenMixing
+from ssmlens.scan.operands import ScanOperands, scan_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Mamba3Weights:
+    """Weights and settings of a Mamba-3 mixer of rank one (SISO), under the names that mamba_ssm gives them.
+
+    The rows of in_proj make z, x, B, C, dt, the decay's rate, λ before its sigmoid, and the angles, in this order. With
+    `norm_weight` (`is_outproj_norm=True`) each head's output is normalised by itself before the gate multiplies it.
+    """
+
+    in_proj_weight: Float[Tensor, "projected d_model"]
+    dt_bias: Float[Tensor, "head"]
+    B_norm_weight: Float[Tensor, "state"]
+    C_norm_weight: Float[Tensor, "state"]
+    B_bias: Float[Tensor, "head state"]
+    C_bias: Float[Tensor, "head state"]
+    D: Float[Tensor, "head"]
+    out_proj_weight: Float[Tensor, "d_model d_inner"]
+    norm_weight: Float[Tensor, "d_inner"] | None = None
+    ngroups: int = 1
+    A_floor: float = 1e-4
+    eps: float = 1e-5  # of every norm
+
+    @classmethod
+    def of(cls, mixer: Any) -> "Mamba3Weights":
+        """The weights of `mixer`: mamba_ssm's `Mamba3` or its twin, `is_mimo` being false."""
+        return cls(
+            in_proj_weight=mixer.in_proj.weight,
+            dt_bias=mixer.dt_bias,
+            B_norm_weight=mixer.B_norm.weight,
+            C_norm_weight=mixer.C_norm.weight,
+            B_bias=mixer.B_bias.squeeze(1),
+            C_bias=mixer.C_bias.squeeze(1),
+            D=mixer.D,
+            out_proj_weight=mixer.out_proj.weight,
+            norm_weight=mixer.norm.weight if mixer.is_outproj_norm else None,
+            ngroups=mixer.num_bc_heads,
+            A_floor=mixer.A_floor,
+            eps=mixer.B_norm.eps,
+        )
+
+    @property
+    def rows(self) -> list[int]:
+        """How many rows of in_proj make z, x, B, C, dt, the decay's rate, λ, and the angles."""
+        heads, d_inner = len(self.dt_bias), self.out_proj_weight.shape[1]
+        d_BC = self.ngroups * self.B_bias.shape[1]
+        known = [d_inner, d_inner, d_BC, d_BC, heads, heads, heads]
+        return [*known, self.in_proj_weight.shape[0] - sum(known)]
+
+
+def project_mamba3(
+    hidden: Float[Tensor, "batch token d_model"], weights: Mamba3Weights
+) -> ScanOperands:
+    """What a Mamba-3 mixer's scan reads: every head has a B and a C of its own (as many groups as heads).
+
+    Δ = softplus(dt + dt_bias), log_decay = −Δ max(softplus(rate), A_floor), B and C = R(θ) (RMSNorm + bias), and with
+    λ = sigmoid(trap) the two weights of a write; see `ssmlens.models.mamba3`.
+
+    Args:
+        hidden: The mixer's input.
+        weights: The mixer's weights.
+    """
+    heads = len(weights.dt_bias)
+    projected = F.linear(hidden, weights.in_proj_weight)
+    gate, x, B, C, dt, rate, trap, angle = projected.split(weights.rows, dim=-1)
+    wide = scan_dtype(projected)
+    delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
+    decay_rate = F.softplus(rate.to(wide)).clamp(min=weights.A_floor)
+    share = torch.sigmoid(trap.to(wide))
+    left_over = (1 - share) * delta  # of a token's step, for what the token before it wrote
+    write_now = share * delta
+    phase = _phase(angle, delta)
+    return ScanOperands(
+        delta=delta,
+        A=None,
+        B=_rotate(_per_head(B, weights.B_norm_weight, weights.B_bias, weights), phase),
+        C=_rotate(_per_head(C, weights.C_norm_weight, weights.C_bias, weights), phase),
+        x=x.to(wide).unflatten(2, (heads, -1)),
+        D=weights.D.to(wide).unsqueeze(1),
+        gate=gate,
+        log_decay=-delta * decay_rate,
+        write=write_now + torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1),
+        write_now=write_now,
+        mixing=TokenMixing(
+            norm_weight=weights.norm_weight,
+            norm_eps=weights.eps,
+            norm_groups=heads,
+            norm_before_gate=True,
+        ),
+    )
+
+
+def finish_mamba3(
+    y: Float[Tensor, "batch token head headdim"],
+    gate: Float[Tensor, "batch token d_inner"],
+    weights: Mamba3Weights,
+) -> Float[Tensor, "batch token d_model"]:
+    """A Mamba-3 mixer's output, out_proj(y · SiLU(z)), from its scan's `y` (with D x).
+
+    With `norm_weight` it is out_proj(RMSNorm(y) · SiLU(z)), the norm being over each head's channels.
+    """
+    if weights.norm_weight is not None:
+        scale = weights.norm_weight.to(y.dtype).unflatten(0, y.shape[2:])
+        y = F.rms_norm(y, y.shape[3:], eps=weights.eps) * scale
+    gated = y.flatten(2) * F.silu(gate.to(y.dtype))
+    return F.linear(gated.to(gate.dtype), weights.out_proj_weight)
+
+
+def _per_head(
+    v: Float[Tensor, "batch token group_state"],
+    norm_weight: Float[Tensor, "state"],
+    bias: Float[Tensor, "head state"],
+    weights: Mamba3Weights,
+) -> Float[Tensor, "batch token head state"]:
+    """B or C as a head has it before rotation: its group's, normalised (in the input's dtype), and the head's bias."""
+    wide = scan_dtype(v)
+    grouped = v.to(wide).unflatten(2, (weights.ngroups, -1))
+    normed = F.rms_norm(grouped, grouped.shape[3:], norm_weight.to(wide), weights.eps).to(v.dtype)
+    return normed.to(wide).repeat_interleave(len(bias) // weights.ngroups, dim=2) + bias.to(wide)
+
+
+def _phase(
+    angle: Float[Tensor, "batch token pair"], delta: Float[Tensor, "batch token head"]
+) -> Float[Tensor, "batch token head pair"]:
+    """θ, how far a head has turned each pair by a token: Σ π tanh(angle) Δ up to it, modulo 2π.
+
+    Summed in float64: in float32 the sum of a long sequence would lose the digits that its sine needs.
+    """
+    turn = torch.pi * torch.tanh(angle.double()).unsqueeze(2) * delta.double().unsqueeze(3)
+    return turn.cumsum(1).remainder(2 * math.pi).to(delta.dtype)
+
+
+def _rotate(
+    v: Float[Tensor, "batch token head state"], phase: Float[Tensor, "batch token head pair"]
+) -> Float[Tensor, "batch token head state"]:
+    """Turn the pairs (v[0], v[1]), (v[2], v[3]), … by their phases; states beyond the last pair stay."""
+    turned, still = v.tensor_split([2 * phase.shape[3]], dim=3)
+    even, odd = turned.unflatten(3, (-1, 2)).unbind(4)
+    cos, sin = phase.cos(), phase.sin()
+    pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=4)
+    return torch.cat([pairs.flatten(3), still], dim=3)
