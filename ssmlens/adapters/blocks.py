@@ -12,6 +12,7 @@ from ssmlens.adapters.find import MixerSite, block_names, find_mixers, is_within
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
 _MLP = re.compile(r"(MLP|FeedForward|FFN)$")
+_MHA = ("mamba_ssm.modules.mha.MHA", "ssmlens.models.attention.MHA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,18 @@ class AttentionSite:
     layer: int
     name: str
     module: nn.Module
+
+    @property
+    def computed(self) -> bool:
+        """Whether its weights are computed from its input: they are never in what mamba_ssm's MHA puts out."""
+        return any(f"{c.__module__}.{c.__qualname__}" in _MHA for c in type(self.module).__mro__)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its weights are to be had: computed, or put out by transformers' eager attention."""
+        config = getattr(self.module, "config", None)
+        chosen = getattr(config, "_attn_implementation", "none")
+        return self.computed or chosen in (None, "eager")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import ssmlens
-from ssmlens.adapters.find import MixerSite, count_blocks, find_mixers
+from ssmlens.adapters.blocks import Block, find_blocks
+from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.recorder import closure as closing
-from ssmlens.recorder.hooks import MixerCall, hooked
-from ssmlens.recorder.layer_capture import capture_layer
+from ssmlens.recorder.attention_capture import attention_layer, padded_map
+from ssmlens.recorder.calls import AttentionCall, MixerCall
+from ssmlens.recorder.choose import EAGER, choose_blocks
+from ssmlens.recorder.hooks import hooked, log
+from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -25,7 +29,6 @@ from ssmlens.recorder.prompts import (
     from_tokens,
     vocabulary_size,
 )
-from ssmlens.recorder.recording import choose_sites
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.writer import CaptureWriter
@@ -62,14 +65,15 @@ def capture(
     """Run prompts through a model and store what its Mamba layers attend to, with the proof of it.
 
     Streams layer by layer: each layer's operands, attention map and mask are written, checked and forgotten before
-    the next layer computes.
+    the next layer computes. Of a hybrid's softmax attention the mean map is stored, where the model puts out its
+    weights (`attn_implementation="eager"`); where it does not, that is logged once.
 
     Args:
         model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
         prompts: Texts, lists of token ids, a tensor [prompt token], one text or one list of ids, or `Prompts` with
             targets. None: see `default_prompts`.
         out: `name.h5` for one file, any other name for a folder of them.
-        layers: Block indices to capture. None: all with a Mamba mixer.
+        layers: Block indices to capture. None: all with a Mamba mixer, and those with attention that can be read.
         channels: Heads whose own maps are stored. None: in each layer the four that write most.
         shard: (i, N), i from 1: only the i-th N-th of the layers, for several machines sharing `out`.
         resume: Go on with a stopped capture of the same request.
@@ -87,21 +91,23 @@ def capture(
         ClosureError: A layer's output could not be recomputed from its operands.
         SsmlensError: The disk is full or cannot be written.
     """
-    found = find_mixers(model)
-    sites = choose_sites(found, layers)
+    blocks = find_blocks(model)
+    chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
     if max(asked.length) > _MAX_TOKENS:
         raise UsageError(
             f"a prompt has {max(asked.length)} tokens; maps are stored whole up to {_MAX_TOKENS}"
         )
-    for site in sites:
-        _check_channels(site, channels)
-    mine = sites if shard is None else sites[_share(len(sites), *shard)]
+    for block in chosen:
+        if block.mixer:
+            _check_channels(block.mixer, channels)
+    _tell_of_attention(chosen if layers else blocks)
+    mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
     writer = CaptureWriter(
         Path(out),
-        _header(model, found, sites, asked, channels, store_discretized, command),
-        layers=[site.layer for site in mine],
+        _header(model, blocks, chosen, asked, channels, store_discretized, command),
+        layers=[block.layer for block in mine],
         batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
         resume=resume,
         overwrite=overwrite,
@@ -125,33 +131,49 @@ class _Job:
     keep_going: bool
     progress: Progress | None
 
-    def run(self, sites: list[MixerSite], batch: int) -> None:
+    def run(self, blocks: list[Block], batch: int) -> None:
         """Forward one batch of prompts, up to the last layer that is missing."""
-        missing = [site for site in sites if not self.writer.done(site.layer, batch)]
-        self._done, self._all = len(sites) - len(missing), len(sites)
+        missing = {b.layer: b for b in blocks if not self.writer.done(b.layer, batch)}
+        self._done, self._all = len(blocks) - len(missing), len(blocks)
         if not missing:
             return
         rows = self.writer.prompts(batch)
         ids = self.prompts.padded()[rows.start : rows.stop]
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
-        self._tell(batch, f"forward to layer {missing[0].layer}")
+        self._tell(batch, f"forward to layer {min(missing)}")
+        calls: dict[int, _Calls] = {layer: _Calls() for layer in missing}
 
-        def on_call(call: MixerCall) -> None:
-            self._store(call, length, batch)
-            if call.site is missing[-1]:
+        def on_call(call: MixerCall | AttentionCall) -> None:
+            layer = call.site.layer
+            calls[layer].add(call)
+            if calls[layer].complete(missing[layer]):
+                self._store(layer, calls.pop(layer), length, batch)
+            if not calls:
                 raise _EnoughError
 
-        device = next(self.model.parameters()).device
-        with suppress(_EnoughError), hooked(missing, on_call), torch.no_grad():
-            self.model(ids.to(device))
-        if self._done < self._all:
-            raise UsageError(
-                f"the model ran without calling its layer {missing[self._done - self._all].name}"
-            )
+        blocks_to_hook = list(missing.values())
+        with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
+            self.model(ids.to(_input_device(self.model)))
+        if calls:
+            left = missing[min(calls)]
+            name = left.mixer.name if left.mixer else f"{left.layer}"
+            raise UsageError(f"the model ran without calling its layer {name}")
 
-    def _store(self, call: MixerCall, length: Tensor, batch: int) -> None:
-        layer = call.site.layer
-        channels = self.channels
+    def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
+        if calls.mixer is None:
+            assert calls.attention is not None
+            arrays, attributes = attention_layer(calls.attention, length)
+        else:
+            got = self._captured(calls.mixer, length, batch)
+            arrays, attributes = dict(got.arrays), got.attributes
+            if calls.attention is not None:
+                arrays["softmax_attention_map"] = padded_map(calls.attention, length)
+        self.writer.write(layer, batch, arrays, attributes)
+        self._done += 1
+        self._tell(batch, f"layer {layer}")
+
+    def _captured(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
+        layer, channels = call.site.layer, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
@@ -163,14 +185,32 @@ class _Job:
                 f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
                 "(--keep-going stores them all the same)"
             )
-        self.writer.write(layer, batch, got.arrays, got.attributes)
-        self._done += 1
-        self._tell(batch, f"layer {layer}")
+        return got
 
     def _tell(self, batch: int, what: str) -> None:
         if self.progress is not None:
             done = batch * self._all + self._done
             self.progress(done, self.writer.batches * self._all, what)
+
+
+@dataclasses.dataclass
+class _Calls:
+    """What a block has called so far: its mixer and its attention, in the model's order."""
+
+    mixer: MixerCall | None = None
+    attention: AttentionCall | None = None
+
+    def add(self, call: MixerCall | AttentionCall) -> None:
+        if isinstance(call, MixerCall):
+            self.mixer = call
+        else:
+            self.attention = call
+
+    def complete(self, block: Block) -> bool:
+        attends = block.attention is not None and block.attention.has_weights
+        return (self.mixer is not None or block.mixer is None) and (
+            self.attention is not None or not attends
+        )
 
 
 class _EnoughError(Exception):
@@ -192,23 +232,24 @@ def _prompts(model: Any, prompts: Any) -> Prompts:
 
 def _header(
     model: Any,
-    found: list[MixerSite],
-    sites: list[MixerSite],
+    blocks: list[Block],
+    chosen: list[Block],
     prompts: Prompts,
     channels: Sequence[int] | None,
     store_discretized: bool,
     command: str,
 ) -> CaptureHeader:
     source = getattr(model, "source", None)
-    parameter = next(model.parameters())
+    parameter = _first_parameter(model)
     dtype = str(parameter.dtype).removeprefix("torch.")
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
-    worst = max(closing.tolerance(parameter, site.adapter.family) for site in sites)
+    families = [block.mixer.adapter.family for block in chosen if block.mixer]
+    worst = max((closing.tolerance(parameter, family) for family in families), default=0.0)
     return CaptureHeader(
         tokens=prompts.padded().numpy(),
         length=torch.tensor(prompts.length).numpy(),
-        layers=[site.layer for site in sites],
+        layers=[block.layer for block in chosen],
         target=None if target is None else target.numpy(),
         token_strings=None
         if tokenizer is None
@@ -223,7 +264,7 @@ def _header(
             "backend": getattr(source, "backend", type(model).__module__.split(".")[0]),
             "dtype": dtype,
             "device": parameter.device.type,
-            "n_layer": count_blocks(model, found),
+            "n_layer": len(blocks),
             "channels": "loudest" if channels is None else ",".join(map(str, channels)) or "none",
             "discretized": int(store_discretized),
             "closure_tolerance": worst,
@@ -233,6 +274,24 @@ def _header(
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     )
+
+
+def _first_parameter(model: nn.Module) -> nn.Parameter:
+    """A parameter that is not offloaded: the embedding's, where it is not."""
+    return next((p for p in model.parameters() if not p.is_meta), next(model.parameters()))
+
+
+def _input_device(model: nn.Module) -> torch.device:
+    """Where the model takes its token ids. Where its embedding is offloaded, accelerate moves them itself."""
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _tell_of_attention(blocks: Sequence[Block]) -> None:
+    unseen = [b.layer for b in blocks if b.attention and not b.attention.has_weights]
+    if unseen:
+        where = ", ".join(map(str, unseen))
+        log.warning("no attention maps of blocks %s: %s", where, EAGER)
 
 
 def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens import names
+from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
-from ssmlens.recorder.hooks import MixerCall
 from ssmlens.scan.discretize import discretize_A, discretize_B
 from ssmlens.scan.hidden_attention import (
     attention_map_and_mask,
@@ -68,10 +68,8 @@ def capture_layer(
     weights = adapter.weights(mixer).named()
     shared = {name: view for name, view in weights.items() if name not in ("A_log", "D")}
     arrays: dict[str, Tensor] = {
-        "delta": _zero_padding(operands.delta, real),
-        "B": _zero_padding(operands.B, real),
-        "C": _zero_padding(operands.C, real),
-        "A": _drop_last_axis_of_one(operands.A),
+        **{n: _zero_padding(operand, real) for n, operand in _per_token(operands).items()},
+        **({} if operands.A is None else {"A": _drop_last_axis_of_one(operands.A)}),
         **{n: _drop_last_axis_of_one(weights[n]) for n in ("A_log", "D") if n in weights},
         **shared,
         "closure_error": proof.error,
@@ -85,9 +83,9 @@ def capture_layer(
     else:
         del arrays["channel_map"]
     if store_discretized:
-        A_bar = discretize_A(operands.delta, operands.A)
+        A_bar, write = discretize_A(*operands.decay), operands.writes[0]
         arrays["A_bar"] = _drop_last_axis_of_one(_zero_padding(A_bar, real))
-        arrays["B_bar"] = _zero_padding(discretize_B(operands.delta, operands.B), real)
+        arrays["B_bar"] = _zero_padding(discretize_B(write, operands.B), real)
     attributes = {
         "mixer": f"{type(mixer).__module__}.{type(mixer).__qualname__}",
         "adapter": adapter.family,
@@ -114,7 +112,7 @@ def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> di
     }
     for prompt, real in enumerate(length.tolist()):
         one = operands.sequence(prompt, real)
-        if not all(_is_finite(getattr(one, name)) for name in ("delta", "A", "B", "C")):
+        if not all(_is_finite(o) for o in (*_per_token(one).values(), *one.decay)):
             for array in arrays.values():
                 array[prompt, ..., :real, :real] = torch.nan
             continue
@@ -129,6 +127,13 @@ def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> di
             proofs["mask_error"][prompt] = _relative(attention_mask[0] @ vector[0], passed[0])
             proofs["channel_agreement"][prompt] = channel_agreement(one)[0]
     return arrays | proofs
+
+
+def _per_token(operands: ScanOperands) -> dict[str, Tensor]:
+    """The operands that are stored with a value a token, those that the layer has."""
+    names = ("delta", "B", "C", "log_decay", "write", "write_now")
+    given = {name: getattr(operands, name) for name in names}
+    return {name: operand for name, operand in given.items() if operand is not None}
 
 
 def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
