@@ -1,9 +1,11 @@
 # make demo: everything from nothing to the ranked layers of a trained Mamba, and a page that shows them.
 # make test: the tests. make check: style and types.
+# make test-transformers-5.14: what depends on transformers, with an older version of it in an environment of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: setup demo test check clean
+.PRECIOUS: .venv-transformers-%/installed
 
 setup: .venv/installed
 
@@ -19,6 +21,17 @@ demo: setup
 # One thread a worker: on tiny tensors, threads that wait for each other cost more than they do.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test-transformers-%: .venv-transformers-%/installed
+	OMP_NUM_THREADS=1 .venv-transformers-$*/bin/python -m pytest -n auto tests/contracts tests/adapters tests/recorder tests/models
+
+# An older transformers wants older relatives: everything else is as in the checkout's own environment.
+.venv-transformers-%/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-transformers-$*
+	grep -vE '^(transformers|huggingface_hub|tokenizers)=' constraints.txt > .venv-transformers-$*/constraints.txt
+	.venv-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venv-transformers-$*/constraints.txt -e '.[dev]' 'transformers==$*.*'
+	touch $@
 
 check: setup
 	$(BIN)/ruff check

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -87,7 +87,7 @@ class Adapter(ABC):
         """A small model of random weights that the contract tests run: `model(input_ids)`, ids 0..31, ≥ 2 blocks."""
 
     def _given(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        bound = inspect.signature(type(mixer).forward).bind(mixer, *args, **kwargs)
+        bound = inspect.signature(own_forward(mixer)).bind(mixer, *args, **kwargs)
         _, *names = bound.arguments
         given = {name: bound.arguments[name] for name in names}
         return given | given.pop("kwargs", {})
@@ -102,6 +102,14 @@ def register(adapter_class: type[Adapter]) -> type[Adapter]:
     for path in adapter.mixers:
         adapters.register(path)(adapter)
     return adapter_class
+
+
+def own_forward(mixer: nn.Module) -> Callable[..., Any]:
+    """The mixer's forward under its decorators, also under one that hides it (transformers 5.14 has such)."""
+    forward = inspect.unwrap(type(mixer).forward)
+    inside = [cell.cell_contents for cell in forward.__closure__ or ()]
+    hidden = [f for f in inside if inspect.isfunction(f) and f.__name__ == "forward"]
+    return hidden[0] if hidden else forward
 
 
 def _holds_state(cache: Any, mixer: nn.Module) -> bool:

@@ -3,11 +3,11 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2
+from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 
 
 @register
-class TransformersBamba(TransformersMamba2):
+class TransformersBamba(TransformersMamba2Adapter):
     """`transformers.models.bamba.BambaMixer`."""
 
     family = "transformers BambaMixer"

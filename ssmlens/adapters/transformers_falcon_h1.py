@@ -6,13 +6,13 @@ from typing import Any
 from torch import nn
 
 from ssmlens.adapters.adapter import MixerInput, register
-from ssmlens.adapters.transformers_shared import TransformersMamba2
+from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 from ssmlens.models.projections import Mamba2Weights
 from ssmlens.scan.operands import ScanOperands
 
 
 @register
-class TransformersFalconH1(TransformersMamba2):
+class TransformersFalconH1(TransformersMamba2Adapter):
     """`transformers.models.falcon_h1.FalconH1Mixer`.
 
     `ssm_in_multiplier` scales its input and `mup_vector` what in_proj makes of it; `weights` are without either.

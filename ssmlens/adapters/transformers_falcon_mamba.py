@@ -6,12 +6,12 @@ from typing import Any
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba1
+from ssmlens.adapters.transformers_shared import TransformersMamba1Adapter
 from ssmlens.models.projections import Mamba1Weights, rms_norm
 
 
 @register
-class TransformersFalconMamba(TransformersMamba1):
+class TransformersFalconMamba(TransformersMamba1Adapter):
     """`transformers.models.falcon_mamba.FalconMambaMixer`.
 
     As its torch code and its kernels in eval mode compute. mamba_ssm's fused kernel, which it calls in train mode,

@@ -3,11 +3,11 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2
+from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 
 
 @register
-class TransformersGraniteMoeHybrid(TransformersMamba2):
+class TransformersGraniteMoeHybrid(TransformersMamba2Adapter):
     """`transformers.models.granitemoehybrid.GraniteMoeHybridMambaLayer`."""
 
     family = "transformers GraniteMoeHybridMambaLayer"

@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba1
+from ssmlens.adapters.transformers_shared import TransformersMamba1Adapter
 from ssmlens.models.projections import Mamba1Weights, rms_norm
 
 
 @register
-class TransformersJamba(TransformersMamba1):
+class TransformersJamba(TransformersMamba1Adapter):
     """`transformers.models.jamba.JambaMambaMixer`."""
 
     family = "transformers JambaMambaMixer"

@@ -3,11 +3,11 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba1
+from ssmlens.adapters.transformers_shared import TransformersMamba1Adapter
 
 
 @register
-class TransformersMamba(TransformersMamba1):
+class TransformersMamba(TransformersMamba1Adapter):
     """`transformers.models.mamba.MambaMixer`."""
 
     family = "transformers MambaMixer"

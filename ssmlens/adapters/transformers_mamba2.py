@@ -3,11 +3,11 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2
+from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 
 
 @register
-class TransformersMamba2Mixer(TransformersMamba2):
+class TransformersMamba2(TransformersMamba2Adapter):
     """`transformers.models.mamba2.Mamba2Mixer`."""
 
     family = "transformers Mamba2Mixer"

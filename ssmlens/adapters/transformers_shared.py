@@ -1,13 +1,12 @@
 """What transformers' families share: how they name things, and which padding masks they apply."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ssmlens.adapters.adapter import Adapter, MixerInput
+from ssmlens.adapters.adapter import Adapter, MixerInput, own_forward
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.models.projections import Mamba1Weights, Mamba2Weights
 
@@ -19,7 +18,7 @@ class _TransformersAdapter(Adapter):
         return MixerInput(given.hidden, _applied(mixer, given.token_mask))
 
 
-class TransformersMamba1(_TransformersAdapter, Mamba1Adapter):
+class TransformersMamba1Adapter(_TransformersAdapter, Mamba1Adapter):
     """Families with the parameter names of transformers' MambaMixer."""
 
     def named_weights(self, mixer: Any) -> Mamba1Weights:
@@ -27,7 +26,7 @@ class TransformersMamba1(_TransformersAdapter, Mamba1Adapter):
         return Mamba1Weights.of(mixer, activation=mixer.act)
 
 
-class TransformersMamba2(_TransformersAdapter, Mamba2Adapter):
+class TransformersMamba2Adapter(_TransformersAdapter, Mamba2Adapter):
     """Families with the parameter and attribute names of transformers' Mamba2Mixer."""
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:
@@ -48,15 +47,14 @@ class TransformersMamba2(_TransformersAdapter, Mamba2Adapter):
         return tuple(mixer.time_step_limit)
 
     def norm_groups(self, mixer: Any) -> int:
-        """Number of equal parts that the norm treats by themselves: before 5.15 many norms take all channels as one."""
+        """Number of equal parts that the norm treats by themselves; older versions take all channels as one."""
         width = len(mixer.norm.weight)
         return width // getattr(mixer.norm, "group_size", width)
 
 
 def _applied(mixer: nn.Module, mask: Tensor | None) -> Tensor | None:
-    """The mask as the mixer's own code applies it: before 5.15 some ignore that of a single sequence or token."""
-    code = inspect.unwrap(type(mixer).forward).__globals__
-    zero_padding = code.get("apply_mask_to_padding_states")
+    """The mask as the mixer's own code applies it: in older versions some ignore that of a single sequence or token."""
+    zero_padding = own_forward(mixer).__globals__.get("apply_mask_to_padding_states")
     if mask is None or zero_padding is None:
         return mask
     applied = zero_padding(torch.ones_like(mask).unsqueeze(2), mask).squeeze(2)

@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba1
+from ssmlens.adapters.transformers_shared import TransformersMamba1Adapter
 from ssmlens.models.projections import Mamba1Weights
 
 
 @register
-class TransformersZamba(TransformersMamba1):
+class TransformersZamba(TransformersMamba1Adapter):
     """`transformers.models.zamba.ZambaMambaMixer`.
 
     Its `n_mamba_heads` are groups here: a channel is a head, as everywhere in Mamba-1, and the channels of a group

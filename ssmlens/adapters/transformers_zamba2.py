@@ -5,22 +5,23 @@ from typing import Any
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2
+from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 
 
 @register
-class TransformersZamba2(TransformersMamba2):
+class TransformersZamba2(TransformersMamba2Adapter):
     """`transformers.models.zamba2.Zamba2MambaMixer`.
 
     Δ is at least `time_step_min`, as in its torch code of any version and in its kernels since 5.15; before, its
-    kernels take `time_step_limit` instead.
+    kernels take `time_step_limit` instead, and its torch code loses what was written more than a chunk ago
+    (`chunk_size` tokens, a sum over the wrong axis): there closure fails.
     """
 
     family = "transformers Zamba2MambaMixer"
     mixers = ("transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",)
 
     def dt_limit(self, mixer: Any) -> tuple[float, float]:
-        """See `TransformersMamba2.dt_limit`."""
+        """See `TransformersMamba2Adapter.dt_limit`."""
         return (mixer.config.time_step_min, float("inf"))
 
     def tiny_model(self) -> nn.Module:
@@ -38,7 +39,7 @@ class TransformersZamba2(TransformersMamba2):
             n_mamba_heads=8,
             mamba_d_state=6,
             mamba_ngroups=2,
-            chunk_size=16,
+            chunk_size=128,  # before 5.15 no output beyond a chunk is right
             time_step_min=0.9,  # in the way of about half of all Δ
         )
         return Zamba2ForCausalLM(config)

@@ -49,6 +49,8 @@ def calls_of(model, adapter, ids, **kwargs):
             calls.append((site, adapter.read_input(module, args, kw), output))
 
         handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
+    if hasattr(model, "generate"):
+        kwargs["use_cache"] = False
     with torch.no_grad():
         model(ids, **kwargs)
     for handle in handles:
@@ -96,7 +98,7 @@ def test_a_token_mask_is_applied_where_the_mixer_applies_it(family, batch, token
     mask[0, : tokens // 2] = 0
     mask[-1, 0] = 0
     ids = ids_of(batch, tokens)
-    calls = calls_of(model, adapter, ids, attention_mask=mask, use_cache=False)
+    calls = calls_of(model, adapter, ids, attention_mask=mask)
     assert_closed(adapter, calls)
     if batch > 1:
         assert all(torch.equal(given.token_mask, mask) for _, given, _ in calls)
@@ -123,7 +125,10 @@ def test_padding_on_the_right_changes_nothing_before_it(family):
 
 
 def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
-    """W_B, W_C and W_dt are the rows that make B, C and dt: setting them to zero makes those vanish."""
+    """W_B, W_C and W_dt are the rows that make B, C and dt: set to zero, they leave nothing of the tokens in those.
+
+    B and C vanish, but where a bias is added that is then rotated (Mamba-3): its length is every token's.
+    """
     adapter, model = family
     (site, given, _), *_ = calls_of(model, adapter, ids_of(1, 6))
     views = adapter.weights(site.module)
@@ -141,15 +146,19 @@ def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
             if name == "W_dt":
                 torch.testing.assert_close(o.delta, o.delta[:, :1].expand_as(o.delta))
             else:
-                assert not getattr(o, name[-1]).any()
+                length = getattr(o, name[-1]).norm(dim=3)
+                torch.testing.assert_close(length, length[:, :1].expand_as(length))
+                assert not length.any() or hasattr(site.module, f"{name[-1]}_bias")
             view.copy_(kept)
             if bias is not None:
                 bias.copy_(kept_bias)
     after = adapter.project(site.module, given)
     torch.testing.assert_close(before.B, after.B)
-    assert views.W_B.shape == views.W_C.shape == (before.groups, before.states, views.W_B.shape[2])
-    assert views.A_log.shape == before.A.shape
-    torch.testing.assert_close(-torch.exp(views.A_log.float()), before.A)
+    assert views.W_B.shape == views.W_C.shape
+    assert views.W_B.shape[1] == before.states
+    if before.A is not None:
+        assert len(views.W_B) == before.groups
+        torch.testing.assert_close(-torch.exp(views.A_log.float()), before.A)
     parameters = {p.untyped_storage().data_ptr() for p in site.module.parameters()}
     assert all(v.untyped_storage().data_ptr() in parameters for v in views.named().values())
 
@@ -193,19 +202,30 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     adapter, model = family
     if not hasattr(model, "generate"):
         pytest.skip("does not generate")
-    refusals, handles = [], []
+    refusals, calls, handles = [], [], []
     sites = find_mixers(model)
     for site in sites:
 
-        def hook(module, args, kwargs):
+        def before(module, args, kwargs):
             refusals.append(adapter.refusal(module, args, kwargs))
 
-        handles.append(site.module.register_forward_pre_hook(hook, with_kwargs=True))
-    model.generate(ids_of(1, 5), max_new_tokens=3, min_new_tokens=3, do_sample=False)
-    for handle in handles:
-        handle.remove()
+        def after(module, args, kwargs, output, site=site):
+            calls.append((site, adapter.read_input(module, args, kwargs), output))
+
+        handles.append(site.module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(site.module.register_forward_hook(after, with_kwargs=True))
+    try:
+        model.generate(ids_of(1, 5), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    except KeyError as error:
+        if error.args != ("mlp",):
+            raise
+        pytest.skip("this transformers makes no cache for MLP blocks")
+    finally:
+        for handle in handles:
+            handle.remove()
     steps = [refusals[i : i + len(sites)] for i in range(0, len(refusals), len(sites))]
     assert steps[0] == [None] * len(sites)
+    assert_closed(adapter, calls[: len(sites)])
     assert len(steps) == 3
     assert all("a cached step (cache_params)" in str(why) for step in steps[1:] for why in step)
 
