@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
+from ssmlens.errors import UsageError
 from ssmlens.models import build_mixer
 from ssmlens.scan.reference import reference_scan
 
@@ -26,6 +27,8 @@ OPTIONS = [
     ("Mamba2", {"rmsnorm": False}),
     ("Mamba2", {"D_has_hdim": True, "ngroups": 3, "conv_bias": False}),
     ("Mamba2", {"d_ssm": 16, "ngroups": 2, "bias": True, "norm_before_gate": True}),
+    ("Mamba3", {"d_state": 6, "ngroups": 2}),
+    ("Mamba3", {"is_outproj_norm": True}),
 ]
 
 
@@ -136,21 +139,29 @@ def test_x_is_the_activated_convolution_of_u(recorded):
 @pytest.mark.parametrize(("layer", "options"), OPTIONS, ids=str)
 def test_options_of_mamba_ssm(layer, options):
     torch.manual_seed(1)
-    sizes = {"d_state": 5} | ({"headdim": 4} if layer == "Mamba2" else {})
+    sizes = {"d_state": 4} | ({} if layer == "Mamba" else {"headdim": 4})
     mixer = spread(build_mixer(layer, d_model=12, **(sizes | options)))
     with torch.no_grad(), ssmlens.recording(mixer) as rec:
         mixer(torch.randn(2, 13, 12))
     (record,) = rec
     o, weights = record.operands, mixer.weights()
-    result = applied(o, FOLDS)
-    if (
-        "d_ssm" in options
-    ):  # the gated MLP mixes no tokens: it comes first, beside the scan's channels
+    result = applied(o, there(o))
+    if "d_ssm" in options:  # the gated MLP's channels come first; it mixes no tokens
         z0, x0, _ = o.gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
         result = torch.cat([(F.silu(z0) * x0).double(), result], dim=2)
     assert relative(mixer.out_proj(result.float()), record.call.output) < 1e-5
     for fold in SUBSETS:
-        assert relative(applied(o, fold), by_definition(o, fold)) < 1e-5, fold
+        if set(fold) <= set(there(o)):
+            assert relative(applied(o, fold), by_definition(o, fold)) < 1e-5, fold
+
+
+def test_mamba3_has_no_convolution_to_fold():
+    mixer = build_mixer("Mamba3", d_model=8, d_state=4, headdim=4)
+    with ssmlens.recording(mixer) as rec:
+        mixer(torch.randn(1, 3, 8))
+    (record,) = rec
+    with pytest.raises(UsageError, match="this mixer has no convolution: leave 'conv' out of fold"):
+        ssmlens.channel_maps(record.operands, fold=FOLDS)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
