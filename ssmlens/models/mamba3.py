@@ -12,9 +12,9 @@ of log α
     M[i,j] = q[i]·k[j] exp(S[i] − S[j]) (λ[j] Δ[j] + (1 − λ[j+1]) Δ[j+1])   for j < i,
     M[i,i] = q[i]·k[i] λ[i] Δ[i].
 
-A state's own frequency, a rotation in the plane of two states, is folded into q and k: turning k[j] by θ[j] and q[i]
-by θ[i] leaves their product as it would be if the state had turned by θ[i] − θ[j] between them. So `ScanOperands`
-needs three tensors more than a Mamba-2 scan, each [batch token head]:
+That pairs of states also turn, each token by an angle of its own, is folded into q and k: with k[j] turned by θ[j] and
+q[i] by θ[i] (θ the running sum of those angles) their product is what it would be had the state turned back by
+θ[i] − θ[j] between them. So `ScanOperands` needs three tensors more than Mamba-2's, each [batch token head]:
 
     delta      Δ = softplus(dt + dt_bias)
     log_decay  log α = −Δ max(softplus(rate), A_floor): the decay depends on the data, there is no A
