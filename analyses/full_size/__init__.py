@@ -1,0 +1,1 @@
+"""Captures of models of full size on a GPU."""
