@@ -36,7 +36,7 @@ class CaptureCommand:
     out: Path | None = None
     """NAME.h5 for one file, any other name for a folder of files. Default: the model's name, .h5."""
     layers: tuple[int, ...] = ()
-    """Blocks to capture. Default: all with a Mamba mixer."""
+    """Blocks to capture. Default: all with a Mamba mixer, and a hybrid's attention where its weights can be read."""
     channels: tuple[int, ...] = ()
     """Channels (heads, in Mamba-2) whose own maps are stored. Default: in each layer the four that write most."""
     device: str = "auto"
@@ -136,12 +136,16 @@ def describe(captured: Any, out: Path) -> Result:
     errors, marks = {}, {}
     for index in captured.layers:
         layer = captured.layer(index)
-        errors[index] = float(np.max(layer.read("closure_error")))
+        if "closure_error" in layer:  # softmax attention has nothing to close
+            errors[index] = float(np.max(layer.read("closure_error")))
         if layer.finite != "yes":
             marks[index] = f"{layer.finite}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
     proof = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
-    lines = [f"{out}: {_count(errors, 'layer')}, {_count(captured.length, 'prompt')}, {proof}"]
+    layers = _count(errors, "layer")
+    if attention := len(captured.layers) - len(errors):
+        layers += f" and {attention} of softmax attention"
+    lines = [f"{out}: {layers}, {_count(captured.length, 'prompt')}, {proof}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {
         "out": str(out),

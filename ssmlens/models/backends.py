@@ -17,11 +17,19 @@ FITTING: dict[Layout, dict[str, str]] = {
 }
 
 
-def choose_backend(asked: str, layout: Layout, device: torch.device) -> str:
+def choose_backend(
+    asked: str, layout: Layout, device: torch.device, no_kernels: str | None = None
+) -> str:
     """What runs a model of this layout on this device.
 
     auto: transformers for its own layout; for mamba_ssm's its kernels on CUDA where they can be
-    imported, else MambaLM.
+    imported and run this model, else MambaLM.
+
+    Args:
+        asked: One of `BACKENDS`.
+        layout: Layout of the model's folder.
+        device: Where it is to run.
+        no_kernels: Why mamba_ssm cannot run this model, if it cannot.
 
     Raises:
         UsageError: `asked` does not fit, and which backends do; or mamba_ssm cannot be imported.
@@ -30,7 +38,8 @@ def choose_backend(asked: str, layout: Layout, device: torch.device) -> str:
         raise UsageError(f"unknown backend {asked!r}; choose from: {', '.join(BACKENDS)}")
     fitting = FITTING[layout]
     if asked == "auto":
-        if MAMBA_SSM in fitting and device.type == "cuda" and _has_mamba_ssm():
+        able = MAMBA_SSM in fitting and device.type == "cuda" and no_kernels is None
+        if able and _has_mamba_ssm():
             return MAMBA_SSM
         return next(iter(fitting))
     if asked not in fitting:
@@ -42,6 +51,10 @@ def choose_backend(asked: str, layout: Layout, device: torch.device) -> str:
         if device.type != "cuda":
             raise UsageError(f"backend mamba-ssm runs on CUDA, not on {device}; use backend torch")
         import_mamba_ssm()
+        if no_kernels is not None:
+            raise UsageError(
+                f"backend mamba-ssm cannot run this model: {no_kernels}; use backend torch"
+            )
     return fitting[asked]
 
 

@@ -46,8 +46,9 @@ def load_model(
     """Load a language model with Mamba layers, by shipped name, folder or hub id (owner/name).
 
     Reads mamba_ssm's layout (MambaLM runs it, or mamba_ssm on CUDA where it is installed) and
-    transformers'. Nothing in a checkpoint is ever executed. The result, in eval mode, has
-    `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and `.source` (`ModelSource`).
+    transformers', a hybrid's with eager attention, so that its maps are there. Nothing in a
+    checkpoint is ever executed. The result, in eval mode, has `.tokenizer` (a
+    `models.tokenizers.Tokenizer`, or None) and `.source` (`ModelSource`).
 
     Args:
         name: A shipped model (`ssmlens models`), else a folder with config.json and weights, else
@@ -67,7 +68,8 @@ def load_model(
     source = find_source(name, revision)
     config = read_config(source.folder)
     layout = layout_of(config, name)
-    runs = choose_backend(backend, layout, where)
+    no_kernels = mamba_ssm_layout.why_no_kernels(config) if layout == "mamba_ssm" else None
+    runs = choose_backend(backend, layout, where, no_kernels)
 
     skeleton: Any  # made before the weights are downloaded: it may be refused
     if layout == "mamba_ssm":

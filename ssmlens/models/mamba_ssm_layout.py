@@ -1,5 +1,6 @@
 """Models in mamba_ssm's layout: an empty MambaLM (or mamba_ssm's own model), then its weights."""
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -12,11 +13,25 @@ from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 HEAD, EMBEDDING = "lm_head.weight", "backbone.embedding.weight"
 
 
+def why_no_kernels(config: dict[str, Any]) -> str | None:
+    """Why mamba_ssm's own model of this config.json cannot be built, or None.
+
+    Its `create_block` knows Mamba1 and Mamba2, and its attention takes the rotary embedding from flash_attn.
+    """
+    layer = config.get("ssm_cfg", {}).get("layer", "Mamba1")
+    if layer not in ("Mamba1", "Mamba2"):
+        return f"its language model has no {layer} layers"
+    turned = config.get("attn_layer_idx") and config.get("attn_cfg", {}).get("rotary_emb_dim", 0)
+    if turned and importlib.util.find_spec("flash_attn") is None:
+        return "its rotary embedding needs flash_attn, which is not installed"
+    return None
+
+
 def make_skeleton(config: dict[str, Any], backend: str, dtype: torch.dtype) -> nn.Module:
     """The model that `config` describes, on the meta device: without weights, at no cost.
 
     Raises:
-        UnsupportedModelError: `config` asks for attention, an unknown layer or an unknown option.
+        UnsupportedModelError: `config` asks for an unknown layer or an unknown option.
     """
     parsed = MambaConfig.from_dict(config)
     if backend == backends.TORCH:

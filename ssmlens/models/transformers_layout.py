@@ -20,6 +20,8 @@ SUPPORTED = (
 def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
     """The model that a config.json describes, on the meta device: without weights, at no cost.
 
+    A hybrid's attention is transformers' eager one, which puts out its weights.
+
     Raises:
         UnsupportedModelError: transformers does not know it, its own code would have to run, or
             it has no selective state space layer (one with a parameter A_log).
@@ -32,7 +34,9 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
     try:
         parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
+            skeleton = AutoModelForCausalLM.from_config(
+                parsed, trust_remote_code=False, attn_implementation="eager"
+            )
     except (ValueError, KeyError, ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(
@@ -57,6 +61,7 @@ def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Modu
             config=skeleton.config,
             state_dict=state,
             dtype=dtype,
+            attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, by name
         )

@@ -71,6 +71,25 @@ def test_what_does_not_fit(asked, layout, device):
         choose_backend(asked, layout, device)
 
 
+@pytest.mark.usefixtures("mamba_ssm")
+def test_what_mamba_ssm_cannot_build_runs_in_torch(monkeypatch):
+    turned = {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 2, "rotary_emb_dim": 8}}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for config, reason in (
+        (turned, "needs flash_attn, which is not installed"),
+        ({"ssm_cfg": {"layer": "Mamba3"}}, "no Mamba3 layers"),
+    ):
+        why = mamba_ssm_layout.why_no_kernels(config)
+        assert choose_backend("auto", "mamba_ssm", CUDA, why) == "torch"
+        with pytest.raises(
+            UsageError, match=f"cannot run this model: .*{reason}; use backend torch"
+        ):
+            choose_backend("mamba-ssm", "mamba_ssm", CUDA, why)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "there")
+    for config in (turned, {}, {"ssm_cfg": {"layer": "Mamba2"}}):
+        assert mamba_ssm_layout.why_no_kernels(config) is None
+
+
 def test_mamba_ssms_own_model_takes_the_same_checkpoint(mamba_ssm):
     config = {"d_model": 16, "n_layer": 1, "vocab_size": 13, "ssm_cfg": {"d_state": 4}}
     source = MambaLM(MambaConfig(**config))
