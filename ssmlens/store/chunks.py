@@ -4,7 +4,6 @@ h5py holds the interpreter while HDF5 filters, so a chunk is made here and hande
 time, and in as many threads as there are cores, since NumPy and zlib let go of the interpreter.
 """
 
-import os
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,8 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-_WORDS = 1 << 17  # of 16 bits: the sums of so many, weighted by their places, are exact in float64
-_PLACES = np.arange(_WORDS, 0, -1, dtype=np.float64)
+_ROW = (
+    512  # words summed at once: sums of rows and, in chunks of up to 64 MiB, of columns fit 32 bits
+)
+_AHEAD = 64  # chunks that are made before the first of them is taken
 
 
 def encoded_all(
@@ -38,15 +39,10 @@ def encoded_all(
     ahead: deque[Future[bytes | None]] = deque()
     for start in starts:
         ahead.append(threads.submit(_encoded, array, start, shape, level))
-        if len(ahead) > 4 * cores():
+        if len(ahead) == _AHEAD:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fletcher32(data: bytes) -> int:
@@ -56,14 +52,12 @@ def fletcher32(data: bytes) -> int:
     reading: swapping the bytes of a word multiplies it by 256 modulo 65535, so that of a sum too.
     """
     words = np.frombuffer(data + bytes(len(data) % 2), dtype="<u2")
-    plain = weighted = 0
-    for start in range(0, len(words), _WORDS):
-        some = words[start : start + _WORDS].astype(np.float64)
-        total = int(some.sum())
-        weighted += int(np.dot(some, _PLACES[_WORDS - len(some) :]))
-        weighted += total * (len(words) - start - len(some))
-        plain += total
-    return _swapped(weighted) << 16 | _swapped(plain)
+    table = np.zeros((-(-len(words) // _ROW), _ROW), np.uint32)
+    table.reshape(-1)[: len(words)] = words
+    rows = table.sum(1, dtype=np.uint32).astype(np.int64)
+    columns = table.sum(0, dtype=np.uint32).astype(np.int64)
+    weighted = rows @ (len(words) - _ROW * np.arange(len(rows))) - columns @ np.arange(_ROW)
+    return _swapped(int(weighted)) << 16 | _swapped(int(rows.sum()))
 
 
 def _swapped(total: int) -> int:

@@ -1,6 +1,7 @@
 """One layer in an HDF5 file: checked, written, and compared with its own digest."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -121,13 +122,15 @@ def write_layer(
     index: int,
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
+    threads: ThreadPoolExecutor | None = None,
 ) -> None:
-    """Write block `index` from checked arrays and attributes, with their digests."""
+    """Write block `index` from checked arrays and attributes, with their digests; `threads` share the work."""
+    prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
+    digests = threads.submit(digest.prompt_digests, arrays, prompts) if threads else None
     group = new_layer(file, index)
     for name in coordinates_first(arrays):
-        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim))
-    prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
-    rows = digest.prompt_digests(arrays, prompts)
+        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim), threads)
+    rows = digests.result() if digests else digest.prompt_digests(arrays, prompts)
     close_layer(group, index, rows, digest.static_digest(arrays), attributes)
 
 

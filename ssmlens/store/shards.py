@@ -1,6 +1,7 @@
 """The shards of a capture that is being written: what they are called, which are sound, how batches become a layer."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -77,13 +78,14 @@ class Shards:
         first_prompt: int,
         arrays: Mapping[str, np.ndarray],
         attributes: Mapping[str, Attribute],
+        threads: ThreadPoolExecutor | None = None,
     ) -> None:
-        """Write one shard of checked arrays and attributes."""
+        """Write one shard of checked arrays and attributes; `threads` share the work."""
 
         def build(file: h5py.File) -> None:
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
             write_root(file, LAYER, origin)
-            write_layer(file, layer, arrays, attributes)
+            write_layer(file, layer, arrays, attributes, threads)
 
         path = self.batch(layer, batch)
         hdf5.write_file(path, build)

@@ -14,6 +14,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import checked_arrays, checked_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
+from ssmlens.store.overlap import Overlap
 from ssmlens.store.schema import Attribute, batch_of_prompts
 from ssmlens.store.shards import Shards
 
@@ -36,6 +38,9 @@ class CaptureWriter:
 
     Several writers, on several machines, may share one `out`, each with layers of its own (`--shard i/N`); the one
     that finishes last completes it.
+
+    As a context manager it writes beside its caller: `write` returns at once while no more than two shards are under
+    way, and an error is raised by the next `write`, by `finish`, or where the block ends.
 
     Args:
         out: `name.h5` becomes one HDF5 file, any other name a folder of them.
@@ -72,9 +77,23 @@ class CaptureWriter:
         self._shared = set(self.layers) != set(header.layers)
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
+        self._overlap: Overlap | None = None
         self._complete = self._check_out(resume)
         if not self._complete:
             self._prepare(resume)
+
+    def __enter__(self) -> "CaptureWriter":
+        self._overlap = Overlap()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        overlap, self._overlap = self._overlap, None
+        assert overlap is not None
+        try:
+            if kind is None:
+                overlap.join_all()
+        finally:
+            overlap.close()
 
     @property
     def one_file(self) -> bool:
@@ -87,10 +106,12 @@ class CaptureWriter:
 
     def done(self, layer: int, batch: int) -> bool:
         """Whether this shard is on the disk and sound. A damaged one is removed, to be written again."""
+        self._join(layer, batch)
         return self._complete or self._shards.done(layer, batch)
 
     def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
         """An array of a shard that is `done`, or None where the shard lacks it."""
+        self._join(layer, batch)
         return self._shards.stored(layer, batch, name)
 
     def write(
@@ -100,7 +121,7 @@ class CaptureWriter:
         arrays: Mapping[str, np.ndarray],
         attributes: Mapping[str, Attribute],
     ) -> None:
-        """Write one layer for one batch of prompts.
+        """Write one layer for one batch of prompts; the arrays must not be changed afterwards.
 
         Args:
             layer: Block index, one of the writer's.
@@ -119,7 +140,13 @@ class CaptureWriter:
         told = checked_attributes(attributes)
         shape = len(self.prompts(batch)), self.header.tokens.shape[1]
         held = checked_arrays(arrays, told, *shape, first=batch == 0)
-        self._shards.write(layer, batch, self.prompts(batch).start, held, told)
+        shard = layer, batch, self.prompts(batch).start, held, told
+        if self._overlap is None:
+            self._shards.write(*shard)
+        else:
+            self._overlap.start(
+                (layer, batch), partial(self._shards.write, *shard, self._overlap.threads)
+            )
 
     def finish(self) -> Path | None:
         """Complete the capture: `out`, or None while shards of other machines are missing.
@@ -127,6 +154,8 @@ class CaptureWriter:
         Raises:
             SsmlensError: A shard of this writer is missing, or the disk is full.
         """
+        if self._overlap is not None:
+            self._overlap.join_all()
         if not self._complete and self.partial.exists():
             parts = {layer: self._shards.parts(layer) for layer in self.layers}
             if self._shared or not self.one_file:
@@ -140,6 +169,11 @@ class CaptureWriter:
         if not self.out.exists():
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
+
+    def _join(self, layer: int, batch: int) -> None:
+        """Wait for a shard that is under way."""
+        if self._overlap is not None:
+            self._overlap.join((layer, batch))
 
     def _check_request(self) -> None:
         if self.out.name.endswith(disk.PARTIAL) or self.out.name in ("", ".."):
@@ -183,10 +217,10 @@ class CaptureWriter:
             with disk.told_in_one_line(self.partial, 0):
                 shutil.rmtree(self.partial)
         if self.partial.exists():
-            self._join(resume)
+            self._go_on(resume)
         self._shards.start(self.header)
 
-    def _join(self, resume: bool) -> None:
+    def _go_on(self, resume: bool) -> None:
         """Check that `<out>.partial` may be gone on with, by this writer and for this request."""
         ours = [path for layer in self.layers for path in self._shards.files(layer)]
         if self._overwrite and not resume:
