@@ -67,7 +67,8 @@ def block_names(model: nn.Module, mixers: Sequence[str]) -> list[str]:
     return [
         f"{stack}.{child}" if stack else child
         for stack in stacks
-        for child, _ in model.get_submodule(stack).named_children()
+        for child, _ in model.get_submodule(stack).named_modules(remove_duplicate=False)
+        if child and "." not in child
     ]
 
 

@@ -1,0 +1,90 @@
+"""What the blocks of hybrids are, and where their attention is."""
+
+import pytest
+from torch import nn
+
+from ssmlens.adapters.blocks import block_kinds, find_attention, find_blocks
+from ssmlens.models import build_mixer
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+
+# What the configurations of the families' tiny models ask for, block by block.
+KINDS = {
+    "ssmlens Mamba": "mamba mamba mamba",
+    "transformers BambaMixer": "mamba attention mamba",
+    "transformers FalconH1Mixer": "mamba+attention mamba+attention mamba+attention",
+    "transformers GraniteMoeHybridMambaLayer": "mamba attention mamba",
+    "transformers JambaMambaMixer": "mamba attention mamba",
+    "transformers NemotronHMamba2Mixer": "mamba mlp attention moe mamba",
+    "transformers ZambaMambaMixer": "mamba mamba mamba+attention mamba mamba+attention",
+    "transformers Zamba2MambaMixer": "mamba mamba+attention mamba",
+}
+ATTENTION = {"num_heads": 2, "causal": True}
+
+
+@pytest.fixture
+def model(request, tiny_model):
+    return tiny_model(request.param)
+
+
+@pytest.mark.parametrize(("model", "kinds"), KINDS.items(), indirect=["model"])
+def test_kinds_and_places_of_the_attention(model, kinds):
+    assert block_kinds(model) == kinds.split()
+    sites = find_attention(model)
+    assert [s.layer for s in sites] == [
+        i for i, kind in enumerate(kinds.split()) if "attention" in kind
+    ]
+    for site in sites:
+        assert type(site.module).__name__.endswith("Attention")
+        assert hasattr(site.module, "q_proj")
+        assert model.get_submodule(site.name) is site.module
+        assert f".{site.layer}." in site.name
+
+
+def test_a_hybrid_of_mamba_ssms_layout():
+    config = MambaConfig(
+        d_model=8, n_layer=4, vocab_size=8, attn_layer_idx=[0, 2], attn_cfg=ATTENTION
+    )
+    model = MambaLM(config)
+    assert block_kinds(model) == ["attention", "mamba", "attention", "mamba"]
+    first, second = find_attention(model)
+    assert (first.name, second.layer) == ("backbone.layers.0.mixer", 2)
+    assert first.module is model.backbone.layers[0].mixer
+    assert first.computed
+    assert first.has_weights
+
+
+def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
+    model = tiny_model("transformers BambaMixer")
+    for implementation, has_weights in (("sdpa", False), ("eager", True)):
+        model.set_attn_implementation(implementation)
+        (site,) = find_attention(model)
+        assert (site.has_weights, site.computed) == (has_weights, False)
+
+
+def test_a_shared_module_is_the_attention_of_every_block_that_has_it():
+    class Block(nn.Module):
+        def __init__(self, attention):
+            super().__init__()
+            self.mixer = build_mixer("Mamba", d_model=8, d_state=2)
+            self.shared = attention
+
+    attention = build_mixer("MHA", embed_dim=8, num_heads=2)
+    model = nn.Sequential(Block(attention), Block(attention))
+    assert block_kinds(model) == ["mamba+attention"] * 2
+    assert [block.attention.module for block in find_blocks(model)] == [attention, attention]
+    assert [site.name for site in find_attention(model)] == ["0.shared", "1.shared"]
+
+
+def test_the_outermost_attention_of_a_block_is_its_attention():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(8, 2)
+
+    Wrapper.__name__ = "BigAttention"
+    blocks = [build_mixer("Mamba", d_model=8, d_state=2), nn.Sequential(Wrapper()), nn.Linear(8, 8)]
+    model = nn.Sequential(*blocks)
+    assert block_kinds(model) == ["mamba", "attention", "other"]
+    (site,) = find_attention(model)
+    assert site.name == "1.0"
+    assert not site.has_weights
