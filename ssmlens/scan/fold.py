@@ -58,19 +58,18 @@ def fold_in(
         fold: Any of `FOLDS`.
     """
     chosen, dtype = list(channels), maps.dtype
-    matrix = maps
-    offset = maps.new_zeros(maps.shape[:3])
+    scale = maps.new_ones(maps.shape[:3])
+    if "gate" in fold:
+        scale = _gate_scale(operands, dtype)[..., chosen].mT
+    matrix = maps * scale.unsqueeze(3)
     if "skip" in fold:
         assert operands.D is not None
         assert operands.x is not None
         D = operands.D.expand(operands.x.shape[2:]).flatten()[chosen].to(dtype)
-        matrix = matrix + torch.diag_embed(D.unsqueeze(1).expand(-1, maps.shape[3]))
+        matrix.diagonal(dim1=2, dim2=3).add_(scale * D.unsqueeze(1))
     if "conv" in fold:
-        matrix, offset = _fold_convolution(matrix, operands, chosen)
-    if "gate" in fold:
-        scale = _gate_scale(operands, dtype)[..., chosen].mT
-        matrix, offset = matrix * scale.unsqueeze(3), offset * scale
-    return matrix, offset
+        return _fold_convolution(matrix, operands, chosen)
+    return matrix, torch.zeros_like(scale)
 
 
 def _fold_convolution(
@@ -88,13 +87,13 @@ def _fold_convolution(
     x = operands.x.flatten(2)[..., chosen].to(dtype)
     # What x is of the convolution's output; where that is 0, x is too, and any scale would do.
     scale = (x / convolved.masked_fill(convolved == 0, 1)).mT
-    scaled = matrix * scale.unsqueeze(2)
-    offset = scaled.sum(3) * (0 if bias is None else bias.unsqueeze(1))
-    last, tokens = taps.shape[1] - 1, matrix.shape[3]
-    taps = taps.T[:, :, None, None]
-    folded = scaled * taps[last]
-    for lag in range(1, min(last, tokens - 1) + 1):
-        folded[..., :-lag] += scaled[..., lag:] * taps[last - lag]
+    offset = scale.new_zeros(scale.shape)
+    if bias is not None:
+        offset = (matrix @ (scale * bias.unsqueeze(1)).unsqueeze(3)).squeeze(3)
+    *earlier, own = taps.mT.unsqueeze(2)  # each: channel 1
+    folded = matrix * (scale * own).unsqueeze(2)
+    for lag, tap in enumerate(reversed(earlier), start=1):
+        folded[..., :-lag].addcmul_(matrix[..., lag:], (scale * tap)[..., lag:].unsqueeze(2))
     return folded, offset
 
 

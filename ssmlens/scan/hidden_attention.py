@@ -97,7 +97,9 @@ def _folded(
     head_of = [channel // headdim for channel in chosen]
     heads = sorted(set(head_of))
     maps = _maps_of_heads(operands, heads)[:, [heads.index(head) for head in head_of]]
-    return fold_in(maps, operands, chosen, fold)
+    # As M itself: of operands without gradients (a recording's) nothing is traced back to the mixer's weights.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and maps.requires_grad):
+        return fold_in(maps, operands, chosen, fold)
 
 
 def _maps_of_heads(

@@ -259,13 +259,15 @@ def test_bfloat16_around_the_scan_is_taken_as_it_was_rounded():
     assert_near([got], [reference_scan(o).flatten(2)], 2e-6)
 
 
-def test_gradients_flow_and_are_finite():
+def test_gradients_flow_where_the_operands_carry_them():
     o = random_block(1, 7, 2, 2, 1, 1, 3)
-    u, gate = o.mixing.u.requires_grad_(), o.gate.requires_grad_()
-    o = dataclasses.replace(o, gate=gate, mixing=dataclasses.replace(o.mixing, u=u))
-    matrix, offset = channel_maps(o, fold=FOLDS)
+    bias = o.mixing.conv_bias.requires_grad_()  # as a mixer's own parameter does
+    assert not any(part.requires_grad for part in channel_maps(o, fold=FOLDS))
+    delta, u, gate = (t.clone().requires_grad_() for t in (o.delta, o.mixing.u, o.gate))
+    live = dataclasses.replace(o, delta=delta, gate=gate, mixing=dataclasses.replace(o.mixing, u=u))
+    matrix, offset = channel_maps(live, fold=FOLDS)
     (matrix.sum() + offset.sum()).backward()
-    for leaf in (u, gate):
+    for leaf in (delta, u, gate, bias):
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
         assert leaf.grad.any()
