@@ -1,0 +1,103 @@
+"""Every option of a family's configuration that its mixer reads: the adapter still closes on the mixer's output."""
+
+import copy
+
+import pytest
+import torch
+
+from ssmlens.adapters.adapter import adapters
+from ssmlens.adapters.find import find_mixers
+from ssmlens.adapters.generations import Mamba1Adapter
+from ssmlens.scan.reference import reference_scan
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BY_CLASS = {path.rpartition(".")[2]: path for path in adapters if path.startswith("transformers")}
+BAMBA = [
+    {"mamba_proj_bias": True},
+    {"mamba_conv_bias": False, "mamba_n_groups": 1, "mamba_d_state": 8},
+    {"mamba_n_groups": 4, "time_step_limit": (0.0, float("inf"))},
+]
+# Widths of in_proj are multiples of 8 in all of them: causal_conv1d's kernel asks for that.
+OPTIONS = {
+    "MambaMixer": [{"use_bias": True}, {"use_conv_bias": False}],
+    "FalconMambaMixer": [{"use_bias": True}, {"use_conv_bias": False, "mixer_rms_eps": 0.1}],
+    "JambaMambaMixer": [{"mamba_proj_bias": True}, {"mamba_conv_bias": False, "rms_norm_eps": 0.1}],
+    "ZambaMambaMixer": [
+        {"mamba_proj_bias": True},
+        {"mamba_conv_bias": False, "n_mamba_heads": 4},
+        {"n_mamba_heads": 1},
+    ],
+    "Mamba2Mixer": [
+        {"use_bias": True, "n_groups": 4},
+        {"use_conv_bias": False, "time_step_limit": (0.01, 0.03)},
+        {"n_groups": 1, "state_size": 8, "layer_norm_epsilon": 0.1},
+    ],
+    "Zamba2MambaMixer": [
+        {"add_bias_linear": True, "mamba_ngroups": 4},
+        {"mamba_ngroups": 1, "mamba_d_state": 8, "time_step_min": 1e-4},
+    ],
+    "NemotronHMamba2Mixer": [
+        {"use_bias": True, "n_groups": 4, "layer_norm_epsilon": 0.1},
+        {"use_conv_bias": False, "n_groups": 1, "ssm_state_size": 8, "time_step_min": 1e-4},
+    ],
+    "BambaMixer": BAMBA,
+    "GraniteMoeHybridMambaLayer": BAMBA,
+    "FalconH1Mixer": [
+        {"mamba_proj_bias": True, "projectors_bias": True},
+        {"mamba_conv_bias": False, "mamba_d_ssm": None, "mamba_d_head": 4, "mamba_n_groups": 4},
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": True, "rms_norm_eps": 0.1},
+        {
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 8,
+        },
+    ],
+}
+
+
+def test_every_family_is_here():
+    assert OPTIONS.keys() == BY_CLASS.keys()
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize(
+    ("mixer", "options"), [(m, o) for m, all in OPTIONS.items() for o in all], ids=str
+)
+def test_closure_with_options(mixer, options, padded):
+    adapter = adapters[BY_CLASS[mixer]]
+    torch.manual_seed(0)
+    tiny = adapter.tiny_model()
+    config = copy.deepcopy(tiny.config)
+    for name, value in options.items():
+        assert hasattr(config, name)
+        setattr(config, name, value)
+    model = type(tiny)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.to(DEVICE)
+    sites = find_mixers(model)
+    if (
+        padded
+        and sites[0].module.in_proj.bias is not None
+        and hasattr(sites[0].module, "slow_forward")
+    ):
+        pytest.skip("before 5.15 in_proj's bias is zeroed in padding, as nowhere else")
+    calls = []
+    for site in sites:
+
+        def keep(module, args, kwargs, output):
+            calls.append((module, adapter.read_input(module, args, kwargs), output))
+
+        site.module.register_forward_hook(keep, with_kwargs=True)
+    mask = torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [0] * 8 + [1]], device=DEVICE)
+    ids = torch.randint(0, 32, (3, 9), device=DEVICE)
+    with torch.no_grad():
+        model(ids, attention_mask=mask if padded else None, use_cache=False)
+        assert len(calls) == len(sites)
+        for module, given, output in calls:
+            operands = adapter.project(module, given)
+            y = reference_scan(operands).to(operands.delta.dtype)
+            error = (adapter.finish(module, y, operands) - output).norm() / output.norm()
+            assert error < (1e-5 if DEVICE == "cpu" or isinstance(adapter, Mamba1Adapter) else 1e-2)
