@@ -91,7 +91,7 @@ def test_closure_with_options(mixer, options, padded):
             calls.append((module, adapter.read_input(module, args, kwargs), output))
 
         site.module.register_forward_hook(keep, with_kwargs=True)
-    mask = torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [0] * 8 + [1]], device=DEVICE)
+    mask = torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [1] * 2 + [0] * 7], device=DEVICE)
     ids = torch.randint(0, 32, (3, 9), device=DEVICE)
     with torch.no_grad():
         model(ids, attention_mask=mask if padded else None, use_cache=False)

@@ -1,4 +1,4 @@
-"""The projections against token-by-token numpy in float64, and against transformers' mixers."""
+"""The projections against token-by-token numpy in float64."""
 
 import dataclasses
 
@@ -291,70 +291,6 @@ def test_in_proj_scale_multiplies_what_in_proj_makes():
     operands = project_mamba2(u, scaled)
     out = finish_mamba2(naive(operands), operands.gate, scaled).detach()
     assert relative(out[0], mamba2_output(u[0].numpy(), folded)) < 1e-12
-
-
-def hf_mamba1(**options):
-    from transformers import MambaConfig
-    from transformers.models.mamba.modeling_mamba import MambaMixer
-
-    values = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "vocab_size": 8}
-    return randomise(MambaMixer(MambaConfig(**(values | options)), 0).eval())
-
-
-def hf_mamba2(**options):
-    from transformers import Mamba2Config
-    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
-
-    values = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 1, "vocab_size": 8}
-    values |= {"num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 8}
-    return randomise(Mamba2Mixer(Mamba2Config(**(values | options)), 0).eval())
-
-
-def mask_of(kind):
-    if kind is None:
-        return None
-    mask = torch.ones(3, 11, dtype=torch.long)
-    if kind == "right":
-        mask[1, 7:] = 0
-        mask[2, 1:] = 0
-    else:
-        mask[1, :4] = 0
-    return mask
-
-
-@pytest.mark.parametrize("padding", [None, "right", "left"])
-@pytest.mark.parametrize("options", [{}, {"use_bias": True}, {"use_conv_bias": False}], ids=str)
-def test_transformers_mamba1(options, padding):
-    torch.manual_seed(1)
-    mixer, u, mask = hf_mamba1(**options), torch.randn(3, 11, 16), mask_of(padding)
-    weights = Mamba1Weights.of(mixer)
-    operands = project_mamba1(u, weights, mask)
-    out = finish_mamba1(naive(operands), operands.gate, weights)
-    expected = mixer(u, attention_mask=mask).detach()
-    assert relative(out.detach(), expected.numpy()) < 1e-6
-
-
-@pytest.mark.parametrize("padding", [None, "right", "left"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"use_bias": True}, {"use_conv_bias": False}, {"time_step_limit": (0.01, 0.03)}],
-    ids=str,
-)
-def test_transformers_mamba2(options, padding):
-    torch.manual_seed(1)
-    mixer, u, mask = hf_mamba2(**options), torch.randn(3, 11, 16), mask_of(padding)
-    weights = Mamba2Weights.of(
-        mixer,
-        headdim=8,
-        d_state=4,
-        ngroups=2,
-        norm_eps=mixer.norm.variance_epsilon,
-        dt_limit=tuple(mixer.time_step_limit),
-    )
-    operands = project_mamba2(u, weights, mask)
-    out = finish_mamba2(naive(operands), operands.gate, weights)
-    expected = mixer(u, attention_mask=mask).detach()
-    assert relative(out.detach(), expected.numpy()) < 1e-6
 
 
 def naive(operands: ScanOperands) -> torch.Tensor:
