@@ -1,49 +1,60 @@
 """Repetition: random tokens twice over, on which induction shows in any language model (Olsson et al. 2022)."""
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 
-from ssmlens.errors import UsageError
-from ssmlens.tasks.task import NO_TARGET, TaskBatch, generator, tasks
+from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.rows import Examples, Rows
+from ssmlens.tasks.task import Task, tasks
 
 
 @tasks.register("repeat")
 @dataclasses.dataclass(frozen=True)
-class Repeat:
+class Repeat(Task):
     """Rows `s s` for random sequences s.
 
         position   0 1 2 3 4 5
         token      b a c b a c
+        label      . . . a c .
         target     . . . 1 2 .
 
-    From the second b on, what comes next is known: it stands one after the query token's first place.
+    From the second b on, what comes next is known: it stands one after the query token's first place. Tokens are drawn
+    independently and uniformly, with replacement; `length` counts those before the repetition.
 
     Attributes:
-        length: Tokens of a sequence before it repeats.
-        count: Number of sequences.
-        vocab_size: Ids are drawn from first_token .. vocab_size − 1, uniformly, with replacement.
+        vocab_size: Ids are drawn from first_token .. vocab_size − 1.
         first_token: Lowest id drawn.
     """
 
     length: int = 64
-    count: int = 4
-    vocab_size: int = 256
+    vocab_size: int = 256  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
     first_token: int = 0
 
-    def __post_init__(self):
-        if self.length < 2 or self.count < 1:
-            raise UsageError(
-                "the repeat task needs a --length of at least 2 and a --count of at least 1"
-            )
-        if self.vocab_size - self.first_token < 2:
-            raise UsageError("the repeat task needs at least two tokens to draw from")
+    least_length: ClassVar[int] = 2
 
-    def build(self, seed: int = 0) -> TaskBatch:
-        """The sequences of this seed, with where each query must look."""
-        shape = (self.count, self.length)
-        once = torch.randint(self.first_token, self.vocab_size, shape, generator=generator(seed))
-        tokens = torch.cat([once, once], dim=1)
-        target = torch.full_like(tokens, NO_TARGET)
-        target[:, self.length : 2 * self.length - 1] = torch.arange(1, self.length)
-        return TaskBatch(tokens, target)
+    def __post_init__(self):
+        super().__post_init__()
+        least = self.first_token + 2
+        enough = f"of at least {least}: two tokens to draw from, after --first-token"
+        self._require(self.vocab_size >= least, "--vocab-size", enough, self.vocab_size)
+        self._require(self.first_token >= 0, "--first-token", "of at least 0", self.first_token)
+
+    def row_tokens(self, length: int) -> int:
+        """See `Task.row_tokens`."""
+        return 2 * length
+
+    def examples(self, draws: Draws, count: int) -> Examples:
+        """See `Task.examples`."""
+        length = self.lengths(draws, count)
+        drawn = draws.integers(self.vocab_size - self.first_token, (count, self.length))
+        once = self.first_token + drawn
+        rows = Rows(count, self.row_tokens(self.length), 0, once.device)
+        k = torch.arange(self.length, device=once.device).expand_as(once)
+        again = length[:, None] + k
+        said = k < length[:, None]
+        rows.write(k, once, said)
+        rows.write(again, once, said)
+        rows.ask(again - 1, once, k, said & (k > 0))
+        return rows.examples(2 * length)

@@ -1,7 +1,8 @@
-"""What a task makes, and the registry of tasks."""
+"""What a task is, and the registry of tasks."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -9,38 +10,102 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.registry import Registry
+from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.rows import NO_LABEL, NO_TARGET, Examples, TaskBatch, pack
 
-# Positions in a target that must look at nothing in particular.
-NO_TARGET = -1
+__all__ = ["NO_LABEL", "NO_TARGET", "Task", "TaskBatch", "tasks"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskBatch:
-    """Token sequences of equal length, and where each query must look.
+class Task(ABC):
+    """A task: a frozen dataclass whose fields are its options, and `build`, which draws its rows.
 
     Attributes:
-        tokens: Token ids.
-        target: Position that holds what the model must say next after each query; NO_TARGET for none.
+        length: What the task counts (letters of a string, pairs), at most.
+        count: Number of rows.
+        min_length: Lengths are drawn uniformly from min_length .. length, both included; None: all are `length`.
+        packing: Whether rows are filled with one example after another, not one a row; None: as the layout has it.
+        context: Tokens of a row that is packed.
     """
 
-    tokens: Int[Tensor, "example token"]
-    target: Int[Tensor, "example token"]
+    length: int = 40
+    count: int = 4
+    min_length: int | None = None
+    packing: bool | None = None
+    context: int = 220
 
+    least_length: ClassVar[int] = 1
 
-@runtime_checkable
-class Task(Protocol):
-    """A task: a frozen dataclass whose fields are its options."""
+    def __post_init__(self):
+        self._require(self.count >= 1, "--count", "of at least 1", self.count)
+        least = self.least_length
+        self._require(self.length >= least, "--length", f"of at least {least}", self.length)
+        if self.min_length is not None:
+            bounds = f"in {least}..{self.length} (--length)"
+            within = least <= self.min_length <= self.length
+            self._require(within, "--min-length", bounds, self.min_length)
+        if self.packs:
+            row = self.row_tokens(self.length)
+            need = f"of at least {row}, the tokens of its longest example"
+            self._require(self.context >= row, "--context", need, self.context)
 
-    def build(self, seed: int = 0) -> TaskBatch:
-        """The examples of this seed, the same on every machine."""
-        ...
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of token ids that a model of this task needs."""
 
+    @abstractmethod
+    def row_tokens(self, length: int) -> int:
+        """Tokens of an example of this length, at most."""
 
-def generator(seed: int) -> torch.Generator:
-    """The random numbers of this seed. Raises UsageError for a seed beyond 64 bits."""
-    if not -(2**63) <= seed < 2**64:
-        raise UsageError(f"seed {seed} is out of range: it must fit into 64 bits")
-    return torch.Generator().manual_seed(seed)
+    @abstractmethod
+    def examples(self, draws: Draws, count: int) -> Examples:
+        """`count` examples, one a row of `row_tokens(self.length)` tokens."""
+
+    def build(self, seed: int = 0, device: torch.device | str = "cpu") -> TaskBatch:
+        """The rows of this seed, the same on every device; see `draws.batch_seed` for seeds that never meet.
+
+        Raises:
+            UsageError: The seed does not fit into 64 bits.
+        """
+        draws = Draws(seed, device)
+        if not self.packs:
+            return self.examples(draws, self.count).batch
+        share = -(-self.context // self.least_row_tokens)
+        return pack(self.examples(draws, self.count * share), self.count, self.context)
+
+    def at_length(self, length: int) -> "Task":
+        """The same task with every example of this length, one a row: what accuracy is measured on."""
+        return dataclasses.replace(self, length=length, min_length=None, packing=False)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a row is packed with examples."""
+        return bool(self.packing)
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row."""
+        return self.context if self.packs else self.row_tokens(self.length)
+
+    @property
+    def least_row_tokens(self) -> int:
+        """Tokens of the shortest example that can be drawn."""
+        return self.row_tokens(self.shortest)
+
+    @property
+    def shortest(self) -> int:
+        """The least length that is drawn."""
+        return self.length if self.min_length is None else self.min_length
+
+    def lengths(self, draws: Draws, count: int) -> Int[Tensor, "{count}"]:
+        """A length for each of `count` examples."""
+        return self.shortest + draws.integers(self.length - self.shortest + 1, (count,))
+
+    def _require(self, met: bool, option: str, what: str, value: object) -> None:
+        if not met:
+            name = type(self).__name__.lower()
+            raise UsageError(f"the {name} task needs {option} {what}, not {value!r}")
 
 
 tasks: Registry[type[Task]] = Registry("task", "ssmlens.tasks")

@@ -1,57 +1,303 @@
-"""Targets, checked by their meaning: the token at a query's target is the token that comes next."""
+"""Rows, labels and targets of every task, checked by their meaning and against rows built letter by letter."""
+
+import dataclasses
 
 import pytest
 import torch
 
 from ssmlens.errors import UsageError
 from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.ngram import Ngram
+from ssmlens.tasks.recall import Recall
 from ssmlens.tasks.repeat import Repeat
-from ssmlens.tasks.task import NO_TARGET, tasks
+from ssmlens.tasks.rows import NO_LABEL, NO_TARGET
+from ssmlens.tasks.sort import Sort
+from ssmlens.tasks.stack import Stack
+from ssmlens.tasks.task import tasks
 
+NONE = -9  # neither a label nor a target
 
-@pytest.mark.parametrize(
-    "task", [Copy(length=7, count=3), Copy(length=1, count=1), Repeat(5, 2), Repeat(2, 1)]
-)
-def test_what_stands_at_the_target_is_what_comes_next(task):
-    batch = task.build(seed=3)
-    rows, queries = (batch.target != NO_TARGET).nonzero(as_tuple=True)
-    assert len(rows) == len(batch.tokens) * (
-        task.length if isinstance(task, Copy) else task.length - 1
+VARIANTS = [
+    task
+    for lengths in ({"length": 7}, {"length": 9, "min_length": 4}, {"length": 4, "count": 1})
+    for task in (
+        Copy(**lengths),
+        Copy(**lengths, layout="jelassi", packing=False),
+        Copy(**lengths, letters=1),
+        Stack(**lengths),
+        Stack(**lengths, layout="jelassi", packing=False),
+        Sort(**lengths, letters=9),
+        Sort(**lengths, layout="jelassi", packing=False),
+        Recall(**lengths, letters=19),
+        Repeat(**lengths),
+        Ngram(**lengths),
+        Ngram(**lengths, n=2, answer=2, letters=3),
+        Ngram(**lengths, cue="prefix", letters=2),
+        Ngram(**lengths, cue="prefix", layout="jelassi", packing=False, n=1),
     )
+] + [
+    Copy(length=1),
+    Stack(length=1),
+    Sort(length=1, letters=1),
+    Recall(length=1, letters=2),
+    Repeat(length=2),
+]
+PACKED = [
+    Copy(length=20, min_length=5, layout="jelassi", count=5),
+    Copy(length=3, packing=True, context=8, count=40),
+    Stack(length=20, min_length=1, packing=True, context=50),
+    Sort(length=20, min_length=5, layout="jelassi"),
+    Ngram(length=30, min_length=5, cue="prefix", layout="jelassi"),
+    Recall(length=5, min_length=1, packing=True, context=61),
+    Repeat(length=9, min_length=2, packing=True, context=40),
+]
+
+
+def row_of(task, batch, i):
+    return tuple(part[i].tolist() for part in (batch.tokens, batch.labels, batch.target))
+
+
+@pytest.mark.parametrize("task", VARIANTS + PACKED)
+def test_what_stands_at_the_target_is_the_label_and_comes_next(task):
+    batch = task.build(seed=3)
+    assert batch.tokens.shape == (task.count, task.width)
+    assert 0 <= batch.tokens.min() <= batch.tokens.max() < task.vocab_size
+    rows, queries = (batch.target != NO_TARGET).nonzero(as_tuple=True)
+    assert len(rows)
     target = batch.target[rows, queries]
     assert (target <= queries).all()
     assert torch.equal(batch.tokens[rows, target], batch.tokens[rows, queries + 1])
+    rows, queries = (batch.labels != NO_LABEL).nonzero(as_tuple=True)
+    assert torch.equal(batch.labels[rows, queries], batch.tokens[rows, queries + 1])
 
 
-def test_a_copy_row_is_string_separator_string_end():
-    (row,) = Copy(length=4, count=1).build().tokens.tolist()
-    assert row[4] == 1
-    assert row[9] == 2
-    assert row[:4] == row[5:9]
-    assert all(3 <= token <= 28 for token in row[:4])
+def expected(task, tokens):
+    """(row, labels, targets) of a row of the task, from its string or pairs alone, in plain Python."""
+    jelassi = getattr(task, "layout", "") == "jelassi"
+    n = getattr(task, "letters", 0)
+    separator, end, pad = (n + 1, n + 2, n + 3) if jelassi else (1, 2, 0)
+    head = [n] if jelassi else []
+    if isinstance(task, Ngram) and task.cue == "prefix":
+        cue, rest = tokens[len(head) :][: task.n], tokens[len(head) + task.n + 1 :]
+        string = rest[: rest.index(separator)]
+        head = [*head, *cue, separator]
+        row = [*head, *string, separator]
+    else:
+        string = tokens[len(head) :]
+        string = string[: string.index(separator)]
+        row = [*head, *string, separator]
+    if isinstance(task, Ngram):
+        if task.cue == "suffix":
+            cue = tokens[len(row) :][: task.n]
+            row += cue
+        at = next(i for i in range(len(string)) if string[i : i + task.n] == cue)
+        order = list(range(at + task.n, len(string)))[: task.answer or None]
+    elif isinstance(task, Sort):
+        order = sorted(range(len(string)), key=string.__getitem__)
+    else:
+        order = list(range(len(string)))[:: -1 if isinstance(task, Stack) else 1]
+    labels, target = [NO_LABEL] * (len(row) - 1), [NO_TARGET] * (len(row) - 1)
+    labels += [*(string[k] for k in order), end, NO_LABEL]
+    target += [*(len(head) + k for k in order), NO_TARGET, NO_TARGET]
+    row += [*(string[k] for k in order), end]
+    fill = task.width - len(row)
+    return (
+        row + [pad] * fill,
+        labels + [NO_LABEL] * fill,
+        target + [NO_TARGET] * fill,
+        len(string),
+    )
+
+
+@pytest.mark.parametrize("task", [t for t in VARIANTS if not isinstance(t, Recall | Repeat)])
+def test_rows_of_letters_are_what_their_docstrings_say(task):
+    for seed in range(5):
+        batch = task.build(seed)
+        for i in range(task.count):
+            row, labels, target = row_of(task, batch, i)
+            *wanted, length = expected(task, row)
+            assert [row, labels, target] == wanted
+            assert (task.min_length or task.length) <= length <= task.length
+            if isinstance(task, Sort):
+                assert len({*row}) >= length
+
+
+def test_lengths_are_uniform_with_both_ends():
+    batch = Copy(length=8, min_length=5, count=4000).build(1)
+    lengths = (batch.tokens == 1).int().argmax(1)
+    counts = torch.bincount(lengths, minlength=9)
+    assert counts[:5].sum() == 0
+    assert (counts[5:] - 1000).abs().max() < 150
+
+
+def test_letters_are_uniform_and_every_one_is_drawn():
+    tokens = Copy(length=50, count=1000, letters=5).build(2).tokens[:, :50]
+    assert (torch.bincount(tokens.flatten())[3:] - 10_000).abs().max() < 500
+
+
+def test_recall_rows():
+    task = Recall(length=5, min_length=1, letters=19, count=40)
+    batch = task.build(4)
+    seen = set()
+    for i in range(task.count):
+        row, labels, target = row_of(task, batch, i)
+        n = row.index(1) // 2
+        seen.add(n)
+        pairs = dict(zip(row[: 2 * n : 2], row[1 : 2 * n : 2], strict=True))
+        assert len(pairs) == n
+        assert all(3 <= key < 3 + 9 for key in pairs)
+        assert all(3 + 9 <= value < 3 + 19 for value in pairs.values())
+        asked = row[2 * n + 1 : 4 * n + 1 : 2]
+        assert sorted(asked) == sorted(pairs)
+        assert row[4 * n + 1 :] == [2] + [0] * (task.width - 4 * n - 2)
+        for column in range(task.width):
+            query = 2 * n < column < 4 * n + 1 and column % 2
+            assert labels[column] == (pairs[row[column]] if query else NO_LABEL)
+            where = row.index(row[column]) + 1 if query else NO_TARGET
+            assert target[column] == where
+    assert seen == {1, 2, 3, 4, 5}
+
+
+def test_recall_in_zoologys_layout():
+    task = Recall(length=4, letters=300, layout="zoology", context=32, count=3000)
+    batch = task.build(1)
+    keys, values = batch.tokens[:, :8:2], batch.tokens[:, 1:8:2]
+    assert 1 <= keys.min() <= keys.max() < 150 <= values.min() <= values.max() < 300
+    assert all(len({*row}) == 4 for row in keys.tolist() + values.tolist())
+    rows, queries = (batch.labels != NO_LABEL).nonzero(as_tuple=True)
+    assert torch.equal(torch.bincount(rows), torch.full((3000,), 4))
+    assert (queries % 2 == 0).all()
+    assert (queries >= 8).all()
+    target = batch.target[rows, queries]
+    assert torch.equal(batch.tokens[rows, target - 1], batch.tokens[rows, queries])
+    assert torch.equal(batch.tokens[rows, target], batch.labels[rows, queries])
+    assert torch.equal(batch.target == NO_TARGET, batch.labels == NO_LABEL)
+    assert not batch.fed_back
+    # Each row's first pair is a draw with probability ∝ gap^(power - 1).
+    gap = (queries.view(3000, 4)[torch.arange(3000), target.view(3000, 4).argmin(1)] - 8) // 2
+    counts = torch.bincount(gap, minlength=12).double()
+    assert counts[0] > counts[1] > counts[4] > counts[11] > 0
+
+
+def test_one_pair_in_zoologys_layout_has_the_power_law_of_gaps():
+    task = Recall(length=1, letters=300, layout="zoology", context=22, count=20_000, power=0.2)
+    _, queries = (task.build(1).labels != NO_LABEL).nonzero(as_tuple=True)
+    counts = torch.bincount((queries - 2) // 2, minlength=10).double()
+    gap = torch.arange(1, 11).double()
+    wanted = gap**-0.8 / (gap**-0.8).sum()
+    assert (counts / 20_000 - wanted).abs().max() < 0.012
+
+
+@pytest.mark.parametrize("task", PACKED)
+def test_packed_rows_are_examples_end_to_end_and_the_last_is_cut_off(task):
+    """Every example is one that the task makes alone; what is cut off asks nothing."""
+    batch = task.build(7)
+    lone = dataclasses.replace(task, packing=False, count=1000).examples
+    alone = lone(_draws(7), task.count * -(-task.context // task.least_row_tokens))
+    share = len(alone.length) // task.count
+    for i in range(task.count):
+        row, labels, target = [], [], []
+        for k in range(i * share, (i + 1) * share):
+            size = int(alone.length[k])
+            start, fits = len(row), len(row) + size <= task.context
+            parts = (part[k, :size].tolist() for part in _parts(alone.batch))
+            tokens, asked, places = parts
+            row += tokens
+            labels += asked if fits else [NO_LABEL] * size
+            target += [p + start if fits and p >= 0 else NO_TARGET for p in places]
+        assert len(row) >= task.context
+        wanted = (row[: task.context], labels[: task.context], target[: task.context])
+        assert row_of(task, batch, i) == wanted
+
+
+def _draws(seed):
+    from ssmlens.tasks.draws import Draws
+
+    return Draws(seed)
+
+
+def _parts(batch):
+    return batch.tokens, batch.labels, batch.target
+
+
+def test_the_jelassi_layout_is_that_pipelines():
+    """Ids and packing of its tokenizer: letters, then $ | . *; 220 tokens a row."""
+    task = Copy(length=20, min_length=5, layout="jelassi", count=3)
+    batch = task.build(0)
+    assert (task.width, task.vocab_size) == (220, 30)
+    assert (batch.tokens[:, 0] == 26).all()
+    assert (batch.tokens != 29).all()
+    text = "".join("abcdefghijklmnopqrstuvwxyz$|.*"[i] for i in batch.tokens[0].tolist())
+    whole = text.split("$")[1:-1]
+    for example in whole:
+        string, copy = example.split("|")
+        assert copy == string + "."
+        assert 5 <= len(string) <= 20
+    loss = (batch.labels[0] != NO_LABEL).sum()
+    last = text.split("$")[-1]
+    complete = last.endswith(".")
+    assert loss == sum(len(e) // 2 for e in whole) + (len(last) // 2 if complete else 0)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
     a, b, c = (Copy().build(seed).tokens for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+    assert not torch.equal(Copy().build(0).tokens, Copy().build(2**32).tokens)
+
+
+def test_at_length_is_that_length_unpacked():
+    task = Copy(length=20, min_length=5, layout="jelassi", count=2).at_length(33)
+    assert task.width == 2 * 33 + 3
+    assert ((task.build(0).labels != NO_LABEL).sum(1) == 34).all()
 
 
 @pytest.mark.parametrize(
-    ("task", "options"),
+    ("task", "options", "told"),
     [
-        (Copy, {"length": 0}),
-        (Copy, {"count": 0}),
-        (Repeat, {"length": 1}),
-        (Repeat, {"vocab_size": 1}),
+        (Copy, {"length": 0}, "the copy task needs --length of at least 1, not 0"),
+        (Copy, {"count": 0}, "--count of at least 1, not 0"),
+        (Copy, {"min_length": 0}, r"--min-length in 1..40 \(--length\), not 0"),
+        (Copy, {"min_length": 41}, "--min-length in 1..40"),
+        (Copy, {"letters": 0}, "--letters of at least 1, not 0"),
+        (Copy, {"layout": "jelasi"}, "--layout among .*'jelassi'.*, not 'jelasi'"),
+        (Copy, {"length": 110, "layout": "jelassi"}, "--context of at least 223, .*, not 220"),
+        (Stack, {"length": -1}, "the stack task needs --length"),
+        (Sort, {"length": 50, "letters": 49}, "the sort task needs --letters of at least 50"),
+        (Repeat, {"length": 1}, "--length of at least 2"),
+        (Repeat, {"vocab_size": 1}, "--vocab-size of at least 2"),
+        (Repeat, {"first_token": -1}, "--first-token of at least 0"),
+        (Ngram, {"n": 0}, "--n of at least 1"),
+        (Ngram, {"answer": -1}, "--answer of at least 0"),
+        (Ngram, {"cue": "infix"}, "--cue among"),
+        (Ngram, {"length": 3}, "the ngram task needs --length of at least 4, .*, not 3"),
+        (Ngram, {"min_length": 3}, "--min-length of at least 4"),
+        (Ngram, {"length": 4, "answer": 2}, "--length of at least 5"),
+        (Recall, {"letters": 31}, "the recall task needs --letters of at least 32"),
+        (Recall, {"layout": "jelassi"}, "--layout among .*'zoology'"),
+        (Recall, {"layout": "zoology", "letters": 33}, "--letters of at least 34"),
+        (Recall, {"layout": "zoology", "context": 63}, "--context even and of at least 64"),
+        (Recall, {"layout": "zoology", "context": 62}, "--context even and of at least 64"),
+        (Recall, {"layout": "zoology", "min_length": 2}, "--min-length left out"),
+        (Recall, {"layout": "zoology", "packing": True}, "--packing left out"),
     ],
 )
-def test_impossible_options_are_refused(task, options):
-    with pytest.raises(UsageError, match="needs"):
+def test_impossible_options_are_refused(task, options, told):
+    with pytest.raises(UsageError, match=told) as caught:
         task(**options)
+    assert "\n" not in str(caught.value)
 
 
 def test_tasks_are_found_by_name():
-    assert set(tasks) >= {"copy", "repeat"}
+    assert set(tasks) == {"copy", "ngram", "recall", "repeat", "sort", "stack"}
     with pytest.raises(UsageError, match="did you mean 'copy'"):
         tasks["coppy"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("task", VARIANTS + PACKED)
+def test_a_gpu_makes_the_same_rows(task):
+    there, here = task.build(5, "cuda"), task.build(5)
+    for a, b in zip(_parts(there), _parts(here), strict=True):
+        assert a.device.type == "cuda"
+        assert torch.equal(a.cpu(), b)

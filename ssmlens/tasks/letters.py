@@ -1,0 +1,122 @@
+"""What tasks over strings of letters share: their vocabulary, in either layout, and rows `s | answer end`."""
+
+import dataclasses
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.rows import Examples, Rows
+from ssmlens.tasks.task import Task
+
+LAYOUTS = ("default", "jelassi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabet:
+    """Token ids: letters are first_letter, first_letter + 1, ...; `begin` opens a row, where there is one."""
+
+    pad: int
+    separator: int
+    end: int
+    first_letter: int
+    begin: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LetterTask(Task):
+    """A task on strings of letters.
+
+    Attributes:
+        letters: Number of letters.
+        layout: "default": pad 0, separator 1, end 2, then the letters, as in the shipped models. "jelassi" (Jelassi et
+            al. 2024): the letters from 0, then begin, separator, end, pad; rows open with begin and are packed.
+    """
+
+    letters: int = 26
+    layout: str = "default"
+
+    def __post_init__(self):
+        self._require(self.layout in LAYOUTS, "--layout", f"among {LAYOUTS}", self.layout)
+        self._require(self.letters >= 1, "--letters", "of at least 1", self.letters)
+        super().__post_init__()
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """The token ids."""
+        n = self.letters
+        if self.layout == "jelassi":
+            return Alphabet(begin=n, separator=n + 1, end=n + 2, pad=n + 3, first_letter=0)
+        return Alphabet(pad=0, separator=1, end=2, first_letter=3)
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Task.vocab_size`: the letters and the marks."""
+        return self.letters + (4 if self.layout == "jelassi" else 3)
+
+    @property
+    def packs(self) -> bool:
+        """See `Task.packs`."""
+        return self.layout == "jelassi" if self.packing is None else self.packing
+
+    def draw_strings(self, draws: Draws, count: int) -> Int[Tensor, "{count} {self.length}"]:
+        """A string a row: letters drawn independently and uniformly, with replacement."""
+        letters = draws.integers(self.letters, (count, self.length))
+        return self.alphabet.first_letter + letters
+
+    def open_rows(self, count: int, device: torch.device) -> tuple[Rows, int]:
+        """Empty rows, and the column after `begin`, where there is one."""
+        ids = self.alphabet
+        rows = Rows(count, self.row_tokens(self.length), ids.pad, device)
+        if ids.begin is None:
+            return rows, 0
+        rows.write(torch.zeros(count, dtype=torch.long, device=device), ids.begin)
+        return rows, 1
+
+    def close_rows(
+        self,
+        rows: Rows,
+        start: Int[Tensor, "example"],
+        letters: Int[Tensor, "example letter"],
+        places: Int[Tensor, "example letter"],
+        length: Int[Tensor, "example"],
+    ) -> Examples:
+        """Rows with the answer: from column `start` on the first `length` of `letters`, then `end`, each asked for.
+
+        `places` is where in the row the letters stand.
+        """
+        k = torch.arange(letters.shape[1], device=letters.device)
+        said: Bool[Tensor, "example letter"] = k < length[:, None]
+        rows.write(start[:, None] + k, letters, said)
+        rows.write(start + length, self.alphabet.end)
+        rows.ask(start[:, None] + k - 1, letters, places, said)
+        rows.ask(start + length - 1, self.alphabet.end)
+        return rows.examples(start + length + 1)
+
+
+class StringTask(LetterTask):
+    """Rows `s | answer end` whose answer is the letters of s in an order of the task's own."""
+
+    def row_tokens(self, length: int) -> int:
+        """See `Task.row_tokens`."""
+        return 2 * length + (3 if self.layout == "jelassi" else 2)
+
+    @abstractmethod
+    def order(
+        self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example 1"]
+    ) -> Int[Tensor, "example letter"]:
+        """Where in the string the k-th letter of the answer stands, for k < length; anything beyond."""
+
+    def examples(self, draws: Draws, count: int) -> Examples:
+        """See `Task.examples`."""
+        length = self.lengths(draws, count)
+        string = self.draw_strings(draws, count)
+        rows, first = self.open_rows(count, string.device)
+        k = torch.arange(self.length, device=string.device)
+        rows.write((first + k).expand_as(string), string, k < length[:, None])
+        rows.write(first + length, self.alphabet.separator)
+        order = self.order(string, length[:, None])
+        answer = string.gather(1, order.clamp(min=0))
+        return self.close_rows(rows, first + length + 1, answer, first + order, length)
