@@ -1,0 +1,204 @@
+"""The view as an address: page, capture, layer, prompt, ... to a URL and back.
+
+The URL is the only state of the dashboard: controls write it, pages read it. A field that another page needs is one
+line in `Address`, with the function that reads it and raises ValueError on what it does not know.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, Literal
+from urllib.parse import parse_qsl, quote, urlencode
+
+from ssmlens.plots import SCALES, Scale
+
+MapView = Literal["map", "mask", "channel", "softmax"]
+MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
+ThemeName = Literal["light", "dark"]
+Range = tuple[int, int]
+"""First token and the one after the last."""
+
+LONGEST = 4096
+"""Characters of a query string that are read."""
+
+_ID = re.compile(r"[0-9a-f]{10}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_ZOOM = re.compile(r"([0-9]{1,9})-([0-9]{1,9}),([0-9]{1,9})-([0-9]{1,9})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoom:
+    """A rectangle of a map: queries and keys, each first and one after the last."""
+
+    queries: Range
+    keys: Range
+
+    def __str__(self) -> str:
+        return "{}-{},{}-{}".format(*self.queries, *self.keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A layer of a capture under one of its prompts, as Compare puts them side by side: "0123456789.3.0"."""
+
+    capture: str
+    layer: int
+    prompt: int
+
+    def __str__(self) -> str:
+        return f"{self.capture}.{self.layer}.{self.prompt}"
+
+
+def _matching(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    found = pattern.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    return found
+
+
+def _identifier(text: str) -> str:
+    return _matching(_ID, text)[0]
+
+
+def _identifiers(text: str) -> tuple[str, ...]:
+    return tuple(map(_identifier, text.split("~")))
+
+
+def _number(text: str) -> int:
+    return int(_matching(_NUMBER, text)[0])
+
+
+def _name(text: str) -> str:
+    return _matching(_NAME, text)[0]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(map(_name, text.split("~")))
+
+
+def _zoom(text: str) -> Zoom:
+    first, end, first_key, end_key = map(int, _matching(_ZOOM, text).groups())
+    if first >= end or first_key >= end_key:
+        raise ValueError(text)
+    return Zoom((first, end), (first_key, end_key))
+
+
+def _places(text: str) -> tuple[Place, ...]:
+    places = []
+    for part in text.split("~"):
+        capture, layer, prompt = part.split(".")
+        places.append(Place(_identifier(capture), _number(layer), _number(prompt)))
+    return tuple(places)
+
+
+def _one_of(*values: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """What is looked at. Fields bear the names of the query string's parameters.
+
+    Attributes:
+        page: A page's name, the URL's path.
+        capture: Id of a capture (`library`); None: the first there is.
+        layer: Block index; None: the first captured.
+        prompt: Number of a prompt.
+        view: What is drawn of the layer: "map", "mask", "channel" (one head's M), "softmax".
+        channel: The head whose M is drawn.
+        scale: Colour scale.
+        zoom: The rectangle drawn; None: all.
+        query: The token whose row is laid over the text; None: the last.
+        by: The score that orders the layers; None: the default order.
+        fold: What of the block around the scan is folded into a channel's map.
+        against: What Compare shows beside the rest.
+        runs: Ids of training runs; empty: all.
+        theme: "light" or "dark".
+    """
+
+    page: str = "layers"
+    capture: str | None = field(default=None, metadata={"read": _identifier})
+    layer: int | None = field(default=None, metadata={"read": _number})
+    prompt: int = field(default=0, metadata={"read": _number})
+    view: MapView = field(default="map", metadata={"read": _one_of(*MAP_VIEWS)})
+    channel: int = field(default=0, metadata={"read": _number})
+    scale: Scale = field(default="linear", metadata={"read": _one_of(*SCALES)})
+    zoom: Zoom | None = field(default=None, metadata={"read": _zoom})
+    query: int | None = field(default=None, metadata={"read": _number})
+    by: str | None = field(default=None, metadata={"read": _name})
+    fold: tuple[str, ...] = field(default=(), metadata={"read": _names})
+    against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
+    runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
+    theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})
+
+    def but(self, **changes: Any) -> "Address":
+        """This address with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def search(self) -> str:
+        """The query string, "?capture=…&layer=3" or "": only what differs from the defaults."""
+        told = {
+            name: _written(getattr(self, name))
+            for name, parameter in _PARAMETERS.items()
+            if getattr(self, name) != parameter.default
+        }
+        return f"?{urlencode(told, safe='~,', quote_via=quote)}" if told else ""
+
+    @property
+    def href(self) -> str:
+        """The address as a link within the dashboard."""
+        return f"/{self.page}{self.search}"
+
+
+_PARAMETERS = {f.name: f for f in dataclasses.fields(Address) if "read" in f.metadata}
+
+
+def defaults() -> dict[str, str | None]:
+    """What each parameter is where an address does not say: as it is written, None for what depends on the capture."""
+    stand = {name: parameter.default for name, parameter in _PARAMETERS.items()}
+    return {name: None if value in (None, ()) else _written(value) for name, value in stand.items()}
+
+
+def parse(
+    pathname: str | None, search: str | None, pages: tuple[str, ...]
+) -> tuple[Address, tuple[str, ...]]:
+    """The address that a URL names; what it says badly falls back to the default.
+
+    Args:
+        pathname: The URL's path; its first part is a page's name.
+        search: The URL's query string, with or without "?".
+        pages: Names of the pages there are; the first is the default.
+
+    Returns:
+        The address, and a line for each thing that was not understood.
+    """
+    notes = []
+    page = (pathname or "").strip("/") or pages[0]
+    if page not in pages:
+        notes.append(f"there is no page of that name; the pages are {', '.join(pages)}")
+        page = pages[0]
+    text = (search or "").removeprefix("?")
+    if len(text) > LONGEST:
+        notes.append(f"the address is longer than {LONGEST} characters and was not read")
+        text = ""
+    told: dict[str, Any] = {}
+    for name, value in parse_qsl(text, errors="replace", max_num_fields=None):
+        if name not in _PARAMETERS:
+            continue
+        try:
+            told[name] = _PARAMETERS[name].metadata["read"](value)
+        except ValueError:
+            notes.append(f"the address's {name} was not understood; shown is the default")
+    return Address(page=page, **told), tuple(notes)
+
+
+def _written(value: object) -> str:
+    return "~".join(map(str, value)) if isinstance(value, tuple) else str(value)

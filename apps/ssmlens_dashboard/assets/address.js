@@ -1,0 +1,92 @@
+/* The URL is the only state: everything that changes the view goes through `ssmlens.go`. */
+"use strict";
+
+window.ssmlens = (() => {
+  // What no longer makes sense when another field changes.
+  const FORGETS = { capture: ["zoom", "query"], prompt: ["zoom", "query"] };
+  let scene = null, constants = { defaults: {}, rebuiltBy: {} };
+
+  const params = () => new URLSearchParams(location.search);
+
+  /** Change fields of the address; null takes one out, and so back to its default. */
+  function go(changes, pathname) {
+    const told = params();
+    for (const [field, value] of Object.entries(changes)) {
+      if (value === null || value === undefined || value === "" || String(value) === constants.defaults[field]) told.delete(field);
+      else told.set(field, String(value));
+      for (const other of FORGETS[field] || []) if (!(other in changes)) told.delete(other);
+    }
+    const text = told.toString();
+    const props = { search: text ? "?" + text : "" };
+    if (pathname && pathname !== location.pathname) props.pathname = pathname;
+    if (props.search !== location.search || props.pathname) {
+      window.dash_clientside.set_props("url", props);
+    }
+  }
+
+  /** The value of a field: as the address says, its default, or what the server shows for want of either. */
+  const shown = (field) => params().get(field) ?? constants.defaults[field] ?? (scene && scene.shown[field]);
+
+  function theme(name) {
+    localStorage.setItem("ssmlens-theme", name);
+    go({ theme: name === "dark" ? "dark" : null });
+  }
+
+  // Before Dash reads the address: the theme that the reader likes, unless the address asks for one.
+  const dark = localStorage.getItem("ssmlens-theme") || (matchMedia("(prefers-color-scheme: dark)").matches && "dark");
+  if (dark === "dark" && !params().has("theme")) {
+    const told = params();
+    told.set("theme", "dark");
+    history.replaceState(history.state, "", location.pathname + "?" + told);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("#theme-switch, [data-export], [data-download]");
+    if (!button) return;
+    if (button.id === "theme-switch") theme(params().get("theme") === "dark" ? "light" : "dark");
+    if (button.dataset.download) {
+      button.href = "/data/" + button.dataset.download + location.search;
+      button.download = button.dataset.download;
+    }
+    if (button.dataset.export) {
+      const graph = document.querySelector("#" + button.dataset.figure + " .js-plotly-plot");
+      const at = [shown("layer"), shown("prompt")].filter((v) => v !== undefined && v !== null);
+      const filename = ["ssmlens", button.dataset.figure, ...at].join("-");
+      const { width, height } = graph._fullLayout;
+      const scale = button.dataset.export === "png" ? 2 : 1;
+      window.Plotly.downloadImage(graph, { format: button.dataset.export, filename, width, height, scale });
+    }
+  });
+
+  return {
+    go, shown, params, scene: () => scene,
+    remember(told, fixed) { scene = told ?? scene; constants = fixed ?? constants; },
+    rebuiltBy: (page) => constants.rebuiltBy[page] || [],
+  };
+})();
+
+window.dash_clientside = Object.assign({}, window.dash_clientside, {
+  ssmlens: Object.assign({}, (window.dash_clientside || {}).ssmlens, {
+    /** A control has another value: so has the address. */
+    control(values, scene) {
+      window.ssmlens.remember(scene);
+      for (const changed of window.dash_clientside.callback_context.triggered) {
+        const field = JSON.parse(changed.prop_id.slice(0, changed.prop_id.lastIndexOf("."))).field;
+        const { value } = changed;
+        if (value === null || value === undefined || !scene) continue;
+        if (String(value) !== String(window.ssmlens.shown(field))) window.ssmlens.go({ [field]: value });
+      }
+    },
+
+    /** What asks for a new layout when it changes. */
+    structure(pathname, search, constants) {
+      window.ssmlens.remember(null, constants);
+      const page = (pathname || "/").replaceAll("/", "");
+      const told = new URLSearchParams(search);
+      const next = [page, ...window.ssmlens.rebuiltBy(page).map((field) => told.get(field))].join("?");
+      if (next === window.ssmlens.structure) return window.dash_clientside.no_update;
+      window.ssmlens.structure = next;
+      return next;
+    },
+  }),
+});

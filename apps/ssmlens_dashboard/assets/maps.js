@@ -1,0 +1,135 @@
+/* The Maps page: zoom to the address, values under the pointer at full resolution, the text under a query's row. */
+"use strict";
+
+(() => {
+  const TILE = 64; // tokens a side of what is fetched for the pointer
+  const tiles = new Map();
+  let tokens = [], pressed = null, wanted = null;
+
+  const graph = () => document.querySelector("#maps-map .js-plotly-plot");
+
+  /** The cell under the pointer, or null outside of the map and above its diagonal. */
+  function cell(event) {
+    const plot = graph();
+    if (!plot || !plot._fullLayout || !event.target.closest("#maps-map .nsewdrag")) return null;
+    const { xaxis, yaxis } = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
+    const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
+    return key >= 0 && query < tokens.length && key <= query ? { query, key } : null;
+  }
+
+  /** The value of one entry, from a square of the matrix that is fetched once. */
+  async function value({ query, key }) {
+    const at = window.ssmlens.params();
+    const row = query - (query % TILE), column = key - (key % TILE);
+    const zoom = `${row}-${row + TILE},${column}-${column + TILE}`;
+    for (const field of ["theme", "scale", "query", "by", "against"]) at.delete(field);
+    at.set("zoom", zoom);
+    const url = "/values?" + at;
+    if (!tiles.has(url)) {
+      if (tiles.size > 200) tiles.clear();
+      tiles.set(url, fetch(url).then(async (answer) => {
+        if (!answer.ok) throw new Error(answer.statusText);
+        const width = Number(answer.headers.get("X-Shape").split(",")[1]);
+        return { width, values: new Float32Array(await answer.arrayBuffer()) };
+      }));
+    }
+    const { width, values } = await tiles.get(url);
+    return values[(query - row) * width + (key - column)];
+  }
+
+  document.addEventListener("mousemove", async (event) => {
+    const label = document.getElementById("hover");
+    if (!label) return;
+    const under = cell(event);
+    wanted = under;
+    if (!under) { label.hidden = true; return; }
+    const place = () => {
+      label.hidden = false;
+      const right = event.clientX + 16 + label.offsetWidth > innerWidth;
+      label.style.left = `${right ? event.clientX - 16 - label.offsetWidth : event.clientX + 16}px`;
+      label.style.top = `${Math.min(event.clientY + 16, innerHeight - label.offsetHeight - 8)}px`;
+    };
+    const name = (i) => `${i} ${tokens[i]}`;
+    try {
+      const number = await value(under);
+      if (wanted !== under) return;
+      const told = Number.isFinite(number) ? number.toPrecision(3) : "not finite";
+      label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${told}`;
+    } catch {
+      if (wanted !== under) return;
+      label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  cannot be read`;
+    }
+    place();
+  });
+
+  document.addEventListener("mousedown", (event) => {
+    pressed = cell(event) && [event.clientX, event.clientY];
+  }, true);
+
+  document.addEventListener("mouseup", (event) => {
+    const under = pressed && cell(event);
+    if (under && Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]) < 4) {
+      window.ssmlens.go({ query: under.query });
+    }
+    pressed = null;
+  }, true);
+
+  document.addEventListener("dblclick", (event) => {
+    if (event.target.closest("#maps-map .nsewdrag")) window.ssmlens.go({ zoom: null });
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#maps-whole")) window.ssmlens.go({ zoom: null });
+    const token = event.target.closest("#maps-text [data-token]");
+    if (token) window.ssmlens.go({ query: token.dataset.token });
+  });
+
+  /** The text, each token coloured by its weight in the row and under a bar of the same height. */
+  function paint(row) {
+    const panel = document.getElementById("maps-text");
+    if (!panel || !row) return;
+    const largest = Math.max(...row.values.map((v) => Math.abs(v ?? 0)), 1e-30);
+    const pieces = tokens.map((token, i) => {
+      const piece = document.createElement("span");
+      piece.dataset.token = i;
+      const v = row.values[i];
+      const share = v === undefined || v === null ? 0 : v / largest;
+      piece.className = "token" + (i === row.query ? " query" : "") + (i > row.query ? " later" : "");
+      piece.style.setProperty("--share", Math.abs(share).toFixed(3));
+      piece.style.setProperty("--hue", row.signed ? (share < 0 ? "var(--minus)" : "var(--plus)") : "var(--unit)");
+      piece.title = v === undefined ? `${i}` : `${i}: ${v}`;
+      const bar = document.createElement("i");
+      const word = document.createElement("b");
+      word.textContent = token;
+      piece.append(bar, word);
+      return piece;
+    });
+    panel.replaceChildren(...pieces);
+  }
+
+  Object.assign(window.dash_clientside.ssmlens, {
+    /** The reader drew a rectangle: it goes into the address, and the server answers with its cells. */
+    zoomed(change) {
+      const plot = graph();
+      if (!change || !("xaxis.range[0]" in change) || !plot) return;
+      const { xaxis, yaxis } = plot._fullLayout;
+      const whole = (range) => {
+        const [low, high] = [...range].sort((a, b) => a - b);
+        const first = Math.max(0, Math.round(low + 0.5)), end = Math.round(high + 0.5);
+        return [first, Math.max(end, first + 1)];
+      };
+      const [queries, keys] = [whole(yaxis.range), whole(xaxis.range)];
+      window.ssmlens.go({ zoom: `${queries.join("-")},${keys.join("-")}` });
+    },
+
+    /** Paint the text; returns the title over it. */
+    titled(row, texts) {
+      tokens = texts || [];
+      if (!row) return "Row of a query";
+      setTimeout(() => paint(row), 0);
+      return `${row.title}, row of query ${row.query} ${tokens[row.query]}`;
+    },
+  });
+})();

@@ -1,0 +1,47 @@
+"""Pieces that every page is made of."""
+
+from typing import Any
+
+from dash import dcc, html
+from dash.development.base_component import Component
+
+
+def figure_card(
+    identifier: str, title: str, *children: Component, figure: Any = None, height: int | None = None
+) -> Component:
+    """A figure with its title (id "…-title") and its downloads as SVG and PNG.
+
+    Args:
+        identifier: Id of the dcc.Graph.
+        title: What it shows.
+        *children: Controls beside the title.
+        figure: A figure to start with; views fill it otherwise.
+        height: In pixels; the figure's own otherwise.
+    """
+    graph = dcc.Graph(
+        id=identifier,
+        figure=figure
+        or {"data": [], "layout": {"xaxis": {"visible": False}, "yaxis": {"visible": False}}},
+        config={"displayModeBar": False, "responsive": True, "doubleClick": False},
+        style={} if height is None else {"height": height},
+    )
+    exports = [
+        html.Button(
+            form.upper(), className="quiet", **more(data_export=form, data_figure=identifier)
+        )
+        for form in ("svg", "png")
+    ]
+    head = html.Div(
+        [
+            html.H2(title, id=f"{identifier}-title"),
+            *children,
+            html.Span(exports, className="exports"),
+        ],
+        className="card-head",
+    )
+    return html.Section([head, graph], className="card")
+
+
+def more(**attributes: str) -> dict[str, Any]:
+    """Attributes data-… and aria-…, an underscore for each hyphen: `html.A(..., **more(aria_label="Next"))`."""
+    return {name.replace("_", "-"): value for name, value in attributes.items()}

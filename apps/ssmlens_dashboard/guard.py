@@ -1,0 +1,197 @@
+"""What stands before every request: who may ask, for what, and how a refusal looks.
+
+The dashboard listens on this computer. A page of another site must not be able to read through it (Host, Origin), a
+reader over the network needs a token, and nothing but the pages, their pictures and their data is served.
+"""
+
+import dataclasses
+import hmac
+import html
+import logging
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from dash import Dash
+from dash.exceptions import PreventUpdate
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, MethodNotAllowed, NotFound
+
+from ssmlens_dashboard.address import parse
+from ssmlens_dashboard.callback_body import check
+
+_LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_ANY = ("0.0.0.0", "::", "[::]")
+_COOKIE = "ssmlens"
+_MOST_BYTES = 256 * 1024
+_UPDATE = "/_dash-update-component"
+_PAGES = "/<path:path>"
+_RULES = (
+    "/",
+    _PAGES,
+    "/assets/<path:filename>",
+    "/_dash-layout",
+    "/_dash-dependencies",
+    "/_dash-component-suites/<string:package_name>/<path:fingerprinted_path>",
+    "/_favicon.ico",
+    _UPDATE,
+)
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """From where the dashboard may be asked.
+
+    Attributes:
+        host: The address it listens on.
+        port: The port it listens on.
+        token: What a reader must bring where `host` is not this computer alone; None there.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8050
+    token: str | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this computer can reach it."""
+        return self.host in (*_LOCAL, "::1")
+
+    @property
+    def address(self) -> str:
+        """What to open: the URL, with the token where there is one."""
+        name = socket.gethostname() if self.host in _ANY else self._bracketed(self.host)
+        token = "" if self.token is None else f"?token={self.token}"
+        return f"http://{name}:{self.port}/{token}"
+
+    @staticmethod
+    def _bracketed(host: str) -> str:
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+    def admits(self, host: str) -> bool:
+        """Whether a Host header names this server, and not a foreign name that was made to lead here."""
+        if not self.local and self.host in _ANY:
+            return True  # whatever name leads here; the token decides
+        names = _LOCAL if self.local else (self._bracketed(self.host),)
+        bare = names if self.port == 80 else ()
+        return host.lower() in (*bare, *(f"{name}:{self.port}" for name in names))
+
+
+def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str, ...]) -> None:
+    """Put the guard before every request to an app whose callbacks are complete.
+
+    Args:
+        app: The app.
+        access: From where it may be asked.
+        pages: Names of the pages.
+        routes: Rules of the routes that are served besides Dash's own.
+    """
+    server: Flask = app.server
+    server.config["MAX_CONTENT_LENGTH"] = _MOST_BYTES
+    served = {*_RULES, *routes}
+
+    def admit() -> Response | None:
+        if not access.admits(request.host):
+            raise Forbidden("this server answers to its own address only; forward the same port")
+        if access.token is not None and not _same(request.cookies.get(_COOKIE), access.token):
+            return _welcome(access.token, pages)
+        if request.method not in ("GET", "HEAD", "POST"):
+            raise MethodNotAllowed()
+        if request.method == "POST" and not _from_here():
+            raise Forbidden("this request comes from another site")
+        rule = request.url_rule.rule if request.url_rule else None
+        if rule is not None and rule not in served:
+            raise NotFound("there is nothing here")
+        if rule == _PAGES and request.path.strip("/") not in pages:
+            raise NotFound("there is no such page")
+        if rule == "/":
+            return Response(status=302, headers={"Location": _address(pages)})
+        if rule == _UPDATE and request.method == "POST":
+            check(_json(), app.callback_map)
+        return None
+
+    # Before Dash's own, so that nothing runs for a request that is refused.
+    server.before_request_funcs.setdefault(None, []).insert(0, admit)
+    server.after_request(_headers(" ".join(app.csp_hashes())))
+    server.register_error_handler(HTTPException, _refusal)
+    server.register_error_handler(Exception, _failure)
+
+
+def _same(given: str | None, token: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+
+
+def _welcome(token: str, pages: tuple[str, ...]) -> Response:
+    """For a reader who brings the token in the URL: a cookie in its place, and on to the page.
+
+    On by a page of ours, not by a redirect: from a link elsewhere a redirect would come without the cookie.
+    """
+    if request.method != "GET" or not _same(request.args.get("token"), token):
+        raise Forbidden("open the address that ssmlens dashboard printed, with its token")
+    to = html.escape(_address(pages))
+    page = f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={to}"><a href="{to}">on</a>'
+    response = Response(page, mimetype="text/html")
+    response.set_cookie(_COOKIE, token, httponly=True, samesite="Strict")
+    return response
+
+
+def _address(pages: tuple[str, ...]) -> str:
+    """Where this request leads, written anew: nothing of it is echoed that was not understood."""
+    return parse(request.path, request.query_string.decode("latin-1"), pages)[0].href
+
+
+def _from_here() -> bool:
+    origin = urlsplit(request.headers.get("Origin", ""))
+    return origin.scheme in ("http", "https") and origin.netloc == request.host
+
+
+def _json() -> object:
+    try:
+        return request.get_json()
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
+
+
+def _headers(script_hashes: str) -> Callable[[Response], Response]:
+    # Mantine and ag-grid write their styles into the page; scripts are files of ours, or known by their hash.
+    policy = (
+        f"default-src 'none'; script-src 'self' {script_hashes}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+    def add(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = policy
+        response.headers.update(_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return add
+
+
+def _refusal(error: HTTPException) -> Response:
+    response = jsonify(error=" ".join((error.description or error.name).split()))
+    response.status_code = error.code or 500
+    return response
+
+
+def _failure(error: Exception) -> Response:
+    """A failure that nobody foresaw: its cause is for the terminal, not for the page."""
+    if isinstance(error, PreventUpdate):
+        return Response(status=204)
+    if request.path.startswith(
+        "/_dash-component-suites/"
+    ):  # how Dash refuses a file it did not register
+        return _refusal(NotFound("there is nothing here"))
+    _log.error("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
+    response = jsonify(error="the dashboard failed here; its terminal says why")
+    response.status_code = 500
+    return response

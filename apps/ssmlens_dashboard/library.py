@@ -1,0 +1,156 @@
+"""What the dashboard has open: captures and training runs found under the paths it was given.
+
+Everything has an id, a hash of where it lies; nothing that comes from a browser is ever used as a path. A capture is
+opened when it is first looked at, read-only, and opened again when its files have changed.
+"""
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.store import Capture, open_capture
+
+Kind = Literal["capture", "run"]
+_DEPTH = 3
+_PARTIAL = ".partial"
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Something that can be opened.
+
+    Attributes:
+        id: What URLs and callbacks call it.
+        kind: "capture" or "run" (a folder of `ssmlens train`).
+        path: Where it lies; never sent to a browser.
+        name: What a reader sees: its file name, with its folder's where two have the same.
+    """
+
+    id: str
+    kind: Kind
+    path: Path
+    name: str
+
+    @property
+    def growing(self) -> bool:
+        """Whether it is still being written."""
+        return self.path.name.endswith(_PARTIAL)
+
+
+class Library:
+    """The captures and runs under some paths; folders are looked through anew each time they are listed.
+
+    Args:
+        paths: Captures (files or folders), run folders, or folders that hold them.
+
+    Raises:
+        UsageError: One of the paths does not exist.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self._roots = [path.resolve() for path in paths]
+        for path in self._roots:
+            if not path.exists():
+                raise UsageError(f"there is no {path}; give captures, runs or folders of them")
+        self._open: dict[str, tuple[_Signature, Capture]] = {}
+        self._lock = threading.Lock()
+
+    def entries(self, kind: Kind) -> list[Entry]:
+        """What there is now, in the order of the paths and of names within a folder."""
+        found = dict.fromkeys(
+            path for root in self._roots for path, what in _found(root, _DEPTH) if what == kind
+        )
+        names = [path.name for path in found]
+        return [
+            Entry(
+                id=hashlib.sha256(str(path).encode()).hexdigest()[:10],
+                kind=kind,
+                path=path,
+                name=path.name
+                if names.count(path.name) == 1
+                else f"{path.parent.name}/{path.name}",
+            )
+            for path in found
+        ]
+
+    def entry(self, identifier: str | None, kind: Kind = "capture") -> Entry:
+        """What bears an id; for None the first that is complete.
+
+        Raises:
+            UsageError: Nothing does, any longer.
+        """
+        entries = self.entries(kind)
+        if identifier is None:
+            complete = [entry for entry in entries if not entry.growing]
+            for entry in complete or entries:
+                return entry
+            raise UsageError(f"there is no {kind} here yet; make one with: {_COMMANDS[kind]}")
+        for entry in entries:
+            if entry.id == identifier:
+                return entry
+        raise UsageError(f"this {kind} is not here, or no longer; choose another")
+
+    def capture(self, identifier: str | None) -> Capture:
+        """The capture of an id (None: the first), open; opened again where its files have changed.
+
+        Raises:
+            UsageError: There is none.
+            CaptureFileError: It is damaged, growing, or of another version; the message says what to do.
+        """
+        entry = self.entry(identifier)
+        with self._lock:  # one opening at a time: two would only do the same work
+            try:
+                signature = _signature(entry.path)
+                held = self._open.get(entry.id)
+                if held is None or held[0] != signature:
+                    # The old one is not closed here: another thread may be reading it. It goes with its last reader.
+                    self._open[entry.id] = signature, open_capture(entry.path)
+                return self._open[entry.id][1]
+            except SsmlensError as error:
+                self._open.pop(entry.id, None)
+                raise type(error)(without_folders(str(error), entry)) from error
+            except OSError as error:
+                self._open.pop(entry.id, None)
+                raise CaptureFileError(f"{entry.name} cannot be read: {error.strerror}") from error
+
+
+def without_folders(message: str, entry: Entry) -> str:
+    """A message about a capture, with its name for its path."""
+    return message.replace(str(entry.path), entry.name).replace(f"{entry.path.parent}/", "")
+
+
+_COMMANDS = {"capture": "ssmlens capture", "run": "ssmlens train"}
+
+
+def _found(path: Path, depth: int) -> Iterator[tuple[Path, Kind]]:
+    kind = _kind(path)
+    if kind is not None:
+        yield path, kind
+    elif path.is_dir() and depth and not path.name.startswith("."):
+        try:
+            children = sorted(path.iterdir())
+        except OSError:
+            return
+        for child in children:
+            yield from _found(child, depth - 1)
+
+
+def _kind(path: Path) -> Kind | None:
+    if path.is_file():
+        return "capture" if path.suffix == ".h5" else None
+    if (path / "metrics.jsonl").is_file():
+        return "run"
+    if (path / "manifest.json").is_file() or (path / "header.h5").is_file():
+        return "capture"
+    return None
+
+
+def _signature(path: Path) -> _Signature:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files]
+    return tuple((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in states)

@@ -1,0 +1,213 @@
+"""Maps: what a layer, or one channel of it, looks at; the text coloured by one query's row."""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from dash import Input, Output, dcc, html
+from dash.development.base_component import Component
+
+from ssmlens.names import ATTENTION
+from ssmlens.plots import SCALES, lag_profile
+from ssmlens.plots.labels import visible
+from ssmlens.plots.tiles import tile_figure
+from ssmlens_dashboard.elements import figure_card
+from ssmlens_dashboard.page import Page, control_id
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import maps
+
+_VIEWS = {
+    "map": "Attention map",
+    "mask": "Attention mask",
+    "channel": "Channel",
+    "softmax": "Softmax attention",
+}
+_MOST_DATA = 2048  # tokens a side of a download
+
+
+def layout(scene: Scene) -> Component:
+    """The map at the left; at the right its lag profile, and the text under one query's row."""
+    tokens = [visible(token) for token in scene.tokens]
+    return html.Div(
+        [
+            dcc.Store(id="maps-tokens", data=tokens),
+            dcc.Store(id="maps-row"),
+            html.Div(
+                [
+                    _segments("view", [("map", "map"), ("mask", "mask"), ("channel", "channel")]),
+                    _segments("scale", [(name, name) for name in SCALES]),
+                    html.Div(
+                        dmc.Slider(
+                            id=control_id("channel"),
+                            min=0,
+                            max=1,
+                            value=0,
+                            updatemode="drag",
+                            size="sm",
+                        ),
+                        id="maps-channel",
+                        className="slider",
+                    ),
+                    html.Button("whole map", id="maps-whole", className="quiet"),
+                ],
+                className="toolbar",
+            ),
+            html.Div(
+                [
+                    figure_card("maps-map", "Attention map", height=690),
+                    html.Div(
+                        [
+                            figure_card("maps-lags", "Energy by lag", height=230),
+                            html.Section(
+                                [
+                                    html.Div(
+                                        html.H2("Row of a query", id="maps-row-title"),
+                                        className="card-head",
+                                    ),
+                                    html.Div(id="maps-text", className="text"),
+                                ],
+                                className="card",
+                            ),
+                        ],
+                        className="beside",
+                    ),
+                ],
+                className="maps",
+            ),
+        ]
+    )
+
+
+PAGE = Page(
+    name="maps",
+    title="Maps",
+    order=2,
+    layout=layout,
+    rebuilt_by=("capture", "prompt"),
+    data=lambda scene: data(scene),
+)
+
+
+@PAGE.view(
+    Output("maps-map", "figure"),
+    Output("maps-map-title", "children"),
+    Output("maps-lags", "figure"),
+    Output("maps-row", "data"),
+    Output("maps-channel", "hidden"),
+    Output(control_id("channel"), "max"),
+    Output(control_id("channel"), "value"),
+    Output(control_id("view"), "data"),
+    Output(control_id("view"), "value"),
+    Output(control_id("scale"), "value"),
+)
+def everything(scene: Scene) -> tuple[Any, ...]:
+    """All that follows from the address, in one answer."""
+    at = scene.address
+    return (
+        map_figure(scene),
+        title(scene),
+        lags_figure(scene),
+        row(scene),
+        at.view != "channel",
+        max(scene.channels - 1, 1),
+        at.channel,
+        [{"value": name, "label": _VIEWS[name].split()[-1].lower()} for name in views_of(scene)],
+        at.view,
+        at.scale,
+    )
+
+
+def map_figure(scene: Scene) -> go.Figure:
+    """The matrix of the address, within its zoom."""
+    what = maps.drawn(scene)
+    return tile_figure(
+        maps.shown_tile(what, scene.address.zoom),
+        scene.tokens,
+        signed=what.signed,
+        scale=scene.address.scale,
+        limit=maps.colour_limit(what, scene.address.scale),
+        query=scene.address.query,
+        theme=scene.theme,
+    )
+
+
+def lags_figure(scene: Scene) -> go.Figure:
+    """Energy per sub-diagonal of the same matrix: what `diagonal_sharpness` reads."""
+    figure = lag_profile(maps.lag_energy(maps.drawn(scene)), first_lag(scene), theme=scene.theme)
+    return figure.update_layout(margin={"l": 56, "r": 12, "t": 16, "b": 44})
+
+
+def row(scene: Scene) -> dict[str, Any]:
+    """The row of the query of the address (the last without one): a value for each token up to it."""
+    what = maps.drawn(scene)
+    query = what.tokens - 1 if scene.address.query is None else scene.address.query
+    values = maps.window(what, (query, query + 1), (0, query + 1))[0].astype(np.float64)
+    shown = [None if not np.isfinite(v) else float(f"{v:.4g}") for v in values]
+    return {"query": query, "values": shown, "signed": what.signed, "title": title(scene)}
+
+
+def data(scene: Scene) -> xr.Dataset:
+    """The rectangle of the address at full resolution."""
+    what = maps.drawn(scene)
+    zoom = scene.address.zoom
+    queries = (0, what.tokens) if zoom is None else zoom.queries
+    keys = (0, what.tokens) if zoom is None else zoom.keys
+    queries, keys = _at_most(queries), _at_most(keys)
+    tokens = np.array(scene.tokens, dtype=str)
+    return xr.Dataset(
+        {"value": (("query", "key"), maps.window(what, queries, keys))},
+        coords={
+            "query": np.arange(*queries),
+            "key": np.arange(*keys),
+            "query_token": ("query", tokens[slice(*queries)]),
+            "key_token": ("key", tokens[slice(*keys)]),
+        },
+        attrs={"title": title(scene), "model": str(scene.capture.attributes.get("model", ""))},
+    )
+
+
+def title(scene: Scene) -> str:
+    """What is drawn, in words."""
+    name = _VIEWS[scene.address.view]
+    if scene.address.view == "channel":
+        name = f"Channel {scene.address.channel}"
+    return f"Layer {scene.address.layer}: {name.lower()}"
+
+
+def views_of(scene: Scene) -> list[str]:
+    """What can be drawn of the layer."""
+    layer = scene.layer
+    there = ["map"] if layer.kind == ATTENTION else ["map", "mask", "channel"]
+    return there + (["softmax"] if "softmax_attention_map" in layer else [])
+
+
+def first_lag(scene: Scene) -> int:
+    """Lags below it are the convolution's: d_conv, or 1."""
+    layer = scene.layer
+    if "d_conv" in layer.attributes:
+        return max(1, int(layer.attributes["d_conv"]))
+    return int(layer.shape("conv")[-1]) if "conv" in layer else 1
+
+
+def _at_most(tokens: tuple[int, int]) -> tuple[int, int]:
+    return tokens[0], min(tokens[1], tokens[0] + _MOST_DATA)
+
+
+def _segments(field: str, options: list[tuple[str, str]]) -> Component:
+    return dmc.SegmentedControl(
+        id=control_id(field),
+        data=[{"value": value, "label": label} for value, label in options],
+        value=options[0][0],
+        size="xs",
+    )
+
+
+PAGE.clientside("zoomed", Input("maps-map", "relayoutData"))
+PAGE.clientside(
+    "titled",
+    Output("maps-row-title", "children"),
+    Input("maps-row", "data"),
+    Input("maps-tokens", "data"),
+)

@@ -1,0 +1,101 @@
+"""What the browser fetches beside Dash: thumbnails, values under the pointer, a page's numbers. GET only."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import xarray as xr
+from flask import Flask, Response, request
+from werkzeug.exceptions import BadRequest, NotFound
+
+from ssmlens.errors import SsmlensError
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.page import Page
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import maps, thumbnails
+
+_FOREVER = "private, max-age=31536000, immutable"
+ROUTES = ("/thumbnail.png", "/values", "/data/<page>.<form>")
+_MEDIA = {"csv": "text/csv; charset=utf-8", "nc": "application/x-netcdf"}
+
+
+def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
+    """Add them to the server."""
+    by_name = {page.name: page for page in pages}
+
+    def scene_of(name: str) -> Scene:
+        with _told():
+            return by_name[name].scene(name, request.query_string.decode("latin-1"), library)
+
+    @server.get("/thumbnail.png")
+    def thumbnail() -> Response:
+        """Map or mask of a layer, small. The digest in the URL makes it another URL when the capture changes."""
+        scene = scene_of("maps")
+        with _told():
+            picture = thumbnails.thumbnail(maps.drawn(scene))
+        headers = {"Cache-Control": _FOREVER} if "of" in request.args else {}
+        return Response(picture, mimetype="image/png", headers=headers)
+
+    @server.get("/values")
+    def values() -> Response:
+        """Full-resolution values of the rectangle `zoom`, float32, row after row."""
+        scene = scene_of("maps")
+        zoom = scene.address.zoom
+        if (
+            zoom is None
+            or np.diff(zoom.queries) > maps.HOVERED
+            or np.diff(zoom.keys) > maps.HOVERED
+        ):
+            raise BadRequest(f"name a zoom of at most {maps.HOVERED} tokens a side")
+        with _told():
+            block = maps.window(maps.drawn(scene), zoom.queries, zoom.keys)
+        told = {"X-Shape": f"{block.shape[0]},{block.shape[1]}"}
+        body = np.ascontiguousarray(block, dtype="<f4").tobytes()
+        return Response(body, mimetype="application/octet-stream", headers=told)
+
+    @server.get("/data/<page>.<form>")
+    def data(page: str, form: str) -> Response:
+        """The numbers of a page as CSV or netCDF."""
+        shown = by_name.get(page)
+        if shown is None or shown.data is None or form not in _MEDIA:
+            raise NotFound("there is no such data")
+        with _told():
+            body = (
+                as_csv(shown.data(scene_of(page)))
+                if form == "csv"
+                else as_netcdf(shown.data(scene_of(page)))
+            )
+        told = {"Content-Disposition": f'attachment; filename="ssmlens-{page}.{form}"'}
+        return Response(body, content_type=_MEDIA[form], headers=told)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What cannot be read is an answer, not a failure."""
+    try:
+        yield
+    except SsmlensError as error:
+        raise NotFound(str(error)) from error
+
+
+def as_csv(dataset: xr.Dataset) -> str:
+    """A row for each combination of coordinates. Text that a spreadsheet would run as a formula is quoted as text."""
+    table = dataset.to_dataframe().reset_index()
+    for name in table.columns:
+        if table[name].dtype.kind in "OUT" or not table[name].dtype.kind:
+            table[name] = [_as_text(value) for value in table[name]]
+    return table.to_csv(index=False)
+
+
+def as_netcdf(dataset: xr.Dataset) -> bytes:
+    """The dataset as a netCDF4 file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "data.nc"
+        dataset.to_netcdf(path, engine="h5netcdf")
+        return path.read_bytes()
+
+
+def _as_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

@@ -1,0 +1,197 @@
+"""What surrounds every page: navigation, what is looked at, theme, notes, downloads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash.dependencies import ALL
+from dash.development.base_component import Component
+
+from ssmlens.errors import SsmlensError
+from ssmlens.plots.labels import visible
+from ssmlens_dashboard.address import Address, defaults, parse
+from ssmlens_dashboard.elements import more
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.page import CONTENT, HERE, URL, Page, bind, control_id
+from ssmlens_dashboard.scene import Scene, channels_of, resolve
+
+_LONGEST_PROMPT = 60
+
+
+def frame(pages: Sequence[Page]) -> Component:
+    """The layout of the app, the same for every address."""
+    constants = {
+        "rebuiltBy": {page.name: list(page.rebuilt_by) for page in pages},
+        "defaults": defaults(),
+    }
+    return dmc.MantineProvider(
+        id="theme",
+        children=[
+            dcc.Location(id=URL, refresh="callback-nav"),
+            dcc.Store(id="scene"),
+            dcc.Store(id="structure"),
+            dcc.Store(id="constants", data=constants),
+            html.Header(
+                [
+                    html.Span("ssmlens", className="brand"),
+                    html.Nav(id="navigation", **more(aria_label="Pages")),
+                    _select("capture", "Capture", 260),
+                    _select("layer", "Layer", 90),
+                    _select("prompt", "Prompt", 220),
+                    html.Button(
+                        "◐",
+                        id="theme-switch",
+                        title="Light or dark",
+                        className="quiet",
+                        **more(aria_label="Light or dark"),
+                    ),
+                ],
+                className="header",
+            ),
+            html.Div(id="notes", role="status", className="notes"),
+            html.Main(id=CONTENT),
+            html.Div(id="hover", className="hover", hidden=True),
+        ],
+    )
+
+
+def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
+    """Make the callbacks of the frame and of every page."""
+    names = tuple(page.name for page in pages)
+    by_name = {page.name: page for page in pages}
+
+    @app.callback(Output(CONTENT, "children"), Input("structure", "data"), *map(_state, HERE))
+    def content(structure: str | None, pathname: str | None, search: str | None) -> Any:
+        """The page's layout, when another one is asked for."""
+        if structure is None:
+            return no_update
+        address, _ = parse(pathname, search, names)
+        page = by_name[address.page]
+        try:
+            scene = page.scene(pathname, search, library)
+            return [_page_head(page, scene), page.layout(scene)]
+        except SsmlensError as error:
+            return trouble(error)
+
+    @app.callback(
+        Output("theme", "forceColorScheme"),
+        Output("navigation", "children"),
+        Output("notes", "children"),
+        Output("scene", "data"),
+        *(
+            Output(control_id(f), p)
+            for f in ("capture", "layer", "prompt")
+            for p in ("data", "value")
+        ),
+        *HERE,
+    )
+    def surroundings(pathname: str | None, search: str | None) -> tuple[Any, ...]:
+        """Navigation, selects and notes, at every address."""
+        address, notes = parse(pathname, search, names)
+        told = surroundings_of(address, notes, library)
+        return (address.theme, _links(pages, address), *told)
+
+    go = ClientsideFunction("ssmlens", "control")
+    app.clientside_callback(
+        go,
+        Input(control_id(ALL), "value"),
+        State("scene", "data"),
+        prevent_initial_call=True,  # pyright: ignore[reportArgumentType]
+    )
+    app.clientside_callback(
+        ClientsideFunction("ssmlens", "structure"),
+        Output("structure", "data"),
+        *HERE,
+        State("constants", "data"),
+    )
+    for page in pages:
+        bind(app, page, library, trouble)
+
+
+def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) -> tuple[Any, ...]:
+    """Notes, scene, and options and value of the selects of capture, layer and prompt.
+
+    The scene is what JavaScript knows of the view beyond the address: what stands for fields that have no default, the
+    layers and the channels to step through.
+    """
+    captures = [
+        {"value": entry.id, "label": entry.name + (" (growing)" if entry.growing else "")}
+        for entry in library.entries("capture")
+    ]
+    try:
+        scene = resolve(address, library, notes)
+        capture, here = scene.capture, scene.address
+        layers = [{"value": str(index), "label": str(index)} for index in capture.layers]
+        prompts = [
+            {"value": str(number), "label": f"{number} {visible(text, _LONGEST_PROMPT)}"}
+            for number, text in enumerate(capture.prompt_texts)
+        ]
+        channels = channels_of(scene.layer)
+    except SsmlensError:  # the page itself says what is wrong
+        return _note_lines(notes), None, captures, address.capture, [], None, [], None
+    facts = {
+        "shown": {"capture": here.capture, "layer": here.layer},
+        "layers": list(capture.layers),
+        "channels": channels,
+    }
+    return (
+        _note_lines(scene.notes),
+        facts,
+        *(captures, here.capture, layers, str(here.layer), prompts, str(here.prompt)),
+    )
+
+
+def trouble(error: SsmlensError) -> Component:
+    """What stands in a page's place where it cannot be shown: one line, and a way on."""
+    return html.Div(
+        [
+            html.P(str(error), className="what"),
+            html.P(["Choose another capture above, or ", html.A("try again", href="")]),
+        ],
+        className="trouble",
+        role="alert",
+    )
+
+
+def _page_head(page: Page, scene: Scene) -> Component:
+    """Downloads of what the page shows, as numbers."""
+    if page.data is None:
+        return html.Div()
+    links = [
+        html.A(label, className="quiet", href="", **more(data_download=f"{page.name}.{extension}"))
+        for extension, label in (("csv", "CSV"), ("nc", "netCDF"))
+    ]
+    return html.Div([html.Span("data", className="muted"), *links], className="exports downloads")
+
+
+def _links(pages: Sequence[Page], address: Address) -> list[Component]:
+    return [
+        dcc.Link(
+            page.title,
+            href=address.but(page=page.name).href,
+            className="here" if page.name == address.page else "",
+        )
+        for page in pages
+    ]
+
+
+def _note_lines(notes: tuple[str, ...]) -> list[Component]:
+    return [html.P(note) for note in notes]
+
+
+def _select(field: str, label: str, width: int) -> Component:
+    return dmc.Select(
+        id=control_id(field),
+        data=[],
+        allowDeselect=False,
+        searchable=field != "capture",
+        size="xs",
+        w=width,
+        **more(aria_label=label),
+        placeholder=label,
+    )
+
+
+def _state(dependency: Input) -> State:
+    return State(dependency.component_id, dependency.component_property)

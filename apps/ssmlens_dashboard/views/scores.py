@@ -1,0 +1,60 @@
+"""Scores of a capture, layer by layer: a page shows what there is and asks for the rest."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from ssmlens.names import LAYER
+from ssmlens.scores import compute
+from ssmlens.scores.reading import LayerLike
+from ssmlens.store import Capture
+from ssmlens_dashboard.views.cache import Cache
+
+_LAYERS: Cache[xr.Dataset] = Cache(20_000, lambda _: 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _One:
+    """A capture of which one layer is looked at."""
+
+    capture: Capture
+    index: int
+
+    @property
+    def layers(self) -> Sequence[int]:
+        return (self.index,)
+
+    @property
+    def length(self) -> np.ndarray:
+        return self.capture.length
+
+    @property
+    def target(self) -> np.ndarray | None:
+        return self.capture.target
+
+    @property
+    def prompt_kinds(self) -> Sequence[str]:
+        return self.capture.prompt_kinds
+
+    def layer(self, index: int, /) -> LayerLike:
+        return self.capture.layer(index)
+
+
+def scores(capture: Capture, seconds: float) -> xr.Dataset:
+    """All scores of the layers that are scored already, and of those that can be within `seconds`.
+
+    Returns:
+        What `ssmlens.scores.compute` returns, for at least one layer; complete when it has all layers of the capture.
+    """
+    until = time.monotonic() + seconds
+    done = []
+    for index in capture.layers:
+        if done and time.monotonic() > until and not _LAYERS.has((capture.digest, index)):
+            continue
+        done.append(_LAYERS.get((capture.digest, index), lambda i=index: compute(_One(capture, i))))
+    joined = xr.concat(done, LAYER, data_vars="minimal", coords="minimal", compat="override")
+    assert isinstance(joined, xr.Dataset)  # as its parts are
+    return joined

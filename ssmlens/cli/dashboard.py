@@ -1,0 +1,54 @@
+"""`ssmlens dashboard`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from ssmlens.cli.command import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class DashboardCommand:
+    """Open the dashboard: browse what every layer of a capture attends to. Ctrl-C ends it."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Captures, runs, or folders of them. Default: this folder, with its demo/."""
+    host: str = "127.0.0.1"
+    """The address to listen on. Any other than this computer's own asks readers for a token."""
+    port: int = 8050
+    """The port to listen on; 0 takes a free one."""
+    browser: bool = True
+    """Open a browser."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Serve until Ctrl-C."""
+        import secrets
+        import sys
+        import webbrowser
+
+        from ssmlens_dashboard.app import make_app
+        from ssmlens_dashboard.guard import Access
+        from ssmlens_dashboard.serve import listen, serve
+
+        with listen(self.host, self.port) as here:
+            port = here.getsockname()[1]
+            access = Access(self.host, port)
+            if not access.local:
+                access = dataclasses.replace(access, token=secrets.token_urlsafe(24))
+            app = make_app(self.paths or (Path(),), access)
+
+            def ready() -> None:
+                print(
+                    f"dashboard on {access.address}  (Ctrl-C ends it)", file=sys.stderr, flush=True
+                )
+                if self.browser:
+                    webbrowser.open(access.address)
+
+            serve(here, app.server, ready)
+        return Result({"address": access.address}, "")
+
+
+COMMAND = DashboardCommand
