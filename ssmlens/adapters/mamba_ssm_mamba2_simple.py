@@ -1,12 +1,12 @@
 """mamba_ssm's Mamba2Simple: Mamba-2 with fewer options."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.generations import Mamba2Adapter
-from ssmlens.errors import UsageError
 from ssmlens.models.projections import Mamba2Weights
 
 
@@ -20,13 +20,14 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
     family = "mamba_ssm Mamba2Simple"
     mixers = ("mamba_ssm.modules.mamba2_simple.Mamba2Simple",)
 
-    def named_weights(self, mixer: Any) -> Mamba2Weights:
-        """See `Mamba2Adapter.named_weights`. Raises UsageError for `learnable_init_states`."""
+    def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
+        """See `Adapter.refusal`: learned initial states too."""
         if mixer.learnable_init_states:
-            raise UsageError(
-                "Mamba2Simple with learnable_init_states starts from a learned state: "
-                "its output is no M x of the tokens at hand, so it is not recorded"
-            )
+            return "learned initial states (learnable_init_states) are not recorded: M x is not all of the output"
+        return super().refusal(mixer, args, kwargs)
+
+    def named_weights(self, mixer: Any) -> Mamba2Weights:
+        """See `Mamba2Adapter.named_weights`."""
         return Mamba2Weights.of(
             mixer,
             headdim=mixer.headdim,

@@ -9,8 +9,6 @@ import torch.nn.functional as F
 
 from ssmlens.models.mixers import Mamba, Mamba2
 from ssmlens.models.projections import (
-    Mamba1Weights,
-    Mamba2Weights,
     causal_conv1d,
     finish_mamba1,
     finish_mamba2,
