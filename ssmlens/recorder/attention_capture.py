@@ -42,10 +42,10 @@ def attention_layer(
     module = call.site.module
     attention_map = padded_map(call, length)
     finite, reason = names.FINITE, ""
-    if not np.isfinite(attention_map).all():
-        bad = [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]
-        finite = names.NONFINITE_WEIGHTS if bad else names.NONFINITE_INPUT
-        reason = f"{bad[0]} is not finite" if bad else "its attention weights are not finite"
+    if bad := [name for name, p in module.named_parameters() if not bool(p.isfinite().all())]:
+        finite, reason = names.NONFINITE_WEIGHTS, f"{bad[0]} is not finite"
+    elif not np.isfinite(attention_map).all():
+        finite, reason = names.NONFINITE_INPUT, "its attention weights are not finite"
     attributes = {
         "kind": names.ATTENTION,
         "mixer": f"{type(module).__module__}.{type(module).__qualname__}",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.blocks import AttentionSite
 from ssmlens.adapters.find import MixerSite
+from ssmlens.errors import UsageError
 from ssmlens.models.attention import softmax_attention_map, softmax_weights
 from ssmlens.scan.operands import ScanOperands
 
@@ -91,6 +92,26 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
+
+
+def weights_device(site: MixerSite | AttentionSite) -> torch.device:
+    """Where a module's weights lie; accelerate moves its input there only inside its forward.
+
+    Raises:
+        UsageError: They are offloaded, or on several devices.
+    """
+    devices = {parameter.device for parameter in site.module.parameters()}
+    if any(device.type == "meta" for device in devices):
+        raise UsageError(
+            f"layer {site.layer}: its weights are offloaded (on device meta); "
+            "load the model with this layer on a device"
+        )
+    if len(devices) > 1:
+        raise UsageError(
+            f"layer {site.layer}: its weights lie on {', '.join(sorted(map(str, devices)))}; "
+            "load the model with each layer on one device"
+        )
+    return next(iter(devices))
 
 
 def versions(module: nn.Module) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.attention_capture import attention_layer, padded_map
-from ssmlens.recorder.calls import AttentionCall, MixerCall
+from ssmlens.recorder.calls import AttentionCall, MixerCall, weights_device
 from ssmlens.recorder.choose import EAGER, choose_blocks
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
@@ -101,6 +101,7 @@ def capture(
         )
     for block in chosen:
         if block.mixer:
+            weights_device(block.mixer)
             _check_channels(block.mixer, channels)
     _tell_of_attention(chosen if layers else blocks)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
@@ -153,11 +154,12 @@ class _Job:
 
         blocks_to_hook = list(missing.values())
         with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
-            self.model(ids.to(_input_device(self.model)))
+            self.model(ids.to(next(self.model.parameters()).device))
         if calls:
             left = missing[min(calls)]
-            name = left.mixer.name if left.mixer else f"{left.layer}"
-            raise UsageError(f"the model ran without calling its layer {name}")
+            part = left.mixer if left.mixer and not calls[left.layer].mixer else left.attention
+            assert part is not None
+            raise UsageError(f"the model ran without calling its layer {part.name}")
 
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         if calls.mixer is None:
@@ -240,7 +242,7 @@ def _header(
     command: str,
 ) -> CaptureHeader:
     source = getattr(model, "source", None)
-    parameter = _first_parameter(model)
+    parameter = next(model.parameters())
     dtype = str(parameter.dtype).removeprefix("torch.")
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
@@ -259,7 +261,7 @@ def _header(
         attributes={
             "model": getattr(source, "name", type(model).__name__),
             "model_class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "model_digest": source.digest if source else digest(model.state_dict()),
+            "model_digest": source.digest if source else _digest(model),
             "revision": getattr(source, "revision", None) or "",
             "backend": getattr(source, "backend", type(model).__module__.split(".")[0]),
             "dtype": dtype,
@@ -276,15 +278,14 @@ def _header(
     )
 
 
-def _first_parameter(model: nn.Module) -> nn.Parameter:
-    """A parameter that is not offloaded: the embedding's, where it is not."""
-    return next((p for p in model.parameters() if not p.is_meta), next(model.parameters()))
-
-
-def _input_device(model: nn.Module) -> torch.device:
-    """Where the model takes its token ids. Where its embedding is offloaded, accelerate moves them itself."""
-    device = next(model.parameters()).device
-    return torch.device("cpu") if device.type == "meta" else device
+def _digest(model: nn.Module) -> str:
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise UsageError(
+            "some of the model's weights are offloaded (on device meta), and a capture bears the digest of all: "
+            "load the model onto devices"
+        )
+    return digest(state)
 
 
 def _tell_of_attention(blocks: Sequence[Block]) -> None:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.blocks import AttentionSite, Block
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
-from ssmlens.recorder.calls import AttentionCall, MixerCall, autocast_dtype
+from ssmlens.recorder.calls import AttentionCall, MixerCall, autocast_dtype, weights_device
 
 log = logging.getLogger("ssmlens")
 
@@ -57,7 +56,7 @@ class _Hooks:
         """Hook a block; yields the handles."""
         mixer, attention = block.mixer, block.attention
         if mixer is not None:
-            _device(mixer)  # refuses what cannot be recorded
+            weights_device(mixer)  # refuses what cannot be recorded
             yield mixer.module.register_forward_pre_hook(
                 lambda _, args, kwargs: self._before(mixer, args, kwargs), with_kwargs=True
             )
@@ -66,7 +65,7 @@ class _Hooks:
             )
         if attention is not None and attention.has_weights:
             if attention.computed:
-                _device(attention)
+                weights_device(attention)
             enter = self._running.__setitem__
             yield block.module.register_forward_pre_hook(
                 lambda *_: enter(attention.module, attention), prepend=True
@@ -91,7 +90,7 @@ class _Hooks:
         if given is None:
             return
         self._recorded.add(site.layer)
-        where = _device(site)
+        where = weights_device(site)
         first = (output[0] if isinstance(output, tuple) else output).to(where)
         mask = None if given.token_mask is None else given.token_mask.to(where)
         here = dataclasses.replace(given, hidden=given.hidden.to(where), token_mask=mask)
@@ -104,7 +103,7 @@ class _Hooks:
         if site.computed:
             bound = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
             cached = getattr(bound.get("inference_params"), "seqlen_offset", 0) > 0
-            where = _device(site)
+            where = weights_device(site)
             call = AttentionCall(site, given=bound["x"].to(where), autocast=autocast_dtype(where))
         else:
             weights = _weights_in(output)
@@ -126,22 +125,6 @@ class _Hooks:
         if not self._said:
             self._said = True
             log.warning("only the prefill is recorded: %s", reason)
-
-
-def _device(site: MixerSite | AttentionSite) -> torch.device:
-    """Where the weights lie: what accelerate moves to them only inside the module's forward must follow."""
-    devices = {parameter.device for parameter in site.module.parameters()}
-    if any(device.type == "meta" for device in devices):
-        raise UsageError(
-            f"layer {site.layer}: its weights are offloaded (on device meta); "
-            "load the model with this layer on a device"
-        )
-    if len(devices) > 1:
-        raise UsageError(
-            f"layer {site.layer}: its weights lie on {', '.join(sorted(map(str, devices)))}; "
-            "load the model with each layer on one device"
-        )
-    return next(iter(devices))
 
 
 def _weights_in(output: Any) -> Tensor | None:

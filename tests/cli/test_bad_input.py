@@ -191,10 +191,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_run(refused, here):
         ),
         ({"model_type": "mamba9"}, ["mamba9", "MambaForCausalLM"]),
         (
-            {"d_model": 8, "n_layer": 1, "ssm_cfg": {"layer": "Mamba3"}},
-            ["'Mamba3'", "Mamba1, Mamba2"],
+            {"d_model": 8, "n_layer": 1, "ssm_cfg": {"layer": "Mamba9"}},
+            ["'Mamba9'", "Mamba1, Mamba2, Mamba3"],
         ),
-        ({"d_model": 8, "n_layer": 1, "attn_layer_idx": [0]}, ["attention in blocks [0]"]),
+        ({"d_model": 8, "n_layer": 1, "attn_layer_idx": [0]}, ["MHA needs: num_heads"]),
         ({"hidden": 8}, ["neither in mamba_ssm's layout", "transformers"]),
     ],
 )

@@ -1,0 +1,41 @@
+"""Which layers of a hybrid may be asked for, and what is said of those that may not."""
+
+import pytest
+
+import ssmlens
+from ssmlens.adapters.blocks import find_blocks
+from ssmlens.errors import UsageError
+from ssmlens.recorder.choose import choose_blocks
+
+NEMOTRON = "transformers NemotronHMamba2Mixer"  # mamba, mlp, attention, moe, mamba
+
+
+@pytest.mark.parametrize(("implementation", "chosen"), [("eager", [0, 2, 4]), ("sdpa", [0, 4])])
+def test_all_that_can_be_read_unless_some_are_asked_for(tiny_model, implementation, chosen):
+    model = tiny_model(NEMOTRON)
+    model.set_attn_implementation(implementation)
+    blocks = find_blocks(model)
+    assert [block.layer for block in choose_blocks(blocks, None)] == chosen
+    assert [block.layer for block in choose_blocks(blocks, [4, 0])] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([1], "layer 1 is an MLP block: nothing is mixed across tokens"),
+        ([0, 3], "layer 3 is a mixture of experts: nothing is mixed across tokens"),
+        ([2], r'layer 2 is softmax attention.*set_attn_implementation\("eager"\)'),
+        ([5], "layer 5 is out of range: this model has Mamba layers 0, 4$"),
+        ([-1], "layer -1 is out of range"),
+        ([], "no layer is asked for: this model has Mamba layers 0, 4$"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(tiny_model, tmp_path, layers, told):
+    model = tiny_model(NEMOTRON)
+    with pytest.raises(UsageError, match=told), ssmlens.recording(model, layers):
+        pass
+    with pytest.raises(UsageError, match=told):
+        ssmlens.capture(model, [[1, 2]], tmp_path / "run", layers=layers)
+    model.set_attn_implementation("eager")
+    with pytest.raises(UsageError, match="Mamba layers 0, 4 and attention layers 2"):
+        choose_blocks(find_blocks(model), [7])
