@@ -5,164 +5,233 @@ r between j and i
 
     exp(A (S_i − S_j)) = exp(A (S_i − S_r)) · exp(A (S_r − S_j)),    both factors ≤ 1,
 
-so the block of queries right of r and keys left of r is ONE matrix product P·Qᵀ, once P holds its decay since r and
-Q its decay up to r. The recursion starts with single tokens and doubles: two neighbouring blocks give one product,
-then the decay across the right block is folded into the left block's Q and the decay across the left block into the
-right block's P. Each entry meets log2(T) factors; nothing overflows, nothing is divided, and the work is that of half
-a matrix product.
+so the rectangle of queries right of r and keys left of r is ONE matrix product P·Qᵀ, once P holds its decay since r
+and Q its decay up to r. A square on the diagonal is built from leaves of four tokens, each pair by itself, doubling:
+two neighbouring blocks give one product, then the decay across the right block is folded into the left block's Q and
+the decay across the left block into the right block's P. When few blocks are left, each meets all keys before it in
+one product. Nothing overflows, nothing is divided, and the work is that of half a matrix product.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-# Blocks up to this size get their decay as a product of exponentials already taken; longer ones from Δ's sums anew,
-# so that rounding does not pile up over a long sequence.
-_PRODUCT_TOKENS = 8
+# Tokens whose pairs are taken one by one; their decay is a product of exponentials. Longer ones take it from sums in
+# float64, so that rounding does not pile up over a long sequence.
+_LEAF = 4
+# A square is doubled until this many of its blocks, or up to twice as many, are left.
+_BLOCKS = 4
 
 
-class BlocksBelow:
-    """The part of `out` below the diagonal, cut into the blocks that `add_products` fills.
+@dataclasses.dataclass(frozen=True)
+class DecayedPairs:
+    """The terms read[i,n] · exp(rate[h,n] (S[i,h] − S[j,h])) · write[j,n] · weight[j,h], to be summed over h and n.
 
-    Blocks are views [map pair query key]; of each size all whole pairs at once, then the shorter last one, if any.
+    Attributes:
+        steps: Whose running sum is S. A slab is a set of heads of its own; slabs are computed side by side.
+        rate: Decay of a unit of S.
+        read: What query i reads a state with. Kinds of sums share their decay: map and mask.
+        write: What key j writes a state with.
+        weight: What key j writes to a head.
     """
 
-    def __init__(self, out: Float[Tensor, "map token token"]):
-        self._out = out
-        self._views = {}
-        size = 1
-        while size < out.shape[1]:
-            self._views[size] = list(_cut(out, size))
-            size *= 2
+    steps: Float[Tensor, "slab token head"]
+    rate: Float[Tensor, "slab head A_state"]
+    read: Float[Tensor, "kind #slab token A_state"]
+    write: Float[Tensor, "kind #slab token A_state"]
+    weight: Float[Tensor, "kind slab token head"]
 
-    def __call__(self, size: int, place: int) -> Float[Tensor, "map pair query key"]:
-        """The blocks of a size, in the order of `_neighbours`."""
-        if self._out.requires_grad:  # autograd wants its views made after the last change
-            return list(_cut(self._out, size))[place]
-        return self._views[size][place]
+    def tokens(self, first: int, end: int) -> "DecayedPairs":
+        """The pairs of tokens first ≤ i, j < end; beyond the last token, nothing decays and nothing is written."""
+        here, beyond = slice(first, end), (0, 0, 0, max(0, end - self.steps.shape[1]))
+        return DecayedPairs(
+            pad(self.steps[:, here], beyond),
+            self.rate,
+            *(pad(x[:, :, here], beyond) for x in (self.read, self.write, self.weight)),
+        )
+
+    def put(self) -> Float[Tensor, "kind slab token head A_state"]:
+        """What key j writes to a state of a head."""
+        return self.weight.unsqueeze(-1) * self.write.unsqueeze(-2)
+
+    def sums(self) -> Float[Tensor, "slab edge head"]:
+        """S before every token, and at the end, in float64: what counts are its differences."""
+        return pad(self.steps.double().cumsum(1), (0, 0, 1, 0))
+
+    def decay(
+        self, sums: Float[Tensor, "slab #stretch head"]
+    ) -> Float[Tensor, "slab stretch head A_state"]:
+        """Decay over stretches of tokens, given how much S grows."""
+        return (sums.to(self.steps.dtype).unsqueeze(-1) * self.rate.unsqueeze(1)).exp_()
 
 
-def _cut(out: Float[Tensor, "map token token"], size: int) -> Iterator[Tensor]:
-    pairs, rest = divmod(out.shape[1], 2 * size)
-    if pairs:
-        whole, shape = slice(0, pairs * 2 * size), (pairs, 2 * size)
-        square = out[:, whole, whole].unflatten(1, shape).unflatten(3, shape)
-        yield square.diagonal(dim1=1, dim2=3).movedim(-1, 1)[:, :, size:, :size]
-    if rest > size:
-        start = out.shape[1] - rest
-        yield out[:, None, start + size :, start : start + size]
+def add_square(out: Float[Tensor, "kind #slab token token"], pairs: DecayedPairs) -> None:
+    """Add the sums of all pairs j < i to `out`, summed over slabs if it has one."""
+    tokens = out.shape[2]
+    square = _Square(pairs, tokens)
+    blocks = out.new_zeros(*out.shape[:2], square.count, square.size, square.size)
+    _on_diagonal(blocks, _LEAF).add_(_like(square.leaves, _on_diagonal(blocks, _LEAF)))
+    for start, queries, keys in square.neighbours():
+        products = queries @ keys.mT
+        if start:
+            block = out[:, :, start : start + products.shape[2], :start]
+        else:
+            size = products.shape[-1]
+            block = _on_diagonal(blocks, 2 * size)[..., size:, :size]
+        block += _like(products, block)
+    for n, start in enumerate(range(0, tokens, square.size)):
+        here = slice(start, min(start + square.size, tokens))
+        length = here.stop - start
+        out[:, :, here, here] += blocks[:, :, n, :length, :length]
 
 
-def add_products(
-    out: BlocksBelow,
-    P: Float[Tensor, "map token inner"],
-    Q: Float[Tensor, "map token inner"],
-    step: Float[Tensor, "#map token inner"],
-    delta: Float[Tensor, "#map token head"],
-    A: Float[Tensor, "#map head A_state"],
+def add_rectangle(
+    out: Float[Tensor, "kind query key"],
+    pairs: DecayedPairs,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
 ) -> None:
-    """Add Σ_inner P[i] Q[j] · (decay between them) below the diagonal of `out`; inner is head·A_state.
+    """Add the sums of queries[0] ≤ i < queries[1] and keys[0] ≤ j < keys[1] ≤ queries[0] to `out`, over slabs too."""
+    sums, boundary = pairs.sums(), queries[0]
+    before = pairs.tokens(*keys)
+    since = sums[:, boundary + 1 : queries[1] + 1] - sums[:, boundary : boundary + 1]
+    until = sums[:, boundary : boundary + 1] - sums[:, keys[0] + 1 : keys[1] + 1]
+    P = (pairs.decay(since) * pairs.read[:, :, slice(*queries)].unsqueeze(3)).flatten(3)
+    Q = pairs.decay(until) * before.write.unsqueeze(3)
+    Q *= before.weight.unsqueeze(4)
+    P, Q = (x.movedim(1, 2).flatten(2) for x in (P, Q.flatten(3)))  # kind token slab·head·A_state
+    for kind in range(len(out)):
+        out[kind].addmm_(P[kind], Q[kind].mT)
 
-    Args:
-        out: What is added to.
-        P: What is read at token i, times `step`. Overwritten.
-        Q: What is written at token j. Overwritten.
-        step: Ā = exp(Δ A), the decay of each token.
-        delta: Δ.
-        A: Continuous-time decay.
+
+def energies(pairs: DecayedPairs) -> Float[Tensor, " slab"]:
+    """The sum of squares over pairs j < i of what `add_square` would add for each slab, without making it.
+
+    Where a block is larger than head·state: ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, which are only head·state a side.
     """
-    for size, place, queries, keys in _neighbours_of_all_sizes(P, Q, step, delta, A):
-        block = out(size, place)
-        block += queries @ keys.mT
-
-
-def energies(
-    P: Float[Tensor, "map token inner"],
-    Q: Float[Tensor, "map token inner"],
-    step: Float[Tensor, "#map token inner"],
-    delta: Float[Tensor, "#map token head"],
-    A: Float[Tensor, "#map head A_state"],
-) -> Float[Tensor, " map"]:
-    """Sum of squares below the diagonal of what `add_products` would add, without making it.
-
-    ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, and PᵀP is only inner × inner.
-    """
-    total = P.new_zeros(len(P))
-    for *_, queries, keys in _neighbours_of_all_sizes(P, Q, step, delta, A):
-        grams = (queries.mT @ queries) * (keys.mT @ keys)
-        total = total + grams.flatten(1).sum(1)
+    square = _Square(pairs, pairs.steps.shape[1])
+    total = square.leaves.square().sum((0, 2, 3, 4))
+    for _, queries, keys in square.neighbours():
+        if queries.shape[-2] < queries.shape[-1]:
+            squares = (queries @ keys.mT).square()
+        else:
+            squares = (queries.mT @ queries) * (keys.mT @ keys)
+        total = total + squares.transpose(0, 1).flatten(1).sum(1)
     return total
 
 
-def _neighbours_of_all_sizes(
-    P: Float[Tensor, "map token inner"],
-    Q: Float[Tensor, "map token inner"],
-    step: Float[Tensor, "#map token inner"],
-    delta: Float[Tensor, "#map token head"],
-    A: Float[Tensor, "#map head A_state"],
-) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Every pair of neighbouring blocks, small ones first, each with its decay up to the boundary folded in.
+class _Square:
+    """Pairs of tokens 0 ≤ j < i < tokens, as leaves and as products of neighbouring blocks.
 
-    Yields (block size, place in `BlocksBelow`, queries, keys), both [map pair token inner]. They are overwritten when
-    the next ones are asked for.
+    Tokens are made up to a whole number of blocks with ones that neither decay nor write.
+
+    Attributes:
+        size: Tokens of the largest blocks, which are doubled from leaves.
+        count: How many of these there are.
+        leaves: The sums of pairs in one leaf, [kind slab leaf query key]; 0 for j ≥ i.
     """
-    keeps = P.requires_grad or Q.requires_grad  # the products have saved both
-    for size, decay in _decays(step, delta, A):
-        neighbours = list(_neighbours(P, Q, size))
-        for place, (queries, keys) in enumerate(neighbours):
-            yield size, place, queries, keys
-        if keeps:
-            P, Q = P.clone(), Q.clone()
-            neighbours = _neighbours(P, Q, size)
-        across = _decay_of_pairs(decay, P.shape[1], size)
-        for (queries, keys), (left, right) in zip(neighbours, across, strict=True):
+
+    def __init__(self, pairs: DecayedPairs, tokens: int):
+        self.size = _LEAF
+        while self.size * 2 * _BLOCKS <= tokens:
+            self.size *= 2
+        self.count = -(-tokens // self.size)
+        self._tokens = tokens
+        self._pairs = pairs.tokens(0, self.size * self.count)
+        self.leaves, self._P, self._Q = _leaves(self._pairs)
+
+    def neighbours(
+        self,
+    ) -> Iterator[
+        tuple[int, Float[Tensor, "kind slab *pair query k"], Float[Tensor, "kind slab *pair key k"]]
+    ]:
+        """Products queries·keysᵀ, each with its decay up to the boundary folded in.
+
+        Yields (0, queries, keys) for all pairs of neighbours of a size, small ones first; then (start, queries, keys)
+        for each block that starts there, with all keys before it. Both are overwritten when the next are asked for.
+        """
+        P, Q, sums = self._P, self._Q, self._pairs.sums()
+        keeps = P.requires_grad or Q.requires_grad  # the products have saved both
+        size = _LEAF
+        while size < self.size:
+            yield 0, *_halves(P, Q, size)
+            if keeps:
+                P, Q = P.clone(), Q.clone()
+            queries, keys = _halves(P, Q, size)
+            left, right = self._decays(sums, size).unflatten(1, (-1, 2)).unsqueeze(3).unbind(2)
             queries *= left
             keys *= right
+            size *= 2
+        across = self._decays(sums, size)
+        for n in range(1, self.count):
+            start = n * size
+            yield start, P[:, :, start : min(start + size, self._tokens)], Q[:, :, :start]
+            if keeps:
+                Q = Q.clone()
+            Q[:, :, :start] *= across[:, n : n + 1]
+
+    def _decays(
+        self, sums: Float[Tensor, "slab edge head"], size: int
+    ) -> Float[Tensor, "slab block k"]:
+        """Decay across every block of a size."""
+        return self._pairs.decay(sums[:, ::size].diff(dim=1)).flatten(2)
 
 
-def _decays(
-    step: Float[Tensor, "#map token inner"],
-    delta: Float[Tensor, "#map token head"],
-    A: Float[Tensor, "#map head A_state"],
-) -> Iterator[tuple[int, Tensor]]:
-    """Block sizes 1, 2, 4, ... with the decay across each block of that size, [map block inner]."""
-    tokens = step.shape[1]
-    # S before each token, and at the end.
-    before = torch.nn.functional.pad(delta.double().cumsum(1), (0, 0, 1, 0))
-    decay, size = step, 1
-    while size < tokens:
-        yield size, decay
-        size *= 2
-        if size <= _PRODUCT_TOKENS:
-            last = decay[:, -1:] if decay.shape[1] % 2 else decay[:, :0]
-            decay = torch.cat([decay[:, :-1:2] * decay[:, 1::2], last], dim=1)
-        else:
-            edges = torch.arange(0, tokens + size, size, device=step.device).clamp(max=tokens)
-            across = before[:, edges].diff(dim=1).to(step.dtype)
-            decay = (across.unsqueeze(-1) * A.unsqueeze(1)).exp_().flatten(2)
+def _halves(
+    P: Float[Tensor, "kind slab token k"], Q: Float[Tensor, "kind slab token k"], size: int
+) -> tuple[Float[Tensor, "kind slab pair query k"], Float[Tensor, "kind slab pair key k"]]:
+    """The queries of every second block and the keys of the block before it."""
+    return P.unflatten(2, (-1, 2, size))[:, :, :, 1], Q.unflatten(2, (-1, 2, size))[:, :, :, 0]
 
 
-def _neighbours(
-    P: Float[Tensor, "map token inner"], Q: Float[Tensor, "map token inner"], size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The queries of every second block and the keys of the block before it, in the order of `BlocksBelow`."""
-    pairs, rest = divmod(P.shape[1], 2 * size)
-    if pairs:
-        whole, shape = slice(0, pairs * 2 * size), (pairs, 2, size)
-        yield P[:, whole].unflatten(1, shape)[:, :, 1], Q[:, whole].unflatten(1, shape)[:, :, 0]
-    if rest > size:
-        start = P.shape[1] - rest
-        yield P[:, None, start + size :], Q[:, None, start : start + size]
+def _leaves(
+    pairs: DecayedPairs,
+) -> tuple[
+    Float[Tensor, "kind slab leaf query key"],
+    Float[Tensor, "kind slab token k"],
+    Float[Tensor, "kind slab token k"],
+]:
+    """The sums in leaves; P with its decay since its leaf's start; Q with its decay until its leaf's end."""
+    step = _by_place(pairs.decay(pairs.steps), 1)
+    read, write, weight = (_by_place(x, 2) for x in (pairs.read, pairs.write, pairs.weight))
+    kinds, slabs, leaves, heads = weight[0].shape
+    inner = (heads, pairs.rate.shape[2])
+    sums = pairs.weight.new_zeros(kinds, slabs, leaves, _LEAF, _LEAF)
+    P, Q = (pairs.weight.new_empty(kinds, slabs, leaves, _LEAF, *inner) for _ in range(2))
+    since = None
+    for i in range(_LEAF):
+        since = step[i] if since is None else since * step[i]
+        P[:, :, :, i] = since * read[i].unsqueeze(3)
+    for j in range(_LEAF):
+        put = weight[j].unsqueeze(4) * write[j].unsqueeze(3)
+        between = None
+        for i in range(j + 1, _LEAF):
+            between = step[i] if between is None else between * step[i]
+            # Over heads first: what is read and written with is the same for all of them.
+            seen = weight[j].permute(1, 2, 0, 3) @ between  # slab leaf kind A_state
+            sums[:, :, :, i, j] = (seen.permute(2, 0, 1, 3) * (read[i] * write[j])).sum(-1)
+        Q[:, :, :, j] = put if between is None else between * put
+    P, Q = (x.flatten(4).flatten(2, 3) for x in (P, Q))
+    return sums, P, Q
 
 
-def _decay_of_pairs(
-    decay: Float[Tensor, "#map block inner"], tokens: int, size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each of `_neighbours` the decay across its left block and across its right block, [map pair 1 inner]."""
-    pairs, rest = divmod(tokens, 2 * size)
-    if pairs:
-        yield decay[:, 0 : 2 * pairs : 2].unsqueeze(2), decay[:, 1 : 2 * pairs : 2].unsqueeze(2)
-    if rest > size:
-        yield decay[:, -2:-1].unsqueeze(2), decay[:, -1:].unsqueeze(2)
+def _by_place(x: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """The first tokens of all leaves, their second tokens, ..."""
+    return x.unflatten(dim, (-1, _LEAF)).unbind(dim + 1)
+
+
+def _on_diagonal(
+    blocks: Float[Tensor, "kind slab block token token"], size: int
+) -> Float[Tensor, "kind slab block part query key"]:
+    """The squares of a size on the diagonal of each block."""
+    cut = blocks.unflatten(4, (-1, size)).unflatten(3, (-1, size))
+    return cut.diagonal(dim1=3, dim2=5).movedim(-1, 3)
+
+
+def _like(sums: Tensor, block: Tensor) -> Tensor:
+    """Sums of every slab in the shape of what they are added to: of the sum of slabs, and by blocks."""
+    summed = sums.sum_to_size(*block.shape[:2], *sums.shape[2:])
+    return summed.view(block.shape)

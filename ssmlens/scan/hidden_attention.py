@@ -16,12 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.block_recursion import BlocksBelow, add_products, energies
+from ssmlens.scan.block_recursion import DecayedPairs, add_square, energies
 from ssmlens.scan.fold import check_fold, fold_in
 from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.tiles import KINDS, head_means, tiles
 
-# Inner dimension of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches; a GPU wants work.
-_INNER = {"cpu": 1024, "cuda": 16384}
+# Entries [head token state] whose energy is computed at once.
+_ENTRIES = 2**22
 
 
 @overload
@@ -106,23 +107,26 @@ def _maps_of_heads(
     operands: ScanOperands, heads: list[int]
 ) -> Float[Tensor, "batch channel query key"]:
     o = operands.select_heads(heads).only_maps()
-    steps, rate = o.decay
-    rate = rate.unsqueeze(1)  # channel 1 A_state
-    maps = []
-    for sequence in range(o.batch):
-        step, write, now = (
-            weight[sequence].T.unsqueeze(-1) for weight in (steps, *o.writes)
-        )  # channel token 1
-        B, C = o.B[sequence].transpose(0, 1), o.C[sequence].transpose(0, 1)  # channel token state
-        total = o.delta.new_zeros(len(heads), o.tokens, o.tokens)
-        decay = (step * rate).exp_()
-        if o.scalar_decay:
-            add_products(BlocksBelow(total), decay.clone(), write.clone(), decay, step, rate)
-            maps.append((total + torch.diag_embed(now.squeeze(-1))) * (C @ B.mT))
-        else:
-            add_products(BlocksBelow(total), C * decay, B * write, decay, step, rate)
-            maps.append(total + torch.diag_embed((C * B * now).sum(-1)))
-    return torch.stack(maps) if maps else o.delta.new_zeros(0, o.heads, o.tokens, o.tokens)
+    maps = o.delta.new_zeros(o.batch, len(heads), o.tokens, o.tokens)
+    for n in range(o.batch):
+        pairs, own = _pairs_of_each_head(o.sequence(n))
+        add_square(maps[n].unsqueeze(0), pairs)
+        maps[n].diagonal(dim1=1, dim2=2).add_(own)
+    return maps
+
+
+def _pairs_of_each_head(o: ScanOperands) -> tuple[DecayedPairs, Float[Tensor, "head token"]]:
+    """The pairs of tokens that M sums for every head, and its diagonal; of one sequence, each head being a group."""
+    (steps, rate), (write, write_now) = o.decay, o.writes
+    B, C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # head token state
+    pairs = DecayedPairs(
+        steps=steps[0].T.unsqueeze(2),
+        rate=rate.expand(-1, o.states).unsqueeze(1),
+        read=C.unsqueeze(0),
+        write=B.unsqueeze(0),
+        weight=write.mT.unsqueeze(3),
+    )
+    return pairs, (B * C).sum(-1) * write_now[0].T
 
 
 def attention_map_and_mask(
@@ -137,7 +141,7 @@ def attention_map_and_mask(
     Args:
         operands: Operands of one layer; `x` is not needed.
     """
-    means = _means(operands, ("map", "mask"))
+    means = _means(operands, KINDS)
     return means[:, 0], means[:, 1]
 
 
@@ -162,18 +166,17 @@ def channel_agreement(operands: ScanOperands, sample: int = 64) -> Float[Tensor,
         sample: Heads to sample, evenly spaced in each group; all where there are fewer.
     """
     o = _evenly_spaced_heads(operands.only_maps(), sample)
-    kept = attention_map(o).square().sum((1, 2))
-    each = o.select_heads(list(range(o.heads)))
-    steps, rate = each.decay
-    rate = rate.expand(-1, o.states).unsqueeze(1)
-    energy = []
-    for sequence in range(o.batch):
-        step, write, now = (weight[sequence].T.unsqueeze(-1) for weight in (steps, *each.writes))
-        B, C = each.B[sequence].transpose(0, 1), each.C[sequence].transpose(0, 1)
-        decay = (step * rate).exp_()
-        below = energies(C * decay, B * write, decay, step, rate)
-        energy.append((below + (C * B * now).sum(-1).square().sum(-1)).mean())
-    return kept / torch.stack(energy)
+    kept = o.delta.new_zeros(o.batch)
+    for queries, keys in tiles(o):
+        kept += head_means(o, ("map",), queries, keys).square().sum((1, 2, 3))
+    each = torch.zeros_like(kept)
+    at_once = max(1, _ENTRIES // (o.tokens * o.states))
+    for heads in torch.arange(o.heads).split(at_once):
+        some = o.select_heads(heads.tolist())
+        for sequence in range(o.batch):
+            pairs, own = _pairs_of_each_head(some.sequence(sequence))
+            each[sequence] += energies(pairs).sum() + own.square().sum()
+    return kept / (each / o.heads)
 
 
 def _evenly_spaced_heads(o: ScanOperands, sample: int) -> ScanOperands:
@@ -184,51 +187,6 @@ def _evenly_spaced_heads(o: ScanOperands, sample: int) -> ScanOperands:
     return dataclasses.replace(o.select_heads(chosen), B=o.B, C=o.C)
 
 
-def _means(operands: ScanOperands, kinds: tuple[str, ...]) -> Float[Tensor, "batch kind query key"]:
-    o = operands.only_maps()
-    out = o.delta.new_zeros(o.batch, len(kinds), o.tokens, o.tokens)
-    for sequence in range(o.batch):
-        for group in range(o.groups):
-            out[sequence] += _group_mean(o.sequence(sequence), group, kinds)
-    return out
-
-
-def _group_mean(
-    o: ScanOperands, group: int, kinds: tuple[str, ...]
-) -> Float[Tensor, "kind query key"]:
-    """One group's share of the means: its heads' sum over the number of all heads (and states, for the mask).
-
-    Where every state decays by itself (Mamba-1), heads and states are inner dimensions of the products, C and B with
-    them. Where a head has one decay (Mamba-2, Mamba-3), heads alone are, and C Bᵀ is multiplied in afterwards.
-    """
-    B, C = o.B[0, :, group], o.C[0, :, group]
-    heads = o.heads // o.groups
-    steps, rate = o.decay
-    write, write_now = o.writes
-    states = rate.shape[1]
-    chunk = max(1, _INNER.get(o.delta.device.type, _INNER["cpu"]) // states)
-    total = o.delta.new_zeros(len(kinds), o.tokens, o.tokens)
-    blocks = BlocksBelow(total)
-    for first in range(group * heads, (group + 1) * heads, chunk):
-        some = slice(first, min(first + chunk, (group + 1) * heads))
-        decay = (steps[0, :, some].unsqueeze(-1) * rate[some]).exp_()  # token head A_state
-        P = decay.expand(len(kinds), -1, -1, -1).clone()
-        Q = torch.empty_like(P)
-        for n, kind in enumerate(kinds):
-            if kind == "mask":
-                Q[n] = 1
-            elif o.scalar_decay:
-                Q[n] = write[0, :, some].unsqueeze(-1)
-            else:
-                P[n] *= C.unsqueeze(1)
-                Q[n] = B.unsqueeze(1) * write[0, :, some].unsqueeze(-1)
-        P, Q, decay = P.flatten(2), Q.flatten(2), decay.flatten(1)[None]
-        add_products(blocks, P, Q, decay, steps[:, :, some], rate[None, some])
-    now = write_now[0, :, group * heads : (group + 1) * heads].sum(-1)
-    here = {
-        "map": now * (1 if o.scalar_decay else (B * C).sum(-1)),
-        "mask": torch.full_like(now, heads * states),
-    }
-    total = total + torch.diag_embed(torch.stack([here[kind] for kind in kinds]))
-    share = {"map": (C @ B.T if o.scalar_decay else 1) / o.heads, "mask": 1 / (o.heads * states)}
-    return torch.stack([total[n] * share[kind] for n, kind in enumerate(kinds)])
+def _means(operands: ScanOperands, kinds: Sequence[str]) -> Float[Tensor, "batch kind query key"]:
+    everything = (0, operands.tokens)
+    return head_means(operands, kinds, everything, everything)

@@ -1,0 +1,163 @@
+"""Sums over a layer's heads of M and of the decay, on one rectangle of queries and keys: what attention maps are.
+
+Memory is that of the rectangle and of the slabs of heads that are computed at once, whatever the number of heads.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
+from ssmlens.scan.operands import ScanOperands
+
+# Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
+_INNER = 1024
+# Entries of P (and of Q) that are computed side by side, in slabs of that inner dimension: a GPU wants work.
+_SIDE_BY_SIDE = {"cpu": 2**18, "cuda": 2**24}
+
+
+def add_head_sums(
+    out: Float[Tensor, "kind query key"],
+    kinds: Sequence[str],
+    sequence: ScanOperands,
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+) -> None:
+    """Add the sum over heads of M ("map") or the sum over heads and states of the decay ("mask") to `out`.
+
+    Where every state decays by itself (Mamba-1), heads and states are inner dimensions of the products, C and B with
+    them. Where a head has one decay (Mamba-2), heads alone are, and C Bᵀ of their group is multiplied in afterwards;
+    but where each head is a group (Mamba-3), C and B go into the products again.
+
+    Args:
+        out: What is added to, a map for each of `kinds`.
+        kinds: "map", "mask" or both.
+        sequence: Operands of one sequence, as `ScanOperands.only_maps` gives them.
+        queries: First token and the token after the last.
+        keys: Likewise: tokens before the first query, or the queries themselves.
+    """
+    o = _between(sequence, keys[0], queries[1])
+    part = _Part(o, (queries[0] - keys[0], o.tokens), (0, keys[1] - keys[0]))
+    if not o.scalar_decay:
+        part.add_by_state(out, kinds)
+    else:
+        for n, kind in enumerate(kinds):
+            sums = out[n : n + 1]
+            if kind == "mask":
+                part.add_mask(sums)
+            elif o.heads == o.groups:
+                part.add_map_by_head(sums)
+            else:
+                part.add_map_by_group(sums)
+    if queries == keys:
+        _, now = o.writes
+        own = (o.B[0] * o.C[0]).sum(-1) * now[0].unflatten(1, (o.groups, -1)).sum(-1)
+        here = {"map": own.sum(-1), "mask": o.heads * o.decay[1].shape[1]}
+        for n, kind in enumerate(kinds):
+            out[n].diagonal().add_(here[kind])
+
+
+def _between(o: ScanOperands, first: int, end: int) -> ScanOperands:
+    """Only tokens first ≤ t < end, of operands that are nothing but what maps read."""
+    values = {f.name: getattr(o, f.name) for f in dataclasses.fields(o) if f.name != "A"}
+    return dataclasses.replace(
+        o, **{name: x[:, first:end] for name, x in values.items() if x is not None}
+    )
+
+
+class _Part:
+    """The pairs of one rectangle, whose last query is the last token."""
+
+    def __init__(self, o: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]):
+        steps, self._rate = o.decay
+        self._steps, self._weight = steps[0], o.writes[0][0]  # token head
+        self._B, self._C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # group token state
+        self._one = steps.new_ones(1, 1, 1, 1)
+        self._queries, self._keys = queries, keys
+        wide = o.heads // o.groups
+        self._groups = [slice(first, first + wide) for first in range(0, o.heads, wide)]
+
+    def add_by_state(self, out: Float[Tensor, "kind query key"], kinds: Sequence[str]) -> None:
+        """Both kinds at once, since they share their decay."""
+        ones, no_weight = torch.ones_like(self._B[0]), self._one[0, 0].expand_as(self._steps)
+        weights = [self._weight if kind == "map" else no_weight for kind in kinds]
+        for heads, B, C in zip(self._groups, self._B, self._C, strict=True):
+            read, write = (
+                torch.stack([x if kind == "map" else ones for kind in kinds]).unsqueeze(1)
+                for x in (C, B)
+            )
+            self._add(out, heads, read, write, weights)
+
+    def add_mask(self, out: Float[Tensor, "1 query key"]) -> None:
+        """The mask of heads that have one decay."""
+        ones = self._one.expand(1, 1, len(self._steps), 1)
+        self._add(out, slice(None), ones, ones, [self._one[0, 0].expand_as(self._steps)])
+
+    def add_map_by_group(self, out: Float[Tensor, "1 query key"]) -> None:
+        """The map of heads that have one decay, by groups that share C Bᵀ."""
+        ones = self._one.expand(1, 1, len(self._steps), 1)
+        queries, keys = slice(*self._queries), slice(*self._keys)
+        for heads, B, C in zip(self._groups, self._B, self._C, strict=True):
+            decayed = torch.zeros_like(out)
+            self._add(decayed, heads, ones, ones, [self._weight])
+            out.addcmul_(decayed, C[queries] @ B[keys].mT)
+
+    def add_map_by_head(self, out: Float[Tensor, "1 query key"]) -> None:
+        """The map of heads that have one decay and their own C and B."""
+        self._add(out, slice(None), self._C.unsqueeze(0), self._B.unsqueeze(0), [self._weight])
+
+    def _add(
+        self,
+        out: Float[Tensor, "kind query key"],
+        heads: slice,
+        read: Float[Tensor, "kind own token state"],
+        write: Float[Tensor, "kind own token state"],
+        weights: Sequence[Float[Tensor, "token head"]],
+    ) -> None:
+        """Add what some heads sum to; `own`: each has its own C and B (else 1)."""
+        steps, weights = self._steps[:, heads], [weight[:, heads] for weight in weights]
+        rate = self._rate[heads].expand(-1, read.shape[3])
+        square = self._queries == self._keys
+        for some, slabs in self._slabs(rate, square, own=read.shape[1] > 1):
+            its_own = some if read.shape[1] > 1 else slice(None)
+            pairs = DecayedPairs(
+                steps=_by_slab(steps[:, some], slabs),
+                rate=rate[some].unflatten(0, (slabs, -1)),
+                read=read[:, its_own],
+                write=write[:, its_own],
+                weight=_by_slab(torch.stack([weight[:, some] for weight in weights]), slabs),
+            )
+            if square:
+                add_square(out.unsqueeze(1), pairs)
+            else:
+                add_rectangle(out, pairs, self._queries, self._keys)
+
+    def _slabs(
+        self, rate: Float[Tensor, "head state"], square: bool, *, own: bool
+    ) -> Iterator[tuple[slice, int]]:
+        """(which heads, in how many slabs) to take at once."""
+        heads, states = rate.shape
+        entries = _SIDE_BY_SIDE["cuda" if rate.is_cuda else "cpu"]
+        tokens = max(len(self._steps[slice(*ends)]) for ends in (self._queries, self._keys))
+        if square:
+            wide = 1 if own else max(1, _INNER // states)
+            # Products have tokens/4 columns or more for each of a slab.
+            side = max(1, entries // (tokens * max(wide * states, tokens // 4)))
+        else:
+            wide = max(1, max(_INNER, entries // tokens) // states)
+            wide, side = (1, wide) if own else (wide, 1)
+        first = 0
+        while first < heads:
+            slabs = max(1, min(side, (heads - first) // wide))
+            end = min(first + slabs * wide, heads)
+            yield slice(first, end), slabs
+            first = end
+
+
+def _by_slab(
+    x: Float[Tensor, "*kind token head"], slabs: int
+) -> Float[Tensor, "*kind slab token part"]:
+    return x.unflatten(-1, (slabs, -1)).movedim(-2, -3)
