@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens.inits.mimetic import mimetic_
+    from ssmlens.inits.transplant import transplant_
     from ssmlens.models.load import load_model
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
@@ -40,10 +42,12 @@ __all__ = [
     "capture",
     "channel_maps",
     "load_model",
+    "mimetic_",
     "open_capture",
     "rank_layers",
     "recording",
     "selective_scan",
+    "transplant_",
     "verify",
 ]
 
@@ -56,10 +60,12 @@ _HOMES = {
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "load_model": "models.load",
+    "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "selective_scan": "scan.selective_scan",
+    "transplant_": "inits.transplant",
     "verify": "store",
 }
 

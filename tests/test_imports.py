@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "scan": SCAN,
     "models": MODELS,
     "adapters": ADAPTERS,
+    "inits": {"inits", *ADAPTERS},
     "store": STORE,
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},

@@ -1,0 +1,160 @@
+"""The libraries' own draws, mamba_ssm's and transformers', for a model of any library."""
+
+import dataclasses
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ssmlens.adapters.find import count_blocks
+from ssmlens.errors import UsageError
+from ssmlens.inits.init import Init, choose_mixers, generator, inits, is_norm, mark
+from ssmlens.models.parameters import draw_dt_bias
+
+# Shape and fan-in of a parameter, and random numbers, to its value.
+Draw = Callable[[torch.Size, int, torch.Generator], Tensor]
+# Weights that write into the residual stream.
+_RESIDUAL = ("out_proj.weight", "fc2.weight")
+
+
+def _constant(value: float) -> Draw:
+    return lambda shape, fan_in, numbers: torch.full(shape, value)
+
+
+def _normal(std: float) -> Draw:
+    return lambda shape, fan_in, numbers: std * torch.randn(shape, generator=numbers)
+
+
+def _uniform(shape: torch.Size, fan_in: int, numbers: torch.Generator) -> Tensor:
+    """U(±1/√fan_in): torch's own draw of linear layers and convolutions, kaiming_uniform with a = √5."""
+    return (2 * torch.rand(shape, generator=numbers) - 1) * fan_in**-0.5
+
+
+def _dt_bias(shape: torch.Size, fan_in: int, numbers: torch.Generator) -> Tensor:
+    """softplus⁻¹ of log-uniform steps in [.001, .1]."""
+    return draw_dt_bias(shape[0], 1e-3, 0.1, 1e-4, {"generator": numbers})
+
+
+def _log_n(shape: torch.Size, fan_in: int, numbers: torch.Generator) -> Tensor:
+    """log n for n = 1 .. states in each row (Mamba-1), or n = 1 .. heads (transformers' Mamba-2)."""
+    return torch.arange(1, shape[-1] + 1).log().expand(shape)
+
+
+def _log_uniform_16(shape: torch.Size, fan_in: int, numbers: torch.Generator) -> Tensor:
+    return (1 + 15 * torch.rand(shape, generator=numbers)).log()
+
+
+class _Redraw(Init):
+    """Draws every parameter of a model anew, in the order of their names, whatever it was before."""
+
+    def apply_(self, model: nn.Module, seed: int = 0) -> None:
+        """See `Init.apply_`. Raises UsageError for a parameter that the library has no draw for, by name."""
+        numbers = generator(seed)
+        sites = choose_mixers(model)
+        mixers = [site.module for site in sites]
+        draws = self.draws(math.sqrt(_residual_depth(model, count_blocks(model, sites))))
+        chosen: list[tuple[Tensor, Draw, int]] = []
+        for name, parameter in model.named_parameters():
+            owner = model.get_submodule(name.rpartition(".")[0])
+            kind = _kind(name, parameter, owner, owner in mixers)
+            if kind not in draws:
+                raise UsageError(
+                    f"{name} (in {type(owner).__name__}) cannot be drawn: inits know embeddings, "
+                    "linear layers, convolutions, norms and the mixers of Mamba-1 and Mamba-2"
+                )
+            fan_in = getattr(owner, "weight", parameter)[0].numel()
+            chosen.append((parameter, draws[kind], fan_in))
+        with torch.no_grad():
+            for parameter, draw, fan_in in chosen:
+                parameter.copy_(draw(parameter.shape, fan_in, numbers))
+        for site in sites:
+            mark(site, None)
+
+    @abstractmethod
+    def draws(self, depth: float) -> dict[str, Draw]:
+        """A draw for each kind of parameter; `depth` is the square root of the number of residual branches."""
+
+
+@inits.register("mamba-ssm")
+@dataclasses.dataclass(frozen=True)
+class MambaSsm(_Redraw):
+    """As mamba_ssm draws a language model, its mixers' arguments at their defaults.
+
+    Linear weights and convolutions (bias included) U(±1/√fan_in), embeddings N(0, .02), A_log = log n in Mamba-1 and
+    log U(1, 16) in Mamba-2, softplus(dt_bias) log-uniform in [.001, .1], dt_proj U(±1/√dt_rank), D and norms 1, other
+    biases 0; out_proj and fc2 divided by √(residual branches). `MambaLM` is drawn so when it is made.
+    """
+
+    def draws(self, depth: float) -> dict[str, Draw]:
+        """See `_Redraw.draws`."""
+        return _COMMON | {
+            "embedding": _normal(0.02),
+            "linear": _uniform,
+            "residual": lambda *given: _uniform(*given) / depth,
+            "conv bias": _uniform,
+            "A_log of Mamba-2": _log_uniform_16,
+        }
+
+
+@inits.register("transformers")
+@dataclasses.dataclass(frozen=True)
+class Transformers(_Redraw):
+    """As transformers draws its MambaForCausalLM and Mamba2ForCausalLM.
+
+    Like mamba_ssm's draw, but linear weights and embeddings N(0, std), convolution biases 0, A_log = log(1 .. heads) in
+    Mamba-2, and out_proj not made smaller with depth.
+
+    Attributes:
+        std: `initializer_range` of the configuration.
+    """
+
+    std: float = 0.1
+
+    def draws(self, depth: float) -> dict[str, Draw]:
+        """See `_Redraw.draws`."""
+        return _COMMON | {
+            "embedding": _normal(self.std),
+            "linear": _normal(self.std),
+            "residual": _uniform,
+            "conv bias": _constant(0.0),
+            "A_log of Mamba-2": _log_n,
+        }
+
+
+_COMMON: dict[str, Draw] = {
+    "one": _constant(1.0),
+    "zero": _constant(0.0),
+    "conv": _uniform,
+    "dt_proj": _uniform,
+    "dt bias": _dt_bias,
+    "A_log of Mamba-1": _log_n,
+}
+
+
+def _kind(name: str, parameter: Tensor, owner: nn.Module, is_mixer: bool) -> str | None:
+    """What kind of parameter this is, a key of `draws`; None: none that is known."""
+    leaf = name.rpartition(".")[2]
+    if is_mixer:
+        own = {"A_log": f"A_log of Mamba-{3 - parameter.ndim}", "D": "one", "dt_bias": "dt bias"}
+        return own.get(leaf)
+    if isinstance(owner, nn.Embedding):
+        return "embedding"
+    if is_norm(owner):
+        return "one" if leaf == "weight" else "zero"
+    if isinstance(owner, nn.Conv1d):
+        return "conv" if leaf == "weight" else "conv bias"
+    if not isinstance(owner, nn.Linear):
+        return None
+    if name.endswith(("dt_proj.weight", "dt_proj.bias")):
+        return "dt_proj" if leaf == "weight" else "dt bias"
+    if leaf == "bias":
+        return "zero"
+    return "residual" if name.endswith(_RESIDUAL) else "linear"
+
+
+def _residual_depth(model: nn.Module, blocks: int) -> int:
+    """Branches of the residual stream, as mamba_ssm counts them: one a block, two where it has an MLP."""
+    has_mlp = any(name.endswith("fc2") for name, _ in model.named_modules())
+    return blocks * (2 if has_mlp else 1)

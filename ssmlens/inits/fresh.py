@@ -1,0 +1,78 @@
+"""Whether a model is as its library drew it: what mimetic initialisation is defined on."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.generations import Mamba2Adapter
+from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.errors import UsageError
+from ssmlens.inits.init import is_norm, mark_of
+from ssmlens.inits.mixer_weights import log_n
+
+# Independent draws have a z-score beyond this once in 10⁹ layers; W_C = ½(W'_C + W_B) has .71·√(entries).
+_LARGEST_Z = 6.0
+
+
+def require_fresh(model: nn.Module, sites: Sequence[MixerSite]) -> None:
+    """Raise UsageError, naming the layer or norm, unless these mixers are as their library drew them.
+
+    Norm weights and D are 1; A_log is log n in Mamba-1 and log U(1, 16) in Mamba-2 (transformers' log(1..heads) is not:
+    the same c would mean other decays); W_B and W_C are unrelated; nothing was initialised by ssmlens before.
+    """
+    for site in sites:
+        why = _why_stale(site)
+        if why is not None:
+            raise UsageError(f"layer {site.layer}: {why}; force=True goes on regardless")
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if is_norm(module) and weight is not None and (weight != 1).any():
+            raise UsageError(
+                f"{name}.weight is not all 1: the model is trained, not fresh; "
+                "force=True goes on regardless"
+            )
+
+
+def _why_stale(site: MixerSite) -> str | None:
+    if (before := mark_of(site)) is not None:
+        return f"already initialised ({before}), and a second time would not mean the same"
+    views = site.adapter.weights(site.module)
+    if views.D is not None and (views.D != 1).any():
+        return "D is not all 1: the model is trained, not fresh"
+    if views.A_log is not None and (why := _why_stale_decay(site, views.A_log)) is not None:
+        return why
+    if _z_score(views) > _LARGEST_Z:
+        return "W_B and W_C are related already, not independent draws"
+    return None
+
+
+def _why_stale_decay(site: MixerSite, A_log: Float[Tensor, "head A_state"]) -> str | None:
+    if not isinstance(site.adapter, Mamba2Adapter):
+        if _is(A_log, log_n(A_log)):
+            return None
+        return "A_log is not log n: the model is trained, not fresh"
+    if _is(A_log, log_n(A_log.T).T):
+        return (
+            "A_log is log(1..heads), transformers' own, on which c means other decays than on "
+            "mamba_ssm's log U(1, 16); apply the init 'mamba-ssm' first"
+        )
+    if not ((A_log >= 0) & (A_log <= math.log(16) + 1e-2)).all():
+        return "A_log is not log U(1, 16): the model is trained, not fresh"
+    return None
+
+
+def _is(values: Tensor, wanted: Tensor) -> bool:
+    """Whether these are the wanted values, as far as their dtype can say them."""
+    return torch.allclose(values.double(), wanted, rtol=torch.finfo(values.dtype).eps, atol=1e-6)
+
+
+def _z_score(views: WeightViews) -> float:
+    """Correlation of W_B and W_C times √entries: standard normal for independent draws."""
+    if views.W_B is None or views.W_C is None:
+        return 0.0
+    B, C = views.W_B.detach().double().flatten(), views.W_C.detach().double().flatten()
+    return abs(float(B @ C / (B.norm() * C.norm()) * math.sqrt(len(B))))

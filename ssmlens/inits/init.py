@@ -1,0 +1,83 @@
+"""What an initialisation is, the registry of them, and which mixers of a model one sets."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ssmlens.adapters.blocks import block_kinds
+from ssmlens.adapters.find import MixerSite, find_mixers
+from ssmlens.errors import UsageError
+from ssmlens.registry import Registry
+
+# What was done to a mixer is written on it, as an attribute: copies and pickles keep it.
+_MARK = "ssmlens_init"
+_NORM = re.compile(r"Norm(Gated)?$")
+
+
+class Init(ABC):
+    """A way to start a model: a frozen dataclass whose fields are its options."""
+
+    @abstractmethod
+    def apply_(self, model: nn.Module, seed: int = 0) -> None:
+        """Set the model's weights in place, or raise UsageError and leave it as it was.
+
+        Args:
+            model: Any model whose mixers an adapter reads: of ssmlens, mamba_ssm or transformers.
+            seed: Of what is drawn.
+        """
+
+
+inits: Registry[type[Init]] = Registry("init", "ssmlens.inits")
+
+
+def choose_mixers(model: nn.Module, layers: Iterable[int] | None = None) -> list[MixerSite]:
+    """The mixers in these blocks of the model; None: all.
+
+    Raises:
+        UnsupportedModelError: No adapter reads anything in the model.
+        UsageError: A layer is out of range or has no mixer, or a mixer is tensor-parallel.
+    """
+    sites = {site.layer: site for site in find_mixers(model)}
+    wanted = list(sites) if layers is None else list(layers)
+    for layer in wanted:
+        if layer not in sites:
+            raise UsageError(_why_not(model, layer, sites))
+        if getattr(sites[layer].module, "process_group", None) is not None:
+            raise UsageError(
+                f"layer {layer} is tensor-parallel (process_group): each process holds a part of "
+                "its weights; initialise the model before it is split"
+            )
+    return [sites[layer] for layer in wanted]
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether the module is a norm, by its class's name, as libraries write their own."""
+    return _NORM.search(type(module).__name__) is not None
+
+
+def mark(site: MixerSite, what: str | None) -> None:
+    """Write on the mixer what was done to it; None: nothing."""
+    setattr(site.module, _MARK, what)
+
+
+def mark_of(site: MixerSite) -> str | None:
+    """What was done to the mixer, or None."""
+    return getattr(site.module, _MARK, None)
+
+
+def generator(seed: int) -> torch.Generator:
+    """The random numbers of this seed, on the CPU, so that they are the same wherever the model is."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed {seed} is out of range: an init takes 0..2^32 - 1")
+    return torch.Generator().manual_seed(seed)
+
+
+def _why_not(model: nn.Module, layer: int, sites: Iterable[int]) -> str:
+    kinds = block_kinds(model)
+    if 0 <= layer < len(kinds):
+        places = ", ".join(map(str, sites))
+        return f"layer {layer} is {kinds[layer]}, not a Mamba mixer; those are in layers {places}"
+    return f"layer {layer} is out of range: {type(model).__name__} has layers 0..{len(kinds) - 1}"

@@ -1,0 +1,222 @@
+"""Mimetic initialisation: Mamba layers that start as linear attention (Trockman et al. 2024, arXiv 2410.11135)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.generations import Mamba2Adapter
+from ssmlens.errors import UsageError
+from ssmlens.inits.fresh import require_fresh
+from ssmlens.inits.init import Init, choose_mixers, inits, mark
+from ssmlens.inits.mixer_weights import MixerWeights
+
+COMPONENTS = ("A", "delta", "BC", "conv")
+CONV_SCOPES = ("all", "bc", "tie_bc")
+RESCALES = ("none", "var", "identity")
+# What makes A_log from the library's own and c.
+A_RULES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "power": lambda base, c: -c * base,
+    "power_no_first": lambda base, c: -c * (base.exp() + 1).log(),
+    "constant": lambda base, c: torch.full_like(base, -c),
+    "offset": lambda base, c: base - c,
+}
+_POWERS = ("power", "power_no_first")
+# A weight and its new value.
+Change = tuple[Tensor, Tensor]
+
+
+def mimetic_(
+    model: nn.Module, components: tuple[str, ...] | None = None, c: float = 8.0, **options: Any
+) -> None:
+    """Start a fresh model's Mamba layers as linear attention, in place; the fields of `Mimetic` are the options.
+
+    >>> ssmlens.mimetic_(model, c=8)
+    >>> ssmlens.mimetic_(model, components=("A", "BC"), layers=(3,))
+    """
+    Mimetic(components, c, **options).apply_(model)
+
+
+@inits.register("mimetic")
+@dataclasses.dataclass(frozen=True)
+class Mimetic(Init):
+    """Mimetic initialisation of a fresh model of mamba_ssm, transformers or ssmlens.
+
+    Draws nothing: W'_C below is the draw that the model has.
+
+    - A: A_log := −c·log n (Mamba-2: −c times the layer's own draw), so that A = −n^−c ≈ 0 and Ā ≈ 1. State n = 1 stays
+      at A = −1 for every c.
+    - delta: dt_bias := softplus⁻¹(1) = .5413 and W_Δ := 0, so that Δ = 1 (Mamba-1: dt_proj; its rows of x_proj stay,
+      or no gradient would ever reach either).
+    - BC: W_C := ½ (W'_C + W_B), so that W_Cᵀ W_B ≈ a multiple of I. A bias of these rows is treated likewise.
+    - conv: the convolution passes its current token on as it is, without bias. SiLU still follows.
+
+    Attributes:
+        components: Some of "A", "delta", "BC", "conv". None: A, delta and BC, and conv as well in Mamba-2 (as the
+            paper does).
+        c: Strength of A; the paper takes 2, 4 or 8.
+        layers: Blocks whose mixers are set; None: all.
+        a_rule: "power" as above; "power_no_first": −c·log(n + 1); "constant": −c; "offset": the library's own A_log − c
+            (Tong et al. 2026, with 10).
+        w_delta_scale: What W_Δ is multiplied by.
+        bc_mix: Weights of W'_C and W_B in W_C; (0, 1) copies W_B.
+        bc_rescale: "none"; "var": W_C keeps the variance of its draw (√2 for ½, ½); "identity": W_B and W_C are scaled
+            alike until the mean diagonal entry of W_Cᵀ W_B is 1 in each group.
+        conv_scope: "all" channels; "bc": those of B and C alone; "tie_bc": C's taps and bias become B's. The latter two
+            are for Mamba-2.
+        keep_conv_bias: Leave the convolution's bias as it was drawn.
+        force: Go on where the model is not fresh.
+
+    Raises:
+        UsageError: The model is not fresh (D or norm weights not 1, Mamba-1's A_log not log n, initialised before,
+            Mamba-2 with transformers' A_log), its dt_limit excludes 1, it is tensor-parallel, its family has no such
+            weight, or an option is impossible. The model is then as it was.
+    """
+
+    components: tuple[str, ...] | None = None
+    c: float = 8.0
+    layers: tuple[int, ...] | None = None
+    a_rule: str = "power"
+    w_delta_scale: float = 0.0
+    bc_mix: tuple[float, float] = (0.5, 0.5)
+    bc_rescale: str = "none"
+    conv_scope: str = "all"
+    keep_conv_bias: bool = False
+    force: bool = False
+
+    def __post_init__(self):
+        for component in self.components or ():
+            _require(component in COMPONENTS, "components", f"some of {COMPONENTS}", component)
+        _require(0 < self.c < math.inf, "c", "positive", self.c)
+        _require(self.a_rule in A_RULES, "a_rule", f"one of {tuple(A_RULES)}", self.a_rule)
+        _require(self.bc_rescale in RESCALES, "bc_rescale", f"one of {RESCALES}", self.bc_rescale)
+        _require(
+            self.conv_scope in CONV_SCOPES, "conv_scope", f"one of {CONV_SCOPES}", self.conv_scope
+        )
+        _require(any(self.bc_mix), "bc_mix", "not both 0", self.bc_mix)
+        _require(math.isfinite(self.w_delta_scale), "w_delta_scale", "finite", self.w_delta_scale)
+
+    @torch.no_grad()
+    def apply_(self, model: nn.Module, seed: int = 0) -> None:
+        """See `Init.apply_`. Nothing is drawn, so the seed does not matter."""
+        sites = choose_mixers(model, self.layers)
+        weights = [MixerWeights.of(site) for site in sites]
+        if not self.force:
+            require_fresh(model, sites)
+        changes = [c for s, w in zip(sites, weights, strict=True) for c in self._changes(s, w)]
+        for weight, value in changes:
+            weight.copy_(value)
+        for site in sites:
+            mark(site, f"mimetic, {'+'.join(self._components(site)) or 'nothing'}, c={self.c:g}")
+
+    def _components(self, site: MixerSite) -> tuple[str, ...]:
+        if self.components is not None:
+            return self.components
+        return COMPONENTS if isinstance(site.adapter, Mamba2Adapter) else COMPONENTS[:3]
+
+    def _changes(self, site: MixerSite, weights: MixerWeights) -> list[Change]:
+        """The mixer's weights that change, with what they become."""
+        make = {"A": self._A, "delta": self._delta, "BC": self._BC, "conv": self._conv}
+        try:
+            return [change for name in self._components(site) for change in make[name](weights)]
+        except UsageError as error:
+            raise UsageError(f"layer {site.layer}: {error}") from None
+
+    def _A(self, weights: MixerWeights) -> list[Change]:
+        A_log, base = weights.views.A_log, weights.own_A_log
+        assert A_log is not None
+        if self.a_rule in _POWERS and (base < 0).any():
+            raise UsageError(
+                f"A_log goes down to {float(base.min()):.2g}, and what is negative would make A "
+                "huge; apply the init 'mamba-ssm' first"
+            )
+        return [(A_log, A_RULES[self.a_rule](base, self.c))]
+
+    def _delta(self, weights: MixerWeights) -> list[Change]:
+        low, high = weights.dt_limit
+        if not low <= 1 <= high:
+            raise UsageError(
+                f"Δ is clamped to [{low:g}, {high:g}], which excludes the 1 that 'delta' starts "
+                "from; widen dt_limit or leave out that component"
+            )
+        views = weights.views
+        W = views.W_dt if views.dt_proj is None else views.dt_proj
+        if views.dt_bias is None or W is None:
+            raise UsageError("dt has no bias to set; leave out the component 'delta'")
+        rows = [W] if weights.bias_dt is None else [W, weights.bias_dt]
+        bias = torch.full_like(views.dt_bias, math.log(math.e - 1))
+        return [(views.dt_bias, bias), *((row, self.w_delta_scale * row) for row in rows)]
+
+    def _BC(self, weights: MixerWeights) -> list[Change]:
+        W_B, W_C = weights.views.W_B, weights.views.W_C
+        assert W_B is not None
+        assert W_C is not None
+        scale_B, scale_C = self._scales(W_B.double(), self._mix(W_B, W_C))
+        changes = [(W_B, scale_B * W_B), (W_C, scale_C * self._mix(W_B, W_C))]
+        bias_B, bias_C = weights.bias_B, weights.bias_C
+        if bias_B is not None and bias_C is not None:
+            changes += [
+                (bias_B, scale_B[..., 0] * bias_B),
+                (bias_C, scale_C[..., 0] * self._mix(bias_B, bias_C)),
+            ]
+        return changes
+
+    def _mix(self, of_B: Tensor, of_C: Tensor) -> Tensor:
+        own, other = self.bc_mix
+        return own * of_C.double() + other * of_B.double()
+
+    def _scales(
+        self,
+        W_B: Float[Tensor, "group state input"],
+        W_C: Float[Tensor, "group state input"],
+    ) -> tuple[Float[Tensor, "group 1 1"], Float[Tensor, "group 1 1"]]:
+        """What W_B and the mixed W_C are multiplied by."""
+        one = torch.ones_like(W_B[:, :1, :1])
+        if self.bc_rescale == "none":
+            return one, one
+        if self.bc_rescale == "var":
+            return one, one / math.hypot(*self.bc_mix)
+        diagonal = (W_B * W_C).sum((1, 2), keepdim=True) / W_B.shape[2]
+        if not (diagonal > 0).all():
+            raise UsageError(
+                f"with bc_mix={self.bc_mix} the diagonal of W_Cᵀ W_B cannot be scaled to 1 "
+                "(bc_rescale='identity'); give W_B a positive weight"
+            )
+        return diagonal**-0.5, diagonal**-0.5
+
+    def _conv(self, weights: MixerWeights) -> list[Change]:
+        views = weights.views
+        if views.conv is None:
+            raise UsageError("the mixer has no convolution; leave out the component 'conv'")
+        if self.conv_scope == "all":
+            return self._pass_on(views.conv, views.conv_bias)
+        B, C = views.conv_B, views.conv_C
+        if B is None or C is None:
+            raise UsageError(
+                f"conv_scope={self.conv_scope!r} is for Mamba-2: here B and C are made after the "
+                "convolution; use conv_scope='all' or leave out the component 'conv'"
+            )
+        bias_B, bias_C = weights.conv_bias_B, weights.conv_bias_C
+        if self.conv_scope == "bc":
+            return self._pass_on(B, bias_B) + self._pass_on(C, bias_C)
+        if bias_B is None or bias_C is None or self.keep_conv_bias:
+            return [(C, B)]
+        return [(C, B), (bias_C, bias_B)]
+
+    def _pass_on(self, taps: Tensor, bias: Tensor | None) -> list[Change]:
+        """Taps (the last one is the current token's) and bias of the identity."""
+        identity = torch.zeros_like(taps)
+        identity[..., -1] = 1
+        if bias is None or self.keep_conv_bias:
+            return [(taps, identity)]
+        return [(taps, identity), (bias, torch.zeros_like(bias))]
+
+
+def _require(met: bool, field: str, what: str, value: object) -> None:
+    if not met:
+        raise UsageError(f"mimetic init: {field} must be {what}, not {value!r}")
