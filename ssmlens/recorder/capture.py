@@ -1,6 +1,7 @@
 """`capture`: prompts through a model, layer by layer, into a verified file."""
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -154,7 +155,7 @@ class _Job:
 
         blocks_to_hook = list(missing.values())
         with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
-            self.model(ids.to(next(self.model.parameters()).device))
+            self.model(ids.to(next(self.model.parameters()).device), **_without_cache(self.model))
         if calls:
             left = missing[min(calls)]
             part = left.mixer if left.mixer and not calls[left.layer].mixer else left.attention
@@ -286,6 +287,12 @@ def _digest(model: nn.Module) -> str:
             "load the model onto devices"
         )
     return digest(state)
+
+
+def _without_cache(model: nn.Module) -> dict[str, bool]:
+    """What keeps a transformers model from filling a cache that nobody reads."""
+    takes = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 def _tell_of_attention(blocks: Sequence[Block]) -> None:

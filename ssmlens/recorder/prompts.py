@@ -127,7 +127,7 @@ def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None 
     return Prompts(tokens, (name,) * len(tokens), texts, tuple(map(tuple, batch.target.tolist())))
 
 
-def from_named_task(name: str, model: Any, options: dict[str, int], seed: int = 0) -> Prompts:
+def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 0) -> Prompts:
     """The examples of the task called `name`, drawn from the model's own vocabulary.
 
     Args:

@@ -100,6 +100,11 @@ def test_nothing_changes_in_training_with_dropout(hybrid):
 
 def test_generate_records_the_prefill_and_says_so_once(hybrid, caplog):
     model, blocks = hybrid
+    try:
+        with torch.no_grad():
+            model(IDS, use_cache=True)
+    except KeyError as error:  # transformers 5.14 has no cache for the MLP blocks of NemotronH
+        pytest.skip(f"this transformers has no cache for its {error} blocks")
     with ssmlens.recording(model) as rec, torch.no_grad():
         model(IDS)
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING, logger="ssmlens"):
@@ -158,15 +163,15 @@ def test_without_eager_attention_a_block_is_not_recorded_and_it_says_how(tiny_mo
 def test_the_hooks_are_gone_after_an_exception(hybrid):
     model, blocks = hybrid
     with pytest.raises(IndexError), ssmlens.recording(model):
-        model(IDS + 1000)
+        model(IDS + 1000, use_cache=False)
     attention = ssmlens.adapters.blocks.find_attention(model)[0].module
     broken = attention.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), ssmlens.recording(model):
-        model(IDS)
+        model(IDS, use_cache=False)
     broken.remove()
     assert not hooks(model)
     with ssmlens.recording(model, layers=blocks) as rec:
-        model(IDS)
+        model(IDS, use_cache=False)
         assert hooks(model)
     assert rec.layers == blocks
     assert not hooks(model)
