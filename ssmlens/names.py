@@ -17,6 +17,7 @@ KEY_BLOCK = "key_block"
 HEAD = "head"
 HEADDIM = "headdim"
 GROUP = "group"
+WEIGHT_GROUP = "weight_group"  # groups of W_B and W_C: as many as of B and C, but where heads add biases (Mamba-3)
 STATE = "state"
 CHANNEL = "channel"
 INPUT = "input"
@@ -78,15 +79,15 @@ LAYER_ARRAYS: dict[str, tuple[str, ...]] = {
     "channel_agreement": (PROMPT,),
     # weights
     "A_log": (HEAD, STATE),
-    "W_B": (GROUP, STATE, INPUT),
-    "W_C": (GROUP, STATE, INPUT),
+    "W_B": (WEIGHT_GROUP, STATE, INPUT),
+    "W_C": (WEIGHT_GROUP, STATE, INPUT),
     "W_dt": (DT_ROW, INPUT),
     "dt_proj": (HEAD, DT_RANK),
     "dt_bias": (HEAD,),
     "conv": (CONV_CHANNEL, TAP),
     "conv_bias": (CONV_CHANNEL,),
-    "conv_B": (GROUP, STATE, TAP),
-    "conv_C": (GROUP, STATE, TAP),
+    "conv_B": (WEIGHT_GROUP, STATE, TAP),
+    "conv_C": (WEIGHT_GROUP, STATE, TAP),
     # optional: --store-discretized
     "A_bar": (PROMPT, TOKEN, HEAD, STATE),
     "B_bar": (PROMPT, TOKEN, HEAD, STATE),

@@ -40,10 +40,12 @@ class Adapter(ABC):
     Attributes:
         family: Library and class, for people: "transformers MambaMixer".
         mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
+        tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
     """
 
     family: str
     mixers: tuple[str, ...]
+    tf32_kernels: bool = False
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""

@@ -77,6 +77,7 @@ class Mamba1Adapter(_AdapterFromWeights):
 class Mamba2Adapter(_AdapterFromWeights):
     """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
 
+    tf32_kernels = True
     _project, _finish = staticmethod(project_mamba2), staticmethod(finish_mamba2)
 
     @abstractmethod
@@ -108,6 +109,8 @@ class Mamba2Adapter(_AdapterFromWeights):
 
 class Mamba3Adapter(Adapter):
     """Mixers whose decay depends on the data, whose write is trapezoidal, and which convolve nothing."""
+
+    tf32_kernels = True
 
     def named_weights(self, mixer: Any) -> Mamba3Weights:
         """The weights as `models.projections_mamba3` takes them. Raises UnsupportedModelError for MIMO."""

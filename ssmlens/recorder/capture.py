@@ -181,7 +181,7 @@ class _Job:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         got = capture_layer(call, length, channels, self.store_discretized)
-        limit = closing.tolerance(call.output, call.site.adapter.family)
+        limit = closing.tolerance(call.output, call.site.adapter)
         if got.finite and not got.worst_closure <= limit and not self.keep_going:
             raise ClosureError(
                 f"layer {layer} ({call.site.adapter.family}): recomputed output differs by "
@@ -247,8 +247,8 @@ def _header(
     dtype = str(parameter.dtype).removeprefix("torch.")
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
-    families = [block.mixer.adapter.family for block in chosen if block.mixer]
-    worst = max((closing.tolerance(parameter, family) for family in families), default=0.0)
+    adapters = [block.mixer.adapter for block in chosen if block.mixer]
+    worst = max((closing.tolerance(parameter, adapter) for adapter in adapters), default=0.0)
     return CaptureHeader(
         tokens=prompts.padded().numpy(),
         length=torch.tensor(prompts.length).numpy(),

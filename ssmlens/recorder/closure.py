@@ -63,13 +63,10 @@ def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "pr
     return torch.arange(tokens, device=length.device) < length[:, None]
 
 
-def tolerance(output: Tensor, family: str) -> float:
-    """The largest closure error to believe for what this mixer computed with.
-
-    mamba_ssm's Mamba-2 kernels multiply float32 in TF32.
-    """
+def tolerance(output: Tensor, adapter: Adapter) -> float:
+    """The largest closure error to believe for what this mixer computed with."""
     if output.dtype in (torch.bfloat16, torch.float16):
         return TOLERANCE["bfloat16"]
-    if output.is_cuda and "Mamba2" in family:
+    if output.is_cuda and adapter.tf32_kernels:
         return TOLERANCE["tf32"]
     return TOLERANCE["float32"]

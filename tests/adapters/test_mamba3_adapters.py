@@ -99,7 +99,7 @@ def test_mimo_is_refused_by_name_before_it_runs():
 
 
 def test_a_capture_of_mamba3_is_what_the_definition_says(tmp_path):
-    model = language_model(ngroups=8)
+    model = language_model(ngroups=2)
     prompts = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [3, 5, 8]]
     capture = ssmlens.capture(model, prompts, out=tmp_path / "mamba3.h5", channels=[0, 5])
     layer = capture.layer(1)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from ssmlens.adapters.find import find_mixers
+from ssmlens.adapters.ssmlens_mamba import SsmlensMamba
+from ssmlens.adapters.transformers_mamba2 import TransformersMamba2
 from ssmlens.models.load import load_model
 from ssmlens.recorder.closure import closure, tolerance
 from ssmlens.recorder.recording import recording
@@ -82,6 +84,6 @@ def test_nan_is_an_error_and_nothing_from_nothing_is_none(call):
 
 
 def test_how_much_is_believed_depends_on_what_the_layer_computed_with():
-    assert tolerance(torch.zeros(1), "transformers Mamba2Mixer") == 1e-4
-    assert tolerance(torch.zeros(1, dtype=torch.float64), "ssmlens Mamba") == 1e-4
-    assert tolerance(torch.zeros(1, dtype=torch.bfloat16), "ssmlens Mamba") == 5e-2
+    assert tolerance(torch.zeros(1), TransformersMamba2()) == 1e-4
+    assert tolerance(torch.zeros(1, dtype=torch.float64), SsmlensMamba()) == 1e-4
+    assert tolerance(torch.zeros(1, dtype=torch.bfloat16), SsmlensMamba()) == 5e-2
