@@ -243,8 +243,8 @@ def test_what_it_cannot_be_is_refused_by_name():
         MambaConfig(attn_layer_idx=[9, 18])
     with pytest.raises(UnsupportedModelError, match=r"attn_cfg has .* MHA does not take: window"):
         MambaConfig(attn_layer_idx=[1], attn_cfg={"num_heads": 2, "window": 8})
-    with pytest.raises(UnsupportedModelError, match="'Mamba3'; supported: Mamba1, Mamba2"):
-        MambaConfig(ssm_cfg={"layer": "Mamba3"})
+    with pytest.raises(UnsupportedModelError, match="'Mamba9'; supported: Mamba1, Mamba2, Mamba3"):
+        MambaConfig(ssm_cfg={"layer": "Mamba9"})
     with pytest.raises(UnsupportedModelError, match="does not know: d_mystery"):
         MambaConfig.from_dict({"d_model": 8, "d_mystery": 1})
     with pytest.raises(UnsupportedModelError, match="mystery"):
