@@ -15,8 +15,9 @@ from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
 _INNER = 1024
-# Entries of P (and of Q) that are computed side by side, in slabs of that inner dimension: a GPU wants work.
-_SIDE_BY_SIDE = {"cpu": 2**18, "cuda": 2**24}
+# Entries of P (and of Q) that are computed at once, at most or with that inner dimension. A GPU wants work: it takes
+# several slabs of heads side by side.
+_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}
 
 
 def add_head_sums(
@@ -140,10 +141,10 @@ class _Part:
     ) -> Iterator[tuple[slice, int]]:
         """(which heads, in how many slabs) to take at once."""
         heads, states = rate.shape
-        entries = _SIDE_BY_SIDE["cuda" if rate.is_cuda else "cpu"]
+        entries = _AT_ONCE["cuda" if rate.is_cuda else "cpu"]
         tokens = max(len(self._steps[slice(*ends)]) for ends in (self._queries, self._keys))
         if square:
-            wide = 1 if own else max(1, _INNER // states)
+            wide = 1 if own else max(1, max(_INNER, _AT_ONCE["cpu"] // tokens) // states)
             # Products have tokens/4 columns or more for each of a slab.
             side = max(1, entries // (tokens * max(wide * states, tokens // 4)))
         else:

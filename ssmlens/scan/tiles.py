@@ -73,9 +73,12 @@ def _parts(
             yield (end, queries[1]), (first, end)
 
 
-def tiles(operands: ScanOperands) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Ranges (queries, keys) of the tiles that hold every pair j ≤ i, row after row."""
+def tiles(
+    operands: ScanOperands, block: int = 1
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Ranges (queries, keys) of the tiles that hold every pair j ≤ i, row after row; none cuts a block of tokens."""
     size = _TILE_TOKENS["cuda" if operands.delta.is_cuda else "cpu"]
+    size = max(1, size // block) * block
     edges = [*range(0, operands.tokens, size), operands.tokens]
     spans = list(pairwise(edges))
     for n, queries in enumerate(spans):

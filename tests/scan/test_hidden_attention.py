@@ -36,40 +36,19 @@ SHAPES = [
 ]
 
 
-def random_operands(
-    batch, tokens, heads, A_state, groups, state, *, seed=0, scale=1.0, headdim=2
-) -> ScanOperands:
-    """Operands whose Δ spans five decades, so that some states forget at once and others never."""
-    g = torch.Generator().manual_seed(seed)
-    delta = torch.exp(torch.empty(batch, tokens, heads).uniform_(-9, 2, generator=g)) * scale
-    B, C = (torch.randn(batch, tokens, groups, state, generator=g) for _ in range(2))
-    x = torch.randn(batch, tokens, heads, headdim, generator=g)
-    D = torch.randn(heads, 1, generator=g)
-    if A_state:
-        A = -torch.exp(torch.empty(heads, A_state).uniform_(-2, 3, generator=g))
-        return ScanOperands(delta=delta, A=A, B=B, C=C, x=x, D=D)
-    rate, write, write_now = (torch.rand(batch, tokens, heads, generator=g) for _ in range(3))
-    return ScanOperands(
-        *(delta, None, B, C, x, D),
-        log_decay=-delta * rate * 5,
-        write=write,
-        write_now=write_now,
-    )
-
-
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got.double() - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_channel_maps_equal_the_definition(shape):
+def test_channel_maps_equal_the_definition(random_operands, shape):
     operands = random_operands(*shape)
     assert relative(channel_maps(operands), reference_channel_maps(operands)) < 2e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e3])
-def test_map_and_mask_equal_the_definition(shape, scale):
+def test_map_and_mask_equal_the_definition(random_operands, shape, scale):
     operands = random_operands(*shape, scale=scale)
     got_map, got_mask = attention_map_and_mask(operands)
     assert relative(got_map, reference_channel_maps(operands).mean(1)) < 2e-6
@@ -79,7 +58,7 @@ def test_map_and_mask_equal_the_definition(shape, scale):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_map_times_x_is_what_the_scan_computes(shape):
+def test_a_map_times_x_is_what_the_scan_computes(random_operands, shape):
     operands = random_operands(*shape)
     assert operands.x is not None
     assert operands.D is not None
@@ -91,18 +70,18 @@ def test_a_map_times_x_is_what_the_scan_computes(shape):
     assert relative(y, reference_scan(operands)) < 1e-12
 
 
-def test_nothing_is_above_the_diagonal():
+def test_nothing_is_above_the_diagonal(random_operands):
     operands = random_operands(2, 37, 6, 4, 2, 4)
     for maps in (channel_maps(operands), *attention_map_and_mask(operands)):
         assert torch.equal(maps, maps.tril())
 
 
-def test_float64_operands_give_float64_maps():
+def test_float64_operands_give_float64_maps(random_operands):
     operands = random_operands(1, 129, 5, 4, 1, 4).map(lambda t: t.double())
     assert relative(attention_map(operands), reference_channel_maps(operands).mean(1)) < 1e-13
 
 
-def test_chosen_channels_come_in_the_order_asked_for():
+def test_chosen_channels_come_in_the_order_asked_for(random_operands):
     operands = random_operands(2, 19, 6, 1, 3, 4)
     everything = channel_maps(operands)
     torch.testing.assert_close(channel_maps(operands, [5, 0, 0]), everything[:, [5, 0, 0]])
@@ -127,7 +106,7 @@ def test_a_constant_step_does_not_drift_over_many_tokens():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_agreement_is_the_energy_that_averaging_keeps(shape):
+def test_agreement_is_the_energy_that_averaging_keeps(random_operands, shape):
     operands = random_operands(*shape)
     maps = reference_channel_maps(operands)
     wanted = maps.mean(1).square().sum((1, 2)) / maps.square().sum((2, 3)).mean(1)
@@ -135,13 +114,13 @@ def test_agreement_is_the_energy_that_averaging_keeps(shape):
 
 
 @pytest.mark.parametrize(("groups", "heads"), [(1, [0, 3, 6]), (2, [0, 5])])
-def test_agreement_of_a_sample_is_that_of_evenly_spaced_heads(groups, heads):
+def test_agreement_of_a_sample_is_that_of_evenly_spaced_heads(random_operands, groups, heads):
     operands = random_operands(1, 21, 10, 4, groups, 4)
     some = channel_agreement(operands.select_heads(heads))
     torch.testing.assert_close(channel_agreement(operands, sample=3), some)
 
 
-def test_channels_with_one_map_agree_fully_and_opposite_ones_not_at_all():
+def test_channels_with_one_map_agree_fully_and_opposite_ones_not_at_all(random_operands):
     one = random_operands(1, 15, 1, 4, 1, 4)
     same = one.select_heads([0, 0, 0])
     torch.testing.assert_close(channel_agreement(same), torch.ones(1))
@@ -151,7 +130,7 @@ def test_channels_with_one_map_agree_fully_and_opposite_ones_not_at_all():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_probe_is_map_and_mask_times_a_vector(shape):
+def test_the_probe_is_map_and_mask_times_a_vector(random_operands, shape):
     operands = random_operands(*shape).map(lambda t: t.double())
     vector = torch.randn(shape[0], shape[1], dtype=torch.float64)
     seen, passed = probe(operands, vector)
@@ -161,12 +140,12 @@ def test_the_probe_is_map_and_mask_times_a_vector(shape):
 
 
 @pytest.mark.parametrize("channel", [-1, 3, 99])
-def test_a_channel_out_of_range_is_refused(channel):
+def test_a_channel_out_of_range_is_refused(random_operands, channel):
     with pytest.raises(UsageError, match=r"out of range: 0\.\.2"):
         channel_maps(random_operands(1, 5, 3, 2, 1, 2), [channel])
 
 
-def test_a_nan_stays_in_its_rows_and_columns():
+def test_a_nan_stays_in_its_rows_and_columns(random_operands):
     """A NaN written at token 7 is read from token 7 on; earlier queries are untouched."""
     operands = random_operands(1, 20, 4, 3, 1, 3)
     B = operands.B.clone()
@@ -179,7 +158,7 @@ def test_a_nan_stays_in_its_rows_and_columns():
 
 
 @pytest.mark.parametrize("shape", [(2, 13, 4, 3, 2, 3), (1, 12, 6, 1, 2, 4)])
-def test_gradients_are_those_of_the_definition(shape):
+def test_gradients_are_those_of_the_definition(random_operands, shape):
     operands = random_operands(*shape).map(lambda t: t.double())
     leaves = {n: getattr(operands, n).clone().requires_grad_() for n in ("delta", "A", "B", "C")}
     live = ScanOperands(**leaves)

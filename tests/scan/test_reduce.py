@@ -1,0 +1,94 @@
+"""Reduced maps, against sums over whole matrices made entry by entry in float64."""
+
+import pytest
+import torch
+
+from ssmlens.scan import tiles
+from ssmlens.scan.reduce import reduced_maps
+from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
+
+# tokens, heads, A_state, groups, state; A_state 0: Mamba-3
+SHAPES = [
+    (1, 3, 4, 1, 4),
+    (7, 2, 3, 1, 3),
+    (41, 6, 3, 2, 3),
+    (48, 4, 1, 2, 5),
+    (45, 4, 0, 4, 3),
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "_TILE_TOKENS", {"cpu": 16})
+
+
+def wanted_blocks(whole, block):
+    """Mean and signed extreme over the causal pairs of every block, one block at a time."""
+    tokens = len(whole)
+    blocks = -(-tokens // block)
+    mean, extreme = torch.zeros(2, blocks, blocks, dtype=torch.double)
+    for p in range(blocks):
+        for q in range(p + 1):
+            pairs = [
+                float(whole[i, j])
+                for i in range(p * block, min((p + 1) * block, tokens))
+                for j in range(q * block, min((q + 1) * block, tokens))
+                if j <= i
+            ]
+            mean[p, q] = sum(pairs) / len(pairs)
+            extreme[p, q] = max(pairs, key=abs)
+    return mean, extreme
+
+
+def close(got, wanted):
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), wanted, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("block", [1, 4, 5, 64])
+def test_reduced_maps_are_sums_over_whole_ones(random_operands, shape, block):
+    operands = random_operands(1, *shape)
+    tokens = shape[0]
+    whole = reference_channel_maps(operands).mean(1)[0]
+    mask = reference_attention_mask(operands)[0]
+    target = torch.tensor([(5 * i) % (i + 1) if i % 3 else -1 for i in range(tokens)])
+    vector = torch.randn(tokens)
+    got = reduced_maps(operands, block, target, vector)
+    for name, matrix in (("map", whole), ("mask", mask)):
+        mean, extreme = wanted_blocks(matrix, block)
+        close(getattr(got, f"attention_{name}_mean"), mean)
+        close(getattr(got, f"attention_{name}_max"), extreme)
+        close(getattr(got, f"{name}_product"), matrix @ vector.double())
+    close(got.row_magnitude, whole.abs().sum(1))
+    close(got.mask_row_sum, mask.sum(1))
+    close(
+        got.lag_energy,
+        torch.stack([whole.diagonal(-lag).square().mean() for lag in range(tokens)]),
+    )
+    looked = [float(whole[i, t].abs()) if t >= 0 else 0.0 for i, t in enumerate(target.tolist())]
+    close(got.target_magnitude, torch.tensor(looked, dtype=torch.double))
+
+
+def test_without_targets_nothing_is_looked_at(random_operands):
+    got = reduced_maps(random_operands(1, 20, 2, 1, 1, 2), 4)
+    assert torch.equal(got.target_magnitude, torch.zeros(20))
+
+
+def test_a_nan_is_in_its_blocks_and_in_no_earlier_ones(random_operands):
+    operands = random_operands(1, 40, 4, 3, 1, 3)
+    operands.B[0, 25] = float("nan")
+    got = reduced_maps(operands, 8)
+    for array in (got.attention_map_mean, got.attention_map_max):
+        assert array[3:, 3].isnan().all()
+        assert not array[:3].isnan().any()
+        assert not array[:, :3].isnan().any()
+    assert got.row_magnitude.isnan().tolist() == [token >= 25 for token in range(40)]
+    assert not got.mask_row_sum.isnan().any()
+
+
+def test_one_sequence_and_a_block_of_tokens_are_asked_for(random_operands):
+    with pytest.raises(ValueError, match="one sequence"):
+        reduced_maps(random_operands(2, 5, 2, 1, 1, 2), 4)
+    with pytest.raises(ValueError, match="≥ 1 token"):
+        reduced_maps(random_operands(1, 5, 2, 1, 1, 2), 0)
