@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.find import count_blocks
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, is_norm, mark
-from ssmlens.models.parameters import draw_dt_bias
+from ssmlens.models.parameters import Number, draw_dt_bias
 
 # Shape and fan-in of a parameter, and random numbers, to its value.
 Draw = Callable[[torch.Size, int, torch.Generator], Tensor]
@@ -23,7 +23,7 @@ def _constant(value: float) -> Draw:
     return lambda shape, fan_in, numbers: torch.full(shape, value)
 
 
-def _normal(std: float) -> Draw:
+def _normal(std: Number) -> Draw:
     return lambda shape, fan_in, numbers: std * torch.randn(shape, generator=numbers)
 
 
@@ -110,7 +110,7 @@ class Transformers(_Redraw):
         std: `initializer_range` of the configuration.
     """
 
-    std: float = 0.1
+    std: Number = 0.1
 
     def draws(self, depth: float) -> dict[str, Draw]:
         """See `_Redraw.draws`."""

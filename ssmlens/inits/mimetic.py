@@ -15,12 +15,13 @@ from ssmlens.errors import UsageError
 from ssmlens.inits.fresh import require_fresh
 from ssmlens.inits.init import Init, choose_mixers, inits, mark
 from ssmlens.inits.mixer_weights import MixerWeights
+from ssmlens.models.parameters import Number
 
 COMPONENTS = ("A", "delta", "BC", "conv")
 CONV_SCOPES = ("all", "bc", "tie_bc")
 RESCALES = ("none", "var", "identity")
 # What makes A_log from the library's own and c.
-A_RULES: dict[str, Callable[[Tensor, float], Tensor]] = {
+A_RULES: dict[str, Callable[[Tensor, Number], Tensor]] = {
     "power": lambda base, c: -c * base,
     "power_no_first": lambda base, c: -c * (base.exp() + 1).log(),
     "constant": lambda base, c: torch.full_like(base, -c),
@@ -32,7 +33,7 @@ Change = tuple[Tensor, Tensor]
 
 
 def mimetic_(
-    model: nn.Module, components: tuple[str, ...] | None = None, c: float = 8.0, **options: Any
+    model: nn.Module, components: tuple[str, ...] | None = None, c: Number = 8, **options: Any
 ) -> None:
     """Start a fresh model's Mamba layers as linear attention, in place; the fields of `Mimetic` are the options.
 
@@ -79,11 +80,11 @@ class Mimetic(Init):
     """
 
     components: tuple[str, ...] | None = None
-    c: float = 8.0
+    c: Number = 8
     layers: tuple[int, ...] | None = None
     a_rule: str = "power"
-    w_delta_scale: float = 0.0
-    bc_mix: tuple[float, float] = (0.5, 0.5)
+    w_delta_scale: Number = 0
+    bc_mix: tuple[Number, Number] = (0.5, 0.5)
     bc_rescale: str = "none"
     conv_scope: str = "all"
     keep_conv_bias: bool = False

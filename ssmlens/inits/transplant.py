@@ -21,8 +21,6 @@ _VIEWS = {
     "bc": ("W_B", "W_C"),
 }
 _NEEDED = {"ssm": {"A_log", "W_dt", "W_B", "W_C"}, "bc": {"W_B", "W_C"}}
-# What is no weight but decides what weights mean, in Mamba-2.
-_SETTINGS = ("dt_limit", "norm_before_gate", "norm_groups")
 
 
 def transplant_(
@@ -89,7 +87,7 @@ class Transplant(Init):
         sites = choose_mixers(model, self.student_layers)
         taking = [_parts(model, site, self.scope) for site in sites]
         for site, taken in zip(sites, taking, strict=True):
-            _require_fit(source, given, site, taken)
+            _require_fit(source, given, site, taken, self.scope)
         numbers = generator(seed)
         if self.shuffled:
             given = {name: _shuffle(weight, numbers) for name, weight in given.items()}
@@ -120,34 +118,34 @@ def _require_fit(
     given: Mapping[str, Tensor],
     site: MixerSite,
     taken: Mapping[str, Tensor],
+    scope: str,
 ) -> None:
-    """Raise UsageError unless the teacher's weights have the names, shapes and meaning of the student's.
+    """Raise UsageError unless the teacher's weights have the names, shapes and meaning of the student's."""
+    theirs, ours = _traits(source, given, scope), _traits(site, taken, scope)
+    for name in [*theirs, *ours]:
+        if theirs.get(name) != ours.get(name):
+            raise UsageError(
+                f"teacher layer {source.layer} ({source.adapter.family}) does not fit student "
+                f"layer {site.layer} ({site.adapter.family}): its {name} is "
+                f"{theirs.get(name, 'missing')}, the student's {ours.get(name, 'missing')}"
+            )
 
-    The views' shapes first: rows of one shape may be cut into groups and states differently.
+
+def _traits(site: MixerSite, weights: Mapping[str, Tensor], scope: str) -> dict[str, Any]:
+    """What must be equal in teacher and student: shapes, and settings that decide what the weights mean.
+
+    Of a whole mixer the views' shapes, too: rows of one shape may be cut into groups and states differently.
     """
-    for of in (_shapes, _settings):
-        theirs, ours = of(source, given), of(site, taken)
-        for name in [*theirs, *ours]:
-            if theirs.get(name) != ours.get(name):
-                raise UsageError(
-                    f"teacher layer {source.layer} ({source.adapter.family}) does not fit student "
-                    f"layer {site.layer} ({site.adapter.family}): its {name} is "
-                    f"{theirs.get(name, 'missing')}, the student's {ours.get(name, 'missing')}"
-                )
-
-
-def _shapes(site: MixerSite, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    views = site.adapter.weights(site.module).named()
-    return {name: tuple(weight.shape) for name, weight in {**views, **weights}.items()}
-
-
-def _settings(site: MixerSite, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    views = {} if scope in _VIEWS else site.adapter.weights(site.module).named()
+    traits = {name: tuple(weight.shape) for name, weight in {**views, **weights}.items()}
     adapter: Any = site.adapter
     named = adapter.named_weights(site.module)
-    settings = {name: getattr(named, name) for name in _SETTINGS if hasattr(named, name)}
-    if "norm_groups" in settings:
-        settings["norm_groups"] = settings["norm_groups"] or named.ngroups
-    return settings
+    if scope != "bc" and hasattr(named, "dt_limit"):
+        traits["dt_limit"] = named.dt_limit
+    if scope not in _VIEWS and hasattr(named, "norm_before_gate"):
+        traits["norm_before_gate"] = named.norm_before_gate
+        traits["norm_groups"] = named.norm_groups or named.ngroups
+    return traits
 
 
 def _shuffle(weight: Tensor, numbers: torch.Generator) -> Tensor:

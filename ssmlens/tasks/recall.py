@@ -46,7 +46,7 @@ class Recall(Task):
     length: int = 16
     letters: int = 512
     layout: str = "default"
-    power: float = 0.01
+    power: float | int = 0.01
 
     def __post_init__(self):
         self._require(self.layout in _LAYOUTS, "--layout", f"among {_LAYOUTS}", self.layout)
