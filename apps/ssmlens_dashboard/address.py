@@ -15,6 +15,8 @@ from ssmlens.plots import SCALES, Scale
 
 MapView = Literal["map", "mask", "channel", "softmax"]
 MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
+HeadOrder = Literal["index", "step", "half-life"]
+HEAD_ORDERS: tuple[HeadOrder, ...] = ("index", "step", "half-life")
 ThemeName = Literal["light", "dark"]
 Range = tuple[int, int]
 """First token and the one after the last."""
@@ -74,10 +76,6 @@ def _name(text: str) -> str:
     return _matching(_NAME, text)[0]
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(map(_name, text.split("~")))
-
-
 def _zoom(text: str) -> Zoom:
     first, end, first_key, end_key = map(int, _matching(_ZOOM, text).groups())
     if first >= end or first_key >= end_key:
@@ -116,8 +114,9 @@ class Address:
         scale: Colour scale.
         zoom: The rectangle drawn; None: all.
         query: The token whose row is laid over the text; None: the last.
+        sort: What orders the heads of Signals: their number, mean step or median half-life.
+        group: The group whose W_B and W_C Weights shows.
         by: The score that orders the layers; None: the default order.
-        fold: What of the block around the scan is folded into a channel's map.
         against: What Compare shows beside the rest.
         runs: Ids of training runs; empty: all.
         theme: "light" or "dark".
@@ -132,8 +131,9 @@ class Address:
     scale: Scale = field(default="linear", metadata={"read": _one_of(*SCALES)})
     zoom: Zoom | None = field(default=None, metadata={"read": _zoom})
     query: int | None = field(default=None, metadata={"read": _number})
+    sort: HeadOrder = field(default="index", metadata={"read": _one_of(*HEAD_ORDERS)})
+    group: int = field(default=0, metadata={"read": _number})
     by: str | None = field(default=None, metadata={"read": _name})
-    fold: tuple[str, ...] = field(default=(), metadata={"read": _names})
     against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
     runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})
