@@ -13,7 +13,7 @@ from ssmlens.models.projections import Mamba1Weights, Mamba2Weights
 
 class _TransformersAdapter(Adapter):
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
-        """See `Adapter.read_input`. The mask is the one that the mixer applies, None where it ignores it."""
+        """See `Adapter.read_input`. The mask is the one that the mixer applies: ones where it ignores its own."""
         given = super().read_input(mixer, args, kwargs)
         return MixerInput(given.hidden, _applied(mixer, given.token_mask))
 
@@ -57,5 +57,4 @@ def _applied(mixer: nn.Module, mask: Tensor | None) -> Tensor | None:
     zero_padding = own_forward(mixer).__globals__.get("apply_mask_to_padding_states")
     if mask is None or zero_padding is None:
         return mask
-    applied = zero_padding(torch.ones_like(mask).unsqueeze(2), mask).squeeze(2)
-    return None if bool(applied.all()) else applied
+    return zero_padding(torch.ones_like(mask).unsqueeze(2), mask).squeeze(2)
