@@ -106,9 +106,10 @@ class Library:
         with self._lock:  # one opening at a time: two would only do the same work
             try:
                 signature = _signature(entry.path)
-                held = self._open.get(entry.id)
-                if held is None or held[0] != signature:
-                    # The old one is not closed here: another thread may be reading it. It goes with its last reader.
+                if self._open.get(entry.id, (None,))[0] != signature:
+                    # Let go of the old one first: HDF5 takes a file it has open for the same as before. It is not
+                    # closed, for another thread may be reading it; it goes with its last reader.
+                    self._open.pop(entry.id, None)
                     self._open[entry.id] = signature, open_capture(entry.path)
                 return self._open[entry.id][1]
             except SsmlensError as error:

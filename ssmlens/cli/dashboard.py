@@ -26,7 +26,6 @@ class DashboardCommand:
     def run(self) -> Result:
         """Serve until Ctrl-C."""
         import secrets
-        import sys
         import webbrowser
 
         from ssmlens_dashboard.app import make_app
@@ -48,7 +47,7 @@ class DashboardCommand:
                     webbrowser.open(access.address)
 
             serve(here, app.server, ready)
-        return Result({"address": access.address}, "")
+        return Result({"address": access.address}, "closed")
 
 
 COMMAND = DashboardCommand

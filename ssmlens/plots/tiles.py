@@ -64,10 +64,10 @@ def tile(
 def shrink(
     values: Float[np.ndarray, "query key"], block: int, how: Reduction, first: int = 0
 ) -> Float[np.ndarray, "row column"]:
-    """One value for each `block` × `block` square of a causal map: `raster.block_reduce(causal(values))`, faster.
+    """One value for each `block` × `block` square of a causal map; NaN where no key is at or before a query.
 
-    Entries with key > query must be zero, as they are in maps and masks. The peak of a square that
-    holds causal entries is theirs, unless they are all zero.
+    As `raster.block_reduce(raster.causal(values))`, some ten times faster. Entries with key > query
+    must be zero, as they are in maps and masks.
 
     Args:
         values: A rectangle of a map.
@@ -75,17 +75,18 @@ def shrink(
         how: "peak" or "mean" over the causal entries of a square.
         first: Position of the first query minus position of the first key.
     """
-    rows, columns = values.shape
     padded = _padded(values, block)
     if how == "peak":
         high, low = _fold(padded, block, np.maximum), _fold(padded, block, np.minimum)
         cells = np.where(-low > high, low, high)
     else:
-        cells = _fold(padded, block, np.add)
-    held = _causal_entries(rows, columns, block, first)
-    if how == "mean":
-        cells = cells / np.maximum(held, 1)
-    return np.where(held > 0, cells, np.nan).astype(values.dtype)
+        entries = _causal_entries(values.shape[0], values.shape[1], block, first)
+        cells = _fold(padded, block, np.add) / np.maximum(entries, 1)
+    rows, columns = np.ogrid[: cells.shape[0], : cells.shape[1]]
+    last_query = np.minimum((rows + 1) * block, len(values)) - 1
+    cells = cells.astype(values.dtype, copy=False)
+    cells[columns * block > last_query + first] = np.nan
+    return cells
 
 
 def tile_figure(
@@ -173,9 +174,9 @@ def _fold(values: np.ndarray, block: int, join: np.ufunc) -> np.ndarray:
 
 def _causal_entries(rows: int, columns: int, block: int, first: int) -> np.ndarray:
     """How many entries of each square have key ≤ query."""
-    starts = np.arange(0, columns, block)
+    starts = np.arange(0, columns, block, dtype=np.int32)
     widths = np.minimum(starts + block, columns) - starts
-    up_to = np.arange(rows)[:, None] + first + 1 - starts
+    up_to = np.arange(rows, dtype=np.int32)[:, None] + first + 1 - starts
     return np.add.reduceat(np.clip(up_to, 0, widths), np.arange(0, rows, block), axis=0)
 
 

@@ -13,14 +13,24 @@ from dash.development.base_component import Component
 from ssmlens.errors import SsmlensError
 from ssmlens.names import ATTENTION, FINITE
 from ssmlens.plots import score_heatmap
-from ssmlens.plots.proofs import ERRORS, Proof, proofs
+from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.scores import SCORES, Ranking, rank, summary
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views.scores import scores
+from ssmlens_dashboard.views.scores import proven, scores
 
-_PATIENCE = 0.25  # seconds of scoring before the page shows what there is
+_PATIENCE = 0.4  # seconds of scoring before the page shows what there is
+_GRID = {
+    "suppressCellFocus": True,
+    "animateRows": False,
+    "domLayout": "normal",
+    "theme": {
+        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
+        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
+        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
+    },
+}
 _NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
@@ -32,7 +42,8 @@ def layout(scene: Scene) -> Component:
             dcc.Store(id="layers-asked"),
             dcc.Store(id="layers-unscored"),
             _facts(scene),
-            figure_card("layers-scores", "Scores by layer", height=360),
+            figure_card("layers-scores", "Scores by layer", height=270),
+            html.Div(blocks(scene), className="blocks"),
             html.Section(
                 [
                     html.Div(
@@ -46,17 +57,12 @@ def layout(scene: Scene) -> Component:
                         rowData=[],
                         getRowId="params.data.id",
                         columnSize="autoSize",
-                        dashGridOptions={
-                            "domLayout": "normal",
-                            "suppressCellFocus": True,
-                            "animateRows": False,
-                        },
+                        dashGridOptions=_GRID,
                         className="grid",
                     ),
                 ],
                 className="card",
             ),
-            html.Div(blocks(scene), className="blocks"),
         ]
     )
 
@@ -88,10 +94,10 @@ def ranked(scene: Scene, _asked: int | None = None) -> tuple[Any, ...]:
     progress = f"{unscored} layers still to be scored" if unscored else ""
     try:
         ranking = rank(scored, scene.address.by)
-        notes = [html.P(note) for note in [_ordered_by(ranking), *ranking.notes]]
+        notes = "; ".join([_ordered_by(ranking), *ranking.notes])
         columns, rows = table(ranking, scene)
     except SsmlensError as error:
-        notes, columns, rows = [html.P(str(error))], [], []
+        notes, columns, rows = str(error), [], []
     return heatmap(scored, scene), columns, rows, notes, progress, unscored
 
 
@@ -101,13 +107,13 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
     names = [name for name in map(str, means.data_vars) if means[name].notnull().any()]
     values = np.array([means[name].values for name in names], dtype=float).reshape(len(names), -1)
     figure = score_heatmap(values, names, scored["layer"].values.tolist(), theme=scene.theme)
-    return figure.update_layout(height=None)
+    return figure.update_layout(height=None, margin={"t": 4, "b": 40})
 
 
 def table(ranking: Ranking, scene: Scene) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Columns and rows of the ranking for ag-grid: plain text and numbers."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
-    stored = {p.layer: p for p in proofs(scene.capture)}
+    stored = proven(scene.capture)
     number = {
         "valueFormatter": {
             "function": "params.value == null ? '' : d3.format('.3~g')(params.value)"
@@ -136,7 +142,11 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[dict[str, Any]], list[di
         }
         for row in ranking
     ]
-    return [{"sortable": True, "resizable": True, **column} for column in columns], rows
+    named = [
+        {"headerName": column["field"], "sortable": True, "resizable": True, **column}
+        for column in columns
+    ]
+    return named, rows
 
 
 def verdict(proof: Proof, scene: Scene) -> str:
@@ -152,7 +162,7 @@ def verdict(proof: Proof, scene: Scene) -> str:
 
 def blocks(scene: Scene) -> list[Component]:
     """Every block of the model: captured layers with their thumbnails, others by what they are."""
-    stored = {p.layer: p for p in proofs(scene.capture)}
+    stored = proven(scene.capture)
     kinds = scene.capture.block_kinds
     return [
         _thumbnails(scene, block, kind, stored[block])
@@ -200,7 +210,7 @@ def _thumbnails(scene: Scene, index: int, kind: str, proof: Proof) -> Component:
 
 def _facts(scene: Scene) -> Component:
     capture = scene.capture
-    stored = [p for p in proofs(capture) if capture.layer(p.layer).kind != ATTENTION]
+    stored = [p for p in proven(capture).values() if capture.layer(p.layer).kind != ATTENTION]
     failed = [str(p.layer) for p in stored if not p.ok]
     worst = max((p.errors[ERRORS[0]] for p in stored), default=math.nan)
     verdict_line = (

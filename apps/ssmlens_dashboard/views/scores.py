@@ -1,4 +1,4 @@
-"""Scores of a capture, layer by layer: a page shows what there is and asks for the rest."""
+"""Scores and proofs of a capture, computed once; scores layer by layer, so that a page shows what there is so far."""
 
 import dataclasses
 import time
@@ -8,11 +8,13 @@ import numpy as np
 import xarray as xr
 
 from ssmlens.names import LAYER
+from ssmlens.plots.proofs import Proof, proofs
 from ssmlens.scores import compute
 from ssmlens.scores.reading import LayerLike
 from ssmlens.store import Capture
 from ssmlens_dashboard.views.cache import Cache
 
+_PROOFS: Cache[list[Proof]] = Cache(64, lambda _: 1)
 _LAYERS: Cache[xr.Dataset] = Cache(20_000, lambda _: 1)
 
 
@@ -58,3 +60,8 @@ def scores(capture: Capture, seconds: float) -> xr.Dataset:
     joined = xr.concat(done, LAYER, data_vars="minimal", coords="minimal", compat="override")
     assert isinstance(joined, xr.Dataset)  # as its parts are
     return joined
+
+
+def proven(capture: Capture) -> dict[int, Proof]:
+    """What stands behind each layer's maps, by block index."""
+    return {p.layer: p for p in _PROOFS.get(capture.digest, lambda: proofs(capture))}

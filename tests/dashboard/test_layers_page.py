@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pytest
+from ssmlens_dashboard.pages import layers as page
+from ssmlens_dashboard.views.scores import proven, scores
+
+
+@pytest.fixture
+def scene(copying, scene_at):
+    return scene_at(copying, "", "layers")
+
+
+def test_scores_come_layer_by_layer_and_are_those_of_the_whole(copying):
+    import ssmlens
+    from ssmlens.scores import compute
+
+    with ssmlens.open_capture(copying) as capture:
+        first = scores(capture, 0.0)
+        assert 1 <= first.sizes["layer"] <= 4
+        found, expected = scores(capture, math.inf), compute(capture)
+    assert found["layer"].values.tolist() == [0, 1, 2, 3]
+    for name in expected.data_vars:
+        assert found[name].dims == expected[name].dims
+        if found[name].dtype.kind == "f":
+            assert np.allclose(found[name], expected[name], equal_nan=True)
+
+
+def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
+    scores(scene.capture, math.inf)
+    figure, columns, rows, notes, progress, unscored = page.ranked(scene)
+    assert rows[0]["layer"] == 3
+    assert rows[0]["sharpest_lag"] == 17
+    assert notes.startswith("ordered by copy_score")
+    assert (progress, unscored) == ("", 0)
+    assert {c["field"] for c in columns} == set(rows[0]) - {"id"}
+    assert "copy_score" in figure.data[0].y
+
+
+def test_another_score_orders_when_the_address_says_so(copying, scene_at):
+    scene = scene_at(copying, "by=diagonal_sharpness", "layers")
+    scores(scene.capture, math.inf)
+    assert page.ranked(scene)[3].startswith("ordered by diagonal_sharpness")
+    scene = scene_at(copying, "by=no_such_score", "layers")
+    assert "no_such_score" in page.ranked(scene)[3]
+
+
+def texts(component):
+    """All text in a component."""
+    if isinstance(component, str):
+        return [component]
+    if isinstance(component, list | tuple):
+        return [text for part in component for text in texts(part)]
+    return texts(component.children) if getattr(component, "children", None) is not None else []
+
+
+def test_a_layer_that_is_not_proven_is_told_in_red_with_the_reason(
+    tmp_path, write_capture, scene_at
+):
+    path = write_capture(tmp_path / "bad.h5", layers=2, tokens=9, closure=[1e-6, 0.5])
+    scene = scene_at(path, "", "layers")
+    assert page.verdict(proven(scene.capture)[0], scene) == "proven"
+    assert "closure_error" in page.verdict(proven(scene.capture)[1], scene)
+    assert "✗ not proven: layer 1" in texts(page.layout(scene))
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path, write_capture, scene_at):
+    path = write_capture(tmp_path / "nan.h5", layers=2, tokens=9, broken=[1])
+    scene = scene_at(path, "", "layers")
+    assert page.verdict(proven(scene.capture)[1], scene) == "weights not finite: W_B has NaN"
+    scores(scene.capture, math.inf)
+    rows = page.ranked(scene)[2]
+    assert rows[-1]["layer"] == 1
+    assert rows[-1]["rank"] is None
+
+
+def test_blocks_that_were_not_captured_are_listed_by_kind(tmp_path, write_capture, scene_at):
+    kinds = ["mamba", "mlp", "mamba", "attention", "moe"]
+    path = write_capture(tmp_path / "hybrid.h5", layers=(0, 2), tokens=9, block_kinds=kinds)
+    shown = page.blocks(scene_at(path, "", "layers"))
+    assert len(shown) == 5
+    assert texts(shown[3]) == ["3", " attention"]
+    assert "other" in shown[4].className

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from ssmlens_dashboard.pages import maps as page
+from ssmlens_dashboard.views import maps
+
+
+@pytest.fixture
+def at(copying, scene_at):
+    return lambda search="": scene_at(copying, search)
+
+
+@pytest.fixture(scope="module")
+def exact(copying, float64_maps):
+    """Every head's M and the mask of layer 3, prompt 0, from the stored operands by definition."""
+    import ssmlens
+
+    with ssmlens.open_capture(copying) as capture:
+        layer = capture.layer(3)
+        return float64_maps(*(layer.read(n, 0) for n in ("delta", "A", "B", "C")))
+
+
+def test_windows_are_the_matrix_of_the_definition(at, exact):
+    whole, mask = exact
+    views = {"view=map": whole.mean(0), "view=mask": mask, "view=channel&channel=5": whole[5]}
+    for search, expected in views.items():
+        what = maps.drawn(at(f"layer=3&{search}"))
+        found = maps.window(what, (7, 20), (2, 11))
+        assert np.allclose(found, expected[7:20, 2:11], atol=2e-6 * np.abs(expected).max())
+
+
+def test_the_row_is_the_querys_and_ends_at_it(at, exact):
+    row = page.row(at("layer=3&query=20"))
+    assert len(row["values"]) == 21
+    assert np.allclose(row["values"], exact[0].mean(0)[20, :21], rtol=1e-3, atol=1e-6)
+    assert page.row(at("layer=3"))["query"] == len(at().tokens) - 1
+
+
+def test_colours_do_not_change_with_the_zoom(at):
+    for scale in ("linear", "symlog"):
+        whole, part = (
+            maps.colour_limit(maps.drawn(scene), scale)
+            for scene in (at("layer=3"), at("layer=3&zoom=3-9,0-5"))
+        )
+        assert whole == part
+
+
+def test_figures_of_every_view_and_scale(at):
+    for search in (
+        "",
+        "view=mask",
+        "view=channel&channel=3",
+        "scale=rank",
+        "scale=symlog",
+        "zoom=4-9,0-9",
+    ):
+        figure = page.map_figure(at(f"layer=3&{search}"))
+        assert figure.layout.images[0].source.startswith("data:image/png;base64,")
+    assert tuple(figure.layout.yaxis.range) == (8.5, 3.5)
+
+
+def test_the_lag_profile_finds_the_copying_lag(at):
+    (trace,) = page.lags_figure(at("layer=3")).data
+    assert np.argmax(trace.y[4:]) + 4 == 17
+
+
+def test_data_are_the_rectangle_at_full_resolution(at, exact):
+    dataset = page.data(at("layer=3&zoom=4-9,1-8"))
+    assert dataset["value"].shape == (5, 7)
+    assert np.allclose(dataset["value"], exact[0].mean(0)[4:9, 1:8], atol=1e-5)
+    assert dataset["query"].values.tolist() == [4, 5, 6, 7, 8]
+    assert dataset["key_token"].values.tolist() == at().tokens[1:8]
+
+
+def test_everything_answers_all_outputs(at):
+    (view,) = page.PAGE.views
+    assert len(page.everything(at("layer=3&view=channel"))) == len(view.outputs)
+    assert len(page.everything(at("layer=3"))) == len(view.outputs)
