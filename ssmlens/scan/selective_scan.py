@@ -1,21 +1,28 @@
 """The selective scan in plain torch: fast on a CPU, differentiable, any length.
 
 Where every state decays by itself (Mamba-1) the recurrence runs token by token over [state, head] slabs that stay
-in cache; where a head has one decay (Mamba-2) it runs chunk by chunk as matrix products (Dao & Gu 2024, section 6).
+in cache. On a GPU, where one token is too little work, it runs over chunks of tokens side by side: once from nothing,
+to learn what each chunk leaves behind, then from the states that follow from that. Where a head has one decay
+(Mamba-2) the scan runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several at a time.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ssmlens.scan.operands import ScanOperands, scan_dtype
 
-# Tokens whose Ā and states are held at once where every state decays by itself.
-_SLAB_TOKENS = 32
-# Tokens in one matrix product where a head has one decay.
+# Where every state decays by itself: tokens of one recurrence (None: all of them).
+_RECURRENCE_TOKENS = {"cpu": None, "cuda": 64}
+# Tokens whose Ā and states are held at once, and entries of either.
+_SLAB_TOKENS, _SLAB_ENTRIES = 32, 2**24
+# Where a head has one decay: tokens in one matrix product, and products side by side.
 _CHUNK_TOKENS = 64
+_CHUNKS = {"cpu": 1, "cuda": 16}
 
 
 def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head headdim"]:
@@ -38,38 +45,96 @@ def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head he
     if o.tokens == 0:
         return o.x
     y = _scan_scalar_decay(o, o.x) if o.scalar_decay else _scan_state_decay(o, o.x)
+    write, write_now = o.writes
+    if write is not write_now:
+        own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
+        y = y + ((write_now - write) * own).unsqueeze(-1) * o.x
     return y if o.D is None else y + o.D * o.x
 
 
 def _scan_state_decay(
     o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """Every head and state by itself: slabs of tokens, each [token batch group state head·headdim]."""
+    """Every head and state by itself, chunks of tokens being sequences of their own: [chunk group state channel]."""
     heads, headdim = x.shape[2:]
     assert o.A is not None
-    delta = _wide(o.delta, headdim).unflatten(2, (o.groups, -1)).transpose(0, 1).unsqueeze(3)
+    length = _RECURRENCE_TOKENS["cuda" if x.is_cuda else "cpu"] or o.tokens
+    chunks = -(-o.tokens // length)
+    put = (o.writes[0].unsqueeze(-1) * x).flatten(2)
+    delta, put, B, C = (
+        _by_chunk(sequence, chunks, length).transpose(0, 1)
+        for sequence in (_wide(o.delta, headdim), put, o.B, o.C)
+    )
+    delta, put = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, put))
+    B, C = B.unsqueeze(4), C.unsqueeze(3)
     A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
-    B, C = o.B.transpose(0, 1).unsqueeze(-1), o.C.transpose(0, 1).unsqueeze(3)
-    x = x.flatten(2).unflatten(2, (o.groups, -1)).transpose(0, 1).unsqueeze(3)
-    put = delta * x  # token batch group 1 head·headdim
-    state = x.new_zeros(o.batch, *A.shape)
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (put, A, B, C))
-    memory = None if differentiable else x.new_empty(2, _SLAB_TOKENS, *state.shape)
-    out = []
-    for first in range(0, o.tokens, _SLAB_TOKENS):
-        slab = slice(first, min(first + _SLAB_TOKENS, o.tokens))
-        # Without gradients every slab is computed in the same memory, which is then in cache.
+    state = x.new_zeros(o.batch * chunks, *A.shape)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, put, A, B, C))
+    if chunks > 1:
+        left = state
+        for _, states in _states(delta, A, B, put, state, keep=keep):
+            left = states[-1]
+        left = left.unflatten(0, (o.batch, chunks))
+        across = torch.exp(delta.sum(0, dtype=torch.double).to(x.dtype) * A).view_as(left)
+        state = _carry(across, left, torch.zeros_like(left[:, 0]))[0].flatten(0, 1)
+    slabs = _states(delta, A, B, put, state, keep=keep)
+    y = (
+        torch.cat([(C[slab] @ states).squeeze(3) for slab, states in slabs])
+        .transpose(0, 1)
+        .unflatten(0, (o.batch, chunks))
+        .flatten(1, 2)
+    )
+    return y[:, : o.tokens].flatten(2).unflatten(2, (heads, headdim))
+
+
+def _states(
+    delta: Float[Tensor, "time chunk group 1 channel"],
+    A: Float[Tensor, "group state channel"],
+    B: Float[Tensor, "time chunk group state 1"],
+    put: Float[Tensor, "time chunk group 1 channel"],
+    state: Float[Tensor, "chunk group state channel"],
+    *,
+    keep: bool,
+) -> Iterator[tuple[slice, Float[Tensor, "slab chunk group state channel"]]]:
+    """The states after every token, from those before the first, in slabs that replace each other unless kept."""
+    length = min(_SLAB_TOKENS, len(delta), max(1, _SLAB_ENTRIES // state.numel()))
+    # Memory that every slab is computed in is in cache.
+    memory = None if keep else state.new_empty(2, length, *state.shape)
+    for first in range(0, len(delta), length):
+        slab = slice(first, min(first + length, len(delta)))
         kept = (None, None) if memory is None else memory[:, : slab.stop - first].unbind()
         decay = torch.mul(delta[slab], A, out=kept[0]).exp_()
         write = torch.mul(B[slab], put[slab], out=kept[1])
         states = _Recurrence.apply(decay, write, state)
-        out.append((C[slab] @ states).squeeze(3))
+        yield slab, states
         state = states[-1].clone()
-    return torch.cat(out).flatten(2).transpose(0, 1).unflatten(2, (heads, headdim))
 
 
-def _wide(per_head: Tensor, headdim: int) -> Tensor:
-    """From a value a head, in the last axis, to one a channel."""
+def _carry(
+    across: Float[Tensor, "batch chunk #*state"],
+    left: Float[Tensor, "batch chunk *state"],
+    state: Float[Tensor, "batch *state"],
+) -> tuple[Float[Tensor, "batch chunk *state"], Float[Tensor, "batch *state"]]:
+    """The states before every chunk, and after the last: each chunk decays by `across` and leaves `left` behind."""
+    before = []
+    for n in range(left.shape[1]):
+        before.append(state)
+        state = torch.addcmul(left[:, n], across[:, n], state)
+    return torch.stack(before, dim=1), state
+
+
+def _by_chunk(
+    sequence: Float[Tensor, "batch token *rest"], chunks: int, length: int
+) -> Float[Tensor, "chunk time *rest"]:
+    """Chunks as sequences of their own; zeros after the last token, which neither decay nor write."""
+    more = chunks * length - sequence.shape[1]
+    if more:
+        sequence = pad(sequence, (*[0, 0] * (sequence.ndim - 2), 0, more))
+    return sequence.unflatten(1, (chunks, length)).flatten(0, 1)
+
+
+def _wide(per_head: Float[Tensor, "*rest head"], headdim: int) -> Float[Tensor, "*rest channel"]:
+    """From a value a head to one a channel."""
     return per_head if headdim == 1 else per_head.repeat_interleave(headdim, dim=-1)
 
 
@@ -99,37 +164,37 @@ def _scan_scalar_decay(
     o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
     """One decay a head: within a chunk the map itself times x, between chunks the state."""
-    heads_per_group = o.heads // o.groups
+    heads = o.heads // o.groups
     steps, rate = o.decay
+    write, _ = o.writes
     log_decay = steps * rate.T
-    write, write_now = o.writes
-    state = x.new_zeros(o.batch, o.groups, heads_per_group, x.shape[3], o.states)
+    state = x.new_zeros(o.batch, o.groups, heads, x.shape[3], o.states)
+    tokens = _CHUNK_TOKENS * _CHUNKS["cuda" if x.is_cuda else "cpu"]
     out = []
-    for first in range(0, o.tokens, _CHUNK_TOKENS):
-        chunk = slice(first, first + _CHUNK_TOKENS)
-        # batch group token state
-        B, C = o.B[:, chunk].transpose(1, 2), o.C[:, chunk].transpose(1, 2)
-        # batch group head token (headdim)
-        weight, S = (
-            per_head[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1)
-            for per_head in (write, log_decay)
+    for first in range(0, o.tokens, tokens):
+        here = slice(first, min(first + tokens, o.tokens))
+        length = min(_CHUNK_TOKENS, here.stop - first)
+        chunks = -(-(here.stop - first) // length)
+        B, C, weight, S, put = (
+            _by_chunk(sequence[:, here], chunks, length)
+            for sequence in (o.B, o.C, write, log_decay, x)
         )
-        put = x[:, chunk].unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
-        written = weight.unsqueeze(-1) * put
+        B, C = B.transpose(1, 2), C.transpose(1, 2)  # chunk group time state
+        # chunk group head time (headdim)
+        weight, S = (t.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1) for t in (weight, S))
+        written = weight.unsqueeze(-1) * put.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
         # Log of the decay since the chunk's start; in float64, because what counts are its differences.
         S = S.double().cumsum(-1)
-        causal = torch.ones(S.shape[-1], S.shape[-1], dtype=torch.bool, device=S.device).tril()
+        causal = torch.ones(length, length, dtype=torch.bool, device=S.device).tril()
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
         decay = torch.exp(apart.masked_fill(~causal, -torch.inf))
-        left = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
-        S = S.to(x.dtype)
+        until = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
+        since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
         within = (decay * (C @ B.mT).unsqueeze(2)) @ written
-        before = (C.unsqueeze(2) @ state.mT) * torch.exp(S).unsqueeze(-1)
-        out.append((within + before).permute(0, 3, 1, 2, 4).flatten(2, 3))
-        carried = (left * written).mT @ B.unsqueeze(2)
-        state = torch.exp(S[..., -1])[..., None, None] * state + carried
-    y = torch.cat(out, dim=1)
-    if o.write is None and o.write_now is None:
-        return y
-    own = (o.B * o.C).sum(-1).repeat_interleave(heads_per_group, dim=2)
-    return y + ((write_now - write) * own).unsqueeze(-1) * x
+        left = ((until * written).mT @ B.unsqueeze(2)).unflatten(0, (-1, chunks))
+        across = since[..., -1:, :].unflatten(0, (-1, chunks))
+        before, state = _carry(across, left, state)
+        seen = (C.unsqueeze(2) @ before.flatten(0, 1).mT) * since
+        y = (within + seen).permute(0, 3, 1, 2, 4).unflatten(0, (-1, chunks)).flatten(1, 2)
+        out.append(y[:, : here.stop - first].flatten(2, 3))
+    return torch.cat(out, dim=1)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from ssmlens.scan import selective_scan as selective_scan_module
 from ssmlens.scan.discretize import discretize_A, discretize_B
 from ssmlens.scan.operands import ScanOperands
 from ssmlens.scan.reference import reference_scan
@@ -32,6 +33,16 @@ def random_operands(batch, tokens, heads, A_state, groups, state, headdim, seed=
     )
 
 
+@pytest.fixture(params=["one after the other", "side by side"])
+def _chunks(request, monkeypatch):
+    """Chunks of tokens one after the other, as on a CPU, or side by side, as on a GPU."""
+    if request.param == "side by side":
+        monkeypatch.setattr(selective_scan_module, "_RECURRENCE_TOKENS", {"cpu": 8})
+        monkeypatch.setattr(selective_scan_module, "_SLAB_ENTRIES", 500)
+        monkeypatch.setattr(selective_scan_module, "_CHUNK_TOKENS", 8)
+        monkeypatch.setattr(selective_scan_module, "_CHUNKS", {"cpu": 3})
+
+
 SHAPES = [
     (1, 1, 3, 4, 1, 4, 1),
     (2, 31, 6, 5, 1, 5, 1),
@@ -44,6 +55,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_scan_is_the_recurrence(shape):
     operands = random_operands(*shape)
@@ -62,6 +74,7 @@ def test_a_decay_from_the_data_includes_one_that_is_not():
     torch.testing.assert_close(reference_scan(again), reference_scan(operands))
 
 
+@pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("shape", SHAPES[1:5])
 def test_gradients_are_those_of_the_recurrence(shape):
     """Through the oracle's own loop, which shares no code with the fast paths."""
@@ -88,6 +101,7 @@ def _loop(o: ScanOperands) -> torch.Tensor:
     return torch.stack(ys, 1)
 
 
+@pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("name", ["delta", "A", "B", "C", "x"])
 def test_one_operand_alone_can_have_a_gradient(name):
     """Memory that slabs share without gradients must not be shared with any."""
@@ -99,6 +113,7 @@ def test_one_operand_alone_can_have_a_gradient(name):
     torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.usefixtures("_chunks")
 @pytest.mark.parametrize("A_state", [1, 3])
 def test_gradients_stay_finite_where_everything_decays(A_state):
     operands = random_operands(1, 70, 2, A_state, 1, 3, 1)
