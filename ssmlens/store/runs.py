@@ -1,0 +1,300 @@
+"""Training runs on disk. A run is a folder that its trainer writes and everybody else only reads.
+
+    RUN/
+      config.json      one object, written before the first step and never changed. Read of it are
+                         arm            how the model starts: "default", "mimetic", "transplant", "shuffled", ...
+                         seed           an integer
+                         learning_rate  a number
+                         length         the longest length trained on
+                         teacher_layer  of a transplant, and of its shuffled control: the block it comes from
+                       all of them optional, and whatever else the trainer wants to keep.
+      metrics.jsonl    an object a line, appended:
+                         step    an integer from 0
+                         split   "train", or "eval" for held-out examples
+                         length  the one length measured at; null or absent over a mixture (as in training)
+                         loss    mean cross entropy of the answers
+                         char, string   shares in 0..1 of characters and of whole strings that are right
+                       each measure a finite number, or null where it was not taken or was not finite.
+      status.json      one object, replaced (written aside, then renamed) as the run goes on:
+                         state   "running", "done" or "failed"
+                         step, steps   where it is, and where it ends
+                         seconds       spent so far
+                         error         of a failed run: one line
+      checkpoints/     not read here.
+      scores.json      of a transplant: one object, `layer` and `scores`: the teacher layer's scores by name, each a
+                       finite number or null.
+
+`metrics.jsonl` is made, empty, with `config.json`: it is what a run folder is known by. A trainer that resumes first
+cuts it back to the whole lines up to its checkpoint. A sweep is a folder of run folders. Numbers are JSON's: NaN and
+Infinity are refused. A last line without its line end is still being written, and waits.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from ssmlens.errors import UsageError
+from ssmlens.store.plain_json import (
+    RunFileError,
+    count_of,
+    number_of,
+    read_object,
+    text_of,
+)
+from ssmlens.store.run_metrics import (
+    MEASURES,
+    TRAIN,
+    Metrics,
+    no_metrics,
+    read_metrics,
+)
+
+CONFIG, METRICS, STATUS, SCORES = "config.json", "metrics.jsonl", "status.json", "scores.json"
+MOST_RUNS = 4096
+"""Run folders that are listed below one folder."""
+
+State = Literal["starting", "running", "done", "failed"]
+_STATES: dict[str, State] = {"running": "running", "done": "done", "failed": "failed"}
+_DEPTH = 3
+_MOST_JSON = 1 << 20
+_LONGEST_ARM = 64
+_LONGEST_ERROR = 4096
+_MOST_SCORES = 256
+_Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        state: "starting" until there is a status.json.
+        step: The last step done.
+        steps: Steps in all; None where it is not told.
+        seconds: Spent so far; NaN where it is not told.
+        error: Why it failed; "" otherwise.
+    """
+
+    state: State = "starting"
+    step: int = 0
+    steps: int | None = None
+    seconds: float = math.nan
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A training run as its folder stood when it was read. Get one from `open_run`.
+
+    Attributes:
+        path: The folder.
+        config: All of config.json.
+        status: How far it is.
+        metrics: What was measured so far.
+        teacher_scores: Scores of the layer that a transplant comes from; NaN where there is none. Empty for others.
+        written: When one of its files was last written: seconds since 1970.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    status: RunStatus
+    metrics: Metrics
+    teacher_scores: Mapping[str, float]
+    written: float
+    _signature: _Signature
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def arm(self) -> str:
+        """How its model starts; "run" where the config does not say."""
+        return text_of(dict(self.config), "arm", _LONGEST_ARM) or "run"
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its weights and data."""
+        return count_of(dict(self.config), "seed")
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; NaN where the config does not say."""
+        return number_of(dict(self.config), "learning_rate")
+
+    @property
+    def length(self) -> int | None:
+        """The longest length trained on."""
+        return count_of(dict(self.config), "length")
+
+    @property
+    def teacher_layer(self) -> int | None:
+        """The teacher's block that its layers start as, or as the shuffled values of."""
+        return count_of(dict(self.config), "teacher_layer")
+
+    def reread(self) -> "Run":
+        """The run as it is now: of metrics.jsonl only what grew is read. Itself where no file has changed.
+
+        Raises:
+            UsageError: Its folder is gone.
+            RunFileError: A file is not what it must be.
+        """
+        return self if _signature(self.path) == self._signature else _read(self.path, self.metrics)
+
+
+def open_run(path: Path | str) -> Run:
+    """Read a training run's folder.
+
+    Raises:
+        UsageError: There is no run in this folder.
+        RunFileError: A file in it is not what it must be; the message names the file and says why.
+    """
+    return _read(Path(path), no_metrics())
+
+
+def find_runs(folder: Path | str) -> list[Path]:
+    """The run folders at or below a folder, at most three levels down, by name; no link is followed.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}; give a run or a folder of runs")
+    found = []
+    for path in _runs_below(folder, _DEPTH):
+        found.append(path)
+        if len(found) == MOST_RUNS:
+            break
+    return found
+
+
+def tabulate(runs: Sequence[Run]) -> xr.Dataset:
+    """Runs side by side: what each was, how far it is, and what it last measured.
+
+    Returns:
+        A Dataset with dims (run, length): `train_loss` (run) is the last loss of training; `loss`, `char` and `string`
+        (run, length) are the last of evaluation, NaN where there is none. Coordinates of run: `arm`, `seed` (−1: none),
+        `learning_rate`, `teacher_layer` (−1: none), `state`, `step`.
+    """
+    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
+    shape = (len(runs), len(lengths))
+    last = {
+        measure: [[run.metrics.final(measure, n) for n in lengths] for run in runs]
+        for measure in MEASURES
+    }
+    trained = [run.metrics.curve("loss", TRAIN)[1] for run in runs]
+    told = {
+        "arm": np.array([run.arm for run in runs], dtype=str),
+        "seed": np.array([_or_none(run.seed) for run in runs], dtype=np.int64),
+        "learning_rate": np.array([run.learning_rate for run in runs], dtype=float),
+        "teacher_layer": np.array([_or_none(run.teacher_layer) for run in runs], dtype=np.int64),
+        "state": np.array([run.status.state for run in runs], dtype=str),
+        "step": np.array([run.status.step for run in runs], dtype=np.int64),
+    }
+    return xr.Dataset(
+        {
+            "train_loss": ("run", np.array([v[-1] if len(v) else math.nan for v in trained])),
+            **{m: (("run", "length"), np.array(v).reshape(shape)) for m, v in last.items()},
+        },
+        coords={
+            "run": np.array([run.name for run in runs], dtype=str),
+            "length": np.array(lengths, dtype=np.int64),
+            **{name: ("run", values) for name, values in told.items()},
+        },
+    )
+
+
+def _or_none(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
+    if (folder / METRICS).is_file():
+        yield folder
+    elif depth:
+        try:
+            children = sorted(folder.iterdir())
+        except OSError:
+            return
+        for child in children:
+            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
+                yield from _runs_below(child, depth - 1)
+
+
+def _read(path: Path, known: Metrics) -> Run:
+    signature = _signature(path)  # before the files: what changes while they are read is read again
+    if signature[1] is None:
+        raise UsageError(f"there is no run in {path}; a run folder holds {METRICS}")
+    try:
+        metrics = read_metrics(path / METRICS, known)
+    except FileNotFoundError as error:
+        raise UsageError(f"the run in {path} is gone") from error
+    run = Run(
+        path=path,
+        config=_object(path / CONFIG),
+        status=_status(path / STATUS),
+        metrics=metrics,
+        teacher_scores=_scores(path / SCORES),
+        written=max((s[0] for s in signature if s), default=0) / 1e9,
+        _signature=signature,
+    )
+    try:  # so that nobody who asks later meets a bad field
+        _ = run.arm, run.seed, run.learning_rate, run.length, run.teacher_layer
+    except ValueError as error:
+        raise RunFileError(f"{path / CONFIG}: {error}") from error
+    return run
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path, _MOST_JSON)
+    except FileNotFoundError:
+        return {}
+
+
+def _status(path: Path) -> RunStatus:
+    held = _object(path)
+    if not held:
+        return RunStatus()
+    try:
+        state = _STATES.get(text_of(held, "state", _LONGEST_ARM) or "")
+        if state is None:
+            raise ValueError(f"state is none of {', '.join(_STATES)}")
+        return RunStatus(
+            state=state,
+            step=count_of(held, "step") or 0,
+            steps=count_of(held, "steps"),
+            seconds=number_of(held, "seconds"),
+            error=text_of(held, "error", _LONGEST_ERROR) or "",
+        )
+    except ValueError as error:
+        raise RunFileError(f"{path}: {error}") from error
+
+
+def _scores(path: Path) -> dict[str, float]:
+    scores = _object(path).get("scores", {})
+    try:
+        if not isinstance(scores, dict) or len(scores) > _MOST_SCORES:
+            raise ValueError(f"scores is no object of at most {_MOST_SCORES} numbers")
+        return {name[:_LONGEST_ARM]: number_of(scores, name) for name in scores}
+    except ValueError as error:
+        raise RunFileError(f"{path}: {error}") from error
+
+
+def _signature(path: Path) -> _Signature:
+    """Time, size and inode of each file; None where there is none."""
+    signature = []
+    for name in (CONFIG, METRICS, STATUS, SCORES):
+        try:
+            told = (path / name).lstat()
+            signature.append((told.st_mtime_ns, told.st_size, told.st_ino))
+        except OSError:
+            signature.append(None)
+    return tuple(signature)

@@ -1,0 +1,274 @@
+"""Run folders as a trainer writes them, half-writes them, and as somebody hostile would."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ssmlens.errors import UsageError
+from ssmlens.store import runs
+from ssmlens.store.plain_json import RunFileError
+from ssmlens.store.runs import find_runs, open_run, tabulate
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of three steps, evaluated twice at lengths 25 and 50."""
+    path = tmp_path / "run-a"
+    path.mkdir()
+    config = {
+        "arm": "mimetic",
+        "seed": 3,
+        "learning_rate": 1e-3,
+        "length": 25,
+        "model": {"d_model": 64},
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    lines = [
+        {"step": 1, "split": "train", "loss": 3.0},
+        {"step": 2, "split": "train", "loss": 2.5},
+        {"step": 2, "split": "eval", "length": 50, "loss": 2.0, "char": 0.25, "string": 0.0},
+        {"step": 2, "split": "eval", "length": 25, "loss": 1.0, "char": 0.5, "string": 0.1},
+        {"step": 3, "split": "train", "loss": None},
+        {"step": 3, "split": "eval", "length": 25, "loss": 0.9, "char": 0.75, "string": 0.5},
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status = {"state": "running", "step": 3, "steps": 10, "seconds": 1.5}
+    (path / "status.json").write_text(json.dumps(status))
+    return path
+
+
+def append(folder, text):
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write(text)
+
+
+def test_a_run_says_what_it_is_and_what_it_measured(folder):
+    run = open_run(folder)
+    assert (run.name, run.arm, run.seed, run.learning_rate, run.length) == (
+        "run-a",
+        "mimetic",
+        3,
+        1e-3,
+        25,
+    )
+    assert run.teacher_layer is None
+    assert run.teacher_scores == {}
+    assert (run.status.state, run.status.step, run.status.steps, run.status.seconds) == (
+        "running",
+        3,
+        10,
+        1.5,
+    )
+    assert run.config["model"] == {"d_model": 64}
+    assert run.metrics.lengths() == [25, 50]
+    steps, loss = run.metrics.curve("loss")
+    assert steps.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(loss, [3.0, 2.5, np.nan])
+    steps, char = run.metrics.curve("char", "eval", 25)
+    assert (steps.tolist(), char.tolist()) == ([2, 3], [0.5, 0.75])
+    assert run.metrics.final("string", 25) == 0.5
+    assert np.isnan(run.metrics.final("string", 99))
+    assert len(run.metrics.curve("loss", "no such split")[0]) == 0
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    run = open_run(tmp_path)
+    assert (run.arm, run.seed, run.status.state, len(run.metrics)) == ("run", None, "starting", 0)
+    assert np.isnan(run.learning_rate)
+    assert run.metrics.lengths() == []
+    assert tabulate([run]).sizes == {"run": 1, "length": 0}
+
+
+def test_a_half_written_line_waits_for_its_end(folder):
+    append(folder, '{"step": 4, "split": "train", "lo')
+    run = open_run(folder)
+    assert run.metrics.curve("loss")[0].tolist() == [1, 2, 3]
+    append(folder, 'ss": 2.25}\n{"step"')
+    later = run.reread()
+    assert later.metrics.curve("loss")[0].tolist() == [1, 2, 3, 4]
+    assert later.metrics.curve("loss")[1][-1] == 2.25
+    assert run.metrics.curve("loss")[0].tolist() == [1, 2, 3], (
+        "what was read before stays as it was"
+    )
+
+
+def test_only_what_grew_is_read(folder, monkeypatch):
+    run = open_run(folder)
+    read = []
+    whole = runs.read_metrics
+    monkeypatch.setattr(
+        runs, "read_metrics", lambda path, known: read.append(known.end) or whole(path, known)
+    )
+    assert run.reread() is run
+    assert read == []
+    before = (folder / "metrics.jsonl").stat().st_size
+    append(folder, '{"step": 4, "split": "train", "loss": 2}\n')
+    assert run.reread().metrics.curve("loss")[0].tolist() == [1, 2, 3, 4]
+    assert read == [before]
+
+
+def test_a_run_that_resumes_is_read_from_the_start(folder):
+    run = open_run(folder)
+    first = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)[:1]
+    longer = [json.dumps({"step": s, "split": "train", "loss": s / 2}) + "\n" for s in range(2, 40)]
+    (folder / "metrics.jsonl").write_text("".join(first + longer))
+    steps, loss = run.reread().metrics.curve("loss")
+    assert steps.tolist() == list(range(1, 40))
+    assert loss.tolist() == [3.0, *(s / 2 for s in range(2, 40))]
+    (folder / "metrics.jsonl").write_text("".join(first))
+    assert run.reread().metrics.curve("loss")[0].tolist() == [1]
+
+
+def test_where_a_step_comes_twice_the_later_line_counts(folder):
+    append(folder, '{"step": 2, "split": "train", "loss": 7}\n\n')
+    steps, loss = open_run(folder).metrics.curve("loss")
+    assert steps.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(loss, [3.0, 7.0, np.nan])
+
+
+BAD_LINES = [
+    "nonsense",
+    "[1, 2]",
+    '"step"',
+    "{}",
+    '{"step": 5}',
+    '{"step": -1, "split": "train"}',
+    '{"step": 1.5, "split": "train"}',
+    '{"step": true, "split": "train"}',
+    '{"step": 99999999999999999999999, "split": "train"}',
+    '{"step": 9007199254740993, "split": "train"}',
+    '{"step": 5, "split": 7}',
+    '{"step": 5, "split": "' + "x" * 65 + '"}',
+    '{"step": 5, "split": "train", "loss": NaN}',
+    '{"step": 5, "split": "train", "loss": -Infinity}',
+    '{"step": 5, "split": "train", "loss": 1e999}',
+    '{"step": 5, "split": "train", "loss": "1"}',
+    '{"step": 5, "split": "train", "loss": false}',
+    '{"step": 5, "split": "train", "loss": ' + "9" * 5000 + "}",
+    '{"step": 5, "split": "eval", "length": -4}',
+    '{"step": 5, "split": "eval", "length": [1]}',
+    '{"step": 5, "split": "train", "more": ' + "[" * 100_000,
+    '{"step": 5, "split": "train", "more": "' + "x" * 70_000 + '"}',
+    '{"step": 5, "split": "train", \udcff}',
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_is_named(folder, line):
+    with (folder / "metrics.jsonl").open("ab") as stream:
+        stream.write(line.encode("utf-8", "surrogateescape") + b"\n")
+    with pytest.raises(RunFileError, match=r"metrics\.jsonl: line 7: ") as told:
+        open_run(folder)
+    assert len(str(told.value)) < 400 + len(str(folder))
+    assert "\n" not in str(told.value)
+
+
+def test_a_bad_line_is_counted_from_the_start_when_it_comes_later(folder):
+    run = open_run(folder)
+    append(folder, '{"step": 4, "split": "train"}\nnonsense\n')
+    with pytest.raises(RunFileError, match="line 8"):
+        run.reread()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "["),
+        ("config.json", "[]"),
+        ("config.json", '{"learning_rate": Infinity}'),
+        ("config.json", '{"learning_rate": "fast"}'),
+        ("config.json", '{"arm": {"a": 1}}'),
+        ("config.json", '{"arm": "' + "x" * 100 + '"}'),
+        ("config.json", '{"seed": 1.5}'),
+        ("config.json", '{"teacher_layer": -3}'),
+        ("config.json", '{"a": ' + "[" * 100_000),
+        ("config.json", " " * (1 << 20) + "{}"),
+        ("status.json", '{"state": "gone"}'),
+        ("status.json", '{"state": "running", "step": "x"}'),
+        ("status.json", '{"state": "failed", "error": ["x"]}'),
+        ("scores.json", '{"scores": [1]}'),
+        ("scores.json", '{"scores": {"mask_ones": "1"}}'),
+        ("scores.json", '{"scores": {"mask_ones": NaN}}'),
+        ("scores.json", json.dumps({"scores": {f"s{i}": i for i in range(300)}})),
+    ],
+)
+def test_bad_files_beside_the_metrics_are_named(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(RunFileError, match=name):
+        open_run(folder)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "status.json", "scores.json"])
+def test_links_and_pipes_are_not_followed(folder, tmp_path, name):
+    secret = tmp_path / "secret"
+    secret.write_text('{"arm": "stolen"}')
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(RunFileError, match="it is a link"):
+        open_run(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(RunFileError, match="no plain file"):
+        open_run(folder)
+
+
+def test_a_file_too_large_is_refused_unread(folder):
+    os.truncate(folder / "metrics.jsonl", (64 << 20) + 1)
+    with pytest.raises(RunFileError, match="more than 67108864"):
+        open_run(folder)
+
+
+def test_a_run_that_is_gone(folder):
+    run = open_run(folder)
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(UsageError, match="there is no run"):
+        run.reread()
+
+
+def test_scores_of_a_transplant(folder):
+    (folder / "config.json").write_text('{"arm": "transplant", "teacher_layer": 31}')
+    (folder / "scores.json").write_text(
+        '{"layer": 31, "scores": {"mask_ones": 0.5, "copy_score": null}}'
+    )
+    run = open_run(folder)
+    assert run.teacher_layer == 31
+    assert run.teacher_scores["mask_ones"] == 0.5
+    assert np.isnan(run.teacher_scores["copy_score"])
+
+
+def test_runs_are_found_below_a_folder_and_not_through_links(folder, tmp_path):
+    for name in ("sweep/b", "sweep/a", "sweep/.hidden", "one/two/three/four"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").touch()
+    (tmp_path / "sweep" / "c").symlink_to(folder)
+    (tmp_path / "sweep" / "around").symlink_to(tmp_path)
+    assert [str(p.relative_to(tmp_path)) for p in find_runs(tmp_path)] == [
+        "run-a",
+        "sweep/a",
+        "sweep/b",
+    ]
+    assert find_runs(folder) == [folder]
+    with pytest.raises(UsageError, match="no folder"):
+        find_runs(tmp_path / "nowhere")
+
+
+def test_a_table_of_runs(folder, tmp_path):
+    other = tmp_path / "run-b"
+    other.mkdir()
+    (other / "config.json").write_text('{"arm": "default", "seed": 0}')
+    (other / "metrics.jsonl").write_text(
+        '{"step": 9, "split": "eval", "length": 100, "char": 0.125}\n'
+    )
+    table = tabulate([open_run(folder), open_run(other)])
+    assert table["arm"].values.tolist() == ["mimetic", "default"]
+    assert table["seed"].values.tolist() == [3, 0]
+    assert table["teacher_layer"].values.tolist() == [-1, -1]
+    assert table["state"].values.tolist() == ["running", "starting"]
+    np.testing.assert_array_equal(table["learning_rate"], [1e-3, np.nan])
+    assert table["length"].values.tolist() == [25, 50, 100]
+    np.testing.assert_array_equal(table["char"], [[0.75, 0.25, np.nan], [np.nan, np.nan, 0.125]])
+    np.testing.assert_array_equal(table["train_loss"], [np.nan, np.nan])
+    assert tabulate([]).sizes == {"run": 0, "length": 0}
