@@ -17,6 +17,8 @@ MapView = Literal["map", "mask", "channel", "softmax"]
 MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
 HeadOrder = Literal["index", "step", "half-life"]
 HEAD_ORDERS: tuple[HeadOrder, ...] = ("index", "step", "half-life")
+RunMeasure = Literal["string", "char"]
+RUN_MEASURES: tuple[RunMeasure, ...] = ("string", "char")
 ThemeName = Literal["light", "dark"]
 Range = tuple[int, int]
 """First token and the one after the last."""
@@ -27,6 +29,7 @@ LONGEST = 4096
 _ID = re.compile(r"[0-9a-f]{10}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?")
 _ZOOM = re.compile(r"([0-9]{1,9})-([0-9]{1,9}),([0-9]{1,9})-([0-9]{1,9})")
 
 
@@ -70,6 +73,10 @@ def _identifiers(text: str) -> tuple[str, ...]:
 
 def _number(text: str) -> int:
     return int(_matching(_NUMBER, text)[0])
+
+
+def _rate(text: str) -> float:
+    return float(_matching(_RATE, text)[0])
 
 
 def _name(text: str) -> str:
@@ -119,6 +126,9 @@ class Address:
         by: The score that orders the layers; None: the default order.
         against: What Compare shows beside the rest.
         runs: Ids of training runs; empty: all.
+        measure: What Runs shows beside the loss: shares of right strings or of right characters.
+        length: The length whose evaluation Runs compares; None: the longest trained on.
+        rate: The learning rate whose curves Runs shows; None: of each arm the one that does best.
         theme: "light" or "dark".
     """
 
@@ -136,6 +146,9 @@ class Address:
     by: str | None = field(default=None, metadata={"read": _name})
     against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
     runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
+    measure: RunMeasure = field(default="string", metadata={"read": _one_of(*RUN_MEASURES)})
+    length: int | None = field(default=None, metadata={"read": _number})
+    rate: float | None = field(default=None, metadata={"read": _rate})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})
 
     def but(self, **changes: Any) -> "Address":
