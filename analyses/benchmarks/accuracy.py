@@ -20,19 +20,19 @@ def worst_row_error(
         got = torch.stack([attention_map[0, i], attention_mask[0, i]]).double()
         if got[:, i + 1 :].any():
             raise AssertionError(f"the query at token {i} sees a later token")
-        exact = torch.stack(_exact_rows(operands, i))
+        exact = torch.stack(exact_rows(operands, i))
         errors.append((got[:, : i + 1] - exact).norm(dim=1) / exact.norm(dim=1))
     map_error, mask_error = torch.stack(errors).amax(0).tolist()  # amax keeps a NaN
     return map_error, mask_error
 
 
-def _exact_rows(operands: ScanOperands, i: int, heads_at_once: int = 256) -> tuple[Tensor, Tensor]:
-    """Row i of the map and of the mask, for keys 0..i, in float64. One group of B and C."""
+def exact_rows(operands: ScanOperands, i: int, heads_at_once: int = 256) -> tuple[Tensor, Tensor]:
+    """Row i of the map and of the mask, for keys 0..i, in float64, where they lie. One group of B and C."""
+    steps, rate = operands.decay
+    S, A = steps[0, : i + 1].double().cumsum(0), rate.double()
     delta = operands.delta[0, : i + 1].double()  # key head
-    S = delta.cumsum(0)
-    A = operands.A.double()
     read_write = operands.C[0, i, 0].double() * operands.B[0, : i + 1, 0].double()  # key state
-    map_row, mask_row = torch.zeros(2, i + 1, dtype=torch.float64)
+    map_row, mask_row = delta.new_zeros(2, i + 1)
     for some in torch.arange(operands.heads).split(heads_at_once):
         decay = torch.exp((S[i, some] - S[:, some]).unsqueeze(-1) * A[some])  # key head state
         map_row += ((decay * read_write.unsqueeze(1)).sum(-1) * delta[:, some]).sum(-1)

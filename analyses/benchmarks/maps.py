@@ -87,7 +87,7 @@ def _operations(layer: ScanOperands) -> int:
     Mamba-1: 2 T² D N. Mamba-2, where a head's decay has no state: 2 T² heads, and T² N for C Bᵀ.
     """
     square = layer.tokens**2
-    if layer.A.shape[1] == 1:
+    if layer.scalar_decay:
         return square * (2 * layer.heads + layer.groups * layer.states)
     return square * 2 * layer.heads * layer.states
 
