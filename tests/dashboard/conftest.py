@@ -2,13 +2,20 @@ import runpy
 from pathlib import Path
 
 import pytest
+from flask.testing import FlaskClient
 from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.app import make_app
 from ssmlens_dashboard.guard import Access
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.scene import resolve
 
-HOST = {"Host": "127.0.0.1:8050"}
+
+class Browser(FlaskClient):
+    """A client that names this computer in its Host header, as a browser does, unless a test says otherwise."""
+
+    def open(self, *args, headers=None, **kwargs):
+        named = {"Host": "127.0.0.1:8050"} | dict(headers or {})
+        return super().open(*args, headers=named, buffered=True, **kwargs)
 
 
 @pytest.fixture(scope="session")
@@ -23,23 +30,16 @@ def copying(copies):
     return copies("copy-mamba1-mimetic", 17)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scene_at():
-    """scene_at(path, search): what a page is given at that address of a library of one capture."""
+    """scene_at(path, search, page): what a page is given at that address of a library of one capture."""
 
     def at(path, search="", page="maps"):
-        return resolve(*_parsed(page, search), notes=())
-
-    def _parsed(page, search):
         address, notes = parse(page, search, (page,))
         assert notes == ()
-        return address, at.library
+        return resolve(address, Library([path]))
 
-    def opened(path, search="", page="maps"):
-        at.library = Library([path])
-        return at(path, search, page)
-
-    return opened
+    return at
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,8 @@ def client_of():
     """client_of(path): a client of the dashboard over that path, that asks as a browser on this computer does."""
 
     def client(path, access=None):
-        made = make_app([path], access or Access()).server.test_client()
-        made.environ_base["HTTP_HOST"] = HOST["Host"]
-        return made
+        server = make_app([path], access or Access()).server
+        server.test_client_class = Browser
+        return server.test_client()
 
     return client

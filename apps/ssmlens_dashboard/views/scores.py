@@ -45,6 +45,11 @@ class _One:
         return self.capture.layer(index)
 
 
+def layer_scores(capture: Capture, index: int) -> xr.Dataset:
+    """What `ssmlens.scores.compute` returns, of one layer; kept."""
+    return _LAYERS.get((capture.digest, index), lambda: compute(_One(capture, index)))
+
+
 def scores(capture: Capture, seconds: float) -> xr.Dataset:
     """All scores of the layers that are scored already, and of those that can be within `seconds`.
 
@@ -56,7 +61,7 @@ def scores(capture: Capture, seconds: float) -> xr.Dataset:
     for index in capture.layers:
         if done and time.monotonic() > until and not _LAYERS.has((capture.digest, index)):
             continue
-        done.append(_LAYERS.get((capture.digest, index), lambda i=index: compute(_One(capture, i))))
+        done.append(layer_scores(capture, index))
     joined = xr.concat(done, LAYER, data_vars="minimal", coords="minimal", compat="override")
     assert isinstance(joined, xr.Dataset)  # as its parts are
     return joined

@@ -1,0 +1,38 @@
+"""Text that would run, load or mislead if it were ever more than text."""
+
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    "</script><script>window.hacked=2</script>",
+    "<img src=x onerror=window.hacked=3>",
+    "<svg/onload=window.hacked=4>",
+    '"><img src=x onerror=window.hacked=5>',
+    "'><svg onload=window.hacked=6>",
+    "<a href='javascript:window.hacked=7'>x</a>",
+    '<b onmouseover="window.hacked=8">x</b>',
+    "<iframe src=javascript:parent.hacked=9></iframe>",
+    "<object data=javascript:window.hacked=10>",
+    "<style>*{display:none}</style>",
+    "<link rel=stylesheet href=//127.0.0.1:9/x.css>",
+    "<meta http-equiv=refresh content='0;url=//127.0.0.1:9/'>",
+    "<base href=//127.0.0.1:9/>",
+    "<!--",
+    "]]>",
+    "</title><img src=x onerror=window.hacked=16>",
+    "</textarea><img src=x onerror=window.hacked=17>",
+    "{{constructor.constructor('window.hacked=18')()}}",
+    "${window.hacked=19}",
+    "%{x}<extra>%{y}</extra>",
+    "[x](javascript:window.hacked=21)",
+    "![x](//127.0.0.1:9/x.png)",
+    "<br><sup>x</sup><span style='position:fixed'>x</span>",
+    "&lt;img src=x onerror=window.hacked=24&gt;",
+    "javascript:window.hacked=25",
+    '=HYPERLINK("http://127.0.0.1:9";"x")',
+    "\u202egnp.exe",
+    "\u2028window.hacked=28//",
+    "\ud83d\udc69\u200d\ud83d\udcbb\u0000\x1b[31mred".encode("utf-16", "surrogatepass").decode(
+        "utf-16"
+    ),
+    "__proto__",
+    "$\\mathrm{\\href{javascript:window.hacked=31}{x}}$",
+]
