@@ -17,10 +17,11 @@ from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
+from ssmlens.names import LARGEST_WHOLE_MAP
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.attention_capture import attention_layer, padded_map
 from ssmlens.recorder.calls import AttentionCall, MixerCall, weights_device
-from ssmlens.recorder.choose import EAGER, choose_blocks
+from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
 from ssmlens.recorder.prompts import (
@@ -36,8 +37,6 @@ from ssmlens.store.writer import CaptureWriter
 
 # Tokens that go through the model at once, padding included.
 _BATCH_TOKENS = 4096
-# Longer prompts have maps too large to store whole.
-_MAX_TOKENS = 8192
 
 Progress = Callable[[int, int, str], None]
 
@@ -75,7 +74,8 @@ def capture(
             targets. None: see `default_prompts`.
         out: `name.h5` for one file, any other name for a folder of them.
         layers: Block indices to capture. None: all with a Mamba mixer, and those with attention that can be read.
-        channels: Heads whose own maps are stored. None: in each layer the four that write most.
+        channels: Heads whose own maps are stored. None: in each layer the four that write most; of prompts above
+            `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks, none.
         shard: (i, N), i from 1: only the i-th N-th of the layers, for several machines sharing `out`.
         resume: Go on with a stopped capture of the same request.
         overwrite: Replace `out` if it exists.
@@ -96,10 +96,8 @@ def capture(
     chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
-    if max(asked.length) > _MAX_TOKENS:
-        raise UsageError(
-            f"a prompt has {max(asked.length)} tokens; maps are stored whole up to {_MAX_TOKENS}"
-        )
+    if max(asked.length) > LARGEST_WHOLE_MAP:
+        chosen = for_long_prompts(chosen, layers, channels)
     for block in chosen:
         if block.mixer:
             weights_device(block.mixer)
@@ -115,8 +113,9 @@ def capture(
         overwrite=overwrite,
     )
     job = _Job(model, asked, writer, channels, store_discretized, keep_going, progress)
-    for batch in range(writer.batches):
-        job.run(mine, batch)
+    with writer:  # which writes a layer while the next is computed
+        for batch in range(writer.batches):
+            job.run(mine, batch)
     path = writer.finish()
     return None if path is None else open_capture(path)
 
@@ -180,7 +179,9 @@ class _Job:
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
-        got = capture_layer(call, length, channels, self.store_discretized)
+        rows, target = self.writer.prompts(batch), self.prompts.padded_target()
+        here = None if target is None else target[rows.start : rows.stop]
+        got = capture_layer(call, length, channels, self.store_discretized, here)
         limit = closing.tolerance(call.output, call.site.adapter)
         if got.finite and not got.worst_closure <= limit and not self.keep_going:
             raise ClosureError(
@@ -253,6 +254,7 @@ def _header(
         tokens=prompts.padded().numpy(),
         length=torch.tensor(prompts.length).numpy(),
         layers=[block.layer for block in chosen],
+        block_kinds=[block.kind for block in blocks],
         target=None if target is None else target.numpy(),
         token_strings=None
         if tokenizer is None
@@ -303,11 +305,11 @@ def _tell_of_attention(blocks: Sequence[Block]) -> None:
 
 
 def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:
-    A_log = site.adapter.weights(site.module).A_log
+    dt_bias = site.adapter.weights(site.module).dt_bias  # a value a head
     for channel in channels or ():
-        if A_log is not None and not 0 <= channel < len(A_log):
+        if dt_bias is not None and not 0 <= channel < len(dt_bias):
             raise UsageError(
-                f"channel {channel} is out of range: layer {site.layer} has 0..{len(A_log) - 1}"
+                f"channel {channel} is out of range: layer {site.layer} has 0..{len(dt_bias) - 1}"
             )
 
 

@@ -1,0 +1,146 @@
+"""Captures of hybrids: what softmax attention leaves in a file, alone in its block or beside a mixer."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import ssmlens
+from ssmlens.errors import UsageError
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.recorder import capture as module
+from ssmlens.store import verify
+
+IDS = [[13, 11, 14, 11, 15, 19, 12], [16, 15, 13, 15], [18], [19, 17, 19, 13, 12]]
+# Family: what is stored, block by block.
+STORED = {
+    "transformers BambaMixer": "mamba attention mamba",
+    "transformers FalconH1Mixer": "both both both",
+    "transformers GraniteMoeHybridMambaLayer": "mamba attention mamba",
+    "transformers JambaMambaMixer": "mamba attention mamba",
+    "transformers NemotronHMamba2Mixer": "mamba - attention - mamba",
+    "transformers ZambaMambaMixer": "mamba mamba both mamba both",
+    "transformers Zamba2MambaMixer": "mamba both mamba",
+}
+
+
+def mamba_lm(**attention):
+    torch.manual_seed(0)
+    cfg = {"num_heads": 2, "causal": True, "rotary_emb_dim": 4} | attention
+    config = MambaConfig(d_model=16, n_layer=3, vocab_size=32, attn_layer_idx=[1], attn_cfg=cfg)
+    return MambaLM(config).eval()
+
+
+@pytest.mark.parametrize("family", STORED)
+def test_the_mean_map_of_every_prompt_as_if_alone(tiny_model, tmp_path, family):
+    model = tiny_model(family)
+    model.set_attn_implementation("eager")
+    stored = STORED[family].split()
+    with ssmlens.capture(model, IDS, tmp_path / "run.h5") as captured:
+        assert captured.layers == tuple(i for i, what in enumerate(stored) if what != "-")
+        assert len(captured.block_kinds) == len(stored)
+        for index in captured.layers:
+            layer, what = captured.layer(index), stored[index]
+            assert layer.kind == ("attention" if what == "attention" else "mamba")
+            assert ("delta" in layer) == ("closure_error" in layer) == (what != "attention")
+            assert ("softmax_attention_map" in layer) == (what == "both")
+            if what == "attention":
+                assert layer.names == ("attention_map",)
+                assert layer.attributes["adapter"] == "softmax attention"
+                assert layer.attributes["mixer"].endswith("Attention")
+        for p, ids in enumerate(IDS):
+            with torch.no_grad():
+                outputs = model(torch.tensor([ids]), output_attentions=True, use_cache=False)
+            weights = [w for w in outputs.attentions if w is not None]
+            attending = [i for i, what in enumerate(stored) if what in ("attention", "both")]
+            for index, one in zip(attending, weights, strict=True):
+                name = "attention_map" if stored[index] == "attention" else "softmax_attention_map"
+                kept = captured.layer(index).read(name)[p]
+                exact = one[0].mean(0).numpy()
+                np.testing.assert_allclose(kept[: len(ids), : len(ids)], exact, 1e-4, 1e-6)
+                assert np.count_nonzero(kept) <= len(ids) * (len(ids) + 1) / 2
+    assert verify(tmp_path / "run.h5") == []
+
+
+def test_attention_of_mamba_lm_in_batches_shards_and_after_a_stop(tmp_path, monkeypatch):
+    model = mamba_lm()
+    with ssmlens.capture(model, IDS, tmp_path / "whole") as whole:
+        digest, attention = whole.digest, whole.layer(1).read("attention_map")
+        np.testing.assert_allclose(attention[0].sum(1), 1, rtol=1e-5)
+        assert whole.block_kinds == ["mamba", "attention", "mamba"]
+    assert ssmlens.capture(model, IDS, tmp_path / "run", shard=(2, 3)) is None
+    assert ssmlens.capture(model, IDS, tmp_path / "run", shard=(3, 3)) is None
+
+    def stop(done, total, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ssmlens.capture(model, IDS, tmp_path / "run", shard=(1, 3), progress=stop)
+    with ssmlens.capture(model, IDS, tmp_path / "run", resume=True) as captured:
+        assert captured.digest == digest
+    monkeypatch.setattr(module, "_BATCH_TOKENS", 7)
+    with ssmlens.capture(model, IDS, tmp_path / "batches", layers=[1]) as batches:
+        assert batches.layers == (1,)
+        np.testing.assert_allclose(batches.layer(1).read("attention_map"), attention, 1e-4, 1e-6)
+
+
+def test_without_eager_attention_it_is_said_once_how_to_get_maps(tiny_model, tmp_path, caplog):
+    model = tiny_model("transformers ZambaMambaMixer")
+    with caplog.at_level(logging.INFO, logger="ssmlens"):
+        with ssmlens.capture(model, IDS, tmp_path / "run") as captured:
+            assert captured.layers == (0, 1, 2, 3, 4)
+            assert captured.block_kinds.count("mamba+attention") == 2
+            assert "softmax_attention_map" not in captured.layer(2)
+        (said,) = [record.getMessage() for record in caplog.records]
+        ssmlens.capture(model, IDS, tmp_path / "others", layers=[0, 1]).close()
+    assert said.startswith(
+        'no attention maps of blocks 2, 4: model.set_attn_implementation("eager")'
+    )
+    assert len(caplog.records) == 1  # nothing was left out of the blocks that were asked for
+
+
+def test_attention_that_sees_padding_is_refused(tmp_path):
+    model = mamba_lm(causal=False)
+    with pytest.raises(UsageError, match=r"layer 1: its attention is not causal.*one length"):
+        ssmlens.capture(model, IDS, tmp_path / "run")
+    with ssmlens.capture(model, [ids[:1] * 3 for ids in IDS], tmp_path / "same") as captured:
+        assert (captured.layer(1).read("attention_map") > 0).all()
+
+
+@pytest.mark.parametrize(("broken", "finite"), [("in_proj", "weights"), ("norm", "input")])
+def test_attention_that_is_not_finite_is_marked(tmp_path, broken, finite):
+    model = mamba_lm()
+    block = model.backbone.layers[1]
+    with torch.no_grad():
+        (block.norm if broken == "norm" else block.mixer.in_proj).weight[-1] = torch.nan
+    with ssmlens.capture(model, IDS, tmp_path / "run") as captured:
+        layer = captured.layer(1)
+        assert layer.finite == finite
+        # a value that is not finite leaves the weights of attention as they are
+        assert np.isnan(layer.read("attention_map")[0]).any() == (broken == "norm")
+        assert not layer.read("attention_map")[1, 4:].any()
+        assert (captured.layer(0).finite, captured.layer(2).finite) == ("yes", "input")
+    assert verify(tmp_path / "run") == []
+
+
+def test_attention_that_is_never_called_is_told(tmp_path):
+    model = mamba_lm()
+    block = model.backbone.layers[1]
+    block.forward = lambda hidden, residual: (hidden, residual)
+    with pytest.raises(UsageError, match=r"without calling its layer backbone\.layers\.1\.mixer"):
+        ssmlens.capture(model, IDS, tmp_path / "run")
+
+
+def test_weights_that_are_nowhere_have_no_digest(tmp_path):
+    model = mamba_lm()
+    model.backbone.norm_f.to("meta")
+    with pytest.raises(UsageError, match=r"weights are offloaded .*digest of all"):
+        ssmlens.capture(model, IDS, tmp_path / "run")
+
+
+def test_no_cache_is_filled(tiny_model, tmp_path):
+    model, asked = tiny_model("transformers BambaMixer"), []
+    model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
+    ssmlens.capture(model, IDS, tmp_path / "run", layers=[0]).close()
+    assert asked == [{"use_cache": False}]
