@@ -109,11 +109,10 @@ class StringTask(LetterTask):
     ) -> Int[Tensor, "example letter"]:
         """Where in the string the k-th letter of the answer stands, for k < length; anything beyond."""
 
-    def examples(self, draws: Draws, count: int) -> Examples:
+    def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
-        length = self.lengths(draws, count)
-        string = self.draw_strings(draws, count)
-        rows, first = self.open_rows(count, string.device)
+        string = self.draw_strings(draws, len(length))
+        rows, first = self.open_rows(len(length), string.device)
         k = torch.arange(self.length, device=string.device)
         rows.write((first + k).expand_as(string), string, k < length[:, None])
         rows.write(first + length, self.alphabet.separator)

@@ -58,18 +58,17 @@ class Ngram(LetterTask):
         """See `Task.row_tokens`."""
         return self._row_tokens(length, self.answer or length - self.n)
 
-    @property
-    def least_row_tokens(self) -> int:
+    def least_row_tokens(self, length: int) -> int:
         """See `Task.least_row_tokens`."""
-        return self._row_tokens(self.shortest, max(self.answer, 1))
+        return self._row_tokens(length, max(self.answer, 1))
 
     def _row_tokens(self, length: int, answer: int) -> int:
         marks = 2 + (self.cue == "prefix") + (self.layout == "jelassi")
         return length + self.n + answer + marks
 
-    def examples(self, draws: Draws, count: int) -> Examples:
+    def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
-        length = self.lengths(draws, count)
+        count = len(length)
         string = self.draw_strings(draws, count)
         room = length - self.n - max(self.answer, 1) + 1
         drawn = (draws.uniform((count,)) * room).long()

@@ -71,13 +71,14 @@ class Recall(Task):
         """See `Task.row_tokens`."""
         return self.context if self.layout == "zoology" else 4 * length + 2
 
-    def examples(self, draws: Draws, count: int) -> Examples:
+    def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
-        return (self._zoology if self.layout == "zoology" else self._pairs)(draws, count)
+        if self.layout == "zoology":
+            return self._zoology(draws, len(length))
+        return self._pairs(draws, length)
 
-    def _pairs(self, draws: Draws, count: int) -> Examples:
-        length = self.lengths(draws, count)
-        half = self.letters // 2
+    def _pairs(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
+        count, half = len(length), self.letters // 2
         key = _FIRST + draws.distinct(half, count, self.length)
         value = _FIRST + half + draws.integers(self.letters - half, (count, self.length))
         k = torch.arange(self.length, device=key.device)

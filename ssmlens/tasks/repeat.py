@@ -4,6 +4,8 @@ import dataclasses
 from typing import ClassVar
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ssmlens.tasks.draws import Draws
 from ssmlens.tasks.rows import Examples, Rows
@@ -45,12 +47,11 @@ class Repeat(Task):
         """See `Task.row_tokens`."""
         return 2 * length
 
-    def examples(self, draws: Draws, count: int) -> Examples:
+    def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
-        length = self.lengths(draws, count)
-        drawn = draws.integers(self.vocab_size - self.first_token, (count, self.length))
+        drawn = draws.integers(self.vocab_size - self.first_token, (len(length), self.length))
         once = self.first_token + drawn
-        rows = Rows(count, self.row_tokens(self.length), 0, once.device)
+        rows = Rows(len(length), self.row_tokens(self.length), 0, once.device)
         k = torch.arange(self.length, device=once.device).expand_as(once)
         again = length[:, None] + k
         said = k < length[:, None]

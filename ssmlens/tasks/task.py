@@ -59,8 +59,8 @@ class Task(ABC):
         """Tokens of an example of this length, at most."""
 
     @abstractmethod
-    def examples(self, draws: Draws, count: int) -> Examples:
-        """`count` examples, one a row of `row_tokens(self.length)` tokens."""
+    def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
+        """Examples of these lengths, one a row of `row_tokens(self.length)` tokens."""
 
     def build(self, seed: int = 0, device: torch.device | str = "cpu") -> TaskBatch:
         """The rows of this seed, the same on every device; see `draws.batch_seed` for seeds that never meet.
@@ -70,9 +70,15 @@ class Task(ABC):
         """
         draws = Draws(seed, device)
         if not self.packs:
-            return self.examples(draws, self.count).batch
-        share = -(-self.context // self.least_row_tokens)
-        return pack(self.examples(draws, self.count * share), self.count, self.context)
+            return self.examples(draws, self._lengths(draws, self.count)).batch
+        share = -(-self.context // self.least_row_tokens(self.shortest))
+        length = self._lengths(draws, self.count * share).view(self.count, share)
+        # As many as can begin within a row, however short each turns out.
+        sizes = range(self.shortest, self.length + 1)
+        least = length.new_tensor([self.least_row_tokens(n) for n in sizes])[length - self.shortest]
+        begun = int((least.cumsum(1) - least < self.context).sum(1).max())
+        examples = self.examples(draws, length[:, :begun].flatten())
+        return pack(examples, self.count, self.context)
 
     def at_length(self, length: int) -> "Task":
         """The same task with every example of this length, one a row: what accuracy is measured on."""
@@ -88,18 +94,16 @@ class Task(ABC):
         """Tokens of a row."""
         return self.context if self.packs else self.row_tokens(self.length)
 
-    @property
-    def least_row_tokens(self) -> int:
-        """Tokens of the shortest example that can be drawn."""
-        return self.row_tokens(self.shortest)
+    def least_row_tokens(self, length: int) -> int:
+        """Tokens of an example of this length, at least."""
+        return self.row_tokens(length)
 
     @property
     def shortest(self) -> int:
         """The least length that is drawn."""
         return self.length if self.min_length is None else self.min_length
 
-    def lengths(self, draws: Draws, count: int) -> Int[Tensor, "{count}"]:
-        """A length for each of `count` examples."""
+    def _lengths(self, draws: Draws, count: int) -> Int[Tensor, "{count}"]:
         return self.shortest + draws.integers(self.length - self.shortest + 1, (count,))
 
     def _require(self, met: bool, option: str, what: str, value: object) -> None:

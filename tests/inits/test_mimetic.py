@@ -311,6 +311,19 @@ def test_biases_of_in_proj_are_treated_as_their_rows(build, mixers):
         assert torch.equal(bias[: 128 + 32], old[: 128 + 32])
         torch.testing.assert_close(bias[160:192], 0.5 * (old[128:160] + old[160:192]))
         assert not bias[192:].any()
+    model = build("ssmlens mamba2", ssm_cfg={"bias": True, "ngroups": 2})
+    ssmlens.mimetic_(model, components=(), layers=(0,))
+    mixer = mixers(model)[1]
+    torch.nn.init.normal_(mixer.in_proj.bias)
+    parts = ("weight", "bias")
+    old = [getattr(mixer.in_proj, part).detach().clone() for part in parts]
+    ssmlens.mimetic_(model, layers=(1,), bc_rescale="identity", bc_mix=(0.0, 1.0))
+    for group in (slice(128, 144), slice(144, 160)):  # W_B is scaled to entries of mean square 1/16
+        scale = (16 * old[0][group].square().mean()) ** -0.5
+        for part, was in zip(parts, old, strict=True):
+            now = getattr(mixer.in_proj, part)
+            torch.testing.assert_close(now[group], scale * was[group])
+            torch.testing.assert_close(now[group.start + 32 : group.stop + 32], now[group])
 
 
 @pytest.mark.parametrize("family", ["ssmlens mamba", "ssmlens mamba2", "transformers mamba"])

@@ -1,12 +1,11 @@
 """Rows, labels and targets of every task, checked by their meaning and against rows built letter by letter."""
 
-import dataclasses
-
 import pytest
 import torch
 
 from ssmlens.errors import UsageError
 from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.draws import Draws
 from ssmlens.tasks.ngram import Ngram
 from ssmlens.tasks.recall import Recall
 from ssmlens.tasks.repeat import Repeat
@@ -192,9 +191,14 @@ def test_one_pair_in_zoologys_layout_has_the_power_law_of_gaps():
 def test_packed_rows_are_examples_end_to_end_and_the_last_is_cut_off(task):
     """Every example is one that the task makes alone; what is cut off asks nothing."""
     batch = task.build(7)
-    lone = dataclasses.replace(task, packing=False, count=1000).examples
-    alone = lone(_draws(7), task.count * -(-task.context // task.least_row_tokens))
-    share = len(alone.length) // task.count
+    draws = Draws(7)
+    least, shortest = task.least_row_tokens, task.min_length or task.length
+    share = -(-task.context // least(shortest))
+    drawn = shortest + draws.integers(task.length - shortest + 1, (task.count, share))
+    share = max(
+        sum(sum(map(least, row[:k])) < task.context for k in range(share)) for row in drawn.tolist()
+    )
+    alone = task.examples(draws, drawn[:, :share].flatten())
     for i in range(task.count):
         row, labels, target = [], [], []
         for k in range(i * share, (i + 1) * share):
@@ -210,14 +214,26 @@ def test_packed_rows_are_examples_end_to_end_and_the_last_is_cut_off(task):
         assert row_of(task, batch, i) == wanted
 
 
-def _draws(seed):
-    from ssmlens.tasks.draws import Draws
-
-    return Draws(seed)
-
-
 def _parts(batch):
     return batch.tokens, batch.labels, batch.target
+
+
+def test_packing_long_and_short_strings_takes_little_memory():
+    """Space for as many rows as begin, not for as many of the longest as there could be of the shortest."""
+    task = Copy(length=2000, min_length=1, packing=True, context=4100, count=4)
+    sizes = []
+    draw = Draws.integers
+
+    def watched(self, beyond, shape):
+        sizes.append(torch.Size(shape).numel())
+        return draw(self, beyond, shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Draws, "integers", watched)
+        batch = task.build(0)
+    assert max(sizes) < 4 * 60 * 2000
+    assert batch.tokens.shape == (4, 4100)
+    assert batch.tokens.min() >= 1
 
 
 def test_the_jelassi_layout_is_that_pipelines():
