@@ -1,7 +1,9 @@
 """`ssmlens info`."""
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -10,7 +12,7 @@ from ssmlens.cli.command import Result
 
 @dataclasses.dataclass(frozen=True)
 class InfoCommand:
-    """Say what a capture holds: model, prompts, layers, arrays, proofs."""
+    """Say what a capture holds: model, prompts, what each block is, layers, arrays, proofs."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
@@ -19,24 +21,9 @@ class InfoCommand:
 
     def run(self) -> Result:
         """Do it."""
-        import numpy as np
-
         from ssmlens.store import open_capture
 
         with open_capture(self.capture) as capture:
-            layers = []
-            for index in capture.layers:
-                layer = capture.layer(index)
-                error = float(np.max(layer.read("closure_error")))
-                layers.append(
-                    {
-                        "layer": index,
-                        "mixer": layer.attributes["mixer"],
-                        "finite": layer.finite,
-                        "closure_error": error if np.isfinite(error) else None,
-                        "arrays": {n: list(layer.dims(n)) for n in layer.names},
-                    }
-                )
             data = {
                 "path": str(self.capture),
                 "digest": capture.digest,
@@ -47,22 +34,43 @@ class InfoCommand:
                         capture.prompt_kinds, capture.length, capture.prompt_texts, strict=True
                     )
                 ],
-                "layers": layers,
+                "block_kinds": capture.block_kinds,
+                "layers": [_layer(capture.layer(index)) for index in capture.layers],
             }
         return Result(data, _text(data))
 
 
-def _text(data: dict) -> str:
+def _layer(layer: Any) -> dict[str, Any]:
+    """What is told of one layer; closure_error is None where there is none or it is not finite."""
+    errors = layer.read("closure_error") if "closure_error" in layer else []
+    error = max(map(float, errors), default=math.nan)
+    return {
+        "layer": layer.index,
+        "kind": layer.kind,
+        "mixer": layer.attributes.get("mixer", ""),
+        "finite": layer.finite,
+        "closure_error": error if math.isfinite(error) else None,
+        "arrays": {name: list(layer.dims(name)) for name in layer.names},
+    }
+
+
+def _text(data: dict[str, Any]) -> str:
     told = [f"{name:18}  {value}" for name, value in data["attributes"].items() if value != ""]
     lines = [data["path"], f"{'digest':18}  {data['digest']}", *told, ""]
     for number, prompt in enumerate(data["prompts"]):
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
-    lines += ["", "layer  finite   closure_error  mixer"]
-    for layer in data["layers"]:
+    lines += ["", "block  kind             finite   closure_error  mixer"]
+    layers = {layer["layer"]: layer for layer in data["layers"]}
+    for block, kind in enumerate(data["block_kinds"]):
+        layer = layers.get(block)
+        if layer is None:
+            lines.append(f"{block:>5}  {kind:15}  not captured")
+            continue
         error = layer["closure_error"]
-        shown = "nan" if error is None else f"{error:.1e}"
-        lines.append(f"{layer['layer']:>5}  {layer['finite']:7}  {shown:>13}  {layer['mixer']}")
+        none = "nan" if "closure_error" in layer["arrays"] else "-"
+        shown = none if error is None else f"{error:.1e}"
+        lines.append(f"{block:>5}  {kind:15}  {layer['finite']:7}  {shown:>13}  {layer['mixer']}")
     return "\n".join(lines)
 
 

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from ssmlens.names import FINITE
+from ssmlens.names import ATTENTION, FINITE
 from ssmlens.plots.sources import ReportSource
-from ssmlens.scores.reading import LayerLike
+from ssmlens.scores.reading import LayerLike, kind_of
 
 ERRORS = ("closure_error", "map_error", "mask_error")
 _TOLERANCE = {"closure_error": 1e-4, "map_error": 1e-5, "mask_error": 1e-5}  # float32 on a CPU
@@ -19,6 +19,7 @@ class Proof:
 
     Attributes:
         layer: Block index.
+        kind: `names.MAMBA` or `names.ATTENTION`.
         errors: The worst over prompts of each of `ERRORS`; NaN where none is stored or one is NaN.
         worst_token: Position of the token that closes worst, in the prompt that does; None where
             none is stored.
@@ -29,6 +30,7 @@ class Proof:
     """
 
     layer: int
+    kind: str
     errors: dict[str, float]
     worst_token: int | None
     channel_agreement: float
@@ -46,7 +48,11 @@ def tolerances(capture: ReportSource) -> dict[str, float]:
 
 
 def proofs(capture: ReportSource) -> list[Proof]:
-    """The proof of every layer of a capture, in the order of its layers."""
+    """The proof of every layer of a capture, in the order of its layers.
+
+    Softmax attention needs none: its maps are what the model itself returned. Of reduced maps only the closure is
+    required, with what else is stored.
+    """
     limits = tolerances(capture)
     return [_proof(capture.layer(index), limits) for index in capture.layers]
 
@@ -54,19 +60,27 @@ def proofs(capture: ReportSource) -> list[Proof]:
 def _proof(layer: LayerLike, limits: dict[str, float]) -> Proof:
     errors = {name: _worst(layer, name) for name in ERRORS}
     # `not (error <= tolerance)`, so that NaN fails.
-    beyond = [name for name in ERRORS if not errors[name] <= limits[name]]
+    beyond = [name for name in _required(layer) if not errors[name] <= limits[name]]
     problem = "; ".join(_beyond(name, errors[name], limits[name]) for name in beyond)
     if layer.finite != FINITE:
         problem = f"{layer.finite} not finite"
     agreement = _values(layer, "channel_agreement")
     return Proof(
         layer=layer.index,
+        kind=kind_of(layer),
         errors=errors,
         worst_token=_worst_token(layer),
         channel_agreement=float(agreement.mean()) if agreement.size else math.nan,
         ok=not problem,
         problem=problem,
     )
+
+
+def _required(layer: LayerLike) -> list[str]:
+    if kind_of(layer) == ATTENTION:
+        return []
+    whole = "attention_map_max" not in layer
+    return [name for name in ERRORS if whole or name == "closure_error" or name in layer]
 
 
 def _beyond(name: str, error: float, limit: float) -> str:

@@ -84,6 +84,7 @@ def _data(
         layers.append(
             {
                 "layer": proof.layer,
+                "kind": proof.kind,
                 "rank": row.rank if row else None,
                 "scores": {n: row.scores[n] for n in ranking.by} if row else {},
                 "ok": proof.ok,

@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from ssmlens.names import PROMPT
+from ssmlens.names import MAMBA, OTHER, PROMPT
 from ssmlens.plots.markup import Markup, element, joined
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.plots.sources import ReportSource
@@ -27,14 +27,16 @@ _SHOWN_RANKS = 12
 def header(capture: ReportSource, all_proofs: Sequence[Proof]) -> Markup:
     """Model, how it was captured, whether the maps are proven, and the prompts."""
     failed = [p for p in all_proofs if not p.ok]
+    scans = [p for p in all_proofs if p.kind == MAMBA]
     if failed:
         layers = ", ".join(str(p.layer) for p in failed)
         verdict = f"Not proven: layer {layers}. Do not read these maps before you know why."
     else:
-        verdict = f"All {len(all_proofs)} layers reproduce what the model computed."
+        verdict = f"All {len(scans)} layers reproduce what the model computed."
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
     facts[4:4] = [
         ("Layers", _ranges(capture.layers)),
+        ("Blocks", _blocks(capture.block_kinds)),
         ("Capture", capture.digest),
         ("Schema", SCHEMA_VERSION),
     ]
@@ -160,7 +162,8 @@ def _layer_cell(layer: int) -> Markup:
 
 
 def _check(proof: Proof) -> Markup:
-    return element("td", mark(proof.ok), title=proof.problem or None, data_value=str(int(proof.ok)))
+    said = mark(proof.ok) if proof.kind == MAMBA or not proof.ok else "softmax attention"
+    return element("td", said, title=proof.problem or None, data_value=str(int(proof.ok)))
 
 
 def _number(
@@ -208,6 +211,14 @@ def _prompts(capture: ReportSource) -> list[Markup]:
         )
         for text, kind, length in zip(capture.prompt_texts, kinds, lengths, strict=True)
     ]
+
+
+def _blocks(kinds: Sequence[str]) -> str:
+    """What the model's blocks are, where not all are Mamba: "mamba 0–3, 5; attention 4"."""
+    if set(kinds) <= {MAMBA, OTHER}:
+        return ""
+    found = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
+    return "; ".join(f"{kind} {_ranges(blocks)}" for kind, blocks in found.items())
 
 
 def _count(number: int, thing: str) -> str:

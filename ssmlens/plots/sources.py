@@ -21,6 +21,11 @@ class ReportSource(CaptureLike, Protocol):
         ...
 
     @property
+    def block_kinds(self) -> Sequence[str]:
+        """What each block of the model is (`names.BLOCK_KINDS`), captured or not."""
+        ...
+
+    @property
     def digest(self) -> str:
         """Digest of the capture's content."""
         ...

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from ssmlens.names import FINITE
+from ssmlens.names import ATTENTION, FINITE
 from ssmlens.plots.packing import lower_triangle, pack
 from ssmlens.plots.raster import Reduction, block_reduce, causal, data_uri, palette_png
 from ssmlens.plots.scales import coloured
 from ssmlens.plots.sources import ReportSource
 from ssmlens.plots.theme import SIGNED, UNIT
-from ssmlens.scores.diagonal import lag_energy
-from ssmlens.scores.reading import LayerLike
+from ssmlens.scores.diagonal import without_longest
+from ssmlens.scores.reading import LayerLike, kind_of
+from ssmlens.scores.statistics import energy_by_lag
 
 THUMBNAIL = 96
 """Most pixels a side of a thumbnail."""
@@ -96,7 +97,10 @@ def layer_views(capture: ReportSource, index: int, shown: Plan) -> list[dict[str
 
 def _maps(layer: LayerLike, *, with_channels: bool) -> Iterator[tuple[str, int | None]]:
     yield "attention_map", None
-    yield "attention_mask", None
+    if kind_of(layer) != ATTENTION:
+        yield "attention_mask", None
+    if "softmax_attention_map" in layer:
+        yield "softmax_attention_map", None
     for place in range(len(_channels(layer)) if with_channels else 0):
         yield "channel_map", place
 
@@ -110,23 +114,44 @@ def _view(
     shown: Plan,
 ) -> dict[str, Any]:
     signed = name != "attention_mask"
+    how: Reduction = "peak" if signed else "mean"
     view = {"prompt": prompt, "name": name, "title": _title(layer, name, place), "signed": signed}
-    if name not in layer:
+    stored = f"{name}_max" if signed else f"{name}_mean"
+    reduced = name not in layer and stored in layer
+    if name not in layer and not reduced:
         return view | {"note": f"This capture holds no {name.replace('_', ' ')} of the layer."}
-    values = layer.read(name, prompt)
+    values = layer.read(stored if reduced else name, prompt)
     values = (values if place is None else values[place]).astype(np.float32)
     if not np.isfinite(values).all():
         return view | {"note": _why(layer.finite, layer.attributes)}
-    tokens, how = len(values), "peak" if signed else "mean"
-    block = shown.block(layer.index, name, tokens)
+    tokens = int(capture.length[prompt])
+    stride = int(layer.attributes["block_tokens"]) if reduced else 1
+    several = math.ceil(shown.block(layer.index, name, tokens) / stride)
     held = causal(values)
-    cells = block_reduce(held, block, how)
-    view |= {"block": block, "side": len(cells), "values": pack(lower_triangle(cells))}
+    cells = _coarser(held, several, how, np.minimum(stride, tokens - stride * np.arange(len(held))))
+    view |= {"block": several * stride, "side": len(cells), "values": pack(lower_triangle(cells))}
     if name == "attention_map":
-        view["lags"] = pack(lag_energy(values).astype(np.float32))
+        energy = layer.read("lag_energy", prompt) if reduced else energy_by_lag(values)
+        view["lags"] = pack(without_longest(energy).astype(np.float32))
     if place is None:
         view["thumbnail"] = thumbnail(held, signed=signed)
     return view
+
+
+def _coarser(
+    values: Float[np.ndarray, "block block"],
+    several: int,
+    how: Reduction,
+    tokens: Int[np.ndarray, " block"],
+) -> Float[np.ndarray, "query_block key_block"]:
+    """`block_reduce` of values that stand for blocks of so many `tokens`: in a mean each weighs its pairs j ≤ i."""
+    if how == "peak" or several == 1:
+        return block_reduce(values, several, how)
+    pairs = np.outer(tokens, tokens).astype(np.float64)
+    np.fill_diagonal(pairs, tokens * (tokens + 1) / 2)
+    pairs[np.isnan(values)] = np.nan
+    total, count = (block_reduce(a, several, "mean") for a in (values * pairs, pairs))
+    return (total / count).astype(np.float32)
 
 
 def thumbnail(values: Float[np.ndarray, "query key"], *, signed: bool) -> str:
@@ -144,6 +169,8 @@ def _channels(layer: LayerLike) -> list[int]:
 def _title(layer: LayerLike, name: str, place: int | None) -> str:
     if place is not None:
         return f"Channel {_channels(layer)[place]}"
+    if name == "softmax_attention_map" or kind_of(layer) == ATTENTION:
+        return "Softmax attention map"
     return {"attention_map": "Attention map", "attention_mask": "Attention mask"}[name]
 
 

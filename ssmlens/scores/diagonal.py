@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import energy_by_lag
 
 
 def lag_energy(
@@ -16,11 +17,12 @@ def lag_energy(
 
     Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
     """
-    tokens = len(attention_map)
-    total = np.zeros(tokens)
-    for query, row in enumerate(attention_map):  # row by row, as the map lies in memory
-        total[: query + 1] += np.square(row[query::-1], dtype=np.float64)
-    return (total / np.arange(tokens, 0, -1))[: 3 * tokens // 4 + 1]
+    return without_longest(energy_by_lag(attention_map))
+
+
+def without_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " lag"]:
+    """The energies of `lag_energy`, 0 ≤ ℓ ≤ 3T/4, out of those of all T lags, as captures store them."""
+    return energy[: 3 * len(energy) // 4 + 1]
 
 
 def diagonal_sharpness(attention_map: Float[np.ndarray, "query key"], first_lag: int = 1) -> float:
@@ -66,13 +68,11 @@ def _sharpest(energy: Float[np.ndarray, " lag"], tokens: int, first_lag: int) ->
 
 
 def _measure(reading: Reading) -> Measured:
-    attention_map, first_lag = reading.attention_map, reading.first_lag
-    if len(attention_map) <= 2 * first_lag:
-        raise NotApplicable(
-            f"{len(attention_map)} tokens are too few: more than 2·{first_lag} are needed"
-        )
-    energy = lag_energy(attention_map)
-    return Measured(_sharpest(energy, len(attention_map), first_lag), detail=(energy, first_lag))
+    energy, first_lag = reading.lag_energy, reading.first_lag
+    if len(energy) <= 2 * first_lag:
+        raise NotApplicable(f"{len(energy)} tokens are too few: more than 2·{first_lag} are needed")
+    kept = without_longest(energy)
+    return Measured(_sharpest(kept, len(energy), first_lag), detail=(kept, first_lag))
 
 
 SCORES.register("diagonal_sharpness")(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from ssmlens.errors import UsageError
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import mask_row_sum
 
 
 def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None = None) -> float:
@@ -33,6 +34,12 @@ def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None
     return float(np.mean(attention_mask, where=seen, dtype=np.float64))
 
 
+def _mean_of_rows(row_sum: Float[np.ndarray, " query"]) -> float:
+    """`mask_ones` without a window, from the mask's row sums."""
+    tokens = len(row_sum)
+    return float(row_sum.sum() / (tokens * (tokens + 1) / 2))
+
+
 def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
     """How many tokens a late query still holds: mean over late queries i of Σ_j mask[i, j].
 
@@ -44,14 +51,18 @@ def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
     Returns:
         Tokens, at most T.
     """
-    late = attention_mask[-math.ceil(len(attention_mask) / 4) :]
-    return float(late.sum(axis=1, dtype=np.float64).mean())
+    return _mean_of_late(mask_row_sum(attention_mask))
+
+
+def _mean_of_late(row_sum: Float[np.ndarray, " query"]) -> float:
+    """`memory_length` from the mask's row sums."""
+    return float(row_sum[-math.ceil(len(row_sum) / 4) :].mean())
 
 
 SCORES.register("mask_ones")(
     Score(
         description="mean of the attention mask over the past: 1 = forgets nothing",
-        measure=lambda reading: Measured(mask_ones(reading.attention_mask)),
+        measure=lambda reading: Measured(_mean_of_rows(reading.mask_row_sum)),
         reads="maps",
         range=(0.0, 1.0),
     )
@@ -59,7 +70,7 @@ SCORES.register("mask_ones")(
 SCORES.register("memory_length")(
     Score(
         description="tokens that a query in the last quarter of the prompt still holds",
-        measure=lambda reading: Measured(memory_length(reading.attention_mask)),
+        measure=lambda reading: Measured(_mean_of_late(reading.mask_row_sum)),
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",

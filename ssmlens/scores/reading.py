@@ -1,12 +1,20 @@
 """What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ssmlens.names import FINITE, NONFINITE_INPUT, NONFINITE_OUTPUT, NONFINITE_WEIGHTS
+from ssmlens.names import (
+    ATTENTION,
+    FINITE,
+    MAMBA,
+    NONFINITE_INPUT,
+    NONFINITE_OUTPUT,
+    NONFINITE_WEIGHTS,
+)
+from ssmlens.scores import statistics
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -77,6 +85,11 @@ class CaptureLike(Protocol):
         ...
 
 
+def kind_of(layer: LayerLike) -> str:
+    """`names.ATTENTION` for softmax attention, which has maps and nothing else; else `names.MAMBA`."""
+    return str(layer.attributes.get("kind", MAMBA))
+
+
 class Reading:
     """One layer, seen with one prompt; arrays are read when asked for, once.
 
@@ -102,13 +115,38 @@ class Reading:
 
     @property
     def attention_map(self) -> Float[np.ndarray, "query key"]:
-        """The prompt's map. Raises NotApplicable when absent, not finite, or of one token."""
-        return self._square("attention_map")
+        """The prompt's whole map. Raises NotApplicable when absent, reduced, not finite, or of one token."""
+        return self._of_prompt("attention_map")
 
     @property
     def attention_mask(self) -> Float[np.ndarray, "query key"]:
-        """The prompt's mask. Raises NotApplicable when absent, not finite, or of one token."""
-        return self._square("attention_mask")
+        """The prompt's whole mask. Raises as `attention_map`."""
+        return self._of_prompt("attention_mask")
+
+    @property
+    def lag_energy(self) -> Float[np.ndarray, " lag"]:
+        """Mean square of the map along each sub-diagonal, mean_i map[i, i−ℓ]². Raises as `attention_map`."""
+        return self._statistic("lag_energy", lambda: statistics.energy_by_lag(self.attention_map))
+
+    @property
+    def row_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives in all, Σ_j |map[i, j]|. Raises as `attention_map`."""
+        return self._statistic(
+            "row_magnitude", lambda: statistics.row_magnitude(self.attention_map)
+        )
+
+    @property
+    def target_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives its target, |map[i, target_i]|, 0 without one. Raises as `attention_map`."""
+        return self._statistic(
+            "target_magnitude",
+            lambda: statistics.target_magnitude(self.attention_map, self.target),
+        )
+
+    @property
+    def mask_row_sum(self) -> Float[np.ndarray, " query"]:
+        """How many tokens each query still holds, Σ_j mask[i, j]. Raises as `attention_map`."""
+        return self._statistic("mask_row_sum", lambda: statistics.mask_row_sum(self.attention_mask))
 
     @property
     def first_lag(self) -> int:
@@ -133,7 +171,13 @@ class Reading:
             raise NotApplicable("no query of the prompt has a target")
         return np.asarray(target[self._prompt, :length])
 
-    def _square(self, name: str) -> Float[np.ndarray, "query key"]:
+    def _statistic(
+        self, name: str, of_whole: Callable[[], Float[np.ndarray, " _"]]
+    ) -> Float[np.ndarray, " _"]:
+        """A statistic of a map or a mask: stored, where those are reduced, else `of_whole`."""
+        return self._of_prompt(name).astype(np.float64) if self.has(name) else of_whole()
+
+    def _of_prompt(self, name: str) -> Float[np.ndarray, "..."]:
         assert self._prompt is not None, "a weight score has no prompt"
         if self._capture.length[self._prompt] < 2:
             raise NotApplicable("a one-token prompt has no past to look at")
@@ -142,7 +186,8 @@ class Reading:
     def _finite(self, name: str, prompt: int | None) -> Num[np.ndarray, "..."]:
         if name not in self._arrays:
             if not self.has(name):
-                raise NotApplicable(f"the layer has no {name}")
+                who = "softmax attention" if kind_of(self._layer) == ATTENTION else "the layer"
+                raise NotApplicable(f"{who} has no {name}")
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]
         if not np.isfinite(array).all():

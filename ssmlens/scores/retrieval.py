@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import row_magnitude, target_magnitude
 
 REPEAT = "repeat"
 """The kind of a prompt that is a random token sequence, twice."""
@@ -29,12 +30,18 @@ def target_share(
     Returns:
         A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
     """
-    (query,) = np.nonzero(target >= 0)
-    rows = np.abs(attention_map[query])
-    total = rows.sum(axis=1, dtype=np.float64)
+    return _share(row_magnitude(attention_map), target_magnitude(attention_map, target), target)
+
+
+def _share(
+    magnitude: Float[np.ndarray, " query"],
+    hit: Float[np.ndarray, " query"],
+    target: Int[np.ndarray, " query"],
+) -> float:
+    """`target_share` from what each query gives in all and what it gives its target."""
+    total, hit = magnitude[target >= 0], hit[target >= 0]
     if not total.any():
         return math.nan
-    hit = rows[np.arange(len(query)), target[query]]
     return float(np.divide(hit, total, out=np.zeros_like(total), where=total > 0).mean())
 
 
@@ -48,16 +55,23 @@ def _target(reading: Reading) -> Int[np.ndarray, " query"]:
 def _copy(reading: Reading) -> Measured:
     if reading.prompt_kind == REPEAT:
         raise NotApplicable("the prompt's targets are of induction: see induction_score")
-    return Measured(target_share(reading.attention_map, _target(reading)))
+    return _on_target(reading)
 
 
 def _induction(reading: Reading) -> Measured:
     _require_repeat(reading)
-    return Measured(target_share(reading.attention_map, _target(reading)))
+    return _on_target(reading)
+
+
+def _on_target(reading: Reading) -> Measured:
+    target = _target(reading)
+    return Measured(_share(reading.row_magnitude, reading.target_magnitude, target))
 
 
 def _previous_token(reading: Reading) -> Measured:
     _require_repeat(reading)
+    if not reading.has("attention_map") and reading.has("attention_map_max"):
+        raise NotApplicable("reduced maps do not tell how much falls on the token before")
     attention_map = reading.attention_map
     return Measured(target_share(attention_map, np.arange(len(attention_map)) - 1))
 

@@ -51,6 +51,9 @@ _SMALL = 1 << 24
 
 _AXES = {axis for axes in STORED_LAYER_ARRAYS.values() for axis in axes}
 _ROOT_AXES = {axis for axes in ROOT_ARRAYS.values() for axis in axes}
+_DIMENSIONS = (_AXES | _ROOT_AXES) - {
+    *STORED_LAYER_ARRAYS
+}  # datasets that say only how long an axis is
 
 
 def open_guarded(path: Path) -> h5py.File:
@@ -207,7 +210,7 @@ class _Guard:
         return sizes
 
     def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
-        if name in _AXES and name not in STORED_LAYER_ARRAYS:
+        if name in _DIMENSIONS:
             axes = (name,)
         elif where:
             return layer_axes(name, ndim)
@@ -236,7 +239,7 @@ class _Guard:
         text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
         integer = isinstance(kind, h5t.TypeIntegerID)
         number = isinstance(kind, h5t.TypeFloatID) or integer
-        byte = name == PROMPT_DIGEST or (name in _AXES and name != CHANNEL)
+        byte = name == PROMPT_DIGEST or name in _DIMENSIONS
         if name in TEXT_ARRAYS:
             right = text
         elif byte:

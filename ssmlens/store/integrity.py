@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import FINITE
+from ssmlens.names import ATTENTION, FINITE
 from ssmlens.scan import hidden_attention
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
+from ssmlens.store.reduced import reduced_problems
+
+# Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
+_SUM_TOLERANCE = {"bfloat16": 1e-2}
 
 TOLERANCE = 1e-5
 """Largest relative (Frobenius) difference between a stored map and the one its operands give."""
@@ -19,8 +23,9 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
     """Everything that is wrong with a capture, one line each; empty when it is good.
 
     Checks the structure, the digests of every layer and of the whole, that layers said to be finite are, that every
-    stored map, mask and channel map is the one that the stored operands give (paper eq. 8), and that the closure
-    error of each prompt is within the capture's `closure_tolerance`.
+    stored map, mask and channel map is the one that the stored operands give (paper eq. 8), reduced maps by a sample
+    of exact pieces, that the closure error of each prompt is within the capture's `closure_tolerance`, and that
+    softmax attention, which has no operands, shares out what each query gives to the tokens before it.
 
     Args:
         path: An HDF5 file or a folder.
@@ -55,7 +60,7 @@ def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
         found += _closure_problems(capture, layer)
         if not found:
             for prompt in range(capture.prompts):
-                found += _map_problems(layer, prompt)
+                found += _prompt_problems(capture, layer, prompt)
     return [f"layer {layer.index}: {problem}" for problem in found]
 
 
@@ -68,6 +73,29 @@ def _closure_problems(capture: Capture, layer: Layer) -> list[str]:
         for prompt, error in enumerate(layer.read("closure_error"))
         if not error <= tolerance
     ]
+
+
+def _prompt_problems(capture: Capture, layer: Layer, prompt: int) -> list[str]:
+    softmax = "attention_map" if layer.kind == ATTENTION else "softmax_attention_map"
+    found = _softmax_problems(capture, layer, softmax, prompt) if softmax in layer else []
+    if layer.kind != ATTENTION:
+        found += _map_problems(layer, prompt)
+        if "attention_map_max" in layer:
+            target = None if capture.target is None else capture.target[prompt]
+            found += reduced_problems(layer, prompt, target)
+    return found
+
+
+def _softmax_problems(capture: Capture, layer: Layer, name: str, prompt: int) -> list[str]:
+    """Rows of softmax attention are shares of the tokens so far."""
+    shares = layer.read(name, prompt).astype(np.float64)
+    if np.triu(shares, 1).any():
+        return [f"prompt {prompt}: {name} looks at tokens that come later"]
+    tolerance = _SUM_TOLERANCE.get(str(capture.attributes.get("dtype")), 1e-3)
+    apart = float(np.abs(shares.sum(1) - 1).max())
+    if apart <= tolerance and (shares >= 0).all():
+        return []
+    return [f"prompt {prompt}: rows of {name} are not shares that add up to 1 (off by {apart:.2g})"]
 
 
 def _map_problems(layer: Layer, prompt: int) -> list[str]:

@@ -22,6 +22,7 @@ from ssmlens.names import (
 )
 from ssmlens.scan import hidden_attention
 from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.tiles import attention_tile
 from ssmlens.store import hdf5
 from ssmlens.store.guard import damage_told
 from ssmlens.store.hdf5 import stored_array
@@ -91,6 +92,12 @@ class Layer:
         prompts, tokens = self.shape(name)[:2]
         return prompts, tokens
 
+    def length(self, prompt: int) -> int:
+        """Number of real tokens of a prompt. Raises UsageError where there is no such prompt."""
+        if not 0 <= prompt < self._header.prompts:
+            raise UsageError(f"prompt {prompt} is out of range: 0..{self._header.prompts - 1}")
+        return int(self._header.length[prompt])
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a stored array, over all prompts with their padding."""
         return self._dataset(name).shape
@@ -108,7 +115,7 @@ class Layer:
         """
         dataset, at = self._dataset(name), (...,)
         if prompt is not None and has_prompts(name):
-            length = self._length(prompt)
+            length = self.length(prompt)
             real = {axis_of_size(TOKEN): length}
             if BLOCK_TOKENS in self.attributes:
                 real[axis_of_size(QUERY_BLOCK)] = -(-length // int(self.attributes[BLOCK_TOKENS]))
@@ -196,7 +203,7 @@ class Layer:
         if queries is None and keys is None:
             self._check_whole(prompt, f".channel_map({channel}, queries=(0, 1024), keys=(0, 1024))")
             return hidden_attention.channel_maps(self._operands(prompt, channel))[0, 0].numpy()
-        whole = 0, self._length(prompt)
+        whole = 0, self.length(prompt)
         return self._tile(self._operands(prompt, channel), queries or whole, keys or whole)[0]
 
     def attention_map(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
@@ -245,7 +252,7 @@ class Layer:
                 )
             group = head // (count // shared)
             heads, groups = slice(head, head + 1), slice(group, group + 1)
-        part = {HEAD: heads, GROUP: groups, TOKEN: slice(self._length(prompt)), PROMPT: prompt}
+        part = {HEAD: heads, GROUP: groups, TOKEN: slice(self.length(prompt)), PROMPT: prompt}
         values: dict[str, np.ndarray | None] = {"A": None}
         for name in filter(self.__contains__, OPERANDS):
             at = tuple(part.get(axis, slice(None)) for axis in self.dims(name))
@@ -257,13 +264,6 @@ class Layer:
     def _tile(
         self, operands: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]
     ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
-        from ssmlens.scan.tiles import attention_tile
-
-        for name, (first, end) in (("queries", queries), ("keys", keys)):
-            if not 0 <= first < end <= operands.tokens:
-                raise UsageError(
-                    f"{name} from {first} to before {end} are out of range: the prompt has {operands.tokens} tokens"
-                )
         attention_map, attention_mask = attention_tile(operands, queries, keys)
         return attention_map[0].numpy(), attention_mask[0].numpy()
 
@@ -276,16 +276,11 @@ class Layer:
     def _check_whole(self, prompt: int, instead: str) -> None:
         """Refuse to compute a whole map of a prompt that is too long for one."""
         self._require_operands()
-        if self._length(prompt) > LARGEST_WHOLE_MAP:
+        if self.length(prompt) > LARGEST_WHOLE_MAP:
             raise UsageError(
-                f"prompt {prompt} has {self._length(prompt)} tokens, too many for a whole map "
+                f"prompt {prompt} has {self.length(prompt)} tokens, too many for a whole map "
                 f"(at most {LARGEST_WHOLE_MAP}); ask for {instead}"
             )
-
-    def _length(self, prompt: int) -> int:
-        if not 0 <= prompt < self._header.prompts:
-            raise UsageError(f"prompt {prompt} is out of range: 0..{self._header.prompts - 1}")
-        return int(self._header.length[prompt])
 
     def _values(self, dataset: h5py.Dataset, at: tuple) -> np.ndarray:
         name = str(dataset.name).rsplit("/", 1)[-1]

@@ -36,6 +36,10 @@ class FakeCapture:
         return tuple(self.fakes)
 
     @property
+    def block_kinds(self):
+        return ["mamba"] * len(self.fakes)
+
+    @property
     def length(self):
         return np.array([len(t) for t in self.tokens])
 

@@ -12,25 +12,36 @@ LENGTHS = (9, 5, 7, 1)
 LAYERS = (0, 2)
 CHANNELS = (1, 4)
 HEADS, STATES, GROUPS = 6, 3, 2
+OPERANDS = ("delta", "A", "B", "C", "log_decay", "write", "write_now")
 
 
-def brute_force_maps(delta, A, B, C):
-    """M[h,i,j] = Σ_n C[i,n] exp(A (S_i − S_j)) B[j,n] Δ[j], and the mask, one term at a time."""
+def brute_force_maps(delta, A, B, C, log_decay=None, write=None, write_now=None):
+    """M[h,i,j] = Σ_n C[i,n] exp(A (S_i − S_j)) B[j,n] Δ[j], and the mask, one term at a time.
+
+    Mamba-3's decay is given (`log_decay`), and what weighs a token's write for others and for itself.
+    """
     tokens, heads = delta.shape
-    delta, A, B, C = (np.asarray(a, np.float64) for a in (delta, A, B, C))
-    A = np.broadcast_to(A.reshape(heads, -1), (heads, B.shape[2]))
+    delta, B, C = (np.asarray(a, np.float64) for a in (delta, B, C))
+    write = delta if write is None else np.asarray(write, np.float64)
+    write_now = delta if write_now is None else np.asarray(write_now, np.float64)
+    if log_decay is None:
+        A = np.broadcast_to(np.asarray(A, np.float64).reshape(heads, -1), (heads, B.shape[2]))
+        steps = delta[:, :, None] * A
+    else:
+        steps = np.asarray(log_decay, np.float64)[:, :, None]
     maps, masks = np.zeros((2, heads, tokens, tokens))
     for h in range(heads):
         group = h // (heads // B.shape[1])
         for i in range(tokens):
             for j in range(i + 1):
-                decay = np.exp(A[h] * delta[j + 1 : i + 1, h].sum())
-                maps[h, i, j] = (C[i, group] * decay * B[j, group]).sum() * delta[j, h]
+                decay = np.exp(steps[j + 1 : i + 1, h].sum(0))
+                weight = (write if j < i else write_now)[j, h]
+                maps[h, i, j] = (C[i, group] * decay * B[j, group]).sum() * weight
                 masks[h, i, j] = decay.mean()
     return maps, masks
 
 
-def layer_arrays(seed=0, lengths=LENGTHS, mamba2=False, channels=CHANNELS):
+def layer_arrays(seed=0, lengths=LENGTHS, mamba2=False, channels=CHANNELS, mamba3=False):
     """One layer's arrays as a recorder hands them over: float32, zero beyond each prompt's length."""
     rng = np.random.default_rng(seed)
     prompts, tokens = len(lengths), max(lengths)
@@ -46,17 +57,78 @@ def layer_arrays(seed=0, lengths=LENGTHS, mamba2=False, channels=CHANNELS):
         "closure_error": rng.uniform(1e-8, 1e-6, prompts),
     }
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    if mamba3:
+        del arrays["A"]
+        arrays["log_decay"] = -arrays["delta"] * rng.uniform(0.1, 2, HEADS).astype(np.float32)
+        for name in ("write", "write_now"):
+            arrays[name] = (rng.uniform(0.1, 1, (prompts, tokens, HEADS)) * real).astype(np.float32)
+    return arrays | maps_of(arrays, lengths, channels)
+
+
+def maps_of(arrays, lengths, channels):
+    """Map, mask and the maps of some channels that the operands give, zero beyond each prompt's length."""
+    prompts, tokens = len(lengths), max(lengths)
     square = (prompts, tokens, tokens)
-    arrays["attention_map"], arrays["attention_mask"] = np.zeros((2, *square), np.float32)
-    arrays["channel_map"] = np.zeros((prompts, len(channels), tokens, tokens), np.float32)
-    arrays["channel"] = np.array(channels)
+    attention_map, attention_mask = np.zeros((2, *square), np.float32)
+    channel_map = np.zeros((prompts, len(channels), tokens, tokens), np.float32)
     for p, n in enumerate(lengths):
-        operands = (arrays["delta"][p, :n], arrays["A"], arrays["B"][p, :n], arrays["C"][p, :n])
-        maps, masks = brute_force_maps(*operands)
-        arrays["attention_map"][p, :n, :n] = maps.mean(0)
-        arrays["attention_mask"][p, :n, :n] = masks.mean(0)
-        arrays["channel_map"][p, :, :n, :n] = maps[list(channels)]
-    return arrays
+        operands = {k: arrays[k] for k in OPERANDS if k in arrays}
+        cut = {k: a if k == "A" else a[p, :n] for k, a in operands.items()}
+        maps, masks = brute_force_maps(**{"A": None, **cut})
+        attention_map[p, :n, :n] = maps.mean(0)
+        attention_mask[p, :n, :n] = masks.mean(0)
+        channel_map[p, :, :n, :n] = maps[list(channels)]
+    return {
+        "attention_map": attention_map,
+        "attention_mask": attention_mask,
+        "channel_map": channel_map,
+        "channel": np.array(channels),
+    }
+
+
+def reduced(arrays, lengths, block, target):
+    """The arrays with map and mask in blocks of tokens and their statistics, one entry at a time."""
+    kept = {n: a for n, a in arrays.items() if n not in ("attention_map", "attention_mask")}
+    prompts, tokens = len(lengths), max(lengths)
+    blocks = -(-tokens // block)
+    for name in ("attention_map", "attention_mask"):
+        if name not in arrays:
+            continue
+        mean, largest = np.zeros((2, prompts, blocks, blocks), np.float32)
+        for p, n in enumerate(lengths):
+            for r in range(blocks):
+                for c in range(blocks):
+                    pairs = [
+                        arrays[name][p, i, j]
+                        for i in range(r * block, min((r + 1) * block, n))
+                        for j in range(c * block, min((c + 1) * block, i + 1))
+                    ]
+                    if pairs:
+                        mean[p, r, c] = np.mean(pairs, dtype=np.float64)
+                        largest[p, r, c] = max(pairs, key=abs)
+        kept |= {f"{name}_mean": mean, f"{name}_max": largest}
+    energy, magnitude, hit, held = np.zeros((4, prompts, tokens), np.float32)
+    for p, n in enumerate(lengths):
+        whole = arrays["attention_map"][p, :n, :n].astype(np.float64)
+        for lag in range(n):
+            energy[p, lag] = np.mean([whole[i, i - lag] ** 2 for i in range(lag, n)])
+        magnitude[p, :n] = np.abs(whole).sum(1)
+        hit[p, :n] = [abs(whole[i, t]) if t >= 0 else 0 for i, t in enumerate(target[p, :n])]
+        if "attention_mask" in arrays:
+            held[p, :n] = arrays["attention_mask"][p, :n, :n].astype(np.float64).sum(1)
+    kept |= {"lag_energy": energy, "row_magnitude": magnitude, "target_magnitude": hit}
+    return kept | ({"mask_row_sum": held} if "attention_mask" in arrays else {})
+
+
+def attention_arrays(seed=0, lengths=LENGTHS):
+    """A layer of softmax attention: shares of the tokens so far, zero beyond each prompt's length."""
+    rng = np.random.default_rng(seed)
+    tokens = max(lengths)
+    shares = np.zeros((len(lengths), tokens, tokens), np.float32)
+    for p, n in enumerate(lengths):
+        weights = np.tril(rng.uniform(0.1, 1, (n, n)))
+        shares[p, :n, :n] = weights / weights.sum(1, keepdims=True)
+    return {"attention_map": shares}
 
 
 def header(lengths=LENGTHS, layers=LAYERS, **changes):

@@ -97,6 +97,11 @@ function thumbnail(layer, place) {
 }
 
 function marked(element, layer) {
+  if (layer.ok && layer.kind === "attention") {
+    element.textContent = "softmax attention";
+    element.className = "mark";
+    return element;
+  }
   element.textContent = layer.ok ? "✓ ok" : "✗ failed";
   element.className = layer.ok ? "mark ok" : "mark failed";
   element.title = layer.problem;
@@ -108,7 +113,7 @@ function card(layer) {
   if (layer.rank !== null) title.append(make("span", { className: "rank", textContent: `rank ${layer.rank}` }));
   title.append(make("span", { className: "grow" }), marked(make("span"), layer));
   const box = make("div", { className: layer.rank === 1 ? "card best" : "card" }, title);
-  box.append(make("div", { className: "pair" }, thumbnail(layer, 0), thumbnail(layer, 1)));
+  box.append(make("div", { className: "pair" }, ...viewsOf(layer).slice(0, 2).map((_, i) => thumbnail(layer, i))));
   for (const [name, value] of Object.entries(layer.scores))
     box.append(make("div", { className: "line" }, make("span", {}, name), make("span", {}, number(value))));
   return box;

@@ -1,0 +1,33 @@
+"""What map scores read of a map or a mask. Captures of long prompts store these instead of the whole."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def energy_by_lag(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " lag"]:
+    """Mean square of the map along each sub-diagonal: e(ℓ) = mean_i map[i, i−ℓ]², 0 ≤ ℓ < T."""
+    tokens = len(attention_map)
+    total = np.zeros(tokens)
+    for query, row in enumerate(attention_map):  # row by row, as the map lies in memory
+        total[: query + 1] += np.square(row[query::-1], dtype=np.float64)
+    return total / np.arange(tokens, 0, -1)
+
+
+def row_magnitude(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
+    """What each query gives in all: Σ_j |map[i, j]|."""
+    return np.abs(attention_map).sum(axis=1, dtype=np.float64)
+
+
+def target_magnitude(
+    attention_map: Float[np.ndarray, "query key"], target: Int[np.ndarray, " query"]
+) -> Float[np.ndarray, " query"]:
+    """What each query gives its target: |map[i, target_i]|, 0 where target_i is −1."""
+    hit = np.zeros(len(target))
+    (query,) = np.nonzero(target >= 0)
+    hit[query] = np.abs(attention_map[query, target[query]])
+    return hit
+
+
+def mask_row_sum(attention_mask: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
+    """How many tokens each query still holds: Σ_j mask[i, j]."""
+    return attention_mask.sum(axis=1, dtype=np.float64)

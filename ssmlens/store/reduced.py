@@ -1,0 +1,131 @@
+"""Check reduced maps and their statistics against exact pieces of what they were reduced from."""
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from ssmlens.scan.tiles import attention_tile
+from ssmlens.store.layer import Layer
+from ssmlens.store.schema import BLOCK_TOKENS
+
+TOLERANCE = 1e-4
+"""Largest difference of a reduced value, relative to the largest entry of the piece that it was reduced from."""
+
+
+class _Exact:
+    """Exact pieces of the map and the mask of one prompt, from its operands."""
+
+    def __init__(self, layer: Layer, prompt: int):
+        self.operands = layer.operands(prompt)
+
+    def tile(self, queries: range, keys: range) -> tuple[np.ndarray, np.ndarray]:
+        """A rectangle of map and mask in float64."""
+        spans = (queries.start, queries.stop), (keys.start, keys.stop)
+        attention_map, attention_mask = attention_tile(self.operands, *spans)
+        return attention_map[0].double().numpy(), attention_mask[0].double().numpy()
+
+    def diagonal(self) -> Float[np.ndarray, " token"]:
+        """What each token reads of itself: the mean over heads of C·B times the write's weight."""
+        o = self.operands.map(lambda tensor: tensor.double())
+        weight = o.writes[1].reshape(o.tokens, o.groups, -1).sum(-1)
+        return (weight * (o.C[0] * o.B[0]).sum(-1)).sum(-1).numpy() / o.heads
+
+
+def reduced_problems(
+    layer: Layer, prompt: int, target: Integer[np.ndarray, " token"] | None
+) -> list[str]:
+    """What is not as the operands give it, by a sample: some blocks, and what some rows tell of the statistics.
+
+    The blocks are the first, one in the middle and the last on the diagonal, the last queries' first keys, and the
+    map's largest; the rows are the first, one in the middle and the last three, with the longest lags. The energy of
+    lag 0, the diagonal, is checked whole.
+
+    Args:
+        layer: A layer with reduced maps.
+        prompt: Number of a prompt.
+        target: Where each of its tokens must look, -1 for nowhere.
+    """
+    exact, tokens = _Exact(layer, prompt), layer.length(prompt)
+    found = []
+    for row, column in _sampled_blocks(layer.read("attention_map_max", prompt)):
+        found += _block_problems(layer, prompt, exact, (row, column))
+    rows = {
+        query: exact.tile(range(query, query + 1), range(query + 1))
+        for query in sorted({0, tokens // 2, *range(max(0, tokens - 3), tokens)})
+    }
+    found += _row_problems(layer, prompt, rows, target)
+    found += _lag_problems(layer, prompt, exact.diagonal(), rows)
+    return [f"prompt {prompt}: {problem} is not what the operands give" for problem in found]
+
+
+def _sampled_blocks(largest: Float[np.ndarray, "query_block key_block"]) -> list[tuple[int, int]]:
+    last = len(largest) - 1
+    row, column = divmod(int(np.abs(largest).argmax()), last + 1)
+    return sorted({(0, 0), (last // 2, last // 2), (last, last), (last, 0), (row, column)})
+
+
+def _block_problems(layer: Layer, prompt: int, exact: _Exact, at: tuple[int, int]) -> list[str]:
+    """The reduced values of one block, against the block's exact entries j ≤ i."""
+    block, tokens = int(layer.attributes[BLOCK_TOKENS]), layer.length(prompt)
+    queries, keys = (range(b * block, min((b + 1) * block, tokens)) for b in at)
+    seen = np.less_equal.outer(keys, queries).T
+    found = []
+    for name, tile in zip(
+        ("attention_map", "attention_mask"), exact.tile(queries, keys), strict=True
+    ):
+        if f"{name}_max" not in layer:
+            continue
+        entries = tile[seen] if seen.any() else np.zeros(1)
+        mean, largest = (float(layer.read(f"{name}_{how}", prompt)[at]) for how in ("mean", "max"))
+        peak = np.abs(entries).max()
+        if not abs(mean - entries.mean()) <= TOLERANCE * peak:
+            found.append(f"{name}_mean[{at[0]}, {at[1]}]")
+        # Of two entries of one magnitude and unlike signs either may be the largest.
+        apart = max(np.abs(entries - largest).min(), abs(abs(largest) - peak))
+        if not apart <= TOLERANCE * peak:
+            found.append(f"{name}_max[{at[0]}, {at[1]}]")
+    return found
+
+
+def _row_problems(
+    layer: Layer,
+    prompt: int,
+    rows: dict[int, tuple[np.ndarray, np.ndarray]],
+    target: Integer[np.ndarray, " token"] | None,
+) -> list[str]:
+    """The statistics of single rows, against those rows."""
+    found = []
+    for query, (attention_map, attention_mask) in rows.items():
+        looks = -1 if target is None else int(target[query])
+        magnitude = np.abs(attention_map[0])
+        hit = magnitude[looks] if 0 <= looks <= query else 0.0
+        for name, value, scale in (
+            ("row_magnitude", magnitude.sum(), magnitude.sum()),
+            ("target_magnitude", hit, magnitude.sum()),
+            ("mask_row_sum", attention_mask.sum(), attention_mask.sum()),
+        ):
+            if (
+                name in layer
+                and not abs(layer.read(name, prompt)[query] - value) <= TOLERANCE * scale
+            ):
+                found.append(f"{name}[{query}]")
+    return found
+
+
+def _lag_problems(
+    layer: Layer,
+    prompt: int,
+    diagonal: Float[np.ndarray, " token"],
+    rows: dict[int, tuple[np.ndarray, np.ndarray]],
+) -> list[str]:
+    """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows."""
+    energy, tokens = layer.read("lag_energy", prompt), len(diagonal)
+    wanted = {0: np.square(diagonal).mean()}
+    for lag in range(max(1, tokens - 3), tokens):
+        entries = [rows[query][0][0, query - lag] for query in range(lag, tokens)]
+        wanted[lag] = np.square(entries).mean()
+    # An entry is as exact as its largest neighbours, its square twice so.
+    return [
+        f"lag_energy[{lag}]"
+        for lag, value in wanted.items()
+        if not abs(energy[lag] - value) <= 2 * TOLERANCE * value + TOLERANCE**2 * energy.max()
+    ]
