@@ -1,0 +1,66 @@
+"""Chunks made here are those HDF5 makes: its checksum byte for byte, its shuffle and deflate as it reads them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+from ssmlens.store import hdf5
+from ssmlens.store.chunks import encoded_all, fletcher32
+
+
+@pytest.fixture
+def stored_by_hdf5():
+    """stored_by_hdf5(array): what HDF5 itself makes of it as one chunk with nothing but its checksum."""
+
+    def make(array):
+        with h5py.File(f"{id(array)}", "w", driver="core", backing_store=False) as file:
+            dataset = file.create_dataset("x", data=array, chunks=array.shape, fletcher32=True)
+            return dataset.id.read_direct_chunk((0,) * array.ndim)[1]
+
+    return make
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 720, 721, 1023, 1024, 1025, 65_537, 300_001])
+@pytest.mark.parametrize("fill", ["random", "ff", "zero", "sum 65535", "one at the end"])
+def test_fletcher32_is_hdf5s(stored_by_hdf5, size, fill):
+    """Sums that are a multiple of 65535 are 65535 there, not 0, unless all is zero."""
+    data = {
+        "random": np.random.default_rng(size).integers(0, 256, size),
+        "ff": np.full(size, 255),
+        "zero": np.zeros(size),
+        "sum 65535": np.resize([255, 254, 0, 1], size),
+        "one at the end": np.arange(size) == size - 1,
+    }[fill].astype(np.uint8)
+    stored = stored_by_hdf5(data)
+    assert stored[:-4] == data.tobytes()
+    assert int.from_bytes(stored[-4:], "little") == fletcher32(data.tobytes())
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "u1", "S1", "S7"])
+def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
+    monkeypatch.setattr(hdf5, "_deflate_level", lambda _: level)
+    monkeypatch.setattr(hdf5, "_LARGEST", {"prompt": 1, "token": 4, "head": 3})
+    array = np.random.default_rng(0).integers(-9, 9, (2, 11, 7)).astype(dtype)
+    hdf5.write_file(
+        tmp_path / "x.h5",
+        lambda file: hdf5.write_array(file, "x", array, ("prompt", "token", "head")),
+    )
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["x"].chunks == (1, 4, 3)
+        np.testing.assert_array_equal(file["x"][...], array)
+
+
+def test_threads_make_the_same_chunks_in_the_same_order():
+    array = np.random.default_rng(0).standard_normal((1, 999, 70)).astype(np.float32)
+    array[0, 100:200] = 0
+    starts = [(0, i, j) for i in range(0, 999, 10) for j in range(0, 70, 40)]
+    with ThreadPoolExecutor(3) as threads:
+        shared = list(encoded_all(array, starts, (1, 10, 40), 1, threads))
+    alone = list(encoded_all(array, starts, (1, 10, 40), 1))
+    assert shared == alone
+    assert [start for start, data in zip(starts, alone, strict=True) if data is None] == [
+        start for start in starts if 100 <= start[1] < 200
+    ]
