@@ -50,8 +50,8 @@ class Mimetic(Init):
 
     Draws nothing: W'_C below is the draw that the model has.
 
-    - A: A_log := −c·log n (Mamba-2: −c times the layer's own draw), so that A = −n^−c ≈ 0 and Ā ≈ 1. State n = 1 stays
-      at A = −1 for every c.
+    - A: A_log := −c·log n (Mamba-2: −c times the A_log that the layer has), so that A = −n^−c ≈ 0 and Ā ≈ 1. State
+      n = 1 stays at A = −1 for every c.
     - delta: dt_bias := softplus⁻¹(1) = .5413 and W_Δ := 0, so that Δ = 1 (Mamba-1: dt_proj; its rows of x_proj stay,
       or no gradient would ever reach either).
     - BC: W_C := ½ (W'_C + W_B), so that W_Cᵀ W_B ≈ a multiple of I. A bias of these rows is treated likewise.
