@@ -17,6 +17,8 @@ MapView = Literal["map", "mask", "channel", "softmax"]
 MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
 HeadOrder = Literal["index", "step", "half-life"]
 HEAD_ORDERS: tuple[HeadOrder, ...] = ("index", "step", "half-life")
+Limits = Literal["shared", "own"]
+LIMITS: tuple[Limits, ...] = ("shared", "own")
 RunMeasure = Literal["string", "char"]
 RUN_MEASURES: tuple[RunMeasure, ...] = ("string", "char")
 ThemeName = Literal["light", "dark"]
@@ -125,6 +127,7 @@ class Address:
         group: The group whose W_B and W_C Weights shows.
         by: The score that orders the layers; None: the default order.
         against: What Compare shows beside the rest.
+        limits: Whether what Compare shows has one end of the colour scale, or each its own.
         runs: Ids of training runs; empty: all.
         measure: What Runs shows beside the loss: shares of right strings or of right characters.
         length: The length whose evaluation Runs compares; None: the longest trained on.
@@ -145,6 +148,7 @@ class Address:
     group: int = field(default=0, metadata={"read": _number})
     by: str | None = field(default=None, metadata={"read": _name})
     against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
+    limits: Limits = field(default="shared", metadata={"read": _one_of(*LIMITS)})
     runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
     measure: RunMeasure = field(default="string", metadata={"read": _one_of(*RUN_MEASURES)})
     length: int | None = field(default=None, metadata={"read": _number})

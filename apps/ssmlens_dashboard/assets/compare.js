@@ -1,0 +1,136 @@
+/* The Compare page: one zoom and one pointer for all maps; places are chosen, added, taken out; arrows move them. */
+"use strict";
+
+(() => {
+  const TILE = 64; // tokens a side of what is fetched for the pointer
+  const tiles = new Map();
+  let facts = null, wanted = null;
+
+  const graph = () => document.querySelector("#compare-maps .js-plotly-plot");
+  const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
+
+  /** The cell under the pointer, in whichever panel it is; null outside and above the diagonal. */
+  function cell(event) {
+    const panel = event.target.closest("#compare-maps .nsewdrag");
+    const plot = graph();
+    if (!panel || !plot || !plot._fullLayout) return null;
+    const [, number] = panel.dataset.subplot.match(/^x(\d*)y/);
+    const { ["xaxis" + number]: xaxis, ["yaxis" + number]: yaxis } = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
+    const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
+    return key >= 0 && key <= query ? { query, key } : null;
+  }
+
+  /** The value of a place's matrix there, or null where it has no such tokens. */
+  async function value(side, { query, key }) {
+    if (query >= side.tokens) return null;
+    const row = query - (query % TILE), column = key - (key % TILE);
+    const url = `${side.values}&zoom=${row}-${row + TILE},${column}-${column + TILE}`;
+    if (!tiles.has(url)) {
+      if (tiles.size > 400) tiles.clear();
+      tiles.set(url, fetch(url).then(async (answer) => {
+        if (!answer.ok) throw new Error(answer.statusText);
+        const width = Number(answer.headers.get("X-Shape").split(",")[1]);
+        return { width, values: new Float32Array(await answer.arrayBuffer()) };
+      }));
+    }
+    const { width, values } = await tiles.get(url);
+    return values[(query - row) * width + (key - column)];
+  }
+
+  const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
+
+  document.addEventListener("mousemove", async (event) => {
+    const label = document.getElementById("compare-hover");
+    if (!label) return;
+    const under = facts && cell(event);
+    wanted = under;
+    if (!under) { label.hidden = true; return; }
+    const word = (side, at) => (facts.texts[side.text] || [])[at - facts.first] || "";
+    let values;
+    try {
+      values = await Promise.all(facts.sides.map((side) => value(side, under)));
+    } catch {
+      values = facts.sides.map(() => NaN);
+    }
+    if (wanted !== under) return;
+    const lines = [`query ${under.query}   key ${under.key}`];
+    facts.sides.forEach((side, i) => {
+      const words = under.query < side.tokens ? `   ${word(side, under.query)} ← ${word(side, under.key)}` : "";
+      lines.push(`${side.letter}      ${told(values[i]).padStart(10)}${words}`);
+    });
+    values.slice(1).forEach((other, i) => {
+      const apart = values[0] === null || other === null ? null : values[0] - other;
+      lines.push(`${facts.sides[0].letter} − ${facts.sides[i + 1].letter}  ${told(apart).padStart(10)}`);
+    });
+    label.textContent = lines.join("\n");
+    label.hidden = false;
+    const right = event.clientX + 16 + label.offsetWidth > innerWidth;
+    label.style.left = `${right ? event.clientX - 16 - label.offsetWidth : event.clientX + 16}px`;
+    label.style.top = `${Math.min(event.clientY + 16, innerHeight - label.offsetHeight - 8)}px`;
+  });
+
+  document.addEventListener("dblclick", (event) => {
+    if (event.target.closest("#compare-maps .nsewdrag")) window.ssmlens.go({ zoom: null });
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#compare-whole")) window.ssmlens.go({ zoom: null });
+    if (!facts) return;
+    if (event.target.closest("#compare-add")) compare([...facts.places, facts.places.at(-1)]);
+    const out = event.target.closest("[data-remove]");
+    if (out) compare(facts.places.filter((_, i) => i !== Number(out.dataset.remove)));
+  });
+
+  /* Left and right move every place that shows the same layer as the first; before keys.js, which moves the first. */
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const scene = window.ssmlens.scene();
+    const typing = event.target.closest("input, textarea, select, [role=slider], [contenteditable]");
+    if (!step || !facts || !scene || typing || !document.getElementById("compare-maps")) return;
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const layer = Number(window.ssmlens.shown("layer"));
+    const next = scene.layers[scene.layers.indexOf(layer) + step];
+    event.stopPropagation();
+    event.preventDefault();
+    if (next === undefined) return;
+    const against = facts.places.slice(1).map((place) => {
+      const [capture, its, prompt] = place.split(".");
+      return [capture, Number(its) === layer ? next : its, prompt].join(".");
+    });
+    window.ssmlens.go({ layer: next, against: against.join("~") });
+  }, true);
+
+  Object.assign(window.dash_clientside.ssmlens, {
+    /** The reader drew a rectangle in some panel; all of them have followed. */
+    compare_zoomed(change) {
+      const plot = graph();
+      if (!plot || !Object.keys(change || {}).some((name) => /^[xy]axis\d*\.range\[0\]$/.test(name))) return;
+      const { xaxis, yaxis } = plot._fullLayout;
+      const whole = (range) => {
+        const [low, high] = [...range].sort((a, b) => a - b);
+        const first = Math.max(0, Math.round(low + 0.5)), end = Math.round(high + 0.5);
+        return [first, Math.max(end, first + 1)];
+      };
+      window.ssmlens.go({ zoom: [yaxis.range, xaxis.range].map((range) => whole(range).join("-")).join(",") });
+    },
+
+    /** What is shown now. */
+    compare_sides(sides) {
+      facts = sides;
+    },
+
+    /** Another capture, layer or prompt was chosen for one of the places. */
+    compare_place() {
+      const places = facts && facts.places.map((place) => place.split("."));
+      for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
+        if (!places || value === null || value === undefined) continue;
+        const { at, part } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
+        if (places[at]) places[at][["capture", "layer", "prompt"].indexOf(part)] = value;
+      }
+      const next = places && places.map((place) => place.join("."));
+      if (next && next.join() !== facts.places.join()) compare(next);
+    },
+  });
+})();

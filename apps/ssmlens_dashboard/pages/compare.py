@@ -1,0 +1,351 @@
+"""Compare: two or more places (capture, layer, prompt) side by side, zoomed together, and their differences."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+from dash import Input, Output, dcc, html
+from dash.dependencies import ALL
+from dash.development.base_component import Component
+
+from ssmlens.errors import UsageError
+from ssmlens.plots import SCALES
+from ssmlens.plots.labels import visible
+from ssmlens.plots.side_by_side import Panel, side_by_side
+from ssmlens.plots.tiles import tile_figure
+from ssmlens_dashboard.address import LIMITS, MAP_VIEWS, Address, Place
+from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.library import Entry
+from ssmlens_dashboard.page import Page, control_id
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import compare, maps
+from ssmlens_dashboard.views.compare import Side
+
+_PAIRS = (("default", "mimetic"), ("before", "after"), ("teacher", "student"))
+_STEP = re.compile(r"step[-_]?([0-9]+)")
+_MOST_DATA = 1024  # tokens a side of a download
+_MOST_NAMED = 4096  # tokens whose texts the pointer can tell
+_TITLE = 96  # characters over all columns
+_PROMPT = 32  # characters of a prompt in a select
+
+
+def layout(_: Scene) -> Component:
+    """Controls and places, the maps with their differences, the scores of each place."""
+    return html.Div(
+        [
+            dcc.Store(id="compare-sides"),
+            html.Div(id="compare-hover", className="hover", hidden=True),
+            html.Div(id="compare-toolbar", className="toolbar"),
+            html.Div(id="compare-places", className="places"),
+            figure_card("compare-maps", "Maps side by side"),
+            html.Section(
+                [
+                    html.Div(html.H2("Scores of each place"), className="card-head"),
+                    html.Div(id="compare-scores"),
+                ],
+                className="card",
+            ),
+        ],
+        className="compare",
+    )
+
+
+PAGE = Page(
+    name="compare",
+    title="Compare",
+    order=5,
+    layout=layout,
+    data=lambda scene: compare.numbers(shown(scene), scene.address.zoom, _MOST_DATA),
+)
+
+
+@PAGE.view(Output("compare-toolbar", "children"), Output("compare-places", "children"))
+def controls(scene: Scene) -> tuple[list[Component], list[Component]]:
+    """What can be chosen, as it stands."""
+    at, opened = scene.address, shown(scene)
+    views = [view for view in MAP_VIEWS if view != "softmax" or _has_softmax(opened)]
+    toolbar = [
+        _segments("view", views, at.view),
+        _segments("scale", SCALES, at.scale),
+        _segments("limits", [{"value": v, "label": f"{v} limits"} for v in LIMITS], at.limits),
+        dmc.NumberInput(
+            id=control_id("channel"),
+            value=at.channel,
+            min=0,
+            max=max(scene.channels - 1, 0),
+            size="xs",
+            w=84,
+            **more(aria_label="Channel"),
+            style={} if at.view == "channel" else {"display": "none"},
+        ),
+        html.Button("whole map", id="compare-whole", className="quiet"),
+        html.Span("compare", className="muted"),
+        *(dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)),
+    ]
+    return toolbar, [_place(side, opened) for side in opened] + _add(opened)
+
+
+@PAGE.view(
+    Output("compare-maps", "figure"),
+    Output("compare-maps", "style"),
+    Output("compare-sides", "data"),
+)
+def drawn(scene: Scene) -> tuple[go.Figure, dict[str, Any], dict[str, Any]]:
+    """The maps, the height they need, and what the pointer needs to know of them."""
+    opened = shown(scene)
+    figure = maps_figure(scene, opened)
+    return figure, {"height": figure["layout"]["height"]}, for_pointer(scene, opened)
+
+
+@PAGE.view(Output("compare-scores", "children"))
+def scores(scene: Scene) -> Component:
+    """Scores of each place, and how far its matrix is from the first."""
+    opened = shown(scene)
+    rows = [(name, values) for name, values in compare.scores_of(opened).items()]
+    first = opened[0].drawn
+    apart = [
+        compare.apart(first, side.drawn) if first and side.drawn else (math.nan, math.nan)
+        for side in opened[1:]
+    ]
+    rows += [
+        ("‖A − other‖ / ‖A‖", [math.nan, *(relative for relative, _ in apart)]),
+        ("correlation with A", [math.nan, *(correlation for _, correlation in apart)]),
+    ]
+    head = html.Tr([html.Th(""), *(html.Th(_title(side, opened, 60)) for side in opened)])
+    body = [html.Tr([html.Th(name), *map(_cell, values)]) for name, values in rows]
+    return html.Table([html.Thead(head), html.Tbody(body)], className="scores")
+
+
+def shown(scene: Scene) -> list[Side]:
+    """The places of the address; where it names only one, beside what it is most likely to be compared with."""
+    if not scene.address.against:
+        scene = Scene(scene.address.but(against=(suggested(scene),)), scene.library, scene.notes)
+    return compare.sides(scene)
+
+
+def suggested(scene: Scene) -> Place:
+    """What stands beside a place if nobody says: of the same name elsewhere, another prompt, or another layer."""
+    for _, address in presets(scene):
+        if address.capture == scene.address.capture and address.against:
+            return address.against[0]
+    at = scene.address
+    assert at.capture is not None
+    assert at.layer is not None
+    return Place(at.capture, at.layer, at.prompt)
+
+
+def presets(scene: Scene) -> list[tuple[str, Address]]:
+    """Comparisons that the library allows: what each is, and its address."""
+    at, capture = scene.address, scene.capture
+    assert at.capture is not None
+    assert at.layer is not None
+    entries = scene.library.entries("capture")
+    here = next(entry for entry in entries if entry.id == at.capture)
+    found = [
+        (told, at.but(capture=one.id, against=(Place(other.id, at.layer, at.prompt),)))
+        for told, one, other in _partners(here, entries)
+    ]
+    if capture.prompts > 1:
+        other = (at.prompt + 1) % capture.prompts
+        beside = Place(at.capture, at.layer, other)
+        found.append((f"prompt {at.prompt} and prompt {other}", at.but(against=(beside,))))
+    if len(capture.layers) > 1:
+        other = capture.layers[(capture.layers.index(at.layer) + 1) % len(capture.layers)]
+        beside = Place(at.capture, other, at.prompt)
+        found.append((f"layer {at.layer} and layer {other}", at.but(against=(beside,))))
+    return found
+
+
+def maps_figure(scene: Scene, opened: list[Side]) -> go.Figure:
+    """Two places and their difference in a row; of more, the differences from the first in a second row."""
+    at = scene.address
+    held = [side.drawn for side in opened if side.drawn is not None]
+    limit = compare.shared_limit(held, at.scale) if at.limits == "shared" else None
+    columns = 3 if len(opened) == 2 else len(opened)
+    places = [_panel(side, scene, opened, limit, columns) for side in opened]
+    apart = [_difference(opened[0], side, scene, limit) for side in opened[1:]]
+    rows = [[*places, *apart]] if len(opened) == 2 else [places, [None, *apart]]
+    texts = {tuple(side.scene.tokens) for side in opened if side.scene}
+    return side_by_side(rows, same_queries=len(texts) == 1, theme=scene.theme)
+
+
+def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
+    """Where the pointer gets its values and words, and the places as the address would say them."""
+    zoom = scene.address.zoom
+    first = 0 if zoom is None else min(zoom.queries[0], zoom.keys[0])
+    longest = max(side.drawn.tokens for side in opened if side.drawn is not None)
+    end = longest if zoom is None else max(zoom.queries[1], zoom.keys[1])
+    texts: dict[tuple[str, ...], int] = {}
+    told = []
+    for side in opened:
+        if side.scene is None or side.drawn is None:
+            continue
+        words = tuple(side.scene.tokens[first:end]) if end - first <= _MOST_NAMED else ()
+        at = side.scene.address
+        there = Address(
+            capture=at.capture, layer=at.layer, prompt=at.prompt, view=at.view, channel=at.channel
+        )
+        told.append(
+            {
+                "letter": side.letter,
+                "values": f"/values{there.search}",
+                "tokens": side.drawn.tokens,
+                "text": texts.setdefault(words, len(texts)),
+            }
+        )
+    return {
+        "places": [str(side.place) for side in opened],
+        "sides": told,
+        "first": first,
+        "texts": [[visible(word) for word in words] for words in texts],
+    }
+
+
+def _panel(
+    side: Side, scene: Scene, opened: list[Side], limit: float | None, columns: int
+) -> Panel:
+    title = _title(side, opened, _TITLE // columns)
+    what = side.drawn
+    if what is None or side.scene is None:
+        return Panel(title, None, "cannot be shown")
+    shown_cells = compare.panel_tile(what, scene.address.zoom)
+    if shown_cells is None:
+        return Panel(title, None, "no tokens here")
+    figure = tile_figure(
+        shown_cells,
+        side.scene.tokens,
+        signed=what.signed,
+        scale=scene.address.scale,
+        limit=maps.colour_limit(what, scene.address.scale) if limit is None else limit,
+        theme=scene.theme,
+    )
+    return Panel(title, figure)
+
+
+def _difference(one: Side, other: Side, scene: Scene, limit: float | None) -> Panel:
+    title = f"{one.letter} − {other.letter}"
+    a, b = one.drawn, other.drawn
+    if a is None or b is None or one.scene is None or other.scene is None:
+        return Panel(title, None, "")
+    try:
+        cells = compare.difference_tile(a, b, scene.address.zoom)
+    except UsageError as error:
+        return Panel(title, None, str(error))
+    if a.tokens != b.tokens:
+        title += f", the {min(a.tokens, b.tokens)} tokens of both"
+    shorter = one.scene if a.tokens <= b.tokens else other.scene
+    if limit is None and a.view == "mask" and scene.address.limits == "shared":
+        limit = 1.0  # where masks end
+    figure = tile_figure(
+        cells, shorter.tokens, scale=scene.address.scale, limit=limit, theme=scene.theme
+    )
+    return Panel(title, figure)
+
+
+def _partners(here: Entry, entries: list[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
+    """Captures whose names differ from this one's in a single word or step, in the order to show them in."""
+    by_name = {entry.name: entry for entry in entries}
+    for one, other in _PAIRS:
+        for word, its_partner in ((one, other), (other, one)):
+            there = by_name.get(here.name.replace(word, its_partner))
+            if there is not None and there != here:
+                pair = (here, there) if word == one else (there, here)
+                yield f"{one} and {other}", *pair
+    steps = {
+        int(found[1]): entry
+        for entry in entries
+        if (found := _STEP.search(entry.name))
+        and _STEP.sub("", entry.name) == _STEP.sub("", here.name)
+    }
+    if len(steps) > 1:
+        yield f"step {min(steps)} and step {max(steps)}", steps[min(steps)], steps[max(steps)]
+
+
+def _title(side: Side, opened: list[Side], longest: int) -> str:
+    """A place in a few words: what the places have in common is left out."""
+    parts = [f"layer {side.place.layer}"]
+    if len({other.place.prompt for other in opened}) > 1:
+        parts.append(f"prompt {side.place.prompt}")
+    if len({other.place.capture for other in opened}) > 1:
+        room = max(8, longest - sum(map(len, parts)) - 6)
+        parts.insert(0, visible(_name(side), room))
+    return f"{side.letter}  {', '.join(parts)}"
+
+
+def _name(side: Side) -> str:
+    """The capture's file name; its model where it is not here."""
+    if side.scene is None:
+        return "?"
+    return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
+
+
+def _place(side: Side, opened: list[Side]) -> Component:
+    """The selects of a place; the first one's are at the top of the page."""
+    number = opened.index(side)
+    notes = [html.Span(note, className="muted") for note in side.notes]
+    if number == 0 or not opened[0].scene:
+        return html.Div(
+            [html.B(side.letter), html.Span("as chosen above", className="muted")],
+            className="place",
+        )
+    library = opened[0].scene.library
+    captures = [(entry.id, visible(entry.name, 48)) for entry in library.entries("capture")]
+    selects = [_select(number, "capture", captures, side.place.capture, 240)]
+    if side.scene is not None:
+        capture = side.scene.capture
+        layers = [(str(index), f"layer {index}") for index in capture.layers]
+        prompts = [
+            (str(i), f"prompt {i} {visible(text, _PROMPT)}")
+            for i, text in enumerate(capture.prompt_texts)
+        ]
+        selects.append(_select(number, "layer", layers, str(side.place.layer), 100))
+        selects.append(_select(number, "prompt", prompts, str(side.place.prompt), 200))
+    take_out = html.Button(
+        "×",
+        className="quiet",
+        title=f"Take {side.letter} out",
+        **more(data_remove=str(number), aria_label=f"Take {side.letter} out"),
+    )
+    removable = [take_out] if len(opened) > 2 else []
+    return html.Div([html.B(side.letter), *selects, *removable, *notes], className="place")
+
+
+def _add(opened: list[Side]) -> list[Component]:
+    if len(opened) == compare.MOST:
+        return []
+    return [html.Button("+ another", id="compare-add", className="quiet")]
+
+
+def _select(
+    number: int, part: str, options: list[tuple[str, str]], value: str, width: int
+) -> Component:
+    return dmc.Select(
+        id={"type": "compare-place", "at": number, "part": part},
+        data=[{"value": of, "label": label} for of, label in options],
+        value=value,
+        allowDeselect=False,
+        searchable=part != "capture",
+        size="xs",
+        w=width,
+        **more(aria_label=part.capitalize()),
+    )
+
+
+def _segments(field: str, options: Any, value: str) -> Component:
+    return dmc.SegmentedControl(id=control_id(field), data=list(options), value=value, size="xs")
+
+
+def _has_softmax(opened: list[Side]) -> bool:
+    return any(side.scene and "softmax_attention_map" in side.scene.layer for side in opened)
+
+
+def _cell(value: float) -> Component:
+    return html.Td("—" if not math.isfinite(value) else f"{value:.3g}")
+
+
+PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
+PAGE.clientside("compare_sides", Input("compare-sides", "data"))
+PAGE.clientside("compare_place", Input({"type": "compare-place", "at": ALL, "part": ALL}, "value"))
