@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import ssmlens
+from ssmlens import names
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
-from ssmlens.names import LARGEST_WHOLE_MAP
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.attention_capture import attention_layer, padded_map
 from ssmlens.recorder.calls import AttentionCall, MixerCall, weights_device
@@ -96,7 +96,7 @@ def capture(
     chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
-    if max(asked.length) > LARGEST_WHOLE_MAP:
+    if max(asked.length) > names.LARGEST_WHOLE_MAP:
         chosen = for_long_prompts(chosen, layers, channels)
     for block in chosen:
         if block.mixer:

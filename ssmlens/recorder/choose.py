@@ -1,10 +1,14 @@
 """Which blocks of a model are recorded: those that are asked for, or all that can be."""
 
+import dataclasses
+import logging
 from collections.abc import Sequence
 
 from ssmlens import names
 from ssmlens.adapters.blocks import Block
 from ssmlens.errors import UsageError
+
+log = logging.getLogger("ssmlens")
 
 EAGER = (
     'model.set_attn_implementation("eager"), or load it with attn_implementation="eager", '
@@ -36,6 +40,29 @@ def choose_blocks(blocks: Sequence[Block], layers: Sequence[int] | None) -> list
     ]
 
 
+def for_long_prompts(
+    chosen: Sequence[Block], layers: Sequence[int] | None, channels: Sequence[int] | None
+) -> list[Block]:
+    """What of these blocks is captured of prompts above `names.LARGEST_WHOLE_MAP` tokens: their mixers.
+
+    Raises:
+        UsageError: A block of attention alone, or maps of channels, are asked for by name: these are kept whole.
+    """
+    limit = f"which is done up to {names.LARGEST_WHOLE_MAP} tokens"
+    if channels:
+        raise UsageError(
+            f"--channels stores their maps whole, {limit}; leave it out, and read them with Layer.channel_map"
+        )
+    alone = [block.layer for block in chosen if not block.mixer]
+    if alone and (layers or len(alone) == len(chosen)):
+        raise UsageError(
+            f"maps of softmax attention (layer {_ranges(alone)}) are kept whole, {limit}"
+        )
+    if any(block.attention for block in chosen):
+        log.warning("maps of softmax attention are not kept: they are kept whole, %s", limit)
+    return [dataclasses.replace(block, attention=None) for block in chosen if block.mixer]
+
+
 def why_not(block: Block) -> str | None:
     """Why nothing can be read in a block, or None: it has a mixer, or attention whose weights are to be had."""
     if block.mixer or (block.attention and block.attention.has_weights):
@@ -54,6 +81,6 @@ def _readable(blocks: Sequence[Block]) -> str:
 
 
 def _ranges(layers: list[int]) -> str:
-    if layers == list(range(layers[0], layers[-1] + 1)):
+    if len(layers) > 1 and layers == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}..{layers[-1]}"
     return ", ".join(map(str, layers))

@@ -8,17 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens import names
+from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
+from ssmlens.recorder.host import to_numpy
 from ssmlens.scan.discretize import discretize_A, discretize_B
-from ssmlens.scan.hidden_attention import (
-    attention_map_and_mask,
-    channel_agreement,
-    channel_maps,
-)
 from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.probe import probe
 from ssmlens.scan.selective_scan import selective_scan
+from ssmlens.store.schema import BLOCK_TOKENS, tokens_per_block
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
@@ -30,7 +27,7 @@ class LayerCapture:
 
     Attributes:
         arrays: Names of `names.LAYER_ARRAYS` to arrays.
-        attributes: `mixer`, `adapter`, `finite`, `reason`, `d_conv`, `headdim`.
+        attributes: `mixer`, `adapter`, `finite`, `reason`, `d_conv`, `headdim`; `block_tokens` of reduced maps.
         worst_closure: The largest closure error over the prompts (NaN where the layer is not finite).
     """
 
@@ -49,14 +46,17 @@ def capture_layer(
     length: Tensor,
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
+    target: Tensor | None = None,
 ) -> LayerCapture:
     """Everything that is stored of one mixer's call.
 
     Args:
-        call: The call, one prompt a row, padded on the right.
+        call: The call, one prompt a row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
+            are reduced to blocks, and no channel's is made.
         length: Real tokens of each prompt.
         channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
         store_discretized: Store Ā and B̄ too.
+        target: The position that each query must look at, −1 where it has none.
     """
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
@@ -65,6 +65,7 @@ def capture_layer(
         operands = adapter.project(mixer, call.given)
         y = selective_scan(operands)
         proof = closure(adapter, mixer, operands, call.output, length, y)
+    headdim = 1 if operands.x is None else operands.x.shape[3]
     weights = adapter.weights(mixer).named()
     shared = {name: view for name, view in weights.items() if name not in ("A_log", "D")}
     arrays: dict[str, Tensor] = {
@@ -75,13 +76,21 @@ def capture_layer(
         "closure_error": proof.error,
         "closure_worst_token": proof.worst_token,
     }
+    long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
-        channels = _loudest(operands, y, real)
-    arrays |= _maps(operands, length, channels)
+        channels = [] if long else _loudest(operands, y, real)
+    # Neither is needed any more; what surrounds the scan holds the projections.
+    operands = dataclasses.replace(operands, x=None, gate=None, mixing=None)
+    del y
+    with torch.no_grad():
+        if long:
+            arrays |= maps.reduced(operands, length, target, tokens_per_block(operands.tokens))
+        else:
+            arrays |= maps.whole(operands, length, channels)
     if channels:
         arrays["channel"] = torch.tensor(list(channels))
     else:
-        del arrays["channel_map"]
+        arrays.pop("channel_map", None)
     if store_discretized:
         A_bar, write = discretize_A(*operands.decay), operands.writes[0]
         arrays["A_bar"] = _drop_last_axis_of_one(_zero_padding(A_bar, real))
@@ -91,42 +100,13 @@ def capture_layer(
         "adapter": adapter.family,
         "finite": finite,
         "reason": reason,
-        "headdim": 1 if operands.x is None else operands.x.shape[3],
+        "headdim": headdim,
         "d_conv": weights["conv"].shape[1] if "conv" in weights else 0,
     }
-    stored = {name: _numpy(array) for name, array in arrays.items()}
+    if long:
+        attributes[BLOCK_TOKENS] = tokens_per_block(operands.tokens)
+    stored = {name: to_numpy(array) for name, array in arrays.items()}
     return LayerCapture(stored, attributes, float(proof.error.max()))
-
-
-def _maps(operands: ScanOperands, length: Tensor, channels: Sequence[int]) -> dict[str, Tensor]:
-    """Maps of each prompt over its real tokens, in zeros, and their proofs; NaN where its operands are not finite."""
-    prompts, tokens = operands.batch, operands.tokens
-    arrays = {
-        "attention_map": operands.delta.new_zeros(prompts, tokens, tokens),
-        "attention_mask": operands.delta.new_zeros(prompts, tokens, tokens),
-        "channel_map": operands.delta.new_zeros(prompts, len(channels), tokens, tokens),
-    }
-    proofs = {
-        name: operands.delta.new_full((prompts,), torch.nan)
-        for name in ("map_error", "mask_error", "channel_agreement")
-    }
-    for prompt, real in enumerate(length.tolist()):
-        one = operands.sequence(prompt, real)
-        if not all(_is_finite(o) for o in (*_per_token(one).values(), *one.decay)):
-            for array in arrays.values():
-                array[prompt, ..., :real, :real] = torch.nan
-            continue
-        with torch.no_grad():
-            attention_map, attention_mask = attention_map_and_mask(one)
-            arrays["attention_map"][prompt, :real, :real] = attention_map[0]
-            arrays["attention_mask"][prompt, :real, :real] = attention_mask[0]
-            arrays["channel_map"][prompt, :, :real, :real] = channel_maps(one, channels)[0]
-            vector = _random_vector(real).to(one.delta)
-            seen, passed = probe(one, vector)
-            proofs["map_error"][prompt] = _relative(attention_map[0] @ vector[0], seen[0])
-            proofs["mask_error"][prompt] = _relative(attention_mask[0] @ vector[0], passed[0])
-            proofs["channel_agreement"][prompt] = channel_agreement(one)[0]
-    return arrays | proofs
 
 
 def _per_token(operands: ScanOperands) -> dict[str, Tensor]:
@@ -167,18 +147,5 @@ def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
     return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
 
 
-def _random_vector(tokens: int) -> Tensor:
-    return torch.randn(1, tokens, generator=torch.Generator().manual_seed(tokens))
-
-
-def _relative(got: Tensor, wanted: Tensor) -> Tensor:
-    return (got - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)
-
-
 def _drop_last_axis_of_one(tensor: Tensor) -> Tensor:
     return tensor.squeeze(-1) if tensor.shape[-1] == 1 else tensor
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    plain = tensor.detach().cpu()
-    return (plain.float() if plain.is_floating_point() else plain).contiguous().numpy()

@@ -88,7 +88,7 @@ def refused(cli, here):
             "--task repeat --seed 99999999999999999999",
             ["seed 99999999999999999999 is out of range"],
         ),
-        ("--task copy --length 5000", ["10002 tokens", "8192"]),
+        ("--task copy --length 5000 --channels 0", ["--channels", "8192 tokens"]),
         ("--task shuffle", ["unknown task 'shuffle'", "copy", "repeat"]),
         ("--prompt a --task copy", ["--prompt and --task, not both"]),
         ("--prompt a --prompts p.txt", ["--prompt and --prompts, not both"]),
@@ -149,14 +149,14 @@ def test_a_capture_of_another_schema_version(refused, cli, copies, here):
     other = here / "other.h5"
     shutil.copy(copies(SHIPPED, 17), other)
     with h5py.File(other, "r+") as file:
-        file.attrs["schema_version"] = 2
+        file.attrs["schema_version"] = 3
     for command in ("info", "rank-layers", "report"):
         line = refused(1, command, other)
-        assert "has schema version 2, this ssmlens reads version 1" in line
+        assert "has schema version 3, this ssmlens reads versions 1 and 2" in line
         assert "capture it again" in line
     verified = cli("verify", other, "--json")
     assert verified.code == 1
-    assert "has schema version 2" in verified.json["problems"][0]
+    assert "has schema version 3" in verified.json["problems"][0]
 
 
 class RunsCode:
