@@ -98,4 +98,4 @@ def _worst(layer: LayerLike, name: str) -> float:
 
 def _worst_token(layer: LayerLike) -> int | None:
     tokens, errors = _values(layer, "closure_worst_token"), _values(layer, "closure_error")
-    return int(tokens[errors.argmax()]) if tokens.size else None
+    return int(tokens[errors.argmax()]) if tokens.size and errors.size else None

@@ -195,7 +195,7 @@ def _reason(scores: xr.Dataset, name: str, row: int) -> str:
 
 
 def _fact(name: str, value: str) -> Markup:
-    wide = name in ("Versions", "Command")
+    wide = name in ("Blocks", "Versions", "Command")
     short = value if wide or len(value) <= 40 else f"{value[:16]}…"
     fact = element("dt", name), element("dd", short, title=value)
     return element("div", *fact, class_="wide" if wide else None)

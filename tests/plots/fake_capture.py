@@ -30,14 +30,11 @@ class FakeCapture:
     prompt_texts: list[str]
     prompt_kinds: list[str]
     digest: str = "0123456789abcdef" * 4
+    block_kinds: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def layers(self):
         return tuple(self.fakes)
-
-    @property
-    def block_kinds(self):
-        return ["mamba"] * len(self.fakes)
 
     @property
     def length(self):

@@ -27,7 +27,9 @@ class FakeLayer:
         axes = LAYER_ARRAYS[name]
         assert axes[0] == PROMPT
         length = int(self.length[prompt])
-        cut = tuple(slice(length if axis in ("query", "key", "token") else None) for axis in axes)
+        cut = tuple(
+            slice(length if axis in ("query", "key", "token", "lag") else None) for axis in axes
+        )
         return array[prompt][cut[1:]]
 
 
