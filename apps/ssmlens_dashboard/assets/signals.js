@@ -1,0 +1,30 @@
+/* The Signals page: dragging over tokens, or a double click, changes the zoom of the address. */
+"use strict";
+
+(() => {
+  const FIGURES = ["#signals-steps", "#signals-norms"];
+
+  Object.assign(window.dash_clientside.ssmlens, {
+    /** The reader drew a range of columns: their tokens go into the address, and the server answers with them. */
+    zoomed_tokens(...changes) {
+      const [changed] = window.dash_clientside.callback_context.triggered;
+      const range = changed && changed.value && [changed.value["xaxis.range[0]"], changed.value["xaxis.range[1]"]];
+      if (!range || range[0] === undefined) return;
+      const figure = document.querySelector("#" + changed.prop_id.split(".")[0] + " .js-plotly-plot");
+      const { first, end, block } = figure.layout.meta;
+      const [low, high] = range.sort((a, b) => a - b);
+      const token = (column) => Math.min(Math.max(first + column * block, first), end);
+      const from = Math.min(token(Math.round(low + 0.5)), end - 1);
+      const to = Math.max(token(Math.round(high + 0.5)), from + 1);
+      window.ssmlens.go({ zoom: `${from}-${to},${from}-${to}` });
+    },
+  });
+
+  document.addEventListener("dblclick", (event) => {
+    if (FIGURES.some((figure) => event.target.closest(`${figure} .nsewdrag`))) window.ssmlens.go({ zoom: null });
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#signals-whole")) window.ssmlens.go({ zoom: null });
+  });
+})();

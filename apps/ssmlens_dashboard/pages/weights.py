@@ -1,0 +1,174 @@
+"""Weights: do queries look for what keys write? W_B against W_C, and the kernels of the convolution."""
+
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from dash import Output, html, no_update
+from dash.development.base_component import Component
+
+from ssmlens.plots import SCALES
+from ssmlens.plots.cells import nothing
+from ssmlens.plots.weights_kernels import kernels_figure, tap_energy_figure
+from ssmlens.plots.weights_products import (
+    entries_figure,
+    input_product_figure,
+    state_product_figure,
+)
+from ssmlens_dashboard.controls import segments
+from ssmlens_dashboard.elements import figure_card
+from ssmlens_dashboard.page import Page, control_id
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import weights
+
+_NO_KERNEL = "this layer has no convolution"
+_TALL, _LOW = 360, 240
+
+
+def layout(scene: Scene) -> Component:
+    """The scores of the weights above; the two products, their entries, and the kernels."""
+    most = max((weights.groups(scene.capture.layer(i)) for i in scene.capture.layers), default=1)
+    return html.Div(
+        [
+            html.Div(
+                [
+                    segments("scale", [(name, name) for name in SCALES]),
+                    html.Div(
+                        segments("group", [(str(g), f"group {g}") for g in range(most)]),
+                        id="weights-group",
+                        hidden=most == 1,
+                    ),
+                    html.Span(id="weights-told", className="muted", role="status"),
+                ],
+                className="toolbar",
+            ),
+            html.Div(id="weights-numbers", className="numbers"),
+            html.Div(
+                [
+                    figure_card("weights-inputs", "W_Cᵀ W_B: inputs", height=_TALL),
+                    figure_card("weights-states", "W_B W_Cᵀ: states", height=_TALL),
+                    figure_card("weights-kernels", "Kernels of the convolution", height=_TALL),
+                    figure_card("weights-input-entries", "Entries of W_Cᵀ W_B", height=_LOW),
+                    figure_card("weights-state-entries", "Entries of W_B W_Cᵀ", height=_LOW),
+                    figure_card("weights-taps", "Energy of the kernels by tap", height=_LOW),
+                ],
+                id="weights-figures",
+                className="three-columns",
+            ),
+        ]
+    )
+
+
+PAGE = Page(name="weights", title="Weights", order=4, layout=layout, data=lambda scene: data(scene))
+
+
+@PAGE.view(
+    Output("weights-inputs", "figure"),
+    Output("weights-states", "figure"),
+    Output("weights-input-entries", "figure"),
+    Output("weights-state-entries", "figure"),
+    Output("weights-kernels", "figure"),
+    Output("weights-taps", "figure"),
+    Output("weights-figures", "hidden"),
+    Output("weights-numbers", "children"),
+    Output("weights-told", "children"),
+    Output(control_id("scale"), "value"),
+    Output(control_id("group"), "value"),
+)
+def everything(scene: Scene) -> tuple[Any, ...]:
+    """All that follows from the address, in one answer."""
+    scale = scene.address.scale
+    missing = weights.why_not(scene.layer)
+    if missing:
+        return (*[no_update] * 6, True, [], missing, scale, "0")
+    draws = (inputs, states, input_entries, state_entries, kernels, taps)
+    group = str(weights.pair(scene).group)
+    return (*(draw(scene) for draw in draws), False, numbers(scene), told(scene), scale, group)
+
+
+def inputs(scene: Scene) -> go.Figure:
+    """W_Cᵀ W_B of the group of the address, with as many cells as a screen shows."""
+    pair = weights.pair(scene)
+    cells, several = weights.product_cells(pair)
+    count = pair.W_B.shape[1]
+    at = scene.address
+    return input_product_figure(cells, several, count, scale=at.scale, theme=scene.theme)
+
+
+def states(scene: Scene) -> go.Figure:
+    """W_B W_Cᵀ of the group of the address."""
+    product = weights.state_product(weights.pair(scene))
+    return state_product_figure(product, scale=scene.address.scale, theme=scene.theme)
+
+
+def input_entries(scene: Scene) -> go.Figure:
+    """The diagonal of W_Cᵀ W_B against its other entries."""
+    return _entries(weights.input_entries(weights.pair(scene)), scene)
+
+
+def state_entries(scene: Scene) -> go.Figure:
+    """The diagonal of W_B W_Cᵀ against its other entries."""
+    return _entries(weights.state_entries(weights.pair(scene)), scene)
+
+
+def kernels(scene: Scene) -> go.Figure:
+    """The kernels that x, B and C pass through."""
+    found = weights.kernels(scene.layer)
+    return kernels_figure(found, theme=scene.theme) if found else nothing(_NO_KERNEL, scene.theme)
+
+
+def taps(scene: Scene) -> go.Figure:
+    """How far back the kernels reach."""
+    found = weights.kernels(scene.layer)
+    return (
+        tap_energy_figure(found, theme=scene.theme) if found else nothing(_NO_KERNEL, scene.theme)
+    )
+
+
+def numbers(scene: Scene) -> list[Component]:
+    """The scores of the weights, each with what it means."""
+    return [
+        html.Div(
+            [html.B(_number(number)), html.Span(number.name)],
+            className="number",
+            title=number.told,
+        )
+        for number in weights.numbers(scene.capture, scene.layer)
+    ]
+
+
+def told(scene: Scene) -> str:
+    """Shapes, in a line."""
+    pair = weights.pair(scene)
+    states, inputs = pair.W_B.shape
+    groups = f"group {pair.group} of {pair.groups}, " if pair.groups > 1 else ""
+    return f"layer {scene.layer.index}: {groups}{states} states, {inputs} inputs"
+
+
+def data(scene: Scene) -> xr.Dataset:
+    """W_B and W_C of the group of the address."""
+    pair = weights.pair(scene)
+    return xr.Dataset(
+        {"W_B": (("state", "input"), pair.W_B), "W_C": (("state", "input"), pair.W_C)},
+        coords={n: np.arange(s) for n, s in zip(("state", "input"), pair.W_B.shape, strict=True)},
+        attrs={
+            "model": str(scene.capture.attributes.get("model", "")),
+            "layer": scene.layer.index,
+            "group": pair.group,
+        },
+    )
+
+
+def _entries(entries: weights.Entries, scene: Scene) -> go.Figure:
+    return entries_figure(
+        entries.edges, entries.diagonal, entries.others, entries.others_rms, theme=scene.theme
+    )
+
+
+def _number(number: weights.Number) -> str:
+    if math.isnan(number.value):
+        return "—"
+    text = f"{number.value:.0f}" if number.name == "bc_shift" else f"{number.value:.3g}"
+    return text.replace("-", "−")
