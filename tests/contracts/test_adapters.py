@@ -49,7 +49,7 @@ def calls_of(model, adapter, ids, **kwargs):
             calls.append((site, adapter.read_input(module, args, kw), output))
 
         handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
-    if hasattr(model, "generate"):
+    if "transformers" in adapter.family:
         kwargs["use_cache"] = False
     with torch.no_grad():
         model(ids, **kwargs)
@@ -198,6 +198,13 @@ def test_gradients_through_an_adapter_are_finite(family):
     assert given.hidden.grad.isfinite().all()
 
 
+def generate(adapter, model, ids, more):
+    if "transformers" in adapter.family:
+        model.generate(ids, max_new_tokens=more, min_new_tokens=more, do_sample=False)
+    else:
+        model.generate(ids, max_length=ids.shape[1] + more)
+
+
 def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     adapter, model = family
     if not hasattr(model, "generate"):
@@ -215,11 +222,15 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
         handles.append(site.module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(site.module.register_forward_hook(after, with_kwargs=True))
     try:
-        model.generate(ids_of(1, 5), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        generate(adapter, model, ids_of(1, 5), more=3)
     except KeyError as error:
         if error.args != ("mlp",):
             raise
         pytest.skip("this transformers makes no cache for MLP blocks")
+    except AssertionError as error:
+        if "Cute Mamba-3 step function" not in str(error):
+            raise
+        pytest.skip("mamba_ssm has no kernel here for a step of Mamba-3")
     finally:
         for handle in handles:
             handle.remove()
@@ -227,7 +238,8 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     assert steps[0] == [None] * len(sites)
     assert_closed(adapter, calls[: len(sites)])
     assert len(steps) == 3
-    assert all("a cached step (cache_params)" in str(why) for step in steps[1:] for why in step)
+    given = "cache_params" if "transformers" in adapter.family else "inference_params"
+    assert all(f"a cached step ({given})" in str(why) for step in steps[1:] for why in step)
 
 
 @pytest.mark.parametrize("name", ["seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"])
