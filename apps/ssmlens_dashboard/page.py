@@ -20,7 +20,6 @@ import xarray as xr
 from dash import ClientsideFunction, Dash, Input, Output, no_update, set_props
 from dash.dependencies import Wildcard
 from dash.development.base_component import Component
-from dash.exceptions import PreventUpdate
 
 from ssmlens.errors import SsmlensError
 from ssmlens_dashboard.address import parse
@@ -29,7 +28,6 @@ from ssmlens_dashboard.scene import Scene, resolve
 
 URL = "url"
 CONTENT = "page"
-HERE = (Input(URL, "pathname"), Input(URL, "search"))
 
 Draw = Callable[..., Any]
 
@@ -97,6 +95,11 @@ class Page:
         )
 
 
+def here_id(page: str | Wildcard) -> dict[str, str | Wildcard]:
+    """The id of a page's own copy of the URL, which is there as long as the page is: its views read this one."""
+    return {"type": "here", "page": page}
+
+
 def control_id(field: str | Wildcard) -> dict[str, str | Wildcard]:
     """The id of a control whose `value` is a field of the address: changing one changes the other."""
     return {"type": "address", "field": field}
@@ -115,9 +118,8 @@ def bind(
     """
 
     def bound(view: View) -> Draw:
-        def draw(pathname: str | None, search: str | None, *also: Any) -> Any:
-            if (pathname or "/").strip("/") != page.name:
-                raise PreventUpdate  # the reader is leaving for another page
+        def draw(here: str | None, *also: Any) -> Any:
+            pathname, _, search = (here or "").partition("?")
             try:
                 return view.draw(page.scene(pathname, search, library), *also)
             except SsmlensError as error:
@@ -127,6 +129,6 @@ def bind(
         return draw
 
     for view in page.views:
-        app.callback(*view.outputs, *HERE, *view.also)(bound(view))
+        app.callback(*view.outputs, Input(here_id(page.name), "data"), *view.also)(bound(view))
     for function, dependencies in page.scripts:
         app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)

@@ -13,7 +13,7 @@ from ssmlens.plots.labels import visible
 from ssmlens_dashboard.address import Address, defaults, parse
 from ssmlens_dashboard.elements import more
 from ssmlens_dashboard.library import Library
-from ssmlens_dashboard.page import CONTENT, HERE, URL, Page, bind, control_id
+from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id
 from ssmlens_dashboard.scene import Scene, channels_of, resolve
 
 _LONGEST_PROMPT = 60
@@ -31,6 +31,7 @@ def frame(pages: Sequence[Page]) -> Component:
             dcc.Location(id=URL, refresh="callback-nav"),
             dcc.Store(id="scene"),
             dcc.Store(id="structure"),
+            dcc.Store(id="mounted"),
             dcc.Store(id="constants", data=constants),
             html.Header(
                 [
@@ -61,7 +62,12 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
     names = tuple(page.name for page in pages)
     by_name = {page.name: page for page in pages}
 
-    @app.callback(Output(CONTENT, "children"), Input("structure", "data"), *map(_state, HERE))
+    @app.callback(
+        Output(CONTENT, "children"),
+        Input("structure", "data"),
+        State(URL, "pathname"),
+        State(URL, "search"),
+    )
     def content(structure: str | None, pathname: str | None, search: str | None) -> Any:
         """The page's layout, when another one is asked for."""
         if structure is None:
@@ -70,7 +76,8 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         page = by_name[address.page]
         try:
             scene = page.scene(pathname, search, library)
-            return [_page_head(page, scene), page.layout(scene)]
+            here = dcc.Store(id=here_id(page.name), data=f"{pathname}{search or ''}")
+            return [here, _page_head(page, scene), page.layout(scene)]
         except SsmlensError as error:
             return trouble(error)
 
@@ -84,7 +91,8 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
             for f in ("capture", "layer", "prompt")
             for p in ("data", "value")
         ),
-        *HERE,
+        Input(URL, "pathname"),
+        Input(URL, "search"),
     )
     def surroundings(pathname: str | None, search: str | None) -> tuple[Any, ...]:
         """Navigation, selects and notes, at every address."""
@@ -102,8 +110,12 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
     app.clientside_callback(
         ClientsideFunction("ssmlens", "structure"),
         Output("structure", "data"),
-        *HERE,
+        Input(URL, "pathname"),
+        Input(URL, "search"),
         State("constants", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("ssmlens", "mounted"), Output("mounted", "data"), Input(here_id(ALL), "data")
     )
     for page in pages:
         bind(app, page, library, trouble)
@@ -191,7 +203,3 @@ def _select(field: str, label: str, width: int) -> Component:
         **more(aria_label=label),
         placeholder=label,
     )
-
-
-def _state(dependency: Input) -> State:
-    return State(dependency.component_id, dependency.component_property)

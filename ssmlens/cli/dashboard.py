@@ -40,9 +40,8 @@ class DashboardCommand:
             app = make_app(self.paths or (Path(),), access)
 
             def ready() -> None:
-                print(
-                    f"dashboard on {access.address}  (Ctrl-C ends it)", file=sys.stderr, flush=True
-                )
+                if not self.json:
+                    print(f"{access.address}  (Ctrl-C ends it)", flush=True)
                 if self.browser:
                     webbrowser.open(access.address)
 

@@ -65,6 +65,16 @@ window.ssmlens = (() => {
   };
 })();
 
+// The layout that was asked for, the URL as Dash knows it, and the page that is there with the URL it was told.
+let structure = null, now = "", here = null;
+
+/** Tell the page that is there where the reader is now. */
+function follow() {
+  if (!here || now.split("?")[0] !== "/" + here.id.page || now === here.value) return;
+  here.value = now;
+  window.dash_clientside.set_props(here.id, { data: now });
+}
+
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   ssmlens: Object.assign({}, (window.dash_clientside || {}).ssmlens, {
     /** A control has another value: so has the address. */
@@ -81,12 +91,24 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     /** What asks for a new layout when it changes. */
     structure(pathname, search, constants) {
       window.ssmlens.remember(null, constants);
+      now = (pathname || "") + (search || "");
       const page = (pathname || "/").replaceAll("/", "");
       const told = new URLSearchParams(search);
       const next = [page, ...window.ssmlens.rebuiltBy(page).map((field) => told.get(field))].join("?");
-      if (next === window.ssmlens.structure) return window.dash_clientside.no_update;
-      window.ssmlens.structure = next;
-      return next;
+      if (next === structure && !document.querySelector(".trouble")) {
+        follow();
+        return window.dash_clientside.no_update;
+      }
+      structure = next;
+      return `${next}#${Date.now()}`;
+    },
+
+    /** A page has come, with the URL it was made for; the reader may have gone on since. */
+    mounted() {
+      const [pages] = window.dash_clientside.callback_context.inputs_list;
+      here = pages.length ? { id: pages[0].id, value: pages[0].value } : null;
+      follow();
+      return here && here.id.page;
     },
   }),
 });

@@ -8,11 +8,18 @@
 
   const graph = () => document.querySelector("#maps-map .js-plotly-plot");
 
+  /** Whether the pointer is over the map; while a button is down, plotly lays a sheet over everything. */
+  const over = (event) => {
+    const area = document.querySelector("#maps-map .nsewdrag");
+    if (!area || !event.target.closest("#maps-map, .dragcover")) return false;
+    const { left, right, top, bottom } = area.getBoundingClientRect();
+    return event.clientX >= left && event.clientX < right && event.clientY >= top && event.clientY < bottom;
+  };
+
   /** The cell under the pointer, or null outside of the map and above its diagonal. */
   function cell(event) {
-    const plot = graph();
-    if (!plot || !plot._fullLayout || !event.target.closest("#maps-map .nsewdrag")) return null;
-    const { xaxis, yaxis } = plot._fullLayout;
+    if (!over(event)) return null;
+    const plot = graph(), { xaxis, yaxis } = plot._fullLayout;
     const box = plot.getBoundingClientRect();
     const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
     const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
@@ -65,20 +72,17 @@
   });
 
   document.addEventListener("mousedown", (event) => {
-    pressed = cell(event) && [event.clientX, event.clientY];
+    pressed = over(event) ? { x: event.clientX, y: event.clientY, twice: event.detail === 2 } : null;
   }, true);
 
+  // A press that does not move is a click on the map: it takes the query, or, the second time, shows the whole map.
   document.addEventListener("mouseup", (event) => {
-    const under = pressed && cell(event);
-    if (under && Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]) < 4) {
-      window.ssmlens.go({ query: under.query });
-    }
+    const still = pressed && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 4;
+    const under = still && cell(event);
+    if (still && pressed.twice) window.ssmlens.go({ zoom: null });
+    else if (under) window.ssmlens.go({ query: under.query });
     pressed = null;
   }, true);
-
-  document.addEventListener("dblclick", (event) => {
-    if (event.target.closest("#maps-map .nsewdrag")) window.ssmlens.go({ zoom: null });
-  });
 
   document.addEventListener("click", (event) => {
     if (event.target.closest("#maps-whole")) window.ssmlens.go({ zoom: null });

@@ -1,0 +1,291 @@
+"""The dashboard in a real browser: every interaction of Layers and Maps; nothing but itself runs."""
+
+import re
+import runpy
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ssmlens_dashboard.app import make_app
+from ssmlens_dashboard.guard import Access
+from ssmlens_dashboard.serve import listen, server_on
+
+from ssmlens.store import open_capture
+
+DASHBOARD = Path(__file__).parents[1] / "dashboard"
+HOSTILE = runpy.run_path(str(DASHBOARD / "hostile.py"))["HOSTILE"]
+write_capture = runpy.run_path(str(DASHBOARD / "synthetic.py"))["write_capture"]
+MOST_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """serve(path): the address of a dashboard over it."""
+    servers = []
+
+    def start(path):
+        here = listen("127.0.0.1", 0)
+        port = here.getsockname()[1]
+        server = server_on(here, make_app([path], Access(port=port)).server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append((server, here))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for server, here in servers:
+        server.shutdown()
+        server.server_close()
+        here.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(url): a page; when the test is over, nothing may have been logged or asked of another server."""
+    told, asked, contexts = [], [], []
+
+    def open_page(url, scheme="light"):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert told == []
+    assert [
+        url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+    ] == []
+
+
+@pytest.fixture(scope="module")
+def address(serve, copies, tmp_path_factory):
+    """A dashboard over two shipped models, the copying one first."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for name, model in (("a-copies", "copy-mamba1-mimetic"), ("b-does-not", "copy-mamba1-default")):
+        shutil.copy(copies(model, 17), folder / f"{name}.h5")
+    return serve(folder)
+
+
+@pytest.fixture(scope="module")
+def stored(copies):
+    with open_capture(copies("copy-mamba1-mimetic", 17)) as capture:
+        yield capture
+
+
+def drawn(page, title):
+    """Wait until the map of that title is drawn."""
+    page.locator("#maps-map-title", has_text=re.compile(f"^{title}$")).wait_for()
+    page.wait_for_selector(
+        "#maps-map .layer-below image, #maps-map .imagelayer image", state="attached"
+    )
+
+
+def plot(page):
+    return page.locator("#maps-map .nsewdrag").bounding_box()
+
+
+def test_layers_shows_scores_ranking_and_thumbnails_and_leads_to_the_layer(visit, address):
+    page = visit(f"{address}/")
+    page.wait_for_selector("#layers-scores .heatmaplayer image, #layers-scores .hm")
+    page.locator("#layers-table [row-index='0'] [col-id='layer']", has_text="3").wait_for()
+    assert "ordered by copy_score" in page.locator("#layers-notes").inner_text()
+    assert "every layer reproduces" in page.locator(".facts").inner_text()
+    pictures = page.locator(".pictures img")
+    assert pictures.count() == 8
+    pictures.first.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.pictures img')].every(i => i.naturalWidth > 20)"
+    )
+    page.locator("#layers-table .ag-header-cell[col-id='layer']").click()
+    page.locator("#layers-table [row-index='0'] [col-id='layer']", has_text="0").wait_for()
+    page.locator("#layers-table [row-index='0'] [col-id='kind']").click()
+    drawn(page, "Layer 0: attention map")
+    page.go_back()
+    page.locator(".pictures a").nth(7).click()
+    drawn(page, "Layer 3: attention mask")
+    assert "layer=3" in page.url
+
+
+def test_hover_names_tokens_and_the_stored_value_and_a_click_takes_the_query(
+    visit, address, stored
+):
+    page = visit(f"{address}/maps?layer=3")
+    drawn(page, "Layer 3: attention map")
+    tokens = stored.token_strings(0)
+    box, n = plot(page), len(tokens)
+    query, key = 25, 8
+    at = box["x"] + (key + 0.5) / n * box["width"], box["y"] + (query + 0.5) / n * box["height"]
+    page.mouse.move(*at)
+    page.locator("#hover", has_text="value").wait_for()
+    lines = page.locator("#hover").inner_text().splitlines()
+    assert lines[0].split() == ["query", str(query), tokens[query]]
+    assert lines[1].split() == ["key", str(key), tokens[key]]
+    value = stored.layer(3).attention_map(0)[query, key]
+    assert np.isclose(float(lines[2].split()[1]), value, rtol=5e-3)
+    page.mouse.click(*at)
+    page.locator("#maps-row-title", has_text=f"row of query {query} {tokens[query]}").wait_for()
+    assert f"query={query}" in page.url
+    share = "all => all.map(token => +token.style.getPropertyValue('--share'))"
+    shares = page.eval_on_selector_all("#maps-text .token", share)
+    row = np.abs(stored.layer(3).attention_map(0)[query])
+    assert np.allclose(shares, row / row.max(), atol=2e-3)
+    page.locator("#maps-text .token").nth(30).click()
+    page.locator("#maps-row-title", has_text="row of query 30").wait_for()
+
+
+def test_zoom_is_in_the_address_and_comes_back_from_it(visit, address):
+    page = visit(f"{address}/maps?layer=3")
+    drawn(page, "Layer 3: attention map")
+    box = plot(page)
+    page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.9, steps=4)
+    page.mouse.up()
+    page.wait_for_url(re.compile("zoom="))
+    rows, columns = re.search(r"zoom=(\d+-\d+)(?:,|%2C)(\d+-\d+)", page.url).groups()
+    shown = "() => document.querySelector('#maps-map .js-plotly-plot').layout"
+    first, end = map(int, rows.split("-"))
+    page.wait_for_function(f"() => ({shown})().yaxis.range[0] === {end - 0.5}")
+    assert page.evaluate(f"({shown})().yaxis.range") == [end - 0.5, first - 0.5]
+    again = visit(page.url)
+    drawn(again, "Layer 3: attention map")
+    expected = [int(column) - 0.5 for column in columns.split("-")]
+    assert again.evaluate(f"({shown})().xaxis.range") == expected
+    again.mouse.dblclick(box["x"] + 200, box["y"] + 400)
+    again.wait_for_function("() => !location.search.includes('zoom')")
+
+
+def test_arrows_controls_and_selects_are_one_with_the_address(visit, address):
+    page = visit(f"{address}/maps?layer=2")
+    drawn(page, "Layer 2: attention map")
+    page.keyboard.press("ArrowRight")
+    drawn(page, "Layer 3: attention map")
+    page.keyboard.press("ArrowRight")  # there is none further
+    page.get_by_text("channel", exact=True).click()
+    drawn(page, "Layer 3: channel 0")
+    page.locator("main").click(position={"x": 2, "y": 2})
+    page.keyboard.press("ArrowDown")
+    drawn(page, "Layer 3: channel 1")
+    page.get_by_text("rank", exact=True).click()
+    page.wait_for_url(re.compile("scale=rank"))
+    assert page.get_by_role("radio", name="rank").is_checked()
+    page.get_by_label("Capture").first.click()
+    page.get_by_role("option", name="b-does-not.h5").click()
+    page.wait_for_url(re.compile("capture=[0-9a-f]{10}"))
+    drawn(page, "Layer 3: channel 1")
+    page.go_back()
+    page.wait_for_function("() => !location.search.includes('capture')")
+    page.reload()
+    drawn(page, "Layer 3: channel 1")
+    assert page.get_by_role("radio", name="rank").is_checked()
+
+
+def test_downloads_and_dark(visit, address):
+    page = visit(f"{address}/maps?layer=3", scheme="dark")
+    drawn(page, "Layer 3: attention map")
+    assert "theme=dark" in page.url
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(background) == "rgb(14, 17, 22)"
+    for button, start in (
+        ("SVG", b"<svg"),
+        ("PNG", b"\x89PNG"),
+        ("CSV", b"query,key"),
+        ("netCDF", b"\x89HDF"),
+    ):
+        with page.expect_download() as caught:
+            page.get_by_text(button, exact=True).first.click()
+        assert Path(caught.value.path()).read_bytes().startswith(start), button
+    page.locator("#theme-switch").click()
+    page.wait_for_function(
+        "() => getComputedStyle(document.body).backgroundColor === 'rgb(244, 245, 247)'"
+    )
+
+
+def test_hostile_text_is_shown_and_runs_nothing(visit, serve, tmp_path):
+    words = [text.replace("\x00", "") for text in HOSTILE]
+    write_capture(
+        tmp_path / "<img src=x onerror=window.hacked=99>.h5",
+        layers=2,
+        tokens=len(words),
+        broken=[1],
+        token_strings=words,
+        **{
+            "model": words[2],
+            "mixer": words[3],
+            "reason": words[4],
+            "prompt_text": words[5],
+            "prompt_kind": words[6],
+        },
+    )
+    address = serve(tmp_path)
+    page = visit(f"{address}/layers")
+    page.locator("#layers-table .ag-row").nth(1).wait_for()
+    assert words[2] in page.locator(".facts").inner_text()
+    assert words[4] in page.locator(".block.bad").inner_text()
+    page.goto(f"{address}/maps?layer=0&query=20")
+    drawn(page, "Layer 0: attention map")
+    box = plot(page)
+    for row in range(0, len(words), 3):
+        page.mouse.move(box["x"] + 4, box["y"] + (row + 0.5) / len(words) * box["height"])
+        page.locator("#hover", has_text=f"query  {row} ").wait_for()
+    page.get_by_label("Capture").first.click()
+    page.get_by_label("Prompt").first.click()
+    assert page.evaluate("window.hacked") is None
+    assert (
+        page.locator("main iframe, main script, main object, #maps-text img, #hover *").count() == 0
+    )
+
+
+def test_what_goes_bad_while_open_is_a_message_and_comes_back(visit, serve, tmp_path):
+    path = write_capture(tmp_path / "run.h5", layers=3, tokens=20)
+    sound = tmp_path / "sound.bin"
+    shutil.copy(path, sound)
+    page = visit(f"{serve(path)}/maps?layer=0")
+    drawn(page, "Layer 0: attention map")
+    path.write_bytes(sound.read_bytes()[:5000])
+    page.keyboard.press("ArrowRight")
+    page.locator(".trouble").wait_for()
+    assert "run.h5" in page.locator(".trouble").inner_text()
+    assert str(tmp_path) not in page.content()
+    assert "Traceback" not in page.content()
+    shutil.copy(sound, path)
+    page.get_by_text("try again").click()
+    drawn(page, "Layer 1: attention map")
+
+
+def test_a_capture_of_48_layers_and_1024_tokens_is_light(visit, serve, tmp_path):
+    path = write_capture(tmp_path / "large.h5", layers=48, tokens=1024, heads=64, state=16)
+    address = serve(path)
+    page = visit(f"{address}/layers")
+    page.locator(".block").nth(47).wait_for()
+    page.locator("#layers-progress").wait_for(state="attached")
+    page.locator("#layers-table .ag-row").nth(5).wait_for()
+    weight = []
+    for search in (
+        "layer=40",
+        "layer=40&view=mask",
+        "layer=40&view=channel&channel=5",
+        "layer=40&zoom=0-300,0-300",
+    ):
+        sizes = []
+
+        def count(response, sizes=sizes):
+            sizes.append(int(response.headers.get("content-length", 0)))
+
+        page.on("response", count)
+        page.evaluate(
+            "search => dash_clientside.set_props('url', {pathname: '/maps', search})", f"?{search}"
+        )
+        page.wait_for_function("text => location.search === text", arg=f"?{search}")
+        page.wait_for_load_state("networkidle")
+        page.remove_listener("response", count)
+        weight.append(sum(sizes))
+    assert 0 < max(weight) < MOST_BYTES
