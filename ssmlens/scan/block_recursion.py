@@ -53,10 +53,6 @@ class DecayedPairs:
             *(pad(x[:, :, here], beyond) for x in (self.read, self.write, self.weight)),
         )
 
-    def put(self) -> Float[Tensor, "kind slab token head A_state"]:
-        """What key j writes to a state of a head."""
-        return self.weight.unsqueeze(-1) * self.write.unsqueeze(-2)
-
     def sums(self) -> Float[Tensor, "slab edge head"]:
         """S before every token, and at the end, in float64: what counts are its differences."""
         return pad(self.steps.double().cumsum(1), (0, 0, 1, 0))
@@ -168,10 +164,10 @@ class _Square:
         across = self._decays(sums, size)
         for n in range(1, self.count):
             start = n * size
+            if n > 1:
+                Q = Q.clone() if keeps else Q
+                Q[:, :, : start - size] *= across[:, n - 1 : n]
             yield start, P[:, :, start : min(start + size, self._tokens)], Q[:, :, :start]
-            if keeps:
-                Q = Q.clone()
-            Q[:, :, :start] *= across[:, n : n + 1]
 
     def _decays(
         self, sums: Float[Tensor, "slab edge head"], size: int

@@ -12,7 +12,8 @@ from ssmlens.scan.operands import ScanOperands
 
 KINDS = ("map", "mask")
 # Tokens a side of a tile. What it takes to make one is less than the tile: on a GPU, in float32, map and mask of a
-# tile are 512 MiB, and P, Q and their decay 320 MiB.
+# tile are 512 MiB; P and Q, their decay, the squares on the diagonal and a product, as counted, at most 384 MiB. (On
+# a CPU 128 MiB and 120 MiB.)
 _TILE_TOKENS = {"cpu": 4096, "cuda": 8192}
 
 
