@@ -15,29 +15,31 @@ import torch
 from analyses.fused_kernels import behaviour, families, mixers, shipped
 
 HERE = Path(__file__).parent
+PARTS = ("shipped", "families", "behaviour", "mixers")
 
 
 def main() -> None:
     """Run everything, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    path = asked.out / f"{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        parts: dict[str, Iterable[dict]] = {
+        rows: dict[str, Iterable[dict]] = {
             "shipped": shipped.rows(Path(folder)),
-            "mixers": mixers.rows(),
             "families": families.rows(),
             "behaviour": behaviour.rows(),
+            "mixers": mixers.rows(),
         }
-        found: dict[str, object] = {"gpu": torch.cuda.get_device_name(), **_versions()}
-        for part, rows in parts.items():
+        for part in asked.parts:
             kept = found[part] = []
-            for row in rows:
+            for row in rows[part]:
                 kept.append(row)
                 print(part, json.dumps(row), flush=True)
-    gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
-    (out / f"{gpu}.json").write_text(json.dumps(found, indent=1) + "\n")
+                path.write_text(json.dumps({**found, "versions": _versions()}, indent=1) + "\n")
 
 
 def _versions() -> dict[str, str]:
