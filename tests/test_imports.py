@@ -40,6 +40,9 @@ OUTSIDE = {
     "tasks": {"torch", "jaxtyping"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
+# What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
+DASHBOARD_MAY_IMPORT = {"store", "scores", "plots", "names", "errors"}
 
 
 def room_of(path):
@@ -110,8 +113,23 @@ def test_the_command_line_imports_inside_its_functions():
 
 def test_nothing_in_the_package_knows_its_users():
     for path in FILES:
+        users = {"apps", "analyses", "tests", "ssmlens_dashboard"}
+        if (
+            path == PACKAGE / "cli" / "dashboard.py"
+        ):  # inside its functions: see the test of the command line
+            users.remove("ssmlens_dashboard")
         for module, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
-            assert module.split(".")[0] not in ("apps", "ssmlens_dashboard", "analyses", "tests")
+            assert module.split(".")[0] not in users, f"{path} imports {module}"
+
+
+def test_the_dashboard_imports_what_it_shows():
+    assert DASHBOARD
+    for path in DASHBOARD:
+        for module, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            first, *rest = module.split(".")
+            assert first not in ("torch", "transformers", "h5py"), f"{path} imports {module}"
+            if first == "ssmlens":
+                assert {*rest[:1]} <= DASHBOARD_MAY_IMPORT, f"{path} imports {module}"
 
 
 def test_the_package_itself_imports_nothing_of_its_own():
