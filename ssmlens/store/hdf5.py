@@ -101,7 +101,7 @@ def create_dataset(
         h5ds.set_scale(dataset.id, name.encode())
     else:
         for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):
-            h5ds.attach_scale(dataset.id, _dimension(group, axis, size).id, number)
+            h5ds.attach_scale(dataset.id, _dimension(group, axis, size), number)
             h5ds.set_label(dataset.id, number, axis.encode())
     return dataset
 
@@ -153,9 +153,7 @@ def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -
 
 def stored_array(group: h5py.Group, name: str) -> h5py.Dataset:
     """The dataset `name` of a group."""
-    dataset = group[name]
-    assert isinstance(dataset, h5py.Dataset)
-    return dataset
+    return h5py.Dataset(h5d.open(group.id, name.encode()))
 
 
 def write_attributes(thing: h5py.HLObject, attributes: Mapping[str, Attribute]) -> None:
@@ -193,17 +191,17 @@ def encode_text(text: str) -> bytes:
     return text.replace("\0", "␀").encode("utf-8", "backslashreplace")
 
 
-def _dimension(group: h5py.Group, axis: str, size: int) -> h5py.Dataset:
-    if axis in group:
-        return stored_array(group, axis)
+def _dimension(group: h5py.Group, axis: str, size: int) -> h5d.DatasetID:
+    if axis.encode() in group.id:
+        return h5d.open(group.id, axis.encode())
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_chunk((min(size, _CHUNK_BYTES),))
     properties.set_deflate(0)
     properties.set_fletcher32()
     properties.set_obj_track_times(False)
     space = h5s.create_simple((size,))
-    scale = h5py.Dataset(h5d.create(group.id, axis.encode(), h5t.STD_U8LE, space, dcpl=properties))
-    h5ds.set_scale(scale.id, _NO_VARIABLE % size)
+    scale = h5d.create(group.id, axis.encode(), h5t.STD_U8LE, space, dcpl=properties)
+    h5ds.set_scale(scale, _NO_VARIABLE % size)
     return scale
 
 

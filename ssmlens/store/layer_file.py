@@ -48,7 +48,8 @@ def stored_layer(file: h5py.File, index: int) -> h5py.Group:
 
 def array_names(group: h5py.Group) -> list[str]:
     """The layer's arrays: neither its bare dimensions nor the store's own digests."""
-    return [name for name in LAYER_ARRAYS if name in group]
+    present = set(group)
+    return [name for name in LAYER_ARRAYS if name in present]
 
 
 def checked_arrays(

@@ -69,6 +69,24 @@ def test_the_disk_fills_up_while_a_shard_is_written(sample, small_disk, monkeypa
     assert [path.name for path in writer.partial.iterdir()] == ["header.h5"]
 
 
+@pytest.mark.parametrize("out", ["run.h5", "run"])
+def test_the_disk_fills_up_beside_a_caller_that_computes(sample, small_disk, out):
+    asked, arrays = sample.header(layers=(0, 2, 3)), sample.samples((0, 2, 3))
+    with CaptureWriter(small_disk / out, asked, layers=asked.layers) as writer:
+        writer.write(0, 0, arrays[0], sample.attributes(0))
+        assert writer.done(0, 0)
+        ballast = fill(small_disk, 8192)
+        writer.write(2, 0, arrays[2], sample.attributes(2))
+        with pytest.raises(SsmlensError) as error:
+            writer.finish()
+        told(error, writer.partial / "layer-002.h5", "no space left on the disk")
+    assert sorted(p.name for p in writer.partial.iterdir()) == ["header.h5", "layer-000.h5"]
+    ballast.unlink()
+    with CaptureWriter(small_disk / out, asked, layers=asked.layers, resume=True) as resumed:
+        assert sample.write_missing(resumed, arrays) == 2
+        assert verify(resumed.finish()) == []
+
+
 def test_no_room_for_the_header(sample, small_disk):
     fill(small_disk, 0)
     with pytest.raises(SsmlensError, match="no space left on the disk; needs"):

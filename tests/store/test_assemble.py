@@ -85,7 +85,7 @@ def test_an_error_at_any_write_leaves_nothing_and_the_process_alive(
             assert sorted(left) == before
         finally:
             monkeypatch.setattr(os, call, real)
-        after += 1 + after // 4
+        after += 1 + after // 2
     assert after
     with open_capture(tmp_path / "run.h5") as capture:
         assert capture.layers == (0, 2)

@@ -5,9 +5,12 @@ import re
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import LARGEST_WHOLE_MAP
+from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.reduce import reduced_maps
 from ssmlens.store import CaptureWriter, open_capture, verify
 from ssmlens.store.schema import tokens_per_block
 
@@ -321,3 +324,32 @@ def test_files_that_are_refused(sample, layers, tmp_path, index, change, told):
         change(file[f"layers/{index:03d}"])
     with pytest.raises(CaptureFileError, match=told):
         open_capture(path)
+
+
+@pytest.mark.parametrize("mamba3", [False, True])
+def test_what_the_scan_reduces_verifies(sample, tmp_path, mamba3):
+    """Over more than one of its tiles, with a last block that is not full."""
+    tokens, heads = 2115, 4
+    block, rng = tokens_per_block(tokens), np.random.default_rng(0)
+    delta = rng.uniform(0.001, 0.1, (1, tokens, heads))
+    operands = {
+        "delta": delta,
+        "B": rng.standard_normal((1, tokens, 2, 3)),
+        "C": rng.standard_normal((1, tokens, 2, 3)),
+    }
+    if mamba3:
+        operands |= {"log_decay": -delta, "write": delta[:, ::-1], "write_now": delta * 3}
+    else:
+        operands["A"] = -rng.uniform(0.1, 1, (heads, 3))
+    operands = {name: np.ascontiguousarray(a, np.float32) for name, a in operands.items()}
+    tensors = {name: torch.from_numpy(a) for name, a in operands.items()}
+    asked = sample.header(lengths=(tokens,), layers=(0,), prompt_kinds=["text"])
+    of_scan = reduced_maps(
+        ScanOperands(**{"A": None, **tensors}), block, torch.tensor(asked.target[0])
+    )
+    arrays = {name: getattr(of_scan, name).numpy()[None] for name in REDUCED_ARRAYS}
+    told = {"finite": "yes", "block_tokens": block}
+    with CaptureWriter(tmp_path / "run.h5", asked, layers=[0]) as writer:
+        writer.write(0, 0, operands | arrays, told)
+        path = writer.finish()
+    assert verify(path) == []
