@@ -128,7 +128,7 @@ class Address:
         by: The score that orders the layers; None: the default order.
         against: What Compare shows beside the rest.
         limits: Whether what Compare shows has one end of the colour scale, or each its own.
-        runs: Ids of training runs; empty: all.
+        runs: Ids of training runs, or of folders of them; empty: the folder last written to.
         measure: What Runs shows beside the loss: shares of right strings or of right characters.
         length: The length whose evaluation Runs compares; None: the longest trained on.
         rate: The learning rate whose curves Runs shows; None: of each arm the one that does best.

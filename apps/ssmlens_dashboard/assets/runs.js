@@ -6,7 +6,7 @@ Object.assign(window.dash_clientside.ssmlens, {
     for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
       if (value === null || value === undefined) continue;
       const { field } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
-      if (String(value) !== String(window.ssmlens.shown(field) ?? "")) window.ssmlens.go({ [field]: value });
+      window.ssmlens.go({ [field]: value === "best" ? null : value });
     }
   },
 });

@@ -29,6 +29,10 @@ _STEP = re.compile(r"step[-_]?([0-9]+)")
 _MOST_DATA = 1024  # tokens a side of a download
 _MOST_NAMED = 4096  # tokens whose texts the pointer can tell
 _TITLE = 96  # characters over all columns
+_TALLEST, _WIDTH = (
+    380,
+    1120,
+)  # pixels of a panel, and of all on a small screen, so that panels are about square
 _PROMPT = 32  # characters of a prompt in a select
 
 
@@ -82,10 +86,11 @@ def controls(scene: Scene) -> tuple[list[Component], list[Component]]:
             style={} if at.view == "channel" else {"display": "none"},
         ),
         html.Button("whole map", id="compare-whole", className="quiet"),
-        html.Span("compare", className="muted"),
-        *(dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)),
     ]
-    return toolbar, [_place(side, opened) for side in opened] + _add(opened)
+    places = [_place(side, opened) for side in opened] + _add(opened)
+    links = [dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)]
+    suggestions = html.Span([html.Span("or compare", className="muted"), *links], className="place")
+    return toolbar, [*places, suggestions]
 
 
 @PAGE.view(
@@ -169,7 +174,8 @@ def maps_figure(scene: Scene, opened: list[Side]) -> go.Figure:
     apart = [_difference(opened[0], side, scene, limit) for side in opened[1:]]
     rows = [[*places, *apart]] if len(opened) == 2 else [places, [None, *apart]]
     texts = {tuple(side.scene.tokens) for side in opened if side.scene}
-    return side_by_side(rows, same_queries=len(texts) == 1, theme=scene.theme)
+    side = min(_TALLEST, _WIDTH // columns)
+    return side_by_side(rows, side=side, same_queries=len(texts) == 1, theme=scene.theme)
 
 
 def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:

@@ -1,0 +1,383 @@
+"""Runs: training as it goes. Loss and accuracy by step, by length and by learning rate; transplants against scores."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+import plotly.graph_objects as go
+import xarray as xr
+from dash import Input, Output, dcc, html, no_update
+from dash.dependencies import ALL
+from dash.development.base_component import Component
+
+from ssmlens.plots.training_curves import readable, training_curves
+from ssmlens.plots.transplant import transplant_figure
+from ssmlens.store.run_metrics import EVAL, TRAIN
+from ssmlens.store.runs import Run, tabulate
+from ssmlens_dashboard.address import Address, RunMeasure
+from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.page import Page
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import runs
+from ssmlens_dashboard.views.runs import Arm, Listed
+
+_SOON, _LATER = (
+    2_000,
+    10_000,
+)  # milliseconds between looks: while something runs, while there is nothing
+_BEST = "best"
+_FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
+_MEASURES: dict[RunMeasure, str] = {"string": "strings right", "char": "characters right"}
+_NONE = (
+    "Training commands write run folders; none found in what this dashboard was opened on. "
+    "Open it on the folder that holds them: ssmlens dashboard FOLDER"
+)
+_GRID = {
+    "suppressCellFocus": True,
+    "animateRows": False,
+    "theme": {
+        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
+        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
+        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
+    },
+}
+
+
+def layout(_: Scene) -> Component:
+    """Controls, curves two by two, every run in a table; or what to do where there is none."""
+    return html.Div(
+        [
+            dcc.Interval(id="runs-tick", interval=_SOON),
+            dcc.Store(id="runs-seen"),
+            html.P(_NONE, id="runs-none", className="trouble", hidden=True),
+            html.Div(
+                [
+                    html.Div(id="runs-toolbar", className="toolbar"),
+                    html.P(id="runs-told", className="muted", role="status"),
+                    html.Div(
+                        [
+                            html.Div(figure_card("runs-loss", "Loss in training", height=330)),
+                            html.Div(figure_card("runs-accuracy", "Accuracy", height=330)),
+                            html.Div(figure_card("runs-lengths", "Accuracy by length", height=330)),
+                            html.Div(
+                                figure_card("runs-rates", "Learning rates", height=330),
+                                id="runs-rated",
+                            ),
+                        ],
+                        className="halves",
+                    ),
+                    html.Div(
+                        figure_card("runs-transplants", "Transplants", height=400),
+                        id="runs-transplanted",
+                    ),
+                    html.Section(
+                        [
+                            html.Div(html.H2("Runs"), className="card-head"),
+                            dag.AgGrid(
+                                id="runs-table",
+                                columnDefs=[],
+                                rowData=[],
+                                getRowId="params.data.id",
+                                dashGridOptions=_GRID,
+                                className="grid",
+                            ),
+                        ],
+                        className="card",
+                    ),
+                ],
+                id="runs-all",
+                className="runs",
+            ),
+        ]
+    )
+
+
+PAGE = Page(
+    name="runs",
+    title="Runs",
+    order=6,
+    layout=layout,
+    rebuilt_by=(),
+    needs_capture=False,
+    data=lambda scene: data(scene),
+)
+
+
+@PAGE.view(
+    Output("runs-seen", "data"),
+    Output("runs-tick", "interval"),
+    Output("runs-tick", "disabled"),
+    also=(Input("runs-tick", "n_intervals"), Input("runs-seen", "data")),
+)
+def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple[Any, Any, Any]:
+    """Whether there is something new; how soon to look again, if ever."""
+    found = runs.listed(scene.library, scene.address.runs)
+    now = runs.fingerprint(found)
+    disabled = bool(found) and not runs.live(found)
+    return (no_update if seen == now else now), _SOON if found else _LATER, disabled
+
+
+@PAGE.view(
+    *(Output(f"runs-{name}", "figure") for name in _FIGURES),
+    Output("runs-accuracy-title", "children"),
+    Output("runs-rates-title", "children"),
+    Output("runs-rated", "hidden"),
+    Output("runs-transplanted", "hidden"),
+    Output("runs-table", "columnDefs"),
+    Output("runs-table", "rowData"),
+    Output("runs-toolbar", "children"),
+    Output("runs-told", "children"),
+    Output("runs-none", "hidden"),
+    Output("runs-all", "hidden"),
+    also=(Input("runs-seen", "data"),),
+)
+def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
+    """All that follows from the address and from what the runs have written so far."""
+    at = scene.address
+    found = runs.listed(scene.library, at.runs)
+    if not found and not runs.everywhere(scene.library):
+        return (*[no_update] * 14, False, True)
+    held = runs.sound(found)
+    length = runs.length_shown(held, at.length)
+    arms = runs.by_arm(held)
+    styles = {arm: number for number, arm in enumerate(arms)}
+    drawn = {arm: arms[arm] for arm in runs.most_telling(arms, at.measure, length)}
+    best = {
+        arm: there
+        for arm, all_of_it in drawn.items()
+        if (there := runs.at_rate(all_of_it, at.rate, at.measure, length))
+    }
+    what = _MEASURES[at.measure]
+    transplants = transplants_figure(scene, arms, styles, length)
+    return (
+        training_curves(
+            runs.curves(best, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
+        ),
+        training_curves(
+            runs.curves(best, styles, at.measure, EVAL, length),
+            "step",
+            what,
+            share=True,
+            theme=scene.theme,
+        ),
+        training_curves(
+            runs.by_length(best, styles, at.measure),
+            "length",
+            what,
+            share=True,
+            marked=True,
+            theme=scene.theme,
+        ),
+        training_curves(
+            runs.by_rate(drawn, styles, at.measure, length),
+            "learning rate",
+            what,
+            share=True,
+            marked=True,
+            logarithmic=True,
+            theme=scene.theme,
+        ),
+        transplants or no_update,
+        "Accuracy" if length is None else f"Accuracy at length {length}",
+        "Learning rates" if length is None else f"Learning rates, at length {length}",
+        len(runs.rates(held)) < 2,
+        transplants is None,
+        *table(found, length),
+        toolbar(scene, held, length),
+        told(found, arms, best, at),
+        True,
+        False,
+    )
+
+
+def transplants_figure(
+    scene: Scene, arms: Mapping[Arm, Sequence[Run]], styles: Mapping[Arm, int], length: int | None
+) -> go.Figure | None:
+    """Students' accuracy over their teacher layers' scores; None where there are no transplants."""
+    at = scene.address
+    held = [run for group in arms.values() for run in group]
+    names = runs.scores_known(held)
+    if not names or length is None:
+        return None
+    score = at.by if at.by in names else names[0]
+    twice = min(runs.lengths(held), key=lambda n: (abs(n - 2 * length), n))
+    shown = list(dict.fromkeys([length, twice]))
+    alone = {
+        arm: runs.final_mean(group, at.measure, length) for arm, group in arms.items() if arm[1] < 0
+    }
+    return transplant_figure(
+        runs.students(arms, styles, score, at.measure, shown),
+        {
+            f"{runs.arm_text(arm)}, length {length}": (styles[arm], value)
+            for arm, value in alone.items()
+            if math.isfinite(value)
+        },
+        score,
+        _MEASURES[at.measure],
+        theme=scene.theme,
+    )
+
+
+def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Component]:
+    """What can be chosen, as it stands."""
+    at, there = scene.address, runs.lengths(held)
+    controls: list[Component] = [
+        dmc.SegmentedControl(
+            id=_control("measure"),
+            data=[{"value": name, "label": text} for name, text in _MEASURES.items()],
+            value=at.measure,
+            size="xs",
+        )
+    ]
+    if there:
+        options = [(str(n), f"length {n}") for n in there]
+        controls.append(_select("length", options, str(length), 110))
+    rates = runs.rates(held)
+    if len(rates) > 1:
+        options = [
+            (_BEST, "best learning rate"),
+            *((str(r), f"learning rate {r:g}") for r in rates),
+        ]
+        now = _BEST if at.rate not in rates else str(at.rate)
+        controls.append(_select("rate", options, now, 180))
+    scores = runs.scores_known(held)
+    if scores:
+        now = at.by if at.by in scores else scores[0]
+        options = [(name, readable(name)) for name in scores]
+        controls.append(_select("by", options, now, 180))
+    return controls + _folders(scene)
+
+
+def told(
+    found: Sequence[Listed],
+    arms: Mapping[Arm, Sequence[Run]],
+    best: Mapping[Arm, Sequence[Run]],
+    at: Address,
+) -> str:
+    """How many runs there are in which state, and what of them is drawn."""
+    states = Counter(it.state for it in found)
+    lines = [f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
+    if any(it.state == "failed" for it in found):
+        lines.append("failed runs are in the table only")
+    if len(arms) > runs.MOST_ARMS:
+        lines.append(f"{runs.MOST_ARMS} of {len(arms)} arms drawn: the controls, then the best")
+    chosen = {
+        runs.arm_text(arm): rate
+        for arm, group in best.items()
+        if len(runs.rates(arms[arm])) > 1
+        for rate in runs.rates(group)
+    }
+    if chosen and at.rate is None:
+        shown = ", ".join(f"{readable(arm)} {rate:g}" for arm, rate in chosen.items())
+        lines.append(f"each arm at its best learning rate ({shown})")
+    lines.append("bands span the seeds")
+    return "; ".join(lines)
+
+
+def table(
+    found: Sequence[Listed], length: int | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Columns and rows for ag-grid, a row a run: plain text and numbers."""
+    number, share = (
+        {"valueFormatter": _formatted(form), "type": "rightAligned"} for form in (".3~g", ".1%")
+    )
+    at = "" if length is None else f" at {length}"
+    columns = [
+        {"field": "run", "pinned": "left", "width": 170},
+        {"field": "arm", "width": 110},
+        {"field": "layer", "headerName": "teacher layer", "width": 106, **number},
+        {"field": "seed", "width": 60, **number},
+        {"field": "rate", "headerName": "learning rate", "width": 104, **number},
+        {
+            "field": "state",
+            "width": 84,
+            "cellClassRules": {"failed": "['failed', 'unreadable'].includes(params.value)"},
+        },
+        {"field": "step", "type": "rightAligned", "width": 110},
+        {"field": "loss", "width": 70, **number},
+        {"field": "char", "headerName": f"characters{at}", "width": 116, **share},
+        {"field": "string", "headerName": f"strings{at}", "width": 100, **share},
+        {"field": "minutes", "width": 76, **number},
+        {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
+    ]
+    named = [
+        {"headerName": column["field"], "sortable": True, "resizable": True, **column}
+        for column in columns
+    ]
+    return named, [_row(it, length) for it in found]
+
+
+def data(scene: Scene) -> xr.Dataset:
+    """Every run with its last measures, for download."""
+    found = runs.listed(scene.library, scene.address.runs)
+    return tabulate([it.run for it in found if it.run is not None])
+
+
+def _row(it: Listed, length: int | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": it.entry.id,
+        "run": readable(it.entry.name, 60),
+        "state": it.state,
+        "problem": readable(it.problem, 400),
+    }
+    if it.run is None:
+        return row
+    status, loss = it.run.status, it.run.metrics.curve("loss", TRAIN)[1]
+    return row | {
+        "arm": readable(it.run.arm, 40),
+        "layer": it.run.teacher_layer,
+        "seed": it.run.seed,
+        "rate": _plain(it.run.learning_rate),
+        "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
+        "loss": _plain(float(loss[-1])) if len(loss) else None,
+        **{name: _plain(runs.final_mean([it.run], name, length)) for name in _MEASURES},
+        "minutes": _plain(status.seconds / 60),
+        "problem": readable(status.error, 400),
+    }
+
+
+def _folders(scene: Scene) -> list[Component]:
+    """Links to the runs of one folder, where there are several."""
+    at, there = scene.address, runs.folders(runs.everywhere(scene.library))
+    if len(there) < 2:
+        return []
+    here = {it.folder for it in runs.listed(scene.library, at.runs)}
+    return [
+        dcc.Link(
+            readable(name, 32),
+            href=at.but(runs=(folder,), length=None, rate=None).href,
+            className="quiet here" if folder in here else "quiet",
+        )
+        for folder, name in there.items()
+    ]
+
+
+def _control(field: str) -> dict[str, str]:
+    return {"type": "runs-control", "field": field}
+
+
+def _select(field: str, options: list[tuple[str, str]], value: str, width: int) -> Component:
+    return dmc.Select(
+        id=_control(field),
+        data=[{"value": of, "label": label} for of, label in options],
+        value=value,
+        allowDeselect=False,
+        size="xs",
+        w=width,
+        **more(aria_label=field.capitalize()),
+    )
+
+
+def _formatted(form: str) -> dict[str, str]:
+    """A number in d3's format; nothing where there is none."""
+    return {"function": f"params.value == null ? '' : d3.format('{form}')(params.value)"}
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+PAGE.clientside("runs_control", Input({"type": "runs-control", "field": ALL}, "value"))
