@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
+    "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),

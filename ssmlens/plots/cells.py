@@ -98,7 +98,7 @@ def paint(
 
 
 def labelled_axis(
-    labels: Sequence[str], title: str, ticks: Sequence[tuple[float, str]], *, down: bool = False
+    labels: Sequence[str], title: str, ticks: Sequence[tuple[int, str]], *, down: bool = False
 ) -> dict[str, Any]:
     """An axis of cells: the pointer reads their labels, the ticks are fewer and shorter.
 
@@ -114,7 +114,7 @@ def labelled_axis(
         "categoryorder": "array",
         "categoryarray": list(labels),
         "range": shown[::-1] if down else shown,
-        "tickvals": [at for at, _ in ticks],
+        "tickvals": [labels[at] for at, _ in ticks],  # a number could be taken for a label
         "ticktext": [text for _, text in ticks],
         "tickfont": {"family": MONO, "size": 10},
         "title": {"text": title, "standoff": 6},
@@ -124,7 +124,7 @@ def labelled_axis(
     }
 
 
-def number_ticks(first: int, end: int, several: int, most: int = 12) -> list[tuple[float, str]]:
+def number_ticks(first: int, end: int, several: int, most: int = 12) -> list[tuple[int, str]]:
     """Ticks for `labelled_axis` at round numbers from `first` to before `end`, where `several` share a cell."""
     step = _round_step((end - first) / most)
     numbers = range(first + (-first) % step, end, step)
