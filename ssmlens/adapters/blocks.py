@@ -6,9 +6,16 @@ import re
 from torch import nn
 
 from ssmlens import names
-from ssmlens.adapters.find import MixerSite, block_names, find_mixers, is_within
+from ssmlens.adapters.find import (
+    MixerSite,
+    adapter_of,
+    block_names,
+    find_mixers,
+    is_within,
+)
 
-# By class name, in every library: the token mixing is self-attention, the feed-forward is what these say.
+# By class name, in every library: the token mixing is self-attention (unless an adapter reads it: linear attention is a
+# mixer), the feed-forward is what these say.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
 _MLP = re.compile(r"(MLP|FeedForward|FFN)$")
@@ -84,7 +91,7 @@ def find_blocks(model: nn.Module) -> list[Block]:
         layer: AttentionSite(layer, name, module)
         # The outermost module of a block comes first, and is the one that stays.
         for name, module in reversed(list(model.named_modules(remove_duplicate=False)))
-        if _ATTENTION.search(type(module).__name__)
+        if _ATTENTION.search(type(module).__name__) and adapter_of(module) is None
         for layer, block in enumerate(blocks)
         if is_within(name, block)
     }

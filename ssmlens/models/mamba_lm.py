@@ -1,9 +1,9 @@
 """`MambaLM`: the plain-torch twin of mamba_ssm's `MambaLMHeadModel`, on any device, no kernels."""
 
-import dataclasses
-import inspect
+import json
 import math
-from collections.abc import Mapping, Set
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,80 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ssmlens.errors import UnsupportedModelError
-from ssmlens.models.attention import MHA
-from ssmlens.models.mamba import Mamba
-from ssmlens.models.mamba2 import Mamba2
-from ssmlens.models.mamba3 import Mamba3
-
-MIXER_OF_LAYER = {"Mamba1": Mamba, "Mamba2": Mamba2, "Mamba3": Mamba3}
-
-
-@dataclasses.dataclass(frozen=True)
-class MambaConfig:
-    """What mamba_ssm's config.json says, with mamba_ssm's defaults.
-
-    Attributes:
-        d_model: Width of the hidden states.
-        d_intermediate: Width of a gated MLP after each mixer; 0 for none.
-        n_layer: Number of blocks.
-        vocab_size: Number of tokens, before padding to a multiple of `pad_vocab_size_multiple`.
-        ssm_cfg: Arguments of the mixer; "layer" names its class, "Mamba1", "Mamba2" or "Mamba3".
-        attn_layer_idx: Blocks with attention instead of a mixer.
-        attn_cfg: Arguments of that attention, see `attention.MHA`.
-        rms_norm: RMSNorm before each mixer; LayerNorm if false.
-        residual_in_fp32: Keep the residual stream in float32.
-        fused_add_norm: Normalise the residual sum before it is rounded to the weights' dtype.
-        pad_vocab_size_multiple: See `vocab_size`.
-        tie_embeddings: The output head is the embedding.
-    """
-
-    d_model: int = 2560
-    d_intermediate: int = 0
-    n_layer: int = 64
-    vocab_size: int = 50277
-    ssm_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
-    attn_layer_idx: list[int] = dataclasses.field(default_factory=list)
-    attn_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
-    rms_norm: bool = True
-    residual_in_fp32: bool = True
-    fused_add_norm: bool = True
-    pad_vocab_size_multiple: int = 8
-    tie_embeddings: bool = True
-
-    def __post_init__(self):
-        layer = self.ssm_cfg.get("layer", "Mamba1")
-        if layer not in MIXER_OF_LAYER:
-            raise UnsupportedModelError(
-                f"ssm_cfg names the layer {layer!r}; supported: {', '.join(MIXER_OF_LAYER)}"
-            )
-        _check_arguments("ssm_cfg", layer, MIXER_OF_LAYER[layer], self.ssm_cfg.keys() - {"layer"})
-        if self.attn_layer_idx:
-            _check_arguments("attn_cfg", "MHA", MHA, self.attn_cfg.keys())
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "MambaConfig":
-        """The configuration in a config.json. Unknown keys raise UnsupportedModelError by name."""
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise UnsupportedModelError(
-                f"this config.json has keys that MambaLM does not know: {', '.join(unknown)}"
-            )
-        return cls(**values)
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding: `vocab_size` rounded up."""
-        multiple = self.pad_vocab_size_multiple
-        return math.ceil(self.vocab_size / multiple) * multiple
-
-    def build_mixer(self, layer_idx: int, **made: Any) -> nn.Module:
-        """A new mixer for block `layer_idx`, attention where `attn_layer_idx` has it."""
-        if layer_idx in self.attn_layer_idx:
-            return MHA(self.d_model, layer_idx=layer_idx, **self.attn_cfg, **made)
-        arguments = dict(self.ssm_cfg)
-        mixer = MIXER_OF_LAYER[arguments.pop("layer", "Mamba1")]
-        return mixer(self.d_model, layer_idx=layer_idx, **arguments, **made)
+from ssmlens.models.layouts import CONFIG_FILE
+from ssmlens.models.mamba_config import MambaConfig
 
 
 class CausalLMOutput(NamedTuple):
@@ -161,7 +89,9 @@ class MambaLM(nn.Module):
     """A language model with the parameters, names and values of mamba_ssm's `MambaLMHeadModel`.
 
     Drawn as mamba_ssm draws it: embedding N(0, .02), biases of projections 0, out_proj and fc2
-    smaller by the square root of `n_layer`. On device "meta" nothing is drawn: assign a state dict.
+    smaller by the square root of `n_layer`, with an MLP too (`MixerModel` alone would count two
+    residuals a block there, but `MambaLMHeadModel` redraws its weights and counts one). On device
+    "meta" nothing is drawn: assign a state dict.
 
     Args:
         config: The architecture.
@@ -192,6 +122,18 @@ class MambaLM(nn.Module):
         """Logits at every token. Sequences of different length are padded on the right."""
         return CausalLMOutput(self.lm_head(self.backbone(input_ids)))
 
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors into `folder`, for `load_model`; mamba_ssm's names, the head too."""
+        from safetensors.torch import save_file
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        config = json.dumps(self.config.to_dict(), indent=2)
+        (place / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+        # Copies: the format does not take tensors that share memory, as head and embedding do.
+        state = {name: tensor.cpu().clone() for name, tensor in self.state_dict().items()}
+        save_file(state, place / "model.safetensors")
+
     @torch.no_grad()
     def _draw(self) -> None:
         nn.init.normal_(self.backbone.embedding.weight, std=0.02)
@@ -200,20 +142,6 @@ class MambaLM(nn.Module):
                 parameter.zero_()
             elif name.endswith(("out_proj.weight", "fc2.weight")):
                 parameter.div_(math.sqrt(self.config.n_layer))
-
-
-def _check_arguments(key: str, name: str, mixer: type[nn.Module], given: Set[str]) -> None:
-    """Raise UnsupportedModelError where a config.json's `key` has what the mixer lacks, or lacks what it needs."""
-    takes = inspect.signature(mixer).parameters
-    unknown = sorted(given - takes.keys())
-    if unknown:
-        raise UnsupportedModelError(
-            f"{key} has options that {name} does not take: {', '.join(unknown)}"
-        )
-    needed = [n for n, p in takes.items() if p.default is p.empty][1:]  # the first is the width
-    missing = [n for n in needed if n not in given]
-    if missing:
-        raise UnsupportedModelError(f"{key} lacks what {name} needs: {', '.join(missing)}")
 
 
 def _norm(config: MambaConfig, made: dict[str, Any]) -> nn.RMSNorm | nn.LayerNorm:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ssmlens.errors import SsmlensError
 from ssmlens.models import backends, checkpoint
-from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.mamba_lm import MambaLM
 
 HEAD, EMBEDDING = "lm_head.weight", "backbone.embedding.weight"
 
@@ -21,6 +22,8 @@ def why_no_kernels(config: dict[str, Any]) -> str | None:
     layer = config.get("ssm_cfg", {}).get("layer", "Mamba1")
     if layer not in ("Mamba1", "Mamba2"):
         return f"its language model has no {layer} layers"
+    if config.get("linear_attn_cfg"):
+        return "its language model has no linear attention"
     turned = config.get("attn_layer_idx") and config.get("attn_cfg", {}).get("rotary_emb_dim", 0)
     if turned and importlib.util.find_spec("flash_attn") is None:
         return "its rotary embedding needs flash_attn, which is not installed"
@@ -37,7 +40,8 @@ def make_skeleton(config: dict[str, Any], backend: str, dtype: torch.dtype) -> n
     if backend == backends.TORCH:
         return MambaLM(parsed, device="meta", dtype=dtype)
     mamba_ssm = backends.import_mamba_ssm()
-    return mamba_ssm.MambaLMHeadModel(mamba_ssm.MambaConfig(**config), device="meta", dtype=dtype)
+    theirs = mamba_ssm.MambaConfig(**parsed.to_dict())
+    return mamba_ssm.MambaLMHeadModel(theirs, device="meta", dtype=dtype)
 
 
 def untie(skeleton: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ def check_fold(operands: ScanOperands, fold: Collection[str]) -> None:
             "these operands hold the scan alone (a file does not keep what surrounds it): "
             "take them from ssmlens.recording to fold"
         )
-    there = {"conv": operands.mixing.u, "gate": operands.gate, "skip": operands.D}
+    gate_or_norm = operands.mixing.norm_weight if operands.gate is None else operands.gate
+    there = {"conv": operands.mixing.u, "gate": gate_or_norm, "skip": operands.D}
     for part in fold:
         if there[part] is None:
             what = {"conv": "convolution", "gate": "gate", "skip": "skip (D)"}[part]
@@ -102,9 +103,10 @@ def _gate_scale(operands: ScanOperands, dtype: torch.dtype) -> Float[Tensor, "ba
     mixing = operands.mixing
     assert mixing is not None
     assert operands.x is not None
-    assert operands.gate is not None
     d_ssm = operands.heads * operands.x.shape[3]
-    gate = F.silu(operands.gate[..., -d_ssm:].to(dtype))  # a gated MLP's channels come before
+    gate = torch.ones_like(operands.x.flatten(2), dtype=dtype)
+    if operands.gate is not None:
+        gate = F.silu(operands.gate[..., -d_ssm:].to(dtype))  # a gated MLP's channels come before
     if mixing.norm_weight is None:
         return gate
     y = selective_scan(operands).flatten(2).to(dtype)

@@ -52,8 +52,8 @@ def channel_maps(
     exactly what the scan computes (paper eq. 8). A map takes T²·N operations. D is not on the diagonal.
 
     With `fold`, in any order: "conv" takes the map back to u, the channel before its convolution and activation
-    (without it: to x); "skip" adds D to the diagonal; "gate" takes it on to what enters out_proj, through the gate and,
-    where the mixer has one, the norm with its weight (without it: to y). Then, channel by channel,
+    (without it: to x); "skip" adds D to the diagonal; "gate" takes it on to what enters out_proj, through the gate and
+    the norm with its weight, whichever the mixer has (without it: to y). Then, channel by channel,
 
         matrix @ u + offset    is what the mixer computes for this input,
 

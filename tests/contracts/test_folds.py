@@ -62,6 +62,8 @@ def recorded(request):
 def there(o):
     """What of FOLDS a mixer has."""
     parts = {"conv": o.mixing.u, "gate": o.gate, "skip": o.D}
+    if o.gate is None:
+        parts["gate"] = o.mixing.norm_weight  # a norm by itself
     return tuple(part for part in FOLDS if parts[part] is not None)
 
 
@@ -78,7 +80,9 @@ def by_definition(o, fold):
     y = reference_scan(o).flatten(2)
     scale = torch.ones_like(y)
     if "gate" in fold:
-        m, z = o.mixing, F.silu(o.gate[..., -y.shape[2] :].double())
+        m, z = o.mixing, torch.ones_like(y)
+        if o.gate is not None:
+            z = F.silu(o.gate[..., -y.shape[2] :].double())
         scale = z
         if m.norm_weight is not None:
             part = (y if m.norm_before_gate else y * z).unflatten(2, (m.norm_groups, -1))

@@ -142,7 +142,7 @@ def test_a_block_with_an_mlp_has_two_residual_branches(build):
 
 
 def test_hybrids_are_drawn_whole(build):
-    attention = {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 2, "d_conv": 3}}
+    attention = {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 2, "d_conv": 3, "causal": True}}
     model = spoil(build("ssmlens mamba2", **attention))
     inits["mamba-ssm"]().apply_(model)
     assert not any((p == 7).any() for p in model.parameters())

@@ -117,7 +117,7 @@ def test_forced_on_a_negative_A_log_of_mamba2_it_still_refuses(build):
         ("ssmlens mamba", {}, {"layers": (-1,)}, "layer -1 is out of range"),
         (
             "ssmlens mamba",
-            {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 1}},
+            {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 1, "causal": True}},
             {"layers": (1,)},
             "layer 1 is attention, not a Mamba mixer; those are in layers 0",
         ),

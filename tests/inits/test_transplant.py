@@ -208,7 +208,10 @@ def test_a_model_may_be_its_own_teacher(trained):
             r"teacher: layer 2 is out of range: .* 0\.\.1",
         ),
         (
-            ("ssmlens mamba", {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 1}}),
+            (
+                "ssmlens mamba",
+                {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 1, "causal": True}},
+            ),
             ("ssmlens mamba", {}),
             1,
             "block",

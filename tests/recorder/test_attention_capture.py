@@ -102,7 +102,8 @@ def test_without_eager_attention_it_is_said_once_how_to_get_maps(tiny_model, tmp
 
 
 def test_attention_that_sees_padding_is_refused(tmp_path):
-    model = mamba_lm(causal=False)
+    model = mamba_lm()
+    model.backbone.layers[1].mixer.causal = False
     with pytest.raises(UsageError, match=r"layer 1: its attention is not causal.*one length"):
         ssmlens.capture(model, IDS, tmp_path / "run")
     with ssmlens.capture(model, [ids[:1] * 3 for ids in IDS], tmp_path / "same") as captured:

@@ -1,0 +1,195 @@
+"""Causal linear attention, without softmax or kernel: in a Mamba block where its scan was, and as a layer by itself.
+
+    y[i] = Σ_{j ≤ i} (q[i]·k[j]) x[j],    or in one line    Y = X · CausalMask(Xᵀ W_qᵀ W_k X)
+
+(paper eq. 12, and the ablation of its Figure 5.) It is a selective scan that forgets nothing and writes with weight 1:
+k is B, q is C, Δ = 1, the log of the decay 0, and there is no D. So these modules hand `ScanOperands` to
+`selective_scan` as the other mixers do, and whatever reads those reads them.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number, depthwise
+from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.scan.mixing import TokenMixing
+from ssmlens.scan.operands import ScanOperands, scan_dtype
+from ssmlens.scan.selective_scan import selective_scan
+
+NORMALISATIONS = ("none", "length", "rms")
+
+
+class MambaLinearAttention(nn.Module):
+    """Mamba-1's block with one head of linear attention where its scan was; `[batch token d_model]` in and out.
+
+    in_proj, convolution, SiLU, gate and out_proj are `Mamba`'s, and x_proj makes k and q from x as it makes B and C
+    there; Δ, A and D are gone. `Mamba` with Δ = 1, A = 0 and D = 0 computes the same.
+
+    Args:
+        d_model: Width of the hidden states.
+        d_state: Size of q and k: what the paper calls the head dimension.
+        d_conv: Taps of the convolution.
+        expand: d_inner / d_model.
+        conv_bias: Whether the convolution has a bias.
+        bias: Whether in_proj and out_proj have one.
+        layer_idx: Index of the block in its model.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: Number = 2,
+        conv_bias: bool = True,
+        bias: bool = False,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.activation = "silu"
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
+        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
+        self.x_proj = nn.Linear(self.d_inner, 2 * d_state, bias=False, **made)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+
+    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> ScanOperands:
+        """x = SiLU(conv(W_x u)), (k, q) = x_proj x, with the gate's branch beside them."""
+        u, gate = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=2)
+        taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        x = F.silu(causal_conv1d(u, taps, bias)).to(gate.dtype)
+        k, q = F.linear(x, self.x_proj.weight).chunk(2, dim=2)
+        mixing = TokenMixing(u=u, conv_weight=taps, conv_bias=bias)
+        return _operands(k.unsqueeze(2), q.unsqueeze(2), x.unsqueeze(2), gate, mixing)
+
+    def finish(
+        self, y: Float[Tensor, "batch token 1 d_inner"], operands: ScanOperands
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The output, out_proj(y · SiLU(gate)), from the scan's `y`."""
+        assert operands.gate is not None
+        gated = y.flatten(2) * F.silu(operands.gate.to(y.dtype))
+        gated = gated.to(operands.gate.dtype)
+        return F.linear(gated, self.out_proj.weight, self.out_proj.bias)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """Mix the tokens: project, scan, finish."""
+        operands = self.operands(hidden_states)
+        return self.finish(selective_scan(operands), operands)
+
+
+class LinearAttention(nn.Module):
+    """Multi-head linear attention by itself: queries, keys, values, out_proj; `[batch token d_model]` in and out.
+
+    The rows of in_proj make the values of all heads, then their keys, then their queries (x, B, C as in Mamba-2).
+
+    Args:
+        d_model: Width of the hidden states, and of the values of all heads together.
+        nheads: Number of heads.
+        d_state: Size of a head's queries and keys.
+        normalise: "none"; "length": what token i reads is divided by i + 1, the number of tokens it sees; "rms": each
+            head's output is RMS-normalised, with a weight, before out_proj.
+        bias: Whether in_proj and out_proj have a bias.
+        layer_idx: Index of the block in its model.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+
+    Raises:
+        UsageError: `d_model` does not divide over the heads, or `normalise` is none of the three.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nheads: int = 1,
+        d_state: int = 64,
+        normalise: str = "none",
+        bias: bool = False,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if nheads < 1 or d_model % nheads:
+            raise UsageError(
+                f"LinearAttention needs d_model in nheads equal heads; got {d_model} and {nheads}"
+            )
+        if normalise not in NORMALISATIONS:
+            raise UsageError(
+                f"LinearAttention's normalise is one of {', '.join(NORMALISATIONS)}, not {normalise!r}"
+            )
+        self.d_model, self.nheads, self.d_state = d_model, nheads, d_state
+        self.headdim, self.normalise = d_model // nheads, normalise
+        self.layer_idx = layer_idx
+
+        made = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, d_model + 2 * nheads * d_state, bias=bias, **made)
+        if normalise == "rms":
+            self.norm = nn.RMSNorm(d_model, eps=1e-5, **made)
+        self.out_proj = nn.Linear(d_model, d_model, bias=bias, **made)
+
+    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> ScanOperands:
+        """(x, k, q) = in_proj u, a group a head; q is divided by the tokens it sees where that is asked for."""
+        projected = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
+        width = self.nheads * self.d_state
+        split = projected.split([self.d_model, width, width], dim=2)
+        x, k, q = (part.unflatten(2, (self.nheads, -1)) for part in split)
+        mixing = TokenMixing()
+        if self.normalise == "length":
+            seen = torch.arange(1, q.shape[1] + 1, device=q.device, dtype=scan_dtype(q))
+            q = q / seen.view(-1, 1, 1)
+        elif self.normalise == "rms":
+            weight, eps = self.norm.weight, float(self.norm.eps or 0)
+            mixing = TokenMixing(norm_weight=weight, norm_eps=eps, norm_groups=self.nheads)
+        return _operands(k, q, x, None, mixing)
+
+    def finish(
+        self, y: Float[Tensor, "batch token head headdim"], operands: ScanOperands
+    ) -> Float[Tensor, "batch token d_model"]:
+        """The output, out_proj(y) or out_proj(RMSNorm(y)), from the scan's `y`."""
+        if self.normalise == "rms":
+            weight = self.norm.weight.to(y.dtype).view(y.shape[2:])
+            y = F.rms_norm(y, y.shape[3:], eps=self.norm.eps) * weight
+        flat = y.flatten(2).to(self.out_proj.weight.dtype)
+        return F.linear(flat, self.out_proj.weight, self.out_proj.bias)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch token d_model"]
+    ) -> Float[Tensor, "batch token d_model"]:
+        """Mix the tokens: project, scan, finish."""
+        operands = self.operands(hidden_states)
+        return self.finish(selective_scan(operands), operands)
+
+
+def _operands(
+    k: Float[Tensor, "batch token head state"],
+    q: Float[Tensor, "batch token head state"],
+    x: Float[Tensor, "batch token head headdim"],
+    gate: Float[Tensor, "batch token d_inner"] | None,
+    mixing: TokenMixing,
+) -> ScanOperands:
+    """A scan that keeps everything and writes it with weight 1."""
+    wide = scan_dtype(x)
+    one = torch.ones(x.shape[:3], device=x.device, dtype=wide)
+    return ScanOperands(
+        delta=one,
+        A=None,
+        B=k.to(wide),
+        C=q.to(wide),
+        x=x.to(wide),
+        gate=gate,
+        log_decay=torch.zeros_like(one),
+        mixing=mixing,
+    )

@@ -1,0 +1,167 @@
+"""`MambaConfig`: what a config.json in mamba_ssm's layout says, above all which block has which mixer."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from ssmlens.errors import UnsupportedModelError
+from ssmlens.models.attention import MHA
+from ssmlens.models.linear_attention import LinearAttention, MambaLinearAttention
+from ssmlens.models.mamba import Mamba
+from ssmlens.models.mamba2 import Mamba2
+from ssmlens.models.mamba3 import Mamba3
+
+Mixers = Mapping[str, type[nn.Module]]
+
+MIXER_OF_LAYER: Mixers = {"Mamba1": Mamba, "Mamba2": Mamba2, "Mamba3": Mamba3}
+LINEAR_ATTENTION_OF_LAYER: Mixers = {
+    "MambaLinearAttention": MambaLinearAttention,
+    "LinearAttention": LinearAttention,
+}
+# What `build_mixer` gives to every mixer itself.
+_OWN_ARGUMENTS = ("d_model", "embed_dim", "layer_idx", "device", "dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class MambaConfig:
+    """What mamba_ssm's config.json says, with mamba_ssm's defaults, and one field more: `linear_attn_cfg`.
+
+    Attributes:
+        d_model: Width of the hidden states.
+        d_intermediate: Width of a gated MLP after each mixer; 0 for none.
+        n_layer: Number of blocks.
+        vocab_size: Number of tokens, before padding to a multiple of `pad_vocab_size_multiple`.
+        ssm_cfg: Arguments of the mixer; "layer" names its class, "Mamba1", "Mamba2" or "Mamba3".
+        attn_layer_idx: Blocks with softmax attention instead of that mixer.
+        attn_cfg: Arguments of that attention, see `attention.MHA`; "causal" must be true.
+        linear_attn_cfg: Linear attention instead of that mixer, which mamba_ssm does not have: "layer_idx" lists its
+            blocks, "layer" names its class, "MambaLinearAttention" (the default) or "LinearAttention", and the rest
+            are that class's arguments (`linear_attention`). Empty: none.
+        rms_norm: RMSNorm before each mixer; LayerNorm if false.
+        residual_in_fp32: Keep the residual stream in float32.
+        fused_add_norm: Normalise the residual sum before it is rounded to the weights' dtype.
+        pad_vocab_size_multiple: See `vocab_size`.
+        tie_embeddings: The output head is the embedding.
+
+    Raises:
+        UnsupportedModelError: An option is unknown, a needed one is missing, or two contradict each other.
+    """
+
+    d_model: int = 2560
+    d_intermediate: int = 0
+    n_layer: int = 64
+    vocab_size: int = 50277
+    ssm_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
+    attn_layer_idx: list[int] = dataclasses.field(default_factory=list)
+    attn_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
+    linear_attn_cfg: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rms_norm: bool = True
+    residual_in_fp32: bool = True
+    fused_add_norm: bool = True
+    pad_vocab_size_multiple: int = 8
+    tie_embeddings: bool = True
+
+    def __post_init__(self):
+        _check_mixer("ssm_cfg", self.ssm_cfg, "Mamba1", MIXER_OF_LAYER)
+        self._check_blocks("attn_layer_idx", self.attn_layer_idx)
+        if self.attn_layer_idx:
+            _check_arguments("attn_cfg", "MHA", MHA, self.attn_cfg)
+            if self.attn_cfg.get("causal") is not True:
+                raise UnsupportedModelError(
+                    'attn_cfg lacks "causal": true, and mamba_ssm\'s MHA is not causal by default: '
+                    "tokens would see those that they are to predict; set it"
+                )
+        if self.linear_attn_cfg:
+            self._check_linear_attention()
+
+    def _check_linear_attention(self) -> None:
+        arguments = dict(self.linear_attn_cfg)
+        blocks = arguments.pop("layer_idx", None)
+        if not blocks:
+            raise UnsupportedModelError(
+                "linear_attn_cfg names no blocks: set its layer_idx to a list of them"
+            )
+        self._check_blocks("linear_attn_cfg's layer_idx", blocks)
+        both = sorted(set(blocks) & set(self.attn_layer_idx))
+        if both:
+            raise UnsupportedModelError(
+                f"block {both[0]} is in both attn_layer_idx and linear_attn_cfg's layer_idx: "
+                "it has one mixer"
+            )
+        _check_mixer(
+            "linear_attn_cfg", arguments, "MambaLinearAttention", LINEAR_ATTENTION_OF_LAYER
+        )
+
+    def _check_blocks(self, key: str, blocks: object) -> None:
+        if not isinstance(blocks, list) or any(type(block) is not int for block in blocks):
+            raise UnsupportedModelError(f"{key} is a list of block numbers, not {blocks!r}")
+        for block in blocks:
+            if not 0 <= block < self.n_layer:
+                raise UnsupportedModelError(
+                    f"{key} names block {block}, but n_layer is {self.n_layer}: 0..{self.n_layer - 1}"
+                )
+            if blocks.count(block) > 1:
+                raise UnsupportedModelError(f"{key} names block {block} more than once")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "MambaConfig":
+        """The configuration in a config.json. Unknown keys raise UnsupportedModelError by name."""
+        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise UnsupportedModelError(
+                f"this config.json has keys that MambaLM does not know: {', '.join(unknown)}"
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json says of it: mamba_ssm's keys, and `linear_attn_cfg` only where there is linear attention."""
+        values = dataclasses.asdict(self)
+        if not self.linear_attn_cfg:
+            del values["linear_attn_cfg"]
+        return values
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: `vocab_size` rounded up."""
+        multiple = self.pad_vocab_size_multiple
+        return math.ceil(self.vocab_size / multiple) * multiple
+
+    def build_mixer(self, layer_idx: int, **made: Any) -> nn.Module:
+        """A new mixer for block `layer_idx`: attention of either kind where it is asked for, else `ssm_cfg`'s."""
+        if layer_idx in self.attn_layer_idx:
+            return MHA(self.d_model, layer_idx=layer_idx, **self.attn_cfg, **made)
+        linear = dict(self.linear_attn_cfg)
+        if layer_idx in linear.pop("layer_idx", ()):
+            mixer = LINEAR_ATTENTION_OF_LAYER[linear.pop("layer", "MambaLinearAttention")]
+            return mixer(self.d_model, layer_idx=layer_idx, **linear, **made)
+        arguments = dict(self.ssm_cfg)
+        mixer = MIXER_OF_LAYER[arguments.pop("layer", "Mamba1")]
+        return mixer(self.d_model, layer_idx=layer_idx, **arguments, **made)
+
+
+def _check_mixer(key: str, cfg: Mapping[str, Any], default: str, mixers: Mixers) -> None:
+    """Raise UnsupportedModelError where the config.json's `key` names no known mixer, or arguments it does not take."""
+    layer = cfg.get("layer", default)
+    if layer not in mixers:
+        raise UnsupportedModelError(
+            f"{key} names the layer {layer!r}; supported: {', '.join(mixers)}"
+        )
+    _check_arguments(key, layer, mixers[layer], cfg.keys() - {"layer"})
+
+
+def _check_arguments(key: str, name: str, mixer: type[nn.Module], given: Collection[str]) -> None:
+    """Raise UnsupportedModelError where a config.json's `key` has what the mixer lacks, or lacks what it needs."""
+    takes = inspect.signature(mixer).parameters
+    unknown = sorted(set(given) - (takes.keys() - set(_OWN_ARGUMENTS)))
+    if unknown:
+        raise UnsupportedModelError(
+            f"{key} has options that {name} does not take: {', '.join(unknown)}"
+        )
+    needed = [n for n, p in takes.items() if p.default is p.empty and n not in _OWN_ARGUMENTS]
+    missing = [n for n in needed if n not in given]
+    if missing:
+        raise UnsupportedModelError(f"{key} lacks what {name} needs: {', '.join(missing)}")
