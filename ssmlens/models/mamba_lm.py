@@ -1,9 +1,6 @@
 """`MambaLM`: the plain-torch twin of mamba_ssm's `MambaLMHeadModel`, on any device, no kernels."""
 
-import json
 import math
-import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ssmlens.models.layouts import CONFIG_FILE
-from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
+
+__all__ = ["MIXER_OF_LAYER", "MambaConfig", "MambaLM"]
 
 
 class CausalLMOutput(NamedTuple):
@@ -121,18 +119,6 @@ class MambaLM(nn.Module):
     def forward(self, input_ids: Int[Tensor, "batch token"]) -> CausalLMOutput:
         """Logits at every token. Sequences of different length are padded on the right."""
         return CausalLMOutput(self.lm_head(self.backbone(input_ids)))
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json and model.safetensors into `folder`, for `load_model`; mamba_ssm's names, the head too."""
-        from safetensors.torch import save_file
-
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        config = json.dumps(self.config.to_dict(), indent=2)
-        (place / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-        # Copies: the format does not take tensors that share memory, as head and embedding do.
-        state = {name: tensor.cpu().clone() for name, tensor in self.state_dict().items()}
-        save_file(state, place / "model.safetensors")
 
     @torch.no_grad()
     def _draw(self) -> None:

@@ -1,6 +1,8 @@
-"""Models in mamba_ssm's layout: an empty MambaLM (or mamba_ssm's own model), then its weights."""
+"""Models in mamba_ssm's layout: an empty MambaLM (or mamba_ssm's own model), then its weights; and back to a folder."""
 
 import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from ssmlens.errors import SsmlensError
 from ssmlens.models import backends, checkpoint
+from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 
@@ -74,3 +77,17 @@ def fill(skeleton: Any, state: dict[str, Tensor]) -> nn.Module:
     skeleton.load_state_dict(cast, strict=False, assign=True)
     skeleton.tie_weights()
     return skeleton
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write a MambaLM's, or mamba_ssm's own model's, config.json and model.safetensors into a folder that exists.
+
+    The head is stored also where it is the embedding: mamba_ssm's `load_state_dict` wants every name.
+    """
+    from safetensors.torch import save_file
+
+    config = MambaConfig.from_dict(vars(model.config)).to_dict()
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # Copies: the format takes no tensors that share memory, as head and embedding do.
+    state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
