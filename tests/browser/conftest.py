@@ -1,5 +1,6 @@
 import runpy
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,52 @@ def browser():
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """serve(path, ...): the address of a dashboard over these paths."""
+    from ssmlens_dashboard.app import make_app
+    from ssmlens_dashboard.guard import Access
+    from ssmlens_dashboard.serve import listen, server_on
+
+    servers = []
+
+    def start(*paths):
+        here = listen("127.0.0.1", 0)
+        port = here.getsockname()[1]
+        server = server_on(here, make_app(paths, Access(port=port)).server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append((server, here))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for server, here in servers:
+        server.shutdown()
+        server.server_close()
+        here.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(url): a page; when the test is over, nothing may have been logged or asked of another server."""
+    told, asked, contexts = [], [], []
+
+    def open_page(url, scheme="light"):
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert told == []
+    assert [
+        url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+    ] == []

@@ -1,5 +1,6 @@
 """Runs: training as it goes. Loss and accuracy by step, by length and by learning rate; transplants against scores."""
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,13 @@ from ssmlens.plots.training_curves import readable, training_curves
 from ssmlens.plots.transplant import transplant_figure
 from ssmlens.store.run_metrics import EVAL, TRAIN
 from ssmlens.store.runs import Run, tabulate
-from ssmlens_dashboard.address import Address, RunMeasure
+from ssmlens_dashboard.address import Address
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import runs
-from ssmlens_dashboard.views.runs import Arm, Listed
+from ssmlens_dashboard.views.runs import MEASURES, Arm, Listed
+from ssmlens_dashboard.views.runs_table import GRID, table
 
 _SOON, _LATER = (
     2_000,
@@ -30,20 +32,10 @@ _SOON, _LATER = (
 )  # milliseconds between looks: while something runs, while there is nothing
 _BEST = "best"
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
-_MEASURES: dict[RunMeasure, str] = {"string": "strings right", "char": "characters right"}
 _NONE = (
     "Training commands write run folders; none found in what this dashboard was opened on. "
     "Open it on the folder that holds them: ssmlens dashboard FOLDER"
 )
-_GRID = {
-    "suppressCellFocus": True,
-    "animateRows": False,
-    "theme": {
-        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
-        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
-        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
-    },
-}
 
 
 def layout(_: Scene) -> Component:
@@ -52,6 +44,7 @@ def layout(_: Scene) -> Component:
         [
             dcc.Interval(id="runs-tick", interval=_SOON),
             dcc.Store(id="runs-seen"),
+            dcc.Store(id="runs-offered"),
             html.P(_NONE, id="runs-none", className="trouble", hidden=True),
             html.Div(
                 [
@@ -81,7 +74,7 @@ def layout(_: Scene) -> Component:
                                 columnDefs=[],
                                 rowData=[],
                                 getRowId="params.data.id",
-                                dashGridOptions=_GRID,
+                                dashGridOptions=GRID,
                                 className="grid",
                             ),
                         ],
@@ -128,7 +121,6 @@ def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple
     Output("runs-transplanted", "hidden"),
     Output("runs-table", "columnDefs"),
     Output("runs-table", "rowData"),
-    Output("runs-toolbar", "children"),
     Output("runs-told", "children"),
     Output("runs-none", "hidden"),
     Output("runs-all", "hidden"),
@@ -139,7 +131,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
     at = scene.address
     found = runs.listed(scene.library, at.runs)
     if not found and not runs.everywhere(scene.library):
-        return (*[no_update] * 14, False, True)
+        return (*[no_update] * 12, False, True)
     held = runs.sound(found)
     length = runs.length_shown(held, at.length)
     arms = runs.by_arm(held)
@@ -150,7 +142,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         for arm, all_of_it in drawn.items()
         if (there := runs.at_rate(all_of_it, at.rate, at.measure, length))
     }
-    what = _MEASURES[at.measure]
+    what = MEASURES[at.measure]
     transplants = transplants_figure(scene, arms, styles, length)
     return (
         training_curves(
@@ -186,11 +178,23 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         len(runs.rates(held)) < 2,
         transplants is None,
         *table(found, length),
-        toolbar(scene, held, length),
         told(found, arms, best, at),
         True,
         False,
     )
+
+
+@PAGE.view(
+    Output("runs-toolbar", "children"),
+    Output("runs-offered", "data"),
+    also=(Input("runs-seen", "data"), Input("runs-offered", "data")),
+)
+def offered(scene: Scene, _seen: object = None, offered: object = None) -> tuple[Any, Any]:
+    """The controls, drawn anew only where they changed: what a reader has open stays open."""
+    held = runs.sound(runs.listed(scene.library, scene.address.runs))
+    controls = toolbar(scene, held, runs.length_shown(held, scene.address.length))
+    now = hashlib.sha256(repr(controls).encode()).hexdigest()
+    return (no_update, no_update) if now == offered else (controls, now)
 
 
 def transplants_figure(
@@ -216,7 +220,7 @@ def transplants_figure(
             if math.isfinite(value)
         },
         score,
-        _MEASURES[at.measure],
+        MEASURES[at.measure],
         theme=scene.theme,
     )
 
@@ -227,7 +231,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     controls: list[Component] = [
         dmc.SegmentedControl(
             id=_control("measure"),
-            data=[{"value": name, "label": text} for name, text in _MEASURES.items()],
+            data=[{"value": name, "label": text} for name, text in MEASURES.items()],
             value=at.measure,
             size="xs",
         )
@@ -277,66 +281,10 @@ def told(
     return "; ".join(lines)
 
 
-def table(
-    found: Sequence[Listed], length: int | None
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Columns and rows for ag-grid, a row a run: plain text and numbers."""
-    number, share = (
-        {"valueFormatter": _formatted(form), "type": "rightAligned"} for form in (".3~g", ".1%")
-    )
-    at = "" if length is None else f" at {length}"
-    columns = [
-        {"field": "run", "pinned": "left", "width": 170},
-        {"field": "arm", "width": 110},
-        {"field": "layer", "headerName": "teacher layer", "width": 106, **number},
-        {"field": "seed", "width": 60, **number},
-        {"field": "rate", "headerName": "learning rate", "width": 104, **number},
-        {
-            "field": "state",
-            "width": 84,
-            "cellClassRules": {"failed": "['failed', 'unreadable'].includes(params.value)"},
-        },
-        {"field": "step", "type": "rightAligned", "width": 110},
-        {"field": "loss", "width": 70, **number},
-        {"field": "char", "headerName": f"characters{at}", "width": 116, **share},
-        {"field": "string", "headerName": f"strings{at}", "width": 100, **share},
-        {"field": "minutes", "width": 76, **number},
-        {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
-    ]
-    named = [
-        {"headerName": column["field"], "sortable": True, "resizable": True, **column}
-        for column in columns
-    ]
-    return named, [_row(it, length) for it in found]
-
-
 def data(scene: Scene) -> xr.Dataset:
     """Every run with its last measures, for download."""
     found = runs.listed(scene.library, scene.address.runs)
     return tabulate([it.run for it in found if it.run is not None])
-
-
-def _row(it: Listed, length: int | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": it.entry.id,
-        "run": readable(it.entry.name, 60),
-        "state": it.state,
-        "problem": readable(it.problem, 400),
-    }
-    if it.run is None:
-        return row
-    status, loss = it.run.status, it.run.metrics.curve("loss", TRAIN)[1]
-    return row | {
-        "arm": readable(it.run.arm, 40),
-        "layer": it.run.teacher_layer,
-        "seed": it.run.seed,
-        "rate": _plain(it.run.learning_rate),
-        "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
-        "loss": _plain(float(loss[-1])) if len(loss) else None,
-        **{name: _plain(runs.final_mean([it.run], name, length)) for name in _MEASURES},
-        "minutes": _plain(status.seconds / 60),
-        "problem": readable(status.error, 400),
-    }
 
 
 def _folders(scene: Scene) -> list[Component]:
@@ -369,15 +317,6 @@ def _select(field: str, options: list[tuple[str, str]], value: str, width: int) 
         w=width,
         **more(aria_label=field.capitalize()),
     )
-
-
-def _formatted(form: str) -> dict[str, str]:
-    """A number in d3's format; nothing where there is none."""
-    return {"function": f"params.value == null ? '' : d3.format('{form}')(params.value)"}
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 PAGE.clientside("runs_control", Input({"type": "runs-control", "field": ALL}, "value"))

@@ -16,6 +16,7 @@ from ssmlens.plots.training_curves import Curve
 from ssmlens.plots.transplant import Students
 from ssmlens.store.run_metrics import TRAIN, Measure
 from ssmlens.store.runs import Run, open_run
+from ssmlens_dashboard.address import RunMeasure
 from ssmlens_dashboard.library import Entry, Library, without_folders
 
 MOST_POINTS = 2000
@@ -23,6 +24,9 @@ MOST_POINTS = 2000
 
 MOST_ARMS = 8
 """Arms drawn as curves at most."""
+
+MEASURES: dict[RunMeasure, str] = {"string": "strings right", "char": "characters right"}
+"""What is compared, in words."""
 
 _POINTS = 16_000  # of all curves of a figure
 _QUIET = (

@@ -1,0 +1,93 @@
+"""Compare in a real browser: one zoom and one pointer for all maps, places chosen, added and taken out."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from ssmlens.store import open_capture
+
+RANGES = """() => {
+  const { _fullLayout: l } = document.querySelector('#compare-maps .js-plotly-plot');
+  return ['xaxis', 'xaxis2', 'xaxis3', 'yaxis', 'yaxis2', 'yaxis3'].map((name) => l[name].range.join(' '));
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(serve, copies, tmp_path_factory):
+    """A dashboard over the model that never learned to copy and the one that did."""
+    folder = tmp_path_factory.mktemp("pair")
+    for word in ("default", "mimetic"):
+        shutil.copy(copies(f"copy-mamba1-{word}", 17), folder / f"copy-{word}.h5")
+    return serve(folder)
+
+
+@pytest.fixture(scope="module")
+def stored(copies):
+    """The maps of layer 3, prompt 0."""
+    maps = []
+    for word in ("default", "mimetic"):
+        with open_capture(copies(f"copy-mamba1-{word}", 17)) as capture:
+            maps.append(capture.layer(3).read("attention_map", 0))
+    return maps
+
+
+def panel(page, number):
+    """The drawing area of a panel."""
+    name = "xy" if number == 1 else f"x{number}y{number}"
+    return page.locator(f"#compare-maps .nsewdrag[data-subplot={name}]")
+
+
+def test_two_models_their_difference_one_pointer_and_one_zoom(visit, address, stored):
+    page = visit(f"{address}/compare?layer=3")
+    panel(page, 3).wait_for()
+    assert page.locator("#compare-maps .main-svg image").count() == 3
+    tokens = len(stored[0])
+    box = panel(page, 2).bounding_box()
+    cell = box["width"] / tokens, box["height"] / tokens
+    page.mouse.move(box["x"] + 4.5 * cell[0], box["y"] + 21.5 * cell[1])
+    label = page.locator("#compare-hover")
+    label.get_by_text("query 21   key 4").wait_for()
+    values = [
+        float(v)
+        for v in re.findall(r"^[AB](?: − B)? +(-?[\d.e-]+)", label.inner_text(), re.MULTILINE)
+    ]
+    a, b = (float(m[21, 4]) for m in stored)
+    assert np.allclose(values, [a, b, a - b], rtol=6e-3)
+
+    page.mouse.move(box["x"] + 4.5 * cell[0], box["y"] + 17.5 * cell[1])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 12.5 * cell[0], box["y"] + 29.5 * cell[1], steps=4)
+    page.mouse.up()
+    page.wait_for_url(re.compile(r"zoom=1[78]-(29|30)%2C[45]-1[23]"))
+    page.wait_for_function(f"() => new Set(({RANGES})().slice(0, 3)).size === 1")
+    page.wait_for_function(f"() => ({RANGES})()[0].match(/^[34].5 1[12].5$/)")
+    assert len(set(page.evaluate(RANGES)[3:])) == 1
+    page.locator("#compare-whole").click()
+    page.wait_for_url(lambda url: "zoom" not in url)
+
+
+def test_arrows_move_both_and_selects_one_place(visit, address):
+    page = visit(f"{address}/compare?layer=3")
+    panel(page, 3).wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.2\.0$"))
+    page.locator(".place").get_by_role("textbox", name="Layer").click()
+    page.locator("[role=option]:visible", has_text="layer 0").click()
+    page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.0\.0$"))
+    page.locator("#compare-maps").get_by_text("B  copy-mimetic, layer 0").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(re.compile(r"layer=3&against=[0-9a-f]{10}\.0\.0$"))
+
+
+def test_places_are_added_and_taken_out_and_suggested(visit, address):
+    page = visit(f"{address}/compare?layer=3", scheme="dark")
+    panel(page, 3).wait_for()
+    page.locator("#compare-add").click()
+    panel(page, 5).wait_for()
+    page.get_by_role("button", name="Take B out").click()
+    page.wait_for_url(re.compile(r"against=[0-9a-f]{10}\.3\.0(&|$)"))
+    page.get_by_text("prompt 0 and prompt 1").click()
+    page.get_by_text("B  layer 3, prompt 1").first.wait_for()
+    assert page.locator("#compare-scores th", has_text="copy_score").count() == 1

@@ -1,0 +1,273 @@
+import json
+import os
+import runpy
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ssmlens_dashboard.address import parse
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.pages import runs as page
+from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.views import runs
+
+HERE = Path(__file__)
+written = runpy.run_path(str(HERE.with_name("synthetic_runs.py")))
+HOSTILE = runpy.run_path(str(HERE.with_name("hostile.py")))["HOSTILE"]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return written["write_sweep"](tmp_path_factory.mktemp("runs") / "sweep")
+
+
+@pytest.fixture(scope="module")
+def transplants(tmp_path_factory):
+    return written["write_transplants"](tmp_path_factory.mktemp("runs") / "transplants", layers=4)
+
+
+def at(folder, search=""):
+    address, notes = parse("runs", search, ("runs",))
+    assert notes == ()
+    return Scene(address, Library([folder]))
+
+
+def answered(scene):
+    """What the page's view answers, by output."""
+    (view,) = (v for v in page.PAGE.views if v.draw is page.everything)
+    names = [f"{o.component_id}.{o.component_property}" for o in view.outputs]
+    return dict(zip(names, page.everything(scene), strict=True))
+
+
+def finals(sweep, arm, measure, length=25):
+    """Last evaluations by learning rate, straight from the lines of the files."""
+    found = {}
+    for folder in sorted(sweep.iterdir()):
+        config = json.loads((folder / "config.json").read_text())
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        values = [it[measure] for it in lines if it["split"] == "eval" and it["length"] == length]
+        if config["arm"] == arm:
+            found.setdefault(config["learning_rate"], []).append(values[-1])
+    return found
+
+
+def test_the_window_of_learning_rates_is_mean_least_and_most_of_the_seeds(sweep):
+    answer = answered(at(sweep, "measure=char"))
+    lines = {
+        trace.name: trace for trace in answer["runs-rates.figure"].data if trace.showlegend is None
+    }
+    for arm in ("default", "mimetic"):
+        expected = finals(sweep, arm, "char")
+        assert np.allclose(lines[arm].x, sorted(expected))
+        for rate, mean, (low, high, count) in zip(
+            sorted(expected), lines[arm].y, lines[arm].customdata, strict=True
+        ):
+            values = expected[rate]
+            assert (mean, low, high, count) == pytest.approx(
+                (np.mean(values), min(values), max(values), 3), rel=1e-5
+            )
+    assert answer["runs-rates-title.children"] == "Learning rates, at length 25"
+
+
+def test_curves_are_of_the_best_learning_rate_unless_one_is_asked_for(sweep):
+    def last(search):
+        figure = answered(at(sweep, f"measure=char&{search}"))["runs-accuracy.figure"]
+        return {t.name: t.y[-1] for t in figure.data if t.showlegend is None}
+
+    default, mimetic = finals(sweep, "default", "char"), finals(sweep, "mimetic", "char")
+    assert last("")["mimetic"] == pytest.approx(max(map(np.mean, mimetic.values())), rel=1e-5)
+    asked = last("rate=0.003")
+    assert asked["default"] == pytest.approx(np.mean(default[3e-3]), rel=1e-5)
+    assert asked["mimetic"] == pytest.approx(np.mean(mimetic[3e-3]), rel=1e-5)
+    longer = answered(at(sweep, "length=100&rate=0.003&measure=char"))
+    assert longer["runs-accuracy-title.children"] == "Accuracy at length 100"
+
+
+def test_accuracy_by_length(sweep):
+    figure = answered(at(sweep, "measure=char&rate=0.001"))["runs-lengths.figure"]
+    (line,) = (t for t in figure.data if t.showlegend is None and t.name == "mimetic")
+    assert list(line.x) == [25, 50, 100]
+    expected = [np.mean(finals(sweep, "mimetic", "char", n)[1e-3]) for n in (25, 50, 100)]
+    assert np.allclose(line.y, expected, rtol=1e-5)
+
+
+def test_a_band_over_runs_of_unequal_steps():
+    measured = [
+        (np.array([0, 10, 20]), np.array([1.0, 2.0, 3.0])),
+        (np.array([0, 20, 30]), np.array([3.0, np.nan, 5.0])),
+        (np.array([], dtype=int), np.array([])),
+    ]
+    steps, mean, low, high, count = runs.over_runs(measured, 2000)
+    assert steps.tolist() == [0, 10, 20, 30]
+    assert mean.tolist() == [2, 2, 3, 5]
+    assert low.tolist() == [1, 2, 3, 5]
+    assert high.tolist() == [3, 2, 3, 5]
+    assert count.tolist() == [2, 1, 1, 1]
+    assert all(len(part) == 0 for part in runs.over_runs([], 2000))
+
+
+def test_long_curves_are_thinned_and_keep_their_spikes():
+    steps = np.arange(100_001)
+    values = np.ones(100_001)
+    values[54_321] = 9
+    at_steps, mean, low, high, _ = runs.over_runs([(steps, values)], runs.MOST_POINTS)
+    assert len(at_steps) == runs.MOST_POINTS
+    assert (np.diff(at_steps) > 0).all()
+    assert high.max() == 9
+    assert abs(at_steps[high.argmax()] - 54_321) < 51
+    assert low.tolist() == [1] * runs.MOST_POINTS
+    assert mean.mean() == pytest.approx(values.mean(), rel=1e-3)
+
+
+def test_transplants_are_set_against_their_layers_scores(transplants):
+    answer = answered(at(transplants, "measure=char"))
+    assert not answer["runs-transplanted.hidden"]
+    once, twice, *_ = answer["runs-transplants.figure"].data
+    assert once.name.startswith("transplant, length 25")
+    assert twice.name.startswith("transplant, length 50")
+    assert list(once.text) == ["0", "1", "2", "3"]
+    for layer in range(4):
+        folders = [transplants / f"transplant-{layer}-{seed}" for seed in range(2)]
+        scores = json.loads((folders[0] / "scores.json").read_text())["scores"]
+        assert once.x[layer] == scores["mask_ones"]
+        ends = [runs.open_run(folder).metrics.final("char", 25) for folder in folders]
+        assert once.y[layer] == pytest.approx(np.mean(ends))
+    assert len(answer["runs-transplants.figure"].layout.shapes) == 2, "default and mimetic"
+    other = answered(at(transplants, "by=diagonal_sharpness"))["runs-transplants.figure"]
+    assert other.layout.xaxis.title.text == "diagonal_sharpness of the teacher layer"
+
+
+def test_many_arms_are_the_controls_and_the_best(transplants):
+    answer = answered(at(transplants, "measure=char"))
+    names = {t.name for t in answer["runs-loss.figure"].data if t.showlegend is None}
+    assert len(names) == runs.MOST_ARMS
+    assert {"default", "mimetic", "transplant of layer 3"} <= names
+    assert "8 of 10 arms drawn" in answer["runs-told.children"]
+
+
+def test_a_sweep_without_transplants_has_no_such_figure(sweep):
+    answer = answered(at(sweep))
+    assert answer["runs-transplanted.hidden"]
+    assert not answer["runs-rated.hidden"]
+
+
+def test_the_folder_last_written_to_is_shown(sweep, tmp_path):
+    for name in ("old", "new"):
+        written["write_run"](tmp_path / name / "run", arm=name)
+    past = time.time() - 9999
+    for file in (tmp_path / "old" / "run").iterdir():
+        os.utime(file, (past, past))
+    library = Library([tmp_path])
+    assert [it.run.arm for it in runs.listed(library)] == ["new"]
+    old = next(it for it in runs.everywhere(library) if it.run.arm == "old")
+    assert [it.run.arm for it in runs.listed(library, (old.folder,))] == ["old"]
+    assert [it.run.arm for it in runs.listed(library, (old.entry.id,))] == ["old"]
+
+
+def test_without_runs_the_page_says_what_to_do(tmp_path):
+    answer = answered(at(tmp_path))
+    assert (answer["runs-none.hidden"], answer["runs-all.hidden"]) == (False, True)
+    assert page.watch(at(tmp_path)) == (runs.fingerprint([]), 10_000, False), (
+        "it goes on looking, seldom"
+    )
+    assert "none found" in str(page.layout(at(tmp_path)))
+
+
+def test_the_page_looks_again_while_something_runs(tmp_path):
+    folder = written["write_run"](tmp_path / "a" / "run", state="running")
+    scene = at(tmp_path)
+    seen, interval, disabled = page.watch(scene)
+    assert (interval, disabled) == (2_000, False)
+    assert page.watch(scene, 1, seen)[0] is page.no_update
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 210, "split": "train", "loss": 0.125}\n')
+    later, *_ = page.watch(scene, 2, seen)
+    assert later not in (seen, page.no_update)
+    assert answered(scene)["runs-loss.figure"].data[-1].y[-1] == 0.125
+    (folder / "status.json").write_text('{"state": "done"}')
+    past = time.time() - 120
+    for file in folder.iterdir():
+        os.utime(file, (past, past))
+    assert page.watch(scene, 3, later)[2], "all are done"
+    (folder / "status.json").write_text('{"state": "running"}')
+    past = time.time() - 3600
+    for file in folder.iterdir():
+        os.utime(file, (past, past))
+    assert page.watch(scene, 4, later)[2], "it says that it runs, and is silent"
+    assert answered(scene)["runs-table.rowData"][0]["state"] == "silent"
+
+
+def test_a_run_that_cannot_be_read_is_a_row_with_its_reason_and_no_path(sweep, tmp_path):
+    written["write_run"](tmp_path / "s" / "good")
+    bad = written["write_run"](tmp_path / "s" / "bad")
+    with (bad / "metrics.jsonl").open("a") as stream:
+        stream.write("nonsense\n")
+    failed = written["write_run"](tmp_path / "s" / "failed", learns=0.0)
+    (failed / "status.json").write_text('{"state": "failed", "error": "out of memory"}')
+    answer = answered(at(tmp_path))
+    rows = {row["run"]: row for row in answer["runs-table.rowData"]}
+    assert rows["bad"]["state"] == "unreadable"
+    assert "metrics.jsonl: line" in rows["bad"]["problem"]
+    assert str(tmp_path) not in json.dumps(answer, default=str)
+    assert rows["failed"]["problem"] == "out of memory"
+    assert "failed runs are in the table only" in answer["runs-told.children"]
+    (line,) = (t for t in answer["runs-lengths.figure"].data if t.showlegend is None)
+    assert line.customdata[0][2] == 1, "only the good run counts"
+
+
+def test_text_from_run_folders_is_only_text(tmp_path):
+    for number, text in enumerate(HOSTILE):
+        arm = text[:60].encode("utf-8", "replace").decode()
+        folder = written["write_run"](
+            tmp_path / "s" / f"r{number}", arm=arm, teacher_layer=number, scores={text[:60]: 0.5}
+        )
+        (folder / "status.json").write_text(
+            json.dumps({"state": "failed" if number % 2 else "done", "error": text})
+        )
+    answer = answered(at(tmp_path))
+    for name in ("loss", "accuracy", "lengths", "transplants"):
+        text = answer[f"runs-{name}.figure"].to_json()
+        for tag in (
+            "<script",
+            "<img",
+            "<svg",
+            "<a ",
+            "<iframe",
+            "<style",
+            "<b ",
+            "<object",
+            "<sup",
+        ):
+            assert tag not in text.replace("\\u003c", "<")
+
+
+def test_a_sweep_of_many_runs_is_small_on_the_wire(tmp_path):
+    for arm in range(16):
+        for seed in range(2):
+            written["write_run"](
+                tmp_path / "s" / f"{arm}-{seed}", arm=f"arm {arm}", seed=seed, steps=2000, every=1
+            )
+    answer = answered(at(tmp_path))
+    figures = [
+        value.to_json()
+        for name, value in answer.items()
+        if name.endswith("figure") and value is not page.no_update
+    ]
+    assert sum(map(len, figures)) + len(json.dumps(answer["runs-table.rowData"])) < 3_000_000
+
+
+def test_the_download_is_the_table_of_runs(sweep):
+    data = page.PAGE.data(at(sweep))
+    assert data.sizes == {"run": 18, "length": 3}
+    assert sorted(set(data["arm"].values)) == ["default", "mimetic"]
+
+
+def test_a_run_with_nothing_yet(tmp_path):
+    folder = tmp_path / "s" / "new"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").touch()
+    answer = answered(at(tmp_path))
+    (row,) = answer["runs-table.rowData"]
+    assert (row["state"], row["loss"], row["string"]) == ("starting", None, None)
+    assert not any(answer[f"runs-{name}.figure"].data for name in ("loss", "accuracy", "lengths"))
