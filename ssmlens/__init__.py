@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
+    from ssmlens.training.config import TrainConfig
+    from ssmlens.training.loop import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Prompts",
     "ScanOperands",
+    "TrainConfig",
     "attention_map",
     "attention_map_and_mask",
     "attention_mask",
@@ -47,6 +50,7 @@ __all__ = [
     "rank_layers",
     "recording",
     "selective_scan",
+    "train",
     "transplant_",
     "verify",
 ]
@@ -54,6 +58,7 @@ __all__ = [
 _HOMES = {
     "Prompts": "recorder.prompts",
     "ScanOperands": "scan.operands",
+    "TrainConfig": "training.config",
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",
     "attention_mask": "scan.hidden_attention",
@@ -65,6 +70,7 @@ _HOMES = {
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "selective_scan": "scan.selective_scan",
+    "train": "training.loop",
     "transplant_": "inits.transplant",
     "verify": "store",
 }

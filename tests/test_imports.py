@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
+    "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS},
     "plots": {"plots", *SCORES},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.

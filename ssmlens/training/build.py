@@ -1,0 +1,223 @@
+"""From a config to its task, its model and how it starts; everything that cannot be is refused here, by its flag."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmlens.errors import UsageError
+from ssmlens.inits.init import Init, inits
+from ssmlens.models import backends, mamba_ssm_layout
+from ssmlens.models.load import load_model
+from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
+from ssmlens.models.mamba_lm import MambaLM
+from ssmlens.registry import Registry
+from ssmlens.tasks.letters import LetterTask
+from ssmlens.tasks.task import Task, tasks
+from ssmlens.training.config import TrainConfig, flag
+
+_MIXER_OPTIONS = ("d_state", "d_conv", "expand", "headdim", "ngroups")
+# Fields of tasks and inits that have other names in a config, or that it sets itself.
+_OF_TASK = {"count": "batch"}
+_OF_INIT = {"layers": "init_layers", "student_layers": "init_layers", "layer": "teacher_layer"}
+_NO_OPTIONS = {"force"}
+_LEAST = {"steps": 1, "batch": 1, "n_layer": 1, "d_model": 1, "eval_every": 1, "eval_count": 1}
+_NOT_NEGATIVE = ("seed", "warmup", "clip", "weight_decay", "d_intermediate")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise UsageError, in one line that names the flag, if the config cannot be trained.
+
+    Builds the task at every length that is measured, and an empty model; a teacher or a checkpoint is not looked for.
+    """
+    for name, least in {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
+        if not getattr(config, name) >= least:
+            raise UsageError(f"{flag(name)} is at least {least}, not {getattr(config, name)}")
+    if not 0 < config.learning_rate < float("inf"):
+        raise UsageError(f"--learning-rate is positive, not {config.learning_rate:g}")
+    for step in config.capture_at:
+        if not 0 <= step <= config.steps:
+            raise UsageError(f"--capture-at {step} is no step of this run: 0..{config.steps}")
+    task = build_task(config)
+    for length in config.lengths:
+        exam(task, length)
+    init = build_init(config)
+    if config.init_from and init is not None:
+        raise UsageError("--init-from goes without --init: a checkpoint is not fresh")
+    if not config.init_from:
+        MambaLM(model_config(config, task), device="meta")
+
+
+def build_task(config: TrainConfig) -> Task:
+    """The task, its rows a training batch."""
+    return _make(config, "task", tasks, _OF_TASK)
+
+
+def exam(task: Task, length: int) -> Task:
+    """The task at exactly this length, one example a row."""
+    try:
+        return task.at_length(length)
+    except UsageError as error:
+        raise UsageError(f"--eval-lengths {length}: {error}") from None
+
+
+def build_init(config: TrainConfig) -> Init | None:
+    """How the model starts; None where it stays as mamba_ssm draws it (or as the checkpoint has it)."""
+    init = _make(config, "init", inits, _OF_INIT)
+    return None if config.init == "mamba-ssm" else init
+
+
+def model_config(config: TrainConfig, task: Task) -> MambaConfig:
+    """The architecture, in mamba_ssm's terms, with a token for each of the task's."""
+    if config.mixer not in MIXER_OF_LAYER:
+        raise UsageError(
+            f"--mixer {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
+        )
+    given = {name: getattr(config, name) for name in _MIXER_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    _check_blocks(config)
+    try:
+        made = MambaConfig(
+            d_model=config.d_model,
+            n_layer=config.n_layer,
+            d_intermediate=config.d_intermediate,
+            vocab_size=task.vocab_size,
+            ssm_cfg={"layer": config.mixer, **options},
+            attn_layer_idx=list(config.attention_layers),
+            attn_cfg=_attention(config),
+            linear_attn_cfg=_linear_attention(config),
+        )
+        for layer in range(config.n_layer + 1):  # one beyond the last has the mixer in any case
+            made.build_mixer(layer, device="meta")
+    except UsageError as error:
+        named = [flag(name) for name in options if name in str(error)]
+        raise UsageError(f"{' '.join([f'--mixer {config.mixer}', *named])}: {error}") from None
+    return made
+
+
+def _check_blocks(config: TrainConfig) -> None:
+    for name in ("attention_layers", "linear_attention_layers"):
+        for layer in getattr(config, name):
+            if not 0 <= layer < config.n_layer:
+                last = config.n_layer - 1
+                raise UsageError(f"{flag(name)} {layer} is out of range: there are 0..{last}")
+    both = set(config.attention_layers) & set(config.linear_attention_layers)
+    if both:
+        raise UsageError(
+            f"block {min(both)} is in --attention-layers and in --linear-attention-layers"
+        )
+    if config.attention_heads < 1 or config.d_model % config.attention_heads:
+        raise UsageError(
+            f"--attention-heads {config.attention_heads} does not divide --d-model {config.d_model}"
+        )
+
+
+def _attention(config: TrainConfig) -> dict[str, Any]:
+    if not config.attention_layers:
+        return {}
+    return {"num_heads": config.attention_heads, "causal": True}
+
+
+def _linear_attention(config: TrainConfig) -> dict[str, Any]:
+    if not config.linear_attention_layers:
+        return {}
+    cfg = {
+        "layer": config.linear_attention,
+        "layer_idx": list(config.linear_attention_layers),
+        "d_state": config.linear_attention_state,
+    }
+    return {name: value for name, value in cfg.items() if value is not None}
+
+
+def build_model(config: TrainConfig, task: Task, device: torch.device) -> nn.Module:
+    """The model at its start, the same on every device: mamba_ssm's own where it runs there, else `MambaLM`.
+
+    Raises:
+        UsageError: The init refuses it, or the checkpoint does not suit the task.
+    """
+    model = _checkpoint(config, task) if config.init_from else _fresh(config, task)
+    architecture = model.config.to_dict()
+    why_not = mamba_ssm_layout.why_no_kernels(architecture)
+    if backends.choose_backend("auto", "mamba_ssm", device, why_not) == backends.MAMBA_SSM:
+        fused = mamba_ssm_layout.make_skeleton(
+            architecture, backends.MAMBA_SSM, model.lm_head.weight.dtype
+        )
+        return mamba_ssm_layout.fill(fused, mamba_ssm_layout.untie(fused, model.state_dict())).to(
+            device
+        )
+    return model.to(device)
+
+
+def _fresh(config: TrainConfig, task: Task) -> MambaLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MambaLM(model_config(config, task))
+    init = build_init(config)
+    if init is not None:
+        init.apply_(model, config.seed)
+    return model
+
+
+def _checkpoint(config: TrainConfig, task: Task) -> MambaLM:
+    """The checkpoint as it is, or with embeddings drawn anew, N(0, .02), for the task's tokens."""
+    model = load_model(config.init_from or "", backend=backends.TORCH)
+    if not isinstance(model, MambaLM):
+        raise UsageError(f"--init-from {config.init_from} is not in mamba_ssm's layout")
+    if config.embeddings == "redraw":
+        kept = {k: v for k, v in model.state_dict().items() if not k.endswith(_EMBEDDINGS)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = MambaLM(dataclasses.replace(model.config, vocab_size=task.vocab_size))
+        model.load_state_dict(kept, strict=False)
+    elif model.config.padded_vocab_size < task.vocab_size:
+        raise UsageError(
+            f"--init-from {config.init_from} knows {model.config.padded_vocab_size} tokens, the "
+            f"{config.task} task has {task.vocab_size}; draw new ones with --embeddings redraw"
+        )
+    return model.train()
+
+
+_EMBEDDINGS = ("embedding.weight", "lm_head.weight")
+
+
+def vocabulary(task: Task) -> list[str] | None:
+    """The string of every token, where each letter of the task can be typed; else None."""
+    if not isinstance(task, LetterTask) or task.letters > 26:
+        return None
+    ids = task.alphabet
+    named = {ids.pad: "·pad", ids.separator: "|", ids.end: "end", ids.begin: "begin"}
+    letters = {ids.first_letter + i: chr(ord("a") + i) for i in range(task.letters)}
+    return [{**named, **letters}[i] for i in range(task.vocab_size)]
+
+
+def _make(config: TrainConfig, kind: str, registry: Registry[Any], names: Mapping[str, str]) -> Any:
+    """The config's task or init with the options that it gives; those of another are refused."""
+    chosen = getattr(config, kind)
+    try:
+        made = registry[chosen]
+    except UsageError as error:
+        raise UsageError(f"{flag(kind)}: {error}") from None
+    own = _options(made, names)
+    for other in registry:
+        for name in _options(registry[other], names).values():
+            if name not in own.values() and getattr(config, name) != getattr(TrainConfig, name):
+                raise UsageError(f"{flag(name)} does not go with {flag(kind)} {chosen}")
+    values = {theirs: getattr(config, ours) for theirs, ours in own.items()}
+    options = {name: value for name, value in values.items() if value not in (None, ())}
+    for field in dataclasses.fields(made):
+        if field.default is dataclasses.MISSING and field.name not in options:
+            raise UsageError(f"{flag(kind)} {chosen} needs {flag(own[field.name])}")
+    try:
+        return made(**options)
+    except UsageError as error:
+        named = re.compile(rf"\b({'|'.join(own)})(?= must)")
+        raise UsageError(named.sub(lambda m: flag(own[m[0]]), str(error))) from None
+
+
+def _options(kind: type, names: Mapping[str, str]) -> dict[str, str]:
+    """Fields of a task or init, and the fields of a config that set them."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    return {name: names.get(name, name) for name in fields if name not in _NO_OPTIONS}

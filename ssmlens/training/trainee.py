@@ -1,0 +1,94 @@
+"""A model that learns: one optimiser step at a time, on data that never repeat."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.tasks.draws import batch_seed
+from ssmlens.tasks.metrics import accuracy, masked_loss
+from ssmlens.training.build import build_model, build_task, exam
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.schedule import rate_at
+
+# Held-out examples are the same for every run of a task, so that runs are compared on one exam.
+_EXAM_SEED = 0
+# Parameters of a mixer that are no weights of a product.
+_SSM = ("A_log", "D", "dt_bias")
+
+
+class Trainee:
+    """A model with its task, optimiser and place in the schedule.
+
+    Args:
+        config: What is trained; see `build.check`.
+        device: Where.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.task = build_task(config)
+        self.model: Any = build_model(config, self.task, device)
+        self.optimizer = torch.optim.AdamW(_groups(self.model, config), lr=config.learning_rate)
+        self.step = 0
+
+    def train_step(self) -> Float[Tensor, ""]:
+        """One step on the next batch; returns its loss, still on the device."""
+        config = self.config
+        batch = self.task.build(batch_seed(config.seed, self.step), self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.step, config)
+        self.model.train()
+        with self._autocast():
+            logits = self.model(batch.tokens).logits
+        loss = masked_loss(logits, batch.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self, length: int) -> dict[str, float]:
+        """Loss, and shares of characters and of strings that are right, on held-out examples of exactly this length."""
+        task = self.exam(length)
+        batch = task.build(batch_seed(_EXAM_SEED, length, held_out=True), self.device)
+        self.model.eval()
+        with self._autocast():
+            logits = self.model(batch.tokens).logits
+        right = accuracy(logits.argmax(dim=-1), batch)
+        loss = float(masked_loss(logits, batch.labels))
+        return {"loss": loss, "char": right.character, "string": right.string}
+
+    def exam(self, length: int) -> Any:
+        """The task that accuracy at this length is measured on."""
+        return dataclasses.replace(exam(self.task, length), count=self.config.eval_count)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights."""
+        return {"step": self.step, "optimizer": self.optimizer.state_dict()}
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's weights and `state`."""
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        )
+
+
+def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters that weight decay pulls on, and those that it leaves alone."""
+    decayed, left = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim > 1 and not name.endswith(_SSM)
+        (decayed if matrix or config.decay_ssm else left).append(parameter)
+    groups = [(decayed, config.weight_decay), (left, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]

@@ -1,0 +1,177 @@
+"""Configs: what one is made into, and what is refused, in one line that names the flag."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import ssmlens
+from ssmlens.errors import UsageError
+from ssmlens.inits.init import inits
+from ssmlens.tasks.task import tasks
+from ssmlens.training.build import build_model, build_task, check, model_config
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.schedule import rate_at
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"task": "cpoy"}, "--task: unknown task 'cpoy'; did you mean 'copy'?"),
+        ({"task": "sort", "length": 600}, "--letters of at least 600"),
+        ({"task": "sort", "letters": 30}, "--eval-lengths 40: the sort task needs --letters"),
+        ({"length": 0}, "the copy task needs --length of at least 1, not 0"),
+        ({"min_length": 30}, "--min-length in 1..20"),
+        ({"eval_lengths": (20, 0)}, "--eval-lengths 0: the copy task needs --length of at least 1"),
+        ({"cue": "prefix"}, "--cue does not go with --task copy"),
+        ({"n": 3, "task": "recall"}, "--n does not go with --task recall"),
+        ({"layout": "zoo"}, "--layout among"),
+        ({"packing": True, "context": 10}, "--context of at least 42"),
+        ({"headdim": 48}, "--mixer Mamba2 --headdim: Mamba2 needs"),
+        ({"mixer": "Mamba1", "headdim": 32}, "--mixer Mamba1 --headdim:"),
+        ({"mixer": "Mamba4"}, "--mixer 'Mamba4' is unknown; choose from: Mamba1"),
+        ({"ngroups": 3}, "--mixer Mamba2 --ngroups:"),
+        ({"attention_layers": (0,), "attention_heads": 3}, "--attention-heads 3 does not divide"),
+        ({"attention_heads": 0}, "--attention-heads 0 does not divide"),
+        ({"attention_layers": (2,)}, "--attention-layers 2 is out of range: there are 0..1"),
+        (
+            {"attention_layers": (1,), "linear_attention_layers": (1,)},
+            "block 1 is in --attention-layers and in --linear-attention-layers",
+        ),
+        ({"linear_attention_layers": (1,), "linear_attention": "Linear"}, "'Linear'"),
+        ({"init": "mimetc"}, "--init: unknown init 'mimetc'; did you mean 'mimetic'?"),
+        ({"c": 4.0}, "--c does not go with --init mamba-ssm"),
+        ({"init": "mimetic", "components": ("A", "X")}, "--components must be some of"),
+        ({"init": "mimetic", "c": -1.0}, "--c must be positive"),
+        ({"init": "mimetic", "shuffled": True}, "--shuffled does not go with --init mimetic"),
+        ({"init": "transplant", "teacher": "m"}, "--init transplant needs --teacher-layer"),
+        ({"init": "mimetic", "init_from": "m"}, "--init-from goes without --init"),
+        ({"steps": 0}, "--steps is at least 1, not 0"),
+        ({"batch": 0}, "--batch is at least 1"),
+        ({"learning_rate": math.nan}, "--learning-rate is positive, not nan"),
+        ({"clip": math.nan}, "--clip is at least 0, not nan"),
+        ({"seed": -1}, "--seed is at least 0"),
+        ({"capture_at": (5000,)}, "--capture-at 5000 is no step of this run: 0..2000"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_by_its_flag(fields, told):
+    with pytest.raises(UsageError) as refused:
+        check(dataclasses.replace(TrainConfig(), **fields))
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_option_of_every_task_and_init_has_a_flag():
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    named = {"count": "batch", "layers": "init_layers", "student_layers": "init_layers"}
+    named |= {"layer": "teacher_layer", "force": "init"}
+    for registry in (tasks, inits):
+        for name in registry:
+            for field in dataclasses.fields(registry[name]):
+                assert named.get(field.name, field.name) in fields, (name, field.name)
+
+
+def test_options_reach_the_task_and_those_left_out_are_its_own():
+    task = build_task(TrainConfig(task="ngram", length=30, n=2, cue="prefix", batch=5))
+    own = tasks["ngram"](length=30, n=2, cue="prefix", count=5)
+    assert task == own
+    unpacked = build_task(TrainConfig(layout="jelassi", packing=False))
+    assert not unpacked.packs
+
+
+def test_a_config_is_its_dictionary():
+    config = TrainConfig(init="mimetic", components=("A", "BC"), c=4, bc_mix=(0, 1), clip=1)
+    told = config.to_dict()
+    assert TrainConfig.from_dict(told).to_dict() == told
+    assert TrainConfig.from_dict(told).digest() == config.digest()
+    assert dataclasses.replace(config, c=4.0, clip=1.0).digest() == config.digest()
+    assert dataclasses.replace(config, seed=1).digest() != config.digest()
+    with pytest.raises(UsageError, match="has no lerning_rate; did you mean learning_rate"):
+        TrainConfig.from_dict({"lerning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "arm"),
+    [
+        ({}, "default"),
+        ({"init": "transformers"}, "transformers"),
+        ({"init": "mimetic", "components": ("A", "BC"), "c": 4.0}, "mimetic A+BC c=4"),
+        ({"init": "transplant", "teacher": "m", "teacher_layer": 0}, "transplant 0"),
+        ({"init": "transplant", "teacher_layer": 3, "shuffled": True}, "shuffled 3"),
+        ({"init_from": "m"}, "fine-tuned"),
+        ({"init": "mimetic", "arm": "mine"}, "mine"),
+    ],
+)
+def test_arms_have_names(fields, arm):
+    assert TrainConfig(**fields).arm_name == arm
+
+
+def test_models_start_as_the_init_says_and_the_seed_decides_the_draw():
+    def model(**fields):
+        config = TrainConfig(d_model=32, d_state=16, headdim=16, **fields)
+        return build_model(config, build_task(config), CPU)
+
+    default, mimetic, other = model(), model(init="mimetic"), model(seed=1)
+    state = torch.get_rng_state()
+    again = model()
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, weight in default.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+    assert not torch.equal(default.lm_head.weight, other.lm_head.weight)
+    first, second = (m.backbone.layers[0].mixer for m in (default, mimetic))
+    torch.testing.assert_close(second.A_log, -8 * first.A_log)
+    assert (second.dt_bias == math.log(math.e - 1)).all()
+
+
+def test_a_teachers_layer_and_a_checkpoint():
+    teacher = ssmlens.load_model("copy-mamba1-mimetic")
+    shape = {"mixer": "Mamba1", "d_model": 192, "d_state": 32}
+    config = TrainConfig(
+        init="transplant", teacher="copy-mamba1-mimetic", teacher_layer=3, letters=40, **shape
+    )
+    student = build_model(config, build_task(config), CPU)
+    taken = teacher.backbone.layers[3].state_dict()
+    for block in student.backbone.layers:
+        assert all(torch.equal(w, taken[name]) for name, w in block.state_dict().items())
+
+    kept = TrainConfig(init_from="copy-mamba1-mimetic")
+    tuned = build_model(kept, build_task(kept), CPU)
+    assert torch.equal(tuned.lm_head.weight, teacher.lm_head.weight)
+    assert tuned.training
+    many = TrainConfig(init_from="copy-mamba1-mimetic", letters=40)
+    with pytest.raises(UsageError, match=r"knows 32 tokens, the copy task has 43; .*redraw"):
+        build_model(many, build_task(many), CPU)
+    redrawn = dataclasses.replace(many, embeddings="redraw")
+    model = build_model(redrawn, build_task(redrawn), CPU)
+    assert model.lm_head.weight.shape == (48, 192)
+    assert abs(model.lm_head.weight.std() - 0.02) < 0.001
+    assert model.lm_head.weight is model.backbone.embedding.weight
+    assert torch.equal(model.backbone.layers[0].norm.weight, teacher.backbone.layers[0].norm.weight)
+
+
+def test_attention_is_causal():
+    config = TrainConfig(attention_layers=(0,), linear_attention_layers=(1,), attention_heads=4)
+    model = build_model(config, build_task(config), CPU)
+    tokens = build_task(config).build(0).tokens[:2]
+    changed = tokens.clone()
+    changed[:, 20:] = 3
+    seen, other = model(tokens).logits, model(changed).logits
+    assert torch.equal(seen[:, :20], other[:, :20])
+    assert not torch.equal(seen[:, 20:], other[:, 20:])
+    assert model_config(config, build_task(config)).vocab_size == 29
+
+
+def test_the_learning_rate_rises_and_falls():
+    linear = TrainConfig(steps=110, warmup=10, learning_rate=1.0)
+    rates = [rate_at(step, linear) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10:] == pytest.approx([1 - i / 100 for i in range(100)])
+    cosine = dataclasses.replace(linear, schedule="cosine")
+    assert rate_at(60, cosine) == pytest.approx(0.5)
+    assert rate_at(35, cosine) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    all_warmup = TrainConfig(steps=5, warmup=10, learning_rate=1.0)
+    assert rate_at(4, all_warmup) == 0.5
+    assert rate_at(0, TrainConfig(steps=5, warmup=0, learning_rate=1.0)) == 1.0

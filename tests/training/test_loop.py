@@ -1,0 +1,219 @@
+"""Runs: what is in their folders, that they resume to the same curve, and how they end badly."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import ssmlens
+from ssmlens.errors import UsageError
+from ssmlens.store.runs import open_run
+from ssmlens.tasks.draws import batch_seed
+from ssmlens.tasks.metrics import accuracy_by_length, masked_loss
+from ssmlens.training import loop
+from ssmlens.training.build import build_model, build_task
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.loop import TrainingError, train
+from ssmlens.training.run_folder import BusyError, RunFolder
+
+CPU = {"device": "cpu"}
+
+
+def lines(folder):
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_run_leaves_the_folder_that_the_reader_knows(tiny, tmp_path):
+    told = []
+    run = train(tiny(init="mimetic", seed=3), tmp_path / "run", **CPU, progress=told.append)
+    assert (run.arm, run.seed, run.learning_rate, run.length) == ("mimetic", 3, 1e-2, 4)
+    assert (run.status.state, run.status.step, run.status.steps) == ("done", 20, 20)
+    assert run.metrics.curve("loss")[0].tolist() == [10, 20]
+    for length in (4, 8):
+        steps, char = run.metrics.curve("char", "eval", length)
+        assert steps.tolist() == [0, 10, 20]
+        assert ((char >= 0) & (char <= 1)).all()
+    assert told[-1].step == told[-1].steps == 20
+    assert told[-1].char == run.metrics.final("char", 4)
+    assert TrainConfig.from_dict(run.config).digest() == tiny(init="mimetic", seed=3).digest()
+
+
+def test_the_last_checkpoint_is_a_model_that_load_model_and_capture_open(tiny, tmp_path, cli):
+    run = train(tiny(letters=26), tmp_path / "run", **CPU)
+    last = run.path / "checkpoints" / "last"
+    model = ssmlens.load_model(last)
+    measured = accuracy_by_length(
+        model, build_task(tiny(letters=26)), [4, 8], count=16, seed=loop_exam_seed()
+    )
+    for length, accuracy in measured.items():
+        assert accuracy.character == run.metrics.final("char", length)
+        assert accuracy.string == run.metrics.final("string", length)
+    said = cli("capture", "--model", last, "--task", "copy", "--out", tmp_path / "run.h5")
+    assert said.code == 0, said.err
+    assert model.tokenizer.decode([1, 3, 28]) == "|az"
+
+
+def loop_exam_seed():
+    from ssmlens.training import trainee
+
+    return trainee._EXAM_SEED
+
+
+def test_the_curve_is_that_of_plain_torch(tiny, tmp_path):
+    """An independent loop: the same loss at every step, to the last bit, and so the same weights."""
+    config = tiny(steps=12, decay_ssm=True, schedule="cosine", eval_every=5)
+    run = train(config, tmp_path / "run", **CPU)
+    task = build_task(config)
+    model = build_model(config, task, torch.device("cpu"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1)
+    rates = [0.2, 0.4, 0.6, 0.8, 1.0]
+    angles = torch.arange(0, 7) / 7 * torch.pi
+    rates += ((1 + angles.cos()) / 2).tolist()
+    losses = []
+    for step, rate in enumerate(rates):
+        batch = task.build(batch_seed(0, step))
+        loss = masked_loss(model(batch.tokens).logits, batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate * 1e-2
+        optimizer.step()
+        losses.append(loss.item())
+    kept = run.metrics.curve("loss")
+    assert kept[0].tolist() == [10, 12]
+    assert kept[1].tolist() == pytest.approx(
+        [sum(losses[:10]) / 10, sum(losses[10:]) / 2], rel=1e-6
+    )
+    trained = ssmlens.load_model(run.path / "checkpoints" / "last")
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stopped_at", [7, 13, 20])
+def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(
+    tiny, tmp_path, monkeypatch, stopped_at
+):
+    config = tiny(steps=24, eval_every=8)
+    whole = train(config, tmp_path / "whole", **CPU, checkpoint_every=6)
+    done = loop.Trainee.train_step
+
+    def stop(trainee):
+        if trainee.step == stopped_at:
+            raise Stop
+        return done(trainee)
+
+    monkeypatch.setattr(loop.Trainee, "train_step", stop)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "stopped", **CPU, checkpoint_every=6)
+    assert open_run(tmp_path / "stopped").status.state == "failed"
+    monkeypatch.undo()
+    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 99')  # what a crash in the middle of a line leaves
+    resumed = train(config, tmp_path / "stopped", **CPU, checkpoint_every=6, resume=True)
+    assert lines(resumed.path) == lines(whole.path)
+    last = "checkpoints/last/model.safetensors"
+    assert (resumed.path / last).read_bytes() == (whole.path / last).read_bytes()
+    assert [p.name for p in (whole.path / "checkpoints").iterdir() if not p.is_symlink()] == [
+        "step-000024"
+    ]
+
+
+def test_a_killed_run_resumes(tiny, tmp_path):
+    """A real kill -9, wherever it falls."""
+    config = tiny(steps=60)
+    whole = train(config, tmp_path / "whole", **CPU)
+    out = tmp_path / "killed"
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    code = (
+        "import json, sys, torch; from ssmlens import TrainConfig, train; torch.set_num_threads(1);"
+        "config = TrainConfig.from_dict(json.load(open(sys.argv[1])));"
+        "train(config, sys.argv[2], resume=True, device='cpu', checkpoint_every=7)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "config.json", out]) as process:
+        while not (out / "checkpoints" / "last").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert train(config, out, **CPU, resume=True).status.state == "done"
+    assert lines(out) == lines(whole.path)
+
+
+def test_a_run_that_is_done_is_left_alone(tiny, tmp_path):
+    train(tiny(), tmp_path / "run", **CPU)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    train(tiny(), tmp_path / "run", **CPU, resume=True)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    with pytest.raises(UsageError, match="has a run already; --resume"):
+        train(tiny(), tmp_path / "run", **CPU)
+    with pytest.raises(UsageError, match="holds a run with seed 0, not 1"):
+        train(tiny(seed=1), tmp_path / "run", **CPU, resume=True)
+
+
+def test_a_folder_is_trained_in_by_one_process(tiny, tmp_path):
+    with RunFolder(tmp_path / "run", tiny()), pytest.raises(BusyError, match="another process"):
+        train(tiny(), tmp_path / "run", **CPU, resume=True)
+    train(tiny(steps=2), tmp_path / "other", **CPU)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny, tmp_path):
+    wild = tiny(learning_rate=1e30, clip=0.0, steps=200, warmup=0)
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step \d+ \(learning rate 1e\+30\)"
+    ):
+        train(wild, tmp_path / "run", **CPU)
+    run = open_run(tmp_path / "run")
+    assert run.status.state == "failed"
+    assert "the loss is nan" in run.status.error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_maps_are_captured_at_the_steps_asked_for(tiny, tmp_path):
+    config = tiny(capture_at=(0, 10), steps=12, attention_layers=(1,), n_layer=2)
+    plain = dataclasses.replace(config, capture_at=())
+    run = train(config, tmp_path / "run", **CPU)
+    files = sorted((run.path / "captures").iterdir())
+    assert [f.name for f in files] == ["step-000000.h5", "step-000010.h5"]
+    maps = []
+    for file in files:
+        assert ssmlens.verify(file) == []
+        with ssmlens.open_capture(file) as opened:
+            maps.append(opened.layer(0).attention_map(0))
+            assert opened.block_kinds == ["mamba", "attention"]
+    assert abs(maps[1] - maps[0]).max() > 0
+    assert lines(train(plain, tmp_path / "plain", **CPU).path) == lines(run.path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"precision": "bf16"},
+        {"mixer": "Mamba1", "headdim": None},
+        {"attention_layers": (0,), "attention_heads": 2},
+        {"linear_attention_layers": (0,)},
+        {"task": "sort", "letters": 9},
+        {"task": "recall", "letters": 32},
+        {"layout": "jelassi", "context": 40},
+    ],
+)
+def test_what_can_be_trained(tiny, tmp_path, fields):
+    run = train(tiny(steps=2, **fields), tmp_path / "run", **CPU)
+    assert run.status.state == "done"
+    assert ssmlens.load_model(run.path / "checkpoints" / "last").config.n_layer == 1
+
+
+def test_it_learns(tiny, tmp_path):
+    """One letter, said again: a minute's task in a second."""
+    config = tiny(length=2, min_length=None, steps=150, batch=32, d_model=32)
+    run = train(config, tmp_path / "run", **CPU)
+    assert run.metrics.final("char", 2) > 0.9
+    assert run.metrics.curve("loss")[1][-1] < 0.5
