@@ -20,7 +20,7 @@ from ssmlens_dashboard.views import signals as signal_views
 from ssmlens_dashboard.views import weights as weight_views
 
 _SQUARE, _LOW = (900, 860), (900, 460)
-_TITLE = 44  # pixels above a figure
+_TITLE, _TOP_AXIS = 44, 96  # pixels above a figure: for its title, and for an axis of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +99,9 @@ def drawn(scene: Scene, name: str, size: tuple[int | None, int | None]) -> go.Fi
     figure = made.draw(scene)
     width, height = (asked or own for asked, own in zip(size, made.size, strict=True))
     model = visible(str(scene.capture.attributes.get("model", "")), longest=80)
-    title = f"{made.title(scene)} · prompt {scene.address.prompt}" + f" · {model}" * bool(model)
-    above = figure.to_dict()["layout"]["margin"]["t"]
+    title = made.title(scene) + f" · {model}" * bool(model)
+    own = figure.to_dict()["layout"]
+    above = _TITLE + (_TOP_AXIS if own["xaxis"].get("side") == "top" else own["margin"]["t"])
     figure.update_layout(
         width=width,
         height=height,
@@ -110,13 +111,21 @@ def drawn(scene: Scene, name: str, size: tuple[int | None, int | None]) -> go.Fi
             **{"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 16, "t": 14}},
             **{"y": 1, "yref": "container", "yanchor": "top"},
         },
-        margin={"t": above + _TITLE, "r": 24, "b": 16, "l": 16},
+        margin={"t": above, "r": max(24, own["margin"]["r"]), "l": max(16, own["margin"]["l"])},
     )
     return figure
 
 
 def _of_layer(what: str) -> Callable[[Scene], str]:
     return lambda scene: f"Layer {scene.address.layer}: {what}"
+
+
+def _of_prompt(what: str) -> Callable[[Scene], str]:
+    return lambda scene: f"{_of_layer(what)(scene)} · prompt {scene.address.prompt}"
+
+
+def _of_map(what: str) -> Callable[[Scene], str]:
+    return lambda scene: f"{maps.title(scene)}{what} · prompt {scene.address.prompt}"
 
 
 def _lags(scene: Scene) -> xr.Dataset:
@@ -175,21 +184,21 @@ def _no_kernels(layer: Layer) -> str:
 
 
 FIGURES: dict[str, Figure] = {
-    **{name: Figure(maps.title, maps.map_figure, maps.data, size=_SQUARE) for name in MAP_VIEWS},
-    "lags": Figure(lambda scene: f"{maps.title(scene)}, energy by lag", maps.lags_figure, _lags),
+    **{name: Figure(_of_map(""), maps.map_figure, maps.data, size=_SQUARE) for name in MAP_VIEWS},
+    "lags": Figure(_of_map(", energy by lag"), maps.lags_figure, _lags),
     "steps": Figure(
-        _of_layer("Δ by token and head"), signals.steps, _steps, signal_views.why_not, (900, 600)
+        _of_prompt("Δ by token and head"), signals.steps, _steps, signal_views.why_not, (900, 600)
     ),
     "norms": Figure(
-        _of_layer("length of B and C by token"), signals.norms, _norms, signal_views.why_not
+        _of_prompt("length of B and C by token"), signals.norms, _norms, signal_views.why_not
     ),
     "half-lives": Figure(
-        _of_layer("half-lives at the mean Δ"),
+        _of_prompt("half-lives at the mean Δ"),
         signals.half_lives,
         _half_lives,
         signal_views.why_not,
     ),
-    "rates": Figure(_of_layer("rates of decay |A|"), signals.rates, _rates, signal_views.why_not),
+    "rates": Figure(_of_prompt("rates of decay |A|"), signals.rates, _rates, signal_views.why_not),
     "input-product": Figure(
         _of_layer("W_Cᵀ W_B"), weights.inputs, _input_product, weight_views.why_not, _SQUARE
     ),

@@ -16,7 +16,7 @@ from ssmlens.plots.theme import LIGHT, MONO, SIGNED, UNIT, Theme, colorscale, te
 HOVERED = 32_768
 """Most cells that carry a value for the pointer; of more, neighbours share one."""
 
-_PIXELS = 512  # a side: few cells become several pixels each, so that no viewer blurs them
+_PIXELS = 768  # a side: few cells become several pixels each, so that no viewer blurs them
 
 
 def shrink_means(

@@ -92,6 +92,7 @@ def rates_figure(
         yaxis={
             "title": {"text": f"count ({of_what})", "standoff": 6},
             "rangemode": "tozero",
+            "dtick": 1 if counts.max(initial=0) <= 5 else None,
             "automargin": True,
         },
     )

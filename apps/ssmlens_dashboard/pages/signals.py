@@ -8,6 +8,7 @@ import xarray as xr
 from dash import Input, Output, html, no_update
 from dash.development.base_component import Component
 
+from ssmlens.names import FINITE
 from ssmlens.plots import SCALES
 from ssmlens.plots.signals_decay import half_lives_figure, rates_figure
 from ssmlens.plots.signals_tokens import Window, norms_figure, steps_figure
@@ -121,11 +122,16 @@ def rates(scene: Scene) -> go.Figure:
 def told(scene: Scene) -> str:
     """The layer's signals in a line."""
     what = signals.heard(scene)
-    lives = signals.half_lives(what)
-    outlast = np.mean(lives > what.tokens)
+    index, lives = what.layer.index, signals.half_lives(what)
+    if what.layer.finite != FINITE:
+        reason = str(what.layer.attributes.get("reason", ""))
+        return f"layer {index}: its {what.layer.finite} is not finite" + f": {reason}" * bool(
+            reason
+        )
+    longer = np.mean(lives > what.tokens)
     return (
-        f"layer {what.layer.index}: {lives.shape[0]} heads, mean Δ {signals.mean_steps(what).mean():.3g}, median "
-        f"half-life {np.median(lives):.3g} tokens; {outlast:.0%} of the states have one longer than the prompt"
+        f"layer {index}: {lives.shape[0]} heads, mean Δ {signals.mean_steps(what).mean():.3g}, median half-life "
+        f"{np.median(lives):.3g} tokens; {longer:.0%} of the states have one longer than the prompt"
     )
 
 

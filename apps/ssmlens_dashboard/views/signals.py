@@ -6,7 +6,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.names import ATTENTION, FINITE
+from ssmlens.names import ATTENTION
 from ssmlens.plots.cells import runs, shrink_means
 from ssmlens.plots.scales import Scale, robust_limit
 from ssmlens.store import Layer
@@ -61,11 +61,6 @@ def why_not(layer: Layer) -> str:
     """Why a layer has no signals to show, in a line; "" where it has."""
     if layer.kind == ATTENTION:
         return f"Layer {layer.index} is softmax attention: it has no Δ, A, B or C. Its map is on the Maps page."
-    if layer.finite != FINITE:
-        reason = str(layer.attributes.get("reason", ""))
-        return f"Layer {layer.index} is not finite ({layer.finite})" + (
-            f": {reason}" * bool(reason)
-        )
     return ""
 
 
@@ -170,7 +165,7 @@ def step_limit(what: Heard, scale: Scale) -> float | None:
     def make() -> np.ndarray:
         values = steps(what)
         if scale == "symlog":
-            return np.array(np.nanmax(values, initial=0.0) or 1.0)
+            return np.array(values[np.isfinite(values)].max(initial=0.0) or 1.0)
         return np.array(robust_limit(values[:: max(1, values.size // _SAMPLE)]))
 
     return float(_SMALL.get((*what.key, "limit", scale), make))
