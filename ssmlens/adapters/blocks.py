@@ -39,7 +39,7 @@ class AttentionSite:
     @property
     def computed(self) -> bool:
         """Whether its weights are computed from its input: they are never in what mamba_ssm's MHA puts out."""
-        return any(f"{c.__module__}.{c.__qualname__}" in _MHA for c in type(self.module).__mro__)
+        return _is_mha(self.module)
 
     @property
     def has_weights(self) -> bool:
@@ -80,13 +80,15 @@ class Block:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Every block of the model, in order.
+    """Every block of the model, in order: also where all of them are mamba_ssm's attention.
 
     Raises:
         UnsupportedModelError: No adapter reads anything in the model.
     """
-    mixers = {site.layer: site for site in find_mixers(model)}
-    blocks = block_names(model, [site.name for site in mixers.values()])
+    modules = model.named_modules()
+    mhas = [] if _has_mixer(model) else [name for name, module in modules if _is_mha(module)]
+    mixers = {} if mhas else {site.layer: site for site in find_mixers(model)}
+    blocks = block_names(model, mhas or [site.name for site in mixers.values()])
     attention = {
         layer: AttentionSite(layer, name, module)
         # The outermost module of a block comes first, and is the one that stays.
@@ -109,3 +111,11 @@ def block_kinds(model: nn.Module) -> list[str]:
 def find_attention(model: nn.Module) -> list[AttentionSite]:
     """The softmax attention of every block that has any, in order."""
     return [block.attention for block in find_blocks(model) if block.attention]
+
+
+def _is_mha(module: nn.Module) -> bool:
+    return any(f"{c.__module__}.{c.__qualname__}" in _MHA for c in type(module).__mro__)
+
+
+def _has_mixer(model: nn.Module) -> bool:
+    return any(adapter_of(module) is not None for module in model.modules())
