@@ -125,9 +125,7 @@ def told(scene: Scene) -> str:
     index, lives = what.layer.index, signals.half_lives(what)
     if what.layer.finite != FINITE:
         reason = str(what.layer.attributes.get("reason", ""))
-        return f"layer {index}: its {what.layer.finite} is not finite" + f": {reason}" * bool(
-            reason
-        )
+        return f"layer {index}: not finite ({what.layer.finite})" + f": {reason}" * bool(reason)
     longer = np.mean(lives > what.tokens)
     return (
         f"layer {index}: {lives.shape[0]} heads, mean Δ {signals.mean_steps(what).mean():.3g}, median half-life "
