@@ -15,7 +15,8 @@ one product. Nothing overflows, nothing is divided, and the work is that of half
 import dataclasses
 from collections.abc import Iterator
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -36,6 +37,8 @@ class DecayedPairs:
         read: What query i reads a state with. Kinds of sums share their decay: map and mask.
         write: What key j writes a state with.
         weight: What key j writes to a head.
+        running: S before every token, and at the end (or these and a constant), in float64: what counts are its
+            differences. None: it is summed when it is needed.
     """
 
     steps: Float[Tensor, "slab token head"]
@@ -43,18 +46,26 @@ class DecayedPairs:
     read: Float[Tensor, "kind #slab token A_state"]
     write: Float[Tensor, "kind #slab token A_state"]
     weight: Float[Tensor, "kind slab token head"]
+    running: Float64[Tensor, "slab edge head"] | None = None
 
     def tokens(self, first: int, end: int) -> "DecayedPairs":
         """The pairs of tokens first ≤ i, j < end; beyond the last token, nothing decays and nothing is written."""
-        here, beyond = slice(first, end), (0, 0, 0, max(0, end - self.steps.shape[1]))
+        here, more = slice(first, end), max(0, end - self.steps.shape[1])
+        beyond, running = (0, 0, 0, more), self.running
+        if running is not None:
+            last = running[:, -1:].expand(-1, more, -1)
+            running = torch.cat([running[:, first : end + 1], last], dim=1)
         return DecayedPairs(
             pad(self.steps[:, here], beyond),
             self.rate,
             *(pad(x[:, :, here], beyond) for x in (self.read, self.write, self.weight)),
+            running=running,
         )
 
-    def sums(self) -> Float[Tensor, "slab edge head"]:
-        """S before every token, and at the end, in float64: what counts are its differences."""
+    def sums(self) -> Float64[Tensor, "slab edge head"]:
+        """`running`, summed here if it is not given."""
+        if self.running is not None:
+            return self.running
         return pad(self.steps.double().cumsum(1), (0, 0, 1, 0))
 
     def decay(

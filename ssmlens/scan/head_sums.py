@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
 from ssmlens.scan.operands import ScanOperands
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
-_INNER = 1024
+_INNER = {"cpu": 1024, "cuda": 4096}
 # Entries of P (and of Q) that are computed at once, at most or with that inner dimension. A GPU wants work: it takes
 # several slabs of heads side by side.
-_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}
+_AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
 
 
 def add_head_sums(
@@ -75,6 +76,8 @@ class _Part:
     def __init__(self, o: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]):
         steps, self._rate = o.decay
         self._steps, self._weight = steps[0], o.writes[0][0]  # token head
+        # Along the last axis, where a GPU sums in parallel.
+        self._running = pad(self._steps.T.double().cumsum(1), (1, 0)).T  # edge head
         self._B, self._C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # group token state
         self._one = steps.new_ones(1, 1, 1, 1)
         self._queries, self._keys = queries, keys
@@ -119,7 +122,8 @@ class _Part:
         weights: Sequence[Float[Tensor, "token head"]],
     ) -> None:
         """Add what some heads sum to; `own`: each has its own C and B (else 1)."""
-        steps, weights = self._steps[:, heads], [weight[:, heads] for weight in weights]
+        steps, running = self._steps[:, heads], self._running[:, heads]
+        weights = [weight[:, heads] for weight in weights]
         rate = self._rate[heads].expand(-1, read.shape[3])
         square = self._queries == self._keys
         for some, slabs in self._slabs(rate, square, own=read.shape[1] > 1):
@@ -130,6 +134,7 @@ class _Part:
                 read=read[:, its_own],
                 write=write[:, its_own],
                 weight=_by_slab(torch.stack([weight[:, some] for weight in weights]), slabs),
+                running=_by_slab(running[:, some], slabs),
             )
             if square:
                 add_square(out.unsqueeze(1), pairs)
@@ -141,14 +146,15 @@ class _Part:
     ) -> Iterator[tuple[slice, int]]:
         """(which heads, in how many slabs) to take at once."""
         heads, states = rate.shape
-        entries = _AT_ONCE["cuda" if rate.is_cuda else "cpu"]
+        device = "cuda" if rate.is_cuda else "cpu"
+        entries, inner = _AT_ONCE[device], _INNER[device]
         tokens = max(len(self._steps[slice(*ends)]) for ends in (self._queries, self._keys))
         if square:
-            wide = 1 if own else max(1, max(_INNER, _AT_ONCE["cpu"] // tokens) // states)
+            wide = 1 if own else max(1, max(inner, _AT_ONCE["cpu"] // tokens) // states)
             # Products have tokens/4 columns or more for each of a slab.
             side = max(1, entries // (tokens * max(wide * states, tokens // 4)))
         else:
-            wide = max(1, max(_INNER, entries // tokens) // states)
+            wide = max(1, max(inner, entries // tokens) // states)
             wide, side = (1, wide) if own else (wide, 1)
         first = 0
         while first < heads:

@@ -60,7 +60,7 @@ def test_a_tile_is_a_rectangle_of_map_and_mask(layer, queries, keys):
 def test_slabs_of_heads_add_up(layer, monkeypatch, device_inner):
     """With several slabs side by side, as on a GPU, and a last one of fewer heads."""
     inner, at_once = device_inner
-    monkeypatch.setattr(head_sums, "_INNER", inner)
+    monkeypatch.setattr(head_sums, "_INNER", {"cpu": inner})
     monkeypatch.setattr(head_sums, "_AT_ONCE", {"cpu": at_once})
     operands, *wanted = layer
     for queries, keys in (((0, 53), (0, 53)), ((20, 53), (2, 19))):
