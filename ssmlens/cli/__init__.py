@@ -14,6 +14,7 @@ COMMANDS = {
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
     "pack": ("pack", "make one HDF5 file of a capture folder"),
+    "train": ("train", "train a model on a recall task; --preset copy-in-a-minute"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, write the page"),

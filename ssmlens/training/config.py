@@ -169,10 +169,12 @@ class TrainConfig:
         """Plain values, for JSON, `arm` spelt out: what config.json holds, the same for the same training."""
         values = dataclasses.asdict(self) | {"arm": self.arm_name}
         for field in dataclasses.fields(self):
-            value, many = values[field.name], isinstance(values[field.name], tuple)
-            if value is not None and "float" in str(field.type):
-                value = tuple(map(float, value)) if many else float(value)
-            values[field.name] = list(value) if many else value
+            value: Any = values[field.name]
+            if isinstance(value, tuple):
+                floats = "float" in str(field.type)
+                values[field.name] = [float(part) if floats else part for part in value]
+            elif value is not None and "float" in str(field.type):
+                values[field.name] = float(value)
         return values
 
     @classmethod

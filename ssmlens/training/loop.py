@@ -88,6 +88,7 @@ def train(
         raise UsageError(
             f"{out} has a run already; --resume goes on with it, --out NAME is another"
         )
+    trainee = Trainee(config, where)  # before there is a folder: it may be refused
     with ExitStack() as held:
         folder = held.enter_context(RunFolder(out, config))
         if resume and open_run(out).status.state == "done":
@@ -95,7 +96,7 @@ def train(
         followers = [held.enter_context(start(out, config)) for start in starts]
         job = _Training(config, folder, followers, progress or (lambda told: None))
         try:
-            job.run(where, checkpoint_every)
+            job.run(trainee, checkpoint_every)
         except BaseException as error:
             job.fail(error)
             raise
@@ -115,10 +116,9 @@ class _Training:
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
         self._before, self._began = 0.0, time.monotonic()
 
-    def run(self, device: torch.device, checkpoint_every: int) -> None:
+    def run(self, trainee: Trainee, checkpoint_every: int) -> None:
         """From the last checkpoint, or the start, to the end."""
         config = self.config
-        trainee = Trainee(config, device)
         losses = self._take_up(trainee)
         if trainee.step == 0:
             self._look(trainee)

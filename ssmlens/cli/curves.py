@@ -1,0 +1,66 @@
+"""Training runs side by side, in a few lines of text: how accuracy went, and where it ended."""
+
+from collections.abc import Sequence
+from typing import Any
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 40
+
+
+def curves(runs: Sequence[Any]) -> str:
+    """A line a run: its arm, the share of characters right at the training length as it rose, and the last values."""
+    arms = [run.arm for run in runs]
+    width = max(map(len, arms))
+    lines = [f"characters right at length {runs[0].length}, from the first step to the last"]
+    for run in runs:
+        length = run.length or 0
+        told = f"{_share(run.metrics.final('char', length))}"
+        others = [n for n in run.metrics.lengths() if n != length]
+        told += "".join(f"   at {n} {_share(run.metrics.final('char', n))}" for n in others)
+        rise = _bars(run.metrics.curve("char", "eval", length)[1])
+        lines.append(f"  {run.arm:{width}}  {rise}  {told}   ({run.status.seconds:.0f} s)")
+    return "\n".join(lines)
+
+
+def plain(run: Any) -> dict[str, Any]:
+    """A run in plain values, for JSON."""
+    lengths = run.metrics.lengths()
+    return {
+        "out": str(run.path),
+        "arm": run.arm,
+        "seed": run.seed,
+        "state": run.status.state,
+        "steps": run.status.steps,
+        "seconds": run.status.seconds,
+        "accuracy": {
+            str(n): {
+                name: _or_none(run.metrics.final(name, n)) for name in ("loss", "char", "string")
+            }
+            for n in lengths
+        },
+        "curve": {
+            str(n): [
+                [int(step), _or_none(float(value))]
+                for step, value in zip(*run.metrics.curve("char", "eval", n), strict=True)
+            ]
+            for n in lengths
+        },
+    }
+
+
+def _bars(shares: Any) -> str:
+    """Shares in 0..1 as a row of bars, at most 40 of them, the last one kept."""
+    step = -(-len(shares) // _WIDTH)
+    kept = shares[::-1][:: max(step, 1)][::-1]
+    return "".join(
+        " " if share != share else _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
+        for share in kept
+    )
+
+
+def _share(value: float) -> str:
+    return "-" if value != value else f"{value:.3f}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value

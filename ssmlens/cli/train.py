@@ -1,0 +1,119 @@
+"""`ssmlens train`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmlens.cli.command import Result
+from ssmlens.cli.curves import curves, plain
+from ssmlens.cli.progress import progress
+from ssmlens.errors import UsageError
+from ssmlens.training.config import TrainConfig, flag
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainCommand(TrainConfig):
+    """Train a model on a recall task: a run folder with its curve, and checkpoints that every command opens.
+
+    Start with: ssmlens train --preset copy-in-a-minute
+    """
+
+    preset: str | None = None
+    """Ready-made runs side by side: copy-in-a-minute."""
+    out: Path | None = None
+    """Folder of the run (of the runs, with --preset). Default: runs/ and a name after task, arm and seed."""
+    resume: bool = False
+    """Go on with a stopped run; what is trained is then as its folder says."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    tracker: tuple[str, ...] = ()
+    """Tell trackio, wandb or tensorboard as well."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        if self.checkpoint_every < 1:
+            raise UsageError(f"--checkpoint-every is at least 1, not {self.checkpoint_every}")
+        if self.preset is not None:
+            return self._run_preset(self.preset)
+        config = self.config()
+        out = self.out or Path("runs") / default_name(config)
+        if self.resume:
+            config = self._stored(config, out)
+        run = self._train(config, out)
+        text = f"{curves([run])}\n{run.path}: open it with ssmlens dashboard {run.path}"
+        return Result({"runs": [plain(run)]}, text)
+
+    def config(self) -> TrainConfig:
+        """What is trained, without how."""
+        return config_of(self)
+
+    def _run_preset(self, name: str) -> Result:
+        from ssmlens.training.presets import find_preset
+
+        preset = find_preset(name)
+        changed = _changed(self.config(), TrainConfig())
+        if changed:
+            raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
+        out = self.out or Path("runs") / name
+        runs = [self._train(c, out / default_name(c)) for c in preset.configs]
+        text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
+        return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
+
+    def _stored(self, given: TrainConfig, out: Path) -> TrainConfig:
+        from ssmlens.training.run_folder import read_config
+
+        if not out.is_dir():
+            raise UsageError(f"--resume: there is no run in {out}; give its folder with --out")
+        stored = read_config(out)
+        for name in _all_changed(given, TrainConfig()):
+            if given.to_dict()[name] != stored.to_dict()[name]:
+                raise UsageError(
+                    f"{out} was begun with {flag(name)} {stored.to_dict()[name]}; leave that out"
+                )
+        return stored
+
+    def _train(self, config: TrainConfig, out: Path) -> Any:
+        from ssmlens.training.loop import train
+
+        with progress(f"{config.task}, {config.arm_name}") as tell:
+
+            def told(now: Any) -> None:
+                tell(now.step, now.steps, f"loss {now.loss:.3f}, accuracy {now.char:.3f}")
+
+            return train(
+                config,
+                out,
+                resume=self.resume,
+                device=self.device,
+                checkpoint_every=self.checkpoint_every,
+                trackers=self.tracker,
+                progress=told,
+            )
+
+
+def config_of(command: TrainConfig) -> TrainConfig:
+    """The config in a command that has its fields."""
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    return TrainConfig(**{name: getattr(command, name) for name in names})
+
+
+def default_name(config: TrainConfig) -> str:
+    """A name for a run's folder, after task, arm and seed."""
+    return f"{config.task}-{config.arm_name}-seed{config.seed}".replace(" ", "-").replace("/", "-")
+
+
+def _all_changed(config: TrainConfig, other: TrainConfig) -> Sequence[str]:
+    ours, theirs = config.to_dict(), other.to_dict()
+    return [name for name, value in ours.items() if value != theirs[name]]
+
+
+def _changed(config: TrainConfig, other: TrainConfig) -> str | None:
+    return next(iter(_all_changed(config, other)), None)
+
+
+COMMAND = TrainCommand
