@@ -4,28 +4,30 @@ import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-# Layers whose arrays are held while they are written: while one waits for the disk, the other is digested.
-_AT_ONCE = 2
-
 
 class Overlap:
-    """Runs jobs in threads, two at a time: a third waits in `start`, so that no more than two are held.
+    """Runs jobs in threads, a few at a time: one more waits in `start`, so that no more than these are held.
 
     Threads, since nearly all the work (digests, chunks, the disk) lets go of the interpreter; they share the caller's
     arrays, need nothing of the caller's program, and end with it.
+
+    Args:
+        at_once: How many jobs at a time. None: two, so that one is digested while the other waits for the disk; up to
+            four where there are cores for them.
 
     Attributes:
         threads: As many as cores, for parts of a job that wait for nothing.
     """
 
-    def __init__(self):
+    def __init__(self, at_once: int | None = None):
+        self._at_once = min(4, max(2, cores() // 4)) if at_once is None else at_once
         self.threads = ThreadPoolExecutor(cores(), thread_name_prefix="ssmlens-chunks")
-        self._jobs = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ssmlens-shards")
+        self._jobs = ThreadPoolExecutor(self._at_once, thread_name_prefix="ssmlens-shards")
         self._running: dict[Hashable, Future[None]] = {}
 
     def start(self, name: Hashable, job: Callable[[], None]) -> None:
-        """Begin a job, after waiting for one of two others to end. Raises what went wrong in a job that ended."""
-        if len(self._running) == _AT_ONCE:
+        """Begin a job, after waiting for another to end if there are too many. Raises what went wrong in one."""
+        if len(self._running) == self._at_once:
             wait(self._running.values(), return_when=FIRST_COMPLETED)
         for ended in [name for name, future in self._running.items() if future.done()]:
             self.join(ended)

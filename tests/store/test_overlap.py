@@ -95,7 +95,7 @@ def test_the_callers_own_error_is_the_one_that_is_told_and_what_was_begun_is_fin
 
 
 def test_no_more_than_two_jobs_are_held():
-    overlap, held, most = Overlap(), set(), []
+    overlap, held, most = Overlap(at_once=2), set(), []
     lock = threading.Lock()
 
     def job(number):
