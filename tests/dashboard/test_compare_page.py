@@ -6,7 +6,7 @@ from ssmlens_dashboard.address import Zoom, parse
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import compare as page
 from ssmlens_dashboard.scene import resolve
-from ssmlens_dashboard.views import compare
+from ssmlens_dashboard.views import compare, maps
 
 from ssmlens.store import open_capture
 
@@ -186,3 +186,41 @@ def test_the_download_holds_every_map_and_difference(at, ids, stored):
     assert longer.sizes == {"query": 51, "key": 51}
     assert np.isnan(longer["A"].values[50, 0])
     assert np.isfinite(longer["B"].values[50, 0])
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"not HDF5 at all", None], ids=["empty", "foreign", "cut short"]
+)
+def test_a_place_that_is_damaged_is_told_beside_it(write_capture, tmp_path, scene_at, damage):
+    good = write_capture(tmp_path / "good.h5", layers=2, tokens=9)
+    bad = write_capture(tmp_path / "bad.h5", layers=2, tokens=9)
+    ids = {entry.name: entry.id for entry in Library([tmp_path]).entries("capture")}
+    bad.write_bytes(good.read_bytes()[:3000] if damage is None else damage)
+    scene = scene_at(tmp_path, f"capture={ids['good.h5']}&against={ids['bad.h5']}.0.0", "compare")
+    one, other = page.shown(scene)
+    assert one.scene is not None
+    assert other.scene is None
+    assert "bad.h5" in other.notes[0]
+    assert str(tmp_path) not in other.notes[0]
+    figure, *_ = page.drawn(scene)
+    assert len(figure.layout.images) == 1
+    page.scores(scene)
+    page.controls(scene)
+
+
+@pytest.mark.parametrize("scale", ["linear", "symlog", "rank"])
+def test_maps_that_are_not_finite_draw_nothing_and_fail_nothing(at, ids, monkeypatch, scale):
+    whole = maps.matrix
+    monkeypatch.setattr(maps, "matrix", lambda what: whole(what) * np.nan)
+    maps._SMALL._held.clear()  # limits of the same maps, finite, from other tests
+    scene = at(f"layer=2&scale={scale}&against={ids['copy-mimetic']}.2.0")
+    figure, *_ = page.drawn(scene)
+    assert len(figure.layout.images) == 3
+    assert "correlation with A" in str(page.scores(scene))
+    maps._SMALL._held.clear()
+
+
+def test_a_map_against_itself_leaves_nothing(at, ids):
+    one, other = compare.sides(at(f"layer=3&against={ids['copy-default']}.3.0"))
+    cells = compare.difference_tile(one.drawn, other.drawn, None).cells
+    assert np.nanmax(np.abs(cells)) == 0

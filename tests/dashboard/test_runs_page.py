@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ssmlens_dashboard.address import parse
+from ssmlens_dashboard.address import Address, parse
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import runs as page
 from ssmlens_dashboard.scene import Scene
@@ -271,3 +271,18 @@ def test_a_run_with_nothing_yet(tmp_path):
     (row,) = answer["runs-table.rowData"]
     assert (row["state"], row["loss"], row["string"]) == ("starting", None, None)
     assert not any(answer[f"runs-{name}.figure"].data for name in ("loss", "accuracy", "lengths"))
+
+
+@pytest.mark.parametrize("rate", [1e-3, 3e-4, 1e-05, 0.00012345, 2.0, 12345.5])
+def test_what_is_chosen_is_in_the_address(rate):
+    asked = Address(
+        "runs", runs=("0123456789",), measure="char", length=100, rate=rate, limits="own"
+    )
+    assert parse("runs", asked.search, ("runs",)) == (asked, ())
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-1", "1e999", "1_0", "", "0x1", "1" * 50])
+def test_a_bad_learning_rate_falls_back_with_a_note(bad):
+    address, notes = parse("runs", f"rate={bad}&measure=loss&limits=none", ("runs",))
+    assert address == Address("runs")
+    assert len(notes) == (3 if bad else 2)

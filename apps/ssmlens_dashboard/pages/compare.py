@@ -105,9 +105,9 @@ def drawn(scene: Scene) -> tuple[go.Figure, dict[str, Any], dict[str, Any]]:
     return figure, {"height": figure["layout"]["height"]}, for_pointer(scene, opened)
 
 
-@PAGE.view(Output("compare-scores", "children"))
-def scores(scene: Scene) -> Component:
-    """Scores of each place, and how far its matrix is from the first."""
+@PAGE.view(Output("compare-scores", "children"), also=(Input("compare-sides", "data"),))
+def scores(scene: Scene, _drawn: object = None) -> Component:
+    """Scores of each place, and how far its matrix is from the first; once the maps are drawn, which matter more."""
     opened = shown(scene)
     rows = [(name, values) for name, values in compare.scores_of(opened).items()]
     first = opened[0].drawn
@@ -349,7 +349,8 @@ def _has_softmax(opened: list[Side]) -> bool:
 
 
 def _cell(value: float) -> Component:
-    return html.Td("—" if not math.isfinite(value) else f"{value:.3g}")
+    whole = math.isfinite(value) and value == round(value) and abs(value) < 1e9
+    return html.Td("—" if not math.isfinite(value) else f"{value:.0f}" if whole else f"{value:.3g}")
 
 
 PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))

@@ -26,10 +26,8 @@ from ssmlens_dashboard.views import runs
 from ssmlens_dashboard.views.runs import MEASURES, Arm, Listed
 from ssmlens_dashboard.views.runs_table import GRID, table
 
-_SOON, _LATER = (
-    2_000,
-    10_000,
-)  # milliseconds between looks: while something runs, while there is nothing
+_SOON = 2_000  # milliseconds between looks at runs
+_LATER = 10_000  # where there are none yet
 _BEST = "best"
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
 _NONE = (
