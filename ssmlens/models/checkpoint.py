@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -61,21 +62,29 @@ def read_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes of `state`, sorted by name, tied weights once.
+    """sha256 over name, dtype, shape and sha256 of the bytes of every tensor, sorted by name, tied weights once.
 
     Of tensors that share memory the first name counts. The same tensors have the same digest in a
-    .safetensors and in a .bin file, in one file or in shards.
+    .safetensors and in a .bin file, in one file or in shards, on a CPU or a GPU.
     """
-    seen: set[tuple] = set()
-    total = hashlib.sha256()
+    chosen: dict[tuple, str] = {}
     for name, tensor in sorted(state.items()):
         memory = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and memory in seen:
-            continue
-        seen.add(memory)
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(_bytes(tensor).numpy().data)
+        chosen.setdefault(memory if tensor.numel() else (name,), name)
+    total = hashlib.sha256()
+    with ThreadPoolExecutor() as threads:  # hashing lets go of the interpreter
+        hashes = threads.map(lambda name: _sha256(state[name]), chosen.values())
+        for name, tensor_hash in zip(chosen.values(), hashes, strict=True):
+            total.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}\n".encode())
+            total.update(tensor_hash)
     return total.hexdigest()
+
+
+def _sha256(tensor: Tensor) -> bytes:
+    if tensor.is_cuda:  # through pinned memory, which a GPU fills forty times faster
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        tensor = pinned.copy_(tensor.detach())
+    return hashlib.sha256(_bytes(tensor).numpy().data).digest()
 
 
 def same_bytes(a: Tensor, b: Tensor) -> bool:
