@@ -27,6 +27,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384])
+    parser.add_argument(
+        "--first",
+        type=int,
+        help="only so many layers of billion-parameter models above 8192 tokens",
+    )
     parser.add_argument("--one-file", action="store_true", help="one .h5 file, not a folder")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     asked = parser.parse_args()
@@ -34,11 +39,12 @@ def main() -> None:
     for name in asked.models:
         torch.manual_seed(0)
         model = MODELS[name]("cuda")
-        _capture(model, 64, asked.one_file)  # kernels compiled, allocator warm
+        _capture(model, 64, asked.one_file, 2)  # kernels compiled, allocator warm
         for tokens in asked.tokens:
-            row = {"model": name, "tokens": tokens, **_capture(model, tokens, asked.one_file)}
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+            first = asked.first if tokens > 8192 and name != "mamba-370m" else None
+            found = _capture(model, tokens, asked.one_file, first)
+            rows.append({"model": name, "tokens": tokens, **found})
+            print(json.dumps(rows[-1]), flush=True)
         del model
         gc.collect()
         torch.cuda.empty_cache()
@@ -49,8 +55,8 @@ def main() -> None:
     )
 
 
-def _capture(model: torch.nn.Module, tokens: int, one_file: bool) -> dict:
-    """One prompt of random tokens: map and mask of every layer, no channels."""
+def _capture(model: torch.nn.Module, tokens: int, one_file: bool, first: int | None) -> dict:
+    """One prompt of random tokens: map and mask of every layer (or the first ones), no channels."""
     ids = torch.randint(0, 50000, (1, tokens))
     backbone = model.get_submodule("backbone")
     with torch.no_grad(), peak_memory() as peak_forward:
@@ -58,7 +64,10 @@ def _capture(model: torch.nn.Module, tokens: int, one_file: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / ("run.h5" if one_file else "run")
         with peak_memory() as peak:
-            seconds = _seconds(lambda: ssmlens.capture(model, ids, out=out, channels=[]))
+            layers = None if first is None else range(first)
+            seconds = _seconds(
+                lambda: ssmlens.capture(model, ids, out=out, channels=[], layers=layers)
+            )
         with ssmlens.open_capture(out) as cap:
             layers = [cap.layer(i) for i in cap.layers]
             proofs = {
@@ -90,10 +99,10 @@ def _operand_bytes(model: torch.nn.Module, ids: torch.Tensor) -> int:
 
 
 def _tile_bytes(tokens: int) -> int:
-    """A map and a mask of what is held at once: the whole of it up to 8192 tokens, else a tile."""
-    from ssmlens.scan import reduce
+    """A map and a mask of what is held at once: the whole of it, or a tile."""
+    from ssmlens.scan.tiles import _TILE_TOKENS
 
-    side = tokens if tokens <= 8192 else getattr(reduce, "TILE_TOKENS", 4096)
+    side = min(tokens, _TILE_TOKENS["cuda"])
     return 2 * side * side * 4
 
 

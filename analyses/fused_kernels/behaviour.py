@@ -12,6 +12,7 @@ from torch import nn
 
 import ssmlens
 from ssmlens.errors import UsageError
+from ssmlens.recorder.recording import LayerRecord
 
 _SIZES = {"d_model": 256, "n_layer": 4, "vocab_size": 64}
 CONFIGS = {
@@ -37,8 +38,10 @@ def rows():
         row |= _left_alone(model, ids) | _generation(model, ids) | _refusals(model)
         with torch.no_grad(), ssmlens.recording(model) as rec:
             model(ids)
+        mixers = [r for r in rec if isinstance(r, LayerRecord)]
         row["layers"] = rec.layers
-        row["closure"] = max(r.closure_error for r in rec if hasattr(r, "closure_error"))
+        row["attention_blocks"] = [r.layer for r in rec if r not in mixers]
+        row["closure"] = max(r.closure_error for r in mixers)
         yield row
 
 

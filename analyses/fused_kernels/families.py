@@ -4,6 +4,7 @@ import torch
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
+from ssmlens.recorder.recording import LayerRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -25,7 +26,7 @@ def rows():
                 for padding in (None, mask):
                     with torch.no_grad(), ssmlens.recording(model) as rec:
                         model(ids, attention_mask=padding, use_cache=False)
-                    errors += [r.closure_error for r in rec if hasattr(r, "closure_error")]
+                    errors += [r.closure_error for r in rec if isinstance(r, LayerRecord)]
                 row[name] = max(errors)
                 if not all(e == e for e in errors):
                     row[name] = "NaN"
