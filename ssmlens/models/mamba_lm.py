@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
-
-__all__ = ["MIXER_OF_LAYER", "MambaConfig", "MambaLM"]
+from ssmlens.models.mamba_config import MambaConfig
 
 
 class CausalLMOutput(NamedTuple):

@@ -1,6 +1,7 @@
 """Stacks of several mixers: no token sees a later one, and each is saved, loaded, captured, scored and initialised."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -118,6 +119,18 @@ def test_a_saved_stack_is_loaded_and_captured(stack, cli, tmp_path):
                 assert (captured.layer(i).read("attention_mask") == ones).all()
         assert sorted(row.layer for row in ssmlens.rank_layers(captured)) == [0, 1, 2]
     assert verify(out) == []
+
+
+def test_mamba_ssms_own_model_is_written_the_same(tmp_path):
+    """Its config has the same values and no `to_dict`."""
+    model = make(**ATTENTION)
+    folders = [tmp_path / "ours", tmp_path / "theirs"]
+    configs = [model.config, types.SimpleNamespace(**model.config.to_dict())]
+    for folder, model.config in zip(folders, configs, strict=True):
+        folder.mkdir()
+        mamba_ssm_layout.save(model, folder)
+    for name in ("config.json", "model.safetensors"):
+        assert folders[0].joinpath(name).read_bytes() == folders[1].joinpath(name).read_bytes()
 
 
 @torch.no_grad()

@@ -289,9 +289,10 @@ def test_operands_without_their_surroundings_are_refused(missing):
 
 def test_what_a_mixer_does_not_have_is_refused_by_name():
     o = random_block(1, 3, 2, 1, 2, 1, 2)
+    no_norm = dataclasses.replace(o.mixing, norm_weight=None)
     without = {
         "conv": dataclasses.replace(o, mixing=TokenMixing()),
-        "gate": dataclasses.replace(o, gate=None),
+        "gate": dataclasses.replace(o, gate=None, mixing=no_norm),
         "skip": dataclasses.replace(o, D=None),
     }
     words = {"conv": "convolution", "gate": "gate", "skip": r"skip \(D\)"}
