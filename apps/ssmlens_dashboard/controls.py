@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import dash_mantine_components as dmc
+from dash import Input, Output
 from dash.development.base_component import Component
 
-from ssmlens_dashboard.page import control_id
+from ssmlens_dashboard.page import Page, control_id, here_id
 
 
 def segments(field: str, options: Sequence[tuple[str, str]]) -> Component:
@@ -16,3 +17,9 @@ def segments(field: str, options: Sequence[tuple[str, str]]) -> Component:
         value=options[0][0],
         size="xs",
     )
+
+
+def follow(page: Page, *fields: str) -> None:
+    """Keep two or more controls of a page at what the address says, whatever changed it."""
+    outputs = (Output(control_id(field), "value") for field in fields)
+    page.clientside("controls", *outputs, Input(here_id(page.name), "data"))

@@ -117,11 +117,10 @@ def test_colours_do_not_change_with_the_zoom(at):
 )
 def test_every_kind_of_layer_at_every_address(at, layer, search):
     scene = at(f"layer={layer}&{search}")
-    *figures, hidden, told, scale, sort = page.everything(scene)
+    *figures, hidden, told = page.everything(scene)
     assert all(figure.data for figure in figures)
     assert hidden is False
     assert told.startswith(f"layer {layer}: 6 heads")
-    assert (scale, sort) == (scene.address.scale, scene.address.sort)
     assert sum(len(figure.to_json()) for figure in figures) < 3_000_000
 
 
@@ -134,14 +133,14 @@ def test_a_zoom_shows_the_tokens_of_its_keys(at):
 
 
 def test_softmax_attention_has_none_and_says_so(at):
-    *figures, hidden, told, _, _ = page.everything(at("layer=3"))
+    *figures, hidden, told = page.everything(at("layer=3"))
     assert hidden is True
     assert not any(hasattr(figure, "data") for figure in figures)
     assert "softmax attention" in told
 
 
 def test_what_is_not_finite_is_shown_with_holes_and_its_reason(at):
-    *figures, hidden, told, _, _ = page.everything(at("layer=4&scale=symlog&sort=step"))
+    *figures, hidden, told = page.everything(at("layer=4&scale=symlog&sort=step"))
     assert hidden is False
     assert told == "layer 4: not finite (weights): W_B holds NaN"
     assert np.isnan(figures[0].data[0].customdata[:, 2:]).all()

@@ -1,4 +1,4 @@
-/* The Signals page: dragging over tokens, or a double click, changes the zoom of the address. */
+/* The Signals page: dragging over tokens, or clicking twice, changes the zoom of the address. */
 "use strict";
 
 (() => {
@@ -20,9 +20,16 @@
     },
   });
 
-  document.addEventListener("dblclick", (event) => {
-    if (FIGURES.some((figure) => event.target.closest(`${figure} .nsewdrag`))) window.ssmlens.go({ zoom: null });
-  });
+  // Two presses in one place; a dblclick never comes, for plotly lays a sheet over everything while a button is down.
+  let twice = null;
+  document.addEventListener("mousedown", (event) => {
+    const over = FIGURES.some((figure) => event.target.closest(`${figure} .nsewdrag`));
+    twice = over && event.detail === 2 ? [event.clientX, event.clientY] : null;
+  }, true);
+  document.addEventListener("mouseup", (event) => {
+    if (twice && Math.hypot(event.clientX - twice[0], event.clientY - twice[1]) < 4) window.ssmlens.go({ zoom: null });
+    twice = null;
+  }, true);
 
   document.addEventListener("click", (event) => {
     if (event.target.closest("#signals-whole")) window.ssmlens.go({ zoom: null });

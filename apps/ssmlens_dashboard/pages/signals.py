@@ -13,9 +13,9 @@ from ssmlens.plots import SCALES
 from ssmlens.plots.signals_decay import half_lives_figure, rates_figure
 from ssmlens.plots.signals_tokens import Window, norms_figure, steps_figure
 from ssmlens_dashboard.address import HEAD_ORDERS, Range
-from ssmlens_dashboard.controls import segments
+from ssmlens_dashboard.controls import follow, segments
 from ssmlens_dashboard.elements import figure_card
-from ssmlens_dashboard.page import Page, control_id
+from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import signals
 
@@ -71,17 +71,14 @@ PAGE = Page(name="signals", title="Signals", order=3, layout=layout, data=lambda
     Output("signals-rates", "figure"),
     Output("signals-figures", "hidden"),
     Output("signals-told", "children"),
-    Output(control_id("scale"), "value"),
-    Output(control_id("sort"), "value"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
     """All that follows from the address, in one answer."""
-    at = scene.address
     missing = signals.why_not(scene.layer)
     if missing:
-        return (*[no_update] * 4, True, missing, at.scale, at.sort)
+        return (*[no_update] * 4, True, missing)
     figures = (draw(scene) for draw in (steps, norms, half_lives, rates))
-    return (*figures, False, told(scene), at.scale, at.sort)
+    return (*figures, False, told(scene))
 
 
 def steps(scene: Scene) -> go.Figure:
@@ -161,3 +158,4 @@ def tokens_shown(scene: Scene) -> Range:
 PAGE.clientside(
     "zoomed_tokens", Input("signals-steps", "relayoutData"), Input("signals-norms", "relayoutData")
 )
+follow(PAGE, "scale", "sort")

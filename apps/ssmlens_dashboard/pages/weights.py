@@ -17,9 +17,9 @@ from ssmlens.plots.weights_products import (
     input_product_figure,
     state_product_figure,
 )
-from ssmlens_dashboard.controls import segments
+from ssmlens_dashboard.controls import follow, segments
 from ssmlens_dashboard.elements import figure_card
-from ssmlens_dashboard.page import Page, control_id
+from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import weights
 
@@ -74,18 +74,14 @@ PAGE = Page(name="weights", title="Weights", order=4, layout=layout, data=lambda
     Output("weights-figures", "hidden"),
     Output("weights-numbers", "children"),
     Output("weights-told", "children"),
-    Output(control_id("scale"), "value"),
-    Output(control_id("group"), "value"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
     """All that follows from the address, in one answer."""
-    scale = scene.address.scale
     missing = weights.why_not(scene.layer)
     if missing:
-        return (*[no_update] * 6, True, [], missing, scale, "0")
+        return (*[no_update] * 6, True, [], missing)
     draws = (inputs, states, input_entries, state_entries, kernels, taps)
-    group = str(weights.pair(scene).group)
-    return (*(draw(scene) for draw in draws), False, numbers(scene), told(scene), scale, group)
+    return (*(draw(scene) for draw in draws), False, numbers(scene), told(scene))
 
 
 def inputs(scene: Scene) -> go.Figure:
@@ -172,3 +168,6 @@ def _number(number: weights.Number) -> str:
         return "—"
     text = f"{number.value:.0f}" if number.name == "bc_shift" else f"{number.value:.3g}"
     return text.replace("-", "−")
+
+
+follow(PAGE, "scale", "group")
