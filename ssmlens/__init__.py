@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ssmlens.store import open_capture, verify
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
+    from ssmlens.training.sweep import sweep
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "rank_layers",
     "recording",
     "selective_scan",
+    "sweep",
     "train",
     "transplant_",
     "verify",
@@ -70,6 +72,7 @@ _HOMES = {
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "selective_scan": "scan.selective_scan",
+    "sweep": "training.sweep",
     "train": "training.loop",
     "transplant_": "inits.transplant",
     "verify": "store",
