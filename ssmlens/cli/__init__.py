@@ -15,6 +15,8 @@ COMMANDS = {
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
     "pack": ("pack", "make one HDF5 file of a capture folder"),
     "train": ("train", "train a model on a recall task; --preset copy-in-a-minute"),
+    "sweep": ("sweep", "train many: arms, learning rates, seeds; goes on where it was"),
+    "compare": ("compare", "the arms of a sweep, each at its best learning rate"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, write the page"),

@@ -9,10 +9,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ssmlens.errors import SsmlensError
 
+Options = TypeVar("Options")
 _BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")
 
 
@@ -46,7 +47,7 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
     """Parse the options, run the command, print what it says; returns the exit code."""
     wants_json = "--json" in words
     try:
-        command = _parse(command_class, name, words)
+        command = parse_options(command_class, name, words)
         result = command.run()
         text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
         print(text)
@@ -61,18 +62,18 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
         return 0
 
 
-def _parse(command_class: Callable[..., Command], name: str, words: Sequence[str]) -> Command:
-    """The command with its options; bad ones raise _BadOptionsError with one line."""
+def parse_options(options: Callable[..., Options], name: str, words: Sequence[str]) -> Options:
+    """A command, or another dataclass of options, from words; bad ones raise _BadOptionsError with one line."""
     import tyro
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                command_class,
+                options,
                 args=list(words),
                 prog=f"ssmlens {name}",
-                description=inspect.cleandoc(command_class.__doc__ or ""),
+                description=inspect.cleandoc(options.__doc__ or ""),
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:

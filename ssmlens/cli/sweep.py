@@ -1,0 +1,133 @@
+"""`ssmlens sweep`."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+from ssmlens.cli.command import Result
+from ssmlens.cli.progress import progress
+from ssmlens.cli.shard import parse_shard
+from ssmlens.cli.train import config_of
+from ssmlens.errors import UsageError
+from ssmlens.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand(TrainConfig):
+    """Train many configs, a run folder each: every combination of some axes, or a Python file's list.
+
+    A sweep that was stopped goes on where it was, and what is there is not done again. Compare its arms with:
+    ssmlens compare FOLDER
+    """
+
+    axis: tuple[str, ...] = ()
+    """What varies: name=value,value,... such as init=mamba-ssm,mimetic learning-rate=1e-3,3e-3 seed=0,1,2; parts of a
+    list are joined by +, as in components=A,A+BC."""
+    configs: Path | None = None
+    """A Python file that makes a list of TrainConfig called configs; it is run."""
+    out: Path | None = None
+    """Folder of the run folders. Default: sweeps/ and the task, or the Python file's name."""
+    workers: int = 1
+    """Processes that train side by side."""
+    device: tuple[str, ...] = ("auto",)
+    """Where: cpu, cuda, or several that workers take in turn, as in cuda:0 cuda:1."""
+    shard: str | None = None
+    """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
+    retry_failed: bool = False
+    """Begin runs anew that have failed."""
+    hang_after: float = 900.0
+    """Seconds without a step after which a worker is killed and its run begun again."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        from ssmlens.training.sweep import sweep
+
+        configs, name = self._configs()
+        out = self.out or Path("sweeps") / name
+        with progress(f"sweeping {out}") as tell:
+            runs = sweep(
+                configs,
+                out,
+                workers=self.workers,
+                devices=self.device,
+                shard=parse_shard(self.shard) or (1, 1),
+                retry_failed=self.retry_failed,
+                hang_after=self.hang_after,
+                progress=tell,
+            )
+        return summary(runs, out)
+
+    def _configs(self) -> tuple[list[TrainConfig], str]:
+        base = config_of(self)
+        if self.configs is None:
+            if not self.axis:
+                raise UsageError(
+                    "nothing varies: give --axis learning-rate=1e-3,3e-3, or --configs"
+                )
+            return combinations(base, self.axis), self.task
+        if self.axis or base != TrainConfig():
+            raise UsageError("--configs goes without --axis and without options of a config")
+        return _from_file(self.configs), self.configs.stem
+
+
+def combinations(base: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
+    """The configs at every combination of the axes' values, the last axis varying fastest.
+
+    Raises:
+        UsageError: An axis is not name=value,value, or has no such name or value.
+    """
+    named = [_axis(text) for text in axes]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--axis {' '.join(names)}: a name comes twice; join its values by commas")
+    points = itertools.product(*(values for _, values in named))
+    return [dataclasses.replace(base, **dict(zip(names, p, strict=True))) for p in points]
+
+
+def summary(runs: list[Any], out: Path) -> Result:
+    """A sweep in a line, and by run for --json."""
+    from ssmlens.cli.curves import plain
+
+    states = [run.status.state for run in runs]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    text = f"{out}: {len(runs)} runs, {', '.join(parts) or 'none begun'}"
+    failed = [run for run in runs if run.status.state == "failed"]
+    lines = [f"{run.name}: {run.status.error}" for run in failed[:5]]
+    more = [f"... and {len(failed) - 5} more"] if len(failed) > 5 else []
+    told = [text, *lines, *more, f"compare its arms: ssmlens compare {out}"]
+    data = {"out": str(out), "runs": [plain(run) for run in runs]}
+    return Result(data, "\n".join(told))
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """Name and values of an axis, converted as the command line converts its option."""
+    from ssmlens.cli.command import parse_options
+
+    flag, equals, values = text.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    if not equals or not values:
+        raise UsageError(f"--axis {text!r} is not name=value,value")
+    if name not in {field.name for field in dataclasses.fields(TrainConfig)}:
+        raise UsageError(f"--axis {text!r}: there is no option --{name.replace('_', '-')}")
+    made = []
+    for value in values.split(","):
+        words = [f"--{name.replace('_', '-')}", *value.split("+")]
+        made.append(getattr(parse_options(TrainConfig, "sweep --axis", words), name))
+    return name, made
+
+
+def _from_file(path: Path) -> list[TrainConfig]:
+    import runpy
+
+    if not path.is_file():
+        raise UsageError(f"--configs {path}: there is no such file")
+    found = runpy.run_path(str(path)).get("configs")
+    if not isinstance(found, list) or not all(isinstance(c, TrainConfig) for c in found):
+        raise UsageError(f"--configs {path}: it must make a list of TrainConfig called configs")
+    return found
+
+
+COMMAND = SweepCommand

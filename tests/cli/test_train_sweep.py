@@ -1,0 +1,103 @@
+"""`ssmlens sweep` and `ssmlens compare`."""
+
+import pytest
+
+from ssmlens.cli.sweep import combinations
+from ssmlens.errors import UsageError
+from ssmlens.training.config import TrainConfig
+
+TINY = {
+    "--length": 4,
+    "--letters": 5,
+    "--d-model": 16,
+    "--n-layer": 1,
+    "--d-state": 8,
+    "--headdim": 8,
+    "--steps": 4,
+    "--batch": 8,
+    "--eval-every": 2,
+    "--eval-count": 16,
+    "--device": "cpu",
+}
+SMALL = [word for option in TINY.items() for word in option]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_sweep_and_its_comparison(cli, here):
+    axes = ["--axis", "init=mamba-ssm,mimetic", "learning-rate=1e-3", "seed=0,1"]
+    said = cli("sweep", *SMALL, *axes, "--out", "sweep")
+    assert said.code == 0, said.err
+    assert said.out.splitlines()[0] == "sweep: 4 runs, 4 done"
+    assert "ssmlens compare sweep" in said.out
+    again = cli("sweep", *SMALL, *axes, "--out", "sweep", "--json")
+    assert len(again.json["runs"]) == len(list((here / "sweep").iterdir())) == 4
+
+    told = cli("compare", "sweep")
+    assert told.code == 0, told.err
+    title, header, *rows, verdict = told.out.splitlines()
+    assert title == "characters right at length 4"
+    assert header.split()[:3] == ["arm", "best", "rate"]
+    assert sorted(row.split()[0] for row in rows) == ["default", "mimetic"]
+    assert verdict.startswith("no winner")
+    at_8 = cli("compare", "sweep", "--length", 8, "--measure", "string", "--json").json
+    assert (at_8["length"], at_8["measure"], at_8["winner"]) == (8, "string", None)
+    assert {arm["arm"]: arm["seeds"] for arm in at_8["arms"]} == {"default": 2, "mimetic": 2}
+
+
+def test_axes_make_every_combination():
+    base = TrainConfig(task="sort", letters=64)
+    made = combinations(base, ("init=mamba-ssm,mimetic", "c=4,8", "components=A,A+BC", "n-layer=3"))
+    assert len(made) == 8
+    assert {(m.init, m.c, m.components, m.n_layer) for m in made} == {
+        (init, c, components, 3)
+        for init in ("mamba-ssm", "mimetic")
+        for c in (4.0, 8.0)
+        for components in (("A",), ("A", "BC"))
+    }
+    assert all((m.task, m.letters) == ("sort", 64) for m in made)
+    with pytest.raises(UsageError, match="a name comes twice"):
+        combinations(base, ("seed=1", "seed=2"))
+
+
+def test_a_python_file_of_configs(cli, here):
+    (here / "mine.py").write_text(
+        "from ssmlens import TrainConfig\nconfigs = [TrainConfig(steps=0)]\n"
+    )
+    said = cli("sweep", "--configs", "mine.py")
+    assert said.complaint == "config 0 (default): --steps is at least 1, not 0"
+    (here / "other.py").write_text("configs = 3\n")
+    assert "a list of TrainConfig" in cli("sweep", "--configs", "other.py").complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "nothing varies: give --axis"),
+        ("--axis seed", "--axis 'seed' is not name=value,value"),
+        ("--axis sed=1", "--axis 'sed=1': there is no option --sed"),
+        ("--axis learning-rate=fast", "--learning-rate"),
+        ("--axis seed=0,1 --shard 3/2", "shard 3/2: i/N needs 1 ≤ i ≤ N"),
+        ("--axis seed=0,1 --shard 3", "--shard is i/N"),
+        ("--axis seed=0,1 --workers 0", "at least one worker"),
+        ("--axis headdim=64,48", "config 1 (default): --mixer Mamba2 --headdim"),
+        ("--configs nowhere.py", "--configs nowhere.py: there is no such file"),
+        ("--configs nowhere.py --axis seed=0", "--configs goes without --axis"),
+        ("--engine slurm --axis seed=0", "--engine"),
+    ],
+)
+def test_bad_use_of_sweep(cli, here, words, told):
+    said = cli("sweep", *words.split())
+    assert said.code == 2
+    assert told in said.complaint
+    assert list(here.iterdir()) == []
+
+
+def test_bad_use_of_compare(cli, here):
+    assert "there is no folder nowhere" in cli("compare", "nowhere").complaint
+    (here / "empty").mkdir()
+    assert "there is no run to compare" in cli("compare", "empty").complaint
