@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("train", "train a model on a recall task; --preset copy-in-a-minute"),
     "sweep": ("sweep", "train many: arms, learning rates, seeds; goes on where it was"),
     "compare": ("compare", "the arms of a sweep, each at its best learning rate"),
+    "transplant": ("transplant", "a student from each layer of a teacher, against its scores"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, write the page"),

@@ -1,0 +1,103 @@
+"""`ssmlens transplant`: a student from each layer of a shipped model, and what it is set beside."""
+
+import json
+
+import pytest
+
+import ssmlens
+from ssmlens.store.runs import find_runs, open_run
+from ssmlens.training.config import TrainConfig
+
+TEACHER = "copy-mamba1-mimetic"
+TINY = {
+    "--letters": 20,
+    "--length": 4,
+    "--min-length": 2,
+    "--n-layer": 2,
+    "--steps": 2,
+    "--batch": 2,
+    "--eval-count": 4,
+    "--device": "cpu",
+}
+SMALL = [word for option in TINY.items() for word in option]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_students_of_two_layers_beside_the_arms_they_are_held_against(cli, here):
+    asked = ["transplant", "--teacher", TEACHER, "--layers", 3, 1, *SMALL, "--out", "out"]
+    said = cli(*asked, "--rates", 1e-3, 1e-2)
+    assert said.code == 0, said.err
+    title, header, *rows, more = said.out.splitlines()
+    assert title.startswith("10 runs in out")
+    assert header.split()[:2] == ["arm", "rank"]
+    runs = [open_run(path) for path in find_runs(here / "out")]
+    cells = sorted((run.arm, run.learning_rate) for run in runs)
+    arms = ["default", "mimetic", "shuffled 3", "transplant 1", "transplant 3"]
+    assert cells == [(arm, rate) for arm in arms for rate in (1e-3, 1e-2)]
+    assert [
+        " ".join(row.split()[: len(arm.split())])
+        for row, arm in zip(sorted(rows), arms, strict=True)
+    ] == arms
+    assert {run.config["d_model"] for run in runs} == {192}
+    assert {(run.config["mixer"], run.config["d_state"]) for run in runs} == {("Mamba1", 32)}
+    assert "ssmlens dashboard out" in more
+
+    with ssmlens.open_capture(here / "out" / "teacher.h5") as capture:
+        ranking = {row.layer: row for row in ssmlens.rank_layers(capture)}
+    for run in runs:
+        if run.teacher_layer is None:
+            assert run.teacher_scores == {}
+            continue
+        for name in ("copy_score", "mask_ones", "diagonal_sharpness"):
+            wanted = ranking[run.teacher_layer].scores[name]
+            assert run.teacher_scores[name] == pytest.approx(wanted, rel=1e-6)
+
+    again = cli(*asked, "--rates", 1e-3, 1e-2, "--json").json
+    assert again["layers"] == [3, 1]  # the copying layer is ranked first
+    best = {student["arm"]: student for student in again["students"]}
+    assert best["transplant 3"]["rank"] == best["shuffled 3"]["rank"] == 1
+    assert best["default"]["layer"] is None
+    assert set(best["default"]["accuracy"]) == {"4", "8"}
+
+
+def test_a_student_from_a_file(cli, here):
+    student = TrainConfig(letters=20, length=3, steps=1, batch=2, eval_count=2, d_state=None)
+    (here / "student.json").write_text(json.dumps({**student.to_dict(), "init": "mimetic"}))
+    words = ["--layers", "top:1", "--student", "student.json", "--device", "cpu"]
+    said = cli("transplant", "--teacher", "copy-mamba2-default", *words, "--json")
+    assert said.code == 0, said.err
+    arms = {student["arm"] for student in said.json["students"]}
+    assert arms == {"default", "mimetic", "transplant 1", "shuffled 1"}
+    assert {open_run(path).length for path in find_runs(here / "transplants")} == {3}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--layers all", "--teacher is missing"),
+        ("--teacher nowhere", "unknown model 'nowhere'"),
+        (
+            f"--teacher {TEACHER} --layers 4",
+            "--layers 4: the teacher has Mamba mixers in 0, 1, 2, 3",
+        ),
+        (f"--teacher {TEACHER} --layers top:9", "give all, top:K (K in 1..4), or indices"),
+        (f"--teacher {TEACHER} --layers best", "--layers best: give all, top:K"),
+        (f"--teacher {TEACHER} --d-model 128", "--d-model 128 does not fit the teacher"),
+        (f"--teacher {TEACHER} --init mimetic", "--init is what the arms differ in"),
+        (f"--teacher {TEACHER} --teacher-layer 3", "--teacher-layer is what the arms differ in"),
+        (f"--teacher {TEACHER} --task cpoy", "--task: unknown task 'cpoy'"),
+        (f"--teacher {TEACHER} --scope all", "scope must be one of"),
+        (f"--teacher {TEACHER} --student none.json", "--student none.json cannot be read"),
+        (f"--teacher {TEACHER} --student none.json --steps 3", "--student goes without options"),
+    ],
+)
+def test_bad_use(cli, here, words, told):
+    said = cli("transplant", *words.split())
+    assert said.code == 2
+    assert told in said.complaint
+    assert list(here.iterdir()) == []
