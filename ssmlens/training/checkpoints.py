@@ -1,5 +1,6 @@
 """Checkpoints of a run: a folder in mamba_ssm's layout each, with what it takes to go on; only the last is kept."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssmlens.models.layouts import CONFIG_FILE
+from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.tokenizers import VOCABULARY_FILE
 from ssmlens.store.disk import rename, sync_folder, told_in_one_line
 from ssmlens.training.build import vocabulary
@@ -33,7 +35,8 @@ def save(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> Path:
     with told_in_one_line(path, 0):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        config = trainee.model.config.to_dict()
+        # mamba_ssm's own model has a config of the same fields.
+        config = MambaConfig(**dataclasses.asdict(trainee.model.config)).to_dict()
         (partial / CONFIG_FILE).write_text(json.dumps(config, indent=1))
         letters = vocabulary(trainee.task)
         if letters is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,8 @@ def train(
         try:
             job.run(trainee, checkpoint_every)
         except BaseException as error:
-            job.fail(error)
+            with suppress(SsmlensError):  # the disk is full: what stopped the run says more
+                job.fail(error)
             raise
     return open_run(out)
 
