@@ -26,6 +26,7 @@ _OF_INIT = {"layers": "init_layers", "student_layers": "init_layers", "layer": "
 _NO_OPTIONS = {"force"}
 _LEAST = {"steps": 1, "batch": 1, "n_layer": 1, "d_model": 1, "eval_every": 1, "eval_count": 1}
 _NOT_NEGATIVE = ("seed", "warmup", "clip", "weight_decay", "d_intermediate")
+_SEEDS = 2**31
 
 
 def check(config: TrainConfig) -> None:
@@ -33,9 +34,13 @@ def check(config: TrainConfig) -> None:
 
     Builds the task at every length that is measured, and an empty model; a teacher or a checkpoint is not looked for.
     """
-    for name, least in {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
-        if not getattr(config, name) >= least:
-            raise UsageError(f"{flag(name)} is at least {least}, not {getattr(config, name)}")
+    bounds = dict.fromkeys(_MIXER_OPTIONS, 1) | dict.fromkeys(_NOT_NEGATIVE, 0) | _LEAST
+    for name, least in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"{flag(name)} is at least {least}, not {value}")
+    if config.seed >= _SEEDS:
+        raise UsageError(f"--seed is below 2^31, not {config.seed}")
     if not 0 < config.learning_rate < float("inf"):
         raise UsageError(f"--learning-rate is positive, not {config.learning_rate:g}")
     for step in config.capture_at:
@@ -93,7 +98,7 @@ def model_config(config: TrainConfig, task: Task) -> MambaConfig:
         for layer in range(config.n_layer + 1):  # one beyond the last has the mixer in any case
             made.build_mixer(layer, device="meta")
     except UsageError as error:
-        named = [flag(name) for name in options if name in str(error)]
+        named = [flag(name) for name in options or _MIXER_OPTIONS if name in str(error)]
         raise UsageError(f"{' '.join([f'--mixer {config.mixer}', *named])}: {error}") from None
     return made
 

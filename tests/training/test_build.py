@@ -54,6 +54,10 @@ CPU = torch.device("cpu")
         ({"learning_rate": math.nan}, "--learning-rate is positive, not nan"),
         ({"clip": math.nan}, "--clip is at least 0, not nan"),
         ({"seed": -1}, "--seed is at least 0"),
+        ({"seed": 2**31}, "--seed is below 2^31"),
+        ({"headdim": 0}, "--headdim is at least 1, not 0"),
+        ({"d_conv": 0}, "--d-conv is at least 1, not 0"),
+        ({"d_model": 60}, "--mixer Mamba2 --headdim --ngroups: Mamba2 needs"),
         ({"capture_at": (5000,)}, "--capture-at 5000 is no step of this run: 0..2000"),
     ],
 )
