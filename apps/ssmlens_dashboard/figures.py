@@ -10,6 +10,7 @@ import xarray as xr
 
 from ssmlens.errors import UsageError
 from ssmlens.plots.labels import literal, visible
+from ssmlens.plots.theme import Spec
 from ssmlens.store import Capture, Layer
 from ssmlens_dashboard.address import MAP_VIEWS, Address
 from ssmlens_dashboard.library import Library
@@ -36,7 +37,7 @@ class Figure:
     """
 
     title: Callable[[Scene], str]
-    draw: Callable[[Scene], go.Figure]
+    draw: Callable[[Scene], go.Figure | Spec]
     data: Callable[[Scene], xr.Dataset]
     why_not: Callable[[Layer], str] = lambda _: ""
     size: tuple[int, int] = _LOW
@@ -96,12 +97,13 @@ def drawn(scene: Scene, name: str, size: tuple[int | None, int | None]) -> go.Fi
         size: Width and height in pixels; None for the figure's own.
     """
     made = FIGURES[name]
-    figure = made.draw(scene)
+    figure = go.Figure(made.draw(scene))
     width, height = (asked or own for asked, own in zip(size, made.size, strict=True))
     model = visible(str(scene.capture.attributes.get("model", "")), longest=80)
     title = made.title(scene) + f" · {model}" * bool(model)
     own = figure.to_dict()["layout"]
-    above = _TITLE + (_TOP_AXIS if own["xaxis"].get("side") == "top" else own["margin"]["t"])
+    on_top = own["xaxis"].get("side") == "top" and own["margin"].get("autoexpand", True)
+    above = _TITLE + (_TOP_AXIS if on_top else own["margin"]["t"])
     figure.update_layout(
         width=width,
         height=height,

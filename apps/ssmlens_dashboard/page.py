@@ -8,7 +8,8 @@ return components and figures, so they are tested without a browser or a server.
     @PAGE.view(Output("signals-steps", "figure"))
     def steps(scene: Scene) -> go.Figure: ...
 
-Views run when they come onto the page and at every change of the address. What changes the address is a control
+Views run when they come onto the page and at every change of the address; what they answer is sent as far as it is new
+to the browser (`changes`), so a view may return all that it draws. What changes the address is a control
 (`control_id`), a link (`scene.address.but(layer=3).href`) or JavaScript (`ssmlens.go({layer: 3})`).
 """
 
@@ -17,12 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
-from dash import ClientsideFunction, Dash, Input, Output, no_update, set_props
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update, set_props
 from dash.dependencies import Wildcard
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
 from ssmlens_dashboard.address import parse
+from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.scene import Scene, resolve
 
@@ -100,6 +102,17 @@ def here_id(page: str | Wildcard) -> dict[str, str | Wildcard]:
     return {"type": "here", "page": page}
 
 
+def told_id(page: str, view: int) -> dict[str, str | int]:
+    """The id of the store of what a view has told the browser."""
+    return {"type": "told", "page": page, "view": view}
+
+
+def stores(page: Page, here: str) -> list[Component]:
+    """What a page keeps in the browser: where the reader is, and what its views have told."""
+    told = (dcc.Store(id=told_id(page.name, number)) for number in range(len(page.views)))
+    return [dcc.Store(id=here_id(page.name), data=here), *told]
+
+
 def control_id(field: str | Wildcard) -> dict[str, str | Wildcard]:
     """The id of a control whose `value` is a field of the address: changing one changes the other."""
     return {"type": "address", "field": field}
@@ -118,17 +131,24 @@ def bind(
     """
 
     def bound(view: View) -> Draw:
-        def draw(here: str | None, *also: Any) -> Any:
+        def draw(here: str | None, told: object, *also: Any) -> list[Any]:
             pathname, _, search = (here or "").partition("?")
             try:
-                return view.draw(page.scene(pathname, search, library), *also)
+                drawn = view.draw(page.scene(pathname, search, library), *also)
             except SsmlensError as error:
                 set_props(CONTENT, {"children": trouble(error)})
-                return no_update if len(view.outputs) == 1 else (no_update,) * len(view.outputs)
+                return [no_update] * (len(view.outputs) + 1)
+            values = [drawn] if len(view.outputs) == 1 else drawn
+            sent, now = changes(values, told)
+            return [*sent, now]
 
         return draw
 
-    for view in page.views:
-        app.callback(*view.outputs, Input(here_id(page.name), "data"), *view.also)(bound(view))
+    for number, view in enumerate(page.views):
+        told = told_id(page.name, number)
+        app.callback(
+            [*view.outputs, Output(told, "data")],
+            [Input(here_id(page.name), "data"), State(told, "data"), *view.also],
+        )(bound(view))
     for function, dependencies in page.scripts:
         app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)

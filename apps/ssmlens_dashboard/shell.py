@@ -11,12 +11,14 @@ from dash.development.base_component import Component
 from ssmlens.errors import SsmlensError
 from ssmlens.plots.labels import visible
 from ssmlens_dashboard.address import Address, defaults, parse
+from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.elements import more
 from ssmlens_dashboard.library import Library
-from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id
+from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
 from ssmlens_dashboard.scene import Scene, channels_of, resolve
 
 _LONGEST_PROMPT = 60
+_VALUES = (5, 7, 9)  # among what surrounds a page, those that the selects show
 
 
 def frame(pages: Sequence[Page]) -> Component:
@@ -31,6 +33,7 @@ def frame(pages: Sequence[Page]) -> Component:
             dcc.Location(id=URL, refresh="callback-nav"),
             dcc.Store(id="scene"),
             dcc.Store(id="structure"),
+            dcc.Store(id="surroundings"),
             dcc.Store(id="mounted"),
             dcc.Store(id="constants", data=constants),
             html.Header(
@@ -76,8 +79,8 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         page = by_name[address.page]
         try:
             scene = page.scene(pathname, search, library)
-            here = dcc.Store(id=here_id(page.name), data=f"{pathname}{search or ''}")
-            return [here, _page_head(page, scene), page.layout(scene)]
+            kept = stores(page, f"{pathname}{search or ''}")
+            return [*kept, _page_head(page, scene), page.layout(scene)]
         except SsmlensError as error:
             return trouble(error)
 
@@ -91,14 +94,20 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
             for f in ("capture", "layer", "prompt")
             for p in ("data", "value")
         ),
+        Output("surroundings", "data"),
         Input(URL, "pathname"),
         Input(URL, "search"),
+        State("surroundings", "data"),
     )
-    def surroundings(pathname: str | None, search: str | None) -> tuple[Any, ...]:
-        """Navigation, selects and notes, at every address."""
+    def surroundings(pathname: str | None, search: str | None, told: object) -> list[Any]:
+        """Navigation, selects and notes, at every address, as far as they change."""
         address, notes = parse(pathname, search, names)
-        told = surroundings_of(address, notes, library)
-        return (address.theme, _links(pages, address), *told)
+        around = surroundings_of(address, notes, library)
+        values = [address.theme, _links(pages, address), *around]
+        sent, now = changes(values, told)
+        for place in _VALUES:  # the reader may have chosen others since
+            sent[place] = values[place]
+        return [*sent, now]
 
     go = ClientsideFunction("ssmlens", "control")
     app.clientside_callback(
@@ -115,7 +124,9 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         State("constants", "data"),
     )
     app.clientside_callback(
-        ClientsideFunction("ssmlens", "mounted"), Output("mounted", "data"), Input(here_id(ALL), "data")
+        ClientsideFunction("ssmlens", "mounted"),
+        Output("mounted", "data"),
+        Input(here_id(ALL), "data"),
     )
     for page in pages:
         bind(app, page, library, trouble)

@@ -66,9 +66,9 @@ def paint(
     shown = coloured(cells, scale, signed=signed, limit=limit)
     stops = SIGNED if signed else UNIT
     tall, wide = (max(1, _PIXELS // max(1, n)) for n in cells.shape)
-    pixels = shown.position.repeat(tall, axis=0).repeat(wide, axis=1)
+    picture = palette_png(shown.position, stops, signed=signed, pixels=(tall, wide), level=1)
     figure.add_layout_image(
-        source=data_uri(palette_png(pixels, stops, signed=signed)),
+        source=data_uri(picture),
         **{"xref": axes[0], "yref": axes[1], "sizing": "stretch", "layer": "below"},
         **{"x": -0.5, "y": -0.5, "sizex": columns, "sizey": rows},
     )

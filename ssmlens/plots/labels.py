@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
+_GLYPH = 6.2  # pixels of a character
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -46,3 +47,17 @@ def block_labels(tokens: Sequence[str], block: int) -> list[str]:
         text = visible("".join(run), longest=12)
         labels.append(literal(f"{start}–{start + len(run) - 1} {text}"))
     return labels
+
+
+def label_pixels(labels: Sequence[str]) -> int:
+    """About the pixels that the longest of some tick labels takes along an axis of tokens, with room around it.
+
+    Args:
+        labels: As plotly draws them (`literal`), in the monospaced font of 10 pixels.
+    """
+    widths = (sum(map(_cells, html.unescape(label))) for label in labels)
+    return int(max(widths, default=0) * _GLYPH) + 12
+
+
+def _cells(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

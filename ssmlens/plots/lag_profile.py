@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ssmlens.plots.theme import LIGHT, Theme, template
+from ssmlens.plots.theme import LIGHT, Spec, Theme, plain_template
 
 
 def lag_profile(
@@ -17,31 +17,39 @@ def lag_profile(
         first_lag: Lags below it are shaded: `diagonal_sharpness` leaves them to the convolution.
         theme: LIGHT or DARK.
     """
+    return go.Figure(lag_profile_spec(energy, first_lag, theme=theme))
+
+
+def lag_profile_spec(
+    energy: Float[np.ndarray, " lag"], first_lag: int = 1, *, theme: Theme = LIGHT
+) -> Spec:
+    """`lag_profile` as plain values."""
     total = float(energy.sum())
     share = energy / total if total > 0 else np.zeros_like(energy)
-    figure = go.Figure(
-        go.Scatter(
-            x=np.arange(len(energy)),
-            y=share,
-            mode="lines",
-            line={"shape": "hvh", "width": 1.5, "color": theme.accent},
-            fill="tozeroy",
-            hovertemplate="%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
-        )
-    )
-    figure.update_layout(
-        template=template(theme),
-        xaxis={"title": {"text": "tokens back (lag)"}, "rangemode": "nonnegative"},
-        yaxis={"title": {"text": "share of energy"}, "tickformat": ".0%", "rangemode": "tozero"},
-    )
-    figure.add_vrect(x0=-0.5, x1=first_lag - 0.5, fillcolor=theme.muted, opacity=0.12, line_width=0)
+    line = {
+        **{"type": "scatter", "mode": "lines", "fill": "tozeroy"},
+        "x": list(range(len(share))),
+        "y": [float(f"{s:.4g}") if np.isfinite(s) else None for s in share],
+        "line": {"shape": "hvh", "width": 1.5, "color": theme.accent},
+        "hovertemplate": "%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
+    }
+    convolution = {
+        **{"type": "rect", "xref": "x", "yref": "y domain"},
+        **{"x0": -0.5, "x1": first_lag - 0.5, "y0": 0, "y1": 1},
+        **{"fillcolor": theme.muted, "opacity": 0.12, "line": {"width": 0}},
+    }
+    layout = {
+        "template": plain_template(theme),
+        "xaxis": {"title": {"text": "tokens back (lag)"}, "rangemode": "nonnegative"},
+        "yaxis": {"title": {"text": "share of energy"}, "tickformat": ".0%", "rangemode": "tozero"},
+        "shapes": [convolution],
+    }
     if total > 0 and len(energy) > first_lag:
         sharpest = first_lag + int(np.argmax(share[first_lag:]))
-        figure.add_annotation(
-            x=sharpest,
-            y=float(share[sharpest]),
-            text=f"{sharpest} back",
-            showarrow=False,
-            yshift=10,
-        )
-    return figure
+        layout["annotations"] = [
+            {
+                **{"x": sharpest, "y": float(share[sharpest]), "yshift": 10},
+                **{"text": f"{sharpest} back", "showarrow": False},
+            }
+        ]
+    return {"data": [line], "layout": layout}

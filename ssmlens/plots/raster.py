@@ -1,6 +1,7 @@
 """Maps as small images: fewer cells by blocks, and PNGs transparent where a map says nothing."""
 
 import base64
+import functools
 import struct
 import zlib
 from typing import Literal
@@ -54,7 +55,12 @@ def block_reduce(
 
 
 def palette_png(
-    position: Float[np.ndarray, "row column"], stops: tuple[Stop, ...], *, signed: bool
+    position: Float[np.ndarray, "row column"],
+    stops: tuple[Stop, ...],
+    *,
+    signed: bool,
+    pixels: int | tuple[int, int] = 1,
+    level: int = 9,
 ) -> bytes:
     """A PNG of colour positions, one palette index a pixel; NaN is transparent.
 
@@ -62,16 +68,27 @@ def palette_png(
         position: In [-1, 1] when signed, [0, 1] otherwise (`scales.coloured`); clipped to it.
         stops: The colour scale, from `theme`.
         signed: Whether position 0 lies in the middle of the scale.
+        pixels: A side of each cell, or its height and width.
+        level: zlib's, 1 (fast) to 9 (small).
     """
-    share = np.clip((position + 1) / 2 if signed else position, 0, 1)
-    finite = np.isfinite(share)
-    index = np.where(finite, np.rint(np.where(finite, share, 0) * (_NOTHING - 1)), _NOTHING)
+    half = (_NOTHING - 1) / 2
+    share = position * half + half if signed else position * (2 * half)
+    np.clip(share, 0, 2 * half, out=share)
+    index = np.rint(np.where(np.isfinite(share), share, _NOTHING)).astype(np.uint8)
+    tall, wide = (pixels, pixels) if isinstance(pixels, int) else pixels
+    if tall > 1 or wide > 1:
+        index = index.repeat(tall, axis=0).repeat(wide, axis=1)
+    return _png(index, _palette(stops), level)
+
+
+@functools.cache
+def _palette(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
     palette = np.zeros((256, 4), np.uint8)
     places, colours = [p for p, _ in stops], np.array([c for _, c in stops]) * [1, 1, 1, 255]
     for channel in range(4):
         levels = np.interp(np.arange(_NOTHING) / (_NOTHING - 1), places, colours[:, channel])
         palette[:_NOTHING, channel] = np.rint(levels)
-    return _png(index.astype(np.uint8), palette)
+    return palette
 
 
 def data_uri(png: bytes) -> str:
@@ -79,14 +96,16 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _png(index: UInt8[np.ndarray, "row column"], palette: UInt8[np.ndarray, "256 rgba=4"]) -> bytes:
+def _png(
+    index: UInt8[np.ndarray, "row column"], palette: UInt8[np.ndarray, "256 rgba=4"], level: int
+) -> bytes:
     height, width = index.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1)  # filter 0 before each
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
         (b"PLTE", palette[:, :3].tobytes()),
         (b"tRNS", palette[:, 3].tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IDAT", zlib.compress(rows.tobytes(), level)),
         (b"IEND", b""),
     )
     body = b"".join(

@@ -60,33 +60,39 @@ def coloured(
             limit (linear) or the largest magnitude (symlog). A rank scale has none.
     """
     magnitude = np.abs(values)
-    known = np.sort(magnitude[np.isfinite(magnitude) & (magnitude > 0)])
     if scale == "rank":
+        known = np.sort(_known(magnitude))
         share = np.searchsorted(known, magnitude, side="right") / max(known.size, 1)
         position = np.where(np.isnan(values), np.nan, np.sign(values) * share)
         return Coloured(position, 1.0, _ticks(signed, (0.5, 1.0), ("50 %", "100 %")))
     if limit is None:
-        limit = 1.0 if not signed else _default_limit(values, known, scale)
+        limit = 1.0 if not signed else _default_limit(values, scale)
     if scale == "linear":
         marks = _round_marks(limit)
-        at, text = tuple(m / limit for m in marks), tuple(f"{m:.1g}" for m in marks)
+        at, text = tuple(m / limit for m in marks), tuple(f"{m:g}" for m in marks)
         return Coloured(values / limit, limit, _ticks(signed, at, text))
     threshold = limit * 10.0**-DECADES
     position = np.sign(values) * _compress(magnitude, threshold, limit)
     top = int(np.floor(np.log10(limit)))
     marks = [10.0**k for k in range(top - 2, top + 1)]
     at = tuple(_compress(np.array(marks), threshold, limit).tolist())
-    return Coloured(position, limit, _ticks(signed, at, tuple(f"{m:.1g}" for m in marks)))
+    return Coloured(position, limit, _ticks(signed, at, tuple(f"{m:g}" for m in marks)))
 
 
 def _compress(magnitude: np.ndarray, threshold: float, limit: float) -> np.ndarray:
     return np.log1p(magnitude / threshold) / np.log1p(limit / threshold)
 
 
-def _default_limit(values: np.ndarray, known: np.ndarray, scale: Scale) -> float:
+def _known(magnitude: np.ndarray) -> np.ndarray:
+    """Those that are finite and not zero."""
+    return magnitude[np.isfinite(magnitude) & (magnitude > 0)]
+
+
+def _default_limit(values: np.ndarray, scale: Scale) -> float:
     if scale == "linear":
         return robust_limit(values)
-    return float(known[-1]) if known.size else 1.0
+    known = _known(np.abs(values))
+    return float(known.max()) if known.size else 1.0
 
 
 def _round_marks(limit: float) -> list[float]:

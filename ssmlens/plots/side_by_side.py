@@ -1,21 +1,17 @@
 """Maps side by side: several figures of one map each become one, whose panels zoom together."""
 
 import dataclasses
-import html
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
-from ssmlens.plots.labels import literal
-from ssmlens.plots.theme import LIGHT, Theme, template
+from ssmlens.plots.labels import label_pixels, literal
+from ssmlens.plots.theme import LIGHT, Spec, Theme, plain_template
 
 MOST_LABELS = 20
 """Most token labels along an axis of a panel."""
 
 _TITLE = 24  # pixels
 _BAR = 48  # below a panel, for its colour bar
-_GLYPH = 6.2  # pixels of a character of a token label
 _GAP = 0.025  # between panels, as a share of the width
 _LABELLED_GAP = 0.1
 
@@ -28,12 +24,12 @@ class Panel:
 
     Attributes:
         title: What it shows; drawn as it stands.
-        figure: A figure of one map (`tiles.tile_figure`); None where there is nothing to draw.
+        figure: A figure of one map (`tiles.tile_spec`); None where there is nothing to draw.
         note: What stands in its place then.
     """
 
     title: str
-    figure: go.Figure | None
+    figure: Spec | None
     note: str = ""
 
 
@@ -43,7 +39,7 @@ def side_by_side(
     side: int = 380,
     same_queries: bool = False,
     theme: Theme = LIGHT,
-) -> go.Figure:
+) -> Spec:
     """Join figures of maps into one of rows of panels with linked axes: zooming one zooms all.
 
     Every panel spans the tokens of them all. Its colour bar lies below it.
@@ -55,11 +51,11 @@ def side_by_side(
         theme: LIGHT or DARK.
     """
     columns = max(map(len, rows))
-    drawn = [
-        panel.figure.to_plotly_json() for row in rows for panel in row if panel and panel.figure
-    ]
-    above = _TITLE + max((_longest(figure["layout"]["xaxis"]) for figure in drawn), default=0)
-    left = max((_longest(figure["layout"]["yaxis"]) for figure in drawn), default=0)
+    drawn = [panel.figure for row in rows for panel in row if panel and panel.figure]
+    above = _TITLE + max(
+        (label_pixels(figure["layout"]["xaxis"]["ticktext"]) for figure in drawn), default=0
+    )
+    left = max((label_pixels(figure["layout"]["yaxis"]["ticktext"]) for figure in drawn), default=0)
     tall = above + side + _BAR
     height = len(rows) * tall
     gap = _GAP if same_queries else _LABELLED_GAP
@@ -102,12 +98,12 @@ class _Joined:
             }
         )
 
-    def add(self, figure: dict[str, Any], across: _Span, down: _Span, *, labels: bool) -> None:
+    def add(self, figure: Spec, across: _Span, down: _Span, *, labels: bool) -> None:
         """A figure's one pair of axes, its image, and its colour bar below them."""
         number = len(self._axes["x"]) + 1
         x, y = (name if number == 1 else f"{name}{number}" for name in "xy")
         for name, domain, anchor in (("x", across, y), ("y", down, x)):
-            axis = figure["layout"][f"{name}axis"]
+            axis = dict(figure["layout"][f"{name}axis"])
             every = -(-len(axis["tickvals"]) // MOST_LABELS)
             axis |= {key: axis[key][::every] for key in ("tickvals", "ticktext")}
             axis |= {"title": None, "automargin": False, "domain": domain, "anchor": anchor}
@@ -115,15 +111,16 @@ class _Joined:
             self._axes[name].append(axis if number == 1 else {**axis, "matches": name})
         self._images += [image | {"xref": x, "yref": y} for image in figure["layout"]["images"]]
         (bar,) = figure["data"]
-        bar["marker"]["colorbar"] |= {
+        colorbar = bar["marker"]["colorbar"] | {
             **{"orientation": "h", "lenmode": "fraction", "len": (across[1] - across[0]) * 0.9},
             **{"x": sum(across) / 2, "xanchor": "center", "xpad": 0},
             **{"y": down[0], "yanchor": "top", "ypad": 6},
             "tickfont": {"size": 10, "color": self._theme.muted},
         }
-        self._traces.append(bar | {"xaxis": x, "yaxis": y})
+        marker = bar["marker"] | {"colorbar": colorbar}
+        self._traces.append(bar | {"marker": marker, "xaxis": x, "yaxis": y})
 
-    def figure(self, height: int, left: int) -> go.Figure:
+    def figure(self, height: int, left: int) -> Spec:
         """The figure, every panel with the tokens that any of them shows."""
         named = {}
         for name, axes in self._axes.items():
@@ -132,20 +129,13 @@ class _Joined:
                 shown = [min(ends), max(ends)]
                 axis["range"] = shown if name == "x" else shown[::-1]
                 named[f"{name}axis{number if number > 1 else ''}"] = axis
-        return go.Figure(
-            self._traces,
-            {
-                **named,
-                "images": self._images,
-                "annotations": self._texts,
-                "template": template(self._theme),
-                "height": height,
-                "margin": {"l": left, "r": 8, "t": 0, "b": 0, "autoexpand": False},
-                "dragmode": "zoom",
-            },
-        )
-
-
-def _longest(axis: dict[str, Any]) -> int:
-    """Pixels that the longest label of an axis takes."""
-    return int(max((len(html.unescape(t)) for t in axis["ticktext"]), default=0) * _GLYPH) + 12
+        layout = {
+            **named,
+            "images": self._images,
+            "annotations": self._texts,
+            "template": plain_template(self._theme),
+            "height": height,
+            "margin": {"l": left, "r": 8, "t": 0, "b": 0, "autoexpand": False},
+            "dragmode": "zoom",
+        }
+        return {"data": self._traces, "layout": layout}

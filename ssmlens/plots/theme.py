@@ -6,6 +6,7 @@ apart under every common colour blindness.
 """
 
 import dataclasses
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -56,6 +57,9 @@ DARK = Theme(
     failed="#ff8a80",
 )
 
+Spec = dict[str, Any]
+"""A figure as plain values, {"data": [...], "layout": {...}}: what `go.Figure` takes and checks, in some 20 ms."""
+
 Stop = tuple[float, tuple[int, int, int, float]]
 """A position in [0, 1] and the colour there: red, green, blue (0-255), opacity (0-1)."""
 
@@ -79,6 +83,11 @@ def colorscale(stops: tuple[Stop, ...]) -> list[list[float | str]]:
 
 def template(theme: Theme = LIGHT) -> go.layout.Template:
     """A theme as plotly's template: `figure.update_layout(template=template(DARK))` switches."""
+    return go.layout.Template(plain_template(theme))
+
+
+def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
+    """The same as plain values, for figures that plotly does not check (`Spec`)."""
     axis = {
         "gridcolor": theme.line,
         "linecolor": theme.line,
@@ -89,8 +98,8 @@ def template(theme: Theme = LIGHT) -> go.layout.Template:
         "ticks": "outside",
         "ticklen": 4,
     }
-    return go.layout.Template(
-        layout={
+    return {
+        "layout": {
             "font": {"family": FONT, "color": theme.ink, "size": 13},
             "title": {"font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
             "paper_bgcolor": "rgba(0,0,0,0)",
@@ -112,4 +121,4 @@ def template(theme: Theme = LIGHT) -> go.layout.Template:
             },
             "legend": {"orientation": "h", "y": 1.08, "x": 0, "font": {"size": 12}},
         }
-    )
+    }

@@ -3,15 +3,25 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ssmlens.plots.labels import literal, visible
+from ssmlens.plots.labels import label_pixels, literal, visible
 from ssmlens.plots.raster import Reduction, data_uri, palette_png
 from ssmlens.plots.scales import Scale, coloured
-from ssmlens.plots.theme import LIGHT, MONO, SIGNED, UNIT, Theme, colorscale, template
+from ssmlens.plots.theme import (
+    LIGHT,
+    MONO,
+    SIGNED,
+    UNIT,
+    Spec,
+    Theme,
+    colorscale,
+    plain_template,
+)
 
 SIDE = 700
 """Most cells a side: about the pixels that a map gets on a screen."""
@@ -20,6 +30,9 @@ LABELS = 36
 """Most token labels along an axis."""
 
 Range = tuple[int, int]
+_STRIP = 128  # rows of entries reduced at a time: what they need stays in a core's own cache
+_TITLE, _BAR = 24, 72  # pixels of an axis's title, and of the colour bar with its numbers
+_QUICK = 1  # zlib's level: a picture is looked at at once, and seldom kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +88,18 @@ def shrink(
         how: "peak" or "mean" over the causal entries of a square.
         first: Position of the first query minus position of the first key.
     """
-    padded = _padded(values, block)
-    if how == "peak":
-        high, low = _fold(padded, block, np.maximum), _fold(padded, block, np.minimum)
-        cells = np.where(-low > high, low, high)
-    else:
-        entries = _causal_entries(values.shape[0], values.shape[1], block, first)
-        cells = _fold(padded, block, np.add) / np.maximum(entries, 1)
+    cells = np.zeros((-(-values.shape[0] // block), -(-values.shape[1] // block)), values.dtype)
+    strip = max(1, _STRIP // block)
+    for row in range(0, len(cells), strip):
+        part = values[row * block : (row + strip) * block]
+        causal = min(
+            values.shape[1], row * block + len(part) + first
+        )  # keys beyond have no query here
+        if causal > 0:
+            part = part[:, :causal]
+            cells[row : row + strip, : -(-causal // block)] = _join(part, block, how, row, first)
     rows, columns = np.ogrid[: cells.shape[0], : cells.shape[1]]
     last_query = np.minimum((rows + 1) * block, len(values)) - 1
-    cells = cells.astype(values.dtype, copy=False)
     cells[columns * block > last_query + first] = np.nan
     return cells
 
@@ -115,6 +130,32 @@ def tile_figure(
         query: A query to mark, by its position in the prompt.
         theme: LIGHT or DARK.
     """
+    return go.Figure(
+        tile_spec(
+            shown,
+            query_tokens,
+            key_tokens,
+            signed=signed,
+            scale=scale,
+            limit=limit,
+            query=query,
+            theme=theme,
+        )
+    )
+
+
+def tile_spec(
+    shown: Tile,
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str] | None = None,
+    *,
+    signed: bool = True,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    query: int | None = None,
+    theme: Theme = LIGHT,
+) -> Spec:
+    """`tile_figure` as plain values."""
     key_tokens = query_tokens if key_tokens is None else key_tokens
     colours = coloured(shown.cells, scale, signed=signed, limit=limit)
     stops = SIGNED if signed else UNIT
@@ -122,53 +163,62 @@ def tile_figure(
     rows, columns = shown.cells.shape
     # Cells of several pixels, so that no viewer of the figure blurs one into the next.
     pixels = max(1, SIDE // max(rows, columns))
-    position = colours.position.repeat(pixels, axis=0).repeat(pixels, axis=1)
-    figure = go.Figure(_colour_bar(colours.ticks, signed=signed))
-    figure.add_layout_image(
-        source=data_uri(palette_png(position, stops, signed=signed)),
-        **{"xref": "x", "yref": "y", "sizing": "stretch", "layer": "below"},
+    picture = palette_png(colours.position, stops, signed=signed, pixels=pixels, level=_QUICK)
+    image = {
+        **{"source": data_uri(picture), "xref": "x", "yref": "y"},
+        **{"sizing": "stretch", "layer": "below"},
         **{"x": first_key - 0.5, "y": first - 0.5},
         **{"sizex": columns * shown.block, "sizey": rows * shown.block},
-    )
-    if query is not None and first <= query < end:
-        figure.add_hline(y=query, line={"color": theme.muted, "width": 1, "dash": "dot"})
-    figure.update_layout(
-        template=template(theme),
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        dragmode="zoom",
-        xaxis={
-            **_axis(key_tokens, shown.keys),
-            "title": {"text": "key token (looked at)"},
+    }
+    across = _axis(key_tokens, shown.keys, "key token (looked at)")
+    down = _axis(query_tokens, shown.queries, "query token (looking)")
+    layout = {
+        "template": plain_template(theme),
+        "margin": {
+            **{"l": _TITLE + label_pixels(down["ticktext"]), "r": _BAR},
+            **{"t": _TITLE + label_pixels(across["ticktext"]), "b": 8, "autoexpand": False},
+        },
+        "dragmode": "zoom",
+        "images": [image],
+        "xaxis": {
+            **across,
             "side": "top",
             "tickangle": -90,
             "range": [first_key - 0.5, end_key - 0.5],
         },
-        yaxis={
-            **_axis(query_tokens, shown.queries),
-            "title": {"text": "query token (looking)"},
+        "yaxis": {
+            **down,
             "range": [end - 0.5, first - 0.5],
         },
-    )
-    return figure
+    }
+    if query is not None and first <= query < end:
+        mark = {"color": theme.muted, "width": 1, "dash": "dot"}
+        where = {"xref": "x domain", "x0": 0, "x1": 1, "y0": query, "y1": query}
+        layout["shapes"] = [{"type": "line", **where, "line": mark}]
+    return {"data": [_colour_bar(colours.ticks, signed=signed)], "layout": layout}
 
 
-def _padded(values: np.ndarray, block: int) -> np.ndarray:
-    rows, columns = (-(-n // block) * block for n in values.shape)
-    if (rows, columns) == values.shape:
-        return values
-    padded = np.zeros((rows, columns), values.dtype)
-    padded[: values.shape[0], : values.shape[1]] = values
-    return padded
+def _join(
+    values: np.ndarray, block: int, how: Reduction, row: int, first: int
+) -> Float[np.ndarray, "row column"]:
+    """Squares of a strip of rows, the first of them row `row` of the squares."""
+    if how == "peak":
+        high, low = _fold(values, block, np.maximum), _fold(values, block, np.minimum)
+        return np.where(-low > high, low, high)
+    entries = _causal_entries(values.shape[0], values.shape[1], block, row * block + first)
+    return _fold(values, block, np.add) / np.maximum(entries, 1)
 
 
 def _fold(values: np.ndarray, block: int, join: np.ufunc) -> np.ndarray:
     """Squares of `block` joined into one value each; slices, which numpy joins many at a time."""
-    rows = values[::block]
+    rows = values[::block].copy()
     for step in range(1, block):
-        rows = join(rows, values[step::block])
-    cells = rows[:, ::block]
+        part = values[step::block]
+        join(rows[: len(part)], part, out=rows[: len(part)])
+    cells = rows[:, ::block].copy()
     for step in range(1, block):
-        cells = join(cells, rows[:, step::block])
+        part = rows[:, step::block]
+        join(cells[:, : part.shape[1]], part, out=cells[:, : part.shape[1]])
     return cells
 
 
@@ -180,7 +230,7 @@ def _causal_entries(rows: int, columns: int, block: int, first: int) -> np.ndarr
     return np.add.reduceat(np.clip(up_to, 0, widths), np.arange(0, rows, block), axis=0)
 
 
-def _axis(tokens: Sequence[str], shown: Range) -> dict:
+def _axis(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any]:
     first, end = shown
     step = max(1, math.ceil((end - first) / LABELS))
     at = list(range(first + (-first) % step, end, step))
@@ -190,12 +240,14 @@ def _axis(tokens: Sequence[str], shown: Range) -> dict:
         "tickfont": {"family": MONO, "size": 10},
         "showgrid": False,
         "zeroline": False,
-        "automargin": True,
-        "title": {"standoff": 4},
+        "automargin": False,  # measuring labels takes the browser longer than all the rest
+        "title": {"text": title, "standoff": 4},
     }
 
 
-def _colour_bar(ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: bool) -> go.Scatter:
+def _colour_bar(
+    ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: bool
+) -> dict[str, Any]:
     """A trace of nothing, for its colour bar."""
     marker = {
         "color": [0],
@@ -212,6 +264,5 @@ def _colour_bar(ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: boo
             "xpad": 8,
         },
     }
-    return go.Scatter(
-        x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip"
-    )
+    drawn = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker}
+    return {**drawn, "showlegend": False, "hoverinfo": "skip"}

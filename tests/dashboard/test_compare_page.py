@@ -1,6 +1,7 @@
 import shutil
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from ssmlens_dashboard.address import Zoom, parse
 from ssmlens_dashboard.library import Library
@@ -63,7 +64,10 @@ def test_the_difference_of_unequal_lengths_says_so(at, ids):
     one, other = compare.sides(scene)
     assert compare.difference_tile(one.drawn, other.drawn, None).keys == (0, one.drawn.tokens)
     assert other.drawn.tokens == 51
-    titles = [note.text for note in page.maps_figure(scene, page.shown(scene)).layout.annotations]
+    titles = [
+        note.text
+        for note in go.Figure(page.maps_figure(scene, page.shown(scene))).layout.annotations
+    ]
     assert titles[-1] == f"<b>A − B, the {one.drawn.tokens} tokens of both</b>"
 
 
@@ -86,7 +90,7 @@ def test_shared_limits_are_the_larger_of_both_and_own_ones_are_not(at, ids):
     ticks = [
         [
             list(trace.marker.colorbar.ticktext)
-            for trace in page.maps_figure(scene, page.shown(scene)).data
+            for trace in go.Figure(page.maps_figure(scene, page.shown(scene))).data
         ]
         for scene in (at(search), at(f"{search}&limits=own"))
     ]
@@ -99,6 +103,7 @@ def test_shared_limits_are_the_larger_of_both_and_own_ones_are_not(at, ids):
 def test_every_view_and_scale_draws_two_maps_and_their_difference(at, ids, view, scale):
     scene = at(f"layer=3&view={view}&scale={scale}&zoom=4-30,0-9&against={ids['copy-mimetic']}.3.0")
     figure, style, facts = page.drawn(scene)
+    figure = go.Figure(figure)
     assert len(figure.layout.images) == 3
     assert figure.layout.xaxis3.matches == "x"
     assert tuple(figure.layout.xaxis.range) == (-0.5, 8.5)
@@ -117,7 +122,7 @@ def test_four_places_and_what_cannot_be_shown(at, ids):
     assert opened[2].scene is None
     assert "not here" in opened[2].notes[0]
     assert "prompt 7" in opened[3].notes[0]
-    figure = page.maps_figure(scene, opened)
+    figure = go.Figure(page.maps_figure(scene, opened))
     texts = [note.text for note in figure.layout.annotations]
     assert "cannot be shown" in texts
     assert len(figure.layout.images) == 5, "three maps, two differences"
@@ -203,7 +208,7 @@ def test_a_place_that_is_damaged_is_told_beside_it(write_capture, tmp_path, scen
     assert "bad.h5" in other.notes[0]
     assert str(tmp_path) not in other.notes[0]
     figure, *_ = page.drawn(scene)
-    assert len(figure.layout.images) == 1
+    assert len(figure["layout"]["images"]) == 1
     page.scores(scene)
     page.controls(scene)
 
@@ -215,7 +220,7 @@ def test_maps_that_are_not_finite_draw_nothing_and_fail_nothing(at, ids, monkeyp
     maps._SMALL._held.clear()  # limits of the same maps, finite, from other tests
     scene = at(f"layer=2&scale={scale}&against={ids['copy-mimetic']}.2.0")
     figure, *_ = page.drawn(scene)
-    assert len(figure.layout.images) == 3
+    assert len(figure["layout"]["images"]) == 3
     assert "correlation with A" in str(page.scores(scene))
     maps._SMALL._held.clear()
 

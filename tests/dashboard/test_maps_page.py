@@ -1,4 +1,5 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from ssmlens_dashboard.pages import maps as page
 from ssmlens_dashboard.views import maps
@@ -53,13 +54,13 @@ def test_figures_of_every_view_and_scale(at):
         "scale=symlog",
         "zoom=4-9,0-9",
     ):
-        figure = page.map_figure(at(f"layer=3&{search}"))
+        figure = go.Figure(page.map_figure(at(f"layer=3&{search}")))
         assert figure.layout.images[0].source.startswith("data:image/png;base64,")
     assert tuple(figure.layout.yaxis.range) == (8.5, 3.5)
 
 
 def test_the_lag_profile_finds_the_copying_lag(at):
-    (trace,) = page.lags_figure(at("layer=3")).data
+    (trace,) = go.Figure(page.lags_figure(at("layer=3"))).data
     assert np.argmax(trace.y[4:]) + 4 == 17
 
 

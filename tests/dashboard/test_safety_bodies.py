@@ -37,6 +37,13 @@ def body(client):
         "inputs": [
             {"id": {"type": "here", "page": "maps"}, "property": "data", "value": "/maps?layer=3"}
         ],
+        "state": [
+            {
+                "id": {"type": "told", "page": "maps", "view": 0},
+                "property": "data",
+                "value": None,
+            }
+        ],
         "changedPropIds": ['{"page":"maps","type":"here"}.data'],
     }
 

@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 from ssmlens_dashboard.pages import layers, maps, pages
 from ssmlens_dashboard.routes import as_csv
@@ -66,7 +67,7 @@ def test_no_component_takes_html_and_no_link_leads_out(hostile, scene_at, page):
 
 
 def test_labels_of_figures_hold_no_markup(hostile, scene_at):
-    figure = maps.map_figure(scene_at(hostile, "layer=0"))
+    figure = go.Figure(maps.map_figure(scene_at(hostile, "layer=0")))
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         assert any("&lt;" in text for text in axis.ticktext)
         assert not any("<" in text or ">" in text for text in axis.ticktext)

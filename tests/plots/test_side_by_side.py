@@ -1,21 +1,27 @@
 """Panels of one figure: every map in its own place, all on the same tokens, text only ever text."""
 
 import numpy as np
+import plotly.graph_objects as go
 
 from ssmlens.plots import DARK
 from ssmlens.plots.side_by_side import MOST_LABELS, Panel, side_by_side
-from ssmlens.plots.tiles import tile, tile_figure
+from ssmlens.plots.tiles import tile, tile_spec
+
+
+def joined(rows, **options):
+    """The figure as plotly takes it: it refuses what it does not know."""
+    return go.Figure(side_by_side(rows, **options))
 
 
 def panel(title, tokens, queries=None, word="w"):
     queries = queries or (0, tokens)
     values = np.tril(np.ones((tokens, tokens)))[slice(*queries), :][:, slice(*queries)]
     words = [f"{word}{i}" for i in range(tokens)]
-    return Panel(title, tile_figure(tile(values, queries, queries, "peak"), words))
+    return Panel(title, tile_spec(tile(values, queries, queries, "peak"), words))
 
 
 def test_panels_share_their_tokens_and_keep_their_places():
-    figure = side_by_side(
+    figure = joined(
         [[panel("one", 9), panel("two", 5), None], [None, Panel("three", None, "not here")]]
     )
     layout = figure.layout
@@ -38,7 +44,7 @@ def test_panels_share_their_tokens_and_keep_their_places():
 
 def test_rows_do_not_overlap():
     maps = [panel(name, 7) for name in "abcd"]
-    figure = side_by_side([maps[:2], maps[2:]], side=100)
+    figure = joined([maps[:2], maps[2:]], side=100)
     upper, lower = figure.layout.yaxis.domain, figure.layout.yaxis3.domain
     assert 0 < lower[0] < lower[1] < upper[0] < upper[1] < 1
     pixels = figure.layout.height * (upper[1] - upper[0])
@@ -46,7 +52,7 @@ def test_rows_do_not_overlap():
 
 
 def test_labels_are_thinned_and_stand_once_where_they_are_the_same():
-    figure = side_by_side([[panel("a", 100), panel("b", 100)]], same_queries=True)
+    figure = joined([[panel("a", 100), panel("b", 100)]], same_queries=True)
     assert figure.layout.yaxis.showticklabels
     assert not figure.layout.yaxis2.showticklabels
     assert figure.layout.xaxis2.showticklabels
@@ -55,9 +61,7 @@ def test_labels_are_thinned_and_stand_once_where_they_are_the_same():
 
 
 def test_text_is_only_text():
-    figure = side_by_side(
-        [[panel("<a href='x'>", 3, word="<b>"), Panel("<i>", None, "<u>")]], theme=DARK
-    )
+    figure = joined([[panel("<a href='x'>", 3, word="<b>"), Panel("<i>", None, "<u>")]], theme=DARK)
     assert [note.text for note in figure.layout.annotations] == [
         "<b>&lt;a href='x'&gt;</b>",
         "<b>&lt;i&gt;</b>",
@@ -67,5 +71,5 @@ def test_text_is_only_text():
 
 
 def test_nothing_to_draw_at_all():
-    figure = side_by_side([[Panel("a", None, "gone"), None]])
+    figure = joined([[Panel("a", None, "gone"), None]])
     assert [note.text for note in figure.layout.annotations] == ["<b>a</b>", "gone"]

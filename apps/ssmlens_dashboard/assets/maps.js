@@ -4,7 +4,8 @@
 (() => {
   const TILE = 64; // tokens a side of what is fetched for the pointer
   const tiles = new Map();
-  let tokens = [], pressed = null, wanted = null;
+  const PARAGRAPH = 256; // tokens
+  let tokens = [], painted = null, pressed = null, wanted = null;
 
   const graph = () => document.querySelector("#maps-map .js-plotly-plot");
 
@@ -90,28 +91,48 @@
     if (token) window.ssmlens.go({ query: token.dataset.token });
   });
 
+  /** The tokens as elements, made once for a text; in paragraphs, so that the browser skips those out of sight. */
+  function write(panel) {
+    if (panel.tokens === tokens) return panel.pieces;
+    panel.tokens = tokens;
+    panel.pieces = tokens.map((token, i) => {
+      const piece = document.createElement("span");
+      piece.dataset.token = i;
+      piece.textContent = token;
+      return piece;
+    });
+    const paragraphs = [];
+    for (let i = 0; i < tokens.length; i += PARAGRAPH) {
+      const paragraph = document.createElement("p");
+      paragraph.append(...panel.pieces.slice(i, i + PARAGRAPH));
+      paragraphs.push(paragraph);
+    }
+    panel.replaceChildren(...paragraphs);
+    return panel.pieces;
+  }
+
   /** The text, each token coloured by its weight in the row and under a bar of the same height. */
   function paint(row) {
     const panel = document.getElementById("maps-text");
     if (!panel || !row) return;
-    const largest = Math.max(...row.values.map((v) => Math.abs(v ?? 0)), 1e-30);
-    const pieces = tokens.map((token, i) => {
-      const piece = document.createElement("span");
-      piece.dataset.token = i;
-      const v = row.values[i];
-      const share = v === undefined || v === null ? 0 : v / largest;
-      piece.className = "token" + (i === row.query ? " query" : "") + (i > row.query ? " later" : "");
-      piece.style.setProperty("--share", Math.abs(share).toFixed(3));
-      piece.style.setProperty("--hue", row.signed ? (share < 0 ? "var(--minus)" : "var(--plus)") : "var(--unit)");
-      piece.title = v === undefined ? `${i}` : `${i}: ${v}`;
-      const bar = document.createElement("i");
-      const word = document.createElement("b");
-      word.textContent = token;
-      piece.append(bar, word);
-      return piece;
+    const largest = row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30);
+    write(panel).forEach((piece, i) => {
+      const v = row.values[i] ?? 0;
+      const share = (Math.abs(v) / largest).toFixed(3);
+      const name = ["token", row.signed ? (v < 0 ? "minus" : "plus") : "unit",
+        i === row.query ? "query" : i > row.query ? "later" : ""].join(" ");
+      if (piece.className !== name) piece.className = name;
+      if (piece.share !== share) piece.style.setProperty("--share", piece.share = share);
     });
-    panel.replaceChildren(...pieces);
   }
+
+  // The value under the pointer, told when it is asked for.
+  document.addEventListener("mouseover", (event) => {
+    const piece = event.target.closest("#maps-text [data-token]");
+    if (!piece || !painted) return;
+    const v = painted.values[piece.dataset.token];
+    piece.title = v === undefined || v === null ? piece.dataset.token : `${piece.dataset.token}: ${v}`;
+  });
 
   Object.assign(window.dash_clientside.ssmlens, {
     /** The reader drew a rectangle: it goes into the address, and the server answers with its cells. */
@@ -131,6 +152,7 @@
     /** Paint the text; returns the title over it. */
     titled(row, texts) {
       tokens = texts || [];
+      painted = row;
       if (!row) return "Row of a query";
       setTimeout(() => paint(row), 0);
       return `${row.title}, row of query ${row.query} ${tokens[row.query]}`;

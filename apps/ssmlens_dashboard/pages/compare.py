@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import dash_mantine_components as dmc
-import plotly.graph_objects as go
 from dash import Input, Output, dcc, html
 from dash.dependencies import ALL
 from dash.development.base_component import Component
@@ -15,7 +14,8 @@ from ssmlens.errors import UsageError
 from ssmlens.plots import SCALES
 from ssmlens.plots.labels import visible
 from ssmlens.plots.side_by_side import Panel, side_by_side
-from ssmlens.plots.tiles import tile_figure
+from ssmlens.plots.theme import Spec
+from ssmlens.plots.tiles import tile_spec
 from ssmlens_dashboard.address import LIMITS, MAP_VIEWS, Address, Place
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.library import Entry
@@ -98,7 +98,7 @@ def controls(scene: Scene) -> tuple[list[Component], list[Component]]:
     Output("compare-maps", "style"),
     Output("compare-sides", "data"),
 )
-def drawn(scene: Scene) -> tuple[go.Figure, dict[str, Any], dict[str, Any]]:
+def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], dict[str, Any]]:
     """The maps, the height they need, and what the pointer needs to know of them."""
     opened = shown(scene)
     figure = maps_figure(scene, opened)
@@ -164,7 +164,7 @@ def presets(scene: Scene) -> list[tuple[str, Address]]:
     return found
 
 
-def maps_figure(scene: Scene, opened: list[Side]) -> go.Figure:
+def maps_figure(scene: Scene, opened: list[Side]) -> Spec:
     """Two places and their difference in a row; of more, the differences from the first in a second row."""
     at = scene.address
     held = [side.drawn for side in opened if side.drawn is not None]
@@ -220,7 +220,7 @@ def _panel(
     shown_cells = compare.panel_tile(what, scene.address.zoom)
     if shown_cells is None:
         return Panel(title, None, "no tokens here")
-    figure = tile_figure(
+    figure = tile_spec(
         shown_cells,
         side.scene.tokens,
         signed=what.signed,
@@ -245,7 +245,7 @@ def _difference(one: Side, other: Side, scene: Scene, limit: float | None) -> Pa
     shorter = one.scene if a.tokens <= b.tokens else other.scene
     if limit is None and a.view == "mask" and scene.address.limits == "shared":
         limit = 1.0  # where masks end
-    figure = tile_figure(
+    figure = tile_spec(
         cells, shorter.tokens, scale=scene.address.scale, limit=limit, theme=scene.theme
     )
     return Panel(title, figure)

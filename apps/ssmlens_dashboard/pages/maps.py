@@ -1,18 +1,20 @@
 """Maps: what a layer, or one channel of it, looks at; the text coloured by one query's row."""
 
+import math
 from typing import Any
 
 import dash_mantine_components as dmc
 import numpy as np
-import plotly.graph_objects as go
 import xarray as xr
 from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ssmlens.names import ATTENTION
-from ssmlens.plots import SCALES, lag_profile
+from ssmlens.plots import SCALES
 from ssmlens.plots.labels import visible
-from ssmlens.plots.tiles import tile_figure
+from ssmlens.plots.lag_profile import lag_profile_spec
+from ssmlens.plots.theme import Spec
+from ssmlens.plots.tiles import tile_spec
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
@@ -119,10 +121,10 @@ def everything(scene: Scene) -> tuple[Any, ...]:
     )
 
 
-def map_figure(scene: Scene) -> go.Figure:
+def map_figure(scene: Scene) -> Spec:
     """The matrix of the address, within its zoom."""
     what = maps.drawn(scene)
-    return tile_figure(
+    return tile_spec(
         maps.shown_tile(what, scene.address.zoom),
         scene.tokens,
         signed=what.signed,
@@ -133,10 +135,12 @@ def map_figure(scene: Scene) -> go.Figure:
     )
 
 
-def lags_figure(scene: Scene) -> go.Figure:
+def lags_figure(scene: Scene) -> Spec:
     """Energy per sub-diagonal of the same matrix: what `diagonal_sharpness` reads."""
-    figure = lag_profile(maps.lag_energy(maps.drawn(scene)), first_lag(scene), theme=scene.theme)
-    return figure.update_layout(margin={"l": 56, "r": 12, "t": 16, "b": 44})
+    energy = maps.lag_energy(maps.drawn(scene))
+    figure = lag_profile_spec(energy, first_lag(scene), theme=scene.theme)
+    figure["layout"]["margin"] = {"l": 56, "r": 12, "t": 16, "b": 44}
+    return figure
 
 
 def row(scene: Scene) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def row(scene: Scene) -> dict[str, Any]:
     what = maps.drawn(scene)
     query = what.tokens - 1 if scene.address.query is None else scene.address.query
     values = maps.window(what, (query, query + 1), (0, query + 1))[0].astype(np.float64)
-    shown = [None if not np.isfinite(v) else float(f"{v:.4g}") for v in values]
+    shown = [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]
     return {"query": query, "values": shown, "signed": what.signed, "title": title(scene)}
 
 

@@ -1,6 +1,5 @@
 """Runs: training as it goes. Loss and accuracy by step, by length and by learning rate; transplants against scores."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,6 @@ def layout(_: Scene) -> Component:
         [
             dcc.Interval(id="runs-tick", interval=_SOON),
             dcc.Store(id="runs-seen"),
-            dcc.Store(id="runs-offered"),
             html.P(_NONE, id="runs-none", className="trouble", hidden=True),
             html.Div(
                 [
@@ -182,17 +180,11 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
     )
 
 
-@PAGE.view(
-    Output("runs-toolbar", "children"),
-    Output("runs-offered", "data"),
-    also=(Input("runs-seen", "data"), Input("runs-offered", "data")),
-)
-def offered(scene: Scene, _seen: object = None, offered: object = None) -> tuple[Any, Any]:
-    """The controls, drawn anew only where they changed: what a reader has open stays open."""
+@PAGE.view(Output("runs-toolbar", "children"), also=(Input("runs-seen", "data"),))
+def offered(scene: Scene, _seen: object = None) -> list[Component]:
+    """The controls. Where they are the same as before, what a reader has open stays open."""
     held = runs.sound(runs.listed(scene.library, scene.address.runs))
-    controls = toolbar(scene, held, runs.length_shown(held, scene.address.length))
-    now = hashlib.sha256(repr(controls).encode()).hexdigest()
-    return (no_update, no_update) if now == offered else (controls, now)
+    return toolbar(scene, held, runs.length_shown(held, scene.address.length))
 
 
 def transplants_figure(

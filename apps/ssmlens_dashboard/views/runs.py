@@ -33,7 +33,7 @@ _QUIET = (
     600.0  # seconds without a word after which a run that says it runs is taken to have stopped
 )
 _AFTER = 60.0  # seconds for which the page goes on looking after the last word: a sweep starts another run
-Measured = tuple[Int[np.ndarray, " step"], Float[np.ndarray, " step"]]
+Measured = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
 Arm = tuple[str, int]
 """How a model starts: the arm's name, and the teacher's layer or -1."""
 

@@ -1,0 +1,138 @@
+"""`python -m analyses.benchmarks.dashboard`: how long a reader waits, measured in a real browser.
+
+From the change of the address to the frame that shows it, on the Maps page, at 2048 tokens: another layer, another
+channel, a zoom, another query. Every one of them is seen for the first time. Then the first page of a capture of
+mamba-370m's shape (48 layers, 1024 tokens), and the bytes of each view. Server and browser share the cores.
+"""
+
+import math
+import runpy
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+from ssmlens_dashboard.app import make_app
+from ssmlens_dashboard.guard import Access
+from ssmlens_dashboard.serve import listen, server_on
+
+from analyses.benchmarks import results
+
+_LAYERS, _TOKENS, _HEADS, _STATE = 26, 2048, 1024, 16
+_SYNTHETIC = results.CHECKOUT / "tests" / "dashboard" / "synthetic.py"
+_QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+_PAUSE = 250  # milliseconds between two interactions
+_CHANGE = """([change, done]) => new Promise((resolve) => {
+  const start = performance.now();
+  const shown = () => requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - start), 0));
+  if (done) {
+    const element = document.querySelector(done);
+    const seen = new MutationObserver(() => { seen.disconnect(); shown(); });
+    seen.observe(element, { childList: true, characterData: true, subtree: true, attributes: true });
+  } else document.querySelector("#maps-map .js-plotly-plot").once("plotly_afterplot", shown);
+  window.ssmlens.go(change);
+})"""
+_FIRST_PAGE = """() => document.querySelectorAll(".block").length === 48
+  && document.querySelector("#layers-scores .heatmaplayer image")
+  && document.querySelectorAll("#layers-table .ag-row").length >= 8"""
+
+
+def main() -> None:
+    """Print what was measured and write results/dashboard.json."""
+    write_capture = runpy.run_path(str(_SYNTHETIC))["write_capture"]
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=_QUIET)
+        long = write_capture(Path(folder) / "long.h5", _LAYERS, _TOKENS, _HEADS, _STATE)
+        with _dashboard(long) as address:
+            interactions = _interactions(chromium.new_page(viewport=_SCREEN), address)
+        long.unlink()
+        deep = write_capture(Path(folder) / "deep.h5", 48, 1024, 64, _STATE)
+        with _dashboard(deep) as address:
+            first = _first_page(chromium.new_page(viewport=_SCREEN), address)
+        chromium.close()
+    found = {"machine": results.machine(), "interactions": interactions, "first_page": first}
+    print(f"written: {results.write('dashboard', found)}")
+
+
+_SCREEN: Any = {"width": 1280, "height": 900}
+
+
+@contextmanager
+def _dashboard(path: Path) -> Iterator[str]:
+    """The address of a dashboard over a capture."""
+    with listen("127.0.0.1", 0) as here:
+        port = here.getsockname()[1]
+        server = server_on(here, make_app([path], Access(port=port)).server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+def _interactions(page: Page, address: str) -> dict[str, dict[str, float]]:
+    received: list[int] = []
+    page.on("response", lambda answer: received.append(_size(answer)))
+    page.goto(f"{address}/maps?layer=0")
+    page.wait_for_selector("#maps-map .main-svg image", state="attached")
+    page.wait_for_timeout(2000)
+    edges = [(37 * i, 37 * i + 900 - 11 * i) for i in range(25)]
+    series: dict[str, tuple[list[dict[str, object]], str | None]] = {
+        "layer": ([{"layer": i} for i in range(1, _LAYERS)], None),
+        "zoom": ([{"zoom": f"{a}-{b},{a // 2}-{b - a // 2}"} for a, b in edges], None),
+        "channel": ([{"view": "channel", "zoom": None, "channel": i} for i in range(2, 27)], None),
+        "query": ([{"query": 100 + 70 * i} for i in range(25)], "#maps-row-title"),
+    }
+    found = {}
+    for name, (changes, done) in series.items():
+        taken = []
+        before = sum(received)
+        for change in changes:
+            taken.append(page.evaluate(_CHANGE, [change, done]))
+            page.wait_for_timeout(_PAUSE)
+        found[name] = {
+            "median_ms": round(statistics.median(taken), 1),
+            "p95_ms": round(_p95(taken), 1),
+            "most_ms": round(max(taken), 1),
+            "bytes_a_view": round((sum(received) - before) / len(changes)),
+        }
+        print(name, found[name], flush=True)
+    return found
+
+
+def _first_page(page: Page, address: str) -> dict[str, float]:
+    received: list[int] = []
+    page.on("response", lambda answer: received.append(_size(answer)))
+    start = time.perf_counter()
+    page.goto(f"{address}/layers")
+    page.wait_for_function(_FIRST_PAGE, timeout=60_000)
+    shown = time.perf_counter() - start
+    page.wait_for_function(
+        "() => document.querySelector('#layers-progress').textContent === ''", timeout=60_000
+    )
+    found = {"shown_s": round(shown, 2), "scored_s": round(time.perf_counter() - start, 2)}
+    found["bytes"] = sum(received)
+    print("first page", found, flush=True)
+    return found
+
+
+def _size(answer: Any) -> int:
+    """Bytes of an answer, the libraries' scripts left out: they are the same for every view, and cached."""
+    if "/_dash-component-suites/" in answer.url or "/assets/" in answer.url:
+        return 0
+    return int(answer.headers.get("content-length", 0))
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+if __name__ == "__main__":
+    main()
