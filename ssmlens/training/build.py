@@ -12,14 +12,13 @@ from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, inits
 from ssmlens.models import backends, mamba_ssm_layout
 from ssmlens.models.load import load_model
-from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.registry import Registry
 from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.task import Task, tasks
+from ssmlens.training.architecture import MIXER_OPTIONS, model_config
 from ssmlens.training.config import TrainConfig, flag
 
-_MIXER_OPTIONS = ("d_state", "d_conv", "expand", "headdim", "ngroups")
 # Fields of tasks and inits that have other names in a config, or that it sets itself.
 _OF_TASK = {"count": "batch"}
 _OF_INIT = {"layers": "init_layers", "student_layers": "init_layers", "layer": "teacher_layer"}
@@ -34,7 +33,7 @@ def check(config: TrainConfig) -> None:
 
     Builds the task at every length that is measured, and an empty model; a teacher or a checkpoint is not looked for.
     """
-    bounds = dict.fromkeys(_MIXER_OPTIONS, 1) | dict.fromkeys(_NOT_NEGATIVE, 0) | _LEAST
+    bounds = dict.fromkeys(MIXER_OPTIONS, 1) | dict.fromkeys(_NOT_NEGATIVE, 0) | _LEAST
     for name, least in bounds.items():
         value = getattr(config, name)
         if value is not None and not value >= least:
@@ -73,68 +72,6 @@ def build_init(config: TrainConfig) -> Init | None:
     """How the model starts; None where it stays as mamba_ssm draws it (or as the checkpoint has it)."""
     init = _make(config, "init", inits, _OF_INIT)
     return None if config.init == "mamba-ssm" else init
-
-
-def model_config(config: TrainConfig, task: Task) -> MambaConfig:
-    """The architecture, in mamba_ssm's terms, with a token for each of the task's."""
-    if config.mixer not in MIXER_OF_LAYER:
-        raise UsageError(
-            f"--mixer {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
-        )
-    given = {name: getattr(config, name) for name in _MIXER_OPTIONS}
-    options = {name: value for name, value in given.items() if value is not None}
-    _check_blocks(config)
-    try:
-        made = MambaConfig(
-            d_model=config.d_model,
-            n_layer=config.n_layer,
-            d_intermediate=config.d_intermediate,
-            vocab_size=task.vocab_size,
-            ssm_cfg={"layer": config.mixer, **options},
-            attn_layer_idx=list(config.attention_layers),
-            attn_cfg=_attention(config),
-            linear_attn_cfg=_linear_attention(config),
-        )
-        for layer in range(config.n_layer + 1):  # one beyond the last has the mixer in any case
-            made.build_mixer(layer, device="meta")
-    except UsageError as error:
-        named = [flag(name) for name in options or _MIXER_OPTIONS if name in str(error)]
-        raise UsageError(f"{' '.join([f'--mixer {config.mixer}', *named])}: {error}") from None
-    return made
-
-
-def _check_blocks(config: TrainConfig) -> None:
-    for name in ("attention_layers", "linear_attention_layers"):
-        for layer in getattr(config, name):
-            if not 0 <= layer < config.n_layer:
-                last = config.n_layer - 1
-                raise UsageError(f"{flag(name)} {layer} is out of range: there are 0..{last}")
-    both = set(config.attention_layers) & set(config.linear_attention_layers)
-    if both:
-        raise UsageError(
-            f"block {min(both)} is in --attention-layers and in --linear-attention-layers"
-        )
-    if config.attention_heads < 1 or config.d_model % config.attention_heads:
-        raise UsageError(
-            f"--attention-heads {config.attention_heads} does not divide --d-model {config.d_model}"
-        )
-
-
-def _attention(config: TrainConfig) -> dict[str, Any]:
-    if not config.attention_layers:
-        return {}
-    return {"num_heads": config.attention_heads, "causal": True}
-
-
-def _linear_attention(config: TrainConfig) -> dict[str, Any]:
-    if not config.linear_attention_layers:
-        return {}
-    cfg = {
-        "layer": config.linear_attention,
-        "layer_idx": list(config.linear_attention_layers),
-        "d_state": config.linear_attention_state,
-    }
-    return {name: value for name, value in cfg.items() if value is not None}
 
 
 def build_model(config: TrainConfig, task: Task, device: torch.device) -> nn.Module:

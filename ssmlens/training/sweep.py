@@ -1,6 +1,5 @@
 """`sweep`: many configs, a run folder each, named after what it trains: whatever is there already is not done again."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,7 +110,7 @@ def _train(job: SweepJob, place: tuple[str, int], beat: Callable[[], None]) -> N
     from ssmlens.training.loop import train
 
     device, workers = place
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     try:
         train(job.config, job.path, resume=True, device=device, progress=lambda told: beat())
     except BusyError:

@@ -10,7 +10,8 @@ import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import inits
 from ssmlens.tasks.task import tasks
-from ssmlens.training.build import build_model, build_task, check, model_config
+from ssmlens.training.architecture import model_config
+from ssmlens.training.build import build_model, build_task, check
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.schedule import rate_at
 

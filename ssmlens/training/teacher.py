@@ -1,0 +1,126 @@
+"""The teacher of a transplant: which of its layers are asked for, their scores, the shape that students take."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
+from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.inits.init import choose_mixers
+from ssmlens.recorder.capture import capture
+from ssmlens.scores.order import rank
+from ssmlens.scores.ranking import Ranking
+from ssmlens.scores.table import compute, summary
+from ssmlens.store.reader import Capture, open_capture
+from ssmlens.training.config import TrainConfig, flag
+
+_TOP = re.compile(r"top:(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRequest:
+    """The teacher's layers that are asked for: so many of the best, or these."""
+
+    top: int
+    these: frozenset[int]
+
+    @classmethod
+    def of(cls, words: Sequence[str], there: Sequence[int]) -> "LayerRequest":
+        """From "all", "top:K" or indices; raises UsageError for anything else."""
+        if list(words) == ["all"]:
+            return cls(len(there), frozenset(there))
+        top = _TOP.fullmatch(words[0]) if len(words) == 1 else None
+        if top and 1 <= int(top[1]) <= len(there):
+            return cls(int(top[1]), frozenset(there))
+        if not words or not all(word.isdecimal() for word in words):
+            raise UsageError(
+                f"--layers {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
+            )
+        these = frozenset(map(int, words))
+        for layer in sorted(these - set(there)):
+            raise UsageError(
+                f"--layers {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
+            )
+        return cls(len(these), these)
+
+    def choose(self, ranked: Sequence[int]) -> list[int]:
+        """Of the layers, best first, those that are asked for."""
+        return [layer for layer in ranked if layer in self.these][: self.top]
+
+
+def score_layers(
+    model: Any, file: Path, progress: Callable[[int, int, str], None] | None
+) -> tuple[Ranking, dict[int, dict[str, float]]]:
+    """The ranking of the teacher's Mamba layers, and all scores of each, from a capture on `file`, made where it lacks.
+
+    Its prompts are `capture`'s own: the copy task for the shipped models, text and repeated tokens for others.
+    """
+    mixers = [site.layer for site in choose_mixers(model)]
+    captured = _captured(model, file)
+    if captured is None:
+        captured = capture(model, None, file, layers=mixers, overwrite=True, progress=progress)
+    assert captured is not None
+    with captured:
+        table = compute(captured)
+    means = summary(table).sel(statistic="mean")
+    scores = {
+        layer: {name: _plain(means[name].sel(layer=layer)) for name in map(str, means)}
+        for layer in mixers
+    }
+    return rank(table), scores
+
+
+def _plain(value: Any) -> float:
+    return float(value) if value.size == 1 else math.nan
+
+
+def _captured(model: Any, file: Path) -> Capture | None:
+    """The capture that an earlier sitting left of this model, if it did."""
+    try:
+        captured = open_capture(file)
+    except SsmlensError:
+        return None
+    if captured.attributes["model_digest"] == model.source.digest:
+        return captured
+    captured.close()
+    return None
+
+
+def like_teacher(student: TrainConfig, site: MixerSite) -> TrainConfig:
+    """The student with the shape of the teacher's mixer, where its config leaves the default.
+
+    Raises:
+        UsageError: The mixer is of neither Mamba-1 nor Mamba-2.
+    """
+    shape = _shape(site)
+    taken = {n: shape[n] for n in shape if getattr(student, n) == getattr(TrainConfig, n)}
+    for name, value in shape.items():
+        if name not in taken and getattr(student, name) != value:
+            raise UsageError(
+                f"{flag(name)} {getattr(student, name)} does not fit the teacher, whose layer "
+                f"{site.layer} has {value}; leave it out"
+            )
+    return dataclasses.replace(student, **taken)
+
+
+def _shape(site: MixerSite) -> dict[str, Any]:
+    adapter, module = site.adapter, site.module
+    if isinstance(adapter, Mamba2Adapter):
+        two = adapter.named_weights(module)
+        d_model, d_inner = two.out_proj_weight.shape
+        own = {"mixer": "Mamba2", "headdim": two.headdim, "ngroups": two.ngroups}
+        conv, d_state = two.conv_weight, two.d_state
+    elif isinstance(adapter, Mamba1Adapter):
+        one = adapter.named_weights(module)
+        d_model, d_inner = one.out_proj_weight.shape
+        own, conv, d_state = {"mixer": "Mamba1"}, one.conv_weight, one.A_log.shape[1]
+    else:
+        raise UsageError(
+            f"teacher layer {site.layer} is {adapter.family}; students are Mamba-1 or Mamba-2"
+        )
+    sizes = {"d_model": d_model, "expand": d_inner // d_model, "d_state": d_state}
+    return {**own, **sizes, "d_conv": conv.shape[1]}
