@@ -58,7 +58,7 @@ class TransplantCommand(TrainConfig):
         with progress(f"transplanting {self.teacher}") as tell:
             made = transplant(
                 self.teacher,
-                self._student(),
+                self.student_config(),
                 out,
                 layers=self.layers,
                 rates=self.rates,
@@ -71,7 +71,8 @@ class TransplantCommand(TrainConfig):
             )
         return _result(made, out)
 
-    def _student(self) -> TrainConfig:
+    def student_config(self) -> TrainConfig:
+        """What the students learn, without how they start."""
         for name in _OF_ARMS:
             if getattr(self, name) != getattr(TrainConfig, name):
                 raise UsageError(f"{flag(name)} is what the arms differ in; leave it out")
