@@ -22,7 +22,7 @@ class TrainCommand(TrainConfig):
     preset: str | None = None
     """Ready-made runs side by side: copy-in-a-minute."""
     out: Path | None = None
-    """Folder of the run (of the runs, with --preset). Default: runs/ and a name after task, arm and seed."""
+    """Folder of the run (of the runs, with --preset). Default: runs/ and a name after task, arm, rate and seed."""
     resume: bool = False
     """Go on with a stopped run; what is trained is then as its folder says."""
     device: str = "auto"
@@ -41,7 +41,7 @@ class TrainCommand(TrainConfig):
         if self.preset is not None:
             return self._run_preset(self.preset)
         config = self.config()
-        out = self.out or Path("runs") / default_name(config)
+        out = self.out or Path("runs") / config.name
         if self.resume:
             config = self._stored(config, out)
         run = self._train(config, out)
@@ -60,7 +60,7 @@ class TrainCommand(TrainConfig):
         if changed:
             raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
         out = self.out or Path("runs") / name
-        runs = [self._train(c, out / default_name(c)) for c in preset.configs]
+        runs = [self._train(c, out / c.name) for c in preset.configs]
         text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
 
@@ -100,11 +100,6 @@ def config_of(command: TrainConfig) -> TrainConfig:
     """The config in a command that has its fields."""
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     return TrainConfig(**{name: getattr(command, name) for name in names})
-
-
-def default_name(config: TrainConfig) -> str:
-    """A name for a run's folder, after task, arm and seed."""
-    return f"{config.task}-{config.arm_name}-seed{config.seed}".replace(" ", "-").replace("/", "-")
 
 
 def _all_changed(config: TrainConfig, other: TrainConfig) -> Sequence[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -159,6 +160,12 @@ class TrainConfig:
         told = ("c", "a_rule", "w_delta_scale", "bc_rescale", "conv_scope", "scope", "std")
         parts += [f"{name}={_short(v)}" for name in told if (v := getattr(self, name)) is not None]
         return " ".join(parts)[:64]
+
+    @property
+    def name(self) -> str:
+        """A name for its run's folder: task, arm, learning rate and seed, such as copy-mimetic-lr0.003-seed0."""
+        arm = re.sub(r"[^\w.+=-]+", "-", self.arm_name)
+        return f"{self.task}-{arm}-lr{self.learning_rate:g}-seed{self.seed}"
 
     @property
     def lengths(self) -> tuple[int, ...]:

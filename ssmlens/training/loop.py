@@ -52,7 +52,7 @@ class TrainingError(SsmlensError):
 
 def train(
     config: TrainConfig,
-    out: Path | str,
+    out: Path | str | None = None,
     *,
     resume: bool = False,
     device: str = "auto",
@@ -69,7 +69,7 @@ def train(
 
     Args:
         config: What is trained.
-        out: The run's folder.
+        out: The run's folder. None: the config's name, below runs/.
         resume: Go on from the last checkpoint, or from the start where there is none; a run that is done is returned.
         device: cpu, cuda, cuda:1, ...; auto is cuda where there is one.
         checkpoint_every: Steps between checkpoints; there is one at the end in any case.
@@ -83,7 +83,7 @@ def train(
     """
     check(config)
     where, starts = _device(device), [find_tracker(name) for name in trackers]
-    out = Path(out)
+    out = Path("runs", config.name) if out is None else Path(out)
     if not resume and (out / METRICS).exists():
         raise UsageError(
             f"{out} has a run already; --resume goes on with it, --out NAME is another"

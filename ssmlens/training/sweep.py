@@ -1,6 +1,5 @@
 """`sweep`: many configs, a run folder each, named after what it trains: whatever is there already is not done again."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ class SweepJob(NamedTuple):
 
 def sweep(
     configs: Sequence[TrainConfig],
-    out: Path | str,
+    out: Path | str = "sweeps",
     *,
     workers: int = 1,
     devices: Sequence[str] = ("auto",),
@@ -88,9 +87,7 @@ def sweep(
 
 def run_path(out: Path, config: TrainConfig) -> Path:
     """Where a config's run is: a name to read, and the first 12 digits of its digest."""
-    arm = re.sub(r"[^\w.+=-]+", "-", config.arm_name)
-    name = f"{config.task}-{arm}-lr{config.learning_rate:g}-seed{config.seed}"
-    return out / f"{name}-{config.digest()[:12]}"
+    return out / f"{config.name}-{config.digest()[:12]}"
 
 
 def _check_all(configs: Sequence[TrainConfig]) -> None:

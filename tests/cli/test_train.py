@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
 def test_a_run_and_its_curve(cli, here):
     said = cli("train", *SMALL, "--init", "mimetic", "--device", "cpu")
     assert said.code == 0, said.err
-    run = open_run(here / "runs" / "copy-mimetic-seed0")
+    run = open_run(here / "runs" / "copy-mimetic-lr0.01-seed0")
     assert run.status.state == "done"
     title, line, where = said.out.splitlines()
     assert title == "characters right at length 4, from the first step to the last"
@@ -43,7 +43,7 @@ def test_a_run_and_its_curve(cli, here):
     assert line.split()[0] == "mimetic"
     assert len(line.split()[1]) == 3  # a bar a measurement
     assert f"{final[0]:.3f}   at 8 {final[1]:.3f}" in line
-    assert "ssmlens dashboard runs/copy-mimetic-seed0" in where
+    assert "ssmlens dashboard runs/copy-mimetic-lr0.01-seed0" in where
 
 
 def test_json_has_the_curve(cli, here):
@@ -86,7 +86,10 @@ def test_a_preset_sets_its_arms_side_by_side(cli, here, monkeypatch):
     assert [line.split()[0] for line in lines[1:3]] == ["default", "mimetic"]
     assert lines[3] == "a note"
     folder = here / "runs" / "copy-in-a-minute"
-    assert sorted(p.name for p in folder.iterdir()) == ["copy-default-seed0", "copy-mimetic-seed0"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "copy-default-lr0.001-seed0",
+        "copy-mimetic-lr0.001-seed0",
+    ]
     refused = cli("train", "--preset", "copy-in-a-minute", "--steps", 3)
     assert (refused.code, refused.complaint) == (
         2,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.store.runs import find_runs, open_run, tabulate
 from ssmlens.training.config import TrainConfig
@@ -73,7 +74,7 @@ def grid(tiny):
     """Two arms at two rates, two steps each."""
     rates = (1e-3, 1e-2)
     return [
-        tiny(steps=2, init=init, learning_rate=rate)
+        tiny(steps=2, init=init, learning_rate=rate, capture_at=(2,))
         for init in ("mamba-ssm", "mimetic")
         for rate in rates
     ]
@@ -104,6 +105,8 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
     assert [run.status.state for run in runs] == ["done"] * 4 + ["failed"]
     assert "the loss is nan" in runs[-1].status.error
     assert runs[1].written == shard[0].written
+    for run in runs[:-1]:
+        assert ssmlens.verify(run.path / "captures" / "step-000002.h5") == []
     assert len(find_runs(tmp_path)) == 5
 
     assert [run.written for run in sweep_all()] == [run.written for run in runs]
