@@ -65,7 +65,8 @@ def load(folder: Path, trainee: Trainee) -> dict[str, Any] | None:
     if not last.exists():
         return None
     weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
-    state = torch.load(last / _STATE, map_location=trainee.device, weights_only=True)
+    # The optimiser brings what belongs there to the device itself; its step counts stay.
+    state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
     trainee.load(weights, state)
     return state["progress"]
 

@@ -11,6 +11,7 @@ import ssmlens
 from ssmlens.models import backends
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
+from ssmlens.training import loop
 from ssmlens.training.loop import train
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
@@ -64,9 +65,29 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny, tmp_path, fields, precision):
     shape = {"d_model": 64, "d_state": 16, "headdim": 8, "letters": 26, "precision": precision}
     config = tiny(**(shape | fields), steps=10, capture_at=(10,))
     cpu = train(config, tmp_path / "cpu", device="cpu")
-    gpu = train(config, tmp_path / "gpu", device="cuda")
+    gpu = train(config, tmp_path / "gpu", device="cuda", checkpoint_every=4)
     first = [float(run.metrics.curve("loss")[1][0]) for run in (cpu, gpu)]
     assert first[1] == pytest.approx(first[0], rel=2e-3 if precision == "fp32" else 2e-2)
     model = ssmlens.load_model(gpu.path / "checkpoints" / "last")
     assert model.source.backend == backends.TORCH
     assert ssmlens.verify(gpu.path / "captures" / "step-000010.h5") == []
+
+
+@GPU
+def test_a_gpu_goes_on_from_a_checkpoint(tiny, tmp_path, monkeypatch):
+    config = tiny(letters=26, d_model=64, d_state=16, steps=30)
+    whole = train(config, tmp_path / "whole", device="cuda")
+    step = loop.Trainee.train_step
+
+    def stop(trainee):
+        if trainee.step == 17:
+            raise KeyboardInterrupt
+        return step(trainee)
+
+    monkeypatch.setattr(loop.Trainee, "train_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", device="cuda", checkpoint_every=8)
+    monkeypatch.undo()
+    resumed = train(config, tmp_path / "run", device="cuda", resume=True)
+    curves = [run.metrics.curve("loss")[1].tolist() for run in (whole, resumed)]
+    assert curves[1] == pytest.approx(curves[0], rel=0.05)
