@@ -1,4 +1,5 @@
-# make demo: everything from nothing to the ranked layers of a trained Mamba, and a page that shows them.
+# make demo: everything from nothing to the ranked layers of a trained Mamba, a page that shows them, and the dashboard
+# on the layer that copies, until Ctrl-C; where the output is no terminal it ends with the page.
 # make test: the tests. make check: style and types.
 # make test-transformers-5.14: what depends on transformers, with an older version of it in an environment of its own.
 PYTHON ?= python3

@@ -20,7 +20,7 @@ COMMANDS = {
     "transplant": ("transplant", "a student from each layer of a teacher, against its scores"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
-    "demo": ("demo", "capture a shipped model, rank its layers, write the page"),
+    "demo": ("demo", "capture a shipped model, rank its layers, open report and dashboard"),
 }
 
 

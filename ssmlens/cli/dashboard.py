@@ -25,6 +25,10 @@ class DashboardCommand:
 
     def run(self) -> Result:
         """Serve until Ctrl-C."""
+        return self.serve()
+
+    def serve(self, view: str = "") -> Result:
+        """Serve until Ctrl-C; what is opened is `view`, as after the first slash of a URL."""
         import secrets
         import webbrowser
 
@@ -38,15 +42,27 @@ class DashboardCommand:
             if not access.local:
                 access = dataclasses.replace(access, token=secrets.token_urlsafe(24))
             app = make_app(self.paths or (Path(),), access)
+            address = access.address + view
 
             def ready() -> None:
                 if not self.json:
-                    print(f"{access.address}  (Ctrl-C ends it)", flush=True)
+                    print(f"{address}  (Ctrl-C ends it)", flush=True)
                 if self.browser:
-                    webbrowser.open(access.address)
+                    webbrowser.open(address)
 
             serve(here, app.server, ready)
-        return Result({"address": access.address}, "closed")
+        return Result({"address": address}, "closed")
+
+
+def side_by_side(one: Path, other: Path, layer: int) -> str:
+    """The view that compares a layer of two captures in a folder, as `DashboardCommand.serve` takes it."""
+    from ssmlens_dashboard.address import Address, Place
+    from ssmlens_dashboard.library import Library
+
+    ids = {entry.path: entry.id for entry in Library([one, other]).entries("capture")}
+    place = Place(ids[other.resolve()], layer, prompt=0)
+    at = Address("compare", ids[one.resolve()], layer, against=(place,), limits="own")
+    return at.href.removeprefix("/")
 
 
 COMMAND = DashboardCommand

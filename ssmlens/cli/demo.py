@@ -1,10 +1,12 @@
 """`ssmlens demo`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from ssmlens.cli.capture import CaptureCommand
 from ssmlens.cli.command import Result
+from ssmlens.cli.dashboard import DashboardCommand, side_by_side
 from ssmlens.cli.rank_layers import RankLayersCommand
 from ssmlens.cli.report import ReportCommand
 from ssmlens.errors import UsageError
@@ -12,12 +14,14 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class DemoCommand:
-    """Capture a shipped model copying strings, rank its layers, and write the page that shows them."""
+    """Capture a shipped model that copies and one that never learned to; rank, report, open the dashboard on both."""
 
     model: str = "copy-mamba1-mimetic"
-    """A shipped model; see ssmlens models."""
+    """A shipped model; see ssmlens models. Of a mimetic one the default one stands beside it."""
     out: Path = Path("demo")
-    """Folder for the capture and the page; what an earlier demo left there is replaced."""
+    """Folder for the captures and the page; what an earlier demo left there is replaced."""
+    serve: bool = True
+    """End with the dashboard, until Ctrl-C. Where nobody watches (no terminal, or --json) it never does."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -27,17 +31,34 @@ class DemoCommand:
 
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
-                f"{self.out} is a file; --out is a folder for the capture and the page"
+                f"{self.out} is a file; --out is a folder for the captures and the page"
             )
         with disk.told_in_one_line(self.out, 0):
             self.out.mkdir(parents=True, exist_ok=True)
-        file, page = self.out / f"{Path(self.model).name}.h5", self.out / "report.html"
-        captured = CaptureCommand(model=self.model, out=file, overwrite=True).run()
+        page = self.out / "report.html"
+        captured = self._capture(self.model)
+        file = Path(captured.data["out"])
         ranked = RankLayersCommand(capture=file).run()
         ReportCommand(capture=file, out=page, overwrite=True).run()
+        other = self.model.replace("mimetic", "default")
+        beside = None if other == self.model else Path(self._capture(other).data["out"])
         text = "\n\n".join([captured.text, ranked.text, f"open {page.resolve().as_uri()}"])
         data = {"capture": captured.data, "ranking": ranked.data, "page": str(page)}
-        return Result(data, text)
+        if beside is not None:
+            data["beside"] = str(beside)
+        if not self.serve or self.json or not sys.stdout.isatty():
+            return Result(data, f"{text}\nor browse it: ssmlens dashboard {self.out}")
+        print(
+            text,
+            "\nor browse it, the layer that copies beside the same layer of a model that does not:",
+        )
+        first = ranked.data["layers"][0]["layer"]
+        view = f"maps?layer={first}" if beside is None else side_by_side(beside, file, first)
+        return DashboardCommand(paths=(self.out,), port=0).serve(view)
+
+    def _capture(self, model: str) -> Result:
+        out = self.out / f"{Path(model).name}.h5"
+        return CaptureCommand(model=model, out=out, overwrite=True).run()
 
 
 COMMAND = DemoCommand

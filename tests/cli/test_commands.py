@@ -137,16 +137,6 @@ def test_models(cli):
     assert [line.split()[0] for line in listed] == ["name", *names]
 
 
-def test_demo(cli, here):
-    told = cli("demo", "--model", "copy-mamba2-mimetic", "--json").json
-    assert told["ranking"]["layers"][0]["layer"] == 3
-    assert told["capture"]["out"] == "demo/copy-mamba2-mimetic.h5"
-    assert (here / told["page"]).stat().st_size > 10_000
-    again = cli("demo", "--model", "copy-mamba2-mimetic")  # what an earlier demo left is replaced
-    assert again.code == 0
-    assert again.out.splitlines()[-1] == f"open {(here / 'demo/report.html').as_uri()}"
-
-
 def test_resume_after_an_interrupt(cli, here, monkeypatch):
     from ssmlens.cli import capture as command
 
