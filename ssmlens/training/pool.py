@@ -48,16 +48,16 @@ class _Worker:
 
     def __init__(self, work: Work, place: Any):
         spawn = multiprocessing.get_context("spawn")
-        self.place, self.job, self.last = place, None, 0.0
+        self.place, self.job, self.attempt, self.last = place, None, 0, 0.0
         self.ready = False  # which takes as long as it takes to import the work
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve, args=(theirs, work, place), daemon=True)
         self.process.start()
         theirs.close()
 
-    def give(self, job: Any) -> None:
-        """Hand it a job."""
-        self.job, self.last = job, time.monotonic()
+    def give(self, job: Any, attempt: int) -> None:
+        """Hand it a job, which is begun for the `attempt`-th time."""
+        self.job, self.attempt, self.last = job, attempt, time.monotonic()
         with contextlib.suppress(OSError):  # it has died: `hear` will tell
             self.pipe.send(job)
 
@@ -122,7 +122,6 @@ class _Pool(Generic[Job]):
     ):
         # (when it may be begun, job, attempts so far)
         self._waiting = deque((0.0, job, 0) for job in jobs)
-        self._begun: dict[int, int] = {}
         self._work, self._attempts, self._hang_after = work, attempts, hang_after
         self._skip = skip
         self.workers: list[_Worker] = []
@@ -160,11 +159,10 @@ class _Pool(Generic[Job]):
                 elif self._skip(job):
                     yield Outcome(job, "skipped")
                 else:
-                    self._begun[id(worker)] = begun + 1
-                    worker.give(job)
+                    worker.give(job, begun + 1)
 
     def _settle(self, worker: _Worker, state: str, error: str) -> Iterator[Outcome[Job]]:
-        job, begun = worker.job, self._begun.pop(id(worker), 0)
+        job, begun = worker.job, worker.attempt
         worker.job = None
         if state not in (
             "done",
