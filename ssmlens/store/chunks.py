@@ -15,6 +15,7 @@ _ROW = (
     512  # words summed at once: sums of rows and, in chunks of up to 64 MiB, of columns fit 32 bits
 )
 _AHEAD = 64  # chunks that are made before the first of them is taken
+_STORED = 0xFFFF  # bytes that a block of a deflate stream holds as they are
 
 
 def encoded_all(
@@ -75,11 +76,27 @@ def _encoded(
         return None
     if values.shape != shape:
         values = np.pad(values, [(0, n - m) for n, m in zip(shape, values.shape, strict=True)])
-    data = zlib.compress(_shuffled(values).data, level)
+    shuffled = _shuffled(values).data.cast("B")
+    data = zlib.compress(shuffled, level) if level else _stored(shuffled)
     return data + fletcher32(data).to_bytes(4, "little")
+
+
+def _stored(raw: memoryview) -> bytes:
+    """Bytes as they are in a deflate stream (RFC 1950, 1951), which zlib at level 0 takes several times as long for."""
+    pieces: list[bytes | memoryview] = [b"\x78\x01"]
+    for first in range(0, len(raw), _STORED):
+        block = raw[first : first + _STORED]
+        size = len(block).to_bytes(2, "little")
+        last = bytes([first + len(block) == len(raw)])
+        pieces += [last, size, bytes(byte ^ 0xFF for byte in size), block]
+    return b"".join([*pieces, zlib.adler32(raw).to_bytes(4, "big")])
 
 
 def _shuffled(values: np.ndarray) -> np.ndarray:
     """The values' first bytes, then their second bytes, and so on: HDF5's shuffle."""
-    bytewise = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return np.ascontiguousarray(bytewise.reshape(-1, values.dtype.itemsize).T)
+    bytewise = values.reshape(-1).view(np.uint8)
+    size = values.dtype.itemsize
+    planes = np.empty((size, len(bytewise) // size), np.uint8)
+    for place, plane in enumerate(planes):  # three times as fast as a transposition
+        plane[:] = bytewise[place::size]
+    return planes

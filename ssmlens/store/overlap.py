@@ -12,16 +12,16 @@ class Overlap:
     arrays, need nothing of the caller's program, and end with it.
 
     Args:
-        at_once: How many jobs at a time. None: two, so that one is digested while the other waits for the disk; up to
-            four where there are cores for them.
+        at_once: How many jobs at a time: two, so that one is digested while the other waits for the disk.
 
     Attributes:
-        threads: As many as cores, for parts of a job that wait for nothing.
+        threads: For parts of a job that wait for nothing: as many as cores, but more than four only get in each
+            other's and the caller's way (measured on 16 cores).
     """
 
-    def __init__(self, at_once: int | None = None):
-        self._at_once = min(4, max(2, cores() // 4)) if at_once is None else at_once
-        self.threads = ThreadPoolExecutor(cores(), thread_name_prefix="ssmlens-chunks")
+    def __init__(self, at_once: int = 2):
+        self._at_once = at_once
+        self.threads = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="ssmlens-chunks")
         self._jobs = ThreadPoolExecutor(self._at_once, thread_name_prefix="ssmlens-shards")
         self._running: dict[Hashable, Future[None]] = {}
 

@@ -39,8 +39,8 @@ class CaptureWriter:
     Several writers, on several machines, may share one `out`, each with layers of its own (`--shard i/N`); the one
     that finishes last completes it.
 
-    As a context manager it writes beside its caller: `write` returns at once while no more than two shards (four
-    on 16 cores) are under way, and an error is raised by the next `write`, by `finish`, or where the block ends.
+    As a context manager it writes beside its caller: `write` returns at once while no more than two shards are under
+    way, and an error is raised by the next `write`, by `finish`, or where the block ends.
 
     Args:
         out: `name.h5` becomes one HDF5 file, any other name a folder of them.
