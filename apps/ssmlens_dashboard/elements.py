@@ -5,9 +5,24 @@ from typing import Any
 from dash import dcc, html
 from dash.development.base_component import Component
 
+GRID = {
+    "suppressCellFocus": True,
+    "animateRows": False,
+    "theme": {
+        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
+        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
+        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
+    },
+}
+"""Options of every ag-grid table: the page's own colours."""
+
 
 def figure_card(
-    identifier: str, title: str, *children: Component, figure: Any = None, height: int | None = None
+    identifier: str,
+    title: str,
+    *children: Component,
+    figure: Any = None,
+    height: int | str | None = None,
 ) -> Component:
     """A figure with its title (id "…-title") and its downloads as SVG and PNG.
 
@@ -16,7 +31,7 @@ def figure_card(
         title: What it shows.
         *children: Controls beside the title.
         figure: A figure to start with; views fill it otherwise.
-        height: In pixels; the figure's own otherwise.
+        height: In pixels, or as CSS says; the figure's own otherwise.
     """
     graph = dcc.Graph(
         id=identifier,

@@ -260,6 +260,7 @@ def _colour_bar(
             "ticktext": ticks[1],
             "thickness": 10,
             "len": 0.6,
+            "tickfont": {"size": 11},
             "outlinewidth": 0,
             "xpad": 8,
         },

@@ -3,66 +3,17 @@
 import re
 import runpy
 import shutil
-import threading
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
-from ssmlens_dashboard.app import make_app
-from ssmlens_dashboard.guard import Access
-from ssmlens_dashboard.serve import listen, server_on
 
 from ssmlens.store import open_capture
 
 DASHBOARD = Path(__file__).parents[1] / "dashboard"
 HOSTILE = runpy.run_path(str(DASHBOARD / "hostile.py"))["HOSTILE"]
 write_capture = runpy.run_path(str(DASHBOARD / "synthetic.py"))["write_capture"]
-MOST_BYTES = 3_000_000
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """serve(path): the address of a dashboard over it."""
-    servers = []
-
-    def start(path):
-        here = listen("127.0.0.1", 0)
-        port = here.getsockname()[1]
-        server = server_on(here, make_app([path], Access(port=port)).server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append((server, here))
-        return f"http://127.0.0.1:{port}"
-
-    yield start
-    for server, here in servers:
-        server.shutdown()
-        server.server_close()
-        here.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """visit(url): a page; when the test is over, nothing may have been logged or asked of another server."""
-    told, asked, contexts = [], [], []
-
-    def open_page(url, scheme="light"):
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert told == []
-    assert [
-        url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
-    ] == []
 
 
 @pytest.fixture(scope="module")
@@ -259,33 +210,12 @@ def test_what_goes_bad_while_open_is_a_message_and_comes_back(visit, serve, tmp_
     shutil.copy(sound, path)
     page.get_by_text("try again").click()
     drawn(page, "Layer 1: attention map")
-
-
-def test_a_capture_of_48_layers_and_1024_tokens_is_light(visit, serve, tmp_path):
-    path = write_capture(tmp_path / "large.h5", layers=48, tokens=1024, heads=64, state=16)
-    address = serve(path)
-    page = visit(f"{address}/layers")
-    page.locator(".block").nth(47).wait_for()
-    page.locator("#layers-progress").wait_for(state="attached")
-    page.locator("#layers-table .ag-row").nth(5).wait_for()
-    weight = []
-    for search in (
-        "layer=40",
-        "layer=40&view=mask",
-        "layer=40&view=channel&channel=5",
-        "layer=40&zoom=0-300,0-300",
-    ):
-        sizes = []
-
-        def count(response, sizes=sizes):
-            sizes.append(int(response.headers.get("content-length", 0)))
-
-        page.on("response", count)
-        page.evaluate(
-            "search => dash_clientside.set_props('url', {pathname: '/maps', search})", f"?{search}"
-        )
-        page.wait_for_function("text => location.search === text", arg=f"?{search}")
-        page.wait_for_load_state("networkidle")
-        page.remove_listener("response", count)
-        weight.append(sum(sizes))
-    assert 0 < max(weight) < MOST_BYTES
+    with h5py.File(shutil.copy(sound, tmp_path / "other.bin"), "r+") as file:
+        file.attrs["schema_version"] = 99
+    (tmp_path / "other.bin").rename(path)
+    page.keyboard.press("ArrowLeft")
+    page.locator(".trouble", has_text="99").wait_for()
+    path.unlink()
+    page.get_by_text("try again").click()
+    page.locator(".trouble", has_text=re.compile("no capture|no longer|not here")).wait_for()
+    assert str(tmp_path) not in page.content()

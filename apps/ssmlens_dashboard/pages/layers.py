@@ -15,22 +15,12 @@ from ssmlens.names import ATTENTION, FINITE
 from ssmlens.plots import score_heatmap
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.scores import SCORES, Ranking, rank, summary
-from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.elements import GRID, figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views.scores import proven, scores
 
 _PATIENCE = 0.4  # seconds of scoring before the page shows what there is
-_GRID = {
-    "suppressCellFocus": True,
-    "animateRows": False,
-    "domLayout": "normal",
-    "theme": {
-        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
-        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
-        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
-    },
-}
 _NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
@@ -56,8 +46,7 @@ def layout(scene: Scene) -> Component:
                         columnDefs=[],
                         rowData=[],
                         getRowId="params.data.id",
-                        columnSize="autoSize",
-                        dashGridOptions=_GRID,
+                        dashGridOptions=GRID,
                         className="grid",
                     ),
                 ],
@@ -121,12 +110,12 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[dict[str, Any]], list[di
         "type": "rightAligned",
     }
     columns = [
-        {"field": "rank", **number, "pinned": "left"},
-        {"field": "layer", "pinned": "left", "type": "rightAligned"},
-        {"field": "kind"},
-        *({"field": name, **number, "headerTooltip": _described(name)} for name in names),
-        {"field": "closure_error", **number},
-        {"field": "proof", "cellClassRules": {"failed": "params.value !== 'proven'"}},
+        {"field": "rank", **number, "pinned": "left", "width": 66},
+        {"field": "layer", "pinned": "left", "type": "rightAligned", "width": 72},
+        {"field": "kind", "width": 96},
+        *({"field": name, **number, **_of_score(name)} for name in names),
+        {"field": "closure_error", **number, "width": 120},
+        {"field": "proof", "width": 150, "cellClassRules": {"failed": "params.value !== 'proven'"}},
         {"field": "reason", "flex": 1, "minWidth": 160, "tooltipField": "reason"},
     ]
     rows = [
@@ -235,8 +224,9 @@ def _ordered_by(ranking: Ranking) -> str:
     return f"ordered by {order}"
 
 
-def _described(name: str) -> str:
-    return SCORES[name].description if name in SCORES else name
+def _of_score(name: str) -> dict[str, Any]:
+    described = SCORES[name].description if name in SCORES else name
+    return {"headerTooltip": described, "width": 44 + 7 * len(name)}
 
 
 def _plain(value: float) -> float | None:

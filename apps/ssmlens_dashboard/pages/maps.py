@@ -58,7 +58,7 @@ def layout(scene: Scene) -> Component:
             ),
             html.Div(
                 [
-                    figure_card("maps-map", "Attention map", height=690),
+                    figure_card("maps-map", "Attention map", height="max(690px, 100vh - 220px)"),
                     html.Div(
                         [
                             figure_card("maps-lags", "Energy by lag", height=230),

@@ -18,12 +18,12 @@ from ssmlens.plots.transplant import transplant_figure
 from ssmlens.store.run_metrics import EVAL, TRAIN
 from ssmlens.store.runs import Run, tabulate
 from ssmlens_dashboard.address import Address
-from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.elements import GRID, figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import runs
 from ssmlens_dashboard.views.runs import MEASURES, Arm, Listed
-from ssmlens_dashboard.views.runs_table import GRID, table
+from ssmlens_dashboard.views.runs_table import table
 
 _SOON = 2_000  # milliseconds between looks at runs
 _LATER = 10_000  # where there are none yet

@@ -8,16 +8,6 @@ from ssmlens.plots.training_curves import readable
 from ssmlens.store.run_metrics import TRAIN
 from ssmlens_dashboard.views.runs import MEASURES, Listed, final_mean
 
-GRID = {
-    "suppressCellFocus": True,
-    "animateRows": False,
-    "theme": {
-        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
-        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
-        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
-    },
-}
-
 
 def table(
     found: Sequence[Listed], length: int | None
