@@ -54,7 +54,7 @@ class _Redraw(Init):
         numbers = generator(seed)
         sites = choose_mixers(model)
         mixers = [site.module for site in sites]
-        draws = self.draws(math.sqrt(_residual_depth(model, count_blocks(model, sites))))
+        draws = self.draws(math.sqrt(count_blocks(model, sites)))
         chosen: list[tuple[Tensor, Draw, int]] = []
         for name, parameter in model.named_parameters():
             owner = model.get_submodule(name.rpartition(".")[0])
@@ -152,9 +152,3 @@ def _kind(name: str, parameter: Tensor, owner: nn.Module, is_mixer: bool) -> str
     if leaf == "bias":
         return "zero"
     return "residual" if name.endswith(_RESIDUAL) else "linear"
-
-
-def _residual_depth(model: nn.Module, blocks: int) -> int:
-    """Branches of the residual stream, as mamba_ssm counts them: one a block, two where it has an MLP."""
-    has_mlp = any(name.endswith("fc2") for name, _ in model.named_modules())
-    return blocks * (2 if has_mlp else 1)

@@ -1,0 +1,1 @@
+"""Closure of every family on a CPU."""
