@@ -40,6 +40,8 @@ def drawn(page, title):
 
 
 def plot(page):
+    """The drawing area of the map, once the page has come to rest: a drag ends where plotly draws anew."""
+    page.wait_for_load_state("networkidle")
     return page.locator("#maps-map .nsewdrag").bounding_box()
 
 
@@ -219,3 +221,23 @@ def test_what_goes_bad_while_open_is_a_message_and_comes_back(visit, serve, tmp_
     page.get_by_text("try again").click()
     page.locator(".trouble", has_text=re.compile("no capture|no longer|not here")).wait_for()
     assert str(tmp_path) not in page.content()
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [("layers", "scores"), ("signals", "steps"), ("weights", "inputs"), ("compare", "maps")],
+)
+def test_every_page_downloads_its_figures_and_numbers(visit, address, name, figure):
+    page = visit(f"{address}/{name}?layer=3")
+    page.wait_for_selector(f"#{name}-{figure} .main-svg image", state="attached")
+    card = page.locator("section", has=page.locator(f"#{name}-{figure}"))
+    for where, button, start in (
+        (card, "SVG", b"<svg"),
+        (card, "PNG", b"\x89PNG"),
+        (page, "CSV", None),
+        (page, "netCDF", b"\x89HDF"),
+    ):
+        with page.expect_download() as caught:
+            where.get_by_text(button, exact=True).first.click()
+        got = Path(caught.value.path()).read_bytes()
+        assert got.startswith(start) if start else got.count(b"\n") > 3, button
