@@ -64,9 +64,9 @@ def _capture(model: torch.nn.Module, tokens: int, one_file: bool, first: int | N
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / ("run.h5" if one_file else "run")
         with peak_memory() as peak:
-            layers = None if first is None else range(first)
+            wanted = None if first is None else range(first)
             seconds = _seconds(
-                lambda: ssmlens.capture(model, ids, out=out, channels=[], layers=layers)
+                lambda: ssmlens.capture(model, ids, out=out, channels=[], layers=wanted)
             )
         with ssmlens.open_capture(out) as cap:
             layers = [cap.layer(i) for i in cap.layers]
