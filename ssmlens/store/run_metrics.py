@@ -10,8 +10,16 @@ from jaxtyping import Float, Int
 
 from ssmlens.store.plain_json import RunFileError, count_of, loads, number_of, read_bytes, text_of
 
-Measure = Literal["loss", "char", "string"]
-MEASURES: tuple[Measure, ...] = ("loss", "char", "string")
+Share = Literal["char", "string", "char_free", "string_free"]
+Measure = Literal["loss", Share]
+SHARES: dict[Share, str] = {
+    "char": "characters right",
+    "string": "strings right",
+    "char_free": "characters right, running freely",
+    "string_free": "strings right, running freely",
+}
+"""Accuracies in words; a model that runs freely reads its own answers."""
+MEASURES: tuple[Measure, ...] = ("loss", *SHARES)
 TRAIN = "train"
 EVAL = "eval"
 
@@ -33,7 +41,7 @@ class Metrics:
         step: Training step.
         split: Index into `splits`.
         length: Length that was measured at; -1 where a line names none.
-        values: loss, char and string (`MEASURES`); NaN where null or absent.
+        values: `MEASURES`; NaN where null or absent.
         splits: Names of the splits.
         lines: How many lines of the file these are, blank ones with them.
         end: Bytes that they take up in the file.
@@ -43,7 +51,7 @@ class Metrics:
     step: Int[np.ndarray, " line"]
     split: Int[np.ndarray, " line"]
     length: Int[np.ndarray, " line"]
-    values: Float[np.ndarray, "line measure=3"]
+    values: Float[np.ndarray, "line measure=5"]
     splits: tuple[str, ...] = ()
     lines: int = 0
     end: int = 0
@@ -62,7 +70,8 @@ class Metrics:
         """Steps, ascending, and the measure at each; where a step comes twice the later line counts.
 
         Args:
-            measure: "loss", "char" (share of characters) or "string" (share of strings).
+            measure: "loss", or a share: of characters ("char"), of whole strings ("string"), of either where the model
+                reads its own answers ("char_free", "string_free").
             split: "train" or "eval".
             length: The length measured at. None: lines that name none.
         """

@@ -14,6 +14,7 @@
                          length  the one length measured at; null or absent over a mixture (as in training)
                          loss    mean cross entropy of the answers
                          char, string   shares in 0..1 of characters and of whole strings that are right
+                         char_free, string_free   the same where the model reads its own answers
                        each measure a finite number, or null where it was not taken or was not finite.
       status.json      one object, replaced (written aside, then renamed) as the run goes on:
                          state   "running", "done" or "failed"
@@ -179,8 +180,8 @@ def tabulate(runs: Sequence[Run]) -> xr.Dataset:
     """Runs side by side: what each was, how far it is, and what it last measured.
 
     Returns:
-        A Dataset with dims (run, length): `train_loss` (run) is the last loss of training; `loss`, `char` and `string`
-        (run, length) are the last of evaluation, NaN where there is none. Coordinates of run: `arm`, `seed` (−1: none),
+        A Dataset with dims (run, length): `train_loss` (run) is the last loss of training; `MEASURES` (run, length) are
+        the last of evaluation, NaN where there is none. Coordinates of run: `arm`, `seed` (−1: none),
         `learning_rate`, `teacher_layer` (−1: none), `state`, `step`.
     """
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})

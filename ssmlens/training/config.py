@@ -141,6 +141,8 @@ class TrainConfig:
     """Steps between measurements."""
     eval_count: int = 128
     """Held-out examples of each length."""
+    free_running: bool = False
+    """Measure accuracy also where the model reads its own answers: char_free and string_free."""
     capture_at: tuple[int, ...] = ()
     """Steps at which the layers' maps are captured, into captures/step-N.h5."""
 

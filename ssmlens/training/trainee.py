@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.tasks.draws import batch_seed
-from ssmlens.tasks.metrics import accuracy, masked_loss
+from ssmlens.tasks.metrics import accuracy, free_running, masked_loss
 from ssmlens.training.build import build_model, build_task, exam
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.schedule import rate_at
@@ -54,7 +54,10 @@ class Trainee:
 
     @torch.no_grad()
     def evaluate(self, length: int) -> dict[str, float]:
-        """Loss, and shares of characters and of strings that are right, on held-out examples of exactly this length."""
+        """Loss, and shares of characters and of strings that are right, on held-out examples of exactly this length.
+
+        `char_free` and `string_free` beside them, the model reading its own answers, where the config asks for it.
+        """
         task = self.exam(length)
         batch = task.build(batch_seed(_EXAM_SEED, length, held_out=True), self.device)
         self.model.eval()
@@ -62,7 +65,12 @@ class Trainee:
             logits = self.model(batch.tokens).logits
         right = accuracy(logits.argmax(dim=-1), batch)
         loss = float(masked_loss(logits, batch.labels))
-        return {"loss": loss, "char": right.character, "string": right.string}
+        values = {"loss": loss, "char": right.character, "string": right.string}
+        if self.config.free_running:
+            with self._autocast():
+                free = accuracy(free_running(self.model, batch), batch)
+            values |= {"char_free": free.character, "string_free": free.string}
+        return values
 
     def exam(self, length: int) -> Any:
         """The task that accuracy at this length is measured on."""
