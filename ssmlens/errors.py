@@ -23,3 +23,7 @@ class ClosureError(SsmlensError):
 
 class CaptureFileError(SsmlensError):
     """A capture on disk is damaged, unfinished, of another schema version, or holds what is refused."""
+
+
+class RunFileError(SsmlensError):
+    """A file of a training run cannot be read as what it must be; the message names the file and says why."""

@@ -8,13 +8,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import SsmlensError
+from ssmlens.errors import RunFileError
 
 _LARGEST_INTEGER = 2**63
-
-
-class RunFileError(SsmlensError):
-    """A file of a training run cannot be read as what it must be; the message names the file and says why."""
 
 
 def read_bytes(path: Path, most: int, first: int = 0) -> bytes:

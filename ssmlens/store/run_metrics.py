@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.store.plain_json import RunFileError, count_of, loads, number_of, read_bytes, text_of
+from ssmlens.errors import RunFileError
+from ssmlens.store.plain_json import count_of, loads, number_of, read_bytes, text_of
 
 Share = Literal["char", "string", "char_free", "string_free"]
 Measure = Literal["loss", Share]

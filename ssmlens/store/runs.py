@@ -39,14 +39,8 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from ssmlens.errors import UsageError
-from ssmlens.store.plain_json import (
-    RunFileError,
-    count_of,
-    number_of,
-    read_object,
-    text_of,
-)
+from ssmlens.errors import RunFileError, UsageError
+from ssmlens.store.plain_json import count_of, number_of, read_object, text_of
 from ssmlens.store.run_metrics import (
     MEASURES,
     TRAIN,

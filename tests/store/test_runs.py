@@ -6,9 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from ssmlens.errors import UsageError
+from ssmlens.errors import RunFileError, UsageError
 from ssmlens.store import runs
-from ssmlens.store.plain_json import RunFileError
 from ssmlens.store.runs import find_runs, open_run, tabulate
 
 
