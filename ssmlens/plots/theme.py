@@ -97,6 +97,7 @@ def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
         "title": {"font": {"color": theme.muted, "size": 12}, "standoff": 8},
         "ticks": "outside",
         "ticklen": 4,
+        "ticklabeloverflow": "allow",  # else plotly measures every label anew at every redraw
     }
     return {
         "layout": {
