@@ -23,8 +23,10 @@ class CompareCommand:
     """The folder of the sweep."""
     length: int | None = None
     """Where accuracy is measured. Default: the training length."""
-    measure: Literal["char", "string"] = "char"
-    """Share of characters, or of whole strings, that are right."""
+    choose_at: int | None = None
+    """The length that each arm's best learning rate is chosen at. Default: the training length."""
+    measure: Literal["char", "string", "char_free", "string_free"] = "char"
+    """Share of characters, or of whole strings, that are right; _free: where the model reads its own answers."""
     threshold: float = 0.9
     """What a run that has locked in reaches."""
     json: bool = False
@@ -36,11 +38,29 @@ class CompareCommand:
         from ssmlens.training.compare import compare
 
         runs = [open_run(path) for path in find_runs(self.sweep)]
-        found = compare(runs, measure=self.measure, length=self.length, threshold=self.threshold)
-        title = f"{'characters' if self.measure == 'char' else 'strings'} right at length {found.length}"
-        rows = [["arm", "best rate", "mean", "95 %", "lock-in", "window", "seeds", "failed"]]
-        rows += [_row(arm) for arm in found.arms]
-        return Result(_plain(found), "\n".join([title, text_table(rows), found.verdict]))
+        found = compare(
+            runs,
+            measure=self.measure,
+            length=self.length,
+            choose_at=self.choose_at,
+            threshold=self.threshold,
+        )
+        text = "\n".join([title(found), text_table(rows(found)), found.verdict])
+        return Result(_plain(found), text)
+
+
+def title(found: Any) -> str:
+    """What a comparison is of, in a line."""
+    from ssmlens.store.run_metrics import SHARES
+
+    chosen = "" if found.chosen_at == found.length else f", rates chosen at {found.chosen_at}"
+    return f"{SHARES[found.measure]} at length {found.length}{chosen}"
+
+
+def rows(found: Any) -> list[list[str]]:
+    """A comparison as a table: a header, then a row an arm, the best first."""
+    header = ["arm", "best rate", "mean", "95 %", "lock-in", "window", "all rates", "seeds"]
+    return [[*header, "failed"], *map(_row, found.arms)]
 
 
 def _row(arm: Any) -> list[str]:
@@ -54,7 +74,7 @@ def _row(arm: Any) -> list[str]:
     between = "-" if math.isnan(low) else f"{low:.3f}..{high:.3f}"
     locked = f"{arm.lock_in:.0%}"
     cells = [arm.arm, f"{arm.best_rate:g}", f"{arm.mean:.3f}", between, locked, window]
-    return [*cells, str(arm.seeds), str(arm.failed)]
+    return [*cells, f"{arm.overall:.3f}", str(arm.seeds), str(arm.failed)]
 
 
 def _plain(found: Any) -> dict[str, Any]:
@@ -64,6 +84,7 @@ def _plain(found: Any) -> dict[str, Any]:
         told["rates"] = [[rate, mean] for rate, mean in arm.rates.items()]
         told["interval"] = None if math.isnan(arm.interval[0]) else list(arm.interval)
         told["deviation"] = None if math.isnan(arm.deviation) else arm.deviation
+        told["overall"] = arm.overall
         told["decades"] = None if arm.window is None else arm.decades
         arms.append(told)
     return {**dataclasses.asdict(found), "arms": arms}

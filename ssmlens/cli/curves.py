@@ -14,16 +14,25 @@ def curves(runs: Sequence[Any]) -> str:
     lines = [f"characters right at length {runs[0].length}, from the first step to the last"]
     for run in runs:
         length = run.length or 0
-        told = f"{_share(run.metrics.final('char', length))}"
+        told = _reached(run, length)
         others = [n for n in run.metrics.lengths() if n != length]
-        told += "".join(f"   at {n} {_share(run.metrics.final('char', n))}" for n in others)
+        told += "".join(f"   at {n} {_reached(run, n)}" for n in others)
         rise = _bars(run.metrics.curve("char", "eval", length)[1])
         lines.append(f"  {run.arm:{width}}  {rise}  {told}   ({run.status.seconds:.0f} s)")
     return "\n".join(lines)
 
 
+def _reached(run: Any, length: int) -> str:
+    """The last share of characters right, and that of the model running freely where it was measured."""
+    freely = run.metrics.final("char_free", length)
+    told = "" if freely != freely else f" (freely {_share(freely)})"
+    return _share(run.metrics.final("char", length)) + told
+
+
 def plain(run: Any) -> dict[str, Any]:
     """A run in plain values, for JSON."""
+    from ssmlens.store.run_metrics import MEASURES
+
     lengths = run.metrics.lengths()
     return {
         "out": str(run.path),
@@ -33,9 +42,7 @@ def plain(run: Any) -> dict[str, Any]:
         "steps": run.status.steps,
         "seconds": run.status.seconds,
         "accuracy": {
-            str(n): {
-                name: _or_none(run.metrics.final(name, n)) for name in ("loss", "char", "string")
-            }
+            str(n): {name: _or_none(run.metrics.final(name, n)) for name in MEASURES}
             for n in lengths
         },
         "curve": {

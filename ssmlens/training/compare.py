@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from statistics import NormalDist, fmean, stdev
+from typing import Any
 
 from ssmlens.errors import UsageError
+from ssmlens.store.run_metrics import SHARES, Measure, Share
 from ssmlens.store.runs import Run
-
-Share = Literal["char", "string"]
 
 # Fields that say how a model starts: arms differ in these.
 _START = {
@@ -32,9 +32,11 @@ class ArmSummary:
     Attributes:
         arm: Its name.
         rates: Mean accuracy over seeds, by learning rate.
-        best_rate: The learning rate of the highest mean.
-        mean: That mean.
-        interval: Its 95 % confidence interval over seeds (Student's t), cut to 0..1; NaN with one seed.
+        best_rate: The learning rate of the highest mean at the length that rates are chosen at; of equals, the one
+            of the least loss.
+        mean: The mean accuracy at that rate.
+        interval: Its 95 % confidence interval over seeds, by Student's t (mean ± t·s/√n), cut to 0..1; NaN with one
+            seed.
         deviation: Standard deviation over seeds at that rate; NaN with one.
         lock_in: Share of seeds at that rate that reach the threshold.
         window: The learning rates around the best at which at least half of the seeds reach it: (lowest, highest), or
@@ -55,6 +57,11 @@ class ArmSummary:
     failed: int
 
     @property
+    def overall(self) -> float:
+        """Mean accuracy over all learning rates, each rate counted alike: what it gives who cannot tune it."""
+        return fmean(self.rates.values())
+
+    @property
     def decades(self) -> float:
         """Width of the window: log10 of highest over lowest; NaN where there is none."""
         return math.log10(self.window[1] / self.window[0]) if self.window else math.nan
@@ -66,8 +73,9 @@ class Comparison:
 
     Attributes:
         arms: The arms.
-        measure: "char" or "string".
+        measure: What accuracy is, a key of `SHARES`.
         length: The length that accuracy was measured at.
+        chosen_at: The length that each arm's best learning rate was chosen at.
         threshold: What a run that has locked in reaches.
         winner: The arm that is ahead of every other by more than seeds explain; None where none may be called.
         verdict: Why there is a winner, or none.
@@ -76,6 +84,7 @@ class Comparison:
     arms: tuple[ArmSummary, ...]
     measure: Share
     length: int
+    chosen_at: int
     threshold: float
     winner: str | None
     verdict: str
@@ -86,51 +95,77 @@ def compare(
     *,
     measure: Share = "char",
     length: int | None = None,
+    choose_at: int | None = None,
     threshold: float = 0.9,
 ) -> Comparison:
     """Summarise the arms of a sweep.
 
     A winner is called only where all arms were trained at the same learning rates, with the same seeds, on the same
     task and model, every run has ended, there are two seeds or more, and its mean is above each other's by more than
-    chance explains (Welch's t, 5 %). Each arm is taken at its best rate on the same seeds that chose the rate.
+    chance explains (Welch's t, two-sided, 5 % against each; degrees of freedom by Welch and Satterthwaite, rounded
+    down). Each arm is taken at its best rate, on the same seeds that chose the rate.
 
     Args:
         runs: Runs of `sweep`.
-        measure: Share of characters or of whole strings that are right.
+        measure: What accuracy is, a key of `SHARES`.
         length: Where accuracy is measured; None: the training length.
+        choose_at: Where each arm's best rate is chosen; None: the training length, so that accuracy beyond it is not
+            what rates were picked for; `length`, where nothing was measured at the training length.
         threshold: What a run must reach to count as locked in.
 
     Raises:
-        UsageError: There is no run, or none was measured at this length.
+        UsageError: There is no run, or none was measured so at these lengths.
     """
     if not runs:
         raise UsageError("there is no run to compare")
-    where = runs[0].length if length is None else length
-    measured = sorted({n for run in runs for n in run.metrics.lengths()})
-    if where is None or where not in measured:
-        lengths = ", ".join(map(str, measured)) or "none"
-        raise UsageError(f"--length {where}: no run was measured at it; measured: {lengths}")
+    measured = _measured(runs, measure)
+    trained = runs[0].length
+    where = _require(trained if length is None else length, measured, "--length")
+    if choose_at is None:
+        choose_at = trained if trained in measured else where
+    chosen_at = _require(choose_at, measured, "--choose-at")
     by_arm: dict[str, list[Run]] = {}
     for run in runs:
         by_arm.setdefault(run.arm, []).append(run)
-    arms = [_summarise(a, held, measure, where, threshold) for a, held in by_arm.items()]
-    arms.sort(key=lambda arm: -arm.mean if arm.mean == arm.mean else math.inf)
+    arms = [
+        _summarise(arm, held, measure, where, chosen_at, threshold) for arm, held in by_arm.items()
+    ]
+    arms.sort(key=lambda arm: -arm.mean)
     unfair = _why_unfair(by_arm)
     winner, verdict = (None, f"no winner: {unfair}") if unfair else _judge(arms)
-    return Comparison(tuple(arms), measure, where, threshold, winner, verdict)
+    return Comparison(tuple(arms), measure, where, chosen_at, threshold, winner, verdict)
+
+
+def _measured(runs: Sequence[Run], measure: Share) -> list[int]:
+    """The lengths at which any run has this accuracy; raises UsageError where there is none, though others are."""
+    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
+    found = [n for n in lengths if any(math.isfinite(r.metrics.final(measure, n)) for r in runs)]
+    if lengths and not found:
+        free = "; train with --free-running" if measure.endswith("_free") else ""
+        raise UsageError(f"--measure {measure}: no run has measured {SHARES[measure]}{free}")
+    return found
+
+
+def _require(length: int | None, measured: Sequence[int], option: str) -> int:
+    if length is None or length not in measured:
+        lengths = ", ".join(map(str, measured)) or "none"
+        raise UsageError(f"{option} {length}: no run was measured at it; measured: {lengths}")
+    return length
 
 
 def _summarise(
-    arm: str, runs: Sequence[Run], measure: Share, length: int, threshold: float
+    arm: str, runs: Sequence[Run], measure: Share, length: int, chosen_at: int, threshold: float
 ) -> ArmSummary:
     by_rate: dict[float, list[float]] = {}
-    for run in runs:
-        value = run.metrics.final(measure, length)
-        value = 0.0 if run.status.state == "failed" or value != value else value
-        by_rate.setdefault(run.learning_rate, []).append(value)
-    rates = {rate: _mean(by_rate[rate]) for rate in sorted(by_rate)}
-    best = max(rates, key=lambda rate: rates[rate])
-    locked = {r: _mean([float(v >= threshold) for v in by_rate[r]]) for r in rates}
+    merits: dict[float, list[tuple[float, float]]] = {}
+    for run in sorted(runs, key=lambda run: run.learning_rate):
+        by_rate.setdefault(run.learning_rate, []).append(_reached(run, measure, length))
+        loss = _of_ended(run, "loss", chosen_at, math.inf)
+        merit = (_reached(run, measure, chosen_at), -loss)
+        merits.setdefault(run.learning_rate, []).append(merit)
+    rates = {rate: fmean(values) for rate, values in by_rate.items()}
+    best = max(rates, key=lambda rate: tuple(map(fmean, zip(*merits[rate], strict=True))))
+    locked = {r: fmean(value >= threshold for value in by_rate[r]) for r in rates}
     return ArmSummary(
         arm=arm,
         rates=rates,
@@ -143,6 +178,16 @@ def _summarise(
         seeds=len(by_rate[best]),
         failed=sum(run.status.state == "failed" for run in runs),
     )
+
+
+def _reached(run: Run, measure: Share, length: int) -> float:
+    """The accuracy that a run ended with; 0 where it failed, or measured none."""
+    return _of_ended(run, measure, length, 0.0)
+
+
+def _of_ended(run: Run, measure: Measure, length: int, otherwise: float) -> float:
+    value = run.metrics.final(measure, length)
+    return otherwise if run.status.state == "failed" or value != value else value
 
 
 def _window(locked: Mapping[float, float], best: float) -> tuple[float, float] | None:
@@ -207,27 +252,28 @@ def _is_ahead(one: ArmSummary, other: ArmSummary) -> bool:
     if a + b == 0:
         return one.mean > other.mean
     freedom = (a + b) ** 2 / (a**2 / (one.seeds - 1) + b**2 / (other.seeds - 1))
-    return (one.mean - other.mean) / math.sqrt(a + b) > _quantile(int(freedom))
+    return (one.mean - other.mean) / math.sqrt(a + b) > _quantile(freedom)
 
 
-def _quantile(freedom: int) -> float:
-    return _T[freedom - 1] if freedom <= len(_T) else 1.96
+def _quantile(freedom: float | int) -> float:
+    """97.5 % quantile of Student's t; degrees of freedom are rounded down.
 
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    Beyond the table by its expansion about the normal's (Abramowitz & Stegun 26.7.5).
+    """
+    n = max(1, int(freedom + 1e-9))
+    if n <= len(_T):
+        return _T[n - 1]
+    z = NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
 
 
 def _deviation(values: Sequence[float]) -> float:
-    n, mean = len(values), _mean(values)
-    if n < 2:
-        return math.nan
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+    return stdev(values) if len(values) > 1 else math.nan
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
-    n, mean = len(values), _mean(values)
+    n, mean = len(values), fmean(values)
     if n < 2:
         return math.nan, math.nan
-    half = _quantile(n - 1) * _deviation(values) / math.sqrt(n)
+    half = _quantile(n - 1) * stdev(values) / math.sqrt(n)
     return max(0.0, mean - half), min(1.0, mean + half)

@@ -9,6 +9,7 @@ import pytest
 
 from ssmlens.errors import UsageError
 from ssmlens.store.runs import find_runs, open_run
+from ssmlens.training import compare as module
 from ssmlens.training.compare import compare
 from ssmlens.training.config import TrainConfig
 
@@ -20,18 +21,23 @@ ARMS = {"default": "mamba-ssm", "mimetic": "mimetic"}
 def write(tmp_path):
     """write(init, rate, seed, char, …): a run that ended so."""
 
-    def run(init, rate, seed, char, state="done", **fields):
+    def run(init, rate, seed, char, state="done", twice=None, loss=None, **fields):
         config = TrainConfig(init=init, learning_rate=rate, seed=seed, **fields)
         folder = tmp_path / config.digest()[:12]
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
-        line = {"step": 5, "split": "eval", "length": 20, "char": char, "string": char**2}
-        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n" if char is not None else "")
+        measured = [(n, value) for n, value in ((20, char), (40, twice)) if value is not None]
+        (folder / "metrics.jsonl").write_text("".join(line(*it, loss) for it in measured))
         status = {"state": state, "step": 5, "steps": 5, "seconds": 1.0}
         (folder / "status.json").write_text(json.dumps(status))
         return folder
 
     return run
+
+
+def line(length, char, loss):
+    told = {"length": length, "char": char, "string": char**2, "loss": loss}
+    return json.dumps({"step": 5, "split": "eval", **told}) + "\n"
 
 
 def found(tmp_path, **options):
@@ -146,6 +152,66 @@ def test_arms_with_nothing_measured_there(write, tmp_path):
 
 
 def test_every_field_of_a_start_is_one_of_the_config():
-    from ssmlens.training import compare as module
-
     assert set(module._START) <= {field.name for field in dataclasses.fields(TrainConfig)}
+
+
+def test_rates_are_chosen_at_the_training_length_and_reported_at_another(write, tmp_path):
+    """1e-3 is best at 20 and 1e-2 at 40: choosing where one reports would flatter."""
+    at_20, at_40 = (0.99, 0.5, 0.9), (0.2, 0.3, 0.8)
+    for rate, char, twice in zip(RATES, at_20, at_40, strict=True):
+        for seed in (0, 1):
+            write("mimetic", rate, seed, char, twice=twice + seed / 100)
+    (arm,) = found(tmp_path, length=40).arms
+    assert (arm.best_rate, arm.mean) == (1e-3, pytest.approx(0.205))
+    assert arm.overall == pytest.approx((0.205 + 0.305 + 0.805) / 3)
+    told = found(tmp_path, length=40, choose_at=40)
+    assert (told.chosen_at, told.arms[0].best_rate) == (40, 1e-2)
+    with pytest.raises(UsageError, match="--choose-at 30: no run was measured at it"):
+        found(tmp_path, choose_at=30)
+
+
+def test_of_rates_that_are_equal_the_one_with_the_least_loss_is_best(write, tmp_path):
+    for rate, loss in zip(RATES, (0.3, 0.1, 0.2), strict=True):
+        write("mimetic", rate, 0, 1.0, loss=loss)
+    assert found(tmp_path).arms[0].best_rate == 3e-3
+
+
+def test_what_no_run_measured_is_not_taken_as_nothing_right(write, tmp_path):
+    grid(write, LOW, HIGH)
+    with pytest.raises(UsageError, match="train with --free-running"):
+        found(tmp_path, measure="char_free")
+
+
+def area_below(t, freedom, step=1e-3):
+    """The area under Student's density from -t to t, by Simpson's rule."""
+    constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+    constant /= math.sqrt(freedom * math.pi)
+    count = 2 * math.ceil(t / step)
+    at = [t * i / count for i in range(count + 1)]
+    f = [constant * (1 + x * x / freedom) ** (-(freedom + 1) / 2) for x in at]
+    return 2 * (t / count / 3) * (f[0] + f[-1] + 4 * sum(f[1:-1:2]) + 2 * sum(f[2:-1:2]))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 20, 30, 31, 40, 60, 500])
+def test_quantiles_are_those_of_students_t(freedom):
+    assert area_below(module._quantile(freedom), freedom) == pytest.approx(0.95, abs=5e-5)
+
+
+def test_degrees_of_freedom_are_rounded_down_but_for_rounding():
+    assert module._quantile(2.9) == module._quantile(2)
+    assert module._quantile(3 - 1e-12) == module._quantile(3)
+    assert module._quantile(0.9999999) == module._quantile(1)
+
+
+@pytest.mark.parametrize(("low", "ahead"), [(0.42, True), (0.44, False)])
+def test_welchs_test_at_its_edge(write, tmp_path, low, ahead):
+    """Two seeds a side, deviations .0283 and .0424: t must exceed 4.303 (1.74 degrees, so 1: 12.706)."""
+    for seed in (0, 1):
+        write("mimetic", 1e-3, seed, 0.9 + 0.04 * seed)
+        write("mamba-ssm", 1e-3, seed, low + 0.06 * seed)
+    a, b = 0.04**2 / 4, 0.06**2 / 4  # variance of two values over two
+    freedom = (a + b) ** 2 / (a**2 + b**2)
+    t = (0.92 - low - 0.03) / math.sqrt(a + b)
+    assert int(freedom) == 1
+    assert (t > 12.706) == ahead
+    assert (found(tmp_path).winner == "mimetic") == ahead
