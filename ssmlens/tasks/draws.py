@@ -10,6 +10,9 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 _STEPS, _SEEDS = 2**32, 2**31
 
 
+Seed = int | Int[Tensor, ""]
+
+
 class Draws:
     """Random numbers of one seed, made where they are needed.
 
@@ -18,18 +21,17 @@ class Draws:
     reads only the lower 32 bits of a seed.
 
     Args:
-        seed: Which numbers.
+        seed: Which numbers: any that fits into 64 bits, or a tensor on the device that holds its signed value, which a
+            CUDA graph reads anew at every replay.
         device: Where to make them.
 
     Raises:
         UsageError: The seed does not fit into 64 bits.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu"):
-        if not -(2**63) <= seed < 2**64:
-            raise UsageError(f"seed {seed} is out of range: it must fit into 64 bits")
+    def __init__(self, seed: Seed, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self._key = _mix(torch.tensor(_signed(seed), device=self.device))
+        self._key = _mix(seed if isinstance(seed, Tensor) else seed_tensor(seed, self.device))
         self._used = 0
 
     def integers(self, beyond: int, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
@@ -50,6 +52,13 @@ class Draws:
         place = torch.arange(self._used, self._used + total, device=self.device)
         self._used += total
         return _mix(self._key + _mix(place * _signed(_GOLDEN))).view(shape)
+
+
+def seed_tensor(seed: int, device: torch.device | str = "cpu") -> Int[Tensor, ""]:
+    """A seed as `Draws` takes it on a device. Raises UsageError if it does not fit into 64 bits."""
+    if not -(2**63) <= seed < 2**64:
+        raise UsageError(f"seed {seed} is out of range: it must fit into 64 bits")
+    return torch.tensor(_signed(seed), device=device)
 
 
 def batch_seed(seed: int, step: int, *, held_out: bool = False) -> int:

@@ -82,7 +82,7 @@ def put(
     Columns of one row are different, and those that are kept are within the row.
     """
     at = at.unsqueeze(1) if at.ndim == 1 else at
-    values = values if isinstance(values, Tensor) else at.new_tensor(values)
+    values = values if isinstance(values, Tensor) else at.new_full((1,), values)
     values = values.unsqueeze(1) if values.ndim == 1 else values
     keep = torch.ones_like(at, dtype=torch.bool) if where is None else where.expand_as(at)
     # What is not kept goes to a spare column.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.registry import Registry
-from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.draws import Draws, Seed
 from ssmlens.tasks.rows import NO_LABEL, NO_TARGET, Examples, TaskBatch, pack
 
 __all__ = ["NO_LABEL", "NO_TARGET", "Task", "TaskBatch", "tasks"]
@@ -62,8 +62,10 @@ class Task(ABC):
     def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """Examples of these lengths, one a row of `row_tokens(self.length)` tokens."""
 
-    def build(self, seed: int = 0, device: torch.device | str = "cpu") -> TaskBatch:
+    def build(self, seed: Seed = 0, device: torch.device | str = "cpu") -> TaskBatch:
         """The rows of this seed, the same on every device; see `draws.batch_seed` for seeds that never meet.
+
+        Reads nothing back from the device, so that a CUDA graph can hold it, unless the rows are packed.
 
         Raises:
             UsageError: The seed does not fit into 64 bits.

@@ -1,53 +1,20 @@
-"""`train`: a config and a folder in, a trained model and its curve in the folder."""
+"""`train`: a config and a folder in, a trained model and its curve in the folder; and several of them side by side."""
 
-import dataclasses
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.recorder.capture import capture
-from ssmlens.recorder.prompts import from_task
-from ssmlens.store.run_metrics import EVAL, TRAIN
+from ssmlens.models.device import find_device
 from ssmlens.store.runs import METRICS, Run, open_run
-from ssmlens.training import checkpoints
 from ssmlens.training.build import check
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.run_folder import RunFolder
-from ssmlens.training.trackers import Tracker, find_tracker
+from ssmlens.training.pack import Pack
+from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.session import Progress, Session
+from ssmlens.training.trackers import find_tracker
 from ssmlens.training.trainee import Trainee
-
-# Training loss is the mean over this many steps; whether it is finite is looked at as often.
-_LOG_EVERY = 10
-# Prompts of a capture.
-_PROMPTS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps in all.
-        loss: Mean training loss of the last steps; NaN before there is any.
-        char: Share of characters right at the training length, when it was last measured; NaN before.
-        seconds: Spent so far, earlier sittings included.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    char: float
-    seconds: float
-
-
-class TrainingError(SsmlensError):
-    """Training cannot go on: the loss is no number."""
 
 
 def train(
@@ -65,7 +32,8 @@ def train(
     >>> run = ssmlens.train(TrainConfig(task="copy", length=20, init="mimetic"), "runs/mimetic")
     >>> model = ssmlens.load_model("runs/mimetic/checkpoints/last")
 
-    A resumed run has the curve of an uninterrupted one: bit for bit on a CPU with as many threads.
+    A resumed run has the curve of an uninterrupted one: bit for bit on a CPU with as many threads. On a GPU a whole
+    step is one CUDA graph.
 
     Args:
         config: What is trained.
@@ -82,7 +50,7 @@ def train(
         SsmlensError: The disk is full, or a capture failed.
     """
     check(config)
-    where, starts = _device(device), [find_tracker(name) for name in trackers]
+    where, starts = find_device(device), [find_tracker(name) for name in trackers]
     out = Path("runs", config.name) if out is None else Path(out)
     if not resume and (out / METRICS).exists():
         raise UsageError(
@@ -94,125 +62,97 @@ def train(
         if resume and open_run(out).status.state == "done":
             return open_run(out)
         followers = [held.enter_context(start(out, config)) for start in starts]
-        job = _Training(config, folder, followers, progress or (lambda told: None))
+        session = Session(
+            trainee,
+            folder,
+            trackers=followers,
+            progress=progress or (lambda told: None),
+            checkpoint_every=checkpoint_every,
+        )
         try:
-            job.run(trainee, checkpoint_every)
+            for _, error in _together([session]):
+                if error is not None:
+                    raise error
         except BaseException as error:
-            with suppress(SsmlensError):  # the disk is full: what stopped the run says more
-                job.fail(error)
+            _record(session, error)
             raise
     return open_run(out)
 
 
-class _Training:
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        trackers: list[Tracker],
-        progress: Callable[[Progress], None],
-    ):
-        self.config, self.folder = config, folder
-        self._trackers, self._progress = trackers, progress
-        self._step, self._loss, self._char = 0, float("nan"), float("nan")
-        self._before, self._began = 0.0, time.monotonic()
+def train_pack(
+    jobs: Sequence[tuple[Path, TrainConfig]],
+    *,
+    device: str = "auto",
+    told: Callable[[int, str, str], None],
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Train several runs side by side in this process; on a GPU in one CUDA graph, see `Pack`.
 
-    def run(self, trainee: Trainee, checkpoint_every: int) -> None:
-        """From the last checkpoint, or the start, to the end."""
-        config = self.config
-        losses = self._take_up(trainee)
-        if trainee.step == 0:
-            self._look(trainee)
-        while trainee.step < config.steps:
-            losses.append(trainee.train_step())
-            step = self._step = trainee.step
-            last = step == config.steps
-            if last or step % _LOG_EVERY == 0:
-                self._log(losses)
-                losses.clear()
-            if last or step % config.eval_every == 0 or step in config.capture_at:
-                self._look(trainee)
-            if last or step % checkpoint_every == 0:
-                self._require_finite(losses)
-                self.folder.sync()
-                told = {"losses": [float(loss) for loss in losses], "seconds": self._seconds}
-                checkpoints.save(self.folder.path / "checkpoints", trainee, told)
-        self.folder.tell("done", config.steps, config.steps, self._seconds)
+    What was stopped goes on from its last checkpoint. What neither is done nor has failed when this function raises
+    was interrupted, by whatever it raises.
 
-    def fail(self, error: BaseException) -> None:
-        """Say in status.json why it ended."""
-        told = str(error) if isinstance(error, SsmlensError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, KeyboardInterrupt):
-            told = "interrupted; --resume goes on"
-        line = " ".join(told.split())[:1000]
-        self.folder.tell("failed", self._step, self.config.steps, self._seconds, line)
+    Args:
+        jobs: Folder and config of each run; they should have the same shape and number of steps.
+        device: As in `train`.
+        told: Called with (place in `jobs`, state, why) as each ends: "done"; "failed", as it would again, which its
+            status.json says, too, if it was begun; "elsewhere", another process has its folder.
+        beat: Called now and then.
 
-    @property
-    def _seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
-
-    def _take_up(self, trainee: Trainee) -> list[Any]:
-        """Go on from the last checkpoint; returns the losses that are not logged yet."""
-        told = checkpoints.load(self.folder.path / "checkpoints", trainee)
-        self.folder.cut_back(trainee.step if told else -1)
-        self._step = trainee.step
-        self._before = told["seconds"] if told else 0.0
-        self.folder.tell("running", self._step, self.config.steps, self._seconds)
-        return list(told["losses"]) if told else []
-
-    def _log(self, losses: list[Any]) -> None:
-        self._require_finite(losses)
-        self._loss = sum(map(float, losses)) / len(losses)
-        self._measured(TRAIN, None, {"loss": self._loss})
-        self.folder.tell("running", self._step, self.config.steps, self._seconds)
-        self._report()
-
-    def _look(self, trainee: Trainee) -> None:
-        """Measure accuracy, where it is time to, and capture the maps where that was asked for."""
-        config, step = self.config, trainee.step
-        if step % config.eval_every == 0 or step == config.steps:
-            for length in config.lengths:
-                values = trainee.evaluate(length)
-                if length == config.lengths[0]:
-                    self._char = values["char"]
-                self._measured(EVAL, length, values)
-            self._report()
-        if step in config.capture_at:
-            exam = dataclasses.replace(trainee.exam(config.length), count=_PROMPTS)
-            folder = self.folder.path / "captures"
-            folder.mkdir(exist_ok=True)
-            prompts = from_task(config.task, exam, config.seed)
-            made = capture(
-                trainee.model.eval(), prompts, folder / f"step-{step:06}.h5", overwrite=True
-            )
-            assert made is not None
-            made.close()
-
-    def _measured(self, split: str, length: int | None, values: dict[str, float]) -> None:
-        self.folder.measure(self._step, split, length, **values)
-        for tracker in self._trackers:
-            tracker.log(self._step, split, length, values)
-
-    def _report(self) -> None:
-        steps = self.config.steps
-        self._progress(Progress(self._step, steps, self._loss, self._char, self._seconds))
-
-    def _require_finite(self, losses: list[Any]) -> None:
-        for back, loss in enumerate(reversed(losses)):
-            if not torch.isfinite(torch.as_tensor(loss)):
-                raise TrainingError(
-                    f"the loss is {float(loss)} at step {self._step - back} (learning rate "
-                    f"{self.config.learning_rate:g}); try a lower one, or --clip 1"
-                )
+    Raises:
+        UsageError: There is no such device.
+    """
+    where = find_device(device)
+    with ExitStack() as held:
+        places: dict[Session, int] = {}
+        for place, (path, config) in enumerate(jobs):
+            try:
+                check(config)
+                folder = held.enter_context(RunFolder(path, config))
+                if open_run(path).status.state == "done":
+                    told(place, "done", "")
+                    continue
+                session = Session(Trainee(config, where), folder, progress=lambda now: beat())
+            except BusyError:
+                told(place, "elsewhere", "")
+            except SsmlensError as error:
+                told(place, "failed", str(error))
+            else:
+                places[session] = place
+        for session, error in _together(list(places)):
+            if error is not None:
+                _record(session, error)
+            told(places[session], "failed" if error else "done", str(error or ""))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _together(sessions: list[Session]) -> Iterator[tuple[Session, SsmlensError | None]]:
+    """Train them all to their ends; yields each one when it is done, or with what it failed of."""
+    left = []
+    for session in sessions:
+        error = _attempt(session.begin)
+        if error is not None or session.done:
+            yield session, error
+        else:
+            left.append(session)
+    while left:
+        now, pack = left, Pack([session.trainee for session in left])
+        while left == now:
+            losses, left = pack.step(), []
+            for session, loss in zip(now, losses, strict=True):
+                error = _attempt(session.stepped, loss)
+                if error is not None or session.done:
+                    yield session, error
+                else:
+                    left.append(session)
+
+
+def _attempt(act: Callable[..., None], *values: Any) -> SsmlensError | None:
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name!r} is unknown; such as cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name} is asked for, but torch finds no CUDA here; use cpu")
-    return device
+        act(*values)
+    except SsmlensError as error:
+        return error
+    return None
+
+
+def _record(session: Session, error: BaseException) -> None:
+    with suppress(SsmlensError):  # the disk is full: what stopped the run says more
+        session.fail(error)

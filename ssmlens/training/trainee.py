@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import accuracy, free_running, masked_loss
+from ssmlens.tasks.rows import TaskBatch
 from ssmlens.training.build import build_model, build_task, exam
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.schedule import rate_at
@@ -31,25 +32,43 @@ class Trainee:
         self.config, self.device = config, device
         self.task = build_task(config)
         self.model: Any = build_model(config, self.task, device)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, config), lr=config.learning_rate)
         self.step = 0
+        # On a GPU a number on the device, which a recorded step reads anew.
+        self._rate = torch.zeros((), device=device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        groups = _groups(self.model, config)
+        self.optimizer = torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
 
     def train_step(self) -> Float[Tensor, ""]:
         """One step on the next batch; returns its loss, still on the device."""
-        config = self.config
-        batch = self.task.build(batch_seed(config.seed, self.step), self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.step, config)
+        return self.learn(self.task.build(self.next_step(), self.device))
+
+    def next_step(self) -> int:
+        """Count one step more and set its learning rate; returns the seed of its batch.
+
+        After the last step the rate stays as it is.
+        """
+        config, step = self.config, self.step
+        if step < config.steps:
+            rate = rate_at(step, config)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate if self._rate is None else self._rate
+            if self._rate is not None:
+                self._rate.fill_(rate)
+        self.step += 1
+        return batch_seed(config.seed, step)
+
+    def learn(self, batch: TaskBatch) -> Float[Tensor, ""]:
+        """Forward, backward and the optimiser's step; returns the loss. Reads nothing back from the device."""
         self.model.train()
         with self._autocast():
             logits = self.model(batch.tokens).logits
         loss = masked_loss(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
-        self.step += 1
         return loss.detach()
 
     @torch.no_grad()
@@ -77,13 +96,14 @@ class Trainee:
         return dataclasses.replace(exam(self.task, length), count=self.config.eval_count)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the weights."""
-        return {"step": self.step, "optimizer": self.optimizer.state_dict()}
+        """What a checkpoint needs beside the weights; the same for every device."""
+        return {"step": self.step, "optimizer": self.optimizer.state_dict()["state"]}
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from a checkpoint's weights and `state`."""
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.step = state["step"]
 
     def _autocast(self) -> torch.autocast:

@@ -77,14 +77,14 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny, tmp_path, fields, precision):
 def test_a_gpu_goes_on_from_a_checkpoint(tiny, tmp_path, monkeypatch):
     config = tiny(letters=26, d_model=64, d_state=16, steps=30)
     whole = train(config, tmp_path / "whole", device="cuda")
-    step = loop.Trainee.train_step
+    step = loop.Trainee.next_step
 
     def stop(trainee):
         if trainee.step == 17:
             raise KeyboardInterrupt
         return step(trainee)
 
-    monkeypatch.setattr(loop.Trainee, "train_step", stop)
+    monkeypatch.setattr(loop.Trainee, "next_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", device="cuda", checkpoint_every=8)
     monkeypatch.undo()

@@ -19,8 +19,9 @@ from ssmlens.tasks.metrics import accuracy_by_length, masked_loss
 from ssmlens.training import loop
 from ssmlens.training.build import build_model, build_task
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.loop import TrainingError, train
+from ssmlens.training.loop import train
 from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.session import TrainingError
 
 CPU = {"device": "cpu"}
 
@@ -105,14 +106,14 @@ def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(
 ):
     config = tiny(steps=24, eval_every=8)
     whole = train(config, tmp_path / "whole", **CPU, checkpoint_every=6)
-    done = loop.Trainee.train_step
+    done = loop.Trainee.next_step
 
     def stop(trainee):
         if trainee.step == stopped_at:
             raise Stop
         return done(trainee)
 
-    monkeypatch.setattr(loop.Trainee, "train_step", stop)
+    monkeypatch.setattr(loop.Trainee, "next_step", stop)
     with pytest.raises(Stop):
         train(config, tmp_path / "stopped", **CPU, checkpoint_every=6)
     assert open_run(tmp_path / "stopped").status.state == "failed"
