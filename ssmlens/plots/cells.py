@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ssmlens.plots.labels import literal
 from ssmlens.plots.raster import data_uri, palette_png
 from ssmlens.plots.scales import Scale, coloured
-from ssmlens.plots.theme import LIGHT, MONO, SIGNED, UNIT, Theme, colorscale, template
+from ssmlens.plots.theme import LABEL, LIGHT, SIGNED, UNIT, Theme, colorscale, template
 
 HOVERED = 32_768
 """Most cells that carry a value for the pointer; of more, neighbours share one."""
@@ -116,7 +116,7 @@ def labelled_axis(
         "range": shown[::-1] if down else shown,
         "tickvals": [labels[at] for at, _ in ticks],  # a number could be taken for a label
         "ticktext": [text for _, text in ticks],
-        "tickfont": {"family": MONO, "size": 10},
+        "tickfont": LABEL,
         "title": {"text": title, "standoff": 6},
         "showgrid": False,
         "zeroline": False,
@@ -168,7 +168,7 @@ def _bar(ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: bool) -> g
             "ticktext": ticks[1],
             "thickness": 10,
             "len": 0.8,
-            "tickfont": {"size": 10},
+            "tickfont": {"size": 11},
             "outlinewidth": 0,
             "xpad": 8,
         },

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ssmlens.plots.labels import token_labels
 from ssmlens.plots.raster import block_reduce, data_uri, palette_png
 from ssmlens.plots.scales import Coloured, Scale, coloured
-from ssmlens.plots.theme import LIGHT, MONO, SIGNED, UNIT, Theme, colorscale, template
+from ssmlens.plots.theme import LABEL, LIGHT, SIGNED, UNIT, Theme, colorscale, template
 
 NUMBERS = 300 * 300
 """Cells up to which a figure carries every number; a larger map is carried as an image."""
@@ -106,7 +106,7 @@ def _layout(rows: list[str], columns: list[str], theme: Theme) -> go.Layout:
         "type": "category",
         "showgrid": False,
         "zeroline": False,
-        "tickfont": {"family": MONO, "size": 10},
+        "tickfont": LABEL,
         "automargin": True,
     }
     return go.Layout(

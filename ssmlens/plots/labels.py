@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
-_GLYPH = 6.2  # pixels of a character
+_GLYPH = 6.8  # pixels of a character of theme.LABEL
 _UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
@@ -53,7 +53,7 @@ def label_pixels(labels: Sequence[str]) -> int:
     """About the pixels that the longest of some tick labels takes along an axis of tokens, with room around it.
 
     Args:
-        labels: As plotly draws them (`literal`), in the monospaced font of 10 pixels.
+        labels: As plotly draws them (`literal`), in the font of `theme.LABEL`.
     """
     widths = (sum(map(_cells, html.unescape(label))) for label in labels)
     return int(max(widths, default=0) * _GLYPH) + 12

@@ -1,8 +1,9 @@
 """How every figure and the report look: two themes, three colour scales, the fonts.
 
-The scales are transparent at zero. A figure or a thumbnail therefore needs no second version for
-the dark theme, and a cell that holds nothing shows the page itself. Blue against vermilion stays
-apart under every common colour blindness.
+The scales of maps are transparent at zero. A figure or a thumbnail therefore needs no second version
+for the dark theme, and a cell that holds nothing shows the page itself. Their ends stand out from
+both surfaces about alike. Blue against vermilion stays apart under every common colour blindness,
+and so do the colours of lines (tests/plots/test_theme.py measures both).
 """
 
 import dataclasses
@@ -12,11 +13,17 @@ import plotly.graph_objects as go
 
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 MONO = "ui-monospace, 'SF Mono', 'Cascadia Code', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+LABEL = {"family": MONO, "size": 11}
+"""Ticks that are tokens, heads or cells; plots/labels.py counts on their width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours of one theme, as CSS hex strings; the page's CSS variables bear the fields' names."""
+    """Colours of one theme, as CSS hex strings; the page's CSS variables bear the fields' names.
+
+    Attributes:
+        lines: Of several lines in one figure, in this order.
+    """
 
     name: str
     page: str
@@ -27,10 +34,13 @@ class Theme:
     accent: str
     ok: str
     failed: str
+    lines: tuple[str, ...]
 
     def css_variables(self) -> str:
-        """These colours as CSS custom properties, for the body of a rule."""
-        colours = {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
+        """These colours and the ends of the scales as CSS custom properties, for the body of a rule."""
+        colours = {k: v for k, v in vars(self).items() if k not in ("name", "lines")}
+        ends = {"plus": SIGNED[-1], "minus": SIGNED[0], "unit": UNIT[-1]}
+        colours |= {key: "rgb({}, {}, {})".format(*colour) for key, (_, colour) in ends.items()}
         return " ".join(f"--{key}: {value};" for key, value in colours.items())
 
 
@@ -44,6 +54,7 @@ LIGHT = Theme(
     accent="#1f5fc4",
     ok="#0b7a55",
     failed="#b3261e",
+    lines=("#1f5fc4", "#dd4c0c", "#0f8a6d", "#c479b7", "#3b2a55"),
 )
 DARK = Theme(
     name="dark",
@@ -55,6 +66,7 @@ DARK = Theme(
     accent="#7fb0ff",
     ok="#4cc38a",
     failed="#ff8a80",
+    lines=("#7fb0ff", "#cf4e14", "#8cf0cf", "#8f66c4", "#f0a83c"),
 )
 
 Spec = dict[str, Any]
@@ -65,15 +77,15 @@ Stop = tuple[float, tuple[int, int, int, float]]
 
 # -1 … 0 … 1, for maps: channels write and erase.
 SIGNED: tuple[Stop, ...] = (
-    (0.0, (30, 102, 214, 1.0)),
-    (0.5, (30, 102, 214, 0.0)),
+    (0.0, (40, 120, 235, 1.0)),
+    (0.5, (40, 120, 235, 0.0)),
     (0.5, (221, 76, 12, 0.0)),
     (1.0, (221, 76, 12, 1.0)),
 )
 # 0 … 1, for masks.
 UNIT: tuple[Stop, ...] = ((0.0, (11, 138, 128, 0.0)), (1.0, (11, 138, 128, 1.0)))
-# Least … most within one score, for the table of scores.
-ORDER: tuple[Stop, ...] = ((0.0, (31, 95, 196, 0.0)), (1.0, (31, 95, 196, 0.62)))
+# Least … most within one score, for the table of scores; the least is seen, unlike a score that is not there.
+ORDER: tuple[Stop, ...] = ((0.0, (40, 120, 235, 0.07)), (1.0, (40, 120, 235, 0.66)))
 
 
 def colorscale(stops: tuple[Stop, ...]) -> list[list[float | str]]:
@@ -93,8 +105,8 @@ def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
         "linecolor": theme.line,
         "tickcolor": theme.line,
         "zerolinecolor": theme.line,
-        "tickfont": {"color": theme.muted, "size": 11},
-        "title": {"font": {"color": theme.muted, "size": 12}, "standoff": 8},
+        "tickfont": {"color": theme.muted, "size": 12},
+        "title": {"font": {"color": theme.muted, "size": 13}, "standoff": 8},
         "ticks": "outside",
         "ticklen": 4,
         "ticklabeloverflow": "allow",  # else plotly measures every label anew at every redraw
@@ -105,7 +117,7 @@ def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
             "title": {"font": {"size": 15}, "x": 0, "xref": "paper", "xanchor": "left"},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "colorway": [theme.accent, "#dd4c0c", "#0b8a80", "#8a5fd1", "#b7791f"],
+            "colorway": list(theme.lines),
             "margin": {"l": 64, "r": 24, "t": 28, "b": 56},
             "xaxis": axis,
             "yaxis": axis,

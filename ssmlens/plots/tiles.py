@@ -13,8 +13,8 @@ from ssmlens.plots.labels import label_pixels, literal, visible
 from ssmlens.plots.raster import Reduction, data_uri, palette_png
 from ssmlens.plots.scales import Scale, coloured
 from ssmlens.plots.theme import (
+    LABEL,
     LIGHT,
-    MONO,
     SIGNED,
     UNIT,
     Spec,
@@ -237,7 +237,7 @@ def _axis(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any]:
     return {
         "tickvals": at,
         "ticktext": [literal(f"{i} {visible(tokens[i], longest=12)}") for i in at],
-        "tickfont": {"family": MONO, "size": 10},
+        "tickfont": LABEL,
         "showgrid": False,
         "zeroline": False,
         "automargin": False,  # measuring labels takes the browser longer than all the rest

@@ -66,7 +66,7 @@ def transplant_figure(
                 name=name + told,
                 mode="markers+text" if place == 0 else "markers",
                 textposition="top center",
-                textfont={"size": 10, "color": theme.muted},
+                textfont={"size": 11, "color": theme.muted},
                 marker={
                     "size": 9,
                     "color": colour,

@@ -71,7 +71,7 @@ def test_colours_are_transparent_at_zero_and_full_at_the_ends():
         palette_png(np.array([[-1.0, 0.0, 1.0, np.nan, 7.0]]), SIGNED, signed=True)
     )[0]
     negative, zero, positive, nothing, beyond = pixels
-    assert tuple(negative) == (30, 102, 214, 255)
+    assert tuple(negative) == (40, 120, 235, 255)
     assert tuple(positive) == tuple(beyond) == (221, 76, 12, 255)
     assert zero[3] == nothing[3] == 0
 
