@@ -19,6 +19,8 @@ from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import signals
 
+_TALL, _LOW = "max(300px, 60vh - 156px)", "max(210px, 40vh - 104px)"  # both rows on one screen
+_HALF = "max(255px, 50vh - 130px)"
 _ORDERS = {"index": "by number", "step": "by mean Δ", "half-life": "by half-life"}
 
 
@@ -39,17 +41,17 @@ def layout(_: Scene) -> Component:
                 [
                     html.Div(
                         [
-                            figure_card("signals-steps", "Δ by token and head", height=420),
-                            figure_card("signals-norms", "Length of B and C by token", height=280),
+                            figure_card("signals-steps", "Δ by token and head", height=_TALL),
+                            figure_card("signals-norms", "Length of B and C by token", height=_LOW),
                         ],
                         className="beside",
                     ),
                     html.Div(
                         [
                             figure_card(
-                                "signals-half-lives", "Half-lives at the mean Δ", height=380
+                                "signals-half-lives", "Half-lives at the mean Δ", height=_HALF
                             ),
-                            figure_card("signals-rates", "Rates of decay |A|", height=320),
+                            figure_card("signals-rates", "Rates of decay |A|", height=_HALF),
                         ],
                         className="beside",
                     ),

@@ -24,7 +24,8 @@ from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import weights
 
 _NO_KERNEL = "this layer has no convolution"
-_TALL, _LOW = 360, 240
+_TALL = "max(290px, 60vh - 183px)"  # both rows on one screen
+_LOW = "max(195px, 40vh - 122px)"
 
 
 def layout(scene: Scene) -> Component:
