@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -49,6 +50,14 @@ def cli():
         return Said(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def ctrl_c():
+    """A process begun here ends at Ctrl-C, also where the tests themselves were begun deaf to it (`command &`)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

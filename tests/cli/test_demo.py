@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
+
 MODEL = "copy-mamba2-mimetic"
 
 
@@ -20,6 +22,7 @@ def test_where_nobody_watches_it_ends_with_the_page(cli, tmp_path, monkeypatch):
     assert (tmp_path / told["page"]).stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_on_a_terminal_it_ends_with_the_dashboard_until_ctrl_c(tmp_path):
     (tmp_path / "demo").mkdir()
     page = tmp_path / "demo" / "report.html"

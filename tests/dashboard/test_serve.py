@@ -11,6 +11,7 @@ from ssmlens_dashboard.serve import listen
 from ssmlens.errors import UsageError
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_command_prints_its_address_answers_there_and_ends_at_ctrl_c(copying):
     words = [
         sys.executable,
