@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.errors import SsmlensError
 from ssmlens.models import checkpoint, mamba_ssm_layout, transformers_layout
 from ssmlens.models.backends import choose_backend
+from ssmlens.models.device import find_device
 from ssmlens.models.layouts import Layout, layout_of, read_config
 from ssmlens.models.sources import find_source
 
@@ -64,7 +65,7 @@ def load_model(
         SsmlensError: The hub cannot be reached, or the checkpoint is damaged or does not fit.
     """
     name = os.fspath(name)
-    where = _device(device)
+    where = find_device(device)
     source = find_source(name, revision)
     config = read_config(source.folder)
     layout = layout_of(config, name)
@@ -89,15 +90,3 @@ def load_model(
         model.tokenizer, problem = None, str(error)
     model.source = ModelSource(name, checkpoint.digest(state), runs, layout, source.commit, problem)
     return model.to(where).eval()
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        where = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device {device!r}; such as cpu, cuda or cuda:1") from None
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device} is asked for, but torch finds no CUDA here; use cpu")
-    return where
