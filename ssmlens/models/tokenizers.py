@@ -44,6 +44,12 @@ class Vocabulary:
         """The vocabulary in a JSON file: a list of strings."""
         return cls(json.loads(path.read_text(encoding="utf-8")))
 
+    @property
+    def letters(self) -> range:
+        """The ids of its letters, which follow one another; empty where it has none."""
+        ids = [i for string, i in self._ids.items() if string.isalpha()]
+        return range(min(ids), max(ids) + 1) if ids else range(0)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. Raises UsageError at a character that is no token."""
         unknown = sorted(set(text) - self._ids.keys())

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from ssmlens.errors import UsageError
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
-from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.letters import LetterTask
+from ssmlens.tasks.recall import Recall
 from ssmlens.tasks.repeat import Repeat
+from ssmlens.tasks.sort import Sort
 from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
+
+# Tasks that take no letter twice, and how many letters each unit of their length takes: a key is one of two.
+_DIFFERENT: dict[type[Task], int] = {Sort: 1, Recall: 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +125,15 @@ def from_texts(texts: Sequence[str], tokenizer: Tokenizer | None, why_none: str 
 
 
 def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None = None) -> Prompts:
-    """The examples of a task, with their targets."""
+    """The examples of a task, with their targets, and without the padding of those that are shorter than others."""
     batch: TaskBatch = task.build(seed)
-    tokens = tuple(map(tuple, batch.tokens.tolist()))
+    length = _unpadded(task, batch)
+    tokens, target = (
+        tuple(tuple(row[:n].tolist()) for row, n in zip(rows, length, strict=True))
+        for rows in (batch.tokens, batch.target)
+    )
     texts = tuple("" if tokenizer is None else tokenizer.decode(row) for row in tokens)
-    return Prompts(tokens, (name,) * len(tokens), texts, tuple(map(tuple, batch.target.tolist())))
+    return Prompts(tokens, (name,) * len(tokens), texts, target)
 
 
 def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 0) -> Prompts:
@@ -140,16 +149,34 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
         UsageError: There is no such task, its options are impossible, or the model's tokens do not suit it.
     """
     tokenizer = getattr(model, "tokenizer", None)
-    letters = isinstance(tokenizer, Vocabulary)
+    letters = tokenizer.letters if isinstance(tokenizer, Vocabulary) else range(0)
     kind = tasks[name]
-    if kind is Copy and not letters:
-        raise UsageError(
-            "--task copy is for the shipped models, whose tokens are letters; use --task repeat"
-        )
     if kind is Repeat:
-        first, beyond = (3, 29) if letters else (0, vocabulary_size(model))
-        options = options | {"first_token": first, "vocab_size": beyond}
-    return from_task(name, kind(**options), seed, tokenizer)
+        ids = letters or range(vocabulary_size(model))
+        own: dict[str, Any] = {"first_token": ids.start, "vocab_size": ids.stop}
+    else:
+        own = _on_letters(name, kind, letters, options.get("length"))
+    return from_task(name, kind(**options | own), seed, tokenizer)
+
+
+def _on_letters(name: str, kind: type[Task], letters: range, length: int | None) -> dict[str, Any]:
+    """The options with which a task's rows are made of these letters, laid out as the model knows them."""
+    marks_first = letters.start > 0
+    if not letters or not (marks_first or issubclass(kind, LetterTask)):
+        raise UsageError(
+            f"--task {name} is for models whose tokens are letters, as the shipped ones'; use --task repeat"
+        )
+    own: dict[str, Any] = {"letters": len(letters)}
+    if not marks_first:
+        own |= {"layout": "jelassi", "packing": False}
+    if kind in _DIFFERENT:
+        longest = len(letters) // _DIFFERENT[kind]
+        if length is not None and length > longest:
+            raise UsageError(
+                f"--task {name} takes no letter twice: of this model's {len(letters)}, --length is at most {longest}"
+            )
+        own["length"] = min(kind.length, longest) if length is None else length
+    return own
 
 
 def vocabulary_size(model: nn.Module) -> int:
@@ -225,6 +252,15 @@ def _token_id(number: int, token: Any) -> int:
 
 def _is_target(target: Sequence[int], tokens: int) -> bool:
     return len(target) == tokens and all(NO_TARGET <= t <= q for q, t in enumerate(target))
+
+
+def _unpadded(task: Task, batch: TaskBatch) -> list[int]:
+    """Tokens of each row up to its last that is no padding: a task of letters has rows of different length."""
+    count, width = batch.tokens.shape
+    if not isinstance(task, LetterTask):
+        return [width] * count
+    ends = (batch.tokens != task.alphabet.pad).flip(1).int().argmax(1)
+    return (width - ends).tolist()
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, width: int | None = None) -> Tensor:

@@ -19,6 +19,12 @@ def test_letters_round_trip(letters):
     assert letters.decode([]) == ""
 
 
+def test_which_ids_are_letters(letters):
+    assert letters.letters == range(3, 5)
+    assert Vocabulary(["a", "b", "begin", "|", "end", "·pad"]).letters == range(2)
+    assert len(Vocabulary(["·pad", "|", "end"]).letters) == 0
+
+
 def test_letters_show_every_id(letters):
     assert letters.token_strings([0, 2, 4, 7]) == ["·pad", "end", "b", "<7>"]
 

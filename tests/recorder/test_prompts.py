@@ -169,10 +169,68 @@ def test_tasks_draw_from_the_models_own_tokens():
     copy = from_named_task("copy", Model(LETTERS), {"length": 5, "count": 2}, seed=1)
     assert copy.length == [12, 12]
     assert [text[:6] for text in copy.texts] == [text[6:11] + "|" for text in copy.texts]
-    with pytest.raises(UsageError, match="use --task repeat"):
-        from_named_task("copy", Model(Bytes()), {})
     with pytest.raises(UsageError, match="did you mean 'repeat'"):
         from_named_task("repaet", Model(None), {})
+
+
+@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram"])
+@pytest.mark.parametrize("tokenizer", [None, Bytes(), Vocabulary(["<pad>", "|", "<end>"])])
+def test_tasks_of_letters_need_letters(task, tokenizer):
+    with pytest.raises(UsageError, match=f"--task {task} is for models .*; use --task repeat"):
+        from_named_task(task, Model(tokenizer), {})
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "length", "answer"),
+    [
+        ("stack", {}, 40, lambda s: s[::-1]),
+        ("stack", {"length": 5}, 5, lambda s: s[::-1]),
+        ("sort", {}, 26, lambda s: "".join(sorted(s))),
+        ("sort", {"length": 7}, 7, lambda s: "".join(sorted(s))),
+    ],
+)
+def test_strings_of_letters(task, options, length, answer):
+    for text in from_named_task(task, Model(LETTERS), options).texts:
+        string, said = text.removesuffix("<end>").split("|")
+        assert len(string) == length
+        assert said == answer(string)
+
+
+def test_pairs_of_letters():
+    for options, length in (({}, 13), ({"length": 3}, 3)):
+        for text in from_named_task("recall", Model(LETTERS), options).texts:
+            pairs, asked = text.removesuffix("<end>").split("|")
+            said = {pairs[i : i + 2] for i in range(0, len(pairs), 2)}
+            assert len(pairs) == len(asked) == 2 * length
+            assert {pair[0] for pair in said} <= set("abcdefghijklm")
+            assert {asked[i : i + 2] for i in range(0, len(asked), 2)} == said
+
+
+def test_pieces_of_strings():
+    prompts = from_named_task("ngram", Model(LETTERS), {"length": 9, "count": 20})
+    for tokens, text, target in zip(prompts.tokens, prompts.texts, prompts.target, strict=True):
+        string, cued = text.removesuffix("<end>").split("|")
+        assert len(string) == 9
+        assert string.endswith(cued)
+        assert len(tokens) == len(target) == 9 + 1 + len(cued) + 1  # as if alone: no padding
+    assert len(set(prompts.length)) > 1
+
+
+@pytest.mark.parametrize(("task", "most"), [("sort", 26), ("recall", 13)])
+def test_no_more_letters_than_there_are(task, most):
+    with pytest.raises(UsageError, match=f"--task {task} .* --length is at most {most}$"):
+        from_named_task(task, Model(LETTERS), {"length": most + 1})
+    assert len(from_named_task(task, Model(LETTERS), {"length": most, "count": 3})) == 3
+
+
+def test_rows_are_laid_out_as_the_model_knows_them():
+    jelassi = Model(Vocabulary([*"abcde", "begin", "|", "end", "·pad"]))
+    for text in from_named_task("sort", jelassi, {}).texts:
+        assert text == f"<begin>{text[7:12]}|abcde<end>"
+    five = Model(Vocabulary(["·pad", "|", "end", *"abcde"]))
+    assert set("".join(from_named_task("copy", five, {}).texts)) == set("abcde|<end>")
+    with pytest.raises(UsageError, match="--task recall is for models"):
+        from_named_task("recall", jelassi, {})
 
 
 def test_what_is_captured_where_nobody_chose():
