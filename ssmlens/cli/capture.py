@@ -26,9 +26,10 @@ class CaptureCommand:
     prompts: Path | None = None
     """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
     task: str | None = None
-    """Make prompts: copy (shipped models), or repeat (random tokens twice over, any model)."""
+    """Make prompts: repeat (random tokens twice over, any model); of models whose tokens are letters, as the shipped
+    ones', copy, stack, sort, recall or ngram."""
     length: int | None = None
-    """Length of the task's strings, before they come again. Default: the task's own (copy 40, repeat 64)."""
+    """Letters of the task's strings; pairs, of recall. Default: 40, repeat 64, recall 16; or what the letters allow."""
     count: int | None = None
     """How many prompts the task makes. Default: 4."""
     seed: int = 0
@@ -111,7 +112,7 @@ class CaptureCommand:
         if len(sources) > 1:
             raise UsageError(f"give one of {' and '.join(sources)}, not both")
         if self.task is None and (self.length is not None or self.count is not None):
-            raise UsageError("--length and --count go with --task copy or --task repeat")
+            raise UsageError("--length and --count go with --task")
 
     def _prompts(self, model: Any) -> Any:
         from ssmlens.recorder import prompts
@@ -141,11 +142,12 @@ def describe(captured: Any, out: Path) -> Result:
         if layer.finite != "yes":
             marks[index] = f"{layer.finite}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
-    proof = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
-    layers = _count(errors, "layer")
-    if attention := len(captured.layers) - len(errors):
-        layers += f" and {attention} of softmax attention"
-    lines = [f"{out}: {layers}, {_count(captured.length, 'prompt')}, {proof}"]
+    parts = [_layers(len(errors), len(captured.layers) - len(errors))]
+    parts.append(_count(len(captured.length), "prompt"))
+    if errors:
+        found = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
+        parts.append(found)
+    lines = [f"{out}: {', '.join(parts)}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {
         "out": str(out),
@@ -158,8 +160,16 @@ def describe(captured: Any, out: Path) -> Result:
     return Result(data, "\n".join(lines))
 
 
-def _count(things: Any, name: str) -> str:
-    return f"{len(things)} {name}" if len(things) == 1 else f"{len(things)} {name}s"
+def _layers(mamba: int, attention: int) -> str:
+    if not attention:
+        return _count(mamba, "layer")
+    if not mamba:
+        return f"{_count(attention, 'layer')} of softmax attention"
+    return f"{_count(mamba, 'layer')} and {attention} of softmax attention"
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

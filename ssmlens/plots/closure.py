@@ -28,7 +28,8 @@ def closure_figure(
     Args:
         errors: Relative error of each layer, by name, such as closure_error and map_error.
         layers: Block indices.
-        tolerance: The largest error each may have, by the same name.
+        tolerance: The largest error each may have, by the same name; no line is drawn for one of 0, which a log axis
+            does not have.
         theme: LIGHT or DARK.
     """
     finite = [e[np.isfinite(e)] for e in errors.values()]
@@ -52,7 +53,7 @@ def closure_figure(
                 hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
             )
         )
-    for limit in sorted(set(tolerance.values())):
+    for limit in sorted({limit for limit in tolerance.values() if limit > 0}):
         names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
         figure.add_hline(
             y=limit,

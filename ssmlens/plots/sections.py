@@ -11,14 +11,12 @@ from ssmlens.plots.markup import Markup, element, joined
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.plots.sources import ReportSource
 from ssmlens.scores import Ranking
-from ssmlens.store.schema import SCHEMA_VERSION
 
 _FACTS = {
     "revision": "Revision",
     "model_digest": "Weights",
     "backend": "Backend",
     "dtype": "Dtype",
-    "versions": "Versions",
     "command": "Command",
 }
 _SHOWN_RANKS = 12
@@ -31,14 +29,17 @@ def header(capture: ReportSource, all_proofs: Sequence[Proof]) -> Markup:
     if failed:
         layers = ", ".join(str(p.layer) for p in failed)
         verdict = f"Not proven: layer {layers}. Do not read these maps before you know why."
-    else:
+    elif scans:
         verdict = f"All {len(scans)} layers reproduce what the model computed."
+    else:
+        verdict = "Softmax attention alone: its maps are the model's own weights."
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
     facts[4:4] = [
+        ("Versions", _versions(capture.attributes)),
         ("Layers", _ranges(capture.layers)),
         ("Blocks", _blocks(capture.block_kinds)),
         ("Capture", capture.digest),
-        ("Schema", SCHEMA_VERSION),
+        ("Schema", capture.schema_version),
     ]
     return joined(
         element("p", "ssmlens report · hidden attention", class_="eyebrow"),
@@ -199,6 +200,13 @@ def _fact(name: str, value: str) -> Markup:
     short = value if wide or len(value) <= 40 else f"{value[:16]}…"
     fact = element("dt", name), element("dd", short, title=value)
     return element("div", *fact, class_="wide" if wide else None)
+
+
+def _versions(attributes: Mapping[str, Any]) -> str:
+    """Of what made the capture: "ssmlens 0.1.0, torch 2.13.0"."""
+    suffix = "_version"
+    made = {n.removesuffix(suffix): v for n, v in attributes.items() if n.endswith(suffix)}
+    return ", ".join(f"{name} {version}" for name, version in made.items())
 
 
 def _prompts(capture: ReportSource) -> list[Markup]:

@@ -30,6 +30,11 @@ class ReportSource(CaptureLike, Protocol):
         """Digest of the capture's content."""
         ...
 
+    @property
+    def schema_version(self) -> int:
+        """Version of the schema that it was written in."""
+        ...
+
     def token_strings(self, prompt: int, /) -> Sequence[str]:
         """The prompt's tokens as text."""
         ...

@@ -249,7 +249,8 @@ def _header(
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
     adapters = [block.mixer.adapter for block in chosen if block.mixer]
-    worst = max((closing.tolerance(parameter, adapter) for adapter in adapters), default=0.0)
+    # Softmax attention has nothing to close.
+    closes = [closing.tolerance(parameter, adapter) for adapter in adapters]
     return CaptureHeader(
         tokens=prompts.padded().numpy(),
         length=torch.tensor(prompts.length).numpy(),
@@ -272,7 +273,7 @@ def _header(
             "n_layer": len(blocks),
             "channels": "loudest" if channels is None else ",".join(map(str, channels)) or "none",
             "discretized": int(store_discretized),
-            "closure_tolerance": worst,
+            **({"closure_tolerance": max(closes)} if closes else {}),
             "ssmlens_version": ssmlens.__version__,
             "torch_version": torch.__version__,
             "command": command,

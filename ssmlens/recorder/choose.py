@@ -76,8 +76,9 @@ def why_not(block: Block) -> str | None:
 def _readable(blocks: Sequence[Block]) -> str:
     mamba = [block.layer for block in blocks if block.mixer]
     attention = [b.layer for b in blocks if not b.mixer and why_not(b) is None]
-    more = f" and attention layers {_ranges(attention)}" if attention else ""
-    return f"Mamba layers {_ranges(mamba)}{more}"
+    named = {"Mamba": mamba, "attention": attention}
+    told = [f"{name} layers {_ranges(layers)}" for name, layers in named.items() if layers]
+    return " and ".join(told) or "none that can be read"
 
 
 def _ranges(layers: list[int]) -> str:

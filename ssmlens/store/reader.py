@@ -45,6 +45,7 @@ class Capture:
         path: The file or folder.
         header: The prompts and what was asked.
         digest: SHA-256 of everything the capture says, as it was written (see `verify`).
+        schema_version: Version of the schema that it was written in.
         files: The open files.
     """
 
@@ -53,12 +54,14 @@ class Capture:
         path: Path,
         header: CaptureHeader,
         digest: str,
+        schema_version: int,
         groups: dict[int, tuple[h5py.Group, Path]],
         files: ExitStack,
     ):
         self.path = path
         self.header = header
         self.digest = digest
+        self.schema_version = schema_version
         self.files = files
         self._layers = {i: Layer(group, i, header, where) for i, (group, where) in groups.items()}
 
@@ -178,7 +181,8 @@ def _open_file(path: Path, files: ExitStack) -> Capture:
     header, told = _read_header(file, path, WHOLE)
     with damage_told(path, "its structure"):
         groups = {i: (stored_layer(file, i), path) for i in header.layers}
-    return _check_whole(Capture(path, header, str(told["digest"]), groups, files))
+    version = int(told["schema_version"])
+    return _check_whole(Capture(path, header, str(told["digest"]), version, groups, files))
 
 
 def _open_folder(folder: Path, files: ExitStack) -> Capture:
@@ -196,7 +200,8 @@ def _open_folder(folder: Path, files: ExitStack) -> Capture:
             raise CaptureFileError(f"{path} belongs to another capture")
         with damage_told(path, "its structure"):
             groups[index] = (stored_layer(file, index), path)
-    return _check_whole(Capture(folder, header, manifest.digest, groups, files))
+    version = int(told["schema_version"])
+    return _check_whole(Capture(folder, header, manifest.digest, version, groups, files))
 
 
 def _read_header(

@@ -68,6 +68,16 @@ def test_tasks_and_their_seed(cli, here):
     assert tokens["a"] == tokens["b"] != tokens["c"]
 
 
+@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram", "repeat"])
+def test_every_task_on_a_shipped_model(cli, task):
+    said = cli(*SMALL, "--task", task, "--count", 1, "--out", "run.h5")
+    assert (said.code, said.err) == (0, "")
+    with open_capture("run.h5") as capture:
+        assert capture.prompt_kinds == [task]
+        assert (capture.target >= 0).any()
+    assert cli("rank-layers", "run.h5", "--json").json["layers"][0]["layer"] == 3
+
+
 def test_one_token(cli):
     assert cli(*SMALL, "--prompt", "a", "--out", "one.h5").code == 0
     assert cli("verify", "one.h5").code == 0

@@ -31,6 +31,7 @@ class FakeCapture:
     prompt_kinds: list[str]
     digest: str = "0123456789abcdef" * 4
     block_kinds: list[str] = dataclasses.field(default_factory=list)
+    schema_version: int = 2
 
     @property
     def layers(self):
@@ -123,8 +124,9 @@ def make_capture(
             "model_digest": "ab" * 32,
             "backend": "torch",
             "dtype": "float32",
-            "schema_version": 1,
             "closure_tolerance": 1e-4,
+            "ssmlens_version": "0.1.0",
+            "torch_version": "2.13.0",
             **(attributes or {}),
         },
         prompt_texts=texts or ["".join(t) for t in tokens],

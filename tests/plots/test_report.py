@@ -60,7 +60,8 @@ def page(capture):
 
 def test_the_header_says_what_was_captured(page, capture):
     text = " ".join(page.text)
-    for word in ("fake-mamba", "main", "torch", "float32", "0–3", *capture.prompt_texts):
+    versions = "ssmlens 0.1.0, torch 2.13.0"
+    for word in ("fake-mamba", "main", "float32", "0–3", versions, *capture.prompt_texts):
         assert word in text
     titles = [a.get("title") for _, a in page.tags]
     assert capture.digest in titles

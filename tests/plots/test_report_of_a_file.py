@@ -1,12 +1,15 @@
 """The report of a real capture file says what the same arrays in memory say."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssmlens.plots import report
 from ssmlens.store import CaptureHeader, CaptureWriter, open_capture
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def stored(memory, out):
         tokens=np.array([[ord(t) for t in tokens] for tokens in memory.tokens]),
         length=memory.length,
         layers=memory.layers,
-        attributes={k: v for k, v in memory.attributes.items() if k != "schema_version"},
+        attributes=memory.attributes,
         target=memory.target,
         token_strings=memory.tokens,
         prompt_texts=memory.prompt_texts,
@@ -50,8 +53,17 @@ def test_a_file_makes_the_page_of_its_arrays(memory, tmp_path, out):
     with stored(memory, tmp_path / out) as capture:
         page = report(capture)
         memory.digest = capture.digest
+        memory.schema_version = capture.schema_version
     assert str(tmp_path) not in page
     assert page == report(memory)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_schema_is_the_files_own(memory, tmp_path, version):
+    made = FIXTURES / "captures" / "version-1.h5"
+    with open_capture(made) if version == 1 else stored(memory, tmp_path / "run.h5") as capture:
+        facts = dict(re.findall(r"<dt.*?>(.*?)</dt>\s*<dd.*?>(.*?)</dd>", report(capture)))
+    assert facts["Schema"] == str(version)
 
 
 def test_a_file_without_texts_or_token_strings_has_a_page(memory, tmp_path):

@@ -50,7 +50,7 @@ def test_closure_marks_what_is_beyond_tolerance_by_shape():
 
 
 def test_closure_without_any_finite_error_is_drawn():
-    figure = closure_figure({"map_error": np.array([np.nan])}, [0], {})
+    figure = closure_figure({"map_error": np.array([np.nan])}, [0], {"map_error": 0.0})
     assert list(figure.data[0].marker.symbol) == ["x"]
 
 

@@ -5,6 +5,7 @@ import pytest
 import ssmlens
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.errors import UsageError
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.recorder.choose import choose_blocks
 
 NEMOTRON = "transformers NemotronHMamba2Mixer"  # mamba, mlp, attention, moe, mamba
@@ -37,5 +38,13 @@ def test_what_cannot_be_read_is_refused_by_name(tiny_model, tmp_path, layers, to
     with pytest.raises(UsageError, match=told):
         ssmlens.capture(model, [[1, 2]], tmp_path / "run", layers=layers)
     model.set_attn_implementation("eager")
-    with pytest.raises(UsageError, match="Mamba layers 0, 4 and attention layers 2"):
+    with pytest.raises(UsageError, match=r"Mamba layers 0, 4 and attention layers 2$"):
         choose_blocks(find_blocks(model), [7])
+
+
+def test_a_model_of_attention_alone_is_told_as_such():
+    config = MambaConfig(
+        d_model=16, n_layer=2, attn_layer_idx=[0, 1], attn_cfg={"num_heads": 2, "causal": True}
+    )
+    with pytest.raises(UsageError, match=r"this model has attention layers 0\.\.1$"):
+        choose_blocks(find_blocks(MambaLM(config)), [7])
