@@ -21,6 +21,7 @@ window.ssmlens = (() => {
     if (pathname && pathname !== location.pathname) props.pathname = pathname;
     if (props.search !== location.search || props.pathname) {
       window.dash_clientside.set_props("url", props);
+      arrive(props.pathname || location.pathname, props.search); // at once: a callback later is a round later
     }
   }
 
@@ -68,6 +69,20 @@ window.ssmlens = (() => {
 // The layout that was asked for, the URL as Dash knows it, and the page that is there with the URL it was told.
 let structure = null, now = "", here = null;
 
+/** The layout that a URL asks for. */
+function structureOf(pathname, search) {
+  const page = (pathname || "/").replaceAll("/", ""), told = new URLSearchParams(search);
+  return [page, ...window.ssmlens.rebuiltBy(page).map((field) => told.get(field))].join("?");
+}
+
+/** The reader is at a URL: whether the page that is there can show it, which is told so. */
+function arrive(pathname, search) {
+  now = (pathname || "") + (search || "");
+  if (structureOf(pathname, search) !== structure || document.querySelector(".trouble")) return false;
+  follow();
+  return true;
+}
+
 /** Tell the page that is there where the reader is now. */
 function follow() {
   if (!here || now.split("?")[0] !== "/" + here.id.page || now === here.value) return;
@@ -91,16 +106,9 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     /** What asks for a new layout when it changes. */
     structure(pathname, search, constants) {
       window.ssmlens.remember(null, constants);
-      now = (pathname || "") + (search || "");
-      const page = (pathname || "/").replaceAll("/", "");
-      const told = new URLSearchParams(search);
-      const next = [page, ...window.ssmlens.rebuiltBy(page).map((field) => told.get(field))].join("?");
-      if (next === structure && !document.querySelector(".trouble")) {
-        follow();
-        return window.dash_clientside.no_update;
-      }
-      structure = next;
-      return `${next}#${Date.now()}`;
+      if (arrive(pathname, search)) return window.dash_clientside.no_update;
+      structure = structureOf(pathname, search);
+      return `${structure}#${Date.now()}`;
     },
 
     /** A page has come, with the URL it was made for; the reader may have gone on since. */
