@@ -1,5 +1,6 @@
 """What the dashboard has open: captures and training runs found under the paths it was given.
 
+Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps.
 Everything has an id, a hash of where it lies; nothing that comes from a browser is ever used as a path. A capture is
 opened when it is first looked at, read-only, and opened again when its files have changed.
 """
@@ -7,7 +8,8 @@ opened when it is first looked at, read-only, and opened again when its files ha
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,9 @@ from ssmlens.store import Capture, open_capture
 
 Kind = Literal["capture", "run"]
 _DEPTH = 3
+_MOST_PARTS = 5  # of a path in a name
 _PARTIAL = ".partial"
+_CAPTURES = "captures"  # in a run's folder
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
@@ -28,13 +32,15 @@ class Entry:
         id: What URLs and callbacks call it.
         kind: "capture" or "run" (a folder of `ssmlens train`).
         path: Where it lies; never sent to a browser.
-        name: What a reader sees: its file name, with its folder's where two have the same.
+        name: What a reader sees: its file name, with its folders' as far as others have the same.
+        run: Of a capture: the run that made it, None where it lies by itself.
     """
 
     id: str
     kind: Kind
     path: Path
     name: str
+    run: "Entry | None" = None
 
     @property
     def growing(self) -> bool:
@@ -62,21 +68,12 @@ class Library:
 
     def entries(self, kind: Kind) -> list[Entry]:
         """What there is now, in the order of the paths and of names within a folder."""
-        found = dict.fromkeys(
-            path for root in self._roots for path, what in _found(root, _DEPTH) if what == kind
-        )
-        names = [path.name for path in found]
-        return [
-            Entry(
-                id=hashlib.sha256(str(path).encode()).hexdigest()[:10],
-                kind=kind,
-                path=path,
-                name=path.name
-                if names.count(path.name) == 1
-                else f"{path.parent.name}/{path.name}",
-            )
-            for path in found
-        ]
+        found = {path: what for root in self._roots for path, what in _found(root, _DEPTH)}
+        runs = _entries("run", [path for path, what in found.items() if what == "run"], {})
+        if kind == "run":
+            return list(runs.values())
+        captures = [path for path, what in found.items() if what == "capture"]
+        return list(_entries("capture", captures, runs).values())
 
     def entry(self, identifier: str | None, kind: Kind = "capture") -> Entry:
         """What bears an id; for None the first that is complete.
@@ -128,10 +125,37 @@ def without_folders(message: str, entry: Entry) -> str:
 _COMMANDS = {"capture": "ssmlens capture", "run": "ssmlens train"}
 
 
+def _entries(kind: Kind, paths: Sequence[Path], runs: Mapping[Path, Entry]) -> dict[Path, Entry]:
+    of = {path: runs.get(path.parent.parent) for path in paths if path.parent.name == _CAPTURES}
+    names = _names([path for path in paths if not of.get(path)])
+    made = {}
+    for path in paths:
+        run = of.get(path)
+        name = f"{run.name}/{path.name}" if run else names[path]
+        identifier = hashlib.sha256(str(path).encode()).hexdigest()[:10]
+        made[path] = Entry(identifier, kind, path, name, run)
+    return made
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, or as many of the last ones as tell it from the others."""
+    names = {path: path.name for path in paths}
+    for parts in range(2, _MOST_PARTS + 1):
+        times = Counter(names.values())
+        if len(times) == len(names):
+            break
+        for path, name in names.items():
+            if times[name] > 1:
+                names[path] = "/".join(path.parts[-parts:])
+    return names
+
+
 def _found(path: Path, depth: int) -> Iterator[tuple[Path, Kind]]:
     kind = _kind(path)
     if kind is not None:
         yield path, kind
+        if kind == "run":
+            yield from _found(path / _CAPTURES, 1)
     elif path.is_dir() and depth and not path.name.startswith("."):
         try:
             children = sorted(path.iterdir())

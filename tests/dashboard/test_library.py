@@ -34,6 +34,42 @@ def test_two_of_one_name_are_told_apart_by_their_folders(tmp_path, write_capture
     assert [e.name for e in Library([tmp_path]).entries("capture")] == ["a/run.h5", "b/run.h5"]
 
 
+def test_as_many_folders_are_named_as_tell_two_apart(tmp_path, write_capture):
+    for folder in ("a/x", "b/x", "b/y"):
+        (tmp_path / folder).mkdir(parents=True)
+        write_capture(tmp_path / folder / "run.h5", layers=1, tokens=5)
+    write_capture(tmp_path / "other.h5", layers=1, tokens=5)
+    names = [e.name for e in Library([tmp_path]).entries("capture")]
+    assert names == ["a/x/run.h5", "b/x/run.h5", "y/run.h5", "other.h5"]
+
+
+def test_captures_of_a_run_bear_its_name(tmp_path, write_capture):
+    for sweep in ("first", "second"):
+        for run in ("mimetic", f"only-{sweep}"):
+            folder = tmp_path / sweep / run
+            (folder / "captures").mkdir(parents=True)
+            (folder / "metrics.jsonl").write_text("")
+            for step in (60, 0):
+                write_capture(folder / "captures" / f"step-{step:06}.h5", layers=1, tokens=5)
+    write_capture(tmp_path / "teacher.h5", layers=1, tokens=5)
+    library = Library([tmp_path])
+    entries = library.entries("capture")
+    assert [e.name for e in entries[:5]] == [
+        "first/mimetic/step-000000.h5",
+        "first/mimetic/step-000060.h5",
+        "only-first/step-000000.h5",
+        "only-first/step-000060.h5",
+        "second/mimetic/step-000000.h5",
+    ]
+    assert entries[-1].name == "teacher.h5"
+    assert entries[-1].run is None
+    runs = {run.id: run for run in library.entries("run")}
+    assert [runs[e.run.id].path for e in entries[:-1]] == [e.path.parents[1] for e in entries[:-1]]
+    assert library.capture(entries[1].id).layers == (0,)
+    (alone,) = Library([entries[1].path]).entries("capture")
+    assert (alone.id, alone.name, alone.run) == (entries[1].id, "step-000060.h5", None)
+
+
 def test_training_runs_are_listed_apart(tmp_path):
     run = tmp_path / "sweep" / "seed-0"
     run.mkdir(parents=True)
