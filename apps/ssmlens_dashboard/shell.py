@@ -13,7 +13,7 @@ from ssmlens.plots.labels import visible
 from ssmlens_dashboard.address import Address, defaults, parse
 from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.elements import more
-from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.library import Entry, Library
 from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
 from ssmlens_dashboard.scene import Scene, channels_of, resolve
 
@@ -41,7 +41,12 @@ def frame(pages: Sequence[Page]) -> Component:
                     html.Span("ssmlens", className="brand"),
                     html.Nav(id="navigation", **more(aria_label="Pages")),
                     _select("capture", "Capture", 260),
-                    _select("layer", "Layer", 90),
+                    html.Span(
+                        [_step(-1, "‹", "Previous capture (p)"), _step(1, "›", "Next capture (n)")],
+                        id="capture-steps",
+                        hidden=True,
+                    ),
+                    _select("layer", "Layer", 104),
                     _select("prompt", "Prompt", 220),
                     html.Button(
                         "◐",
@@ -94,6 +99,7 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
             for f in ("capture", "layer", "prompt")
             for p in ("data", "value")
         ),
+        Output("capture-steps", "hidden"),
         Output("surroundings", "data"),
         Input(URL, "pathname"),
         Input(URL, "search"),
@@ -135,26 +141,28 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
 def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) -> tuple[Any, ...]:
     """Notes, scene, and options and value of the selects of capture, layer and prompt.
 
-    The scene is what JavaScript knows of the view beyond the address: what stands for fields that have no default, the
-    layers and the channels to step through.
+    The last is whether there is no other capture to step to. The scene is what JavaScript knows of the view beyond the
+    address: what stands for fields that have no default, the captures (of the same run, if of one), the layers and the
+    channels to step through.
     """
-    captures = [
-        {"value": entry.id, "label": entry.name + (" (growing)" if entry.growing else "")}
-        for entry in library.entries("capture")
-    ]
+    entries = library.entries("capture")
+    captures = choices(entries)
     try:
         scene = resolve(address, library, notes)
         capture, here = scene.capture, scene.address
-        layers = [{"value": str(index), "label": str(index)} for index in capture.layers]
+        layers = [{"value": str(index), "label": f"layer {index}"} for index in capture.layers]
         prompts = [
-            {"value": str(number), "label": f"{number} {visible(text, _LONGEST_PROMPT)}"}
+            {"value": str(number), "label": f"prompt {number} {visible(text, _LONGEST_PROMPT)}"}
             for number, text in enumerate(capture.prompt_texts)
         ]
         channels = channels_of(scene.layer)
     except SsmlensError:  # the page itself says what is wrong
-        return _note_lines(notes), None, captures, address.capture, [], None, [], None
+        return _note_lines(notes), None, captures, address.capture, [], None, [], None, True
+    run = {entry.id: entry.run for entry in entries}
+    beside = [it.id for it in entries if it.run == run.get(str(here.capture)) and not it.growing]
     facts = {
         "shown": {"capture": here.capture, "layer": here.layer},
+        "captures": beside,
         "layers": list(capture.layers),
         "channels": channels,
     }
@@ -162,7 +170,21 @@ def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) 
         _note_lines(scene.notes),
         facts,
         *(captures, here.capture, layers, str(here.layer), prompts, str(here.prompt)),
+        len(beside) < 2,
     )
+
+
+def choices(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Captures as the data of a select, those of a run in a group of its name."""
+    options: list[dict[str, Any]] = []
+    groups: dict[Entry, list[dict[str, Any]]] = {}
+    for entry in entries:
+        option = {"value": entry.id, "label": entry.name + (" (growing)" if entry.growing else "")}
+        if entry.run is None:
+            options.append(option)
+        else:
+            groups.setdefault(entry.run, []).append(option)
+    return options + [{"group": run.name, "items": items} for run, items in groups.items()]
 
 
 def trouble(error: SsmlensError) -> Component:
@@ -201,6 +223,12 @@ def _links(pages: Sequence[Page], address: Address) -> list[Component]:
 
 def _note_lines(notes: tuple[str, ...]) -> list[Component]:
     return [html.P(note) for note in notes]
+
+
+def _step(by: int, sign: str, title: str) -> Component:
+    return html.Button(
+        sign, className="quiet", title=title, **more(data_step=str(by), aria_label=title)
+    )
 
 
 def _select(field: str, label: str, width: int) -> Component:

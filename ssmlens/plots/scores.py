@@ -69,4 +69,4 @@ def _within_rows(values: np.ndarray) -> np.ndarray:
 
 
 def _number(value: float) -> str:
-    return "—" if np.isnan(value) else f"{value:.3g}"
+    return "—" if np.isnan(value) else f"{value:.3g}".replace("-", "−")

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import dash_ag_grid as dag
+import dash_mantine_components as dmc
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -15,13 +15,13 @@ from ssmlens.names import ATTENTION, FINITE
 from ssmlens.plots import score_heatmap
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.scores import SCORES, Ranking, rank, summary
-from ssmlens_dashboard.elements import GRID, figure_card, more
-from ssmlens_dashboard.page import Page
+from ssmlens_dashboard.controls import choices, follow
+from ssmlens_dashboard.elements import figure_card, more, table_card
+from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views.scores import proven, scores
 
-_PATIENCE = 0.4  # seconds of scoring before the page shows what there is
-_NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+_SOON, _MORE = 0.1, 0.6  # seconds of scoring before the page shows what there is, at first and later
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
@@ -32,25 +32,19 @@ def layout(scene: Scene) -> Component:
             dcc.Store(id="layers-asked"),
             dcc.Store(id="layers-unscored"),
             _facts(scene),
-            figure_card("layers-scores", "Scores by layer", height=270),
-            html.Div(blocks(scene), className="blocks"),
-            html.Section(
-                [
-                    html.Div(
-                        [html.H2("Ranking"), html.Span(id="layers-progress", className="muted")],
-                        className="card-head",
-                    ),
-                    html.Div(id="layers-notes", className="muted"),
-                    dag.AgGrid(
-                        id="layers-table",
-                        columnDefs=[],
-                        rowData=[],
-                        getRowId="params.data.id",
-                        dashGridOptions=GRID,
-                        className="grid",
-                    ),
-                ],
-                className="card",
+            figure_card(
+                "layers-scores",
+                "Scores by layer",
+                html.Span("colour: from a row's least to its most", className="muted"),
+                height=270,
+            ),
+            dcc.Store(id="layers-blocks-told", data=blocks(scene)),
+            html.Div(id="layers-blocks", className="blocks"),
+            table_card(
+                "layers-table",
+                "Ranking",
+                html.Div([_by(scene), html.Span(id="layers-notes")], className="toolbar muted"),
+                html.Div(id="layers-progress", className="muted"),
             ),
         ]
     )
@@ -75,10 +69,10 @@ PAGE = Page(
     Output("layers-unscored", "data"),
     also=(Input("layers-asked", "data"),),
 )
-def ranked(scene: Scene, _asked: int | None = None) -> tuple[Any, ...]:
+def ranked(scene: Scene, asked: int | None = None) -> tuple[Any, ...]:
     """Figure and table of the layers scored so far, and how many are not: the browser asks again until none is."""
     capture = scene.capture
-    scored = scores(capture, _PATIENCE)
+    scored = scores(capture, _SOON if asked is None else _MORE)
     unscored = len(capture.layers) - scored.sizes["layer"]
     progress = f"{unscored} layers still to be scored" if unscored else ""
     try:
@@ -88,6 +82,21 @@ def ranked(scene: Scene, _asked: int | None = None) -> tuple[Any, ...]:
     except SsmlensError as error:
         notes, columns, rows = str(error), [], []
     return heatmap(scored, scene), columns, rows, notes, progress, unscored
+
+
+def _by(scene: Scene) -> Component:
+    """What orders the ranking."""
+    names = [("", "the default order"), *((name, name) for name in SCORES)]
+    return dmc.Select(
+        id=control_id("by"),
+        data=choices(names),
+        value=scene.address.by or "",
+        allowDeselect=False,
+        searchable=True,
+        size="xs",
+        w=220,
+        **more(aria_label="Order by"),
+    )
 
 
 def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
@@ -149,52 +158,30 @@ def verdict(proof: Proof, scene: Scene) -> str:
     return "proven" if proof.ok else proof.problem
 
 
-def blocks(scene: Scene) -> list[Component]:
-    """Every block of the model: captured layers with their thumbnails, others by what they are."""
+def blocks(scene: Scene) -> list[dict[str, Any]]:
+    """Every block of the model as assets/layers.js draws it: captured layers with thumbnails, others by their kind."""
     stored = proven(scene.capture)
     kinds = scene.capture.block_kinds
     return [
-        _thumbnails(scene, block, kind, stored[block])
-        if block in stored
-        else html.Div([html.B(str(block)), f" {kind}"], className="block other")
-        for block, kind in enumerate(kinds)
+        _captured(scene, index, kind, stored[index])
+        if index in stored
+        else {"index": index, "kind": kind}
+        for index, kind in enumerate(kinds)
     ]
 
 
-def _thumbnails(scene: Scene, index: int, kind: str, proof: Proof) -> Component:
+def _captured(scene: Scene, index: int, kind: str, proof: Proof) -> dict[str, Any]:
     layer = scene.capture.layer(index)
-    views = ["map"] if layer.kind == ATTENTION else ["map", "mask"]
+    views = ("map",) if layer.kind == ATTENTION else ("map", "mask")
     there = scene.address.but(layer=index, page="maps", zoom=None, query=None, by=None)
-    digest = layer.digest[:16]
-    told = verdict(proof, scene)
-    pictures = [
-        dcc.Link(
-            html.Img(
-                src=_NOTHING,
-                **more(data_picture=f"/thumbnail.png{there.but(view=view).search}&of={digest}"),
-                alt=f"Layer {index}, attention {view}",
-            ),
-            href=there.but(view=view).href,
-            title=f"Layer {index}: attention {view}",
-        )
-        for view in views
-    ]
-    bad = layer.finite != FINITE or (layer.kind != ATTENTION and not proof.ok)
-    return html.Div(
-        [
-            html.Div(
-                [
-                    html.B(str(index)),
-                    html.Span(f" {kind}", className="muted"),
-                    html.Span("✗" if bad else "✓", className="failed" if bad else "ok", title=told),
-                ],
-                className="block-head",
-            ),
-            html.Div(pictures, className="pictures"),
-            html.Div(told, className="failed") if bad else None,
-        ],
-        className="block bad" if bad else "block",
-    )
+    return {
+        "index": index,
+        "kind": kind,
+        "told": verdict(proof, scene),
+        "bad": layer.finite != FINITE or (layer.kind != ATTENTION and not proof.ok),
+        "digest": layer.digest[:16],  # another picture has another address
+        "views": {view: there.but(view=view).search for view in views},
+    }
 
 
 def _facts(scene: Scene) -> Component:
@@ -206,12 +193,16 @@ def _facts(scene: Scene) -> Component:
         html.Span(f"✗ not proven: layer {', '.join(failed)}", className="failed")
         if failed
         else html.Span(
-            f"✓ every layer reproduces what the model computed (closure {worst:.1e})",
+            f"✓ every layer reproduces what the model computed (closure {worst:.2g})",
             className="ok",
         )
     )
-    told = [str(capture.attributes[name]) for name in _FACTS if capture.attributes.get(name)]
-    shown = [html.Span(text if len(text) < 40 else f"{text[:12]}…", title=text) for text in told]
+    told = {name: str(capture.attributes.get(name) or "") for name in _FACTS}
+    shown = [
+        html.Span(text if len(text) < 40 else f"{text[:12]}…", title=f"{name}: {text}")
+        for name, text in told.items()
+        if text
+    ]
     tokens = int(capture.length[scene.address.prompt])
     return html.Div(
         [*shown, html.Span(f"{len(capture.layers)} layers, {tokens} tokens"), verdict_line],
@@ -233,6 +224,8 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+follow(PAGE, "by")
+PAGE.clientside("draw_blocks", Input("layers-blocks-told", "data"))
 PAGE.clientside("ask_again", Input("layers-unscored", "data"))
 PAGE.clientside(
     "open_layer", Input("layers-table", "cellClicked"), Input("layers-scores", "clickData")

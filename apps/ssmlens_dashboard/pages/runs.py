@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
 import xarray as xr
@@ -18,7 +17,7 @@ from ssmlens.plots.transplant import transplant_figure
 from ssmlens.store.run_metrics import EVAL, TRAIN
 from ssmlens.store.runs import Run, tabulate
 from ssmlens_dashboard.address import Address
-from ssmlens_dashboard.elements import GRID, figure_card, more
+from ssmlens_dashboard.elements import figure_card, more, table_card
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import runs
@@ -29,10 +28,8 @@ _SOON = 2_000  # milliseconds between looks at runs
 _LATER = 10_000  # where there are none yet
 _BEST = "best"
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
-_NONE = (
-    "Training commands write run folders; none found in what this dashboard was opened on. "
-    "Open it on the folder that holds them: ssmlens dashboard FOLDER"
-)
+_TRAIN = "ssmlens train --preset copy-in-a-minute --out runs"
+_OPEN = "ssmlens dashboard runs"
 
 
 def layout(_: Scene) -> Component:
@@ -41,7 +38,19 @@ def layout(_: Scene) -> Component:
         [
             dcc.Interval(id="runs-tick", interval=_SOON),
             dcc.Store(id="runs-seen"),
-            html.P(_NONE, id="runs-none", className="trouble", hidden=True),
+            html.Div(
+                [
+                    html.P(
+                        "Training runs: none found in what this dashboard was opened on.",
+                        className="what",
+                    ),
+                    html.P("Two that show what an initialisation does, and where they are seen:"),
+                    html.Pre(f"{_TRAIN}\n{_OPEN}"),
+                ],
+                id="runs-none",
+                className="trouble",
+                hidden=True,
+            ),
             html.Div(
                 [
                     html.Div(id="runs-toolbar", className="toolbar"),
@@ -62,20 +71,7 @@ def layout(_: Scene) -> Component:
                         figure_card("runs-transplants", "Transplants", height=400),
                         id="runs-transplanted",
                     ),
-                    html.Section(
-                        [
-                            html.Div(html.H2("Runs"), className="card-head"),
-                            dag.AgGrid(
-                                id="runs-table",
-                                columnDefs=[],
-                                rowData=[],
-                                getRowId="params.data.id",
-                                dashGridOptions=GRID,
-                                className="grid",
-                            ),
-                        ],
-                        className="card",
-                    ),
+                    table_card("runs-table", "Runs"),
                 ],
                 id="runs-all",
                 className="runs",
