@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
@@ -14,7 +15,7 @@ from ssmlens.training.config import TrainConfig, flag
 
 # What each arm sets itself.
 _OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "arm", "components", "c")
-# Scores that the table shows, after those that order it.
+# Scores that table and figure show, after those that order the layers.
 _SHOWN = ("mask_ones", "bc_effective", "diagonal_sharpness")
 
 
@@ -34,10 +35,19 @@ class TransplantCommand(TrainConfig):
     """Learning rates of every arm. Default: --learning-rate."""
     seeds: tuple[int, ...] = ()
     """Seeds of every arm. Default: --seed."""
+    controls: Literal["best", "all"] = "best"
+    """The layers whose shuffled values are trained from as well: the best ranked one, or all of --layers."""
+    figure: Path | None = None
+    """Draw every score against what the students learn, to this file: .svg, .png or .pdf (with ssmlens[export]), or
+    .html. What is there is replaced."""
+    theme: Literal["light", "dark"] = "light"
+    """Colours of --figure."""
     out: Path | None = None
     """Folder of the experiment. Default: transplants/ and the teacher's name."""
-    workers: int = 1
-    """Processes that train side by side."""
+    workers: int | None = None
+    """Processes that train side by side. Default: one a device."""
+    pack: int | None = None
+    """Runs of equal shape that a process trains side by side, at most. Default: 8 on CUDA, else 1."""
     device: tuple[str, ...] = ("auto",)
     """Where: cpu, cuda, or several that workers take in turn."""
     shard: str | None = None
@@ -50,8 +60,13 @@ class TransplantCommand(TrainConfig):
     def run(self) -> Result:
         """Do it."""
         from ssmlens.cli.shard import parse_shard
+        from ssmlens.plots.image import FIGURE_FILES
         from ssmlens.training.transplant import transplant
 
+        if self.figure is not None and self.figure.suffix.lower() not in FIGURE_FILES:
+            raise UsageError(
+                f"--figure {self.figure.name} ends in none of {', '.join(FIGURE_FILES)}"
+            )
         if self.teacher is None:
             raise UsageError("--teacher is missing: a shipped model, a folder or a hub id")
         out = self.out or Path("transplants") / Path(self.teacher).name
@@ -63,13 +78,18 @@ class TransplantCommand(TrainConfig):
                 layers=self.layers,
                 rates=self.rates,
                 seeds=self.seeds,
+                controls=self.controls,
                 workers=self.workers,
                 devices=self.device,
+                pack=self.pack,
                 shard=parse_shard(self.shard) or (1, 1),
                 retry_failed=self.retry_failed,
                 progress=tell,
             )
-        return _result(made, out)
+        result = _result(made, out)
+        if self.figure is not None:
+            draw(made.students(), shown(made.ranking.by), self.figure, self.theme)
+        return result
 
     def student_config(self) -> TrainConfig:
         """What the students learn, without how they start."""
@@ -90,34 +110,113 @@ class TransplantCommand(TrainConfig):
         return dataclasses.replace(config, **start)
 
 
-def _result(made: Any, out: Path) -> Result:
-    students = made.students()
-    lengths = sorted({length for student in students for length in student.accuracy})
-    ranks = {row.layer: row.rank for row in made.ranking}
-    shown = list(dict.fromkeys([*made.ranking.by, *_SHOWN]))
-    rows = [["arm", "rank", *shown, "rate", *(f"char at {n}" for n in lengths), "failed"]]
-    told = []
+def shown(by: Sequence[str]) -> list[str]:
+    """The scores to show, those first that layers are ranked by."""
+    return list(dict.fromkeys([*by, *_SHOWN]))
+
+
+def rows(
+    students: Sequence[Any], ranks: Mapping[int, float | None], scores: Sequence[str]
+) -> list[list[str]]:
+    """Students as a table: a header, then a row an arm; a range is over the seeds of the best learning rate."""
+    lengths = list(students[0].at)
+    measured = [f"at {n}" for n in lengths] + [f"all rates at {n}" for n in lengths]
+    table = [["arm", "rank", *scores, "best rate", *measured, "seeds", "failed"]]
     for student in students:
-        scores = made.scores.get(student.layer, {})
-        rank = ranks.get(student.layer)
-        rows.append(
+        one, rank = student.at[lengths[0]], ranks.get(student.layer)
+        table.append(
             [
                 student.arm,
                 "-" if rank is None else f"{rank:g}",
-                *(_number(scores.get(name)) for name in shown),
-                f"{student.rate:g}",
-                *(_number(student.accuracy.get(n)) for n in lengths),
-                str(student.failed),
+                *(_number(student.scores.get(name)) for name in scores),
+                f"{one.best_rate:g}",
+                *(_over_seeds(student.at[n]) for n in lengths),
+                *(_number(student.at[n].overall) for n in lengths),
+                str(one.seeds),
+                str(one.failed),
             ]
         )
-        plain = {name: _or_none(value) for name, value in scores.items()}
-        accuracy = {str(n): _or_none(value) for n, value in student.accuracy.items()}
-        data = dataclasses.asdict(student) | {"accuracy": accuracy, "rank": rank, "scores": plain}
-        told.append(data)
-    title = f"{len(made.runs)} runs in {out}; scores are of the teacher's layer, before training"
+    return table
+
+
+def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: str) -> None:
+    """Write the figure of some students to a file."""
+    import numpy as np
+
+    from ssmlens.plots import DARK, LIGHT
+    from ssmlens.plots.image import figure_file
+    from ssmlens.plots.transplant_panels import LayerStudents, transplant_panels
+    from ssmlens.store import disk
+
+    def accuracy(arms: Sequence[Any]) -> dict[int, Any]:
+        return {
+            n: np.array([[arm.at[n].mean, *arm.at[n].spread] for arm in arms]) for n in arms[0].at
+        }
+
+    grown = {
+        name: [s for s in students if s.layer is not None and s.shuffled is shuffled]
+        for name, shuffled in (("transplant", False), ("shuffled", True))
+    }
+    arms = [
+        LayerStudents(
+            name,
+            np.array([arm.layer for arm in group]),
+            {n: np.array([arm.scores.get(n, np.nan) for arm in group]) for n in scores},
+            accuracy(group),
+        )
+        for name, group in grown.items()
+        if group
+    ]
+    alone = sorted((s for s in students if s.layer is None), key=lambda student: student.arm)
+    references = {s.arm: {n: v[0] for n, v in accuracy([s]).items()} for s in alone}
+    figure = transplant_panels(
+        arms,
+        references,
+        scores,
+        list(students[0].at),
+        "characters right",
+        theme=DARK if theme == "dark" else LIGHT,
+    )
+    disk.write_file(path, figure_file(figure, path.suffix.lower()))
+
+
+def _result(made: Any, out: Path) -> Result:
+    students = made.students()
+    ranks = {row.layer: row.rank for row in made.ranking}
+    table = text_table(rows(students, ranks, shown(made.ranking.by)))
+    told = [_plain(student, ranks.get(student.layer)) for student in students]
+    title = (
+        f"{len(made.runs)} runs in {out}; scores are of the teacher's layer, before training, "
+        "numbers after the rate are characters right"
+    )
     more = f"open them with ssmlens dashboard {out}"
     data = {"out": str(out), "layers": list(made.layers), "students": told}
-    return Result(data, "\n".join([title, text_table(rows), more]))
+    return Result(data, "\n".join([title, table, more]))
+
+
+def _plain(student: Any, rank: float | None) -> dict[str, Any]:
+    one, *_ = student.at.values()
+    measured = {
+        str(n): {"mean": arm.mean, "least": arm.spread[0], "most": arm.spread[1]}
+        | {"all_rates": arm.overall}
+        for n, arm in student.at.items()
+    }
+    return {
+        "arm": student.arm,
+        "layer": student.layer,
+        "shuffled": student.shuffled,
+        "rank": rank,
+        "scores": {name: _or_none(value) for name, value in student.scores.items()},
+        "rate": one.best_rate,
+        "accuracy": measured,
+        "seeds": one.seeds,
+        "failed": one.failed,
+    }
+
+
+def _over_seeds(arm: Any) -> str:
+    low, high = arm.spread
+    return f"{arm.mean:.3f}" + (f" ({low:.3f}..{high:.3f})" if arm.seeds > 1 else "")
 
 
 def _number(value: float | None) -> str:

@@ -2,11 +2,12 @@
 
     RUN/
       config.json      one object, written before the first step and never changed. Read of it are
-                         arm            how the model starts: "default", "mimetic", "transplant", "shuffled", ...
+                         arm            how the model starts: "default", "mimetic", "transplant 3", "shuffled 3", ...
                          seed           an integer
                          learning_rate  a number
                          length         the longest length trained on
                          teacher_layer  of a transplant, and of its shuffled control: the block it comes from
+                         shuffled       whether it is such a control
                        all of them optional, and whatever else the trainer wants to keep.
       metrics.jsonl    an object a line, appended:
                          step    an integer from 0
@@ -132,6 +133,11 @@ class Run:
     def teacher_layer(self) -> int | None:
         """The teacher's block that its layers start as, or as the shuffled values of."""
         return count_of(dict(self.config), "teacher_layer")
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether it is a transplant's control: that block's values, their structure destroyed."""
+        return self.config.get("shuffled") is True
 
     def reread(self) -> "Run":
         """The run as it is now: of metrics.jsonl only what grew is read. Itself where no file has changed.

@@ -37,6 +37,7 @@ class ArmSummary:
         mean: The mean accuracy at that rate.
         interval: Its 95 % confidence interval over seeds, by Student's t (mean ± t·s/√n), cut to 0..1; NaN with one
             seed.
+        spread: The least and the most of the seeds at that rate.
         deviation: Standard deviation over seeds at that rate; NaN with one.
         lock_in: Share of seeds at that rate that reach the threshold.
         window: The learning rates around the best at which at least half of the seeds reach it: (lowest, highest), or
@@ -50,6 +51,7 @@ class ArmSummary:
     best_rate: float
     mean: float
     interval: tuple[float, float]
+    spread: tuple[float, float]
     deviation: float
     lock_in: float
     window: tuple[float, float] | None
@@ -172,6 +174,7 @@ def _summarise(
         best_rate=best,
         mean=rates[best],
         interval=_interval(by_rate[best]),
+        spread=(min(by_rate[best]), max(by_rate[best])),
         deviation=_deviation(by_rate[best]),
         lock_in=locked[best],
         window=_window(locked, best),

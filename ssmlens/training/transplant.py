@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from ssmlens.inits.init import choose_mixers
 from ssmlens.models.load import load_model
@@ -12,30 +12,33 @@ from ssmlens.scores.ranking import Ranking
 from ssmlens.store.disk import told_in_one_line
 from ssmlens.store.runs import Run
 from ssmlens.training.build import check
-from ssmlens.training.compare import compare
+from ssmlens.training.compare import ArmSummary, compare
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.run_folder import RunFolder
+from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import LayerRequest, like_teacher, score_layers
+
+Controls = Literal["best", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """How an arm of the experiment came out, at its best learning rate for the training length.
+    """How an arm of the experiment came out.
 
     Attributes:
         arm: Its name.
         layer: The teacher's layer that it started as, or as the shuffled values of; None for default and mimetic.
-        rate: That learning rate.
-        accuracy: Mean over seeds of the share of characters right, by length.
-        failed: Runs of the arm that failed.
+        shuffled: Whether it is a control: that layer's values, their structure destroyed.
+        scores: Every score of that layer, from before any training, NaN where it does not apply; else empty.
+        at: Its summary by the length that characters were counted at, always at the learning rate that is best for
+            the training length.
     """
 
     arm: str
     layer: int | None
-    rate: float
-    accuracy: Mapping[int, float]
-    failed: int
+    shuffled: bool
+    scores: Mapping[str, float]
+    at: Mapping[int, ArmSummary]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +48,37 @@ class Transplants:
     Attributes:
         layers: The teacher's layers that were transplanted, the best ranked first.
         ranking: Of all layers of the teacher, before any training.
-        scores: Every score of each transplanted layer, NaN where it does not apply.
-        runs: All runs: arms default, mimetic, "transplant 3", ..., and "shuffled 3" of the best ranked layer.
+        runs: All runs: arms default, mimetic, "transplant 3", ..., and "shuffled 3", ....
     """
 
     layers: tuple[int, ...]
     ranking: Ranking
-    scores: Mapping[int, Mapping[str, float]]
     runs: Sequence[Run]
 
     def students(self) -> list[Student]:
         """The arms, the best first."""
-        layers = {run.arm: run.teacher_layer for run in self.runs}
-        students = []
-        for arm in compare(self.runs).arms:
-            best = [r for r in self.runs if (r.arm, r.learning_rate) == (arm.arm, arm.best_rate)]
-            lengths = sorted({n for run in best for n in run.metrics.lengths()})
-            accuracy = {n: fmean(run.metrics.final("char", n) for run in best) for n in lengths}
-            students.append(Student(arm.arm, layers[arm.arm], arm.best_rate, accuracy, arm.failed))
-        return students
+        return students(self.runs)
+
+
+def students(runs: Sequence[Run]) -> list[Student]:
+    """The arms of a `transplant` by their runs, the best at the training length first.
+
+    Raises:
+        UsageError: There is no run, or none has measured anything.
+    """
+    first = {run.arm: run for run in runs}
+    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
+    at = {n: {arm.arm: arm for arm in compare(runs, length=n).arms} for n in lengths}
+    return [
+        Student(
+            arm.arm,
+            first[arm.arm].teacher_layer,
+            first[arm.arm].shuffled,
+            first[arm.arm].teacher_scores,
+            {n: at[n][arm.arm] for n in lengths},
+        )
+        for arm in compare(runs).arms
+    ]
 
 
 def transplant(
@@ -74,6 +89,7 @@ def transplant(
     layers: Sequence[str] = ("all",),
     rates: Sequence[float] = (),
     seeds: Sequence[int] = (),
+    controls: Controls = "best",
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> Transplants:
@@ -89,6 +105,9 @@ def transplant(
         layers: "all", or "top:K" for the K best ranked, or indices.
         rates: Learning rates of every arm; empty: the student's.
         seeds: Seeds of every arm; empty: the student's.
+        controls: The layers whose shuffled values are trained from as well: that of the best ranked, or all. Where
+            controls do nearly as well as their layers, it is the layers' values that help, not their structure: one
+            control cannot tell which of several layers that holds for.
         progress: Called with (done, in all, what is being done).
         **options: Of `sweep`.
 
@@ -101,32 +120,36 @@ def transplant(
     mixers = choose_mixers(model)
     request = LayerRequest.of(layers, [site.layer for site in mixers])
     shaped = like_teacher(student, mixers[0])
-    for arm in _arms(shaped, teacher, [mixers[0].layer]):
+    for arm in _arms(shaped, teacher, [mixers[0].layer], controls):
         check(arm)
     with told_in_one_line(out, 0):
         out.mkdir(parents=True, exist_ok=True)
     ranking, scores = score_layers(model, out / "teacher.h5", progress)
     chosen = request.choose([row.layer for row in ranking])
     del model, mixers
-    arms = _arms(shaped, teacher, chosen)
     configs = [
         dataclasses.replace(arm, learning_rate=rate, seed=seed)
+        for seed in seeds
+        or (student.seed,)  # a seed's whole grid first: what is stopped can be compared
         for rate in rates or (student.learning_rate,)
-        for seed in seeds or (student.seed,)
-        for arm in arms
+        for arm in _arms(shaped, teacher, chosen, controls)
     ]
     for config in configs:
         if config.teacher_layer is not None:
-            with RunFolder(run_path(out, config), config) as folder:
+            # Another launcher that holds the folder has told it there.
+            with suppress(BusyError), RunFolder(run_path(out, config), config) as folder:
                 folder.keep_scores(config.teacher_layer, scores[config.teacher_layer])
     runs = sweep(configs, out, progress=progress, **options)
-    return Transplants(tuple(chosen), ranking, {layer: scores[layer] for layer in chosen}, runs)
+    return Transplants(tuple(chosen), ranking, runs)
 
 
-def _arms(student: TrainConfig, teacher: str, layers: Sequence[int]) -> list[TrainConfig]:
-    """Default, mimetic, each layer's student, and the control of the best ranked one."""
+def _arms(
+    student: TrainConfig, teacher: str, layers: Sequence[int], controls: Controls
+) -> list[TrainConfig]:
+    """Default, mimetic, each layer's student, and the controls; the layers come the best ranked first."""
     plain = dataclasses.replace(student, scope=None)
     of_teacher = dataclasses.replace(student, init="transplant", teacher=teacher)
     grown = [dataclasses.replace(of_teacher, teacher_layer=layer) for layer in layers]
-    control = dataclasses.replace(grown[0], shuffled=True)
-    return [plain, dataclasses.replace(plain, init="mimetic"), *grown, control]
+    held_against = grown if controls == "all" else grown[:1]
+    shuffled = [dataclasses.replace(arm, shuffled=True) for arm in held_against]
+    return [plain, dataclasses.replace(plain, init="mimetic"), *grown, *shuffled]

@@ -35,7 +35,8 @@ def here(tmp_path, monkeypatch):
 
 def test_students_of_two_layers_beside_the_arms_they_are_held_against(cli, here):
     asked = ["transplant", "--teacher", TEACHER, "--layers", 3, 1, *SMALL, "--out", "out"]
-    said = cli(*asked, "--rates", 1e-2)
+    said = cli(*asked, "--rates", 1e-2, "--figure", "fig.html")
+    assert (here / "fig.html").read_text().startswith("<!doctype html>")
     assert said.code == 0, said.err
     title, header, *rows, more = said.out.splitlines()
     assert title.startswith("5 runs in out")
@@ -68,6 +69,8 @@ def test_students_of_two_layers_beside_the_arms_they_are_held_against(cli, here)
     assert best["transplant 3"]["rank"] == best["shuffled 3"]["rank"] == 1
     assert best["default"]["layer"] is None
     assert set(best["default"]["accuracy"]) == {"4", "8"}
+    assert best["shuffled 3"]["shuffled"]
+    assert not best["transplant 3"]["shuffled"]
 
 
 def test_a_student_from_a_file(here):
@@ -109,6 +112,7 @@ def test_the_shape_of_a_student_is_its_teachers():
         (f"--teacher {TEACHER} --init mimetic", "--init is what the arms differ in"),
         (f"--teacher {TEACHER} --teacher-layer 3", "--teacher-layer is what the arms differ in"),
         (f"--teacher {TEACHER} --task cpoy", "--task: unknown task 'cpoy'"),
+        (f"--teacher {TEACHER} --figure fig.gif", "--figure fig.gif ends in none of .svg, .png"),
         (f"--teacher {TEACHER} --scope all", "scope must be one of"),
         (f"--teacher {TEACHER} --student none.json", "--student none.json cannot be read"),
         (f"--teacher {TEACHER} --student none.json --steps 3", "--student goes without options"),
