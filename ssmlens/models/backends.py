@@ -38,8 +38,7 @@ def choose_backend(
         raise UsageError(f"unknown backend {asked!r}; choose from: {', '.join(BACKENDS)}")
     fitting = FITTING[layout]
     if asked == "auto":
-        able = MAMBA_SSM in fitting and device.type == "cuda" and no_kernels is None
-        if able and _has_mamba_ssm():
+        if MAMBA_SSM in fitting and no_kernels is None and has_kernels(device):
             return MAMBA_SSM
         return next(iter(fitting))
     if asked not in fitting:
@@ -70,7 +69,10 @@ def import_mamba_ssm() -> ModuleType:
         ) from None
 
 
-def _has_mamba_ssm() -> bool:
+def has_kernels(device: torch.device) -> bool:
+    """Whether mamba_ssm's kernels run on this device: on CUDA, where it can be imported."""
+    if device.type != "cuda":
+        return False
     try:
         import_mamba_ssm()
     except UsageError:

@@ -11,6 +11,7 @@ from torch import nn
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, inits
 from ssmlens.models import backends, mamba_ssm_layout
+from ssmlens.models.kernel_mixers import use_kernels
 from ssmlens.models.load import load_model
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.registry import Registry
@@ -75,22 +76,24 @@ def build_init(config: TrainConfig) -> Init | None:
 
 
 def build_model(config: TrainConfig, task: Task, device: torch.device) -> nn.Module:
-    """The model at its start, the same on every device: mamba_ssm's own where it runs there, else `MambaLM`.
+    """The model at its start, the same on every device.
+
+    On CUDA, where mamba_ssm is installed, its own model; or `MambaLM` with its mixers, where its model knows no such
+    blocks (Mamba3, linear attention). Elsewhere `MambaLM`.
 
     Raises:
         UsageError: The init refuses it, or the checkpoint does not suit the task.
     """
     model = _checkpoint(config, task) if config.init_from else _fresh(config, task)
+    if not backends.has_kernels(device):
+        return model.to(device)
     architecture = model.config.to_dict()
-    why_not = mamba_ssm_layout.why_no_kernels(architecture)
-    if backends.choose_backend("auto", "mamba_ssm", device, why_not) == backends.MAMBA_SSM:
-        fused = mamba_ssm_layout.make_skeleton(
-            architecture, backends.MAMBA_SSM, model.lm_head.weight.dtype
-        )
-        return mamba_ssm_layout.fill(fused, mamba_ssm_layout.untie(fused, model.state_dict())).to(
-            device
-        )
-    return model.to(device)
+    if mamba_ssm_layout.why_no_kernels(architecture) is not None:
+        return use_kernels(model).to(device)
+    dtype = model.lm_head.weight.dtype
+    fused = mamba_ssm_layout.make_skeleton(architecture, backends.MAMBA_SSM, dtype)
+    state = mamba_ssm_layout.untie(fused, model.state_dict())
+    return mamba_ssm_layout.fill(fused, state).to(device)
 
 
 def _fresh(config: TrainConfig, task: Task) -> MambaLM:

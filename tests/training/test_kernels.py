@@ -44,7 +44,7 @@ class TheirModel(MambaLM):
 def test_mamba_ssms_own_model_is_trained_where_it_runs(tiny, tmp_path, monkeypatch):
     plain = train(tiny(init="mimetic"), tmp_path / "plain", device="cpu")
     library = types.SimpleNamespace(MambaConfig=TheirConfig, MambaLMHeadModel=TheirModel)
-    monkeypatch.setattr(backends, "choose_backend", lambda *asked: backends.MAMBA_SSM)
+    monkeypatch.setattr(backends, "has_kernels", lambda device: True)
     monkeypatch.setattr(backends, "import_mamba_ssm", lambda: library)
     theirs = train(tiny(init="mimetic"), tmp_path / "theirs", device="cpu", checkpoint_every=10)
     monkeypatch.undo()
@@ -58,7 +58,15 @@ def test_mamba_ssms_own_model_is_trained_where_it_runs(tiny, tmp_path, monkeypat
 
 
 @GPU
-@pytest.mark.parametrize("fields", [{}, {"mixer": "Mamba1", "headdim": None}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"mixer": "Mamba1", "headdim": None},
+        {"mixer": "Mamba3"},
+        {"n_layer": 2, "linear_attention_layers": (1,)},
+    ],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_learns_what_a_cpu_learns(tiny, tmp_path, fields, precision):
     """The first losses agree within the kernels' precision; the run resumes; the checkpoint opens on a CPU."""
@@ -66,6 +74,9 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny, tmp_path, fields, precision):
     config = tiny(**(shape | fields), steps=10, capture_at=(10,))
     cpu = train(config, tmp_path / "cpu", device="cpu")
     gpu = train(config, tmp_path / "gpu", device="cuda", checkpoint_every=4)
+    model: Any = loop.Trainee(config, torch.device("cuda")).model
+    mixers = model.backbone.layers
+    assert type(mixers[0].mixer).__module__.startswith("mamba_ssm")
     first = [float(run.metrics.curve("loss")[1][0]) for run in (cpu, gpu)]
     assert first[1] == pytest.approx(first[0], rel=2e-3 if precision == "fp32" else 2e-2)
     model = ssmlens.load_model(gpu.path / "checkpoints" / "last")

@@ -113,6 +113,7 @@ def test_what_is_interrupted_is_told_neither_done_nor_failed(tiny, tmp_path, mon
 KINDS = [
     {},
     {"mixer": "Mamba1", "headdim": None},
+    {"mixer": "Mamba3"},
     {"attention_layers": (0,), "attention_heads": 2},
     {"linear_attention_layers": (0,)},
     {"task": "recall", "letters": 32},
