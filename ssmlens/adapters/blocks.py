@@ -108,11 +108,6 @@ def block_kinds(model: nn.Module) -> list[str]:
     return [block.kind for block in find_blocks(model)]
 
 
-def find_attention(model: nn.Module) -> list[AttentionSite]:
-    """The softmax attention of every block that has any, in order."""
-    return [block.attention for block in find_blocks(model) if block.attention]
-
-
 def _is_mha(module: nn.Module) -> bool:
     return any(f"{c.__module__}.{c.__qualname__}" in _MHA for c in type(module).__mro__)
 

@@ -1,7 +1,7 @@
-"""What the families of one generation share: each generation's arithmetic over mamba_ssm's parameter names."""
+"""What the families of Mamba-1 and those of Mamba-2 share: each generation's arithmetic over its named weights."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter, MixerInput
 from ssmlens.adapters.weight_views import WeightViews
-from ssmlens.errors import UnsupportedModelError
-from ssmlens.models.mamba3 import MIMO_REFUSED
 from ssmlens.models.projections import (
     Mamba1Weights,
     Mamba2Weights,
@@ -19,7 +17,6 @@ from ssmlens.models.projections import (
     project_mamba1,
     project_mamba2,
 )
-from ssmlens.models.projections_mamba3 import Mamba3Weights, finish_mamba3, project_mamba3
 from ssmlens.scan.operands import ScanOperands
 
 
@@ -104,47 +101,4 @@ class Mamba2Adapter(_AdapterFromWeights):
             conv_bias=w.conv_bias,
             conv_B=conv_B.unflatten(0, per_group),
             conv_C=conv_C.unflatten(0, per_group),
-        )
-
-
-class Mamba3Adapter(Adapter):
-    """Mixers whose decay depends on the data, whose write is trapezoidal, and which convolve nothing."""
-
-    tf32_kernels = True
-
-    def named_weights(self, mixer: Any) -> Mamba3Weights:
-        """The weights as `models.projections_mamba3` takes them. Raises UnsupportedModelError for MIMO."""
-        if mixer.is_mimo:
-            raise UnsupportedModelError(MIMO_REFUSED)
-        return Mamba3Weights.of(mixer)
-
-    def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
-        """See `Adapter.refusal`: MIMO too."""
-        return MIMO_REFUSED if mixer.is_mimo else super().refusal(mixer, args, kwargs)
-
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
-        """See `Adapter.project`."""
-        return project_mamba3(given.hidden, self.named_weights(mixer))
-
-    def finish(
-        self,
-        mixer: nn.Module,
-        y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
-    ) -> Float[Tensor, "batch token d_model"]:
-        """See `Adapter.finish`."""
-        assert operands.gate is not None
-        return finish_mamba3(y, operands.gate, self.named_weights(mixer))
-
-    def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. W_B and W_C have `ngroups` groups, the operands B and C a group a head."""
-        w = self.named_weights(mixer)
-        _, _, W_B, W_C, W_dt, *_ = w.in_proj_weight.split(w.rows)
-        per_group = (w.ngroups, -1)
-        return WeightViews(
-            dt_bias=w.dt_bias,
-            W_dt=W_dt,
-            W_B=W_B.unflatten(0, per_group),
-            W_C=W_C.unflatten(0, per_group),
-            D=w.D.unsqueeze(1),
         )

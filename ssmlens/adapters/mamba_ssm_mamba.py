@@ -4,6 +4,7 @@ from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.generations import Mamba1Adapter
+from ssmlens.adapters.mamba_ssm_shared import tiny_lm
 
 
 @register
@@ -14,9 +15,5 @@ class MambaSsmMamba(Mamba1Adapter):
     mixers = ("mamba_ssm.modules.mamba_simple.Mamba",)
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
-        from mamba_ssm.models.config_mamba import MambaConfig  # pyright: ignore[reportMissingImports]
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel  # pyright: ignore[reportMissingImports]
-
-        config = MambaConfig(d_model=64, n_layer=3, vocab_size=32, ssm_cfg={"d_state": 16})
-        return MambaLMHeadModel(config, device="cuda")
+        """See `Adapter.tiny_model`; needs a GPU."""
+        return tiny_lm(64, d_state=16)

@@ -6,6 +6,7 @@ from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.generations import Mamba2Adapter
+from ssmlens.adapters.mamba_ssm_shared import tiny_lm
 from ssmlens.errors import UsageError
 from ssmlens.models.projections import Mamba2Weights
 
@@ -33,10 +34,5 @@ class MambaSsmMamba2(Mamba2Adapter):
         )
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
-        from mamba_ssm.models.config_mamba import MambaConfig  # pyright: ignore[reportMissingImports]
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel  # pyright: ignore[reportMissingImports]
-
-        ssm_cfg = {"layer": "Mamba2", "d_state": 32, "headdim": 32}
-        config = MambaConfig(d_model=128, n_layer=3, vocab_size=32, ssm_cfg=ssm_cfg)
-        return MambaLMHeadModel(config, device="cuda")
+        """See `Adapter.tiny_model`; needs a GPU."""
+        return tiny_lm(128, layer="Mamba2", d_state=32, headdim=32)

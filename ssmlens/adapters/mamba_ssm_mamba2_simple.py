@@ -39,7 +39,7 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
         )
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one."""
+        """See `Adapter.tiny_model`. Needs a GPU; one block with each of its paths."""
         from mamba_ssm.modules.mamba2_simple import Mamba2Simple  # pyright: ignore[reportMissingImports]
 
         from ssmlens.models.mamba_lm import MambaConfig, MambaLM

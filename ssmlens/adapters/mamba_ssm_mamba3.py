@@ -1,9 +1,12 @@
 """mamba_ssm's Mamba-3 of rank one (SISO), whose kernels run fused and unpatched."""
 
+from typing import Any
+
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.generations import Mamba3Adapter
+from ssmlens.adapters.mamba3_shared import Mamba3Adapter
+from ssmlens.adapters.mamba_ssm_shared import tiny_lm
 
 
 @register
@@ -14,15 +17,13 @@ class MambaSsmMamba3(Mamba3Adapter):
     mixers = ("mamba_ssm.modules.mamba3.Mamba3",)
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Needs a GPU: mamba_ssm cannot be imported without one.
+        """See `Adapter.tiny_model`. Needs a GPU.
 
         `MambaLMHeadModel` of mamba_ssm 2.3 takes no Mamba3 by name: its mixers are put in place of others.
         """
-        from mamba_ssm.models.config_mamba import MambaConfig  # pyright: ignore[reportMissingImports]
-        from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel  # pyright: ignore[reportMissingImports]
         from mamba_ssm.modules.mamba3 import Mamba3  # pyright: ignore[reportMissingImports]
 
-        model = MambaLMHeadModel(MambaConfig(d_model=64, n_layer=3, vocab_size=32), device="cuda")
+        model: Any = tiny_lm(64)
         for index, block in enumerate(model.backbone.layers):
             block.mixer = Mamba3(64, d_state=32, headdim=32, layer_idx=index, device="cuda")
         return model

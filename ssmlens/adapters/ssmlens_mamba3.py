@@ -3,7 +3,7 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.generations import Mamba3Adapter
+from ssmlens.adapters.mamba3_shared import Mamba3Adapter
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
 

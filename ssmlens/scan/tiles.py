@@ -14,7 +14,7 @@ KINDS = ("map", "mask")
 # Tokens a side of a tile. What it takes to make one is less than the tile: on a GPU, in float32, map and mask of a
 # tile are 512 MiB; P and Q, their decay, the squares on the diagonal and a product, as counted, at most 384 MiB. (On
 # a CPU 128 MiB and 120 MiB.)
-_TILE_TOKENS = {"cpu": 4096, "cuda": 8192}
+TILE_TOKENS = {"cpu": 4096, "cuda": 8192}
 
 
 def attention_tile(
@@ -78,7 +78,7 @@ def tiles(
     operands: ScanOperands, block: int = 1
 ) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Ranges (queries, keys) of the tiles that hold every pair j ≤ i, row after row; none cuts a block of tokens."""
-    size = _TILE_TOKENS["cuda" if operands.delta.is_cuda else "cpu"]
+    size = TILE_TOKENS["cuda" if operands.delta.is_cuda else "cpu"]
     size = max(1, size // block) * block
     edges = [*range(0, operands.tokens, size), operands.tokens]
     spans = list(pairwise(edges))

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from ssmlens.adapters.blocks import block_kinds, find_attention, find_blocks
+from ssmlens.adapters.blocks import block_kinds, find_blocks
 from ssmlens.models import build_mixer
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
@@ -21,6 +21,11 @@ KINDS = {
 ATTENTION = {"num_heads": 2, "causal": True}
 
 
+def attention_of(model):
+    """The softmax attention of every block that has any, in order."""
+    return [block.attention for block in find_blocks(model) if block.attention]
+
+
 @pytest.fixture
 def model(request, tiny_model):
     return tiny_model(request.param)
@@ -29,7 +34,7 @@ def model(request, tiny_model):
 @pytest.mark.parametrize(("model", "kinds"), KINDS.items(), indirect=["model"])
 def test_kinds_and_places_of_the_attention(model, kinds):
     assert block_kinds(model) == kinds.split()
-    sites = find_attention(model)
+    sites = attention_of(model)
     assert [s.layer for s in sites] == [
         i for i, kind in enumerate(kinds.split()) if "attention" in kind
     ]
@@ -46,7 +51,7 @@ def test_a_hybrid_of_mamba_ssms_layout():
     )
     model = MambaLM(config)
     assert block_kinds(model) == ["attention", "mamba", "attention", "mamba"]
-    first, second = find_attention(model)
+    first, second = attention_of(model)
     assert (first.name, second.layer) == ("backbone.layers.0.mixer", 2)
     assert first.module is model.backbone.layers[0].mixer
     assert first.computed
@@ -57,7 +62,7 @@ def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
     model = tiny_model("transformers BambaMixer")
     for implementation, has_weights in (("sdpa", False), ("eager", True)):
         model.set_attn_implementation(implementation)
-        (site,) = find_attention(model)
+        (site,) = attention_of(model)
         assert (site.has_weights, site.computed) == (has_weights, False)
 
 
@@ -72,7 +77,7 @@ def test_a_shared_module_is_the_attention_of_every_block_that_has_it():
     model = nn.Sequential(Block(attention), Block(attention))
     assert block_kinds(model) == ["mamba+attention"] * 2
     assert [block.attention.module for block in find_blocks(model)] == [attention, attention]
-    assert [site.name for site in find_attention(model)] == ["0.shared", "1.shared"]
+    assert [site.name for site in attention_of(model)] == ["0.shared", "1.shared"]
 
 
 def test_the_outermost_attention_of_a_block_is_its_attention():
@@ -85,6 +90,6 @@ def test_the_outermost_attention_of_a_block_is_its_attention():
     blocks = [build_mixer("Mamba", d_model=8, d_state=2), nn.Sequential(Wrapper()), nn.Linear(8, 8)]
     model = nn.Sequential(*blocks)
     assert block_kinds(model) == ["mamba", "attention", "other"]
-    (site,) = find_attention(model)
+    (site,) = attention_of(model)
     assert site.name == "1.0"
     assert not site.has_weights

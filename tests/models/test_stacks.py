@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ssmlens
-from ssmlens.adapters.blocks import block_kinds, find_attention
+from ssmlens.adapters.blocks import block_kinds, find_blocks
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import inits
 from ssmlens.models import mamba_ssm_layout
@@ -96,7 +96,8 @@ def test_a_saved_stack_is_loaded_and_captured(stack, cli, tmp_path):
         stack(ids)
     kinds = ["attention" if i in stack.config.attn_layer_idx else "mamba" for i in range(3)]
     assert block_kinds(stack) == kinds
-    assert [site.layer for site in find_attention(stack)] == stack.config.attn_layer_idx
+    attending = [block.layer for block in find_blocks(stack) if block.attention]
+    assert attending == stack.config.attn_layer_idx
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"tokens": row}) + "\n" for row in ids.tolist()))
     said = cli("capture", "--model", folder, "--prompts", prompts, "--out", out, "--json")

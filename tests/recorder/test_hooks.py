@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import ssmlens
+from ssmlens.adapters.blocks import find_blocks
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.models import build_mixer
 from ssmlens.models.attention import softmax_weights
@@ -164,8 +165,8 @@ def test_the_hooks_are_gone_after_an_exception(hybrid):
     model, blocks = hybrid
     with pytest.raises(IndexError), ssmlens.recording(model):
         model(IDS + 1000, use_cache=False)
-    attention = ssmlens.adapters.blocks.find_attention(model)[0].module
-    broken = attention.register_forward_pre_hook(lambda *_: 1 / 0)
+    site = next(b.attention for b in find_blocks(model) if b.attention)
+    broken = site.module.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError), ssmlens.recording(model):
         model(IDS, use_cache=False)
     broken.remove()

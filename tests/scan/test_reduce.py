@@ -19,7 +19,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(tiles, "_TILE_TOKENS", {"cpu": 16})
+    monkeypatch.setattr(tiles, "TILE_TOKENS", {"cpu": 16})
 
 
 def wanted_blocks(whole, block):

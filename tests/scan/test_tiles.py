@@ -74,7 +74,7 @@ def test_slabs_of_heads_add_up(layer, monkeypatch, device_inner):
 def test_tiles_hold_every_causal_pair_once_and_cut_no_block(
     random_operands, monkeypatch, tokens, block
 ):
-    monkeypatch.setattr(tiles, "_TILE_TOKENS", {"cpu": 16})
+    monkeypatch.setattr(tiles, "TILE_TOKENS", {"cpu": 16})
     seen = torch.zeros(tokens, tokens)
     for queries, keys in tiles.tiles(random_operands(1, tokens, 2, 1, 1, 2), block):
         seen[slice(*queries), slice(*keys)] += 1

@@ -1,0 +1,19 @@
+"""What mamba_ssm's families share: the language model that their contract tests run."""
+
+from typing import Any
+
+from torch import nn
+
+from ssmlens.models.backends import import_mamba_ssm
+
+
+def tiny_lm(d_model: int, **ssm_cfg: Any) -> nn.Module:
+    """mamba_ssm's `MambaLMHeadModel` of three blocks, on a GPU: without one mamba_ssm cannot be imported.
+
+    Args:
+        d_model: Width of the hidden states.
+        **ssm_cfg: Arguments of the mixer; `layer` names its class.
+    """
+    mamba_ssm = import_mamba_ssm()
+    config = mamba_ssm.MambaConfig(d_model=d_model, n_layer=3, vocab_size=32, ssm_cfg=ssm_cfg)
+    return mamba_ssm.MambaLMHeadModel(config, device="cuda")
