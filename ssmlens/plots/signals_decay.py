@@ -45,6 +45,7 @@ def half_lives_figure(
             "type": "log",
             "dtick": max(1, math.ceil(_decades_of(values) / 7)),
             "exponentformat": "power",
+            "tickfont": {"size": 10},  # plotly writes powers larger by a quarter
             "automargin": True,
         },
     )

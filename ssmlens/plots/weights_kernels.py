@@ -41,11 +41,16 @@ def kernels_figure(
             bar=place == 0,
         )
         backs = _backs(taps.shape[1])
-        ranked = labelled_axis(runs(0, len(taps), several), "", [], down=True)
+        title = "channels, alike ones together" if place == 0 else ""
+        ranked = labelled_axis(runs(0, len(taps), several), title, [], down=True)
         figure.update_layout(
             {
                 f"xaxis{suffix}": {
-                    **labelled_axis(backs, f"{part}: tokens back", list(enumerate(backs))),
+                    **labelled_axis(
+                        backs,
+                        f"{part}: tokens back" if place == 0 else part,
+                        list(enumerate(backs)),
+                    ),
                     **{"domain": [(place + 0.06) * width, (place + 0.94) * width]},
                     **{"anchor": f"y{suffix}", "fixedrange": True},
                 },
