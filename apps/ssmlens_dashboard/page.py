@@ -27,11 +27,13 @@ from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.scene import Scene, resolve
+from ssmlens_dashboard.views.ahead import Ahead, Make
 
 URL = "url"
 CONTENT = "page"
 
 Draw = Callable[..., Any]
+_AHEAD = Ahead(pause=0.15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Page:
         rebuilt_by: Fields of the address whose change asks for a new layout rather than new views.
         needs_capture: Whether there must be a capture to look at.
         data: What the page shows, for download as CSV and netCDF.
+        ahead: What its views may need next, each thing made and kept by a call.
         views: Filled by `view`.
         scripts: Filled by `clientside`.
     """
@@ -66,6 +69,7 @@ class Page:
     rebuilt_by: tuple[str, ...] = ("capture",)
     needs_capture: bool = True
     data: Callable[[Scene], xr.Dataset] | None = None
+    ahead: Callable[[Scene], Sequence[Make]] = lambda _: ()
     views: list[View] = dataclasses.field(default_factory=list)
     scripts: list[tuple[str, tuple[Any, ...]]] = dataclasses.field(default_factory=list)
 
@@ -134,7 +138,9 @@ def bind(
         def draw(here: str | None, told: object, *also: Any) -> list[Any]:
             pathname, _, search = (here or "").partition("?")
             try:
-                drawn = view.draw(page.scene(pathname, search, library), *also)
+                scene = page.scene(pathname, search, library)
+                drawn = view.draw(scene, *also)
+                _AHEAD.make(page.ahead(scene))
             except SsmlensError as error:
                 set_props(CONTENT, {"children": trouble(error)})
                 return [no_update] * (len(view.outputs) + 1)

@@ -1,6 +1,7 @@
 """A layer's map, mask or channel: whole where it can be held, by rectangles where it cannot."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +12,10 @@ from ssmlens.plots.scales import Scale, robust_limit
 from ssmlens.plots.tiles import SIDE, Tile, shrink, tile
 from ssmlens.scores.diagonal import lag_energy as energy_of
 from ssmlens.store import Layer
-from ssmlens_dashboard.address import MapView, Range, Zoom
-from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.address import Address, MapView, Range, Zoom
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.scene import Scene, resolve
+from ssmlens_dashboard.views.ahead import Make
 from ssmlens_dashboard.views.cache import Cache
 
 HOVERED = 64
@@ -20,6 +23,9 @@ HOVERED = 64
 
 _EXACT = 2048  # tokens a side up to which a rectangle of a long prompt is computed entry by entry
 _SAMPLE = 250_000
+_AHEAD = (
+    4096  # tokens of a prompt up to which matrices are made before they are asked for: 64 MiB each
+)
 
 _WHOLE: Cache[np.ndarray] = Cache(768 << 20, lambda array: array.nbytes)
 _SMALL: Cache[np.ndarray] = Cache(32 << 20, lambda array: array.nbytes)
@@ -120,6 +126,31 @@ def colour_limit(what: Drawn, scale: Scale) -> float | None:
 def lag_energy(what: Drawn) -> Float[np.ndarray, " lag"]:
     """e(ℓ) = mean_i M[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4; of the attention map where M itself is too large."""
     return _SMALL.get((*what.key, "lags"), lambda: _lags(what))
+
+
+def ahead(scene: Scene) -> list[Make]:
+    """The matrices an arrow away: of the channels beside a channel, else of the layers beside the layer."""
+    if scene.capture.length[scene.address.prompt] > _AHEAD:
+        return []
+    return [partial(_prepare, address, scene.library) for address in _beside(scene)]
+
+
+def _beside(scene: Scene) -> list[Address]:
+    at, layers = scene.address, scene.capture.layers
+    if at.view == "channel":
+        places = (at.channel + 1, at.channel - 1)
+        return [at.but(channel=place) for place in places if 0 <= place < scene.channels]
+    here = layers.index(scene.layer.index)
+    return [at.but(layer=layers[n]) for n in (here + 1, here - 1) if 0 <= n < len(layers)]
+
+
+def _prepare(address: Address, library: Library) -> None:
+    """Make what a figure takes longest over."""
+    scene = resolve(address, library)
+    what = drawn(scene)
+    matrix(what)
+    colour_limit(what, scene.address.scale)
+    lag_energy(what)
 
 
 def _matrix(what: Drawn) -> np.ndarray:
