@@ -20,6 +20,8 @@ from ssmlens.training.trainee import Trainee
 
 # Training loss is the mean over this many steps; whether it is finite is looked at as often.
 _LOG_EVERY = 10
+# Seconds between two status.json of a run that goes on: a file is on the disk before it takes the name, which takes time.
+_STATUS_EVERY = 1.0
 # Prompts of a capture.
 _PROMPTS = 4
 
@@ -74,7 +76,7 @@ class Session:
             checkpoint_every,
         )
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
-        self._before, self._began = 0.0, time.monotonic()
+        self._before, self._began, self._told = 0.0, time.monotonic(), 0.0
         self._losses: list[Tensor] = []  # those that are not logged yet
 
     def begin(self) -> None:
@@ -134,6 +136,7 @@ class Session:
         return self._before + time.monotonic() - self._began
 
     def _tell(self, state: str, error: str = "") -> None:
+        self._told = time.monotonic()
         self.folder.tell(state, self._step, self.config.steps, self._seconds, error)
 
     def _log(self) -> None:
@@ -141,7 +144,8 @@ class Session:
         self._losses.clear()
         self._loss = sum(losses) / len(losses)
         self._measured(TRAIN, None, {"loss": self._loss})
-        self._tell("running")
+        if time.monotonic() - self._told > _STATUS_EVERY:
+            self._tell("running")
         self._report()
 
     def _look(self) -> None:
