@@ -1,25 +1,54 @@
-"""Controls that write a field of the address."""
+"""Controls that write a field of the address, and follow it.
+
+A view never sets a control's value: its answer may belong to an address that the reader has left, and a control that is
+set writes the address. What can be chosen (`data`, `max`) is the view's to say.
+"""
 
 from collections.abc import Sequence
 
 import dash_mantine_components as dmc
-from dash import Input, Output
+from dash import Input, Output, dcc, html
+from dash.dependencies import ALL
 from dash.development.base_component import Component
 
 from ssmlens_dashboard.page import Page, control_id, here_id
+
+_followed: set[str] = set()
 
 
 def segments(field: str, options: Sequence[tuple[str, str]]) -> Component:
     """A row of choices for a field: (value in the address, what the reader sees), the first one chosen at first."""
     return dmc.SegmentedControl(
-        id=control_id(field),
-        data=[{"value": value, "label": label} for value, label in options],
-        value=options[0][0],
-        size="xs",
+        id=control_id(field), data=choices(options), value=options[0][0], size="xs"
     )
 
 
+def choices(options: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Options of a select or a row of choices, as their `data`."""
+    return [{"value": value, "label": label} for value, label in options]
+
+
+def slider(field: str) -> Component:
+    """A slider through the numbers from 0 to its `max`, one at a time, its name before it."""
+    bar = dcc.Input(  # the browser's own: its value may be text, which is what the address holds
+        id=control_id(field),
+        type="range",
+        min=0,
+        max=1,
+        step=1,
+        value=0,
+        style={"width": 280, "border": "none", "--Dash-Fill-Interactive-Strong": "var(--accent)"},
+    )
+    return html.Label([field.capitalize(), bar], className="place muted")
+
+
 def follow(page: Page, *fields: str) -> None:
-    """Keep two or more controls of a page at what the address says, whatever changed it."""
-    outputs = (Output(control_id(field), "value") for field in fields)
-    page.clientside("controls", *outputs, Input(here_id(page.name), "data"))
+    """Keep a page's controls at what the address says, whatever changed it.
+
+    A field has one control, on however many pages: the first page that asks declares it for all.
+    """
+    for field in fields:
+        if field not in _followed:
+            _followed.add(field)
+            output = [Output(control_id(field), "value")]
+            page.scripts.append(("controls", (output, Input(here_id(ALL), "data"))))

@@ -1,6 +1,7 @@
 import runpy
 import shutil
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,20 @@ def visit(browser):
     assert [
         url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
     ] == []
+
+
+@pytest.fixture
+def hold():
+    """with hold(page): what the page asks of the server is answered when the block is left, as if it were slow."""
+
+    @contextmanager
+    def held(page):
+        waiting = []
+        keep = lambda route: waiting.append(route)  # noqa: E731
+        page.route("**/_dash-update-component", keep)
+        yield
+        page.unroute("**/_dash-update-component", keep)
+        for route in waiting:
+            route.continue_()
+
+    return held

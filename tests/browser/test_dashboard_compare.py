@@ -77,6 +77,7 @@ def test_arrows_move_both_and_selects_one_place(visit, address):
     page.locator("[role=option]:visible", has_text="layer 0").click()
     page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.0\.0$"))
     page.locator("#compare-maps").get_by_text("B  copy-mimetic, layer 0").wait_for()
+    page.locator("h2").first.click()
     page.keyboard.press("ArrowRight")
     page.wait_for_url(re.compile(r"layer=3&against=[0-9a-f]{10}\.0\.0$"))
 
@@ -91,3 +92,42 @@ def test_places_are_added_and_taken_out_and_suggested(visit, address):
     page.get_by_text("prompt 0 and prompt 1").click()
     page.get_by_text("B  layer 3, prompt 1").first.wait_for()
     page.locator("#compare-scores th", has_text="copy_score").wait_for()
+
+
+def test_an_answer_that_comes_late_closes_no_list_and_sets_nothing_back(visit, address, hold):
+    page = visit(f"{address}/compare?layer=3")
+    panel(page, 3).wait_for()
+    with hold(page):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.2\.0$"))
+        page.locator(".place").get_by_role("textbox", name="Layer").click()
+        page.locator("[role=option]:visible", has_text="layer 0").wait_for()
+    page.locator("#compare-maps").get_by_text("B  copy-mimetic, layer 2").wait_for()
+    with hold(page):
+        page.locator("[role=option]:visible", has_text="layer 0").click()
+        page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.0\.0$"))
+        page.get_by_text("symlog", exact=True).click()
+        page.get_by_text("own limits", exact=True).click()
+    page.locator("#compare-maps").get_by_text("B  copy-mimetic, layer 0").wait_for()
+    page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.0\.0&scale=symlog&limits=own$"))
+    chosen = page.locator(".toolbar input:checked")
+    assert chosen.evaluate_all("all => all.map(one => one.value)") == ["map", "symlog", "own"]
+
+
+def test_layer_against_layer_of_another_model_and_prompt_against_prompt(visit, address, stored):
+    page = visit(f"{address}/compare?layer=3")
+    panel(page, 3).wait_for()
+    beside = page.locator(".place:visible", has=page.get_by_role("textbox", name="Layer"))
+    for part, option in (("Capture", "copy-mimetic"), ("Layer", "layer 1"), ("Prompt", "prompt 1")):
+        beside.get_by_role("textbox", name=part).click()
+        page.locator("[role=option]:visible", has_text=option).click()
+    page.wait_for_url(re.compile(r"against=[0-9a-f]{10}\.1\.1$"))
+    maps = page.locator("#compare-maps")
+    maps.get_by_text(re.compile("^A  .*, layer 3, prompt 0$")).wait_for()
+    maps.get_by_text(re.compile("^B  .*, layer 1, prompt 1$")).wait_for()
+    maps.get_by_text(re.compile("^A − B")).wait_for()
+    page.get_by_text("channel", exact=True).click()
+    page.get_by_text("Channel 0 side by side").wait_for()
+    page.get_by_role("slider").press("End")
+    page.get_by_text("Channel 383 side by side").wait_for()
+    assert "channel=383" in page.url

@@ -135,6 +135,15 @@ def test_attention_layers_have_a_map_and_nothing_else(visit, serve, tmp_path):
     choices = page.locator(".toolbar .mantine-SegmentedControl-root").first
     choices.get_by_text("map", exact=True).wait_for()
     assert choices.get_by_text("mask", exact=True).count() == 0
-    page.goto(page.url.replace("maps?", "maps?view=mask&"))
-    page.locator("#notes", has_text="layer 3 has no mask; shown is its map").wait_for()
+
+
+def test_a_view_that_a_layer_has_not_is_still_chosen_at_the_next(visit, serve, tmp_path):
+    MIXED["write_mixed"](tmp_path / "mixed.h5")
+    page = visit(f"{serve(tmp_path)}/maps?layer=2&view=mask")
+    titled(page, "Layer 2: attention mask")
+    page.keyboard.press("ArrowRight")
     titled(page, "Layer 3: attention map")
+    page.locator("#notes", has_text="layer 3 has no mask; shown is its map").wait_for()
+    page.keyboard.press("ArrowLeft")
+    titled(page, "Layer 2: attention mask")
+    assert page.get_by_role("radio", name="mask").is_checked()

@@ -102,13 +102,15 @@ def test_shared_limits_are_the_larger_of_both_and_own_ones_are_not(at, ids):
 @pytest.mark.parametrize("scale", ["linear", "symlog", "rank"])
 def test_every_view_and_scale_draws_two_maps_and_their_difference(at, ids, view, scale):
     scene = at(f"layer=3&view={view}&scale={scale}&zoom=4-30,0-9&against={ids['copy-mimetic']}.3.0")
-    figure, style, facts = page.drawn(scene)
+    figure, style, title = page.drawn(scene)
+    assert title.lower().startswith(view.split("&")[0])
     figure = go.Figure(figure)
     assert len(figure.layout.images) == 3
     assert figure.layout.xaxis3.matches == "x"
     assert tuple(figure.layout.xaxis.range) == (-0.5, 8.5)
     assert style["height"] > 300
     assert len(figure.to_json()) < 1_000_000
+    facts = page.for_pointer(scene, page.shown(scene))
     assert facts["first"] == 0
     assert len(facts["texts"][0]) == 30
 
@@ -210,7 +212,7 @@ def test_a_place_that_is_damaged_is_told_beside_it(write_capture, tmp_path, scen
     figure, *_ = page.drawn(scene)
     assert len(figure["layout"]["images"]) == 1
     page.scores(scene)
-    page.controls(scene)
+    assert bad.name in str(page.choosable(scene))
 
 
 @pytest.mark.parametrize("scale", ["linear", "symlog", "rank"])
@@ -229,3 +231,28 @@ def test_a_map_against_itself_leaves_nothing(at, ids):
     one, other = compare.sides(at(f"layer=3&against={ids['copy-default']}.3.0"))
     cells = compare.difference_tile(one.drawn, other.drawn, None).cells
     assert np.nanmax(np.abs(cells)) == 0
+
+
+def test_rows_of_places_are_filled_as_far_as_there_are_places(at, ids):
+    scene = at(f"layer=3&view=channel&against={ids['copy-mimetic']}.2.1~0123456789.1.0")
+    (view,) = (view for view in page.PAGE.views if view.draw is page.choosable)
+    values = page.choosable(scene)
+    assert len(values) == len(view.outputs)
+    told = {
+        (str(output.component_id), output.component_property): value
+        for output, value in zip(view.outputs, values, strict=True)
+    }
+
+    def select(at, part, name):
+        return told[str({"type": "compare-place", "at": at, "part": part}), name]
+
+    assert [told[f"compare-place-{n}", "hidden"] for n in (1, 2, 3)] == [False, False, True]
+    assert select(1, "capture", "value") == ids["copy-mimetic"]
+    assert (select(1, "layer", "value"), select(1, "prompt", "value")) == ("2", "1")
+    assert [option["value"] for option in select(1, "layer", "data")] == ["0", "1", "2", "3"]
+    assert {option["value"] for option in select(2, "capture", "data")} == set(ids.values())
+    assert select(2, "layer", "data") == [], "it is not here"
+    assert "not here" in told["compare-notes-2", "children"]
+    assert (told["compare-remove-1", "hidden"], told["compare-add", "hidden"]) == (False, False)
+    assert told["compare-channel", "hidden"] is False
+    assert told[str({"type": "address", "field": "channel"}), "max"] == scene.channels - 1

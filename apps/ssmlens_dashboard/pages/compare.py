@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import dash_mantine_components as dmc
 from dash import Input, Output, dcc, html
 from dash.dependencies import ALL
 from dash.development.base_component import Component
@@ -16,8 +15,10 @@ from ssmlens.plots.labels import visible
 from ssmlens.plots.side_by_side import Panel, side_by_side
 from ssmlens.plots.theme import Spec
 from ssmlens.plots.tiles import tile_spec
+from ssmlens_dashboard import places
 from ssmlens_dashboard.address import LIMITS, MAP_VIEWS, Address, Place
-from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.controls import choices, follow, segments, slider
+from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.library import Entry
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
@@ -25,15 +26,13 @@ from ssmlens_dashboard.views import compare, maps
 from ssmlens_dashboard.views.compare import Side
 
 _PAIRS = (("default", "mimetic"), ("before", "after"), ("teacher", "student"))
+_NAMES = {"map": "Maps", "mask": "Masks", "softmax": "Softmax maps"}
 _STEP = re.compile(r"step[-_]?([0-9]+)")
 _MOST_DATA = 1024  # tokens a side of a download
 _MOST_NAMED = 4096  # tokens whose texts the pointer can tell
 _TITLE = 96  # characters over all columns
-_TALLEST, _WIDTH = (
-    380,
-    1120,
-)  # pixels of a panel, and of all on a small screen, so that panels are about square
-_PROMPT = 32  # characters of a prompt in a select
+_TALLEST = 380  # pixels of a panel
+_WIDTH = 1120  # pixels of all panels on a small screen, so that each is about square
 
 
 def layout(_: Scene) -> Component:
@@ -42,8 +41,24 @@ def layout(_: Scene) -> Component:
         [
             dcc.Store(id="compare-sides"),
             html.Div(id="compare-hover", className="hover", hidden=True),
-            html.Div(id="compare-toolbar", className="toolbar"),
-            html.Div(id="compare-places", className="places"),
+            html.Div(
+                [
+                    segments("view", [(view, view) for view in MAP_VIEWS]),
+                    segments("scale", [(name, name) for name in SCALES]),
+                    segments("limits", [(name, f"{name} limits") for name in LIMITS]),
+                    html.Div(slider("channel"), id="compare-channel", hidden=True),
+                    html.Button("whole map", id="compare-whole", className="quiet"),
+                ],
+                className="toolbar",
+            ),
+            html.Div(
+                [
+                    *places.rows(),
+                    html.Button("+ another", id="compare-add", className="quiet"),
+                    html.Span(id="compare-presets", className="place"),
+                ],
+                className="places",
+            ),
             figure_card("compare-maps", "Maps side by side"),
             html.Section(
                 [
@@ -66,46 +81,43 @@ PAGE = Page(
 )
 
 
-@PAGE.view(Output("compare-toolbar", "children"), Output("compare-places", "children"))
-def controls(scene: Scene) -> tuple[list[Component], list[Component]]:
-    """What can be chosen, as it stands."""
-    at, opened = scene.address, shown(scene)
+@PAGE.view(
+    Output("compare-sides", "data"),  # before the places: what they are set to is what is shown
+    *places.outputs(),
+    Output("compare-add", "hidden"),
+    Output("compare-presets", "children"),
+    Output(control_id("view"), "data"),
+    Output("compare-channel", "hidden"),
+    Output(control_id("channel"), "max"),
+)
+def choosable(scene: Scene) -> tuple[Any, ...]:
+    """What can be chosen, and what is: here, and for the pointer."""
+    opened = shown(scene)
     views = [view for view in MAP_VIEWS if view != "softmax" or _has_softmax(opened)]
-    toolbar = [
-        _segments("view", views, at.view),
-        _segments("scale", SCALES, at.scale),
-        _segments("limits", [{"value": v, "label": f"{v} limits"} for v in LIMITS], at.limits),
-        dmc.NumberInput(
-            id=control_id("channel"),
-            value=at.channel,
-            min=0,
-            max=max(scene.channels - 1, 0),
-            size="xs",
-            w=84,
-            **more(aria_label="Channel"),
-            style={} if at.view == "channel" else {"display": "none"},
-        ),
-        html.Button("whole map", id="compare-whole", className="quiet"),
-    ]
-    places = [_place(side, opened) for side in opened] + _add(opened)
     links = [dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)]
-    suggestions = html.Span([html.Span("or compare", className="muted"), *links], className="place")
-    return toolbar, [*places, suggestions]
+    return (
+        for_pointer(scene, opened),
+        *places.filled(opened, scene.library),
+        len(opened) == len(compare.LETTERS),
+        [html.Span("or compare", className="muted"), *links],
+        choices([(view, view) for view in views]),
+        scene.address.view != "channel",
+        max(scene.channels - 1, 1),
+    )
 
 
 @PAGE.view(
     Output("compare-maps", "figure"),
     Output("compare-maps", "style"),
-    Output("compare-sides", "data"),
+    Output("compare-maps-title", "children"),
 )
-def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], dict[str, Any]]:
-    """The maps, the height they need, and what the pointer needs to know of them."""
-    opened = shown(scene)
-    figure = maps_figure(scene, opened)
-    return figure, {"height": figure["layout"]["height"]}, for_pointer(scene, opened)
+def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], str]:
+    """The maps, the height they need, and what they are."""
+    figure = maps_figure(scene, shown(scene))
+    return figure, {"height": figure["layout"]["height"]}, title(scene)
 
 
-@PAGE.view(Output("compare-scores", "children"), also=(Input("compare-sides", "data"),))
+@PAGE.view(Output("compare-scores", "children"), also=(Input("compare-maps", "style"),))
 def scores(scene: Scene, _drawn: object = None) -> Component:
     """Scores of each place, and how far its matrix is from the first; once the maps are drawn, which matter more."""
     opened = shown(scene)
@@ -170,12 +182,19 @@ def maps_figure(scene: Scene, opened: list[Side]) -> Spec:
     held = [side.drawn for side in opened if side.drawn is not None]
     limit = compare.shared_limit(held, at.scale) if at.limits == "shared" else None
     columns = 3 if len(opened) == 2 else len(opened)
-    places = [_panel(side, scene, opened, limit, columns) for side in opened]
+    panels = [_panel(side, scene, opened, limit, columns) for side in opened]
     apart = [_difference(opened[0], side, scene, limit) for side in opened[1:]]
-    rows = [[*places, *apart]] if len(opened) == 2 else [places, [None, *apart]]
+    rows = [[*panels, *apart]] if len(opened) == 2 else [panels, [None, *apart]]
     texts = {tuple(side.scene.tokens) for side in opened if side.scene}
     side = min(_TALLEST, _WIDTH // columns)
     return side_by_side(rows, side=side, same_queries=len(texts) == 1, theme=scene.theme)
+
+
+def title(scene: Scene) -> str:
+    """What is drawn of each place, in words."""
+    at = scene.address
+    what = f"Channel {at.channel}" if at.view == "channel" else _NAMES[at.view]
+    return f"{what} side by side"
 
 
 def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
@@ -288,62 +307,6 @@ def _name(side: Side) -> str:
     return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
 
 
-def _place(side: Side, opened: list[Side]) -> Component:
-    """The selects of a place; the first one's are at the top of the page."""
-    number = opened.index(side)
-    notes = [html.Span(note, className="muted") for note in side.notes]
-    if number == 0 or not opened[0].scene:
-        return html.Div(
-            [html.B(side.letter), html.Span("as chosen above", className="muted")],
-            className="place",
-        )
-    library = opened[0].scene.library
-    captures = [(entry.id, visible(entry.name, 48)) for entry in library.entries("capture")]
-    selects = [_select(number, "capture", captures, side.place.capture, 240)]
-    if side.scene is not None:
-        capture = side.scene.capture
-        layers = [(str(index), f"layer {index}") for index in capture.layers]
-        prompts = [
-            (str(i), f"prompt {i} {visible(text, _PROMPT)}")
-            for i, text in enumerate(capture.prompt_texts)
-        ]
-        selects.append(_select(number, "layer", layers, str(side.place.layer), 100))
-        selects.append(_select(number, "prompt", prompts, str(side.place.prompt), 200))
-    take_out = html.Button(
-        "×",
-        className="quiet",
-        title=f"Take {side.letter} out",
-        **more(data_remove=str(number), aria_label=f"Take {side.letter} out"),
-    )
-    removable = [take_out] if len(opened) > 2 else []
-    return html.Div([html.B(side.letter), *selects, *removable, *notes], className="place")
-
-
-def _add(opened: list[Side]) -> list[Component]:
-    if len(opened) == compare.MOST:
-        return []
-    return [html.Button("+ another", id="compare-add", className="quiet")]
-
-
-def _select(
-    number: int, part: str, options: list[tuple[str, str]], value: str, width: int
-) -> Component:
-    return dmc.Select(
-        id={"type": "compare-place", "at": number, "part": part},
-        data=[{"value": of, "label": label} for of, label in options],
-        value=value,
-        allowDeselect=False,
-        searchable=part != "capture",
-        size="xs",
-        w=width,
-        **more(aria_label=part.capitalize()),
-    )
-
-
-def _segments(field: str, options: Any, value: str) -> Component:
-    return dmc.SegmentedControl(id=control_id(field), data=list(options), value=value, size="xs")
-
-
 def _has_softmax(opened: list[Side]) -> bool:
     return any(side.scene and "softmax_attention_map" in side.scene.layer for side in opened)
 
@@ -356,3 +319,4 @@ def _cell(value: float) -> Component:
 PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
 PAGE.clientside("compare_sides", Input("compare-sides", "data"))
 PAGE.clientside("compare_place", Input({"type": "compare-place", "at": ALL, "part": ALL}, "value"))
+follow(PAGE, "view", "scale", "limits", "channel")

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import dash_mantine_components as dmc
 import numpy as np
 import xarray as xr
 from dash import Input, Output, dcc, html
@@ -15,6 +14,7 @@ from ssmlens.plots.labels import visible
 from ssmlens.plots.lag_profile import lag_profile_spec
 from ssmlens.plots.theme import Spec
 from ssmlens.plots.tiles import tile_spec
+from ssmlens_dashboard.controls import choices, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
@@ -38,27 +38,16 @@ def layout(scene: Scene) -> Component:
             dcc.Store(id="maps-row"),
             html.Div(
                 [
-                    _segments("view", [("map", "map"), ("mask", "mask"), ("channel", "channel")]),
-                    _segments("scale", [(name, name) for name in SCALES]),
-                    html.Div(
-                        dmc.Slider(
-                            id=control_id("channel"),
-                            min=0,
-                            max=1,
-                            value=0,
-                            updatemode="drag",
-                            size="sm",
-                        ),
-                        id="maps-channel",
-                        className="slider",
-                    ),
+                    segments("view", options(scene)),
+                    segments("scale", [(name, name) for name in SCALES]),
+                    html.Div(slider("channel"), id="maps-channel"),
                     html.Button("whole map", id="maps-whole", className="quiet"),
                 ],
                 className="toolbar",
             ),
             html.Div(
                 [
-                    figure_card("maps-map", "Attention map", height="max(690px, 100vh - 220px)"),
+                    figure_card("maps-map", "Attention map", height="max(420px, 100vh - 173px)"),
                     html.Div(
                         [
                             figure_card("maps-lags", "Energy by lag", height=230),
@@ -89,6 +78,7 @@ PAGE = Page(
     layout=layout,
     rebuilt_by=("capture", "prompt"),
     data=lambda scene: data(scene),
+    ahead=maps.ahead,
 )
 
 
@@ -99,25 +89,18 @@ PAGE = Page(
     Output("maps-row", "data"),
     Output("maps-channel", "hidden"),
     Output(control_id("channel"), "max"),
-    Output(control_id("channel"), "value"),
     Output(control_id("view"), "data"),
-    Output(control_id("view"), "value"),
-    Output(control_id("scale"), "value"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
     """All that follows from the address, in one answer."""
-    at = scene.address
     return (
         map_figure(scene),
         title(scene),
         lags_figure(scene),
         row(scene),
-        at.view != "channel",
+        scene.address.view != "channel",
         max(scene.channels - 1, 1),
-        at.channel,
-        [{"value": name, "label": _VIEWS[name].split()[-1].lower()} for name in views_of(scene)],
-        at.view,
-        at.scale,
+        choices(options(scene)),
     )
 
 
@@ -180,11 +163,12 @@ def title(scene: Scene) -> str:
     return f"Layer {scene.address.layer}: {name.lower()}"
 
 
-def views_of(scene: Scene) -> list[str]:
-    """What can be drawn of the layer."""
+def options(scene: Scene) -> list[tuple[str, str]]:
+    """What can be drawn of the layer: each view, and its name on the control."""
     layer = scene.layer
     there = ["map"] if layer.kind == ATTENTION else ["map", "mask", "channel"]
-    return there + (["softmax"] if "softmax_attention_map" in layer else [])
+    there += ["softmax"] if "softmax_attention_map" in layer else []
+    return [(view, view) for view in there]
 
 
 def first_lag(scene: Scene) -> int:
@@ -199,15 +183,6 @@ def _at_most(tokens: tuple[int, int]) -> tuple[int, int]:
     return tokens[0], min(tokens[1], tokens[0] + _MOST_DATA)
 
 
-def _segments(field: str, options: list[tuple[str, str]]) -> Component:
-    return dmc.SegmentedControl(
-        id=control_id(field),
-        data=[{"value": value, "label": label} for value, label in options],
-        value=options[0][0],
-        size="xs",
-    )
-
-
 PAGE.clientside("zoomed", Input("maps-map", "relayoutData"))
 PAGE.clientside(
     "titled",
@@ -215,3 +190,4 @@ PAGE.clientside(
     Input("maps-row", "data"),
     Input("maps-tokens", "data"),
 )
+follow(PAGE, "view", "scale", "channel")

@@ -16,8 +16,8 @@ from ssmlens_dashboard.views.cache import Cache
 from ssmlens_dashboard.views.maps import Drawn
 from ssmlens_dashboard.views.scores import layer_scores
 
-MOST = 4
-"""Places side by side at most."""
+LETTERS = "ABCD"
+"""What the places side by side are called, as many as there may be."""
 
 SIDE = 440
 """Most cells a side of a panel."""
@@ -54,7 +54,7 @@ def sides(scene: Scene) -> list[Side]:
     assert at.capture is not None  # both are chosen by `resolve`
     assert at.layer is not None
     opened = [Side("A", Place(at.capture, at.layer, at.prompt), scene)]
-    for letter, place in zip("BCDEFGH"[: MOST - 1], at.against, strict=False):
+    for letter, place in zip(LETTERS[1:], at.against, strict=False):
         opened.append(_side(letter, place, scene))
     return opened
 

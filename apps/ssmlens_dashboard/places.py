@@ -1,0 +1,115 @@
+"""The places beside the first in a comparison: a row of selects for each, made once and filled by a view.
+
+The rows stay where they are when the address changes, so that a list that the reader has open stays open.
+"""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Output, html
+from dash.development.base_component import Component
+
+from ssmlens.plots.labels import visible
+from ssmlens_dashboard.controls import choices
+from ssmlens_dashboard.elements import more
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.views.compare import LETTERS, Side
+
+_WIDTHS = {"capture": 240, "layer": 100, "prompt": 200}  # pixels, by part of a place
+_NAME, _PROMPT = 48, 32  # characters of a capture's name and of a prompt
+
+
+def rows() -> list[Component]:
+    """A row for each place there may be, the first one's without selects: it is chosen at the top of the page."""
+    first = html.Div(
+        [html.B(LETTERS[0]), html.Span("as chosen above", className="muted")], className="place"
+    )
+    return [first, *(_row(number) for number in range(1, len(LETTERS)))]
+
+
+def outputs() -> list[Output]:
+    """What a view fills of the rows."""
+    return [output for number in range(1, len(LETTERS)) for output in _outputs(number)]
+
+
+def filled(opened: list[Side], library: Library) -> list[Any]:
+    """The values of `outputs` for the places of a comparison.
+
+    Args:
+        opened: The places, the first one included.
+        library: The captures to choose from.
+    """
+    captures = [(entry.id, visible(entry.name, _NAME)) for entry in library.entries("capture")]
+    values = []
+    for number in range(1, len(LETTERS)):
+        if number < len(opened):
+            values += _filled(opened[number], choices(captures), removable=len(opened) > 2)
+        else:
+            values += [True, *([], None) * len(_WIDTHS), "", True]
+    return values
+
+
+def _row(number: int) -> Component:
+    letter = LETTERS[number]
+    selects = [
+        dmc.Select(
+            id=_select_id(number, part),
+            data=[],
+            allowDeselect=False,
+            searchable=part != "capture",
+            size="xs",
+            w=width,
+            **more(aria_label=part.capitalize()),
+        )
+        for part, width in _WIDTHS.items()
+    ]
+    take_out = html.Button(
+        "×",
+        id=f"compare-remove-{number}",
+        className="quiet",
+        title=f"Take {letter} out",
+        **more(data_remove=str(number), aria_label=f"Take {letter} out"),
+    )
+    notes = html.Span(id=f"compare-notes-{number}", className="muted")
+    return html.Div(
+        [html.B(letter), *selects, take_out, notes],
+        id=f"compare-place-{number}",
+        className="place",
+        hidden=True,
+    )
+
+
+def _outputs(number: int) -> list[Output]:
+    selects = [
+        Output(_select_id(number, part), name) for part in _WIDTHS for name in ("data", "value")
+    ]
+    return [
+        Output(f"compare-place-{number}", "hidden"),
+        *selects,
+        Output(f"compare-notes-{number}", "children"),
+        Output(f"compare-remove-{number}", "hidden"),
+    ]
+
+
+def _filled(side: Side, captures: list[dict[str, str]], removable: bool) -> list[Any]:
+    layers, prompts = [], []
+    if side.scene is not None:
+        capture = side.scene.capture
+        layers = [(str(index), f"layer {index}") for index in capture.layers]
+        prompts = [
+            (str(number), f"prompt {number} {visible(text, _PROMPT)}")
+            for number, text in enumerate(capture.prompt_texts)
+        ]
+    place = side.place
+    return [
+        False,
+        *(captures, place.capture),
+        *(choices(layers), str(place.layer)),
+        *(choices(prompts), str(place.prompt)),
+        "; ".join(side.notes),
+        not removable,
+    ]
+
+
+def _select_id(number: int, part: str) -> dict[str, str | int]:
+    return {"type": "compare-place", "at": number, "part": part}
