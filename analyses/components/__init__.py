@@ -1,0 +1,1 @@
+"""How the sixteen combinations of the mimetic components learn to copy."""

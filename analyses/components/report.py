@@ -1,0 +1,83 @@
+"""What came out: `python -m analyses.components.report RESULTS.json …` writes table.md beside itself."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from analyses.markdown import markdown
+from analyses.results_file import restore, runs_below
+from ssmlens.cli.compare import rows, title
+from ssmlens.inits.mimetic import COMPONENTS
+from ssmlens.store.runs import Run
+from ssmlens.training.compare import ArmSummary, Comparison, Share, compare
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Read the results, write the tables."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=HERE / "table.md")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for file in asked.results:
+            restore(file, Path(folder))
+        asked.out.write_text(tables(runs_below(Path(folder))), encoding="utf-8")
+    print(asked.out)
+
+
+def tables(runs: Sequence[Run]) -> str:
+    """A comparison of the arms at each length, and what each component does on average over the other three."""
+    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
+    asked: list[tuple[Share, int]] = [("char", n) for n in lengths]
+    if lengths:
+        asked.insert(1, ("string", lengths[0]))
+    found = [compare(runs, measure=measure, length=n) for measure, n in asked]
+    parts = [f"{len(runs)} runs."]
+    for it in found:
+        parts += [f"**{_capital(title(it))}**", markdown(rows(it)), f"{_capital(it.verdict)}."]
+    parts += [
+        "**What a component does** (mean over the arms with it, less that over those without)"
+    ]
+    parts += [markdown(effects(found))]
+    return "\n\n".join(parts) + "\n"
+
+
+def effects(found: Sequence[Comparison]) -> list[list[str]]:
+    """The main effect of every component, at the arms' best rates and over all rates, in each comparison."""
+    header = ["component"]
+    for it in found:
+        header += [f"{it.measure} at {it.length}", "all rates"]
+    table = [header]
+    for component in COMPONENTS:
+        row = [component]
+        for it in found:
+            with_it = [arm for arm in it.arms if component in _components(arm)]
+            without = [arm for arm in it.arms if component not in _components(arm)]
+            row += [
+                _difference([arm.mean for arm in with_it], [arm.mean for arm in without]),
+                _difference([arm.overall for arm in with_it], [arm.overall for arm in without]),
+            ]
+        table.append(row)
+    return table
+
+
+def _components(arm: ArmSummary) -> list[str]:
+    """By its name: "mimetic A+BC", "default"."""
+    return arm.arm.partition(" ")[2].split("+")
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    return f"{fmean(ours) - fmean(theirs):+.3f}" if ours and theirs else "-"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    main()

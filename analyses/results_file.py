@@ -1,0 +1,116 @@
+"""Training runs in one small file: what tables and figures need, and enough to see how each run went.
+
+`keep` writes it and `restore` makes run folders of it again, without checkpoints. A sweep over restored folders trains
+only what they lack, so that an experiment goes on on another machine.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmlens.store import disk
+from ssmlens.store.run_metrics import EVAL, MEASURES, TRAIN, Metrics
+from ssmlens.store.runs import Run, find_runs, open_run
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.run_folder import RunFolder
+from ssmlens.training.sweep import run_path
+
+_ENDED = ("done", "failed")
+_POINTS = 30  # of a run's training loss
+_DIGITS = 5
+
+
+def keep(runs: Iterable[Run], file: Path, about: Mapping[str, Any]) -> int:
+    """Write the runs that have ended to a file; returns how many.
+
+    Args:
+        runs: Runs of `TrainConfig`s.
+        file: It is replaced, at once.
+        about: Plain values that belong to them all.
+    """
+    ended = [run for run in runs if run.status.state in _ENDED]
+    configs = [dict(run.config) for run in ended]
+    first = configs[0] if configs else {}
+    common = {k: v for k, v in first.items() if all(k in c and c[k] == v for c in configs)}
+    told = [
+        {"config": {k: v for k, v in config.items() if k not in common}, **_told(run)}
+        for run, config in zip(ended, configs, strict=True)
+    ]
+    lines = ",\n".join(json.dumps(run, allow_nan=False) for run in told)
+    head = json.dumps({"about": dict(about), "common": common}, allow_nan=False)[:-1]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_file(file, f'{head}, "runs": [\n{lines}\n]}}\n'.encode())
+    return len(ended)
+
+
+def restore(file: Path, out: Path) -> dict[str, Any]:
+    """Make run folders below `out` of a file's runs, where there are none of these configs; returns `about`."""
+    held = json.loads(file.read_text(encoding="utf-8"))
+    for run in held["runs"]:
+        config = TrainConfig.from_dict(held["common"] | run["config"])
+        path = run_path(out, config)
+        if path.exists() and open_run(path).status.state in _ENDED:
+            continue
+        with RunFolder(path, config) as folder:
+            folder.cut_back(-1)
+            for split, length, step, values in _lines(run):
+                folder.measure(step, split, length, **values)
+            if "scores" in run:
+                scores = {k: np.nan if v is None else v for k, v in run["scores"].items()}
+                folder.keep_scores(config.teacher_layer or 0, scores)
+            folder.tell(**run["status"])
+    return held["about"]
+
+
+def runs_below(out: Path) -> list[Run]:
+    """The runs of an experiment's folder; none where there is no folder yet."""
+    return [open_run(path) for path in find_runs(out)] if out.is_dir() else []
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """What is kept of a run beside its config."""
+    status = run.status
+    told: dict[str, Any] = {
+        "status": {
+            "state": status.state,
+            "step": status.step,
+            "steps": status.steps,
+            "seconds": _plain(status.seconds) or 0.0,
+            "error": status.error,
+        },
+        "train": _curves(run.metrics, TRAIN, None, _POINTS),
+        "eval": {str(n): _curves(run.metrics, EVAL, n, None) for n in run.metrics.lengths()},
+    }
+    if run.teacher_scores:
+        told["scores"] = {name: _plain(value) for name, value in run.teacher_scores.items()}
+    return told
+
+
+def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) -> dict[str, Any]:
+    """What was measured by step, at about `most` steps with the last among them."""
+    steps = metrics.curve("loss", split, length)[0]
+    every = max(1, -(-len(steps) // most)) if most else 1
+    kept = np.arange(len(steps))[::-1][::every][::-1]
+    curves = {name: metrics.curve(name, split, length)[1][kept] for name in MEASURES}
+    measured = {k: [_plain(v) for v in c] for k, c in curves.items() if np.isfinite(c).any()}
+    return {"step": [int(step) for step in steps[kept]], **measured}
+
+
+def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[str, float]]]:
+    """Split, length, step and measures of each line, as metrics.jsonl has them."""
+    groups = [(TRAIN, None, run["train"])]
+    groups += [(EVAL, int(n), curves) for n, curves in run["eval"].items()]
+    lines = []
+    for split, length, curves in groups:
+        names = [name for name in curves if name != "step"]
+        for place, step in enumerate(curves["step"]):
+            values = {n: v for n in names if (v := curves[n][place]) is not None}
+            lines.append((split, length, step, values))
+    return sorted(lines, key=lambda line: line[2])
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None

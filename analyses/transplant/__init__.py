@@ -1,0 +1,1 @@
+"""Which layer of a trained model is a good start for others."""
