@@ -1,5 +1,18 @@
-/* Arrows move: left and right through layers, up and down through channels. */
+/* Arrows move: left and right through layers, up and down through channels; n and p to the next and previous capture. */
 "use strict";
+
+/** To another capture of the same run, or of those that are of none. The zoom stays: steps of a run have one prompt. */
+function stepCapture(by) {
+  const { ssmlens } = window, { captures } = ssmlens.scene();
+  const capture = captures[captures.indexOf(ssmlens.shown("capture")) + by];
+  const told = ssmlens.params();
+  if (capture) ssmlens.go({ capture, zoom: told.get("zoom"), query: told.get("query") });
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-step]");
+  if (button && window.ssmlens.scene()) stepCapture(Number(button.dataset.step));
+});
 
 document.addEventListener("keydown", (event) => {
   const { ssmlens } = window;
@@ -12,6 +25,7 @@ document.addEventListener("keydown", (event) => {
     if (next !== undefined) ssmlens.go({ layer: next });
     event.preventDefault();
   }
+  if (event.key === "n" || event.key === "p") stepCapture(event.key === "n" ? 1 : -1);
   const other = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (other && ssmlens.params().get("view") === "channel") {
     const next = Number(ssmlens.shown("channel") || 0) + other;

@@ -21,7 +21,10 @@ from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views.scores import proven, scores
 
-_SOON, _MORE = 0.1, 0.6  # seconds of scoring before the page shows what there is, at first and later
+_SOON, _MORE = (
+    0.1,
+    0.6,
+)  # seconds of scoring before the page shows what there is, at first and later
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
@@ -39,7 +42,7 @@ def layout(scene: Scene) -> Component:
                 height=270,
             ),
             dcc.Store(id="layers-blocks-told", data=blocks(scene)),
-            html.Div(id="layers-blocks", className="blocks"),
+            html.Div(id="layers-blocks"),
             table_card(
                 "layers-table",
                 "Ranking",
@@ -225,7 +228,7 @@ def _plain(value: float) -> float | None:
 
 
 follow(PAGE, "by")
-PAGE.clientside("draw_blocks", Input("layers-blocks-told", "data"))
+PAGE.clientside("blocks", Output("layers-blocks", "className"), Input("layers-blocks-told", "data"))
 PAGE.clientside("ask_again", Input("layers-unscored", "data"))
 PAGE.clientside(
     "open_layer", Input("layers-table", "cellClicked"), Input("layers-scores", "clickData")
