@@ -91,39 +91,54 @@
     if (token) window.ssmlens.go({ query: token.dataset.token });
   });
 
-  /** The tokens as elements, made once for a text; in paragraphs, so that the browser skips those out of sight. */
+  /** Paragraphs are coloured while they are in sight: of a long text, few are. */
+  const sight = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      target.inSight = isIntersecting;
+      if (isIntersecting) colour(target);
+      else if (!target.isConnected) sight.unobserve(target);
+    }
+  }, { rootMargin: "200px" });
+
+  /** The tokens as elements, made once for a text, in paragraphs. */
   function write(panel) {
-    if (panel.tokens === tokens) return panel.pieces;
+    if (panel.tokens === tokens) return;
     panel.tokens = tokens;
-    panel.pieces = tokens.map((token, i) => {
-      const piece = document.createElement("span");
-      piece.dataset.token = i;
-      piece.textContent = token;
-      return piece;
-    });
     const paragraphs = [];
-    for (let i = 0; i < tokens.length; i += PARAGRAPH) {
+    for (let first = 0; first < tokens.length; first += PARAGRAPH) {
       const paragraph = document.createElement("p");
-      paragraph.append(...panel.pieces.slice(i, i + PARAGRAPH));
+      tokens.slice(first, first + PARAGRAPH).forEach((token, i) => {
+        const piece = document.createElement("span");
+        piece.dataset.token = first + i;
+        piece.textContent = token;
+        paragraph.append(piece);
+      });
       paragraphs.push(paragraph);
+      sight.observe(paragraph);
     }
     panel.replaceChildren(...paragraphs);
-    return panel.pieces;
   }
 
-  /** The text, each token coloured by its weight in the row and under a bar of the same height. */
-  function paint(row) {
-    const panel = document.getElementById("maps-text");
-    if (!panel || !row) return;
-    const largest = row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30);
-    write(panel).forEach((piece, i) => {
-      const v = row.values[i] ?? 0;
+  /** Each token of a paragraph coloured by its weight in the row and under a bar of the same height. */
+  function colour(paragraph) {
+    if (!painted || paragraph.row === painted) return;
+    paragraph.row = painted;
+    const { values, query, signed, largest } = painted;
+    for (const piece of paragraph.children) {
+      const i = Number(piece.dataset.token), v = values[i] ?? 0;
       const share = (Math.abs(v) / largest).toFixed(3);
-      const name = ["token", row.signed ? (v < 0 ? "minus" : "plus") : "unit",
-        i === row.query ? "query" : i > row.query ? "later" : ""].join(" ");
+      const name = ["token", signed ? (v < 0 ? "minus" : "plus") : "unit",
+        i === query ? "query" : i > query ? "later" : ""].join(" ");
       if (piece.className !== name) piece.className = name;
       if (piece.share !== share) piece.style.setProperty("--share", piece.share = share);
-    });
+    }
+  }
+
+  function paint() {
+    const panel = document.getElementById("maps-text");
+    if (!panel || !painted) return;
+    write(panel);
+    for (const paragraph of panel.children) if (paragraph.inSight) colour(paragraph);
   }
 
   // The value under the pointer, told when it is asked for.
@@ -152,9 +167,10 @@
     /** Paint the text; returns the title over it. */
     titled(row, texts) {
       tokens = texts || [];
-      painted = row;
+      const largest = row && row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30);
+      painted = row && { ...row, largest };
       if (!row) return "Row of a query";
-      setTimeout(() => paint(row), 0);
+      setTimeout(paint, 0);
       return `${row.title}, row of query ${row.query} ${tokens[row.query]}`;
     },
   });
