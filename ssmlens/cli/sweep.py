@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
@@ -28,10 +28,18 @@ class SweepCommand(TrainConfig):
     """A Python file that makes a list of TrainConfig called configs; it is run."""
     out: Path | None = None
     """Folder of the run folders. Default: sweeps/ and the task, or the Python file's name."""
-    workers: int = 1
-    """Processes that train side by side."""
+    engine: Literal["local", "ray"] = "local"
+    """What starts the workers: local, processes of this machine; ray, a Ray cluster whose machines share a disk."""
+    workers: int | None = None
+    """Processes that train side by side. Default: one a device; with --engine ray as many as there is room for."""
     device: tuple[str, ...] = ("auto",)
     """Where: cpu, cuda, or several that workers take in turn, as in cuda:0 cuda:1."""
+    gpus_per_worker: float | None = None
+    """--engine ray: share of a GPU that a worker takes up, such as 0.25. Default: 1 where there are GPUs."""
+    cpus_per_worker: float | None = None
+    """--engine ray: CPU cores that a worker takes up. Default: 1."""
+    pack: int | None = None
+    """Runs of equal shape that a worker trains side by side, at most. Default: 8 on CUDA, else 1."""
     shard: str | None = None
     """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
     retry_failed: bool = False
@@ -51,8 +59,12 @@ class SweepCommand(TrainConfig):
             runs = sweep(
                 configs,
                 out,
+                engine=self.engine,
                 workers=self.workers,
                 devices=self.device,
+                gpus_per_worker=self.gpus_per_worker,
+                cpus_per_worker=self.cpus_per_worker,
+                pack=self.pack,
                 shard=parse_shard(self.shard) or (1, 1),
                 retry_failed=self.retry_failed,
                 hang_after=self.hang_after,

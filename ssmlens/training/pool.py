@@ -1,32 +1,17 @@
-"""Worker processes that work off a list of jobs, whatever happens to them: crashes, hangs, full memory.
+"""Work off packs of jobs, whatever happens to the workers: crashes, hangs, full memory. Knows nothing of training."""
 
-Knows nothing of training, and imports nothing heavy: a worker that dies is soon replaced.
-"""
-
-import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ssmlens.errors import SsmlensError
+from ssmlens.training.engines.engine import Engine, Place, Told, Work, Worker
 
 Job = TypeVar("Job")
-Place = TypeVar("Place")
-# What a worker does: with a job, at its place (a device), calling the third argument now and then as a sign of life.
-Work = Callable[[Any, Any, Callable[[], None]], None]
 
-# Seconds between a worker's signs of life that are passed on, and until a job that is elsewhere is asked for again.
-_BEAT, _ELSEWHERE = 1.0, 1.0
-
-
-class ElsewhereError(Exception):
-    """Raised by a worker: another launcher's worker has this job now."""
+# Seconds until a job that is elsewhere is asked for again, and that are waited for a word at most.
+_ELSEWHERE, _WAIT = 1.0, 0.2
 
 
 class Outcome(NamedTuple, Generic[Job]):
@@ -43,196 +28,163 @@ class Outcome(NamedTuple, Generic[Job]):
     error: str = ""
 
 
-class _Worker:
-    """A process, and what it is at."""
-
-    def __init__(self, work: Work, place: Any):
-        spawn = multiprocessing.get_context("spawn")
-        self.place, self.job, self.attempt, self.last = place, None, 0, 0.0
-        self.ready = False  # which takes as long as it takes to import the work
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, work, place), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def give(self, job: Any, attempt: int) -> None:
-        """Hand it a job, which is begun for the `attempt`-th time."""
-        self.job, self.attempt, self.last = job, attempt, time.monotonic()
-        with contextlib.suppress(OSError):  # it has died: `hear` will tell
-            self.pipe.send(job)
-
-    def hear(self) -> tuple[str, str] | None:
-        """What it says of its job: (state, error); None for a sign of life."""
-        try:
-            told = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            ended = f"its process ended with {_exit(self.process.exitcode)}"
-            if not self.ready:
-                raise SsmlensError(f"a worker cannot start: {ended}; see above") from None
-            return "crashed", ended
-        self.ready, self.last = True, time.monotonic()
-        return told
-
-    def end(self) -> None:
-        """Stop it, now."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
 def run_pool(
-    jobs: Sequence[Job],
+    packs: Sequence[Sequence[Job]],
     work: Work,
-    places: Sequence[Place],
+    engine: Engine,
     *,
     hang_after: float,
     attempts: int = 3,
     skip: Callable[[Job], bool] = lambda job: False,
 ) -> Iterator[Outcome[Job]]:
-    """Work off the jobs, one process a place; yields each job's outcome once, as they come.
+    """Work off the packs, one at a time on each of the engine's places; yields each job's outcome once, as they come.
 
-    A job whose process crashes, runs out of memory, or gives no sign of life is given to a new process, `attempts`
-    times in all. Where a worker raises SsmlensError the job has failed. Workers end with this process, however it ends.
+    Where a worker crashes, runs out of memory or gives no sign of life, those jobs of its pack that it has not told the
+    end of are begun again by another worker, each alone, so that none takes its neighbours down twice; `attempts` times
+    in all. A job that is elsewhere is asked for again, which is no attempt.
 
     Args:
-        jobs: What is to be done; each is pickled.
-        work: A function of a module: (job, place, sign of life).
-        places: What each worker is told, such as its device.
-        hang_after: Seconds without a sign of life, after which a worker is killed.
+        packs: What is to be done, and what of it together; each job is pickled.
+        work: A function of a module; see `Work`.
+        engine: Starts the workers; entered by the caller.
+        hang_after: Seconds without a sign of life, after which a worker is ended.
         attempts: How often a job is begun.
         skip: Asked before a job is begun; true: it is settled already.
+
+    Raises:
+        SsmlensError: Workers cannot be started.
     """
-    pool = _Pool(jobs, work, attempts, hang_after, skip)
+    pool = _Pool(packs, work, engine, hang_after, attempts, skip)
     try:
-        yield from pool.run(places)
+        yield from pool.run()
     finally:
-        for worker in pool.workers:
-            worker.end()
+        for seat in pool.seats:
+            seat.worker.end()
+
+
+class _Waiting(NamedTuple):
+    """A pack, how often its jobs were begun, and the time before which it is left alone."""
+
+    pack: Sequence[Any]
+    begun: int = 0
+    after: float = 0.0
+
+
+class _Seat:
+    """A worker, and what it is at."""
+
+    def __init__(self, worker: Worker, place: Place):
+        self.worker, self.place = worker, place
+        self.ready = False  # which takes as long as it takes to import the work
+        self.at: _Waiting | None = None
+        self.heard = 0.0
+        self.left: dict[int, Any] = {}  # jobs of its pack that it has said nothing of
+        self.elsewhere: list[Any] = []
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.at is None
+
+    def give(self, waiting: _Waiting) -> None:
+        self.at, self.heard = waiting, time.monotonic()
+        self.left, self.elsewhere = dict(enumerate(waiting.pack)), []
+        self.worker.give(waiting.pack)
 
 
 class _Pool(Generic[Job]):
     def __init__(
         self,
-        jobs: Sequence[Job],
+        packs: Sequence[Sequence[Job]],
         work: Work,
-        attempts: int,
+        engine: Engine,
         hang_after: float,
+        attempts: int,
         skip: Callable[[Job], bool],
     ):
-        # (when it may be begun, job, attempts so far)
-        self._waiting = deque((0.0, job, 0) for job in jobs)
-        self._work, self._attempts, self._hang_after = work, attempts, hang_after
-        self._skip = skip
-        self.workers: list[_Worker] = []
+        self._waiting = deque(_Waiting(pack) for pack in packs)
+        self._work, self._engine, self._skip = work, engine, skip
+        self._hang_after, self._attempts = hang_after, attempts
+        self._free = list(engine.places)
+        self._false_starts = 0  # since the last worker that was ready
+        self.seats: list[_Seat] = []
 
-    def run(self, places: Sequence[Any]) -> Iterator[Outcome[Job]]:
+    def run(self) -> Iterator[Outcome[Job]]:
         """See `run_pool`."""
-        for _ in range(len(self._waiting)):  # so that no worker is started for nothing
-            first = self._waiting.popleft()
-            if self._skip(first[1]):
-                yield Outcome(first[1], "skipped")
-            else:
-                self._waiting.append(first)
-        self.workers = [_Worker(self._work, place) for place in places[: len(self._waiting)]]
-        while self._waiting or any(worker.job is not None for worker in self.workers):
+        while self._waiting or any(seat.at is not None for seat in self.seats):
+            self._staff()
             yield from self._hand_out()
-            ready = connection.wait([worker.pipe for worker in self.workers], 0.2)
-            for worker in list(self.workers):
-                if worker.pipe in ready:
-                    told = worker.hear()
-                elif worker.job is None or time.monotonic() - worker.last < self._hang_after:
-                    continue
-                else:
-                    told = ("hung", f"it gave no sign of life for {self._hang_after:g} s")
-                if told is not None:
-                    yield from self._settle(worker, *told)
+            speaking = self._engine.wait([seat.worker for seat in self.seats], _WAIT)
+            for seat in list(self.seats):
+                if seat.worker in speaking:
+                    yield from self._listen(seat, seat.worker.hear())
+                elif seat.at is not None and time.monotonic() - seat.heard > self._hang_after:
+                    told = f"it gave no sign of life for {self._hang_after:g} s"
+                    yield from self._settle(seat, "hung", told)
+
+    def _staff(self) -> None:
+        """Start workers while there are packs for them; without packs, end those that are idle."""
+        wanted = len(self._waiting) - sum(seat.at is None for seat in self.seats)
+        for place in self._free[: max(wanted, 0)]:
+            self._free.remove(place)
+            self.seats.append(_Seat(self._engine.start(self._work, place), place))
+        if not self._waiting:
+            for seat in [seat for seat in self.seats if seat.at is None]:
+                self._dismiss(seat)
+
+    def _dismiss(self, seat: _Seat) -> None:
+        seat.worker.end()
+        self.seats.remove(seat)
+        self._free.append(seat.place)
 
     def _hand_out(self) -> Iterator[Outcome[Job]]:
-        for worker in self.workers:
+        for seat in self.seats:
             for _ in range(len(self._waiting)):
-                if worker.job is not None or not worker.ready:
+                if not seat.idle:
                     break
-                ready, job, begun = self._waiting.popleft()
-                if ready > time.monotonic():
-                    self._waiting.append((ready, job, begun))
-                elif self._skip(job):
-                    yield Outcome(job, "skipped")
-                else:
-                    worker.give(job, begun + 1)
+                waiting = self._waiting.popleft()
+                if waiting.after > time.monotonic():
+                    self._waiting.append(waiting)
+                    continue
+                settled = [self._skip(job) for job in waiting.pack]
+                pairs = list(zip(waiting.pack, settled, strict=True))
+                yield from (Outcome(job, "skipped") for job, over in pairs if over)
+                if pack := [job for job, over in pairs if not over]:
+                    seat.give(waiting._replace(pack=pack))
 
-    def _settle(self, worker: _Worker, state: str, error: str) -> Iterator[Outcome[Job]]:
-        job, begun = worker.job, worker.attempt
-        worker.job = None
-        if state not in (
-            "done",
-            "failed",
-            "elsewhere",
-        ):  # its process is gone, or not to be trusted
-            worker.end()
-            self.workers[self.workers.index(worker)] = _Worker(self._work, worker.place)
-        if job is None:
+    def _listen(self, seat: _Seat, told: Told | None) -> Iterator[Outcome[Job]]:
+        if not seat.ready and told is not None:
+            self._dismiss(seat)
+            self._false_starts += 1
+            if self._false_starts >= self._attempts:
+                raise SsmlensError(f"a worker cannot start: {told.error}; see above")
             return
-        if state in ("done", "failed"):
-            yield Outcome(job, state, error)
-        elif state == "elsewhere":
-            self._waiting.append((time.monotonic() + _ELSEWHERE, job, begun - 1))
-        elif begun < self._attempts:
-            self._waiting.append((0.0, job, begun))
-        else:
-            yield Outcome(job, "lost", f"{state} {begun} times: {error}")
-
-
-def _serve(pipe: connection.Connection, work: Work, place: Any) -> None:
-    """A worker: jobs come through the pipe, and what became of them goes back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C means the launcher
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    last = 0.0
-
-    def beat() -> None:
-        nonlocal last
-        if time.monotonic() - last > _BEAT:
-            last = time.monotonic()
-            tell(None)
-
-    def tell(told: tuple[str, str] | None) -> None:
-        try:
-            pipe.send(told)
-        except OSError:  # the launcher is gone
-            os._exit(1)
-
-    tell(None)
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
+        self._false_starts, seat.ready, seat.heard = 0, True, time.monotonic()
+        if told is None:
             return
-        try:
-            work(job, place, beat)
-        except ElsewhereError:
-            tell(("elsewhere", ""))
-        except SsmlensError as error:
-            tell(("failed", _line(error)))
-        except Exception as error:
-            full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-            tell(("out of memory" if full else "crashed", _line(error)))
-        else:
-            tell(("done", ""))
+        if told.job is None:
+            yield from self._settle(seat, told.state, told.error)
+        elif told.job in seat.left:
+            job = seat.left.pop(told.job)
+            if told.state == "elsewhere":
+                seat.elsewhere.append(job)
+            else:
+                yield Outcome(job, told.state, told.error)
 
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _line(error: BaseException) -> str:
-    told = " ".join(str(error).split())[:1000]
-    if isinstance(error, SsmlensError):
-        return told
-    return f"{type(error).__name__}: {told}".removesuffix(": ")
-
-
-def _exit(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    def _settle(self, seat: _Seat, state: str, error: str) -> Iterator[Outcome[Job]]:
+        """A worker is through with its pack, one way or the other."""
+        at, seat.at = seat.at, None
+        if state not in ("ended", "failed"):  # its process is gone, or not to be trusted
+            self._dismiss(seat)
+        if at is None:
+            return
+        if seat.elsewhere:
+            after = time.monotonic() + _ELSEWHERE
+            self._waiting.append(_Waiting(seat.elsewhere, at.begun, after))
+        begun = at.begun + 1
+        for job in seat.left.values():
+            if state == "failed" and len(at.pack) == 1:
+                yield Outcome(job, "failed", error)
+            elif begun < self._attempts:
+                self._waiting.append(_Waiting([job], begun))
+            else:
+                yield Outcome(job, "lost", f"{state} {begun} times: {error}")

@@ -1,29 +1,37 @@
 """`sweep`: many configs, a run folder each, named after what it trains: whatever is there already is not done again."""
 
-from collections.abc import Callable, Sequence
+import socket
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.store.disk import told_in_one_line
 from ssmlens.store.runs import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.pool import ElsewhereError, Work, run_pool
+from ssmlens.training.engines.engine import Place, Work, Workers, engines
+from ssmlens.training.pool import Outcome, run_pool
 from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.sweep_jobs import SweepJob, make_packs, take_shard
 
-
-class SweepJob(NamedTuple):
-    """A run of a sweep: its folder and what is trained."""
-
-    path: Path
-    config: TrainConfig
+# Runs that are trained together where the caller does not say: small models fill a GPU only side by side.
+_PACK_ON_CUDA = 8
+# Seconds in which a worker that was ended lets go of its folder.
+_LET_GO = 5.0
 
 
 def sweep(
     configs: Sequence[TrainConfig],
     out: Path | str = "sweeps",
     *,
-    workers: int = 1,
+    engine: str = "local",
+    workers: int | None = None,
     devices: Sequence[str] = ("auto",),
+    gpus_per_worker: float | None = None,
+    cpus_per_worker: float | None = None,
+    pack: int | None = None,
     shard: tuple[int, int] = (1, 1),
     retry_failed: bool = False,
     hang_after: float = 900.0,
@@ -38,50 +46,72 @@ def sweep(
 
     Folders are named after their config, so that a sweep may be stopped and started again, extended, or worked on by
     several launchers at once: a run is done once. What crashes, hangs or runs out of memory goes on from its last
-    checkpoint, `attempts` times in all; what then is not done has failed, and its status.json says why.
+    checkpoint, alone, `attempts` times in all; what then is not done has failed, and its status.json says why.
 
     Args:
         configs: What is trained; the same one twice is one run.
         out: Folder of the run folders.
-        workers: Processes that train side by side.
-        devices: Where; workers take them in turn.
-        shard: (i, N), i from 1: only the i-th N-th of the configs, for N launchers that a scheduler starts.
+        engine: What starts the workers: local, processes of this machine; ray, see `RayEngine`.
+        workers: Processes that train side by side. None: one a device; with ray, as many as there is room for.
+        devices: Where; workers take them in turn. With ray: auto or cpu.
+        gpus_per_worker: ray: share of a GPU that a worker takes up. None: 1 where there are any, else 0.
+        cpus_per_worker: ray: CPU cores that a worker takes up. None: 1.
+        pack: Runs of equal shape that a worker trains side by side, at most. None: 8 on CUDA, else 1.
+        shard: (i, N), i from 1: only the i-th N-th of the configs, for N launchers that a scheduler starts. It does
+            not depend on `pack`.
         retry_failed: Begin runs anew that have failed; otherwise they stay so.
         hang_after: Seconds without a step, after which a worker is killed.
         attempts: How often a run is begun, at most.
         progress: Called with (runs settled, runs, what failed).
-        work: What a worker does with a `SweepJob`; None: train it.
+        work: What a worker does with a pack of `SweepJob`s; None: train them.
 
     Raises:
-        UsageError: A config cannot be trained; nothing is begun then.
-        SsmlensError: The disk cannot be written.
+        UsageError: A config cannot be trained, or there is no such engine or device; nothing is begun then.
+        SsmlensError: The disk cannot be written, or machines do not share it.
     """
     i, n = shard
     if not 1 <= i <= n:
         raise UsageError(f"shard {i}/{n}: i/N needs 1 ≤ i ≤ N")
-    if workers < 1 or not devices:
-        raise UsageError("a sweep needs at least one worker and one device")
+    if pack is not None and pack < 1:
+        raise UsageError(f"--pack is at least 1, not {pack}")
+    asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
+    started = engines[engine](asked)
     if work is None:
         _check_all(configs)
     paths = {run_path(Path(out), config): config for config in configs}
-    jobs = [SweepJob(path, config) for path, config in paths.items()][i - 1 :: n]
-    places = [(devices[k % len(devices)], workers) for k in range(workers)]
+    jobs = take_shard([SweepJob(path, config) for path, config in paths.items()], i, n)
     again = {job.path for job in jobs if retry_failed and _state(job.path) == "failed"}
 
     def settled(job: SweepJob) -> bool:
         return _state(job.path) in ("done", "failed") and job.path not in again
 
-    outcomes = run_pool(
-        jobs, work or _train, places, hang_after=hang_after, attempts=attempts, skip=settled
-    )
-    failed = 0
-    for count, outcome in enumerate(outcomes, 1):
-        again.discard(outcome.job.path)
-        if outcome.state in ("failed", "lost") and _state(outcome.job.path) != "failed":
-            _record(outcome.job, outcome.error)
-        failed += _state(outcome.job.path) == "failed"
-        if progress is not None:
-            progress(count, len(jobs), f"{failed} failed" if failed else "")
+    def outcomes() -> Generator[Outcome[SweepJob]]:
+        yield from (Outcome(job, "skipped") for job in jobs if settled(job))
+        left = [job for job in jobs if not settled(job)]
+        if not left:
+            return
+        with told_in_one_line(Path(out), 0):
+            Path(out).mkdir(parents=True, exist_ok=True)
+        with started as running:
+            most = pack or _usual_pack(running.places)
+            packs = make_packs(left, most, len(running.places))
+            limits = {"hang_after": hang_after, "attempts": attempts}
+            yield from run_pool(packs, work or _train, running, skip=settled, **limits)
+
+    failed, done = 0, []
+    with closing(outcomes()) as ends:
+        for count, (job, state, error) in enumerate(ends, 1):
+            again.discard(job.path)
+            if state in ("failed", "lost") and _state(job.path) != "failed":
+                _record(job, error)
+            if state == "done":
+                done.append(job.path)
+            failed += _state(job.path) == "failed"
+            if progress is not None:
+                progress(count, len(jobs), f"{failed} failed" if failed else "")
+    if absent := [path for path in done if _state(path) != "done"]:
+        told = f"{len(absent)} runs are done, but {absent[0]} is not here"
+        raise SsmlensError(f"{told}: the machines of a sweep must share a file system")
     return [open_run(job.path) for job in jobs if (job.path / METRICS).exists()]
 
 
@@ -100,18 +130,39 @@ def _check_all(configs: Sequence[TrainConfig]) -> None:
             raise UsageError(f"config {number} ({config.arm_name}): {error}") from None
 
 
-def _train(job: SweepJob, place: tuple[str, int], beat: Callable[[], None]) -> None:
+def _train(
+    pack: Sequence[SweepJob],
+    place: Place,
+    told: Callable[[int, str, str], None],
+    beat: Callable[[], None],
+) -> None:
     """What a worker does."""
     import torch
 
-    from ssmlens.training.loop import train
+    from ssmlens.training.loop import train_pack
 
-    device, workers = place
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    try:
-        train(job.config, job.path, resume=True, device=device, progress=lambda told: beat())
-    except BusyError:
-        raise ElsewhereError from None
+    for folder in {job.path.parent for job in pack}:
+        if not folder.is_dir():  # the launcher has made it
+            host = socket.gethostname()
+            lacks = f"{host} has no folder {folder}"
+            raise SsmlensError(f"{lacks}: the machines of a sweep must share a file system")
+    device = torch.device(place.device)
+    if device.index is not None:  # kernels run where the process is, not where their tensors are
+        torch.cuda.set_device(device)
+    torch.set_num_threads(max(1, _cores() // place.sharing))
+    train_pack(pack, device=place.device, told=told, beat=beat)
+
+
+@cache
+def _cores() -> int:
+    """Threads that torch takes by itself: asked for before it is told."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _usual_pack(places: Sequence[Place]) -> int:
+    return _PACK_ON_CUDA if all(place.device.startswith("cuda") for place in places) else 1
 
 
 def _state(path: Path) -> str:
@@ -120,10 +171,16 @@ def _state(path: Path) -> str:
 
 def _record(job: SweepJob, error: str) -> None:
     """Write down that a run was given up, unless another launcher has it now."""
-    try:
-        with RunFolder(job.path, job.config) as folder:
-            status = open_run(job.path).status
-            seconds = status.seconds if status.seconds == status.seconds else 0.0
-            folder.tell("failed", status.step, job.config.steps, seconds, error)
-    except BusyError:
-        return
+    until = time.monotonic() + _LET_GO
+    while True:
+        try:
+            with RunFolder(job.path, job.config) as folder:
+                status = open_run(job.path).status
+                seconds = status.seconds if status.seconds == status.seconds else 0.0
+                if status.state != "done":
+                    folder.tell("failed", status.step, job.config.steps, seconds, error)
+                return
+        except BusyError:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.1)

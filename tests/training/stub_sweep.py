@@ -1,13 +1,13 @@
-"""A launcher of stub runs that crash, hang and fill the memory; run as a program: OUT RUNS WORKERS [ARM ...]."""
+"""A launcher of stub runs that crash, hang and fill the memory; run as a program: OUT RUNS [ARM ...] [--pack 8]."""
 
+import argparse
 import os
-import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.pool import ElsewhereError
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.sweep import sweep
 
@@ -19,22 +19,36 @@ def configs(count, arms=("",)):
     return [TrainConfig(seed=seed, steps=1, arm=arm) for arm in arms for seed in range(count)]
 
 
-def stub(job, place, beat):
-    """One line in the run's metrics; in `begun` a letter each time that it is begun."""
-    try:
-        with RunFolder(job.path, job.config) as folder:
-            if (job.path / "status.json").exists():
-                return
+def stub(pack, place, told, beat):
+    """Each job of the pack: see `run`; and tells how it ended."""
+    with ExitStack() as held:
+        folders = {}
+        for number, job in enumerate(pack):
+            try:
+                folders[number] = held.enter_context(RunFolder(job.path, job.config))
+            except BusyError:
+                told(number, "elsewhere", "")
+        for number, folder in folders.items():
             beat()
-            folder.cut_back(0)
-            with (job.path / "begun").open("a") as begun:
-                begun.write("x")
-            misbehave(job, (job.path / "begun").stat().st_size)
-            time.sleep(0.01)
-            folder.measure(1, "eval", 20, loss=0.5, char=0.5, string=0.0)
-            folder.tell("done", 1, 1, 0.01)
-    except BusyError:
-        raise ElsewhereError from None
+            try:
+                run(pack[number], folder, place)
+            except SsmlensError as error:
+                told(number, "failed", str(error))
+            else:
+                told(number, "done", "")
+
+
+def run(job, folder, place):
+    """One line in the run's metrics; in `begun` a line each time that it is begun: where, and in which process."""
+    if (job.path / "status.json").exists():
+        return
+    folder.cut_back(0)
+    with (job.path / "begun").open("a") as begun:
+        begun.write(f"{place.device} {os.getpid()}\n")
+    misbehave(job, len((job.path / "begun").read_text().splitlines()))
+    time.sleep(0.01)
+    folder.measure(1, "eval", 20, loss=0.5, char=0.5, string=0.0)
+    folder.tell("done", 1, 1, 0.01)
 
 
 def misbehave(job, times):
@@ -52,7 +66,26 @@ def misbehave(job, times):
         raise SsmlensError("no,\nnever")
 
 
+def main():
+    words = argparse.ArgumentParser()
+    words.add_argument("out", type=Path)
+    words.add_argument("runs", type=int)
+    words.add_argument("arms", nargs="*", default=[""])
+    words.add_argument("--workers", type=int)
+    words.add_argument("--pack", type=int)
+    words.add_argument("--engine", default="local")
+    given = words.parse_args()
+    sweep(
+        configs(given.runs, given.arms),
+        given.out,
+        engine=given.engine,
+        workers=given.workers,
+        devices=("cpu",),
+        pack=given.pack,
+        hang_after=2.0,
+        work=stub,
+    )
+
+
 if __name__ == "__main__":
-    out, count, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    runs = configs(count, sys.argv[4:] or [""])
-    sweep(runs, out, workers=workers, hang_after=2.0, work=stub)
+    main()

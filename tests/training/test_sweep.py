@@ -18,18 +18,36 @@ from ssmlens.training.sweep import run_path, sweep
 
 RUNS = int(os.environ.get("SSMLENS_STUB_RUNS", "24"))
 KILLS = int(os.environ.get("SSMLENS_STUB_KILLS", "2"))
-PROGRAM = Path(__file__).with_name("stub_sweep.py")
+HERE = Path(__file__).parent
+# The tests' own python; another one where Ray is installed elsewhere.
+PYTHON = os.environ.get("SSMLENS_STUB_PYTHON", sys.executable)
+HAS_RAY = subprocess.run([PYTHON, "-c", "import ray"], capture_output=True).returncode == 0
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed")
 
 
 def launch(out, *words, **environment):
-    command = [sys.executable, PROGRAM, out, *map(str, words)]
+    command = [PYTHON, HERE / "stub_sweep.py", out, *map(str, words)]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
-def test_every_run_once_with_two_launchers_of_which_one_is_killed(tmp_path):
-    """SSMLENS_STUB_RUNS=500 SSMLENS_STUB_KILLS=10 is the whole of it."""
-    out = tmp_path / "sweep"
-    steady, killed = launch(out, RUNS, 2), launch(out, RUNS, 2)
+@pytest.fixture
+def cluster():
+    """Address of a Ray cluster of two nodes on this machine."""
+    command = [PYTHON, HERE / "ray_cluster.py"]
+    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    nodes = subprocess.Popen(
+        command, env=quiet, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert nodes.stdin is not None
+    assert nodes.stdout is not None
+    with nodes:
+        yield nodes.stdout.readline().strip()
+        nodes.stdin.close()
+
+
+def work_off_with_kills(out, *words, **environment):
+    """Two launchers at once, of which one is killed and started again, until all is done."""
+    steady, killed = (launch(out, RUNS, *words, **environment) for _ in range(2))
     try:
         for number in range(1, KILLS + 1):
             goal = number * RUNS // (KILLS + 2)
@@ -37,36 +55,67 @@ def test_every_run_once_with_two_launchers_of_which_one_is_killed(tmp_path):
                 time.sleep(0.02)
             killed.send_signal(signal.SIGKILL)
             killed.wait()
-            killed = launch(out, RUNS, 2)
+            killed = launch(out, RUNS, *words, **environment)
         assert (steady.wait(), killed.wait()) == (0, 0)
     finally:
         steady.kill()
         killed.kill()
+
+
+def require_all_once(out):
     runs = [open_run(path) for path in find_runs(out)]
     assert sorted(run.seed for run in runs) == list(range(RUNS))
     assert {run.status.state for run in runs} == {"done"}
     assert all(len(run.metrics) == 1 for run in runs)
     assert tabulate(runs).char.values.tolist() == [[0.5]] * RUNS
-    begun = sum((run.path / "begun").stat().st_size for run in runs)
-    assert begun >= RUNS  # faults and kills: some more than once
+    assert sum(map(begun, find_runs(out))) >= RUNS  # faults and kills: some more than once
 
 
-def test_what_cannot_be_done_is_recorded_with_its_reason(tmp_path):
+def begun(path):
+    """How often a stub run was begun."""
+    return len((path / "begun").read_text().splitlines())
+
+
+@pytest.mark.parametrize("pack", [1, 8])
+def test_every_run_once_with_two_launchers_of_which_one_is_killed(tmp_path, pack):
+    """SSMLENS_STUB_RUNS=500 SSMLENS_STUB_KILLS=10 is the whole of it."""
+    out = tmp_path / "sweep"
+    work_off_with_kills(out, "--workers", 2, "--pack", pack)
+    require_all_once(out)
+
+
+@needs_ray
+def test_every_run_once_on_two_nodes_of_a_ray_cluster(tmp_path, cluster):
+    """The same; SSMLENS_STUB_PYTHON is a python that has Ray, where that of the tests has none."""
+    out = tmp_path / "sweep"
+    words = ("--engine", "ray", "--workers", 3, "--pack", 8)
+    work_off_with_kills(out, *words, RAY_ADDRESS=cluster)
+    require_all_once(out)
+    text = "".join((path / "begun").read_text() for path in find_runs(out))
+    assert len(set(text.splitlines())) > 1  # processes
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
+def test_what_cannot_be_done_is_recorded_with_its_reason(tmp_path, engine):
+    """In one pack with what can be, and without a cluster that is there already."""
     arms = ("crash", "hang", "fill", "refuse", "default")
-    assert launch(tmp_path, 1, 3, *arms).wait() == 0
-    status = {run.arm: run.status for run in map(open_run, find_runs(tmp_path))}
-    told = {arm: (status[arm].state, status[arm].error) for arm in arms}
+    words = ("--engine", engine, "--workers", 2, "--pack", 8)
+    assert launch(tmp_path, 1, *arms, *words).wait() == 0
+    runs = {run.arm: run for run in map(open_run, find_runs(tmp_path))}
+    told = {arm: (run.status.state, run.status.error) for arm, run in runs.items()}
+    ended = {"local": "signal 6", "ray": "SYSTEM_ERROR"}[engine]
     assert told == {
-        "crash": ("failed", "crashed 3 times: its process ended with signal 6"),
+        "crash": ("failed", f"crashed 3 times: its process ended with {ended}"),
         "hang": ("failed", "hung 3 times: it gave no sign of life for 2 s"),
         "fill": ("failed", "out of memory 3 times: MemoryError"),
         "refuse": ("failed", "no, never"),
         "default": ("done", ""),
     }
-    begun = {open_run(p).arm: (p / "begun").stat().st_size for p in find_runs(tmp_path)}
-    assert begun == {"crash": 3, "hang": 3, "fill": 3, "refuse": 1, "default": 1}
-    assert launch(tmp_path, 1, 1, "crash", "default").wait() == 0  # it stays failed
-    assert begun == {open_run(p).arm: (p / "begun").stat().st_size for p in find_runs(tmp_path)}
+    times = {arm: begun(run.path) for arm, run in runs.items()}
+    assert times["refuse"] == times["default"] == 1
+    again = launch(tmp_path, 1, "crash", "default", "--engine", engine)
+    assert again.wait() == 0  # it stays failed
+    assert times == {arm: begun(run.path) for arm, run in runs.items()}
 
 
 @pytest.fixture

@@ -1,0 +1,14 @@
+"""A Ray cluster of two nodes on this machine, run as a program: prints its address; ends with its standard input."""
+
+import sys
+
+from ray.cluster_utils import Cluster
+
+NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+
+if __name__ == "__main__":
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.add_node(**NODE)
+    print(cluster.address, flush=True)
+    sys.stdin.read()
+    cluster.shutdown()
