@@ -1,7 +1,6 @@
 """`ssmlens capture`."""
 
 import dataclasses
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
+from ssmlens.cli.shard import parse_shard
 from ssmlens.errors import UsageError
 
 
@@ -68,7 +68,7 @@ class CaptureCommand:
         from ssmlens.models.load import load_model
         from ssmlens.recorder.capture import capture
 
-        shard = _shard(self.shard)
+        shard = parse_shard(self.shard)
         self._check_options()
         model = load_model(
             self.model,
@@ -170,15 +170,6 @@ def _layers(mamba: int, attention: int) -> str:
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if match is None:
-        raise UsageError(f"--shard is i/N, such as 1/4, not {text!r}")
-    return int(match[1]), int(match[2])
 
 
 COMMAND = CaptureCommand
