@@ -17,6 +17,8 @@ _START = {
     *("shuffled", "init_from", "embeddings"),
 }
 _ENDED = ("done", "failed")
+# Arms that a verdict names.
+_NAMED = 3
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -67,6 +69,12 @@ class ArmSummary:
     def decades(self) -> float:
         """Width of the window: log10 of highest over lowest; NaN where there is none."""
         return math.log10(self.window[1] / self.window[0]) if self.window else math.nan
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the window reaches the lowest or highest rate that was tried, so that it may be wider."""
+        ends = {min(self.rates), max(self.rates)}
+        return self.window is not None and not ends.isdisjoint(self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +251,9 @@ def _judge(arms: Sequence[ArmSummary]) -> tuple[str | None, str]:
     best, *others = arms
     close = [arm.arm for arm in others if not _is_ahead(best, arm)]
     if close:
-        return None, f"no winner: {best.arm} and {', '.join(close)} differ by no more than seeds do"
+        more = f" and {len(close) - _NAMED} more" if len(close) > _NAMED else ""
+        named = ", ".join(close[:_NAMED]) + more
+        return None, f"no winner: {best.arm} and {named} differ by no more than seeds do"
     edge = best.best_rate in (min(best.rates), max(best.rates)) and len(best.rates) > 1
     at = f"{best.arm} wins, at learning rate {best.best_rate:g}"
     return best.arm, at + (", the edge of the grid: widen it" if edge else "")

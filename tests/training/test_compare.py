@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import statistics
 
 import pytest
@@ -69,6 +70,8 @@ def test_a_fair_comparison_has_a_winner(write, tmp_path):
     assert best.lock_in == 1
     assert best.window == (1e-3, 3e-3)
     assert best.decades == pytest.approx(math.log10(3))
+    assert best.cut_off, "no lower rate was tried"
+    assert not other.cut_off
     assert (other.best_rate, other.lock_in, other.window) == (3e-3, 0, None)
     half = 4.303 * statistics.stdev([0.2, 0.45, 0.3]) / math.sqrt(3)
     assert other.interval == pytest.approx((0.95 / 3 - half, 0.95 / 3 + half))
@@ -215,3 +218,18 @@ def test_welchs_test_at_its_edge(write, tmp_path, low, ahead):
     assert int(freedom) == 1
     assert (t > 12.706) == ahead
     assert (found(tmp_path).winner == "mimetic") == ahead
+
+
+def test_a_window_within_the_grid_is_all_of_it(write, tmp_path):
+    for rate, char in zip(RATES, (0.1, 0.95, 0.2), strict=True):
+        write("mimetic", rate, 0, char)
+    (arm,) = found(tmp_path).arms
+    assert (arm.window, arm.decades, arm.cut_off) == ((3e-3, 3e-3), 0.0, False)
+
+
+def test_of_many_arms_that_are_close_three_are_named(write, tmp_path):
+    for seed in (0, 1):
+        for arm in "abcdef":
+            write("mamba-ssm", 1e-3, seed, 0.5 + seed / 10, arm=arm)
+    names = "no winner: . and ., ., . and 2 more differ by no more than seeds do"
+    assert re.fullmatch(names, found(tmp_path).verdict)
