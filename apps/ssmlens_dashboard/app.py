@@ -3,26 +3,47 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from dash import Dash
+from flask import Flask, request
 
 from ssmlens.plots import DARK, LIGHT
 from ssmlens_dashboard.guard import Access, protect
 from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.pages import pages
 from ssmlens_dashboard.routes import ROUTES, add_routes
 from ssmlens_dashboard.shell import connect, frame
+from ssmlens_dashboard.views.ahead import Ahead
 
 _STYLE = f"""<style>
 :root {{ {LIGHT.css_variables()} }}
 :root[data-mantine-color-scheme="dark"] {{ {DARK.css_variables()} }}
 </style>"""
+# In the page itself: browsers ask for an icon that is a file anew at every change of the address.
+_ICON = quote(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
+    f'<path d="M0 0 16 16H0z" fill="{LIGHT.accent}" opacity=".35"/>'
+    '<path d="M0 6 10 16" stroke="#dd4c0c" stroke-width="2.5"/></svg>'
+)
+_UNUSED = "/dash_table/"  # scripts of Dash's own tables
 _INDEX = """<!DOCTYPE html>
 <html lang="en">
-<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}STYLE</head>
+<head>{%metas%}<title>{%title%}</title><link rel="icon" href="data:image/svg+xml,ICON">{%css%}STYLE</head>
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
-</html>""".replace("STYLE", _STYLE)
+</html>""".replace("STYLE", _STYLE).replace("ICON", _ICON)
+
+
+class _Dash(Dash):
+    """Dash without scripts that no page uses."""
+
+    def interpolate_index(self, **parts: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The first HTML."""
+        scripts = [line for line in parts["scripts"].splitlines() if _UNUSED not in line]
+        return super().interpolate_index(**parts | {"scripts": "\n".join(scripts)})
 
 
 def make_app(paths: Sequence[Path], access: Access) -> Dash:
@@ -38,7 +59,7 @@ def make_app(paths: Sequence[Path], access: Access) -> Dash:
     library = Library(paths)
     shown = pages()
     with _without_dash_settings():
-        app = Dash(
+        app = _Dash(
             __name__,
             title="ssmlens",
             update_title=None,  # pyright: ignore[reportArgumentType]
@@ -52,9 +73,25 @@ def make_app(paths: Sequence[Path], access: Access) -> Dash:
         app.layout = frame(shown)
         connect(app, shown, library)
         add_routes(app.server, shown, library)
+        _begin_at_once(app.server, shown, library)
         protect(app, access, tuple(page.name for page in shown), ROUTES)
         app._setup_server()  # scripts and callbacks are final, and Dash reads no setting later
     return app
+
+
+def _begin_at_once(server: Flask, pages: Sequence[Page], library: Library) -> None:
+    """Open the capture of an address, and make what its page needs, while the browser still loads its scripts."""
+    by_name, ahead = {page.name: page for page in pages}, Ahead(pause=0.0)
+
+    def begin(page: Page, search: str) -> None:
+        for make in page.ahead(page.scene(page.name, search, library)):
+            make()
+
+    @server.before_request
+    def page_asked_for() -> None:
+        page = by_name.get(request.path.strip("/"))
+        if page is not None and page.needs_capture:
+            ahead.make([partial(begin, page, request.query_string.decode("latin-1"))])
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from ssmlens.plots.colour_bar import colour_bar
 from ssmlens.plots.labels import literal
 from ssmlens.plots.raster import data_uri, palette_png
 from ssmlens.plots.scales import Scale, coloured
-from ssmlens.plots.theme import LABEL, LIGHT, SIGNED, UNIT, Theme, colorscale, template
+from ssmlens.plots.theme import LABEL, LIGHT, SIGNED, UNIT, Theme, template
 
 HOVERED = 32_768
 """Most cells that carry a value for the pointer; of more, neighbours share one."""
@@ -94,7 +95,7 @@ def paint(
         )
     )
     if bar:
-        figure.add_trace(_bar(shown.ticks, signed=signed).update(xaxis=axes[0], yaxis=axes[1]))
+        figure.add_trace(colour_bar(shown.ticks, signed=signed, axes=axes, length=0.8))
 
 
 def labelled_axis(
@@ -153,26 +154,3 @@ def _round_step(least: float) -> int:
             if step >= least:
                 return step
         power *= 10
-
-
-def _bar(ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: bool) -> go.Scatter:
-    """A trace of nothing, for its colour bar."""
-    marker = {
-        "color": [0],
-        "cmin": -1 if signed else 0,
-        "cmax": 1,
-        "colorscale": colorscale(SIGNED if signed else UNIT),
-        "showscale": True,
-        "colorbar": {
-            "tickvals": ticks[0],
-            "ticktext": ticks[1],
-            "thickness": 10,
-            "len": 0.8,
-            "tickfont": {"size": 11},
-            "outlinewidth": 0,
-            "xpad": 8,
-        },
-    }
-    return go.Scatter(
-        x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip"
-    )

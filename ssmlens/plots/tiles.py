@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from ssmlens.plots.colour_bar import colour_bar
 from ssmlens.plots.labels import label_pixels, literal, visible
 from ssmlens.plots.raster import Reduction, data_uri, palette_png
 from ssmlens.plots.scales import Scale, coloured
@@ -19,7 +20,6 @@ from ssmlens.plots.theme import (
     UNIT,
     Spec,
     Theme,
-    colorscale,
     plain_template,
 )
 
@@ -195,7 +195,7 @@ def tile_spec(
         mark = {"color": theme.muted, "width": 1, "dash": "dot"}
         where = {"xref": "x domain", "x0": 0, "x1": 1, "y0": query, "y1": query}
         layout["shapes"] = [{"type": "line", **where, "line": mark}]
-    return {"data": [_colour_bar(colours.ticks, signed=signed)], "layout": layout}
+    return {"data": [colour_bar(colours.ticks, signed=signed)], "layout": layout}
 
 
 def _join(
@@ -243,27 +243,3 @@ def _axis(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any]:
         "automargin": False,  # measuring labels takes the browser longer than all the rest
         "title": {"text": title, "standoff": 4},
     }
-
-
-def _colour_bar(
-    ticks: tuple[tuple[float, ...], tuple[str, ...]], *, signed: bool
-) -> dict[str, Any]:
-    """A trace of nothing, for its colour bar."""
-    marker = {
-        "color": [0],
-        "cmin": -1 if signed else 0,
-        "cmax": 1,
-        "colorscale": colorscale(SIGNED if signed else UNIT),
-        "showscale": True,
-        "colorbar": {
-            "tickvals": ticks[0],
-            "ticktext": ticks[1],
-            "thickness": 10,
-            "len": 0.6,
-            "tickfont": {"size": 11},
-            "outlinewidth": 0,
-            "xpad": 8,
-        },
-    }
-    drawn = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "marker": marker}
-    return {**drawn, "showlegend": False, "hoverinfo": "skip"}
