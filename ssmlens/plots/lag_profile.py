@@ -4,6 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from ssmlens.plots.packing import rounded
 from ssmlens.plots.theme import LIGHT, Spec, Theme, plain_template
 
 
@@ -28,8 +29,7 @@ def lag_profile_spec(
     share = energy / total if total > 0 else np.zeros_like(energy)
     line = {
         **{"type": "scatter", "mode": "lines", "fill": "tozeroy"},
-        "x": list(range(len(share))),
-        "y": [float(f"{s:.4g}") if np.isfinite(s) else None for s in share],
+        **{"x0": 0, "dx": 1, "y": rounded(share)},
         "line": {"shape": "hvh", "width": 1.5, "color": theme.accent},
         "hovertemplate": "%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
     }

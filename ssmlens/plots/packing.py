@@ -22,6 +22,23 @@ def pack(values: Float[np.ndarray, " cell"]) -> str:
     return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
 
 
+def rounded(values: Float[np.ndarray, " cell"], digits: int = 4) -> list[float | None]:
+    """Numbers as JSON has them, to so many significant digits; None for what is not finite."""
+    finite = np.isfinite(values)
+    known = np.where(finite, values, 0).astype(np.float64)
+    magnitude = np.maximum(np.abs(known), 1e-300)
+    places = np.minimum(digits - 1 - np.floor(np.log10(magnitude)), 300)
+    power = 10.0 ** np.abs(
+        places
+    )  # exact up to 22, so that each is the number nearest to its digits
+    with np.errstate(over="ignore"):  # in the one of the two that is not taken
+        after, before = np.round(known * power) / power, np.round(known / power) * power
+    short = np.where(places >= 0, after, before).tolist()
+    if finite.all():
+        return short
+    return [value if there else None for value, there in zip(short, finite, strict=True)]
+
+
 def lower_triangle(values: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " cell"]:
     """The cells with key ≤ query, row after row: all that a causal map holds."""
     return values[np.tril_indices(len(values))]

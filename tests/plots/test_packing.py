@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from ssmlens.plots.packing import lower_triangle, pack, script_json
+from ssmlens.plots.packing import lower_triangle, pack, rounded, script_json
 
 
 def unpack(text):
@@ -53,3 +53,16 @@ def test_json_cannot_leave_its_script(text):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         script_json([float("nan")])
+
+
+def test_rounded_numbers_are_the_ones_that_python_prints():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(500) * 10.0 ** rng.integers(-15, 15, 500)
+    assert rounded(values) == [float(f"{value:.4g}") for value in values]
+
+
+def test_rounded_to_json():
+    values = np.array([0, np.nan, -1.23456, np.inf, 1e-40], np.float32)
+    assert json.loads(script_json(rounded(values, 3))) == [0, None, -1.23, None, 1e-40]
+    assert rounded(np.array([1e300, -1e-300])) == [1e300, -1e-300]
+    assert rounded(np.zeros(0)) == []
