@@ -50,10 +50,10 @@ def scene_of(path, search):
 def test_the_matrices_an_arrow_away_are_made_and_kept(tmp_path, write_capture):
     path = write_capture(tmp_path / "four.h5", layers=[2, 3, 7, 9], tokens=20, seed=41)
     for search, near in (
-        ("layer=7", ["layer=9", "layer=3"]),
-        ("layer=2&view=mask&scale=symlog", ["layer=3&view=mask&scale=symlog"]),
-        ("layer=3&view=channel", ["layer=3&view=channel&channel=1"]),
-        ("layer=3&view=channel&channel=5", ["layer=3&view=channel&channel=4"]),
+        ("layer=7", ["layer=7", "layer=9", "layer=3"]),
+        ("layer=2&view=mask&scale=symlog", ["layer=2&view=mask", "layer=3&view=mask&scale=symlog"]),
+        ("layer=3&view=channel", ["layer=3&view=channel", "layer=3&view=channel&channel=1"]),
+        ("layer=3&view=channel&channel=5", [f"layer=3&view=channel&channel={n}" for n in (5, 4)]),
     ):
         things = maps.ahead(scene_of(path, search))
         for make in things:

@@ -1,6 +1,5 @@
 """Maps: what a layer, or one channel of it, looks at; the text coloured by one query's row."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from ssmlens.names import ATTENTION
 from ssmlens.plots import SCALES
 from ssmlens.plots.labels import visible
 from ssmlens.plots.lag_profile import lag_profile_spec
+from ssmlens.plots.packing import rounded
 from ssmlens.plots.theme import Spec
 from ssmlens.plots.tiles import tile_spec
 from ssmlens_dashboard.controls import choices, follow, segments, slider
@@ -130,9 +130,8 @@ def row(scene: Scene) -> dict[str, Any]:
     """The row of the query of the address (the last without one): a value for each token up to it."""
     what = maps.drawn(scene)
     query = what.tokens - 1 if scene.address.query is None else scene.address.query
-    values = maps.window(what, (query, query + 1), (0, query + 1))[0].astype(np.float64)
-    shown = [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]
-    return {"query": query, "values": shown, "signed": what.signed, "title": title(scene)}
+    values = rounded(maps.window(what, (query, query + 1), (0, query + 1))[0])
+    return {"query": query, "values": values, "signed": what.signed, "title": title(scene)}
 
 
 def data(scene: Scene) -> xr.Dataset:

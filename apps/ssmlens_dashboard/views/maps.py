@@ -129,10 +129,12 @@ def lag_energy(what: Drawn) -> Float[np.ndarray, " lag"]:
 
 
 def ahead(scene: Scene) -> list[Make]:
-    """The matrices an arrow away: of the channels beside a channel, else of the layers beside the layer."""
+    """The matrix that is shown, and those an arrow away: of the channels beside a channel, else of other layers."""
     if scene.capture.length[scene.address.prompt] > _AHEAD:
         return []
-    return [partial(_prepare, address, scene.library) for address in _beside(scene)]
+    return [
+        partial(_prepare, address, scene.library) for address in (scene.address, *_beside(scene))
+    ]
 
 
 def _beside(scene: Scene) -> list[Address]:
