@@ -1,4 +1,4 @@
-"""What every test shares: one thread, the command line in process, captures of the shipped models, a float64 oracle."""
+"""What every test shares: one thread, the command line in process, captures of the shipped models."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ import io
 import json
 import signal
 
-import numpy as np
 import pytest
 import torch
 
@@ -74,27 +73,6 @@ def copies(cli, tmp_path_factory):
         return out
 
     return capture
-
-
-@pytest.fixture(scope="session")
-def float64_maps():
-    """float64_maps(delta, A, B, C): every head's M and the mask [query key], row by row from their definition."""
-
-    def maps(delta, A, B, C):
-        delta, A, B, C = (np.asarray(x, dtype=np.float64) for x in (delta, A, B, C))
-        tokens, heads = delta.shape
-        A = A.reshape(heads, -1)
-        group = np.arange(heads) * B.shape[1] // heads
-        summed = np.cumsum(delta, axis=0)
-        whole, mask = np.zeros((heads, tokens, tokens)), np.zeros((tokens, tokens))
-        for i in range(tokens):
-            passed = np.exp(A * (summed[i] - summed[: i + 1])[:, :, None])  # key head state
-            written = C[i][group] * B[: i + 1][:, group]
-            whole[:, i, : i + 1] = ((written * passed).sum(2) * delta[: i + 1]).T
-            mask[i, : i + 1] = passed.mean((1, 2))
-        return whole, mask
-
-    return maps
 
 
 @pytest.fixture(scope="session")

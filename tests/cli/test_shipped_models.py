@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from oracles import maps_by_definition
 
 from ssmlens.store import open_capture
 
@@ -22,7 +23,7 @@ def test_the_copying_layer_is_ranked_first_and_its_lag_is_the_string(cli, copies
 
 
 @pytest.mark.parametrize("model", SHIPPED)
-def test_closure_maps_and_masks_of_every_layer(cli, copies, float64_maps, model):
+def test_closure_maps_and_masks_of_every_layer(cli, copies, model):
     path = copies(model, 17)
     told = cli("info", path, "--json").json
     assert [layer["layer"] for layer in told["layers"]] == [0, 1, 2, 3]
@@ -32,7 +33,7 @@ def test_closure_maps_and_masks_of_every_layer(cli, copies, float64_maps, model)
         for index in capture.layers:
             layer = capture.layer(index)
             assert (layer.read("closure_error") <= 1e-5).all()
-            whole, mask = float64_maps(*(layer.read(n, 1) for n in ("delta", "A", "B", "C")))
+            whole, mask = maps_by_definition(*(layer.read(n, 1) for n in ("delta", "A", "B", "C")))
             for name, exact in (("attention_map", whole.mean(0)), ("attention_mask", mask)):
                 apart = np.linalg.norm(layer.read(name, 1) - exact)
                 assert apart <= 1e-5 * np.linalg.norm(exact)

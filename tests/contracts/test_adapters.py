@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from oracles import relative
 
 from ssmlens.adapters.adapter import MixerInput, adapters
 from ssmlens.adapters.find import find_mixers
@@ -61,11 +62,6 @@ def calls_of(model, adapter, ids, **kwargs):
 def ids_of(batch, tokens):
     torch.manual_seed(batch * 100 + tokens)
     return torch.randint(0, 32, (batch, tokens), device=DEVICE)
-
-
-def relative(got, wanted):
-    got, wanted = got.detach().double(), wanted.detach().double()
-    return float((got - wanted).norm() / wanted.norm())
 
 
 def assert_closed(adapter, calls):

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import relative
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
@@ -91,11 +92,6 @@ def by_definition(o, fold):
     if "skip" not in fold:
         y = reference_scan(dataclasses.replace(o, D=None)).flatten(2)
     return scale * y
-
-
-def relative(got, wanted):
-    got, wanted = got.detach().double(), wanted.detach().double()
-    return float((got - wanted).norm() / wanted.norm())
 
 
 def tolerance(record):

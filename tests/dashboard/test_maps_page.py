@@ -1,6 +1,7 @@
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from oracles import maps_by_definition
 from ssmlens_dashboard.pages import maps as page
 from ssmlens_dashboard.views import maps
 
@@ -11,13 +12,13 @@ def at(copying, scene_at):
 
 
 @pytest.fixture(scope="module")
-def exact(copying, float64_maps):
+def exact(copying):
     """Every head's M and the mask of layer 3, prompt 0, from the stored operands by definition."""
     import ssmlens
 
     with ssmlens.open_capture(copying) as capture:
         layer = capture.layer(3)
-        return float64_maps(*(layer.read(n, 0) for n in ("delta", "A", "B", "C")))
+        return maps_by_definition(*(layer.read(n, 0) for n in ("delta", "A", "B", "C")))
 
 
 def test_windows_are_the_matrix_of_the_definition(at, exact):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import relative
 
 from ssmlens.errors import UnsupportedModelError, UsageError
 from ssmlens.models import build_mixer
@@ -90,10 +91,6 @@ def mixed(mixer, u):
         y = y * state["norm.weight"].reshape(y.shape[1:])
     gated = y * made["z"] / (1 + np.exp(-made["z"]))
     return gated.reshape(len(u), -1) @ state["out_proj.weight"].T
-
-
-def relative(got, wanted):
-    return np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

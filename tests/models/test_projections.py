@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import relative
 
 from ssmlens.models.mixers import Mamba, Mamba2
 from ssmlens.models.projections import (
@@ -123,10 +124,6 @@ def randomise(module):
         if name.rsplit(".", 1)[-1] in ("D", "bias") or name == "norm.weight":
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return module
-
-
-def relative(a, b):
-    return float(np.linalg.norm(np.asarray(a) - b) / np.linalg.norm(b))
 
 
 MAMBA1 = [

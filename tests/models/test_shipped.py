@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from oracles import relative
 
 from ssmlens.models.load import load_model
 from ssmlens.models.shipped import data_folder, shipped_models, shipped_names
@@ -16,10 +17,6 @@ NAMES = [
     "copy-mamba2-default",
     "copy-mamba2-mimetic",
 ]
-
-
-def relative(a, b):
-    return np.linalg.norm(a.numpy() - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from oracles import maps_by_definition
 from torch import nn
 
 import ssmlens
@@ -68,7 +69,7 @@ def mixer_calls(model, ids):
     return seen
 
 
-def test_operands_maps_and_weights_of_every_prompt(model, tmp_path, float64_maps):
+def test_operands_maps_and_weights_of_every_prompt(model, tmp_path):
     with ssmlens.capture(model, IDS, tmp_path / "run", channels=[5, 0]) as captured:
         assert captured.layers == (0, 1, 2)
         assert captured.length.tolist() == [7, 4, 1, 5, 6]
@@ -82,7 +83,7 @@ def test_operands_maps_and_weights_of_every_prompt(model, tmp_path, float64_maps
                     np.testing.assert_allclose(layer.read(name, p), alone, 1e-4, 1e-6)
                     assert not layer.read(name)[p, len(ids) :].any()
                 stored = [layer.read(name, p) for name in ("delta", "A", "B", "C")]
-                whole, mask = float64_maps(*stored)
+                whole, mask = maps_by_definition(*stored)
                 for name, exact in (("attention_map", whole.mean(0)), ("attention_mask", mask)):
                     apart = np.linalg.norm(layer.read(name, p) - exact)
                     assert apart <= 1e-5 * np.linalg.norm(exact)

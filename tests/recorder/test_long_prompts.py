@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from oracles import blocks_by_definition
 
 import ssmlens
 from ssmlens import names
@@ -28,22 +29,6 @@ def short_limit(monkeypatch):
     monkeypatch.setattr(layer_capture, "tokens_per_block", lambda tokens: BLOCK)
 
 
-def blocks_of(whole, block):
-    """Mean and entry of largest magnitude of each block's pairs j ≤ i, one by one."""
-    count = -(-len(whole) // block)
-    mean, largest = np.zeros((count, count)), np.zeros((count, count))
-    for a in range(count):
-        for b in range(a + 1):
-            pairs = [
-                whole[i, j]
-                for i in range(a * block, min((a + 1) * block, len(whole)))
-                for j in range(b * block, min((b + 1) * block, len(whole)))
-                if j <= i
-            ]
-            mean[a, b], largest[a, b] = np.mean(pairs), max(pairs, key=abs)
-    return mean, largest
-
-
 @pytest.mark.parametrize("family", ["ssmlens Mamba", "ssmlens Mamba2", "ssmlens Mamba3"])
 def test_a_long_prompts_layers_are_reduced(family, tiny_model, tmp_path, short_limit):
     with ssmlens.capture(tiny_model(family), PROMPTS, tmp_path / "run.h5") as captured:
@@ -55,7 +40,7 @@ def test_a_long_prompts_layers_are_reduced(family, tiny_model, tmp_path, short_l
             for prompt, length in enumerate(captured.length):
                 whole = [kind[0].double().numpy() for kind in _whole(layer, prompt)]
                 for name, entries in zip(("map", "mask"), whole, strict=True):
-                    wanted = blocks_of(entries, BLOCK)
+                    wanted = blocks_by_definition(entries, BLOCK)
                     for kind, values in zip(("mean", "max"), wanted, strict=True):
                         stored = layer.read(f"attention_{name}_{kind}")[prompt]
                         here = -(-length // BLOCK)

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from oracles import relative
 from torch import nn
 
 import ssmlens
@@ -29,10 +30,6 @@ def model(request, tiny_model):
 
 def hooks(model):
     return [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
-
-
-def relative(got, wanted):
-    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 def test_outputs_and_gradients_are_the_same_bit_for_bit(model):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles import relative
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.hidden_attention import (
@@ -34,10 +35,6 @@ SHAPES = [
     (2, 33, 4, 0, 4, 8),
     (1, 70, 6, 0, 2, 5),
 ]
-
-
-def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((got.double() - wanted).norm() / wanted.norm())
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles import blocks_by_definition
 
 from ssmlens.scan import tiles
 from ssmlens.scan.reduce import reduced_maps
@@ -22,24 +23,6 @@ def _small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "TILE_TOKENS", {"cpu": 16})
 
 
-def wanted_blocks(whole, block):
-    """Mean and signed extreme over the causal pairs of every block, one block at a time."""
-    tokens = len(whole)
-    blocks = -(-tokens // block)
-    mean, extreme = torch.zeros(2, blocks, blocks, dtype=torch.double)
-    for p in range(blocks):
-        for q in range(p + 1):
-            pairs = [
-                float(whole[i, j])
-                for i in range(p * block, min((p + 1) * block, tokens))
-                for j in range(q * block, min((q + 1) * block, tokens))
-                if j <= i
-            ]
-            mean[p, q] = sum(pairs) / len(pairs)
-            extreme[p, q] = max(pairs, key=abs)
-    return mean, extreme
-
-
 def close(got, wanted):
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), wanted, rtol=2e-5, atol=2e-6)
@@ -56,7 +39,7 @@ def test_reduced_maps_are_sums_over_whole_ones(random_operands, shape, block):
     vector = torch.randn(tokens)
     got = reduced_maps(operands, block, target, vector)
     for name, matrix in (("map", whole), ("mask", mask)):
-        mean, extreme = wanted_blocks(matrix, block)
+        mean, extreme = map(torch.from_numpy, blocks_by_definition(matrix, block))
         close(getattr(got, f"attention_{name}_mean"), mean)
         close(getattr(got, f"attention_{name}_max"), extreme)
         close(getattr(got, f"{name}_product"), matrix @ vector.double())

@@ -1,9 +1,10 @@
-"""A small capture and its oracle: maps summed term by term in float64."""
+"""A small capture and its oracle: maps by definition, in float64."""
 
 import functools
 from pathlib import Path
 
 import numpy as np
+from oracles import blocks_by_definition, maps_by_definition
 
 from ssmlens.store import CaptureHeader, CaptureWriter
 from ssmlens.store.schema import has_prompts
@@ -13,32 +14,6 @@ LAYERS = (0, 2)
 CHANNELS = (1, 4)
 HEADS, STATES, GROUPS = 6, 3, 2
 OPERANDS = ("delta", "A", "B", "C", "log_decay", "write", "write_now")
-
-
-def brute_force_maps(delta, A, B, C, log_decay=None, write=None, write_now=None):
-    """M[h,i,j] = Σ_n C[i,n] exp(A (S_i − S_j)) B[j,n] Δ[j], and the mask, one term at a time.
-
-    Mamba-3's decay is given (`log_decay`), and what weighs a token's write for others and for itself.
-    """
-    tokens, heads = delta.shape
-    delta, B, C = (np.asarray(a, np.float64) for a in (delta, B, C))
-    write = delta if write is None else np.asarray(write, np.float64)
-    write_now = delta if write_now is None else np.asarray(write_now, np.float64)
-    if log_decay is None:
-        A = np.broadcast_to(np.asarray(A, np.float64).reshape(heads, -1), (heads, B.shape[2]))
-        steps = delta[:, :, None] * A
-    else:
-        steps = np.asarray(log_decay, np.float64)[:, :, None]
-    maps, masks = np.zeros((2, heads, tokens, tokens))
-    for h in range(heads):
-        group = h // (heads // B.shape[1])
-        for i in range(tokens):
-            for j in range(i + 1):
-                decay = np.exp(steps[j + 1 : i + 1, h].sum(0))
-                weight = (write if j < i else write_now)[j, h]
-                maps[h, i, j] = (C[i, group] * decay * B[j, group]).sum() * weight
-                masks[h, i, j] = decay.mean()
-    return maps, masks
 
 
 def layer_arrays(seed=0, lengths=LENGTHS, mamba2=False, channels=CHANNELS, mamba3=False):
@@ -74,9 +49,9 @@ def maps_of(arrays, lengths, channels):
     for p, n in enumerate(lengths):
         operands = {k: arrays[k] for k in OPERANDS if k in arrays}
         cut = {k: a if k == "A" else a[p, :n] for k, a in operands.items()}
-        maps, masks = brute_force_maps(**{"A": None, **cut})
+        maps, mask = maps_by_definition(**{"A": None, **cut})
         attention_map[p, :n, :n] = maps.mean(0)
-        attention_mask[p, :n, :n] = masks.mean(0)
+        attention_mask[p, :n, :n] = mask
         channel_map[p, :, :n, :n] = maps[list(channels)]
     return {
         "attention_map": attention_map,
@@ -96,16 +71,10 @@ def reduced(arrays, lengths, block, target):
             continue
         mean, largest = np.zeros((2, prompts, blocks, blocks), np.float32)
         for p, n in enumerate(lengths):
-            for r in range(blocks):
-                for c in range(blocks):
-                    pairs = [
-                        arrays[name][p, i, j]
-                        for i in range(r * block, min((r + 1) * block, n))
-                        for j in range(c * block, min((c + 1) * block, i + 1))
-                    ]
-                    if pairs:
-                        mean[p, r, c] = np.mean(pairs, dtype=np.float64)
-                        largest[p, r, c] = max(pairs, key=abs)
+            own = -(-n // block)
+            mean[p, :own, :own], largest[p, :own, :own] = blocks_by_definition(
+                arrays[name][p, :n, :n], block
+            )
         kept |= {f"{name}_mean": mean, f"{name}_max": largest}
     energy, magnitude, hit, held = np.zeros((4, prompts, tokens), np.float32)
     for p, n in enumerate(lengths):
