@@ -118,7 +118,7 @@ def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "colorway": list(theme.lines),
-            "margin": {"l": 64, "r": 24, "t": 28, "b": 56},
+            "margin": {"l": 68, "r": 24, "t": 28, "b": 56},
             "xaxis": axis,
             "yaxis": axis,
             "hoverlabel": {
