@@ -63,7 +63,7 @@ def test_mamba_ssms_own_model_is_trained_where_it_runs(tiny, tmp_path, monkeypat
     [
         {},
         {"mixer": "Mamba1", "headdim": None},
-        {"mixer": "Mamba3"},
+        {"mixer": "Mamba3", "d_state": 32, "headdim": 32},
         {"n_layer": 2, "linear_attention_layers": (1,)},
     ],
 )

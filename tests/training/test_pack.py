@@ -113,7 +113,7 @@ def test_what_is_interrupted_is_told_neither_done_nor_failed(tiny, tmp_path, mon
 KINDS = [
     {},
     {"mixer": "Mamba1", "headdim": None},
-    {"mixer": "Mamba3"},
+    {"mixer": "Mamba3", "d_state": 32, "headdim": 32},
     {"attention_layers": (0,), "attention_heads": 2},
     {"linear_attention_layers": (0,)},
     {"task": "recall", "letters": 32},
