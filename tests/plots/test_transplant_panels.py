@@ -1,14 +1,11 @@
-"""The figure of an experiment with transplants, and figures as files."""
+"""The figure of an experiment with transplants."""
 
-import builtins
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ssmlens.errors import UsageError
 from ssmlens.plots import DARK
-from ssmlens.plots.image import FIGURE_FILES, figure_file
 from ssmlens.plots.transplant_panels import LayerStudents, transplant_panels
 
 LAYERS = np.array([3, 0, 1])
@@ -83,25 +80,3 @@ def test_one_control_beside_several_layers():
     figure: Any = transplant_panels([students(), one], {}, ["copy_score"], [40], "characters right")
     assert [len(points(figure, name)[0].x) for name in ("transplant", "shuffled")] == [3, 1]
     assert figure.layout.annotations[0].text == "rank corr.: transplant +1.00"
-
-
-@pytest.mark.parametrize(
-    ("form", "begin"), [(".svg", b"<svg"), (".png", b"\x89PNG"), (".html", b"<!doctype html>")]
-)
-def test_a_figure_as_a_file(figure, form, begin):
-    assert form in FIGURE_FILES
-    assert figure_file(figure, form).startswith(begin)
-
-
-def test_images_need_the_exporter(figure, monkeypatch):
-    there = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name.startswith("kaleido"):
-            raise ImportError(name)
-        return there(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"\.svg needs kaleido: pip install 'ssmlens\[export\]'"):
-        figure_file(figure, ".svg")
-    assert figure_file(figure, ".html")
