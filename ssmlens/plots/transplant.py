@@ -78,10 +78,11 @@ def transplant_figure(
                 f"{name}: %{{y:.1%}}<extra></extra>",
             )
         )
-    for arm, (style, accuracy) in references.items():
+    for place, (arm, (style, accuracy)) in enumerate(references.items()):
         figure.add_hline(
             y=accuracy,
             line={"width": 1.5, **arm_line(style, theme)},
+            annotation_position=("top right", "top left")[place % 2],  # two may lie close
             annotation={
                 "text": arm_name(arm),
                 "font": {"size": 11, "color": theme.muted},

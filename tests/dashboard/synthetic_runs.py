@@ -87,6 +87,6 @@ def write_transplants(folder, layers=12):
         }
         for arm, learns in (("transplant", 0.2 + 0.75 * good), ("shuffled", 0.25)):
             for seed in range(2):
-                name = folder / f"{arm}-{layer}-{seed}"
-                write_run(name, arm, seed, learns=learns, teacher_layer=layer, scores=scores)
+                name, arm_name = folder / f"{arm}-{layer}-{seed}", f"{arm} {layer}"
+                write_run(name, arm_name, seed, learns=learns, teacher_layer=layer, scores=scores)
     return folder

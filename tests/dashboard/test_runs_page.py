@@ -138,6 +138,33 @@ def test_transplants_are_set_against_their_layers_scores(transplants):
     assert other.layout.xaxis.title.text == "diagonal_sharpness of the teacher layer"
 
 
+def test_scores_that_no_layer_has_are_not_offered(transplants):
+    held = runs.sound(runs.listed(at(transplants).library))
+    assert runs.scores_known(held) == ["mask_ones", "diagonal_sharpness"]
+
+
+def test_a_run_leads_to_the_captures_of_its_training(tmp_path, write_capture):
+    for name, steps in (("none", ()), ("one", (5,)), ("three", (0, 20, 100))):
+        folder = written["write_run"](tmp_path / "sweep" / name)
+        (folder / "captures").mkdir()
+        for step in steps:
+            write_capture(folder / "captures" / f"step-{step:06}.h5", layers=1, tokens=5)
+    scene = at(tmp_path, "theme=dark")
+    ids = {e.name: e.id for e in scene.library.entries("capture")}
+    rows = {row["run"]: row for row in answered(scene)["runs-table.rowData"]}
+    assert "maps" not in rows["none"]
+    assert (rows["one"]["captures"], "change" in rows["one"]) == (1, False)
+    assert rows["three"]["captures"] == 3
+    first, last = ids["three/step-000000.h5"], ids["three/step-000100.h5"]
+    page_name, search = rows["three"]["maps"].split("?")
+    address, notes = parse(page_name, search, ("maps",))
+    assert (address.page, address.capture, address.theme, notes) == ("maps", first, "dark", ())
+    page_name, search = rows["three"]["change"].split("?")
+    address, notes = parse(page_name, search, ("compare",))
+    assert (address.page, address.capture, notes) == ("compare", first, ())
+    assert [place.capture for place in address.against] == [last]
+
+
 def test_many_arms_are_the_controls_and_the_best(transplants):
     answer = answered(at(transplants, "measure=char"))
     names = {t.name for t in answer["runs-loss.figure"].data if t.showlegend is None}

@@ -169,7 +169,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         "Learning rates" if length is None else f"Learning rates, at length {length}",
         len(runs.rates(held)) < 2,
         transplants is None,
-        *table(found, length),
+        *table(found, length, runs.captures(scene.library), at),
         told(found, arms, best, at),
         True,
         False,
@@ -305,4 +305,5 @@ def _select(field: str, options: list[tuple[str, str]], value: str, width: int) 
     )
 
 
+PAGE.clientside("open_captures", Input("runs-table", "cellClicked"))
 PAGE.clientside("runs_control", Input({"type": "runs-control", "field": ALL}, "value"))

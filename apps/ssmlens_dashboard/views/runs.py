@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,15 @@ def sound(found: Sequence[Listed]) -> list[Run]:
     return [it.run for it in found if it.run is not None and it.state != "failed"]
 
 
+def captures(library: Library) -> dict[str, list[Entry]]:
+    """The captures that each run has made so far, by the run's id, in the order of its steps."""
+    made: dict[str, list[Entry]] = {}
+    for entry in library.entries("capture"):
+        if entry.run is not None and not entry.growing:
+            made.setdefault(entry.run.id, []).append(entry)
+    return made
+
+
 def folders(found: Sequence[Listed]) -> dict[str, str]:
     """Folders that hold runs: id and name, in order."""
     return {it.folder: it.entry.path.parent.name for it in found}
@@ -138,8 +148,7 @@ def by_arm(runs: Sequence[Run]) -> dict[Arm, list[Run]]:
     """The runs of each arm: those without a teacher first, "default" and "mimetic" before others."""
     arms: dict[Arm, list[Run]] = {}
     for run in runs:
-        layer = -1 if run.teacher_layer is None else run.teacher_layer
-        arms.setdefault((run.arm, layer), []).append(run)
+        arms.setdefault(_arm(run), []).append(run)
 
     def place(arm: Arm) -> tuple[bool, int, str, int]:
         name, layer = arm
@@ -260,8 +269,15 @@ def students(
 
 
 def scores_known(runs: Sequence[Run]) -> list[str]:
-    """Names of the scores that the runs tell of their teachers' layers."""
-    return list(dict.fromkeys(name for run in runs for name in run.teacher_scores))
+    """Names of the scores that the runs tell of their teachers' layers, those that no layer has left out."""
+    return list(
+        dict.fromkeys(
+            name
+            for run in runs
+            for name, value in run.teacher_scores.items()
+            if math.isfinite(value)
+        )
+    )
 
 
 def final_mean(runs: Sequence[Run], measure: Measure, length: int | None) -> float:
@@ -319,6 +335,13 @@ def _listed(entry: Entry, held: dict[str, Run]) -> Listed:
 def _age(run: Run) -> float:
     """Seconds since a run wrote something."""
     return time.time() - run.written
+
+
+def _arm(run: Run) -> Arm:
+    """A run's arm; the layer that its name tells, as in "transplant 3", is told apart from it."""
+    if run.teacher_layer is None:
+        return run.arm, -1
+    return re.sub(rf" {run.teacher_layer}(?= |$)", "", run.arm, count=1), run.teacher_layer
 
 
 def _with_rate(runs: Sequence[Run], rate: float) -> list[Run]:

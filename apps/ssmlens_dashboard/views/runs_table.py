@@ -1,22 +1,34 @@
 """The table of training runs: a row a run, plain text and numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmlens.plots.training_curves import readable
 from ssmlens.store.run_metrics import TRAIN
+from ssmlens_dashboard.address import Address, Place
+from ssmlens_dashboard.library import Entry
 from ssmlens_dashboard.views.runs import MEASURES, Listed, final_mean
 
 
 def table(
-    found: Sequence[Listed], length: int | None
+    found: Sequence[Listed],
+    length: int | None,
+    captures: Mapping[str, Sequence[Entry]],
+    at: Address,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Columns and rows for ag-grid, a row a run: plain text and numbers."""
+    """Columns and rows for ag-grid, a row a run: plain text and numbers, and where a click on its captures leads.
+
+    Args:
+        found: The runs.
+        length: The length whose evaluation is shown.
+        captures: The captures of each run, by its id, in order.
+        at: The address of the page; what is led to keeps its theme.
+    """
     number, share = (
         {"valueFormatter": _formatted(form), "type": "rightAligned"} for form in (".3~g", ".1%")
     )
-    at = "" if length is None else f" at {length}"
+    long = "" if length is None else f" at {length}"
     columns = [
         {"field": "run", "pinned": "left", "width": 170},
         {"field": "arm", "width": 110},
@@ -30,16 +42,18 @@ def table(
         },
         {"field": "step", "type": "rightAligned", "width": 110},
         {"field": "loss", "width": 70, **number},
-        {"field": "char", "headerName": f"characters{at}", "width": 116, **share},
-        {"field": "string", "headerName": f"strings{at}", "width": 100, **share},
+        {"field": "char", "headerName": f"characters{long}", "width": 116, **share},
+        {"field": "string", "headerName": f"strings{long}", "width": 100, **share},
         {"field": "minutes", "width": 76, **number},
+        *_LINKS,
         {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
     ]
     named = [
         {"headerName": column["field"], "sortable": True, "resizable": True, **column}
         for column in columns
     ]
-    return named, [_row(it, length) for it in found]
+    rows = [_row(it, length) | _links(captures.get(it.entry.id, ()), at) for it in found]
+    return named, rows
 
 
 def _row(it: Listed, length: int | None) -> dict[str, Any]:
@@ -63,6 +77,36 @@ def _row(it: Listed, length: int | None) -> dict[str, Any]:
         "minutes": _plain(status.seconds / 60),
         "problem": readable(status.error, 400),
     }
+
+
+def _links(captures: Sequence[Entry], at: Address) -> dict[str, Any]:
+    """To the maps of a run's first capture, and to its first beside its last."""
+    if not captures:
+        return {}
+    first, last = captures[0].id, captures[-1].id
+    told = {"captures": len(captures), "maps": Address("maps", first, theme=at.theme).href}
+    if first != last:
+        beside = Address("compare", first, 0, against=(Place(last, 0, 0),), theme=at.theme)
+        told["change"] = beside.href
+    return told
+
+
+def _link(field: str, text: str, tooltip: str) -> dict[str, Any]:
+    """A column whose cells hold an address and show `text`, a JavaScript expression."""
+    return {
+        "field": field,
+        "width": 104,
+        "sortable": False,
+        "cellClass": "link",
+        "headerTooltip": tooltip,
+        "valueFormatter": {"function": f"params.value ? {text} : ''"},
+    }
+
+
+_LINKS = (
+    _link("maps", "params.data.captures + ' captures'", "Maps captured while it trained"),
+    _link("change", "'first and last'", "The first capture beside the last"),
+)
 
 
 def _formatted(form: str) -> dict[str, str]:
