@@ -36,6 +36,7 @@ class DashboardCommand:
         from ssmlens_dashboard.guard import Access
         from ssmlens_dashboard.serve import listen, serve
 
+        leave_cores()
         with listen(self.host, self.port) as here:
             port = here.getsockname()[1]
             access = Access(self.host, port)
@@ -52,6 +53,17 @@ class DashboardCommand:
 
             serve(here, app.server, ready)
         return Result({"address": address}, "closed")
+
+
+def leave_cores() -> None:
+    """Let torch have half of the cores it would take, one at least: the browser that draws needs the rest.
+
+    On two busy cores a channel's map of 2048 tokens took five times the processor time with two threads, each waiting
+    for the other.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
 
 
 def side_by_side(one: Path, other: Path, layer: int) -> str:
