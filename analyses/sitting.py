@@ -1,6 +1,8 @@
 """An experiment that takes several sittings: its options, and results that are kept as runs end."""
 
 import argparse
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,10 +65,12 @@ def sit(
         if time.monotonic() - began > 60 * asked.minutes:
             raise _TimeUpError
 
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     where = {"devices": asked.devices, "workers": asked.workers, "pack": asked.pack}
     try:
         train(progress=progress, **where)
     except _TimeUpError:
         print("time is up; start again with --have to go on", flush=True)
     finally:
+        signal.signal(signal.SIGTERM, before)
         print(f"{write()} runs in {file}, {time.monotonic() - began:.0f} s", flush=True)

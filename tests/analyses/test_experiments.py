@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -126,6 +128,22 @@ def test_results_are_kept_when_time_is_up_and_gone_on_with(tmp_path, capsys):
     sitting.sit(asked, lambda **_: None)
     assert len(find_runs(asked.out)) == 1, "results.json was there, and is taken up"
     assert len(json.loads((tmp_path / "kept" / "results.json").read_text())["runs"]) == 1
+
+
+def test_results_are_kept_when_the_sitting_is_ended_from_outside(tmp_path):
+    asked = sitting.options("x", tmp_path / "kept", (1e-3,), 1).parse_args(
+        ["--out", str(tmp_path / "out")]
+    )
+    before = signal.getsignal(signal.SIGTERM)
+
+    def train(**_):
+        write(asked.out, arms.configs(rates=(1e-3,), seeds=(0,))[0], 0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        sitting.sit(asked, train)
+    assert len(json.loads((tmp_path / "kept" / "results.json").read_text())["runs"]) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_markdown():
