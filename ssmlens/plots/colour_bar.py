@@ -32,6 +32,7 @@ def colour_bar(
             "thickness": 10,
             "len": length,
             "tickfont": {"size": 11},
+            "ticklabeloverflow": "allow",  # as in `theme.plain_template`
             "outlinewidth": 0,
             "xpad": 8,
         },
