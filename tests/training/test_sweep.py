@@ -9,12 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import ssmlens
-from ssmlens.errors import UsageError
+from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.store.runs import find_runs, open_run, tabulate
+from ssmlens.training import loop
+from ssmlens.training import sweep as sweep_module
 from ssmlens.training.config import TrainConfig
+from ssmlens.training.engines.engine import Place
 from ssmlens.training.sweep import run_path, sweep
+from ssmlens.training.sweep_jobs import SweepJob
 
 RUNS = int(os.environ.get("SSMLENS_STUB_RUNS", "24"))
 KILLS = int(os.environ.get("SSMLENS_STUB_KILLS", "2"))
@@ -165,6 +170,45 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
     assert again[-1].written > runs[-1].written
     with pytest.raises(UsageError, match="i/N needs 1 ≤ i ≤ N"):
         sweep(grid, tmp_path, shard=(3, 2))
+
+
+def test_a_worker_is_on_its_device_and_takes_its_share_of_the_cores(monkeypatch, tmp_path):
+    """Kernels are launched where the process is: on a second GPU it has to go there first."""
+    seen = []
+    monkeypatch.setattr(sweep_module, "_cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(str(device)))
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(loop, "train_pack", lambda pack, **how: seen.append(how["device"]))
+    pack = [SweepJob(tmp_path / "run", TrainConfig())]
+
+    def nothing(*told):
+        pass
+
+    for place in (Place("cuda:1", 2), Place("cuda", 3), Place("cpu", 16)):
+        sweep_module._train(pack, place, nothing, nothing)
+    assert seen == ["cuda:1", 4, "cuda:1", 2, "cuda", 1, "cpu"]
+    away = [SweepJob(tmp_path / "nowhere" / "run", TrainConfig())]
+    with pytest.raises(SsmlensError, match="the machines of a sweep must share a file system"):
+        sweep_module._train(away, Place("cpu"), nothing, nothing)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_sweep_uses_every_gpu_with_two_workers_on_each_and_two_runs_in_a_pack(tiny, tmp_path):
+    devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    configs = [tiny(seed=seed) for seed in range(4 * len(devices))]
+    runs = sweep(configs, tmp_path, devices=devices, workers=2 * len(devices), pack=2)
+    assert [(run.status.state, run.status.error) for run in runs] == [("done", "")] * len(configs)
+
+
+def test_what_says_it_is_done_and_is_not_here_ends_the_sweep(tmp_path):
+    """As it is with machines that share no disk; the work of this test writes nothing anywhere."""
+    with pytest.raises(SsmlensError, match=r"1 runs are done, but .* is not here: the machines"):
+        sweep([TrainConfig()], tmp_path, devices=["cpu"], work=say_done)
+
+
+def say_done(pack, place, told, beat):
+    for number in range(len(pack)):
+        told(number, "done", "")
 
 
 def test_a_bad_config_is_told_before_anything_is_begun(grid, tmp_path, tiny):

@@ -23,8 +23,8 @@ class Workers:
 
     count: int | None = None
     devices: tuple[str, ...] = ("auto",)
-    gpus: float | None = None
-    cpus: float | None = None
+    gpus: float | int | None = None
+    cpus: float | int | None = None
 
     def __post_init__(self) -> None:
         if (self.count is not None and self.count < 1) or not self.devices:

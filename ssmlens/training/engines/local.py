@@ -37,8 +37,9 @@ class LocalEngine(Engine):
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> Sequence[Worker]:
         """See `Engine`."""
-        by_pipe = {worker.pipe: worker for worker in workers if isinstance(worker, _Process)}
-        return [by_pipe[pipe] for pipe in connection.wait(by_pipe, seconds)]  # type: ignore[index]
+        pipes = {worker: worker.pipe for worker in workers if isinstance(worker, _Process)}
+        speaking = connection.wait(list(pipes.values()), seconds)
+        return [worker for worker, pipe in pipes.items() if pipe in speaking]
 
     def __exit__(self, *error: object) -> None:
         pass

@@ -10,12 +10,13 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import UsageError
+from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.training.engines.engine import Engine, Place, Told, Work, Worker, Workers, engines
 from ssmlens.training.engines.serve import serve
 
@@ -30,6 +31,7 @@ class RayEngine(Engine):
 
     Raises:
         UsageError: Ray is not installed, devices are named one by one, or the cluster has no room for a worker.
+        SsmlensError: There is no cluster where RAY_ADDRESS says.
     """
 
     def __init__(self, asked: Workers):
@@ -53,7 +55,11 @@ class RayEngine(Engine):
     def __enter__(self) -> "RayEngine":
         if not self._ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours phones nobody
-            self._ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            try:
+                self._ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                told = " ".join(str(error).split())[:1000]
+                raise SsmlensError(f"--engine ray: no cluster to connect to: {told}") from None
             self._ours = True
         try:
             self._allot([node["Resources"] for node in self._ray.nodes() if node["Alive"]])
@@ -68,14 +74,14 @@ class RayEngine(Engine):
         gpus = asked.gpus
         if gpus is None:
             has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
-            gpus = float(has_gpu and asked.devices == ("auto",))
-        shares = {"CPU": asked.cpus or 1.0, "GPU": gpus}
+            gpus = int(has_gpu and asked.devices == ("auto",))
+        shares = {"CPU": float(asked.cpus or 1), "GPU": float(gpus)}
         room = sum(room_on(node, shares) for node in nodes)
         if not room:
             raise UsageError(
                 f"no machine of the Ray cluster has {shares['CPU']:g} CPUs and {gpus:g} GPUs for a worker"
             )
-        self._options = {"num_cpus": shares["CPU"], "num_gpus": gpus, "max_restarts": 0}
+        self._options = {"num_cpus": shares["CPU"], "num_gpus": shares["GPU"], "max_restarts": 0}
         # Ray shows a worker its own GPU alone, and gives it as many threads as it has cores.
         self.places = [Place("cuda:0" if gpus else "cpu")] * (asked.count or room)
 
@@ -88,7 +94,7 @@ class RayEngine(Engine):
         """See `Engine`."""
         says = {w.says: w for w in workers if isinstance(w, _Handle) and w.says is not None}
         if not says:
-            threading.Event().wait(seconds)
+            time.sleep(seconds)
             return []
         ready, _ = self._ray.wait(list(says), num_returns=1, timeout=seconds, fetch_local=False)
         return [says[ref] for ref in ready]
