@@ -7,6 +7,7 @@ reader over the network needs a token, and nothing but the pages, their pictures
 import dataclasses
 import hmac
 import html
+import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -21,7 +22,6 @@ from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.callback_body import check
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-_ANY = ("0.0.0.0", "::", "[::]")
 _COOKIE = "ssmlens"
 _MOST_BYTES = 256 * 1024
 _UPDATE = "/_dash-update-component"
@@ -63,26 +63,42 @@ class Access:
     @property
     def local(self) -> bool:
         """Whether only this computer can reach it."""
-        return self.host in (*_LOCAL, "::1")
+        return self.name in _LOCAL or (self._ip is not None and self._ip.is_loopback)
+
+    @property
+    def name(self) -> str:
+        """The host as browsers write it in a URL and in a Host header: IPv6 in brackets, in its shortest form."""
+        if self._ip is None:
+            return self.host.lower()
+        return f"[{self._ip}]" if self._ip.version == 6 else str(self._ip)
 
     @property
     def address(self) -> str:
         """What to open: the URL, with the token where there is one."""
-        name = socket.gethostname() if self.host in _ANY else self._bracketed(self.host)
+        name = socket.gethostname() if self._any else self.name
         token = "" if self.token is None else f"?token={self.token}"
         return f"http://{name}:{self.port}/{token}"
 
-    @staticmethod
-    def _bracketed(host: str) -> str:
-        return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
     def admits(self, host: str) -> bool:
         """Whether a Host header names this server, and not a foreign name that was made to lead here."""
-        if not self.local and self.host in _ANY:
+        if self._any:
             return True  # whatever name leads here; the token decides
-        names = _LOCAL if self.local else (self._bracketed(self.host),)
+        names = (self.name, *(_LOCAL if self.local else ()))
         bare = names if self.port == 80 else ()
         return host.lower() in (*bare, *(f"{name}:{self.port}" for name in names))
+
+    @property
+    def _any(self) -> bool:
+        """Whether it listens on every address of this computer."""
+        return self._ip is not None and self._ip.is_unspecified
+
+    @property
+    def _ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host as a number; None for a name."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]"))
+        except ValueError:
+            return None
 
 
 def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+    """A listening socket; port 0 takes a free one, and IPv6 may come in the brackets of a URL.
 
     Raises:
         UsageError: The address cannot be had.
@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
     here = socket.socket(family, socket.SOCK_STREAM)
     here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        here.bind((host, port))
+        here.bind((host.strip("[]"), port))
         here.listen(64)
     except (OSError, OverflowError) as error:
         here.close()

@@ -195,7 +195,7 @@ def test_nothing_is_loaded_from_elsewhere(client):
     page = client.get("/layers").text
     assert "http://" not in page.replace("http://www.w3.org", "")
     for source in page.split('src="')[1:] + page.split('href="')[1:]:
-        assert source.startswith("/"), source[:80]
+        assert source.startswith(("/", "data:image/")), source[:80]
 
 
 def test_the_first_page_keeps_what_was_asked(client):
@@ -251,8 +251,44 @@ class TestToken:
 
     def test_the_address_holds_it(self):
         assert Access().address == "http://127.0.0.1:8050/"
-        assert Access("::1").address == "http://[::1]:8050/"
         assert self.ACCESS.address.endswith(":8050/?token=s3cret")
+
+
+class TestIPv6:
+    """An IPv6 --host, with the brackets of a URL or without."""
+
+    @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1"])
+    def test_this_computer_needs_no_token_and_no_other_name(self, copying, client_of, host):
+        access = Access(host)
+        assert access.local
+        assert access.address == "http://[::1]:8050/"
+        client = client_of(copying, access)
+        for name, status in (
+            ("[::1]:8050", 200),
+            ("localhost:8050", 200),
+            ("[::1]:8051", 403),
+            ("::1:8050", 403),
+            ("[::2]:8050", 403),
+            ("[::ffff:7f00:1]:8050", 403),
+        ):
+            assert client.get("/layers", headers={"Host": name}).status_code == status, name
+
+    def test_another_address_is_named_in_brackets_and_needs_the_token(self, copying, client_of):
+        access = Access("2001:DB8::0:7", token="s3cret")
+        assert not access.local
+        assert access.address == "http://[2001:db8::7]:8050/?token=s3cret"
+        client = client_of(copying, access)
+        here = {"Host": "[2001:DB8::7]:8050"}
+        refused(client.get("/layers", headers=here), 403)
+        assert client.get("/?token=s3cret", headers=here).status_code == 200
+        refused(client.get("/?token=s3cret", headers={"Host": "[::1]:8050"}), 403)
+
+    @pytest.mark.parametrize("host", ["::", "[::]"])
+    def test_every_address_needs_the_token_whatever_its_name(self, copying, client_of, host):
+        client = client_of(copying, Access(host, token="s3cret"))
+        there = {"Host": "[2001:db8::7]:8050"}
+        refused(client.get("/layers", headers=there), 403)
+        assert client.get("/?token=s3cret", headers=there).status_code == 200
 
 
 SETTINGS = {

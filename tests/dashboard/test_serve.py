@@ -3,10 +3,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import pytest
-from ssmlens_dashboard.serve import listen
+from ssmlens_dashboard.app import make_app
+from ssmlens_dashboard.guard import Access
+from ssmlens_dashboard.serve import listen, server_on
 
 from ssmlens.errors import UsageError
 
@@ -38,6 +41,33 @@ def test_the_command_prints_its_address_answers_there_and_ends_at_ctrl_c(copying
         finally:
             process.kill()
     assert (process.returncode, out, err) == (0, "closed\n", "")
+
+
+def _has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as here:
+            here.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this computer has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_is_listened_on_and_answers_to_the_address_that_is_told(copying, host):
+    with listen(host, 0) as here:
+        access = Access(host, here.getsockname()[1])
+        server = server_on(here, make_app([copying], access).server)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert access.address.startswith("http://[::1]:")
+            with urllib.request.urlopen(f"{access.address}layers", timeout=30) as answer:
+                assert b"_dash-config" in answer.read()
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
 
 
 def test_a_taken_port_is_named():
