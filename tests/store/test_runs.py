@@ -8,6 +8,7 @@ import pytest
 
 from ssmlens.errors import RunFileError, UsageError
 from ssmlens.store import runs
+from ssmlens.store.run_metrics import MEASURES, SHARES
 from ssmlens.store.runs import find_runs, open_run, tabulate
 
 
@@ -271,3 +272,25 @@ def test_a_table_of_runs(folder, tmp_path):
     np.testing.assert_array_equal(table["char"], [[0.75, 0.25, np.nan], [np.nan, np.nan, 0.125]])
     np.testing.assert_array_equal(table["train_loss"], [np.nan, np.nan])
     assert tabulate([]).sizes == {"run": 0, "length": 0}
+
+
+def test_accuracy_of_a_model_that_runs_freely_is_read_where_it_was_measured(folder):
+    append(
+        folder,
+        '{"step": 4, "split": "eval", "length": 25, "char": 0.8, "char_free": 0.5, "string_free": null}\n',
+    )
+    metrics = open_run(folder).metrics
+    assert metrics.final("char_free", 25) == 0.5
+    assert np.isnan(metrics.curve("char_free", "eval", 25)[1][:-1]).all(), "earlier lines lack it"
+    assert np.isnan(metrics.final("string_free", 25))
+    assert np.isnan(metrics.final("char_free", 50))
+    assert set(MEASURES) == {"loss", *SHARES}
+
+
+@pytest.mark.parametrize(
+    ("told", "shuffled"), [({}, False), ({"shuffled": True}, True), ({"shuffled": "no"}, False)]
+)
+def test_a_control_says_that_it_is_one(folder, told, shuffled):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | told))
+    assert open_run(folder).shuffled is shuffled
