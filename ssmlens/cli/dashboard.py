@@ -19,7 +19,7 @@ class DashboardCommand:
     port: int = 8050
     """The port to listen on; 0 takes a free one."""
     browser: bool = True
-    """Open a browser."""
+    """Open a browser; with --no-browser the address is only printed."""
     json: bool = False
     """Print the result as JSON."""
 

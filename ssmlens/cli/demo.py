@@ -21,7 +21,7 @@ class DemoCommand:
     out: Path = Path("demo")
     """Folder for the captures and the page; what an earlier demo left there is replaced."""
     serve: bool = True
-    """End with the dashboard, until Ctrl-C. Where nobody watches (no terminal, or --json) it never does."""
+    """End with the dashboard, until Ctrl-C; with --no-serve, no terminal or --json the demo ends with the page."""
     json: bool = False
     """Print the result as JSON."""
 
