@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-written = runpy.run_path(str(Path(__file__).parents[1] / "dashboard" / "synthetic_runs.py"))
+DASHBOARD = Path(__file__).parents[1] / "dashboard"
+write_capture = runpy.run_path(str(DASHBOARD / "synthetic.py"))["write_capture"]
+written = runpy.run_path(str(DASHBOARD / "synthetic_runs.py"))
 LAST_STEP = """() => {
   const plot = document.querySelector('#runs-loss .js-plotly-plot');
   const line = plot && plot.data && plot.data.at(-1);
@@ -59,3 +61,50 @@ def test_a_run_grows_and_the_page_follows_until_it_is_done(visit, serve, tmp_pat
         stream.write(json.dumps({"step": 777, "split": "train", "loss": 0.5}) + "\n")
     page.wait_for_function(f"() => ({LAST_STEP})() === 777")
     assert page.locator("[role=option]:visible").count() == 3, "what the reader has open stays open"
+
+
+def test_a_run_leads_to_its_captures_and_they_are_stepped_through(visit, serve, tmp_path):
+    write_capture(tmp_path / "another.h5", layers=2, tokens=30)
+    folder = written["write_run"](tmp_path / "sweep" / "mimetic-0", arm="mimetic")
+    (folder / "captures").mkdir()
+    for step in (0, 20, 100):
+        write_capture(
+            folder / "captures" / f"step-{step:06}.h5", layers=2, tokens=30, seed=step + 1
+        )
+    page = visit(f"{serve(tmp_path)}/runs")
+    page.locator("#runs-table [col-id='maps']", has_text="3 captures").click()
+    page.wait_for_url("**/maps?capture=**")
+    named = page.get_by_role("textbox", name="Capture")
+
+    def shown(name):
+        page.wait_for_function(
+            "([name, input]) => input.value === name && !document.querySelector('.trouble')",
+            arg=[name, named.element_handle()],
+        )
+        page.wait_for_selector("#maps-map .main-svg image", state="attached")
+
+    shown("mimetic-0/step-000000.h5")
+    page.keyboard.press("ArrowRight")
+    page.evaluate("() => ssmlens.go({ zoom: '3-13,1-11' })")
+    page.keyboard.press("n")
+    shown("mimetic-0/step-000020.h5")
+    page.get_by_role("button", name="Next capture (n)").click()
+    shown("mimetic-0/step-000100.h5")
+    page.keyboard.press("n")  # there is none further
+    page.keyboard.press("p")
+    shown("mimetic-0/step-000020.h5")
+    assert "layer=1" in page.url
+    assert "zoom=3-13" in page.url
+    named.click()
+    group = page.locator(".mantine-Select-group:visible", has_text="mimetic-0")
+    assert group.get_by_role("option").count() == 3
+    page.get_by_role("option", name="another.h5").click()
+    shown("another.h5")
+    page.get_by_role("button", name="Next capture (n)").wait_for(state="hidden")
+    page.get_by_role("link", name="Runs").click()
+    page.locator("#runs-table [col-id='change']", has_text="first and last").click()
+    page.wait_for_url("**/compare?**against=**")
+    page.wait_for_selector("#compare-maps .main-svg image", state="attached")
+    assert named.first.input_value() == "mimetic-0/step-000000.h5"
+    beside = page.get_by_role("textbox", name="Capture").nth(1)
+    assert beside.input_value() == "mimetic-0/step-000100.h5"

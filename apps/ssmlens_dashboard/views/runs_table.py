@@ -40,12 +40,12 @@ def table(
             "width": 84,
             "cellClassRules": {"failed": "['failed', 'unreadable'].includes(params.value)"},
         },
+        *(_LINKS if captures else ()),
         {"field": "step", "type": "rightAligned", "width": 110},
         {"field": "loss", "width": 70, **number},
         {"field": "char", "headerName": f"characters{long}", "width": 116, **share},
         {"field": "string", "headerName": f"strings{long}", "width": 100, **share},
         {"field": "minutes", "width": 76, **number},
-        *_LINKS,
         {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
     ]
     named = [
