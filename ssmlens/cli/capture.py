@@ -26,7 +26,7 @@ class CaptureCommand:
     prompts: Path | None = None
     """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
     task: str | None = None
-    """Make prompts: repeat (random tokens twice over), or, if tokens are letters, copy, stack, sort, recall or ngram."""
+    """Make prompts: repeat (random tokens twice over); if tokens are letters, copy, stack, sort, recall or ngram."""
     length: int | None = None
     """Letters of the task's strings; pairs, of recall. Default: 40, repeat 64, recall 16; or what the letters allow."""
     count: int | None = None
