@@ -1,11 +1,13 @@
 """`python -m analyses.benchmarks.dashboard`: how long a reader waits, measured in a real browser.
 
-From the change of the address to the frame that shows it, on the Maps page, at 2048 tokens: another layer, another
-channel, a zoom, another query. Every one of them is seen for the first time. Then the first page of a capture of
-mamba-370m's shape (48 layers, 1024 tokens), and the bytes of each view. Server and browser share the cores.
+From the change of the address to the frame that shows it, on the Maps page, at 2048 tokens: the next layer or channel,
+as the arrows go, one that is not beside the last, a zoom, another query. Every one of them is seen for the first time.
+Then the first page of a capture of mamba-370m's shape (48 layers, 1024 tokens); and the bytes and requests of each
+view. Server and browser share the cores, with whatever else runs: the load average is in the results.
 """
 
 import math
+import os
 import runpy
 import shutil
 import statistics
@@ -23,6 +25,7 @@ from ssmlens_dashboard.guard import Access
 from ssmlens_dashboard.serve import listen, server_on
 
 from analyses.benchmarks import results
+from ssmlens.cli.dashboard import leave_cores
 
 _LAYERS, _TOKENS, _HEADS, _STATE = 26, 2048, 1024, 16
 _SYNTHETIC = results.CHECKOUT / "tests" / "dashboard" / "synthetic.py"
@@ -45,6 +48,7 @@ _FIRST_PAGE = """() => document.querySelectorAll(".block").length === 48
 
 def main() -> None:
     """Print what was measured and write results/dashboard.json."""
+    leave_cores()
     write_capture = runpy.run_path(str(_SYNTHETIC))["write_capture"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=_QUIET)
@@ -85,15 +89,20 @@ def _interactions(page: Page, address: str) -> dict[str, dict[str, float]]:
     page.wait_for_timeout(2000)
     edges = [(37 * i, 37 * i + 900 - 11 * i) for i in range(25)]
     series: dict[str, tuple[list[dict[str, object]], str | None]] = {
-        "layer": ([{"layer": i} for i in range(1, _LAYERS)], None),
+        "next layer": ([{"layer": i} for i in range(1, _LAYERS)], None),
+        "other layer": ([{"view": "mask", "layer": i} for i in range(0, _LAYERS, 2)], None),
         "zoom": ([{"zoom": f"{a}-{b},{a // 2}-{b - a // 2}"} for a, b in edges], None),
-        "channel": ([{"view": "channel", "zoom": None, "channel": i} for i in range(2, 27)], None),
+        "next channel": (
+            [{"view": "channel", "zoom": None, "channel": i} for i in range(2, 27)],
+            None,
+        ),
+        "other channel": ([{"channel": 60 + 30 * i} for i in range(25)], None),
         "query": ([{"query": 100 + 70 * i} for i in range(25)], "#maps-row-title"),
     }
     found = {}
     for name, (changes, done) in series.items():
         taken = []
-        before = sum(received)
+        before, answers = sum(received), len(received)
         for change in changes:
             taken.append(page.evaluate(_CHANGE, [change, done]))
             page.wait_for_timeout(_PAUSE)
@@ -102,6 +111,8 @@ def _interactions(page: Page, address: str) -> dict[str, dict[str, float]]:
             "p95_ms": round(_p95(taken), 1),
             "most_ms": round(max(taken), 1),
             "bytes_a_view": round((sum(received) - before) / len(changes)),
+            "requests_a_view": round((len(received) - answers) / len(changes), 1),
+            "load_average": round(os.getloadavg()[0], 1),
         }
         print(name, found[name], flush=True)
     return found
@@ -118,6 +129,7 @@ def _first_page(page: Page, address: str) -> dict[str, float]:
         "() => document.querySelector('#layers-progress').textContent === ''", timeout=60_000
     )
     found = {"shown_s": round(shown, 2), "scored_s": round(time.perf_counter() - start, 2)}
+    found["load_average"] = round(os.getloadavg()[0], 1)
     found["bytes"] = sum(received)
     print("first page", found, flush=True)
     return found

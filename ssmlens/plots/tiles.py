@@ -191,11 +191,19 @@ def tile_spec(
             "range": [end - 0.5, first - 0.5],
         },
     }
-    if query is not None and first <= query < end:
-        mark = {"color": theme.muted, "width": 1, "dash": "dot"}
-        where = {"xref": "x domain", "x0": 0, "x1": 1, "y0": query, "y1": query}
-        layout["shapes"] = [{"type": "line", **where, "line": mark}]
-    return {"data": [colour_bar(colours.ticks, signed=signed)], "layout": layout}
+    spec = {"data": [colour_bar(colours.ticks, signed=signed)], "layout": layout}
+    return marked(spec, query, theme)
+
+
+def marked(spec: Spec, query: int | None, theme: Theme = LIGHT) -> Spec:
+    """A figure of `tile_spec`, made without a query, with one marked where it is in the tile."""
+    end, first = spec["layout"]["yaxis"]["range"]
+    if query is None or not first < query < end:
+        return spec
+    line = {"color": theme.muted, "width": 1, "dash": "dot"}
+    where = {"xref": "x domain", "x0": 0, "x1": 1, "y0": query, "y1": query}
+    mark = {"type": "line", **where, "line": line}
+    return {**spec, "layout": {**spec["layout"], "shapes": [mark]}}
 
 
 def _join(

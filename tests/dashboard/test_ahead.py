@@ -2,9 +2,11 @@ import threading
 
 from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.pages import maps as page
 from ssmlens_dashboard.scene import resolve
 from ssmlens_dashboard.views import maps
 from ssmlens_dashboard.views.ahead import Ahead
+from ssmlens_dashboard.views.cache import Cache
 
 from ssmlens.errors import UsageError
 
@@ -47,22 +49,32 @@ def scene_of(path, search):
     return resolve(parse("/maps", search, ("maps",))[0], Library([path]))
 
 
-def test_the_matrices_an_arrow_away_are_made_and_kept(tmp_path, write_capture):
+def test_what_is_an_arrow_away_is_drawn_and_kept(tmp_path, write_capture, monkeypatch):
     path = write_capture(tmp_path / "four.h5", layers=[2, 3, 7, 9], tokens=20, seed=41)
     for search, near in (
         ("layer=7", ["layer=7", "layer=9", "layer=3"]),
-        ("layer=2&view=mask&scale=symlog", ["layer=2&view=mask", "layer=3&view=mask&scale=symlog"]),
+        ("layer=2&view=mask", ["layer=2&view=mask", "layer=3&view=mask"]),
         ("layer=3&view=channel", ["layer=3&view=channel", "layer=3&view=channel&channel=1"]),
         ("layer=3&view=channel&channel=5", [f"layer=3&view=channel&channel={n}" for n in (5, 4)]),
     ):
-        things = maps.ahead(scene_of(path, search))
+        expected = [page.map_figure(scene_of(path, there)) for there in near]
+        monkeypatch.setattr(page, "_FIGURES", Cache(1 << 20, lambda _: 1))
+        things = page.PAGE.ahead(scene_of(path, search))
         for make in things:
             make()
         assert len(things) == len(near)
-        for there in near:
-            what = maps.drawn(scene_of(path, there))
-            assert maps._WHOLE.has(what.key)
-    assert not maps._WHOLE.has(maps.drawn(scene_of(path, "layer=9&view=mask")).key)
+        with monkeypatch.context() as patch:
+            patch.setattr(page, "tile_spec", None)  # nothing is left to draw
+            assert [page.map_figure(scene_of(path, there)) for there in near] == expected
+
+
+def test_a_kept_figure_has_the_query_of_each_address(tmp_path, write_capture):
+    path = write_capture(tmp_path / "one.h5", layers=1, tokens=20, seed=47)
+    marks = [
+        page.map_figure(scene_of(path, search))["layout"].get("shapes")
+        for search in ("", "query=3", "query=7", "query=7&zoom=8-12,0-9", "")
+    ]
+    assert [mark and mark[0]["y0"] for mark in marks] == [None, 3, 7, None, None]
 
 
 def test_nothing_is_made_ahead_for_a_prompt_whose_matrices_would_crowd_the_cache(
@@ -70,4 +82,4 @@ def test_nothing_is_made_ahead_for_a_prompt_whose_matrices_would_crowd_the_cache
 ):
     monkeypatch.setattr(maps, "_AHEAD", 19)
     path = write_capture(tmp_path / "long.h5", layers=3, tokens=20, seed=43)
-    assert maps.ahead(scene_of(path, "layer=1")) == []
+    assert page.PAGE.ahead(scene_of(path, "layer=1")) == []

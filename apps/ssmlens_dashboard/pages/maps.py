@@ -1,5 +1,6 @@
 """Maps: what a layer, or one channel of it, looks at; the text coloured by one query's row."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from ssmlens.plots.labels import visible
 from ssmlens.plots.lag_profile import lag_profile_spec
 from ssmlens.plots.packing import rounded
 from ssmlens.plots.theme import Spec
-from ssmlens.plots.tiles import tile_spec
+from ssmlens.plots.tiles import marked, tile_spec
+from ssmlens_dashboard.address import Address
 from ssmlens_dashboard.controls import choices, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
+from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page, control_id
-from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.scene import Scene, resolve
 from ssmlens_dashboard.views import maps
+from ssmlens_dashboard.views.cache import Cache
 
 _VIEWS = {
     "map": "Attention map",
@@ -27,6 +31,7 @@ _VIEWS = {
     "softmax": "Softmax attention",
 }
 _MOST_DATA = 2048  # tokens a side of a download
+_FIGURES: Cache[Spec] = Cache(64 << 20, lambda spec: len(spec["layout"]["images"][0]["source"]))
 
 
 def layout(scene: Scene) -> Component:
@@ -78,7 +83,7 @@ PAGE = Page(
     layout=layout,
     rebuilt_by=("capture", "prompt"),
     data=lambda scene: data(scene),
-    ahead=maps.ahead,
+    ahead=lambda scene: [partial(_draw, at, scene.library) for at in maps.near(scene)],
 )
 
 
@@ -106,16 +111,28 @@ def everything(scene: Scene) -> tuple[Any, ...]:
 
 def map_figure(scene: Scene) -> Spec:
     """The matrix of the address, within its zoom."""
-    what = maps.drawn(scene)
+    at, what = scene.address, maps.drawn(scene)
+    key = (scene.capture.digest, what.key, at.zoom, at.scale, at.theme)
+    return marked(_FIGURES.get(key, lambda: _map_figure(scene, what)), at.query, scene.theme)
+
+
+def _map_figure(scene: Scene, what: maps.Drawn) -> Spec:
+    """The same without its query."""
     return tile_spec(
         maps.shown_tile(what, scene.address.zoom),
         scene.tokens,
         signed=what.signed,
         scale=scene.address.scale,
         limit=maps.colour_limit(what, scene.address.scale),
-        query=scene.address.query,
         theme=scene.theme,
     )
+
+
+def _draw(address: Address, library: Library) -> None:
+    """Make what a view of the address takes longest over."""
+    scene = resolve(address, library)
+    map_figure(scene)
+    lags_figure(scene)
 
 
 def lags_figure(scene: Scene) -> Spec:

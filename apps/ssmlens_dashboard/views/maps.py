@@ -1,7 +1,6 @@
 """A layer's map, mask or channel: whole where it can be held, by rectangles where it cannot."""
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -13,9 +12,7 @@ from ssmlens.plots.tiles import SIDE, Tile, shrink, tile
 from ssmlens.scores.diagonal import lag_energy as energy_of
 from ssmlens.store import Layer
 from ssmlens_dashboard.address import Address, MapView, Range, Zoom
-from ssmlens_dashboard.library import Library
-from ssmlens_dashboard.scene import Scene, resolve
-from ssmlens_dashboard.views.ahead import Make
+from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views.cache import Cache
 
 HOVERED = 64
@@ -24,7 +21,7 @@ HOVERED = 64
 _EXACT = 2048  # tokens a side up to which a rectangle of a long prompt is computed entry by entry
 _SAMPLE = 250_000
 _AHEAD = (
-    4096  # tokens of a prompt up to which matrices are made before they are asked for: 64 MiB each
+    4096  # tokens of a prompt up to which matrices are drawn before they are asked for: 64 MiB each
 )
 
 _WHOLE: Cache[np.ndarray] = Cache(768 << 20, lambda array: array.nbytes)
@@ -128,31 +125,19 @@ def lag_energy(what: Drawn) -> Float[np.ndarray, " lag"]:
     return _SMALL.get((*what.key, "lags"), lambda: _lags(what))
 
 
-def ahead(scene: Scene) -> list[Make]:
-    """The matrix that is shown, and those an arrow away: of the channels beside a channel, else of other layers."""
-    if scene.capture.length[scene.address.prompt] > _AHEAD:
-        return []
-    return [
-        partial(_prepare, address, scene.library) for address in (scene.address, *_beside(scene))
-    ]
+def near(scene: Scene) -> list[Address]:
+    """What is shown and what is an arrow away: the channels beside a channel, else the layers beside a layer.
 
-
-def _beside(scene: Scene) -> list[Address]:
+    Nothing for a prompt whose matrices would crowd the cache.
+    """
     at, layers = scene.address, scene.capture.layers
+    if scene.capture.length[at.prompt] > _AHEAD:
+        return []
     if at.view == "channel":
         places = (at.channel + 1, at.channel - 1)
-        return [at.but(channel=place) for place in places if 0 <= place < scene.channels]
+        return [at, *(at.but(channel=n) for n in places if 0 <= n < scene.channels)]
     here = layers.index(scene.layer.index)
-    return [at.but(layer=layers[n]) for n in (here + 1, here - 1) if 0 <= n < len(layers)]
-
-
-def _prepare(address: Address, library: Library) -> None:
-    """Make what a figure takes longest over."""
-    scene = resolve(address, library)
-    what = drawn(scene)
-    matrix(what)
-    colour_limit(what, scene.address.scale)
-    lag_energy(what)
+    return [at, *(at.but(layer=layers[n]) for n in (here + 1, here - 1) if 0 <= n < len(layers))]
 
 
 def _matrix(what: Drawn) -> np.ndarray:
