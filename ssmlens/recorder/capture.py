@@ -20,7 +20,7 @@ from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.attention_capture import attention_layer, padded_map
-from ssmlens.recorder.calls import AttentionCall, MixerCall, weights_device
+from ssmlens.recorder.calls import AttentionCall, MixerCall, autocast_dtype, weights_device
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
@@ -249,8 +249,9 @@ def _header(
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
     adapters = [block.mixer.adapter for block in chosen if block.mixer]
+    computed = parameter.new_empty(0, dtype=autocast_dtype(parameter.device) or parameter.dtype)
     # Softmax attention has nothing to close.
-    closes = [closing.tolerance(parameter, adapter) for adapter in adapters]
+    closes = [closing.tolerance(computed, adapter) for adapter in adapters]
     return CaptureHeader(
         tokens=prompts.padded().numpy(),
         length=torch.tensor(prompts.length).numpy(),

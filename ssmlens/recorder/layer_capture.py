@@ -82,7 +82,8 @@ def capture_layer(
     # Neither is needed any more; what surrounds the scan holds the projections.
     operands = dataclasses.replace(operands, x=None, gate=None, mixing=None)
     del y
-    with torch.no_grad():
+    # Maps are the operands', whatever precision the model is run in.
+    with torch.no_grad(), torch.autocast(operands.delta.device.type, enabled=False):
         if long:
             arrays |= maps.reduced(operands, length, target, tokens_per_block(operands.tokens))
         else:
