@@ -45,56 +45,6 @@ def plot(page):
     return page.locator("#maps-map .nsewdrag").bounding_box()
 
 
-def test_layers_shows_scores_ranking_and_thumbnails_and_leads_to_the_layer(visit, address):
-    page = visit(f"{address}/")
-    page.wait_for_selector("#layers-scores .heatmaplayer image, #layers-scores .hm")
-    page.locator("#layers-table [row-index='0'] [col-id='layer']", has_text="3").wait_for()
-    assert "ordered by copy_score" in page.locator("#layers-notes").inner_text()
-    assert "every layer reproduces" in page.locator(".facts").inner_text()
-    pictures = page.locator(".pictures img")
-    assert pictures.count() == 8
-    pictures.first.scroll_into_view_if_needed()
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.pictures img')].every(i => i.naturalWidth > 20)"
-    )
-    page.locator("#layers-table .ag-header-cell[col-id='layer']").click()
-    page.locator("#layers-table [row-index='0'] [col-id='layer']", has_text="0").wait_for()
-    page.locator("#layers-table [row-index='0'] [col-id='kind']").click()
-    drawn(page, "Layer 0: attention map")
-    page.go_back()
-    page.locator(".pictures a").nth(7).click()
-    drawn(page, "Layer 3: attention mask")
-    assert "layer=3" in page.url
-
-
-def test_another_score_orders_the_layers_and_is_in_the_address(visit, address):
-    page = visit(f"{address}/layers")
-    notes, chosen = page.locator("#layers-notes"), page.get_by_role("textbox", name="Order by")
-    notes.filter(has_text="ordered by copy_score").wait_for()
-    assert chosen.input_value() == "the default order"
-    chosen.click()
-    page.get_by_role("option", name="memory_length").click()
-    page.wait_for_url("**by=memory_length**")
-    notes.filter(has_text="ordered by memory_length").wait_for()
-
-    def lengths():
-        cells = page.locator("#layers-table [row-id] [col-id='memory_length']")
-        rows = page.locator("#layers-table .ag-center-cols-container [row-index]")
-        at = [int(row) for row in rows.evaluate_all("a => a.map(r => r.getAttribute('row-index'))")]
-        values = [float(text) for text in cells.all_inner_texts()]
-        return [value for _, value in sorted(zip(at, values, strict=True))]
-
-    assert lengths() == sorted(lengths(), reverse=True)
-    page.reload()
-    notes.filter(has_text="ordered by memory_length").wait_for()
-    assert chosen.input_value() == "memory_length"
-    page.go_back()
-    notes.filter(has_text="ordered by copy_score").wait_for()
-    page.wait_for_function(
-        "input => input.value === 'the default order'", arg=chosen.element_handle()
-    )
-
-
 def test_hover_names_tokens_and_the_stored_value_and_a_click_takes_the_query(
     visit, address, stored
 ):

@@ -41,10 +41,14 @@ def test_curves_and_controls_are_one_with_the_address(visit, serve, runs):
     page.get_by_role("link", name="transplants").click()
     page.locator("#runs-transplants .scatterlayer .point").first.wait_for()
     page.wait_for_url(re.compile(r"runs=[0-9a-f]{10}"))
-    with page.expect_download() as file:
-        page.get_by_text("CSV").click()
-    head = Path(file.value.path()).read_text().splitlines()[0]
-    assert {"run", "length", "arm", "char"} <= set(head.split(","))
+    got = {}
+    for form in ("SVG", "PNG", "CSV", "netCDF"):
+        with page.expect_download() as file:
+            page.get_by_text(form, exact=True).first.click()
+        got[form] = Path(file.value.path()).read_bytes()
+    assert {"run", "length", "arm", "char"} <= set(got["CSV"].decode().splitlines()[0].split(","))
+    for form, start in (("SVG", b"<svg"), ("PNG", b"\x89PNG"), ("netCDF", b"\x89HDF")):
+        assert got[form].startswith(start), form
 
 
 def test_a_run_grows_and_the_page_follows_until_it_is_done(visit, serve, tmp_path):
@@ -53,7 +57,7 @@ def test_a_run_grows_and_the_page_follows_until_it_is_done(visit, serve, tmp_pat
     assert "none found" in page.locator("#runs-none").inner_text()
 
     folder = written["write_run"](tmp_path / "live" / "one", state="running")
-    page.goto(page.url)
+    page.evaluate("() => dash_clientside.set_props('runs-tick', { n_intervals: 1e6 })")
     page.wait_for_function(f"() => ({LAST_STEP})() === 200")
     page.get_by_role("textbox", name="Length").click()
     page.locator("[role=option]:visible").first.wait_for()
