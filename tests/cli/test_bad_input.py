@@ -18,16 +18,15 @@ SHIPPED = "copy-mamba2-default"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.txt").write_text("\n\n")
-    (tmp_path / "empty_line.jsonl").write_text('{"text": "ab|ab"}\n{"text": ""}\n')
-    (tmp_path / "beyond.jsonl").write_text('{"tokens": [3, 4, 32]}\n')
-    (tmp_path / "negative.jsonl").write_text('{"tokens": [-1]}\n')
-    (tmp_path / "words.txt").write_text("Hello\n")
-    (tmp_path / "taken.h5").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    return tmp_path
+def here(here):
+    (here / "empty.txt").write_text("\n\n")
+    (here / "empty_line.jsonl").write_text('{"text": "ab|ab"}\n{"text": ""}\n')
+    (here / "beyond.jsonl").write_text('{"tokens": [3, 4, 32]}\n')
+    (here / "negative.jsonl").write_text('{"tokens": [-1]}\n')
+    (here / "words.txt").write_text("Hello\n")
+    (here / "taken.h5").write_text("mine")
+    (here / "folder").mkdir()
+    return here
 
 
 def files(folder):

@@ -7,13 +7,6 @@ import pytest
 
 from ssmlens.store import open_capture
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 SMALL = ("capture", "--model", "copy-mamba2-mimetic", "--layers", 3)
 
 

@@ -13,13 +13,12 @@ import pytest
 MODEL = "copy-mamba2-mimetic"
 
 
-def test_where_nobody_watches_it_ends_with_the_page(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_where_nobody_watches_it_ends_with_the_page(cli, here):
     told = cli("demo", "--model", MODEL, "--json").json
     assert told["ranking"]["layers"][0]["layer"] == 3
     assert told["capture"]["out"] == f"demo/{MODEL}.h5"
     assert told["beside"] == "demo/copy-mamba2-default.h5"
-    assert (tmp_path / told["page"]).stat().st_size > 10_000
+    assert (here / told["page"]).stat().st_size > 10_000
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -26,12 +26,6 @@ TINY = {
 SMALL = [word for option in TINY.items() for word in option]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_run_and_its_curve(cli, here):
     said = cli("train", *SMALL, "--init", "mimetic", "--device", "cpu")
     assert said.code == 0, said.err

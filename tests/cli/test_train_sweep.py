@@ -22,12 +22,6 @@ TINY = {
 SMALL = [word for option in TINY.items() for word in option]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_sweep_and_its_comparison(cli, here):
     axes = ["--axis", "init=mamba-ssm,mimetic", "learning-rate=1e-3", "seed=0,1"]
     said = cli("sweep", *SMALL, *axes, "--out", "sweep")

@@ -27,12 +27,6 @@ TINY = {
 SMALL = [word for option in TINY.items() for word in option]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_students_of_two_layers_beside_the_arms_they_are_held_against(cli, here):
     asked = ["transplant", "--teacher", TEACHER, "--layers", 3, 1, *SMALL, "--out", "out"]
     said = cli(*asked, "--rates", 1e-2, "--figure", "fig.html")
