@@ -1,5 +1,6 @@
 """Sweeps: every run once, whatever happens to workers and launchers."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -35,19 +36,28 @@ def launch(out, *words, **environment):
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
+@dataclasses.dataclass
+class Cluster:
+    """A Ray cluster of two nodes on this machine."""
+
+    address: str
+    process: subprocess.Popen
+
+    def lose_a_node(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
 @pytest.fixture
 def cluster():
-    """Address of a Ray cluster of two nodes on this machine."""
-    command = [PYTHON, HERE / "ray_cluster.py"]
+    pipe = subprocess.PIPE
     quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    nodes = subprocess.Popen(
-        command, env=quiet, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert nodes.stdin is not None
-    assert nodes.stdout is not None
-    with nodes:
-        yield nodes.stdout.readline().strip()
-        nodes.stdin.close()
+    command = [PYTHON, HERE / "ray_cluster.py"]
+    with subprocess.Popen(command, env=quiet, text=True, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield Cluster(process.stdout.readline().strip(), process)
+        process.stdin.close()
 
 
 def work_off_with_kills(out, *words, **environment):
@@ -94,10 +104,23 @@ def test_every_run_once_on_two_nodes_of_a_ray_cluster(tmp_path, cluster):
     """The same; SSMLENS_STUB_PYTHON is a python that has Ray, where that of the tests has none."""
     out = tmp_path / "sweep"
     words = ("--engine", "ray", "--workers", 3, "--pack", 8)
-    work_off_with_kills(out, *words, RAY_ADDRESS=cluster)
+    work_off_with_kills(out, *words, RAY_ADDRESS=cluster.address)
     require_all_once(out)
     text = "".join((path / "begun").read_text() for path in find_runs(out))
     assert len(set(text.splitlines())) > 1  # processes
+
+
+@needs_ray
+def test_every_run_once_though_the_cluster_loses_a_node(tmp_path, cluster):
+    out = tmp_path / "sweep"
+    words = ("--engine", "ray", "--pack", 8)  # as many workers as both nodes have cores
+    launcher = launch(out, RUNS, *words, RAY_ADDRESS=cluster.address)
+    while len(list(out.glob("*/status.json"))) < RUNS // 3:
+        assert launcher.poll() is None
+        time.sleep(0.02)
+    cluster.lose_a_node()
+    assert launcher.wait() == 0
+    require_all_once(out)
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
@@ -148,6 +171,7 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
             [*grid, wild, *grid],
             tmp_path,
             devices=["cpu"],
+            pack=3,
             progress=lambda *now: told.append(now),
             **options,
         )
