@@ -40,8 +40,12 @@ def drawn(page, title):
 
 
 def plot(page):
-    """The drawing area of the map, once the page has come to rest: a drag ends where plotly draws anew."""
+    """The drawing area of the map, once what is above it is there and it is where it will stay."""
+    page.locator("nav a").first.wait_for()
     page.wait_for_load_state("networkidle")
+    page.locator("#maps-map .nsewdrag").hover(
+        position={"x": 2, "y": 2}
+    )  # waits until it stands still
     return page.locator("#maps-map .nsewdrag").bounding_box()
 
 
@@ -70,6 +74,32 @@ def test_hover_names_tokens_and_the_stored_value_and_a_click_takes_the_query(
     assert np.allclose(shares, row / row.max(), atol=2e-3)
     page.locator("#maps-text .token").nth(30).click()
     page.locator("#maps-row-title", has_text="row of query 30").wait_for()
+
+
+def test_tokens_stand_on_both_axes_and_every_scale_colours_the_map(visit, address, stored):
+    page = visit(f"{address}/maps?layer=3&zoom=5-12,2-9")
+    drawn(page, "Layer 3: attention map")
+    tokens = stored.token_strings(0)
+    for axis, (first, end) in (("y", (5, 12)), ("x", (2, 9))):
+        labels = page.locator(f"#maps-map .{axis}tick text").all_text_contents()
+        assert [label.split() for label in labels] == [
+            [str(i), tokens[i]] for i in range(first, end)
+        ]
+    source = "() => document.querySelector('#maps-map .js-plotly-plot').layout.images[0].source"
+    pictures = [page.evaluate(source)]
+    for scale in ("symlog", "rank"):
+        page.locator(".toolbar").get_by_text(scale, exact=True).click()
+        page.wait_for_function(f"last => ({source})() !== last", arg=pictures[-1])
+        pictures.append(page.evaluate(source))
+        assert f"scale={scale}" in page.url
+    page.locator(".toolbar").get_by_text("linear", exact=True).click()
+    page.wait_for_function(f"first => ({source})() === first", arg=pictures[0])
+    assert len(set(pictures)) == 3
+    lags = (
+        "() => document.querySelector('#maps-lags .js-plotly-plot').calcdata[0].map(({ y }) => y)"
+    )
+    energy = page.evaluate(lags)
+    assert int(np.argmax(energy[4:])) + 4 == 17, "the model copies 17 letters"
 
 
 def test_zoom_is_in_the_address_and_comes_back_from_it(visit, address):
