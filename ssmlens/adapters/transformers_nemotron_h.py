@@ -1,28 +1,17 @@
 """transformers' Nemotron-H: Mamba-2 blocks between blocks of attention, MLP and experts."""
 
-from typing import Any
-
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
+from ssmlens.adapters.transformers_shared import TransformersLeastStepAdapter
 
 
 @register
-class TransformersNemotronH(TransformersMamba2Adapter):
-    """`transformers.models.nemotron_h.NemotronHMamba2Mixer`.
-
-    Δ is at least `time_step_min`, as in its torch code of any version and in its kernels since 5.15; before, its
-    kernels take `time_step_limit` instead, and its torch code loses what was written more than a chunk ago
-    (`chunk_size` tokens, a sum over the wrong axis): there closure fails.
-    """
+class TransformersNemotronH(TransformersLeastStepAdapter):
+    """`transformers.models.nemotron_h.NemotronHMamba2Mixer`."""
 
     family = "transformers NemotronHMamba2Mixer"
     mixers = ("transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer",)
-
-    def dt_limit(self, mixer: Any) -> tuple[float, float]:
-        """See `TransformersMamba2Adapter.dt_limit`."""
-        return (mixer.config.time_step_min, float("inf"))
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Mamba, MLP, attention, experts, Mamba."""

@@ -52,6 +52,19 @@ class TransformersMamba2Adapter(_TransformersAdapter, Mamba2Adapter):
         return width // getattr(mixer.norm, "group_size", width)
 
 
+class TransformersLeastStepAdapter(TransformersMamba2Adapter):
+    """Families of Mamba-2 whose Δ is at least `time_step_min`, and has no upper limit.
+
+    As in their torch code of any version and in their kernels since 5.15; before, their kernels take `time_step_limit`
+    instead, and their torch code loses what was written more than a chunk ago (`chunk_size` tokens, a sum over the
+    wrong axis): there closure fails.
+    """
+
+    def dt_limit(self, mixer: Any) -> tuple[float, float]:
+        """See `TransformersMamba2Adapter.dt_limit`."""
+        return (mixer.config.time_step_min, float("inf"))
+
+
 def _applied(mixer: nn.Module, mask: Tensor | None) -> Tensor | None:
     """The mask as the mixer's own code applies it: in older versions some ignore that of a single sequence or token."""
     zero_padding = own_forward(mixer).__globals__.get("apply_mask_to_padding_states")

@@ -1,28 +1,17 @@
 """transformers' Zamba2: Mamba-2, some blocks with shared attention."""
 
-from typing import Any
-
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
+from ssmlens.adapters.transformers_shared import TransformersLeastStepAdapter
 
 
 @register
-class TransformersZamba2(TransformersMamba2Adapter):
-    """`transformers.models.zamba2.Zamba2MambaMixer`.
-
-    Δ is at least `time_step_min`, as in its torch code of any version and in its kernels since 5.15; before, its
-    kernels take `time_step_limit` instead, and its torch code loses what was written more than a chunk ago
-    (`chunk_size` tokens, a sum over the wrong axis): there closure fails.
-    """
+class TransformersZamba2(TransformersLeastStepAdapter):
+    """`transformers.models.zamba2.Zamba2MambaMixer`."""
 
     family = "transformers Zamba2MambaMixer"
     mixers = ("transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",)
-
-    def dt_limit(self, mixer: Any) -> tuple[float, float]:
-        """See `TransformersMamba2Adapter.dt_limit`."""
-        return (mixer.config.time_step_min, float("inf"))
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. The second of its blocks has attention before its mixer."""

@@ -83,10 +83,10 @@ def _needed(job: Assembly) -> int:
 def _write_layer(file: h5py.File, index: int, paths: Sequence[Path]) -> str:
     with ExitStack() as opened:
         files = [opened.enter_context(open_guarded(path)) for path in paths]
-        return merge_layer(file, index, [stored_layer(source, index) for source in files])
+        return _merge_layer(file, index, [stored_layer(source, index) for source in files])
 
 
-def merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> str:
+def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> str:
     """Write a layer from those of its batches of prompts, in order, moving chunks as they are. Its digest.
 
     Raises:

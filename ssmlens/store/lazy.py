@@ -32,7 +32,7 @@ class LazyArray(BackendArray):
         )
 
 
-def lazy_variable(
+def _lazy_variable(
     axes: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype, get: Callable[[tuple], Any]
 ) -> xr.Variable:
     """A variable with named dimensions over a `LazyArray`."""
@@ -44,7 +44,7 @@ def lazy_dataset(
 ) -> xr.DataArray:
     """A stored dataset with named dimensions, read where it is looked at."""
 
-    view = lazy_variable(axes, dataset.shape, dataset.dtype, lambda at: read(dataset, at))
+    view = _lazy_variable(axes, dataset.shape, dataset.dtype, lambda at: read(dataset, at))
     return xr.DataArray(view, name=name)
 
 
@@ -61,13 +61,13 @@ def A_bar(delta: h5py.Dataset, A: h5py.Dataset, read: Reader) -> xr.DataArray:
         return np.exp(both * rate)
 
     return xr.DataArray(
-        lazy_variable(axes, (*delta.shape, *A.shape[1:]), delta.dtype, get), name="A_bar"
+        _lazy_variable(axes, (*delta.shape, *A.shape[1:]), delta.dtype, get), name="A_bar"
     )
 
 
 def decay(log_decay: h5py.Dataset, read: Reader) -> xr.DataArray:
     """Ā where the decay depends on the data: the exponential of its stored log, [prompt token head]."""
-    view = lazy_variable(
+    view = _lazy_variable(
         (PROMPT, TOKEN, HEAD),
         log_decay.shape,
         log_decay.dtype,
@@ -90,7 +90,7 @@ def B_bar(weight: h5py.Dataset, B: h5py.Dataset, read: Reader) -> xr.DataArray:
 
     shape = (*weight.shape, B.shape[3])
     return xr.DataArray(
-        lazy_variable((PROMPT, TOKEN, HEAD, STATE), shape, weight.dtype, get), name="B_bar"
+        _lazy_variable((PROMPT, TOKEN, HEAD, STATE), shape, weight.dtype, get), name="B_bar"
     )
 
 
