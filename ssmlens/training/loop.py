@@ -103,21 +103,28 @@ def train_pack(
     """
     where = find_device(device)
     with ExitStack() as held:
+        folders: dict[
+            int, RunFolder
+        ] = {}  # all of them before any model: nobody else shall begin on the rest
         places: dict[Session, int] = {}
         for place, (path, config) in enumerate(jobs):
             try:
                 check(config)
-                folder = held.enter_context(RunFolder(path, config))
-                if open_run(path).status.state == "done":
-                    told(place, "done", "")
-                    continue
-                session = Session(Trainee(config, where), folder, progress=lambda now: beat())
+                folders[place] = held.enter_context(RunFolder(path, config))
             except BusyError:
                 told(place, "elsewhere", "")
             except SsmlensError as error:
                 told(place, "failed", str(error))
-            else:
-                places[session] = place
+        for place, folder in folders.items():
+            path, config = jobs[place]
+            try:
+                if open_run(path).status.state == "done":
+                    told(place, "done", "")
+                else:
+                    session = Session(Trainee(config, where), folder, progress=lambda now: beat())
+                    places[session] = place
+            except SsmlensError as error:
+                told(place, "failed", str(error))
         for session, error in _together(list(places)):
             if error is not None:
                 _record(session, error)

@@ -20,7 +20,7 @@ from ssmlens.training.trainee import Trainee
 
 # Training loss is the mean over this many steps; whether it is finite is looked at as often.
 _LOG_EVERY = 10
-# Seconds between two status.json of a run that goes on: a file is on the disk before it takes the name, which takes time.
+# Seconds between two status.json of a run that goes on: each waits for the disk.
 _STATUS_EVERY = 1.0
 # Prompts of a capture.
 _PROMPTS = 4
