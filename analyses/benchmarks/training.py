@@ -6,10 +6,12 @@ mamba_ssm's models on copy of up to 50 letters (102 tokens), batch 64, bfloat16 
 import dataclasses
 import sys
 from typing import Any
+from unittest import mock
 
 import torch
 
 from analyses.benchmarks import cuda_timing, results
+from ssmlens.training import build
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.pack import Pack
 from ssmlens.training.trainee import Trainee
@@ -26,12 +28,13 @@ _WARM_UP = 5
 
 
 def main() -> None:
-    """Print three tables and write results/training.json."""
+    """Print four tables and write results/training.json."""
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
     found: dict[str, object] = {
         "machine": {**results.machine(), "gpu": torch.cuda.get_device_name()},
         "graph": [_against_eager(WIDE), *(_against_eager(config) for config in SMALL.values())],
+        "short_scan": _short_scan(SMALL["Mamba1"]),
         "packs": [_packed(config, size) for config in SMALL.values() for size in _SIZES],
         "kernels": _kernels(SMALL["Mamba1"]),
     }
@@ -53,6 +56,22 @@ def _against_eager(config: TrainConfig) -> dict[str, object]:
     told = ", ".join(f"{what} {_ms(timing.seconds)}" for what, timing in timings.items())
     print(f"{row['model']}: {told}: {row['faster']:.2f} times faster", flush=True)
     return row
+
+
+def _short_scan(config: TrainConfig) -> dict[str, object]:
+    """The whole step as one graph, with mamba_ssm's Mamba layers as they are, against `use_short_scan`."""
+    with mock.patch.object(build, "use_short_scan", lambda model: model):
+        without = _pack(config, 1)
+    timings = cuda_timing.take_turns({"without": without.step, "with": _pack(config, 1).step})
+    faster = timings["without"].ratio(timings["with"])
+    told = ", ".join(f"{what} {_ms(timing.seconds)}" for what, timing in timings.items())
+    print(f"{_name(config)}, the short scan: {told}: {faster:.2f} times faster", flush=True)
+    return {
+        "model": _name(config),
+        "without_s": timings["without"].record(),
+        "with_s": timings["with"].record(),
+        "faster": faster,
+    }
 
 
 def _packed(config: TrainConfig, size: int) -> dict[str, object]:

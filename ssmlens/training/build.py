@@ -14,6 +14,7 @@ from ssmlens.models import backends, mamba_ssm_layout
 from ssmlens.models.kernel_mixers import use_kernels
 from ssmlens.models.load import load_model
 from ssmlens.models.mamba_lm import MambaLM
+from ssmlens.models.short_mamba import use_short_scan
 from ssmlens.registry import Registry
 from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.task import Task, tasks
@@ -79,7 +80,7 @@ def build_model(config: TrainConfig, task: Task, device: torch.device) -> nn.Mod
     """The model at its start, the same on every device.
 
     On CUDA, where mamba_ssm is installed, its own model; or `MambaLM` with its mixers, where its model knows no such
-    blocks (Mamba3, linear attention). Elsewhere `MambaLM`.
+    blocks (Mamba3, linear attention); its Mamba-1 trains on short sequences by `use_short_scan`. Elsewhere `MambaLM`.
 
     Raises:
         UsageError: The init refuses it, or the checkpoint does not suit the task.
@@ -89,11 +90,11 @@ def build_model(config: TrainConfig, task: Task, device: torch.device) -> nn.Mod
         return model.to(device)
     architecture = model.config.to_dict()
     if mamba_ssm_layout.why_no_kernels(architecture) is not None:
-        return use_kernels(model).to(device)
+        return use_short_scan(use_kernels(model).to(device))
     dtype = model.lm_head.weight.dtype
     fused = mamba_ssm_layout.make_skeleton(architecture, backends.MAMBA_SSM, dtype)
     state = mamba_ssm_layout.untie(fused, model.state_dict())
-    return mamba_ssm_layout.fill(fused, state).to(device)
+    return use_short_scan(mamba_ssm_layout.fill(fused, state).to(device))
 
 
 def _fresh(config: TrainConfig, task: Task) -> MambaLM:

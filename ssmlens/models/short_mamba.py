@@ -1,0 +1,58 @@
+"""mamba_ssm's `Mamba` trained on short sequences on a GPU: the same mixer, its scan by `short_scan`."""
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens.models import short_scan
+
+_MAMBA = "mamba_ssm.modules.mamba_simple.Mamba"
+# Beyond it mamba_ssm's kernel is as fast, and stores less.
+LONGEST = 128
+
+
+def use_short_scan(model: nn.Module) -> nn.Module:
+    """Let mamba_ssm's Mamba layers train on sequences of at most `LONGEST` tokens with `short_scan`; returns the model.
+
+    In train mode alone: in eval mode, on longer sequences and on a CPU a layer runs as it did. Parameters, their names
+    and the layers' classes stay. Layers whose width does not fit stay as they are, all of them where Triton is missing
+    or has no Gluon.
+    """
+    modules: list[Any] = list(model.modules())
+    mixers = [m for m in modules if f"{type(m).__module__}.{type(m).__qualname__}" == _MAMBA]
+    for mixer in mixers:
+        if short_scan.fits(mixer.d_inner, mixer.d_state) and short_scan.is_available():
+            mixer.forward = functools.partial(_forward, mixer)
+    return model
+
+
+def _forward(mixer: Any, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
+    short = hidden_states.is_cuda and hidden_states.shape[1] <= LONGEST
+    if mixer.training and short and inference_params is None:
+        return short_forward(mixer, hidden_states)
+    return type(mixer).forward(mixer, hidden_states, inference_params)
+
+
+def short_forward(
+    mixer: Any, hidden_states: Float[Tensor, "batch token d_model"]
+) -> Float[Tensor, "batch token d_model"]:
+    """What `mixer(hidden_states)` returns, within rounding, tokens before channels throughout.
+
+    Args:
+        mixer: mamba_ssm's Mamba, or a module with its parameters.
+        hidden_states: What goes into the mixer.
+    """
+    convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
+    x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)
+    x = convolve(x.mT, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, activation="silu").mT
+    sizes = (mixer.dt_rank, mixer.d_state, mixer.d_state)
+    dt, B, C = mixer.x_proj(x).split(sizes, dim=-1)
+    dt = F.linear(dt, mixer.dt_proj.weight)
+    A, D = -torch.exp(mixer.A_log.float()), mixer.D.float()
+    y = short_scan.short_scan(x, dt, A, B, C, D, z, mixer.dt_proj.bias.float())
+    return mixer.out_proj(y)
