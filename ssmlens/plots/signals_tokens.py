@@ -14,7 +14,7 @@ from ssmlens.plots.scales import Scale
 from ssmlens.plots.theme import LIGHT, SIGNED, Theme, colorscale, template
 
 _SECOND = str(colorscale(SIGNED)[-1][1])
-_MARGIN = {"l": 64, "r": 64, "t": 8, "b": 8}  # the same for both: tokens stand below each other
+_MARGIN = {"l": 64, "r": 88, "t": 8, "b": 8}  # the same for both: tokens stand below each other
 _LABELS = 40
 
 

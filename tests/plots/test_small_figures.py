@@ -54,20 +54,6 @@ def test_closure_without_any_finite_error_is_drawn():
     assert list(figure.data[0].marker.symbol) == ["x"]
 
 
-def luminance(colour):
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("theme", [LIGHT, DARK])
-@pytest.mark.parametrize("ink", ["ink", "muted", "accent", "ok", "failed"])
-@pytest.mark.parametrize("ground", ["page", "surface"])
-def test_text_has_the_contrast_of_wcag_aa(theme, ink, ground):
-    light, dark = sorted((luminance(getattr(theme, ink)), luminance(getattr(theme, ground))))[::-1]
-    assert (light + 0.05) / (dark + 0.05) >= 4.5
-
-
 @pytest.mark.parametrize("stops", [SIGNED, UNIT, ORDER])
 def test_scales_span_zero_to_one(stops):
     scale = colorscale(stops)
