@@ -3,18 +3,18 @@
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
-from ssmlens.cli.shard import parse_shard
+from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
 from ssmlens.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepCommand(TrainConfig):
+class SweepCommand(SweepOptions):
     """Train many configs, a run folder each: every combination of some axes, or a Python file's list.
 
     A sweep that was stopped goes on where it was, and what is there is not done again. Compare its arms with:
@@ -28,24 +28,6 @@ class SweepCommand(TrainConfig):
     """A Python file that makes a list of TrainConfig called configs; it is run."""
     out: Path | None = None
     """Folder of the run folders. Default: sweeps/ and the task, or the Python file's name."""
-    engine: Literal["local", "ray"] = "local"
-    """What starts the workers: local, processes of this machine; ray, a Ray cluster whose machines share a disk."""
-    workers: int | None = None
-    """Processes that train side by side. Default: one a device; with --engine ray as many as there is room for."""
-    device: tuple[str, ...] = ("auto",)
-    """Where: cpu, cuda, or several that workers take in turn, as in cuda:0 cuda:1."""
-    gpus_per_worker: float | None = None
-    """--engine ray: share of a GPU that a worker takes up, such as 0.25. Default: 1 where there are GPUs."""
-    cpus_per_worker: float | None = None
-    """--engine ray: CPU cores that a worker takes up. Default: 1."""
-    pack: int | None = None
-    """Runs of equal shape that a worker trains side by side, at most. Default: 8 on CUDA, else 1."""
-    shard: str | None = None
-    """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
-    retry_failed: bool = False
-    """Begin runs anew that have failed."""
-    hang_after: float = 900.0
-    """Seconds without a step after which a worker is killed and its run begun again."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -56,20 +38,7 @@ class SweepCommand(TrainConfig):
         configs, name = self._configs()
         out = self.out or Path("sweeps") / name
         with progress(f"sweeping {out}") as tell:
-            runs = sweep(
-                configs,
-                out,
-                engine=self.engine,
-                workers=self.workers,
-                devices=self.device,
-                gpus_per_worker=self.gpus_per_worker,
-                cpus_per_worker=self.cpus_per_worker,
-                pack=self.pack,
-                shard=parse_shard(self.shard) or (1, 1),
-                retry_failed=self.retry_failed,
-                hang_after=self.hang_after,
-                progress=tell,
-            )
+            runs = sweep(configs, out, progress=tell, **self.how())
         return summary(runs, out)
 
     def _configs(self) -> tuple[list[TrainConfig], str]:

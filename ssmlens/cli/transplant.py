@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
+from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.cli.text_table import text_table
 from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
@@ -20,7 +21,7 @@ _SHOWN = ("mask_ones", "bc_effective", "diagonal_sharpness")
 
 
 @dataclasses.dataclass(frozen=True)
-class TransplantCommand(TrainConfig):
+class TransplantCommand(SweepOptions):
     """Train a student from each layer of a teacher, beside default, mimetic and shuffled, and set the layers' scores
     against what their students learn.
 
@@ -44,22 +45,11 @@ class TransplantCommand(TrainConfig):
     """Colours of --figure."""
     out: Path | None = None
     """Folder of the experiment. Default: transplants/ and the teacher's name."""
-    workers: int | None = None
-    """Processes that train side by side. Default: one a device."""
-    pack: int | None = None
-    """Runs of equal shape that a process trains side by side, at most. Default: 8 on CUDA, else 1."""
-    device: tuple[str, ...] = ("auto",)
-    """Where: cpu, cuda, or several that workers take in turn."""
-    shard: str | None = None
-    """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
-    retry_failed: bool = False
-    """Begin runs anew that have failed."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.cli.shard import parse_shard
         from ssmlens.plots.image import FIGURE_FILES
         from ssmlens.training.transplant import transplant
 
@@ -79,12 +69,8 @@ class TransplantCommand(TrainConfig):
                 rates=self.rates,
                 seeds=self.seeds,
                 controls=self.controls,
-                workers=self.workers,
-                devices=self.device,
-                pack=self.pack,
-                shard=parse_shard(self.shard) or (1, 1),
-                retry_failed=self.retry_failed,
                 progress=tell,
+                **self.how(),
             )
         result = _result(made, out)
         if self.figure is not None:
