@@ -9,13 +9,8 @@ from typing import Any
 from ssmlens.errors import UsageError
 from ssmlens.store.run_metrics import SHARES, Measure, Share
 from ssmlens.store.runs import Run
+from ssmlens.training.config import STARTS
 
-# Fields that say how a model starts: arms differ in these.
-_START = {
-    *("arm", "init", "init_layers", "components", "c", "a_rule", "w_delta_scale", "bc_mix"),
-    *("bc_rescale", "conv_scope", "keep_conv_bias", "std", "teacher", "teacher_layer", "scope"),
-    *("shuffled", "init_from", "embeddings"),
-}
 _ENDED = ("done", "failed")
 # Arms that a verdict names.
 _NAMED = 3
@@ -236,7 +231,7 @@ def _why_unfair(by_arm: Mapping[str, Sequence[Run]]) -> str:
 
 def _setting(run: Run) -> str:
     """Task, model and training of a run: all but how it starts, its seed and its learning rate."""
-    own = _START | {"seed", "learning_rate"}
+    own = STARTS | {"seed", "learning_rate"}
     return str(sorted((name, str(v)) for name, v in run.config.items() if name not in own))
 
 

@@ -206,6 +206,16 @@ class TrainConfig:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+STARTS = frozenset(
+    {
+        *("arm", "init", "init_layers", "components", "c", "a_rule", "w_delta_scale", "bc_mix"),
+        *("bc_rescale", "conv_scope", "keep_conv_bias", "std", "teacher", "teacher_layer", "scope"),
+        *("shuffled", "init_from", "embeddings"),
+    }
+)
+"""Fields of a config that say what a model starts as: what arms differ in."""
+
+
 def flag(name: str) -> str:
     """The option of the command line that sets a field."""
     return f"--{name.replace('_', '-')}"

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ssmlens.training.config import TrainConfig
+from ssmlens.training.config import STARTS, TrainConfig
 
 # Fields of a config that change numbers alone: the model, its data and its steps stay as large and as many.
-_VALUES = {
-    *("arm", "init", "init_layers", "components", "c", "a_rule", "w_delta_scale", "bc_mix"),
-    *("bc_rescale", "conv_scope", "keep_conv_bias", "std"),
-    *("teacher", "teacher_layer", "scope", "shuffled"),
-    *("seed", "learning_rate", "warmup", "schedule", "clip", "weight_decay", "decay_ssm"),
+_VALUES = STARTS - {"init_from", "embeddings"} | {
+    *("seed", "learning_rate", "warmup", "schedule", "clip", "weight_decay", "decay_ssm")
 }
 
 
