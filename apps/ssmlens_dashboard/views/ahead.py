@@ -28,6 +28,10 @@ class Ahead:
     def make(self, things: Sequence[Make]) -> None:
         """Make these, in this order, in place of all that is not begun."""
         timer = threading.Timer(self._pause, self._make, [tuple(things)])
+        # A request's thread is a daemon and would make this one too: stopped in the middle of a read at exit, it takes
+        # the process down or leaves it waiting for a lock.
+        timer.daemon = False
+        timer.daemon = False  # a thread that dies with the process while it reads HDF5 leaves HDF5 locked
         with self._lock:
             before, self._waiting = self._waiting, timer
         if before is not None:
@@ -36,7 +40,8 @@ class Ahead:
 
     def _make(self, things: tuple[Make, ...]) -> None:
         for thing in things:
-            if self._waiting is not threading.current_thread():
+            ending = not threading.main_thread().is_alive()
+            if ending or self._waiting is not threading.current_thread():
                 return
             with suppress(SsmlensError):  # whoever asks for it is told
                 thing()
