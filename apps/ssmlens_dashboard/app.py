@@ -84,8 +84,7 @@ def _begin_at_once(server: Flask, pages: Sequence[Page], library: Library) -> No
     by_name, ahead = {page.name: page for page in pages}, Ahead(pause=0.0)
 
     def begin(page: Page, search: str) -> None:
-        for make in page.ahead(page.scene(page.name, search, library)):
-            make()
+        ahead.make(page.ahead(page.scene(page.name, search, library)))
 
     @server.before_request
     def page_asked_for() -> None:

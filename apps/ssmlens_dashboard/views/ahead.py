@@ -31,7 +31,6 @@ class Ahead:
         # A request's thread is a daemon and would make this one too: stopped in the middle of a read at exit, it takes
         # the process down or leaves it waiting for a lock.
         timer.daemon = False
-        timer.daemon = False  # a thread that dies with the process while it reads HDF5 leaves HDF5 locked
         with self._lock:
             before, self._waiting = self._waiting, timer
         if before is not None:
