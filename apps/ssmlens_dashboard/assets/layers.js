@@ -15,8 +15,7 @@
     const picture = document.createElement("img"), link = element("a", "", "", picture);
     picture.alt = link.title = `Layer ${index}: attention ${view}`;
     picture.loading = "lazy";
-    picture.fetchPriority = "low"; // scores come first
-    picture.src = `/thumbnail.png${search}&of=${digest}`;
+    requestIdleCallback(() => { picture.src = `/thumbnail.png${search}&of=${digest}`; }); // scores come first
     link.href = "/maps" + search;
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;

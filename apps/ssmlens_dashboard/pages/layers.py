@@ -1,7 +1,6 @@
 """Layers: the model at a glance. Which layers look back, whether their maps may be believed, what they look like."""
 
 import math
-from functools import partial
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -20,7 +19,7 @@ from ssmlens_dashboard.controls import choices, follow
 from ssmlens_dashboard.elements import figure_card, more, table_card
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views.scores import layer_scores, proven, scores
+from ssmlens_dashboard.views.scores import proven, scores
 
 _SOON, _MORE = (
     0.1,
@@ -61,7 +60,6 @@ PAGE = Page(
     layout=layout,
     rebuilt_by=("capture", "prompt", "theme"),
     data=lambda scene: scores(scene.capture, math.inf).drop_vars("reason"),
-    ahead=lambda scene: [partial(layer_scores, scene.capture, i) for i in scene.capture.layers],
 )
 
 
