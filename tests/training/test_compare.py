@@ -155,7 +155,7 @@ def test_arms_with_nothing_measured_there(write, tmp_path):
 
 
 def test_every_field_of_a_start_is_one_of_the_config():
-    assert set(module._START) <= {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(module.STARTS) <= {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def test_rates_are_chosen_at_the_training_length_and_reported_at_another(write, tmp_path):
