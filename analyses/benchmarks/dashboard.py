@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from ssmlens_dashboard.app import make_app
 from ssmlens_dashboard.guard import Access
 from ssmlens_dashboard.serve import listen, server_on
@@ -45,6 +45,9 @@ _FIRST_PAGE = """() => document.querySelectorAll(".block").length === 48
   && document.querySelector("#layers-scores .heatmaplayer image")
   && document.querySelectorAll("#layers-table .ag-row").length >= 8"""
 
+_ALL_SCORED = "() => document.querySelector('#layers-progress').textContent === ''"
+_FIRST_PAGES = 7
+
 
 def main() -> None:
     """Print what was measured and write results/dashboard.json."""
@@ -57,8 +60,7 @@ def main() -> None:
             interactions = _interactions(chromium.new_page(viewport=_SCREEN), address)
         long.unlink()
         deep = write_capture(Path(folder) / "deep.h5", 48, 1024, 64, _STATE)
-        with _dashboard(deep) as address:
-            first = _first_page(chromium.new_page(viewport=_SCREEN), address)
+        first = _first_pages(chromium, deep)
         chromium.close()
     found = {"machine": results.machine(), "interactions": interactions, "first_page": first}
     print(f"written: {results.write('dashboard', found)}")
@@ -118,19 +120,29 @@ def _interactions(page: Page, address: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _first_page(page: Page, address: str) -> dict[str, float]:
-    received: list[int] = []
-    page.on("response", lambda answer: received.append(_size(answer)))
-    start = time.perf_counter()
-    page.goto(f"{address}/layers")
-    page.wait_for_function(_FIRST_PAGE, timeout=60_000)
-    shown = time.perf_counter() - start
-    page.wait_for_function(
-        "() => document.querySelector('#layers-progress').textContent === ''", timeout=60_000
-    )
-    found = {"shown_s": round(shown, 2), "scored_s": round(time.perf_counter() - start, 2)}
-    found["load_average"] = round(os.getloadavg()[0], 1)
-    found["bytes"] = sum(received)
+def _first_pages(chromium: Browser, capture: Path) -> dict[str, Any]:
+    """The first page of a server and a browser that have seen nothing yet, several times."""
+    shown, scored, sent = [], [], []
+    for _ in range(_FIRST_PAGES):
+        received: list[int] = []
+        with _dashboard(capture) as address, chromium.new_context(viewport=_SCREEN) as context:
+            page = context.new_page()
+            page.on("response", lambda answer, received=received: received.append(_size(answer)))
+            start = time.perf_counter()
+            page.goto(f"{address}/layers")
+            page.wait_for_function(_FIRST_PAGE, timeout=60_000)
+            shown.append(round(time.perf_counter() - start, 2))
+            page.wait_for_function(_ALL_SCORED, timeout=60_000)
+            scored.append(round(time.perf_counter() - start, 2))
+            page.wait_for_timeout(1000)  # thumbnails come last
+        sent.append(sum(received))
+    found = {
+        "shown_s": statistics.median(shown),
+        "most_shown_s": max(shown),
+        "scored_s": statistics.median(scored),
+        "bytes": max(sent),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
     print("first page", found, flush=True)
     return found
 

@@ -56,7 +56,8 @@ def write_capture(
         drawn = decay * np.float32(0.1 + 0.01 * place) + noise
         lag = max(1, tokens * (place + 1) // (len(indices) + 1))
         drawn[np.arange(lag, tokens), np.arange(tokens - lag)] += 1
-        held = arrays(drawn, decay, tokens, heads, state, rng)
+        mask = decay * np.float32(1 - 0.01 * place)
+        held = arrays(drawn, mask, tokens, heads, state, rng)
         held["closure_error"] = np.array([closure[place] if place < len(closure) else 1e-6])
         told = {"finite": "yes", "mixer": strings.get("mixer", "Mamba"), "d_conv": 4}
         if index in broken:
