@@ -44,6 +44,9 @@ def tables(runs: Sequence[Run]) -> str:
         "**What a component does** (mean over the arms with it, less that over those without)"
     ]
     parts += [markdown(effects(found))]
+    parts += ["**Characters right by learning rate**, mean (least..most of the seeds)"]
+    for length in lengths:
+        parts += [f"At length {length}:", markdown(by_rate(runs, length))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,6 +65,22 @@ def effects(found: Sequence[Comparison]) -> list[list[str]]:
                 _difference([arm.mean for arm in with_it], [arm.mean for arm in without]),
                 _difference([arm.overall for arm in with_it], [arm.overall for arm in without]),
             ]
+        table.append(row)
+    return table
+
+
+def by_rate(runs: Sequence[Run], length: int) -> list[list[str]]:
+    """What every arm reaches at each learning rate, whichever suits it best."""
+    rates = sorted({run.learning_rate for run in runs})
+    table = [["arm", *(f"{rate:g}" for rate in rates)]]
+    for arm in dict.fromkeys(run.arm for run in runs):
+        row = [arm]
+        for rate in rates:
+            chosen = [run for run in runs if (run.arm, run.learning_rate) == (arm, rate)]
+            shares = [run.metrics.final("char", length) for run in chosen]
+            row.append(
+                f"{fmean(shares):.2f} ({min(shares):.2f}..{max(shares):.2f})" if shares else "-"
+            )
         table.append(row)
     return table
 
