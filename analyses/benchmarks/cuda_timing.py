@@ -1,4 +1,4 @@
-"""What takes how long on a CUDA GPU: timing by events, by turns, and shares of kernels."""
+"""What takes how long on a CUDA GPU, timed by events and by turns; shares of kernels; peaks of memory."""
 
 from collections.abc import Callable, Mapping
 
@@ -42,6 +42,15 @@ def graphed(thing: Callable[[], object]) -> Callable[[], None]:
         thing()
     graph.replay()
     return graph.replay
+
+
+def peak(thing: Callable[[], object]) -> float:
+    """MiB that it needs at most above what is held before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    thing()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def kernel_shares(thing: Callable[[], object], calls: int = 5) -> list[dict[str, object]]:

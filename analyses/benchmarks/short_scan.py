@@ -1,6 +1,7 @@
 """`python -m analyses.benchmarks.short_scan`: the scan of short sequences against mamba_ssm's kernel, on a CUDA GPU.
 
-Forward and backward pass of one scan, and of one Mamba layer, batch 64, each recorded as a CUDA graph; by turns.
+Forward and backward pass of one scan, and of one Mamba layer, batch 64, each recorded as a CUDA graph; by turns. And
+what they need of the GPU's memory.
 """
 
 import importlib
@@ -112,10 +113,16 @@ def _compared(
     row: dict[str, object], things: dict[str, Callable[[], list[Tensor]]]
 ) -> dict[str, object]:
     timings = cuda_timing.take_turns({k: cuda_timing.graphed(v) for k, v in things.items()})
+    peaks = {k: cuda_timing.peak(v) for k, v in things.items()}
     faster = timings["mamba_ssm"].ratio(timings["short"])
-    told = ", ".join(f"{k} {v.median * 1e6:.0f} µs" for k, v in timings.items())
+    told = ", ".join(f"{k} {v.median * 1e6:.0f} µs {peaks[k]:.0f} MiB" for k, v in timings.items())
     print(f"{', '.join(f'{k} {v}' for k, v in row.items())}: {told}: {faster:.2f}", flush=True)
-    return row | {f"{k}_s": v.record() for k, v in timings.items()} | {"faster": faster}
+    return {
+        **row,
+        **{f"{k}_s": timing.record() for k, timing in timings.items()},
+        **{f"{k}_MiB": peak for k, peak in peaks.items()},
+        "faster": faster,
+    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""`python -m analyses.benchmarks.training`: what a training step costs on a CUDA GPU, and many models side by side.
+"""`python -m analyses.benchmarks.training [Mamba1|Mamba2]`: what a training step costs on a CUDA GPU, and many at once.
 
-mamba_ssm's models on copy of up to 50 letters (102 tokens), batch 64, bfloat16 autocast.
+mamba_ssm's models on copy of up to 50 letters (102 tokens), batch 64, bfloat16 autocast; both mixers unless one is
+named.
 """
 
 import dataclasses
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -17,28 +20,44 @@ from ssmlens.training.pack import Pack
 from ssmlens.training.trainee import Trainee
 
 _TASK: dict[str, Any] = {"task": "copy", "length": 50, "min_length": 5, "precision": "bf16"}
-WIDE = TrainConfig(**_TASK, mixer="Mamba2", d_model=1024, n_layer=2, d_state=128)
-SMALL = {
-    "Mamba2": TrainConfig(**_TASK, mixer="Mamba2", d_model=256, n_layer=4, d_state=64),
-    "Mamba1": TrainConfig(**_TASK, mixer="Mamba1", d_model=256, n_layer=4, d_state=32),
-}
+_MAMBA1 = TrainConfig(**_TASK, mixer="Mamba1", d_model=256, n_layer=4, d_state=32)
+_MAMBA2 = TrainConfig(**_TASK, mixer="Mamba2", d_model=256, n_layer=4, d_state=64)
+_WIDE_MAMBA2 = TrainConfig(**_TASK, mixer="Mamba2", d_model=1024, n_layer=2, d_state=128)
 _SIZES = (2, 4, 8, 16)
 # Steps before the first that is timed: three without a graph, the recording, and one more.
 _WARM_UP = 5
 
 
 def main() -> None:
-    """Print four tables and write results/training.json."""
+    """Print the rows of each mixer and write results/training_mamba1.json, training_mamba2.json."""
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
-    found: dict[str, object] = {
-        "machine": {**results.machine(), "gpu": torch.cuda.get_device_name()},
-        "graph": [_against_eager(WIDE), *(_against_eager(config) for config in SMALL.values())],
-        "short_scan": _short_scan(SMALL["Mamba1"]),
-        "packs": [_packed(config, size) for config in SMALL.values() for size in _SIZES],
-        "kernels": _kernels(SMALL["Mamba1"]),
+    parts = {"Mamba1": _mamba1, "Mamba2": _mamba2}
+    asked = sys.argv[1:] or list(parts)
+    if not set(asked) <= set(parts):
+        sys.exit(f"mixers to choose from: {', '.join(parts)}")
+    for mixer in asked:
+        machine = {**results.machine(), "gpu": torch.cuda.get_device_name()}
+        found = {"machine": machine, **parts[mixer]()}
+        print(f"written: {results.write(f'training_{mixer.lower()}', found)}\n")
+
+
+def _mamba1() -> dict[str, object]:
+    with _mamba_ssms_scan():
+        before = _kernels(_MAMBA1)
+    return {
+        "graph": [_against_eager(_MAMBA1)],
+        "short_scan": [_against_mamba_ssms_scan(_MAMBA1)],
+        "packs": [_packed(_MAMBA1, size) for size in _SIZES],
+        "kernels": {"mamba_ssm": before, "short_scan": _kernels(_MAMBA1)},
     }
-    print(f"\nwritten: {results.write('training', found)}")
+
+
+def _mamba2() -> dict[str, object]:
+    return {
+        "graph": [_against_eager(config) for config in (_WIDE_MAMBA2, _MAMBA2)],
+        "packs": [_packed(_MAMBA2, size) for size in _SIZES],
+    }
 
 
 def _against_eager(config: TrainConfig) -> dict[str, object]:
@@ -46,32 +65,30 @@ def _against_eager(config: TrainConfig) -> dict[str, object]:
     eager, pack = _trainees(config, 1)[0], _pack(config, 1)
     for _ in range(_WARM_UP):
         eager.train_step()
-    timings = cuda_timing.take_turns({"eager": eager.train_step, "graph": pack.step})
-    row = {
-        "model": _name(config),
-        "eager_s": timings["eager"].record(),
-        "graph_s": timings["graph"].record(),
-        "faster": timings["eager"].ratio(timings["graph"]),
-    }
-    told = ", ".join(f"{what} {_ms(timing.seconds)}" for what, timing in timings.items())
-    print(f"{row['model']}: {told}: {row['faster']:.2f} times faster", flush=True)
-    return row
+    return _faster(_name(config), {"eager": eager.train_step, "graph": pack.step})
 
 
-def _short_scan(config: TrainConfig) -> dict[str, object]:
+def _against_mamba_ssms_scan(config: TrainConfig) -> dict[str, object]:
     """The whole step as one graph, with mamba_ssm's Mamba layers as they are, against `use_short_scan`."""
-    with mock.patch.object(build, "use_short_scan", lambda model: model):
+    with _mamba_ssms_scan():
         without = _pack(config, 1)
-    timings = cuda_timing.take_turns({"without": without.step, "with": _pack(config, 1).step})
-    faster = timings["without"].ratio(timings["with"])
-    told = ", ".join(f"{what} {_ms(timing.seconds)}" for what, timing in timings.items())
-    print(f"{_name(config)}, the short scan: {told}: {faster:.2f} times faster", flush=True)
-    return {
-        "model": _name(config),
-        "without_s": timings["without"].record(),
-        "with_s": timings["with"].record(),
-        "faster": faster,
-    }
+    steps = {"mamba_ssm": without.step, "short_scan": _pack(config, 1).step}
+    return _faster(f"{_name(config)}, by scan", steps)
+
+
+def _mamba_ssms_scan() -> AbstractContextManager[object]:
+    """Models made in it leave mamba_ssm's layers as they are."""
+    return mock.patch.object(build, "use_short_scan", lambda model: model)
+
+
+def _faster(model: str, steps: Mapping[str, Callable[[], object]]) -> dict[str, object]:
+    """One step done in two ways: seconds of both, and how many times faster the second is."""
+    timings = cuda_timing.take_turns(steps)
+    before, after = timings.values()
+    told = ", ".join(f"{way} {_ms(timing.seconds)}" for way, timing in timings.items())
+    print(f"{model}: {told}: {before.ratio(after):.2f} times faster", flush=True)
+    records = {f"{way}_s": timing.record() for way, timing in timings.items()}
+    return {"model": model, **records, "faster": before.ratio(after)}
 
 
 def _packed(config: TrainConfig, size: int) -> dict[str, object]:
@@ -102,7 +119,7 @@ def _kernels(config: TrainConfig) -> list[dict[str, object]]:
     print(f"{_name(config)}, kernels of a step:")
     for row in kernels[:12]:
         print(f"  {row['share']:6.1%} {row['us']:8.1f} µs {row['launches']:5.0f} × {row['kernel']}")
-    return kernels[:40]
+    return kernels[:20]
 
 
 def _pack(config: TrainConfig, size: int) -> Pack:

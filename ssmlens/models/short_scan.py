@@ -7,31 +7,42 @@ from the last to the first and makes the state within each again. Sums over chan
 fixed order: the same operands give the same gradients, bit for bit.
 """
 
+import functools
 import importlib
+import logging
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-# Tokens from one stored state to the next, threads that share a channel's states, numbers of a tile in each thread.
-_CHUNK, _LANES = 2, 4
-_FORWARD, _BACKWARD = 16, 16
-_MAXREG = 168
+log = logging.getLogger("ssmlens")
+
+# Tokens from one stored state to the next, threads that share a channel's states, states that a thread holds. Of nine
+# such triples the fastest on an H200: 59 and 114 µs for the two passes (64 × 52 tokens, 512 channels, N 32); with a
+# state stored every 4 tokens, half the memory, 51 and 142 µs.
+_CHUNK, _LANES, _HELD = 2, 4, 16
 
 
-def is_available() -> bool:
-    """Whether Triton is there, with the Gluon that the kernels are written in (an experimental part of it)."""
+@functools.cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernels run on this device: tried once, by a scan of two tokens; if not, a warning says why.
+
+    They are written in Gluon, an experimental part of Triton: another version, or another GPU, may not compile them.
+    """
     try:
-        _kernels()
-    except (ImportError, AttributeError):
+        _try(device)
+    except Exception as error:  # a compiler raises what it likes
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        log.warning("Mamba-1 trains with mamba_ssm's scan; the short one fails here: %s", reason)
         return False
     return True
 
 
 def fits(channels: int, states: int) -> bool:
     """Whether `short_scan` takes a scan of this width."""
-    return states in (16, 32, 64, 128) and channels % _width(states, max(_FORWARD, _BACKWARD)) == 0
+    return states in (16, 32, 64, 128) and channels % _width(states) == 0
 
 
 def short_scan(
@@ -44,10 +55,11 @@ def short_scan(
     z: Float[Tensor, "batch token channel"],
     dt_bias: Float[Tensor, " channel"],
 ) -> Float[Tensor, "batch token channel"]:
-    """mamba_ssm's `selective_scan_fn` with `delta_softplus`, tokens before channels: (y + D u) SiLU(z).
+    """Scan as mamba_ssm's `selective_scan_fn` with `delta_softplus` does, tokens before channels: (y + D u) SiLU(z).
 
-    y[t] = C[t] h[t], h[t] = exp(Δ[t] A) h[t−1] + Δ[t] u[t] B[t], Δ = softplus(dt + dt_bias); computed in float32,
-    the result in u's dtype. Differentiable, once. Fast below about 256 tokens.
+    y[t] = C[t] h[t], h[t] = exp(Δ[t] A) h[t−1] + Δ[t] u[t] B[t], Δ = softplus(dt + dt_bias): algorithm 2 of Gu and
+    Dao, 2023. Computed in float32, the result in u's dtype. Differentiable once. For the backward pass it keeps
+    2·batch·tokens·channels·states bytes of states.
 
     Args:
         u: Input of the scan, on a CUDA device, as all others are.
@@ -60,6 +72,16 @@ def short_scan(
         dt_bias: Bias of the step, float32.
     """
     return _ShortScan.apply(u, dt, A.mT.contiguous(), B, C, D, z, dt_bias)
+
+
+@torch.enable_grad()
+def _try(device: torch.device) -> None:
+    """Both passes of the smallest scan; raises what Triton or the GPU has against it."""
+    states, channels = 16, _width(16)
+    row, column = (1, 2, channels), (1, 2, states)
+    shapes = (row, row, (channels, states), column, column, (channels,), row, (channels,))
+    leaves = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
+    torch.autograd.grad(short_scan(*leaves).sum(), leaves)[0].cpu()
 
 
 def _kernels() -> Any:
@@ -78,42 +100,45 @@ class _ShortScan(torch.autograd.Function):
         kept = torch.empty(batch, -(-tokens // _CHUNK), *A.shape, device=u.device)
         u, dt, B, C, z = (_rows(x) for x in (u, dt, B, C, z))
         strides = [x.stride(0) for x in (u, dt, B, C, z)]
-        width = _width(states, _FORWARD)
+        width = _width(states)
         if out.numel():
-            _kernels().forward[batch, channels // width](
-                u, dt, A, B, C, D, z, bias, out, y, steps, kept, tokens, *strides,
-                channels=channels, M=width, N=states, K=_CHUNK, L=_LANES, num_warps=1,
-            )  # fmt: skip
+            with torch.cuda.device_of(u):
+                _kernels().scan_forward[batch, channels // width](
+                    u, dt, A, B, C, D, z, bias, out, y, steps, kept, tokens, *strides,
+                    channels=channels, M=width, N=states, K=_CHUNK, L=_LANES, num_warps=1,
+                )  # fmt: skip
         ctx.save_for_backward(u, dt, A, B, C, D, z, bias, y, steps, kept)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, ...]:
         u, dt, A, B, C, D, z, bias, y, steps, kept = ctx.saved_tensors
         batch, tokens, channels = y.shape
         states = len(A)
         strides = [x.stride(0) for x in (u, dt, B, C, z)]
         du, ddt, dz = (torch.empty(y.shape, dtype=x.dtype, device=y.device) for x in (u, dt, z))
-        width = _width(states, _BACKWARD)
+        width = _width(states)
         blocks = channels // width
         dA = torch.empty(batch, *A.shape, device=y.device)
         dBC = torch.empty(2, blocks, batch, tokens, states, device=y.device)
         dD_dbias = torch.empty(2, batch, channels, device=y.device)
-        if du.numel():
-            _kernels().backward[batch, blocks](
+        with torch.cuda.device_of(u):
+            _kernels().scan_backward[batch, blocks](
                 u, dt, A, B, C, D, z, bias, y, steps, kept, grads[0].contiguous(),
                 du, ddt, dz, dA, dBC, dD_dbias, batch, tokens, *strides,
                 channels=channels, M=width, N=states, K=_CHUNK, L=_LANES, num_warps=1,
-                maxnreg=_MAXREG,
             )  # fmt: skip
         dB, dC = dBC.sum(1).to(B.dtype).unbind()
         dD, dbias = dD_dbias.sum(1).unbind()
         return du, ddt, dA.sum(0), dB, dC, dD, dz, dbias
 
 
-def _width(states: int, numbers: int) -> int:
-    """Channels of a warp whose threads hold so many numbers of a tile each (more, where a state is that wide)."""
-    return max(32 // _LANES, 32 * numbers // states)
+def _width(states: int) -> int:
+    """Channels of a warp. With 128 states it holds 8 as well, and each thread twice as much."""
+    return max(32 // _LANES, 32 * _HELD // states)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _load(x, row, stride, index):
 
 @gluon.jit(do_not_specialize=("tokens",))
 @no_type_check
-def forward(
+def scan_forward(
     u, dt, A, B, C, D, z, bias, out, y, steps, kept,
     tokens, u_row, dt_row, B_row, C_row, z_row,
     channels: gl.constexpr, M: gl.constexpr, N: gl.constexpr, K: gl.constexpr, L: gl.constexpr,
@@ -101,7 +101,7 @@ def _load_or_0(x, row, stride, index, there):
 
 @gluon.jit(do_not_specialize=("batches", "tokens"))
 @no_type_check
-def backward(
+def scan_backward(
     u, dt, A, B, C, D, z, bias, y, steps, kept, dout,
     du, ddt, dz, dA, dBC, dD_dbias,
     batches, tokens, u_row, dt_row, B_row, C_row, z_row,

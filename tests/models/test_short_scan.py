@@ -1,11 +1,14 @@
 """The scan of short sequences on a GPU, against the float64 recurrence and against mamba_ssm's kernel."""
 
+import sys
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import relative
 
-from ssmlens.models.short_scan import fits, short_scan
+from ssmlens.models.short_scan import fits, is_available, short_scan
 from ssmlens.scan.operands import ScanOperands
 from ssmlens.scan.reference import reference_scan
 
@@ -100,10 +103,11 @@ def test_rows_may_lie_apart_and_gradients_are_the_same_bits_again():
 
 
 @GPU
-def test_nothing_in_nothing_out():
-    operands = make_operands(2, 0, 64, 32)
-    got = with_gradients(short_scan, operands, torch.ones(2, 0, 64, device="cuda"))
-    assert [x.shape for x in got] == [(2, 0, 64), *(x.shape for x in operands)]
+@pytest.mark.parametrize(("batch", "tokens"), [(2, 0), (0, 5)])
+def test_of_nothing_the_gradients_are_zero(batch, tokens):
+    operands = make_operands(batch, tokens, 64, 32)
+    got = with_gradients(short_scan, operands, torch.ones(batch, tokens, 64, device="cuda"))
+    assert [x.shape for x in got] == [operands[0].shape, *(x.shape for x in operands)]
     assert not any(x.any() for x in got)
 
 
@@ -122,3 +126,53 @@ def test_what_fits():
     assert not fits(512, 8)
     assert not fits(512, 48)
     assert not fits(520, 32)
+
+
+@GPU
+def test_the_kernels_run_on_this_gpu():
+    assert is_available(torch.device("cuda"))
+
+
+class Kernel:
+    """Passes for a kernel of Triton's: launched as kernel[grid](…)."""
+
+    def __init__(self, launch):
+        self.launch = launch
+
+    def __getitem__(self, grid):
+        return self.launch
+
+
+def refuse(*operands, **constants):
+    raise RuntimeError("PassManager::run failed\nsm_70")
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Stand-ins that do nothing; nothing is known yet of any device, nor afterwards."""
+    module = types.SimpleNamespace(scan_forward=Kernel(lambda *_, **__: None))
+    module.scan_backward = module.scan_forward
+    monkeypatch.setitem(sys.modules, "ssmlens.models.short_scan_kernels", module)
+    is_available.cache_clear()
+    yield module
+    is_available.cache_clear()
+
+
+def test_kernels_that_run_are_used_without_a_word(kernels, caplog):
+    assert is_available(torch.device("cpu"))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("which", ["scan_forward", "scan_backward"])
+def test_kernels_that_do_not_compile_are_told_of_once(kernels, caplog, which):
+    setattr(kernels, which, Kernel(refuse))
+    assert not is_available(torch.device("cpu"))
+    assert not is_available(torch.device("cpu"))
+    (message,) = caplog.messages
+    assert message.endswith("fails here: RuntimeError: PassManager::run failed")
+
+
+def test_without_gluon_there_are_no_kernels(kernels, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ssmlens.models.short_scan_kernels", None)
+    assert not is_available(torch.device("cpu"))
+    assert "short_scan_kernels" in caplog.text
