@@ -41,8 +41,8 @@ def is_available(device: torch.device) -> bool:
 
 
 def fits(channels: int, states: int) -> bool:
-    """Whether `short_scan` takes a scan of this width."""
-    return states in (16, 32, 64, 128) and channels % _width(states) == 0
+    """Whether `short_scan` takes a scan of this width: 16, 32, 64 or 128 states, a multiple of 32 channels."""
+    return states in (16, 32, 64, 128) and channels % 32 == 0
 
 
 def short_scan(
@@ -137,7 +137,7 @@ class _ShortScan(torch.autograd.Function):
 
 
 def _width(states: int) -> int:
-    """Channels of a warp. With 128 states it holds 8 as well, and each thread twice as much."""
+    """Channels of a warp, one at least for those threads (with 128 states each of them then holds 32)."""
     return max(32 // _LANES, 32 * _HELD // states)
 
 

@@ -125,6 +125,7 @@ def test_what_fits():
     assert all(fits(512, states) for states in (16, 32, 64, 128))
     assert not fits(512, 8)
     assert not fits(512, 48)
+    assert fits(32, 16)
     assert not fits(520, 32)
 
 
