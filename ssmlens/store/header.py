@@ -29,7 +29,8 @@ class CaptureHeader:
         length: Number of real tokens of each prompt, at least 1.
         layers: Block indices that the whole capture has, in ascending order; other machines' ones too.
         attributes: Model, revision, model_digest, dtype, backend, n_layer, closure_tolerance, fingerprint, command,
-            versions, ...: scalars and strings. The digest leaves out those that `schema.is_volatile` names.
+            created, torch_version, ...: scalars and strings. The digest leaves out those that are volatile
+            (`schema.is_volatile`).
         target: Position that each query must copy from, -1 for none. None where no prompt has any.
         token_strings: Each token as text, a list a prompt. None: the ids stand for themselves.
         prompt_texts: Each prompt as text. None: empty.

@@ -74,13 +74,13 @@ OWN_ROOT_ATTRIBUTES = (
     "first_prompt",
 )
 OWN_LAYER_ATTRIBUTES = ("digest", "static_digest")
-VOLATILE_ATTRIBUTES = ("command", "created", "host", "seconds", "time", "versions")
+VOLATILE_ATTRIBUTES = ("command", "created")
 
 Attribute = str | int | float
 
 
 def is_volatile(attribute: str) -> bool:
-    """Whether an attribute is left out of the digest: time, command, host, versions."""
+    """Whether an attribute is left out of the digest: command, time, versions."""
     return attribute in VOLATILE_ATTRIBUTES or attribute.endswith("_version")
 
 

@@ -23,7 +23,7 @@ class Sizes:
     """A capture of which only the sizes are known."""
 
     attributes, prompt_texts, prompt_kinds, digest, target = {}, [], [], "", None
-    block_kinds = ()
+    block_kinds, schema_version = (), 2
 
     def __init__(self, layers, length):
         self.layers, self.length = range(layers), np.array(length)
