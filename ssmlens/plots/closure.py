@@ -49,7 +49,7 @@ def closure_figure(
                     "size": np.where(within, 9, 12),
                     "symbol": np.where(within, "circle", "x").tolist(),
                 },
-                customdata=[f"{v:.2e}" for v in error],
+                customdata=[f"{v:.3g}" for v in error],
                 hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
             )
         )

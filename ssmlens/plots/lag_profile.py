@@ -37,6 +37,11 @@ def lag_profile_spec(
         **{"type": "rect", "xref": "x", "yref": "y domain"},
         **{"x0": -0.5, "x1": first_lag - 0.5, "y0": 0, "y1": 1},
         **{"fillcolor": theme.muted, "opacity": 0.12, "line": {"width": 0}},
+        "label": {
+            **{"text": "recency", "textangle": -90, "textposition": "top right"},
+            **{"xanchor": "left", "padding": 3},
+            "font": {"size": 11, "color": theme.muted},
+        },
     }
     layout = {
         "template": plain_template(theme),

@@ -112,7 +112,7 @@ def proof_table(all_proofs: Sequence[Proof]) -> Markup:
         [
             _layer_cell(proof.layer),
             _check(proof),
-            *(_number(proof.errors[name], form=".1e") for name in ERRORS),
+            *(_number(proof.errors[name], form=".2g") for name in ERRORS),
             _text("–" if proof.worst_token is None else str(proof.worst_token), class_="number"),
             _number(proof.channel_agreement),
             _text(proof.problem, class_="reason"),
