@@ -2,20 +2,8 @@
 
 from typing import Any
 
-import dash_ag_grid as dag
 from dash import dcc, html
 from dash.development.base_component import Component
-
-GRID = {
-    "suppressCellFocus": True,
-    "animateRows": False,
-    "theme": {
-        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
-        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
-        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
-    },
-}
-"""Options of every ag-grid table: the page's own colours."""
 
 
 def figure_card(
@@ -56,26 +44,6 @@ def figure_card(
         className="card-head",
     )
     return html.Section([head, graph], className="card")
-
-
-def table_card(identifier: str, title: str, *children: Component) -> Component:
-    """A table of ag-grid with its title; views fill `columnDefs` and `rowData`, whose rows bear an `id`.
-
-    Args:
-        identifier: Id of the table.
-        title: What its rows are.
-        *children: What stands between title and table.
-    """
-    table = dag.AgGrid(
-        id=identifier,
-        columnDefs=[],
-        rowData=[],
-        getRowId="params.data.id",
-        dashGridOptions=GRID,
-        className="grid",
-    )
-    head = html.Div([html.H2(title)], className="card-head")
-    return html.Section([head, *children, table], className="card")
 
 
 def more(**attributes: str) -> dict[str, Any]:

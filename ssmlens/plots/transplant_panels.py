@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from plotly.subplots import make_subplots
 from ssmlens.plots.labels import literal
 from ssmlens.plots.theme import LIGHT, Theme, template
 from ssmlens.plots.training_curves import arm_name
-from ssmlens.plots.transplant import rank_correlation
 
 _PANEL, _LEFT, _TOP, _BOTTOM = (276, 220), 84, 56, 52  # pixels
 _GAP = 26
@@ -54,7 +54,7 @@ def transplant_panels(
 
     Args:
         arms: Students with a teacher.
-        references: Arms without one, by name: mean, least and most by length.
+        references: Arms without one, by name: mean, least and most by length, NaN where nothing was measured.
         scores: Names of the scores.
         lengths: Lengths that accuracy was measured at.
         measured: What was, such as "characters right".
@@ -107,6 +107,17 @@ def transplant_panels(
     return figure
 
 
+def rank_correlation(a: Float[np.ndarray, " layer"], b: Float[np.ndarray, " layer"]) -> float:
+    """Spearman's rank correlation over the pairs that are finite; ties share their mean rank; NaN below three pairs."""
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3:
+        return float("nan")
+    ranks = np.stack([_ranks(a[both]), _ranks(b[both])])
+    if (ranks.std(axis=1) == 0).any():
+        return float("nan")
+    return float(np.corrcoef(ranks)[0, 1])
+
+
 def _points(
     arm: LayerStudents,
     number: int,
@@ -148,8 +159,10 @@ def _points(
 def _lay(
     figure: go.Figure, panel: dict[str, Any], over_seeds: np.ndarray, line: dict[str, Any]
 ) -> None:
-    """A reference in a panel: its mean across it, and a band from the least to the most of its seeds."""
+    """A reference in a panel: its mean across it, a band from the least to the most of its seeds; nothing for NaN."""
     mean, low, high = (float(value) for value in over_seeds)
+    if math.isnan(mean):
+        return
     if high > low:
         band = {"fillcolor": line["color"], "opacity": 0.12, "line_width": 0, "layer": "below"}
         figure.add_hrect(y0=low, y1=high, **band, **panel)
@@ -165,3 +178,9 @@ def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
     found = [rank_correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
     told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
     return f"rank corr.: {', '.join(told)}" if told else ""
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return (last - (count - 1) / 2)[place]

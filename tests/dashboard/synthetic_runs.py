@@ -61,15 +61,19 @@ def lines_of(draw, at, steps, length, learns):
                 }
 
 
+def name_of(arm, seed, rate=1e-3):
+    """What a trainer calls the folder of a run, without the digest at its end."""
+    return f"copy-{arm.replace(' ', '-')}-lr{rate:g}-seed{seed}"
+
+
 def write_sweep(folder, steps=200, every=10):
     """Two arms, three seeds, three learning rates; the mimetic arm learns in a wide window."""
     for arm, window in (("default", {1e-3: 0.5}), ("mimetic", {3e-4: 0.8, 1e-3: 1.0, 3e-3: 0.95})):
         for seed in range(3):
             for rate in (3e-4, 1e-3, 3e-3):
                 learns = window.get(rate, 0.1) * (1 - 0.03 * seed)
-                write_run(
-                    folder / f"{arm}-{seed}-{rate:g}", arm, seed, rate, steps, every, learns=learns
-                )
+                path = folder / name_of(arm, seed, rate)
+                write_run(path, arm, seed, rate, steps, every, learns=learns)
     return folder
 
 
@@ -77,7 +81,7 @@ def write_transplants(folder, layers=12):
     """A student for each teacher layer, its shuffled control, and the arms without a teacher."""
     for arm, learns in (("default", 0.2), ("mimetic", 0.9)):
         for seed in range(2):
-            write_run(folder / f"{arm}-{seed}", arm, seed, learns=learns)
+            write_run(folder / name_of(arm, seed), arm, seed, learns=learns)
     for layer in range(layers):
         good = math.exp(-((layer - 7) ** 2) / 6)
         scores = {
@@ -87,6 +91,7 @@ def write_transplants(folder, layers=12):
         }
         for arm, learns in (("transplant", 0.2 + 0.75 * good), ("shuffled", 0.25)):
             for seed in range(2):
-                name, arm_name = folder / f"{arm}-{layer}-{seed}", f"{arm} {layer}"
-                write_run(name, arm_name, seed, learns=learns, teacher_layer=layer, scores=scores)
+                told = {"teacher_layer": layer, "shuffled": arm == "shuffled", "scores": scores}
+                path = folder / name_of(f"{arm} {layer}", seed)
+                write_run(path, f"{arm} {layer}", seed, learns=learns, **told)
     return folder

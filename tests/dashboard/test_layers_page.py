@@ -28,12 +28,17 @@ def test_scores_come_layer_by_layer_and_are_those_of_the_whole(copying):
 
 def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     scores(scene.capture, math.inf)
-    figure, columns, rows, notes, progress, unscored = page.ranked(scene)
+    figure, columns, rows, notes, progress, unscored, style = page.ranked(scene)
     assert rows[0]["layer"] == 3
     assert rows[0]["sharpest_lag"] == 17
     assert notes.startswith("ordered by copy_score")
     assert (progress, unscored) == ("", 0)
-    assert {c["field"] for c in columns} == set(rows[0]) - {"id"}
+    fields = [column["field"] for column in columns]
+    assert fields[:5] == ["rank", "layer", "kind", "proof", "closure_error"], (
+        "seen without scrolling"
+    )
+    assert set(fields) == set(rows[0]) - {"id", "reason"}, "no layer needs a reason"
+    assert style == {"--rows": "112px"}, "four rows of 28"
     assert "copy_score" in figure.data[0].y
 
 
@@ -69,9 +74,11 @@ def test_weights_that_are_not_finite_are_told(tmp_path, write_capture, scene_at)
     scene = scene_at(path, "", "layers")
     assert page.verdict(proven(scene.capture)[1], scene) == "weights not finite: W_B has NaN"
     scores(scene.capture, math.inf)
-    rows = page.ranked(scene)[2]
+    _, columns, rows, *_ = page.ranked(scene)
     assert rows[-1]["layer"] == 1
     assert rows[-1]["rank"] is None
+    assert rows[-1]["reason"]
+    assert [column["field"] for column in columns][3:5] == ["proof", "reason"]
 
 
 def test_blocks_that_were_not_captured_are_listed_by_kind(tmp_path, write_capture, scene_at):

@@ -10,7 +10,7 @@ from ssmlens_dashboard.address import Address, parse
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import runs as page
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views import runs
+from ssmlens_dashboard.views import arms, runs
 
 HERE = Path(__file__)
 written = runpy.run_path(str(HERE.with_name("synthetic_runs.py")))
@@ -98,49 +98,101 @@ def test_a_band_over_runs_of_unequal_steps():
         (np.array([0, 20, 30]), np.array([3.0, np.nan, 5.0])),
         (np.array([], dtype=int), np.array([])),
     ]
-    steps, mean, low, high, count = runs.over_runs(measured, 2000)
+    steps, mean, low, high, count = arms.over_runs(measured, 2000)
     assert steps.tolist() == [0, 10, 20, 30]
     assert mean.tolist() == [2, 2, 3, 5]
     assert low.tolist() == [1, 2, 3, 5]
     assert high.tolist() == [3, 2, 3, 5]
     assert count.tolist() == [2, 1, 1, 1]
-    assert all(len(part) == 0 for part in runs.over_runs([], 2000))
+    assert all(len(part) == 0 for part in arms.over_runs([], 2000))
 
 
 def test_long_curves_are_thinned_and_keep_their_spikes():
     steps = np.arange(100_001)
     values = np.ones(100_001)
     values[54_321] = 9
-    at_steps, mean, low, high, _ = runs.over_runs([(steps, values)], runs.MOST_POINTS)
-    assert len(at_steps) == runs.MOST_POINTS
+    at_steps, mean, low, high, _ = arms.over_runs([(steps, values)], arms.MOST_POINTS)
+    assert len(at_steps) == arms.MOST_POINTS
     assert (np.diff(at_steps) > 0).all()
     assert high.max() == 9
     assert abs(at_steps[high.argmax()] - 54_321) < 51
-    assert low.tolist() == [1] * runs.MOST_POINTS
+    assert low.tolist() == [1] * arms.MOST_POINTS
     assert mean.mean() == pytest.approx(values.mean(), rel=1e-3)
 
 
 def test_transplants_are_set_against_their_layers_scores(transplants):
     answer = answered(at(transplants, "measure=char"))
     assert not answer["runs-transplanted.hidden"]
-    once, twice, *_ = answer["runs-transplants.figure"].data
-    assert once.name.startswith("transplant, length 25")
-    assert twice.name.startswith("transplant, length 50")
-    assert list(once.text) == ["0", "1", "2", "3"]
-    for layer in range(4):
-        folders = [transplants / f"transplant-{layer}-{seed}" for seed in range(2)]
-        scores = json.loads((folders[0] / "scores.json").read_text())["scores"]
-        assert once.x[layer] == scores["mask_ones"]
-        ends = [runs.open_run(folder).metrics.final("char", 25) for folder in folders]
-        assert once.y[layer] == pytest.approx(np.mean(ends))
-    assert len(answer["runs-transplants.figure"].layout.shapes) == 2, "default and mimetic"
+    figure = answer["runs-transplants.figure"]
+    panels = {
+        (trace.name, trace.yaxis, trace.xaxis): trace
+        for trace in figure.data
+        if trace.error_y.array is not None
+    }
+    assert [name for name, *_ in panels] == ["transplant", "shuffled"] * 4, (
+        "two lengths, two scores"
+    )
+    for length, own_axis in ((25, "y"), (50, "y3")):
+        for arm in ("transplant", "shuffled"):
+            points = panels[arm, own_axis, "x" + own_axis[1:]]
+            assert list(points.text) == ["0", "1", "2", "3"]
+            for layer in range(4):
+                names = [written["name_of"](f"{arm} {layer}", seed) for seed in range(2)]
+                scores = json.loads((transplants / names[0] / "scores.json").read_text())["scores"]
+                ends = [
+                    runs.open_run(transplants / name).metrics.final("char", length)
+                    for name in names
+                ]
+                assert points.x[layer] == scores["mask_ones"]
+                assert points.y[layer] == pytest.approx(np.mean(ends))
+                assert points.customdata[layer].tolist() == [min(ends), max(ends)]
+    lines = [shape for shape in figure.layout.shapes if shape.type == "line"]
+    assert len(lines) == 8, "default and mimetic in each panel"
     other = answered(at(transplants, "by=diagonal_sharpness"))["runs-transplants.figure"]
-    assert other.layout.xaxis.title.text == "diagonal_sharpness of the teacher layer"
+    assert other.layout.xaxis3.title.text == "diagonal_sharpness"
+    assert other.layout.xaxis4.title.text == "mask_ones"
+
+
+def test_the_page_and_the_command_say_the_same_of_transplants(tmp_path):
+    """Learning rates, a run that failed, a rate that is best only at twice the length: as `ssmlens transplant`."""
+    training = pytest.importorskip("ssmlens.training.transplant")
+    ends = {("transplant 0", 1e-3): (0.6, 0.7), ("transplant 0", 1e-2): (0.9, None)}
+    ends |= {("shuffled 0", 1e-3): (0.3, 0.2), ("shuffled 0", 1e-2): (0.1, 0.4)}
+    ends |= {("default", 1e-3): (0.2, 0.1), ("default", 1e-2): (None, None)}
+    for (arm, rate), seeds in ends.items():
+        for seed, learns in enumerate(seeds):
+            more = {} if arm == "default" else {"teacher_layer": 0, "scores": {"mask_ones": 0.5}}
+            if arm.startswith("shuffled"):
+                more["shuffled"] = True
+            state, learns = ("failed", 1.0) if learns is None else ("done", learns)
+            name = written["name_of"](arm, seed, rate)
+            folder = tmp_path / "x" / name
+            written["write_run"](folder, arm, seed, rate, learns=learns, state=state, **more)
+    held = runs.legible(runs.listed(at(tmp_path).library))
+    best = {
+        arm: arms.at_rate(group, None, "char", arms.length_shown(held, None))
+        for arm, group in arms.by_arm(held).items()
+    }
+    found = {
+        name: {n: v.tolist() for n, v in by_length.items()}
+        for name, by_length in arms.references(best, "char", [25, 50]).items()
+    }
+    for it in arms.layer_students(best, ["mask_ones"], "char", [25, 50]):
+        found[f"{it.arm} 0"] = {n: values[0].tolist() for n, values in it.accuracy.items()}
+    expected = {
+        student.arm: {n: [arm.mean, *arm.spread] for n, arm in student.at.items() if n < 100}
+        for student in training.students(held)
+    }
+    assert found.keys() == expected.keys()
+    for name, by_length in expected.items():
+        for length, values in by_length.items():
+            assert found[name][length] == pytest.approx(values), (name, length)
+    assert best[arms.Arm("transplant 0", 0)][0].learning_rate == 1e-3, "one of 1e-2 failed"
 
 
 def test_scores_that_no_layer_has_are_not_offered(transplants):
-    held = runs.sound(runs.listed(at(transplants).library))
-    assert runs.scores_known(held) == ["mask_ones", "diagonal_sharpness"]
+    held = runs.legible(runs.listed(at(transplants).library))
+    assert arms.scores_known(held) == ["mask_ones", "diagonal_sharpness"]
 
 
 def test_a_run_leads_to_the_captures_of_its_training(tmp_path, write_capture):
@@ -168,8 +220,8 @@ def test_a_run_leads_to_the_captures_of_its_training(tmp_path, write_capture):
 def test_many_arms_are_the_controls_and_the_best(transplants):
     answer = answered(at(transplants, "measure=char"))
     names = {t.name for t in answer["runs-loss.figure"].data if t.showlegend is None}
-    assert len(names) == runs.MOST_ARMS
-    assert {"default", "mimetic", "transplant of layer 3"} <= names
+    assert len(names) == arms.MOST_ARMS
+    assert {"default", "mimetic", "transplant 3"} <= names
     assert "8 of 10 arms drawn" in answer["runs-told.children"]
 
 
@@ -238,9 +290,15 @@ def test_a_run_that_cannot_be_read_is_a_row_with_its_reason_and_no_path(sweep, t
     assert "metrics.jsonl: line" in rows["bad"]["problem"]
     assert str(tmp_path) not in json.dumps(answer, default=str)
     assert rows["failed"]["problem"] == "out of memory"
-    assert "failed runs are in the table only" in answer["runs-told.children"]
+    assert rows["failed"]["string"] is not None, "what it had measured"
+    assert "one that failed counts as 0" in answer["runs-told.children"]
     (line,) = (t for t in answer["runs-lengths.figure"].data if t.showlegend is None)
-    assert line.customdata[0][2] == 1, "only the good run counts"
+    good = runs.open_run(tmp_path / "s" / "good").metrics.final("string", 25)
+    assert line.customdata[0].tolist() == pytest.approx([0, good, 2])
+    assert line.y[0] == pytest.approx(good / 2)
+    for name in ("loss", "accuracy"):
+        (line,) = (t for t in answer[f"runs-{name}.figure"].data if t.showlegend is None)
+        assert (line.customdata[:, 2] == 1).all(), "the curve of the failed one is not drawn"
 
 
 def test_text_from_run_folders_is_only_text(tmp_path):
@@ -313,3 +371,26 @@ def test_a_bad_learning_rate_falls_back_with_a_note(bad):
     address, notes = parse("runs", f"rate={bad}&measure=loss&limits=none", ("runs",))
     assert address == Address("runs")
     assert len(notes) == (3 if bad else 2)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0 s"), (3.05, "3 s"), (59.6, "1 min 0 s"), (130, "2 min 10 s"), (3900, "1 h 5 min")],
+)
+def test_how_long_a_run_took_is_in_words(tmp_path, seconds, told):
+    folder = written["write_run"](tmp_path / "s" / "run")
+    status = {"state": "done", "step": 9, "steps": 9, "seconds": seconds}
+    (folder / "status.json").write_text(json.dumps(status))
+    (row,) = answered(at(tmp_path))["runs-table.rowData"]
+    assert (row["seconds"], row["time"]) == (seconds, told)
+
+
+def test_only_what_some_run_has_measured_is_offered(tmp_path):
+    folder = tmp_path / "s" / "run"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "split": "eval", "length": 5, "char": 0.5}\n'
+    )
+    for search, expected in (("measure=char", ["char"]), ("", ["string", "char"])):
+        measures, *_ = page.offered(at(tmp_path, search))
+        assert [option["value"] for option in measures.data] == expected

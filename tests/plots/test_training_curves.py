@@ -1,11 +1,9 @@
-"""Curves and bands of arms, and students against their teachers' scores."""
+"""Curves and bands of arms."""
 
 import numpy as np
-import pytest
 
 from ssmlens.plots import DARK, LIGHT
 from ssmlens.plots.training_curves import Curve, arm_line, training_curves
-from ssmlens.plots.transplant import Students, rank_correlation, transplant_figure
 
 
 def curve(arm="default", runs=3.0, style=0):
@@ -50,37 +48,3 @@ def test_few_places_are_the_ticks():
     )
     assert list(figure.layout.xaxis.tickvals) == [1, 2, 4]
     assert figure.layout.xaxis.type == "log"
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
-        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
-        ([1, 2, 3], [1, 3, 2], 0.5),
-        ([1, 2, 2, 3], [1, 2, 3, 4], 0.9486832980505138),
-        ([1, 2, 3, np.nan], [1, 3, 2, 9], 0.5),
-        ([1, 2], [1, 2], np.nan),
-        ([1, 1, 1], [1, 2, 3], np.nan),
-    ],
-)
-def test_rank_correlation(a, b, expected):
-    found = rank_correlation(np.array(a, float), np.array(b, float))
-    assert found == pytest.approx(expected, nan_ok=True)
-
-
-def test_students_over_scores_with_the_controls_as_lines():
-    layers, scores = np.arange(3), np.array([0.1, 0.5, 0.9])
-    groups = [
-        Students("transplant", 25, 2, True, layers, scores, np.array([0.2, 0.4, 0.8])),
-        Students("transplant", 50, 2, False, layers, scores, np.array([0.1, np.nan, 0.3])),
-    ]
-    figure = transplant_figure(groups, {"default <i>": (0, 0.3)}, "mask_ones", "strings right")
-    once, twice = figure.data
-    assert once.name == "transplant, length 25 (rank correlation +1.00)"
-    assert twice.name == "transplant, length 50", "two students have no rank correlation"
-    assert list(once.text) == ["0", "1", "2"]
-    assert (once.marker.symbol, twice.marker.symbol) == ("circle", "circle-open")
-    (line,) = figure.layout.shapes
-    assert line.y0 == line.y1 == 0.3
-    assert figure.layout.annotations[0].text == "default &lt;i&gt;"

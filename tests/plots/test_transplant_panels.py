@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssmlens.plots import DARK
-from ssmlens.plots.transplant_panels import LayerStudents, transplant_panels
+from ssmlens.plots.transplant_panels import LayerStudents, rank_correlation, transplant_panels
 
 LAYERS = np.array([3, 0, 1])
 SCORES = {"copy_score": np.array([0.9, 0.1, 0.5]), "x<b>": np.array([np.nan, 0.2, 0.1])}
@@ -80,3 +80,26 @@ def test_one_control_beside_several_layers():
     figure: Any = transplant_panels([students(), one], {}, ["copy_score"], [40], "characters right")
     assert [len(points(figure, name)[0].x) for name in ("transplant", "shuffled")] == [3, 1]
     assert figure.layout.annotations[0].text == "rank corr.: transplant +1.00"
+
+
+def test_a_reference_without_a_measure_is_not_drawn():
+    nothing = {"default": {40: np.full(3, np.nan)}}
+    figure: Any = transplant_panels([students()], nothing, ["copy_score"], [40], "characters right")
+    assert not figure.layout.shapes
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3], [1, 3, 2], 0.5),
+        ([1, 2, 2, 3], [1, 2, 3, 4], 0.9486832980505138),
+        ([1, 2, 3, np.nan], [1, 3, 2, 9], 0.5),
+        ([1, 2], [1, 2], np.nan),
+        ([1, 1, 1], [1, 2, 3], np.nan),
+    ],
+)
+def test_rank_correlation(a, b, expected):
+    found = rank_correlation(np.array(a, float), np.array(b, float))
+    assert found == pytest.approx(expected, nan_ok=True)

@@ -16,15 +16,18 @@ from ssmlens.plots import score_heatmap
 from ssmlens.plots.proofs import ERRORS, Proof
 from ssmlens.scores import SCORES, Ranking, rank, summary
 from ssmlens_dashboard.controls import choices, follow
-from ssmlens_dashboard.elements import figure_card, more, table_card
+from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.tables import Column, cell, columns, height_of, numbers, table_card
 from ssmlens_dashboard.views.scores import proven, scores
 
 _SOON, _MORE = (
     0.1,
     0.6,
 )  # seconds of scoring before the page shows what there is, at first and later
+_IN_RED = {"failed": "params.value !== 'proven'"}
+_REASON = 240  # pixels
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
@@ -70,6 +73,7 @@ PAGE = Page(
     Output("layers-notes", "children"),
     Output("layers-progress", "children"),
     Output("layers-unscored", "data"),
+    Output("layers-table", "style"),
     also=(Input("layers-asked", "data"),),
 )
 def ranked(scene: Scene, asked: int | None = None) -> tuple[Any, ...]:
@@ -81,10 +85,10 @@ def ranked(scene: Scene, asked: int | None = None) -> tuple[Any, ...]:
     try:
         ranking = rank(scored, scene.address.by)
         notes = "; ".join([_ordered_by(ranking), *ranking.notes])
-        columns, rows = table(ranking, scene)
+        ranked_by, rows = table(ranking, scene)
     except SsmlensError as error:
-        notes, columns, rows = str(error), [], []
-    return heatmap(scored, scene), columns, rows, notes, progress, unscored
+        notes, ranked_by, rows = str(error), [], []
+    return heatmap(scored, scene), ranked_by, rows, notes, progress, unscored, height_of(rows)
 
 
 def _by(scene: Scene) -> Component:
@@ -111,43 +115,35 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
     return figure.update_layout(height=None, margin={"t": 4, "b": 40})
 
 
-def table(ranking: Ranking, scene: Scene) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Columns and rows of the ranking for ag-grid: plain text and numbers."""
+def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, Any]]]:
+    """Columns and rows of the ranking for ag-grid: plain text and numbers; whether to believe a layer comes first."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
     stored = proven(scene.capture)
-    number = {
-        "valueFormatter": {
-            "function": "params.value == null ? '' : d3.format('.3~g')(params.value)"
-        },
-        "type": "rightAligned",
-    }
-    columns = [
-        {"field": "rank", **number, "pinned": "left", "width": 66},
+    said = [row.reason for row in ranking if row.reason]
+    reason = {"field": "reason", "width": _REASON, "tooltipField": "reason"}
+    told = columns(
+        {"field": "rank", **numbers(), "pinned": "left", "width": 66},
         {"field": "layer", "pinned": "left", "type": "rightAligned", "width": 72},
         {"field": "kind", "width": 96},
-        *({"field": name, **number, **_of_score(name)} for name in names),
-        {"field": "closure_error", **number, "width": 120},
-        {"field": "proof", "width": 150, "cellClassRules": {"failed": "params.value !== 'proven'"}},
-        {"field": "reason", "flex": 1, "minWidth": 160, "tooltipField": "reason"},
-    ]
+        {"field": "proof", "width": 150, "tooltipField": "proof", "cellClassRules": _IN_RED},
+        *([reason] if said else []),
+        {"field": "closure_error", **numbers(), "width": 120},
+        *({"field": name, **numbers(), **_of_score(name)} for name in names),
+    )
     rows = [
         {
             "id": str(row.layer),
             "rank": row.rank,
             "layer": row.layer,
             "kind": scene.capture.layer(row.layer).kind,
-            **{name: _plain(row.scores[name]) for name in names},
-            "closure_error": _plain(row.closure_error),
             "proof": verdict(stored[row.layer], scene),
             "reason": row.reason,
+            "closure_error": cell(row.closure_error),
+            **{name: cell(row.scores[name]) for name in names},
         }
         for row in ranking
     ]
-    named = [
-        {"headerName": column["field"], "sortable": True, "resizable": True, **column}
-        for column in columns
-    ]
-    return named, rows
+    return told, rows
 
 
 def verdict(proof: Proof, scene: Scene) -> str:
@@ -221,10 +217,6 @@ def _ordered_by(ranking: Ranking) -> str:
 def _of_score(name: str) -> dict[str, Any]:
     described = SCORES[name].description if name in SCORES else name
     return {"headerTooltip": described, "width": 44 + 7 * len(name)}
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 follow(PAGE, "by")

@@ -1,6 +1,5 @@
 """Runs: training as it goes. Loss and accuracy by step, by length and by learning rate; transplants against scores."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,20 +12,25 @@ from dash.dependencies import ALL
 from dash.development.base_component import Component
 
 from ssmlens.plots.training_curves import readable, training_curves
-from ssmlens.plots.transplant import transplant_figure
-from ssmlens.store.run_metrics import EVAL, TRAIN
+from ssmlens.plots.transplant_panels import transplant_panels
+from ssmlens.store.run_metrics import EVAL, SHARES, TRAIN
 from ssmlens.store.runs import Run, tabulate
-from ssmlens_dashboard.address import Address
-from ssmlens_dashboard.elements import figure_card, more, table_card
+from ssmlens_dashboard.address import RUN_MEASURES, Address, RunMeasure
+from ssmlens_dashboard.controls import choices
+from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views import runs
-from ssmlens_dashboard.views.runs import MEASURES, Arm, Listed
+from ssmlens_dashboard.tables import height_of, table_card
+from ssmlens_dashboard.views import arms, runs
+from ssmlens_dashboard.views.arms import Arm
+from ssmlens_dashboard.views.runs import Listed
 from ssmlens_dashboard.views.runs_table import table
 
 _SOON = 2_000  # milliseconds between looks at runs
 _LATER = 10_000  # where there are none yet
 _BEST = "best"
+_MOST_SCORES = 4  # panels beside each other
+_TRANSPLANTS = 520  # pixels
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
 _TRAIN = "ssmlens train --preset copy-in-a-minute --out runs"
 _OPEN = "ssmlens dashboard runs"
@@ -68,7 +72,7 @@ def layout(_: Scene) -> Component:
                         className="halves",
                     ),
                     html.Div(
-                        figure_card("runs-transplants", "Transplants", height=400),
+                        figure_card("runs-transplants", "Transplants", height=_TRANSPLANTS),
                         id="runs-transplanted",
                     ),
                     table_card("runs-table", "Runs"),
@@ -113,6 +117,7 @@ def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple
     Output("runs-transplanted", "hidden"),
     Output("runs-table", "columnDefs"),
     Output("runs-table", "rowData"),
+    Output("runs-table", "style"),
     Output("runs-told", "children"),
     Output("runs-none", "hidden"),
     Output("runs-all", "hidden"),
@@ -123,32 +128,33 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
     at = scene.address
     found = runs.listed(scene.library, at.runs)
     if not found and not runs.everywhere(scene.library):
-        return (*[no_update] * 12, False, True)
-    held = runs.sound(found)
-    length = runs.length_shown(held, at.length)
-    arms = runs.by_arm(held)
-    styles = {arm: number for number, arm in enumerate(arms)}
-    drawn = {arm: arms[arm] for arm in runs.most_telling(arms, at.measure, length)}
+        return (*[no_update] * 13, False, True)
+    held = runs.legible(found)
+    length, trained = (arms.length_shown(held, asked) for asked in (at.length, None))
+    gathered = arms.by_arm(held)
+    styles = {arm: number for number, arm in enumerate(gathered)}
     best = {
         arm: there
-        for arm, all_of_it in drawn.items()
-        if (there := runs.at_rate(all_of_it, at.rate, at.measure, length))
+        for arm, all_of_it in gathered.items()
+        if (there := arms.at_rate(all_of_it, at.rate, at.measure, trained))
     }
-    what = MEASURES[at.measure]
-    transplants = transplants_figure(scene, arms, styles, length)
+    drawn = arms.most_telling(best, at.measure, length)
+    what = SHARES[at.measure]
+    transplants = transplants_figure(scene, best, length)
+    columns, rows = table(found, length, runs.captures(scene.library), at)
     return (
         training_curves(
-            runs.curves(best, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
+            arms.curves(drawn, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
         ),
         training_curves(
-            runs.curves(best, styles, at.measure, EVAL, length),
+            arms.curves(drawn, styles, at.measure, EVAL, length),
             "step",
             what,
             share=True,
             theme=scene.theme,
         ),
         training_curves(
-            runs.by_length(best, styles, at.measure),
+            arms.by_length(drawn, styles, at.measure),
             "length",
             what,
             share=True,
@@ -156,7 +162,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
             theme=scene.theme,
         ),
         training_curves(
-            runs.by_rate(drawn, styles, at.measure, length),
+            arms.by_rate({arm: gathered[arm] for arm in drawn}, styles, at.measure, length),
             "learning rate",
             what,
             share=True,
@@ -167,10 +173,12 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         transplants or no_update,
         "Accuracy" if length is None else f"Accuracy at length {length}",
         "Learning rates" if length is None else f"Learning rates, at length {length}",
-        len(runs.rates(held)) < 2,
+        len(arms.rates(held)) < 2,
         transplants is None,
-        *table(found, length, runs.captures(scene.library), at),
-        told(found, arms, best, at),
+        columns,
+        rows,
+        height_of(rows),
+        told(found, gathered, drawn, at),
         True,
         False,
     )
@@ -179,45 +187,46 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
 @PAGE.view(Output("runs-toolbar", "children"), also=(Input("runs-seen", "data"),))
 def offered(scene: Scene, _seen: object = None) -> list[Component]:
     """The controls. Where they are the same as before, what a reader has open stays open."""
-    held = runs.sound(runs.listed(scene.library, scene.address.runs))
-    return toolbar(scene, held, runs.length_shown(held, scene.address.length))
+    held = runs.legible(runs.listed(scene.library, scene.address.runs))
+    return toolbar(scene, held, arms.length_shown(held, scene.address.length))
 
 
 def transplants_figure(
-    scene: Scene, arms: Mapping[Arm, Sequence[Run]], styles: Mapping[Arm, int], length: int | None
+    scene: Scene, best: Mapping[Arm, Sequence[Run]], length: int | None
 ) -> go.Figure | None:
-    """Students' accuracy over their teacher layers' scores; None where there are no transplants."""
+    """The figure of `ssmlens transplant --figure`, at the length shown and at twice it; None without transplants.
+
+    The score that is chosen comes first.
+    """
     at = scene.address
-    held = [run for group in arms.values() for run in group]
-    names = runs.scores_known(held)
+    held = [run for group in best.values() for run in group]
+    names = arms.scores_known(held)
     if not names or length is None:
         return None
-    score = at.by if at.by in names else names[0]
-    twice = min(runs.lengths(held), key=lambda n: (abs(n - 2 * length), n))
-    shown = list(dict.fromkeys([length, twice]))
-    alone = {
-        arm: runs.final_mean(group, at.measure, length) for arm, group in arms.items() if arm[1] < 0
-    }
-    return transplant_figure(
-        runs.students(arms, styles, score, at.measure, shown),
-        {
-            f"{runs.arm_text(arm)}, length {length}": (styles[arm], value)
-            for arm, value in alone.items()
-            if math.isfinite(value)
-        },
-        score,
-        MEASURES[at.measure],
+    scores = sorted(names, key=lambda name: name != at.by)[:_MOST_SCORES]
+    twice = min(arms.lengths(held), key=lambda n: (abs(n - 2 * length), n))
+    shown = sorted({length, twice})
+    figure = transplant_panels(
+        arms.layer_students(best, scores, at.measure, shown),
+        arms.references(best, at.measure, shown),
+        scores,
+        shown,
+        SHARES[at.measure],
         theme=scene.theme,
     )
+    return figure.update_layout(width=None, height=None, paper_bgcolor=None)
 
 
 def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Component]:
     """What can be chosen, as it stands."""
-    at, there = scene.address, runs.lengths(held)
+    at, there = scene.address, arms.lengths(held)
+    measures: list[RunMeasure] = [
+        name for name in RUN_MEASURES if name == at.measure or arms.evaluated(held, name)
+    ]
     controls: list[Component] = [
         dmc.SegmentedControl(
             id=_control("measure"),
-            data=[{"value": name, "label": text} for name, text in MEASURES.items()],
+            data=choices([(name, SHARES[name]) for name in measures]),
             value=at.measure,
             size="xs",
         )
@@ -225,7 +234,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     if there:
         options = [(str(n), f"length {n}") for n in there]
         controls.append(_select("length", options, str(length), 110))
-    rates = runs.rates(held)
+    rates = arms.rates(held)
     if len(rates) > 1:
         options = [
             (_BEST, "best learning rate"),
@@ -233,7 +242,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
         ]
         now = _BEST if at.rate not in rates else str(at.rate)
         controls.append(_select("rate", options, now, 180))
-    scores = runs.scores_known(held)
+    scores = arms.scores_known(held)
     if scores:
         now = at.by if at.by in scores else scores[0]
         options = [(name, readable(name)) for name in scores]
@@ -243,22 +252,22 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
 
 def told(
     found: Sequence[Listed],
-    arms: Mapping[Arm, Sequence[Run]],
-    best: Mapping[Arm, Sequence[Run]],
+    gathered: Mapping[Arm, Sequence[Run]],
+    drawn: Mapping[Arm, Sequence[Run]],
     at: Address,
 ) -> str:
     """How many runs there are in which state, and what of them is drawn."""
     states = Counter(it.state for it in found)
     lines = [f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
     if any(it.state == "failed" for it in found):
-        lines.append("failed runs are in the table only")
-    if len(arms) > runs.MOST_ARMS:
-        lines.append(f"{runs.MOST_ARMS} of {len(arms)} arms drawn: the controls, then the best")
+        lines.append("one that failed counts as 0")
+    if len(gathered) > arms.MOST_ARMS:
+        lines.append(f"{arms.MOST_ARMS} of {len(gathered)} arms drawn: the controls, then the best")
     chosen = {
-        runs.arm_text(arm): rate
-        for arm, group in best.items()
-        if len(runs.rates(arms[arm])) > 1
-        for rate in runs.rates(group)
+        arm.name: rate
+        for arm, group in drawn.items()
+        if len(arms.rates(gathered[arm])) > 1
+        for rate in arms.rates(group)
     }
     if chosen and at.rate is None:
         shown = ", ".join(f"{readable(arm)} {rate:g}" for arm, rate in chosen.items())
@@ -296,7 +305,7 @@ def _control(field: str) -> dict[str, str]:
 def _select(field: str, options: list[tuple[str, str]], value: str, width: int) -> Component:
     return dmc.Select(
         id=_control(field),
-        data=[{"value": of, "label": label} for of, label in options],
+        data=choices(options),
         value=value,
         allowDeselect=False,
         size="xs",

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmlens.plots.training_curves import readable
-from ssmlens.store.run_metrics import TRAIN
-from ssmlens_dashboard.address import Address, Place
+from ssmlens.store.run_metrics import TRAIN, Measure
+from ssmlens.store.runs import Run
+from ssmlens_dashboard.address import RUN_MEASURES, Address, Place
 from ssmlens_dashboard.library import Entry
-from ssmlens_dashboard.views.runs import MEASURES, Listed, final_mean
+from ssmlens_dashboard.tables import Column, cell, columns, numbers
+from ssmlens_dashboard.views.runs import Listed
 
 
 def table(
@@ -16,7 +18,7 @@ def table(
     length: int | None,
     captures: Mapping[str, Sequence[Entry]],
     at: Address,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[Column], list[dict[str, Any]]]:
     """Columns and rows for ag-grid, a row a run: plain text and numbers, and where a click on its captures leads.
 
     Args:
@@ -25,11 +27,9 @@ def table(
         captures: The captures of each run, by its id, in order.
         at: The address of the page; what is led to keeps its theme.
     """
-    number, share = (
-        {"valueFormatter": _formatted(form), "type": "rightAligned"} for form in (".3~g", ".1%")
-    )
+    number, share = numbers(), numbers(".1%")
     long = "" if length is None else f" at {length}"
-    columns = [
+    told = columns(
         {"field": "run", "pinned": "left", "width": 170},
         {"field": "arm", "width": 110},
         {"field": "layer", "headerName": "teacher layer", "width": 106, **number},
@@ -45,15 +45,11 @@ def table(
         {"field": "loss", "width": 70, **number},
         {"field": "char", "headerName": f"characters{long}", "width": 116, **share},
         {"field": "string", "headerName": f"strings{long}", "width": 100, **share},
-        {"field": "minutes", "width": 76, **number},
+        {"field": "seconds", "headerName": "time", "width": 92, **_TIME},
         {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
-    ]
-    named = [
-        {"headerName": column["field"], "sortable": True, "resizable": True, **column}
-        for column in columns
-    ]
+    )
     rows = [_row(it, length) | _links(captures.get(it.entry.id, ()), at) for it in found]
-    return named, rows
+    return told, rows
 
 
 def _row(it: Listed, length: int | None) -> dict[str, Any]:
@@ -70,13 +66,18 @@ def _row(it: Listed, length: int | None) -> dict[str, Any]:
         "arm": readable(it.run.arm, 40),
         "layer": it.run.teacher_layer,
         "seed": it.run.seed,
-        "rate": _plain(it.run.learning_rate),
+        "rate": cell(it.run.learning_rate),
         "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
-        "loss": _plain(float(loss[-1])) if len(loss) else None,
-        **{name: _plain(final_mean([it.run], name, length)) for name in MEASURES},
-        "minutes": _plain(status.seconds / 60),
+        "loss": cell(float(loss[-1])) if len(loss) else None,
+        **{name: _final(it.run, name, length) for name in RUN_MEASURES},
+        "seconds": cell(status.seconds),
+        "time": _time(status.seconds),
         "problem": readable(status.error, 400),
     }
+
+
+def _final(run: Run, measure: Measure, length: int | None) -> float | None:
+    return None if length is None else cell(run.metrics.final(measure, length))
 
 
 def _links(captures: Sequence[Entry], at: Address) -> dict[str, Any]:
@@ -109,10 +110,19 @@ _LINKS = (
 )
 
 
-def _formatted(form: str) -> dict[str, str]:
-    """A number in d3's format; nothing where there is none."""
-    return {"function": f"params.value == null ? '' : d3.format('{form}')(params.value)"}
+_TIME = {
+    "type": "rightAligned",
+    "valueFormatter": {"function": "params.data.time"},
+}
+"""A column whose cells are sorted by their seconds and read as words."""
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _time(seconds: float) -> str:
+    """Seconds in the two largest units that they fill: "3 s", "2 min 10 s", "1 h 5 min"; "" for NaN."""
+    if math.isnan(seconds):
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

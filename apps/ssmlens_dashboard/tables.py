@@ -1,0 +1,67 @@
+"""Tables of ag-grid in the page's own colours: a card, and what its columns and cells hold."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+from dash import html
+from dash.development.base_component import Component
+
+Column = dict[str, Any]
+
+_ROW = 28  # pixels; assets/style.css makes a table as high as its rows
+_OPTIONS = {
+    "suppressCellFocus": True,
+    "animateRows": False,
+    "rowHeight": _ROW,
+    "headerHeight": _ROW,
+    "theme": {
+        "function": "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--ink)', "
+        "headerBackgroundColor: 'var(--surface)', headerTextColor: 'var(--muted)', borderColor: 'var(--line)', "
+        "accentColor: 'var(--accent)', fontFamily: 'inherit', fontSize: 12, spacing: 4, wrapperBorder: false})"
+    },
+}
+
+
+def table_card(identifier: str, title: str, *children: Component) -> Component:
+    """A table with its title; views fill `columnDefs`, `rowData`, whose rows bear an `id`, and `style` (`height_of`).
+
+    Args:
+        identifier: Id of the table.
+        title: What its rows are.
+        *children: What stands between title and table.
+    """
+    table = dag.AgGrid(
+        id=identifier,
+        columnDefs=[],
+        rowData=[],
+        getRowId="params.data.id",
+        dashGridOptions=_OPTIONS,
+        className="grid",
+        style=height_of([]),
+    )
+    head = html.Div([html.H2(title)], className="card-head")
+    return html.Section([head, *children, table], className="card")
+
+
+def height_of(rows: Sequence[object]) -> dict[str, str]:
+    """The `style` of a table: as high as its rows, up to what the stylesheet allows, beyond which it scrolls."""
+    return {"--rows": f"{_ROW * max(1, len(rows))}px"}
+
+
+def columns(*told: Column) -> list[Column]:
+    """Columns that sort and can be made wider, called what their field is called unless they say otherwise."""
+    every = {"sortable": True, "resizable": True}
+    return [{"headerName": column["field"], **every, **column} for column in told]
+
+
+def numbers(form: str = ".3~g") -> Column:
+    """What makes a column one of numbers, in d3's format; a cell without one is empty."""
+    shown = f"params.value == null ? '' : d3.format('{form}')(params.value)"
+    return {"type": "rightAligned", "valueFormatter": {"function": shown}}
+
+
+def cell(value: float) -> float | None:
+    """A number as JSON holds it: None where it is not finite."""
+    return value if math.isfinite(value) else None
