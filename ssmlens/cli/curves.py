@@ -25,8 +25,8 @@ def curves(runs: Sequence[Any]) -> str:
 def _reached(run: Any, length: int) -> str:
     """The last share of characters right, and that of the model running freely where it was measured."""
     freely = run.metrics.final("char_free", length)
-    told = "" if freely != freely else f" (freely {_share(freely)})"
-    return _share(run.metrics.final("char", length)) + told
+    told = "" if freely != freely else f" (freely {share(freely)})"
+    return share(run.metrics.final("char", length)) + told
 
 
 def plain(run: Any) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def _bars(shares: Any) -> str:
     )
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """A number to three places; "-" for NaN, where nothing is measured yet."""
     return "-" if value != value else f"{value:.3f}"
 
 

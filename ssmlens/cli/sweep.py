@@ -102,11 +102,19 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 def _from_file(path: Path) -> list[TrainConfig]:
     import runpy
+    import traceback
 
     if not path.is_file():
         raise UsageError(f"--configs {path}: there is no such file")
-    found = runpy.run_path(str(path)).get("configs")
-    if not isinstance(found, list) or not all(isinstance(c, TrainConfig) for c in found):
+    try:
+        found = runpy.run_path(str(path)).get("configs")
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        at = f", line {lines[-1]}" if lines else ""
+        raise UsageError(f"--configs {path}{at}: {type(error).__name__}: {error}") from None
+    made = isinstance(found, list) and all(isinstance(c, TrainConfig) for c in found)
+    if not found or not made:
         raise UsageError(f"--configs {path}: it must make a list of TrainConfig called configs")
     return found
 

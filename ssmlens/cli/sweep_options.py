@@ -26,7 +26,7 @@ class SweepOptions(TrainConfig):
     shard: str | None = None
     """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
     retry_failed: bool = False
-    """Begin runs anew that have failed."""
+    """Go on with runs that have failed, from their last checkpoint."""
     hang_after: float = 900.0
     """Seconds without a step after which a worker is killed and its run begun again."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.curves import curves, plain
+from ssmlens.cli.curves import curves, plain, share
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
 from ssmlens.training.config import TrainConfig, flag
@@ -40,7 +40,7 @@ class TrainCommand(TrainConfig):
             raise UsageError(f"--checkpoint-every is at least 1, not {self.checkpoint_every}")
         if self.preset is not None:
             return self._run_preset(self.preset)
-        config = self.config()
+        config = config_of(self)
         out = self.out or Path("runs") / config.name
         if self.resume:
             config = self._stored(config, out)
@@ -48,15 +48,11 @@ class TrainCommand(TrainConfig):
         text = f"{curves([run])}\n{run.path}: open it with ssmlens dashboard {run.path}"
         return Result({"runs": [plain(run)]}, text)
 
-    def config(self) -> TrainConfig:
-        """What is trained, without how."""
-        return config_of(self)
-
     def _run_preset(self, name: str) -> Result:
         from ssmlens.training.presets import find_preset
 
         preset = find_preset(name)
-        changed = _changed(self.config(), TrainConfig())
+        changed = _changed(config_of(self), TrainConfig())
         if changed:
             raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
         out = self.out or Path("runs") / name
@@ -65,11 +61,11 @@ class TrainCommand(TrainConfig):
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
 
     def _stored(self, given: TrainConfig, out: Path) -> TrainConfig:
-        from ssmlens.training.run_folder import read_config
+        from ssmlens.store.runs import CONFIG
 
         if not out.is_dir():
             raise UsageError(f"--resume: there is no run in {out}; give its folder with --out")
-        stored = read_config(out)
+        stored = TrainConfig.read(out / CONFIG)
         for name in _all_changed(given, TrainConfig()):
             if given.to_dict()[name] != stored.to_dict()[name]:
                 raise UsageError(
@@ -83,7 +79,7 @@ class TrainCommand(TrainConfig):
         with progress(f"{config.task}, {config.arm_name}") as tell:
 
             def told(now: Any) -> None:
-                tell(now.step, now.steps, f"loss {now.loss:.3f}, accuracy {now.char:.3f}")
+                tell(now.step, now.steps, f"loss {share(now.loss)}, accuracy {share(now.char)}")
 
             return train(
                 config,

@@ -1,7 +1,6 @@
 """`ssmlens transplant`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -88,10 +87,9 @@ class TransplantCommand(SweepOptions):
         if own != TrainConfig():
             raise UsageError("--student goes without options of a student")
         try:
-            read = json.loads(self.student.read_text(encoding="utf-8"))
-            config = TrainConfig.from_dict(read)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UsageError(f"--student {self.student} cannot be read: {error}") from None
+            config = TrainConfig.read(self.student)
+        except UsageError as error:
+            raise UsageError(f"--student: {error}") from None
         start = {name: getattr(TrainConfig, name) for name in (*_OF_ARMS, "teacher", "scope")}
         return dataclasses.replace(config, **start)
 

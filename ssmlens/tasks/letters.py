@@ -12,6 +12,9 @@ from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task
 
 LAYOUTS = ("default", "jelassi")
+# What letters are called: a to z, A to Z, then Latin letters with marks, 562 in all.
+_BLOCKS = ((0x61, 0x7B), (0x41, 0x5B), (0xC0, 0x180), (0x1E00, 0x1F00), (0x180, 0x1C0))
+_NAMES = [chr(code) for block in _BLOCKS for code in range(*block) if chr(code).isalpha()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,19 @@ class Alphabet:
     end: int
     first_letter: int
     begin: int | None = None
+
+    def token_strings(self, letters: int) -> list[str] | None:
+        """What the tokens are called where there are so many letters: a, b, ..., z, A, ...; None for too many."""
+        if letters > len(_NAMES):
+            return None
+        named = {self.pad: "·pad", self.separator: "|", self.end: "end"}
+        named |= {} if self.begin is None else {self.begin: "begin"}
+        named |= {self.first_letter + k: _NAMES[k] for k in range(letters)}
+        return [named[token] for token in range(len(named))]
+
+
+MARKS_FIRST = Alphabet(pad=0, separator=1, end=2, first_letter=3)
+"""The default layout's token ids, as in the shipped models."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +65,17 @@ class LetterTask(Task):
         n = self.letters
         if self.layout == "jelassi":
             return Alphabet(begin=n, separator=n + 1, end=n + 2, pad=n + 3, first_letter=0)
-        return Alphabet(pad=0, separator=1, end=2, first_letter=3)
+        return MARKS_FIRST
 
     @property
     def vocab_size(self) -> int:
         """See `Task.vocab_size`: the letters and the marks."""
         return self.letters + (4 if self.layout == "jelassi" else 3)
+
+    @property
+    def token_strings(self) -> list[str] | None:
+        """See `Task.token_strings`."""
+        return self.alphabet.token_strings(self.letters)
 
     @property
     def packs(self) -> bool:

@@ -1,7 +1,7 @@
 """How well a model does a task: the loss on its answers, and the share of characters and strings it gets right."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.rows import NO_LABEL, NO_TARGET, TaskBatch
-from ssmlens.tasks.task import Task
 
 # Token ids [example token] to logits [example token vocabulary], or to something whose `logits` they are.
 Model = Callable[[Tensor], Any]
@@ -48,21 +46,38 @@ def accuracy(said: Int[Tensor, "example token"], batch: TaskBatch) -> Accuracy:
 
 
 @torch.no_grad()
-def teacher_forced(model: Model, batch: TaskBatch) -> Int[Tensor, "example token"]:
-    """The most probable next token at each position, every earlier answer being given."""
-    return _logits(model, batch.tokens).argmax(dim=-1)
+def measure(model: Model, batch: TaskBatch, *, freely: bool = False) -> dict[str, float]:
+    """Loss and accuracy of a model on a batch: numbers called as in metrics.jsonl.
+
+    Args:
+        model: In eval mode.
+        batch: What it is asked; `Task.at_length` and `draws.batch_seed` make rows that no training batch has.
+        freely: Measure accuracy also where the model reads its own answers (`free_running`).
+
+    Returns:
+        "loss", see `masked_loss`; "char" and "string", see `Accuracy`, every earlier answer being given; with `freely`
+        "char_free" and "string_free".
+    """
+    logits = _logits(model, batch.tokens)
+    right = accuracy(logits.argmax(dim=-1), batch)
+    values = {"loss": float(masked_loss(logits, batch.labels))}
+    values |= {"char": right.character, "string": right.string}
+    if freely:
+        free = accuracy(free_running(model, batch), batch)
+        values |= {"char_free": free.character, "string_free": free.string}
+    return values
 
 
 @torch.no_grad()
 def free_running(model: Model, batch: TaskBatch) -> Int[Tensor, "example token"]:
     """What the model says at each asked position, reading its own earlier answers; NO_LABEL elsewhere.
 
-    One forward over the row so far for each column that is asked in any row. Where the layout feeds no answer back
-    (zoology's) it is what `teacher_forced` says.
+    One forward over the row so far for each column that is asked in any row; one in all where the layout feeds no
+    answer back (zoology's).
     """
     asked = batch.labels != NO_LABEL
     if not batch.fed_back:
-        return teacher_forced(model, batch).masked_fill(~asked, NO_LABEL)
+        return _logits(model, batch.tokens).argmax(dim=-1).masked_fill(~asked, NO_LABEL)
     tokens, said = batch.tokens.clone(), torch.full_like(batch.tokens, NO_LABEL)
     for column in asked.any(dim=0).nonzero().flatten().tolist():
         pick = _logits(model, tokens[:, : column + 1])[:, -1].argmax(dim=-1)
@@ -71,39 +86,6 @@ def free_running(model: Model, batch: TaskBatch) -> Int[Tensor, "example token"]
         if column + 1 < tokens.shape[1]:
             tokens[:, column + 1] = torch.where(here, pick, tokens[:, column + 1])
     return said
-
-
-def accuracy_by_length(
-    model: Model,
-    task: Task,
-    lengths: Iterable[int],
-    *,
-    count: int = 128,
-    seed: int = 0,
-    freely: bool = False,
-    device: torch.device | str = "cpu",
-) -> dict[int, Accuracy]:
-    """Accuracy on `count` held-out examples of each length, exactly that long, none of which any training batch drew.
-
-    Args:
-        model: In eval mode, on `device`.
-        task: What it learned; its own lengths, count and packing do not matter here.
-        lengths: Which lengths; beyond those of training, too.
-        count: Examples of each.
-        seed: Which examples.
-        freely: Let the model read its own answers (`free_running`), not the right ones.
-        device: Where to make the examples.
-
-    Raises:
-        UsageError: The task has no examples of such a length.
-    """
-    say = free_running if freely else teacher_forced
-    result: dict[int, Accuracy] = {}
-    for length in lengths:
-        exam = dataclasses.replace(task.at_length(length), count=count)
-        batch = exam.build(batch_seed(seed, length, held_out=True), device)
-        result[length] = accuracy(say(model, batch), batch)
-    return result
 
 
 def _logits(

@@ -7,11 +7,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.letters import MARKS_FIRST
 from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task, tasks
 
 _LAYOUTS = ("default", "zoology")
-_PAD, _SEPARATOR, _END, _FIRST = 0, 1, 2, 3
+_IDS = MARKS_FIRST
 
 
 @tasks.register("recall")
@@ -65,7 +66,12 @@ class Recall(Task):
     @property
     def vocab_size(self) -> int:
         """See `Task.vocab_size`."""
-        return self.letters if self.layout == "zoology" else _FIRST + self.letters
+        return self.letters if self.layout == "zoology" else _IDS.first_letter + self.letters
+
+    @property
+    def token_strings(self) -> list[str] | None:
+        """See `Task.token_strings`: keys come before values; zoology's ids are all alike and have no names."""
+        return None if self.layout == "zoology" else _IDS.token_strings(self.letters)
 
     def row_tokens(self, length: int) -> int:
         """See `Task.row_tokens`."""
@@ -79,21 +85,21 @@ class Recall(Task):
 
     def _pairs(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         count, half = len(length), self.letters // 2
-        key = _FIRST + draws.distinct(half, count, self.length)
-        value = _FIRST + half + draws.integers(self.letters - half, (count, self.length))
+        key = _IDS.first_letter + draws.distinct(half, count, self.length)
+        value = _IDS.first_letter + half + draws.integers(self.letters - half, (count, self.length))
         k = torch.arange(self.length, device=key.device)
         real = k < length[:, None]
         # A random order of the first `length` pairs.
         order = draws.uniform((count, self.length)).masked_fill(~real, 2.0).argsort(dim=1)
-        rows = Rows(count, self.row_tokens(self.length), _PAD, key.device)
+        rows = Rows(count, self.row_tokens(self.length), _IDS.pad, key.device)
         pair = (2 * k).expand_as(key)
         query = pair + 2 * length[:, None] + 1
         rows.write(pair, key, real)
         rows.write(pair + 1, value, real)
-        rows.write(2 * length, _SEPARATOR)
+        rows.write(2 * length, _IDS.separator)
         rows.write(query, key.gather(1, order), real)
         rows.write(query + 1, value.gather(1, order), real)
-        rows.write(4 * length + 1, _END)
+        rows.write(4 * length + 1, _IDS.end)
         rows.ask(query, value.gather(1, order), 2 * order + 1, real)
         return rows.examples(4 * length + 2)
 
@@ -102,7 +108,7 @@ class Recall(Task):
         key = 1 + draws.distinct(half - 1, count, pairs)
         value = half + draws.distinct(self.letters - half, count, pairs)
         gap = self._gaps(draws, count)
-        rows = Rows(count, self.context, _PAD, key.device)
+        rows = Rows(count, self.context, _IDS.pad, key.device)
         column = torch.arange(self.context, device=key.device).expand(count, -1)
         rows.write(column, draws.integers(self.letters, (count, self.context)))
         pair = column[:, : 2 * pairs : 2]

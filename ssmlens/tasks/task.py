@@ -54,6 +54,11 @@ class Task(ABC):
     def vocab_size(self) -> int:
         """Number of token ids that a model of this task needs."""
 
+    @property
+    def token_strings(self) -> list[str] | None:
+        """What each token id is called, one character where it can be typed; None where the tokens have no names."""
+        return None
+
     @abstractmethod
     def row_tokens(self, length: int) -> int:
         """Tokens of an example of this length, at most."""

@@ -16,10 +16,9 @@ from ssmlens.models.load import load_model
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.models.short_mamba import use_short_scan
 from ssmlens.registry import Registry
-from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.task import Task, tasks
 from ssmlens.training.architecture import MIXER_OPTIONS, model_config
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.training.config import TrainConfig, check_types, flag
 
 # Fields of tasks and inits that have other names in a config, or that it sets itself.
 _OF_TASK = {"count": "batch"}
@@ -35,6 +34,9 @@ def check(config: TrainConfig) -> None:
 
     Builds the task at every length that is measured, and an empty model; a teacher or a checkpoint is not looked for.
     """
+    check_types(
+        {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+    )
     bounds = dict.fromkeys(MIXER_OPTIONS, 1) | dict.fromkeys(_NOT_NEGATIVE, 0) | _LEAST
     for name, least in bounds.items():
         value = getattr(config, name)
@@ -127,16 +129,6 @@ def _checkpoint(config: TrainConfig, task: Task) -> MambaLM:
 
 
 _EMBEDDINGS = ("embedding.weight", "lm_head.weight")
-
-
-def vocabulary(task: Task) -> list[str] | None:
-    """The string of every token, where each letter of the task can be typed; else None."""
-    if not isinstance(task, LetterTask) or task.letters > 26:
-        return None
-    ids = task.alphabet
-    named = {ids.pad: "·pad", ids.separator: "|", ids.end: "end", ids.begin: "begin"}
-    letters = {ids.first_letter + i: chr(ord("a") + i) for i in range(task.letters)}
-    return [{**named, **letters}[i] for i in range(task.vocab_size)]
 
 
 def _make(config: TrainConfig, kind: str, registry: Registry[Any], names: Mapping[str, str]) -> Any:

@@ -15,7 +15,6 @@ from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.tokenizers import VOCABULARY_FILE
 from ssmlens.store.disk import rename, sync_folder, told_in_one_line
-from ssmlens.training.build import vocabulary
 from ssmlens.training.trainee import Trainee
 
 LAST = "last"
@@ -38,9 +37,9 @@ def save(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> Path:
         # mamba_ssm's own model has a config of the same fields.
         config = MambaConfig(**dataclasses.asdict(trainee.model.config)).to_dict()
         (partial / CONFIG_FILE).write_text(json.dumps(config, indent=1))
-        letters = vocabulary(trainee.task)
-        if letters is not None:
-            (partial / VOCABULARY_FILE).write_text(json.dumps(letters))
+        strings = trainee.task.token_strings
+        if strings is not None:
+            (partial / VOCABULARY_FILE).write_text(json.dumps(strings))
         # Clones: a head that is the embedding is stored as well, as mamba_ssm's own loader wants it.
         state = trainee.model.state_dict()
         save_file({name: t.detach().cpu().clone() for name, t in state.items()}, partial / _WEIGHTS)

@@ -119,10 +119,12 @@ def compare(
         threshold: What a run must reach to count as locked in.
 
     Raises:
-        UsageError: There is no run, or none was measured so at these lengths.
+        UsageError: There is no run, none was measured so at these lengths, or the threshold is no share.
     """
     if not runs:
         raise UsageError("there is no run to compare")
+    if not 0 < threshold <= 1:
+        raise UsageError(f"--threshold is above 0 and at most 1, not {threshold:g}")
     measured = _measured(runs, measure)
     trained = runs[0].length
     where = _require(trained if length is None else length, measured, "--length")

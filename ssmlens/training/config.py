@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssmlens.errors import UsageError
 
@@ -188,7 +189,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """The config of `to_dict`. Raises UsageError for a field that there is none of."""
+        """The config of `to_dict`. Raises UsageError for a field that there is none of, or of another type."""
         fields = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in fields:
@@ -199,7 +200,23 @@ class TrainConfig:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
+        check_types(held)
         return cls(**held)
+
+    @classmethod
+    def read(cls, file: Path) -> "TrainConfig":
+        """The config in a JSON file of its fields, such as a run's config.json.
+
+        Raises:
+            UsageError: The file cannot be read, or is no such file.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{file} cannot be read: {error}") from None
+        if not isinstance(values, dict):
+            raise UsageError(f"{file} is no training config: it must be {{field: value, ...}}")
+        return cls.from_dict(values)
 
     def digest(self) -> str:
         """sha256 of `to_dict`: the config's identity."""
@@ -216,9 +233,28 @@ STARTS = frozenset(
 """Fields of a config that say what a model starts as: what arms differ in."""
 
 
+def check_types(values: Mapping[str, Any]) -> None:
+    """Raise UsageError, which names the flag, where the value of a config's field is not of its type."""
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+
+    kinds, every = get_type_hints(TrainConfig), CollectionCheckStrategy.ALL_ITEMS
+    for name, value in values.items():
+        try:
+            check_type(value, kinds[name], collection_check_strategy=every)
+        except TypeCheckError:
+            raise UsageError(f"{flag(name)} is {_told(kinds[name])}, not {value!r}") from None
+
+
 def flag(name: str) -> str:
     """The option of the command line that sets a field."""
     return f"--{name.replace('_', '-')}"
+
+
+def _told(kind: Any) -> str:
+    """A type, as a reader knows it."""
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _short(value: object) -> str:

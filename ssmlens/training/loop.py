@@ -103,10 +103,9 @@ def train_pack(
     """
     where = find_device(device)
     with ExitStack() as held:
-        folders: dict[
-            int, RunFolder
-        ] = {}  # all of them before any model: nobody else shall begin on the rest
+        folders: dict[int, RunFolder] = {}
         places: dict[Session, int] = {}
+        # All folders before any model: nobody else shall begin on the rest.
         for place, (path, config) in enumerate(jobs):
             try:
                 check(config)

@@ -46,7 +46,7 @@ class RunFolder:
 
     def _open(self, config: TrainConfig) -> None:
         if (self.path / CONFIG).exists():
-            _require_same(self.path, config, read_config(self.path))
+            _require_same(self.path, config, TrainConfig.read(self.path / CONFIG))
         else:
             disk.write_file(self.path / CONFIG, _json(config.to_dict(), indent=1))
         self._metrics = (self.path / METRICS).open("ab", buffering=0)
@@ -94,14 +94,6 @@ class RunFolder:
 
 class BusyError(UsageError):
     """Another process is training in this folder."""
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The config of the run in a folder. Raises UsageError where there is none that can be read."""
-    try:
-        return TrainConfig.from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} holds no run of ssmlens train: {error}") from None
 
 
 def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:

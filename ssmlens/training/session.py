@@ -70,11 +70,8 @@ class Session:
         checkpoint_every: int = 500,
     ):
         self.config, self.trainee, self.folder = trainee.config, trainee, folder
-        self._trackers, self._progress, self._checkpoint_every = (
-            trackers,
-            progress,
-            checkpoint_every,
-        )
+        self._trackers, self._progress = trackers, progress
+        self._checkpoint_every = checkpoint_every
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
         self._before, self._began, self._told = 0.0, time.monotonic(), 0.0
         self._losses: list[Tensor] = []  # those that are not logged yet
@@ -163,12 +160,11 @@ class Session:
 
     def _capture(self) -> None:
         config, trainee = self.config, self.trainee
-        exam = dataclasses.replace(trainee.exam(config.length), count=_PROMPTS)
         folder = self.folder.path / "captures"
         folder.mkdir(exist_ok=True)
-        prompts = from_task(config.task, exam, config.seed)
-        path = folder / f"step-{self._step:06}.h5"
-        made = capture(trainee.model.eval(), prompts, path, overwrite=True)
+        exam, model = trainee.exam(config.length, _PROMPTS), trainee.model.eval()
+        prompts = from_task(config.task, exam, config.seed, model.tokenizer)
+        made = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)
         assert made is not None
         made.close()
 

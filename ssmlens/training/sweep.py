@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cache
@@ -46,7 +47,8 @@ def sweep(
 
     Folders are named after their config, so that a sweep may be stopped and started again, extended, or worked on by
     several launchers at once: a run is done once. What crashes, hangs or runs out of memory goes on from its last
-    checkpoint, alone, `attempts` times in all; what then is not done has failed, and its status.json says why.
+    checkpoint, alone, `attempts` times in all; what then is not done has failed, and its status.json says why. Local
+    workers import the script that calls this: call it below `if __name__ == "__main__":` there.
 
     Args:
         configs: What is trained; the same one twice is one run.
@@ -59,21 +61,24 @@ def sweep(
         pack: Runs of equal shape that a worker trains side by side, at most. None: 8 on CUDA, else 1.
         shard: (i, N), i from 1: only the i-th N-th of the configs, for N launchers that a scheduler starts. It does
             not depend on `pack`.
-        retry_failed: Begin runs anew that have failed; otherwise they stay so.
+        retry_failed: Go on with runs that have failed, from their last checkpoint; otherwise they stay so.
         hang_after: Seconds without a step, after which a worker is killed.
         attempts: How often a run is begun, at most.
-        progress: Called with (runs settled, runs, what failed).
+        progress: Called with (runs that have ended, runs, how they ended), first with those that had before.
         work: What a worker does with a pack of `SweepJob`s; None: train them.
 
     Raises:
-        UsageError: A config cannot be trained, or there is no such engine or device; nothing is begun then.
+        UsageError: A config cannot be trained, there is no such engine or device, or a limit is impossible; nothing
+            is begun then.
         SsmlensError: The disk cannot be written, or machines do not share it.
     """
     i, n = shard
     if not 1 <= i <= n:
-        raise UsageError(f"shard {i}/{n}: i/N needs 1 ≤ i ≤ N")
+        raise UsageError(f"--shard {i}/{n}: i/N needs 1 ≤ i ≤ N")
     if pack is not None and pack < 1:
         raise UsageError(f"--pack is at least 1, not {pack}")
+    if not hang_after > 0:
+        raise UsageError(f"--hang-after is above 0, not {hang_after:g}")
     asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
     started = engines[engine](asked)
     if work is None:
@@ -85,9 +90,16 @@ def sweep(
     def settled(job: SweepJob) -> bool:
         return _state(job.path) in ("done", "failed") and job.path not in again
 
+    over = {job.path for job in jobs if settled(job)}
+    left = [job for job in jobs if job.path not in over]
+    ended = Counter(map(_state, over))
+
+    def tell() -> None:
+        if progress is not None:
+            how = [f"{ended[state]} {state}" for state in ("done", "failed") if ended[state]]
+            progress(ended.total(), len(jobs), ", ".join(how))
+
     def outcomes() -> Generator[Outcome[SweepJob]]:
-        yield from (Outcome(job, "skipped") for job in jobs if settled(job))
-        left = [job for job in jobs if not settled(job)]
         if not left:
             return
         with told_in_one_line(Path(out), 0):
@@ -98,17 +110,17 @@ def sweep(
             limits = {"hang_after": hang_after, "attempts": attempts}
             yield from run_pool(packs, work or _train, running, skip=settled, **limits)
 
-    failed, done = 0, []
+    tell()
+    done = []
     with closing(outcomes()) as ends:
-        for count, (job, state, error) in enumerate(ends, 1):
+        for job, state, error in ends:
             again.discard(job.path)
             if state in ("failed", "lost") and _state(job.path) != "failed":
                 _record(job, error)
             if state == "done":
                 done.append(job.path)
-            failed += _state(job.path) == "failed"
-            if progress is not None:
-                progress(count, len(jobs), f"{failed} failed" if failed else "")
+            ended[_state(job.path)] += 1
+            tell()
     if absent := [path for path in done if _state(path) != "done"]:
         told = f"{len(absent)} runs are done, but {absent[0]} is not here"
         raise SsmlensError(f"{told}: the machines of a sweep must share a file system")

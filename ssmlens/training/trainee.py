@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssmlens.models.tokenizers import Vocabulary
 from ssmlens.tasks.draws import batch_seed
-from ssmlens.tasks.metrics import accuracy, free_running, masked_loss
+from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.tasks.rows import TaskBatch
+from ssmlens.tasks.task import Task
 from ssmlens.training.build import build_model, build_task, exam
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.schedule import rate_at
@@ -32,10 +34,12 @@ class Trainee:
         self.config, self.device = config, device
         self.task = build_task(config)
         self.model: Any = build_model(config, self.task, device)
+        strings = self.task.token_strings
+        self.model.tokenizer = Vocabulary(strings) if strings else None
         self.step = 0
-        # On a GPU a number on the device, which a recorded step reads anew.
-        self._rate = torch.zeros((), device=device) if device.type == "cuda" else None
         on_gpu = device.type == "cuda"
+        # On a GPU a number on the device, which a recorded step reads anew.
+        self._rate = torch.zeros((), device=device) if on_gpu else None
         groups = _groups(self.model, config)
         self.optimizer = torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
 
@@ -71,29 +75,17 @@ class Trainee:
         self.optimizer.step()
         return loss.detach()
 
-    @torch.no_grad()
     def evaluate(self, length: int) -> dict[str, float]:
-        """Loss, and shares of characters and of strings that are right, on held-out examples of exactly this length.
-
-        `char_free` and `string_free` beside them, the model reading its own answers, where the config asks for it.
-        """
-        task = self.exam(length)
+        """See `measure`: on held-out examples of exactly this length; running freely too, if the config asks for it."""
+        task = self.exam(length, self.config.eval_count)
         batch = task.build(batch_seed(_EXAM_SEED, length, held_out=True), self.device)
         self.model.eval()
         with self._autocast():
-            logits = self.model(batch.tokens).logits
-        right = accuracy(logits.argmax(dim=-1), batch)
-        loss = float(masked_loss(logits, batch.labels))
-        values = {"loss": loss, "char": right.character, "string": right.string}
-        if self.config.free_running:
-            with self._autocast():
-                free = accuracy(free_running(self.model, batch), batch)
-            values |= {"char_free": free.character, "string_free": free.string}
-        return values
+            return measure(self.model, batch, freely=self.config.free_running)
 
-    def exam(self, length: int) -> Any:
-        """The task that accuracy at this length is measured on."""
-        return dataclasses.replace(exam(self.task, length), count=self.config.eval_count)
+    def exam(self, length: int, count: int) -> Task:
+        """The task that draws so many examples of exactly this length."""
+        return dataclasses.replace(exam(self.task, length), count=count)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the weights; the same for every device."""

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from ssmlens.errors import UsageError
 from ssmlens.inits.init import choose_mixers
 from ssmlens.models.load import load_model
 from ssmlens.scores.ranking import Ranking
@@ -122,15 +123,16 @@ def transplant(
     shaped = like_teacher(student, mixers[0])
     for arm in _arms(shaped, teacher, [mixers[0].layer], controls):
         check(arm)
+    _check_each(shaped, "--rates", "learning_rate", rates)
+    _check_each(shaped, "--seeds", "seed", seeds)
     with told_in_one_line(out, 0):
         out.mkdir(parents=True, exist_ok=True)
     ranking, scores = score_layers(model, out / "teacher.h5", progress)
     chosen = request.choose([row.layer for row in ranking])
     del model, mixers
-    configs = [
+    configs = [  # a seed's whole grid first: what is stopped can be compared
         dataclasses.replace(arm, learning_rate=rate, seed=seed)
-        for seed in seeds
-        or (student.seed,)  # a seed's whole grid first: what is stopped can be compared
+        for seed in seeds or (student.seed,)
         for rate in rates or (student.learning_rate,)
         for arm in _arms(shaped, teacher, chosen, controls)
     ]
@@ -141,6 +143,17 @@ def transplant(
                 folder.keep_scores(config.teacher_layer, scores[config.teacher_layer])
     runs = sweep(configs, out, progress=progress, **options)
     return Transplants(tuple(chosen), ranking, runs)
+
+
+def _check_each(
+    student: TrainConfig, option: str, field: str, values: Sequence[float | int]
+) -> None:
+    """Raise UsageError, by its option, for a value that the student's field cannot have."""
+    for value in values:
+        try:
+            check(dataclasses.replace(student, **{field: value}))
+        except UsageError as error:
+            raise UsageError(f"{option} {value:g}: {error}") from None
 
 
 def _arms(

@@ -53,6 +53,7 @@ def test_it_is_told_beside_the_other_accuracy(cli):
         ("--length 5", "--length 5: no run was measured at it; measured: 4, 8"),
         ("--choose-at 5", "--choose-at 5: no run was measured at it; measured: 4, 8"),
         ("--measure letters", "--measure"),
+        ("--threshold nan", "--threshold is above 0 and at most 1, not nan"),
     ],
 )
 def test_bad_use(cli, words, told):

@@ -64,8 +64,20 @@ def test_a_python_file_of_configs(cli, here):
     )
     said = cli("sweep", "--configs", "mine.py")
     assert said.complaint == "config 0 (default): --steps is at least 1, not 0"
-    (here / "other.py").write_text("configs = 3\n")
-    assert "a list of TrainConfig" in cli("sweep", "--configs", "other.py").complaint
+    head = "from ssmlens import TrainConfig\n"
+    for text, told in {
+        "configs = 3": "--configs other.py: it must make a list of TrainConfig called configs",
+        "configs = []": "--configs other.py: it must make a list of TrainConfig called configs",
+        "configs = [": "--configs other.py: SyntaxError: '[' was never closed",
+        "configs = [TrainConfig(lerning_rate=1)]": "--configs other.py, line 2: TypeError: ",
+        "configs = [TrainConfig(task='cpoy')]": "--task: unknown task 'cpoy'; did you mean 'copy'",
+        "configs = [TrainConfig(task='sort', length=600)]": "--letters of at least 600",
+        "configs = [TrainConfig(eval_lengths=(0,))]": "--eval-lengths 0: the copy task needs",
+        "configs = [TrainConfig(headdim=48)]": "--mixer Mamba2 --headdim",
+    }.items():
+        (here / "other.py").write_text(head + text)
+        refused = cli("sweep", "--configs", "other.py")
+        assert (refused.code, told in refused.complaint) == (2, True), (text, refused.err)
 
 
 @pytest.mark.parametrize(
@@ -77,11 +89,20 @@ def test_a_python_file_of_configs(cli, here):
         ("--axis learning-rate=fast", "--learning-rate"),
         ("--axis seed=0,1 --shard 3/2", "shard 3/2: i/N needs 1 ≤ i ≤ N"),
         ("--axis seed=0,1 --shard 3", "--shard is i/N"),
-        ("--axis seed=0,1 --workers 0", "at least one worker"),
+        ("--axis seed=0,1 --workers 0", "--workers is at least 1, not 0"),
         ("--axis headdim=64,48", "config 1 (default): --mixer Mamba2 --headdim"),
         ("--configs nowhere.py", "--configs nowhere.py: there is no such file"),
         ("--configs nowhere.py --axis seed=0", "--configs goes without --axis"),
         ("--engine slurm --axis seed=0", "--engine"),
+        ("--axis seed=0,1 --pack 0", "--pack is at least 1, not 0"),
+        ("--axis seed=0,1 --hang-after nan", "--hang-after is above 0, not nan"),
+        ("--axis seed=0,1 --gpus-per-worker 1", "--gpus-per-worker and --cpus-per-worker go with"),
+        ("--axis seed=0,1 --task cpoy", "--task: unknown task 'cpoy'; did you mean 'copy'?"),
+        ("--axis task=sort length=20,600", "the sort task needs --letters of at least 600"),
+        ("--axis eval-lengths=4,0", "--eval-lengths 0: the copy task needs --length of at least"),
+        ("--axis attention-heads=1,3 --attention-layers 0", "--attention-heads 3 does not divide"),
+        ("--axis schedule=sudden", "--schedule"),
+        ("--axis seed=0,1 --lerning-rate 1", "--lerning-rate"),
     ],
 )
 def test_bad_use_of_sweep(cli, here, words, told):

@@ -92,6 +92,25 @@ def test_the_shape_of_a_student_is_its_teachers():
 
 
 @pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"lerning_rate": 1}, "a training config has no lerning_rate; did you mean learning_rate?"),
+        ({"steps": "5"}, "--student: --steps is int, not '5'"),
+        ({"schedule": "sudden"}, "--schedule is linear or cosine, not 'sudden'"),
+        ({"task": "cpoy"}, "--task: unknown task 'cpoy'; did you mean 'copy'?"),
+        ({"task": "sort", "letters": 5}, "the sort task needs --letters of at least 20"),
+        ({"eval_lengths": [0]}, "--eval-lengths 0: the copy task needs --length of at least 1"),
+        ({"attention_layers": [0], "attention_heads": 5}, "--attention-heads 5 does not divide"),
+    ],
+)
+def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
+    (here / "student.json").write_text(json.dumps(fields))
+    said = cli("transplant", "--teacher", TEACHER, "--student", "student.json")
+    assert (said.code, told in said.complaint) == (2, True), said.err
+    assert [file.name for file in here.iterdir()] == ["student.json"]
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         ("--layers all", "--teacher is missing"),
@@ -108,7 +127,16 @@ def test_the_shape_of_a_student_is_its_teachers():
         (f"--teacher {TEACHER} --task cpoy", "--task: unknown task 'cpoy'"),
         (f"--teacher {TEACHER} --figure fig.gif", "--figure fig.gif ends in none of .svg, .png"),
         (f"--teacher {TEACHER} --scope all", "scope must be one of"),
-        (f"--teacher {TEACHER} --student none.json", "--student none.json cannot be read"),
+        (f"--teacher {TEACHER} --student none.json", "--student: none.json cannot be read"),
+        (f"--teacher {TEACHER} --rates 1e-3 0", "--rates 0: --learning-rate is positive, not 0"),
+        (f"--teacher {TEACHER} --seeds -1", "--seeds -1: --seed is at least 0, not -1"),
+        (f"--teacher {TEACHER} --eval-lengths 0", "--eval-lengths 0: the copy task needs"),
+        (f"--teacher {TEACHER} --task sort --length 600", "--letters of at least 600"),
+        (
+            f"--teacher {TEACHER} --attention-layers 1 --attention-heads 5",
+            "--attention-heads 5 does not divide --d-model 192",
+        ),
+        (f"--teacher {TEACHER} --lerning-rate 1", "--lerning-rate"),
         (f"--teacher {TEACHER} --student none.json --steps 3", "--student goes without options"),
     ],
 )

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from ssmlens.tasks.copy import Copy
-from ssmlens.tasks.draws import batch_seed
-from ssmlens.tasks.metrics import (
-    accuracy,
-    accuracy_by_length,
-    free_running,
-    masked_loss,
-    teacher_forced,
-)
+from ssmlens.tasks.metrics import accuracy, free_running, masked_loss, measure
 from ssmlens.tasks.recall import Recall
 from ssmlens.tasks.repeat import Repeat
 from ssmlens.tasks.rows import NO_LABEL, NO_TARGET
@@ -44,11 +37,11 @@ def knowing(task, seed=0):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("say", [teacher_forced, free_running])
-def test_a_model_that_knows_is_right(task, say):
+def test_a_model_that_knows_is_right(task):
     batch, model = knowing(task)
-    got = accuracy(say(model, batch), batch)
-    assert (got.character, got.string) == (1.0, 1.0)
+    told = measure(model, batch, freely=True)
+    del told["loss"]
+    assert told == dict.fromkeys(["char", "string", "char_free", "string_free"], 1.0)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -76,8 +69,6 @@ def test_a_model_that_runs_freely_reads_its_own_answers():
     free = free_running(next_letter, batch)
     assert free[0, 5:11].tolist() == [28, 3, 4, 5, 6, 7]
     assert (free[:, :5] == NO_LABEL).all()
-    forced = teacher_forced(next_letter, batch)
-    assert torch.equal(forced[:, 6:11], 3 + (batch.tokens[:, 6:11] - 2) % 26)
 
 
 def test_rows_of_different_length_run_freely_each_from_its_own_separator():
@@ -102,7 +93,7 @@ def test_the_models_output_may_hold_its_logits():
     class Output:
         logits: torch.Tensor
 
-    assert accuracy(teacher_forced(lambda t: Output(model(t)), batch), batch).string == 1.0
+    assert measure(lambda t: Output(model(t)), batch)["string"] == 1.0
 
 
 def test_loss_is_the_mean_over_labels():
@@ -126,24 +117,18 @@ def test_nothing_asked_is_no_number():
     assert math.isnan(accuracy(batch.labels, nothing).character)
 
 
-def test_accuracy_by_length_is_on_held_out_rows_of_exactly_these_lengths():
-    task = Copy(length=6, min_length=2, packing=True, context=40)
-    seen = []
-
-    def model(tokens):
-        seen.append(tokens)
-        return logits_of(tokens.roll(-1, 1), 29)
-
-    got = accuracy_by_length(model, task, [3, 6, 12], count=5, seed=4)
-    assert {n: (a.character, a.string) for n, a in got.items()} == dict.fromkeys(
-        (3, 6, 12), (1.0, 1.0)
-    )
-    assert [tuple(tokens.shape) for tokens in seen] == [(5, 8), (5, 14), (5, 26)]
-    held_out = Copy(length=12, count=5).build(batch_seed(4, 12, held_out=True))
-    assert torch.equal(seen[2], held_out.tokens)
-    free = accuracy_by_length(next_letter_wrong, task, [6], count=5, freely=True)
-    assert free[6].character == 0.0
-
-
-def next_letter_wrong(tokens):
-    return logits_of(torch.zeros_like(tokens), 29)
+def test_what_is_measured_is_the_loss_and_both_accuracies():
+    """Of a model that says the next letter: right where it is told so, by a count of its own."""
+    batch = Copy(length=5, min_length=2, count=9).build(0)
+    told = measure(next_letter, batch, freely=True)
+    assert set(told) == {"loss", "char", "string", "char_free", "string_free"}
+    asked = (batch.target != NO_TARGET).nonzero().tolist()
+    right = [bool((batch.tokens[i, j] - 2) % 26 + 3 == batch.labels[i, j]) for i, j in asked]
+    assert told["char"] == pytest.approx(sum(right) / len(right))
+    free = accuracy(free_running(next_letter, batch), batch)
+    assert (told["char_free"], told["string_free"]) == (free.character, free.string)
+    assert told["loss"] == float(masked_loss(next_letter(batch.tokens), batch.labels))
+    batch, model = knowing(TASKS[-1])
+    told = measure(model, batch)
+    assert (told["char"], told["string"]) == (1.0, 1.0)
+    assert set(told) == {"loss", "char", "string"}

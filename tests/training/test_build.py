@@ -1,7 +1,9 @@
 """Configs: what one is made into, and what is refused, in one line that names the flag."""
 
 import dataclasses
+import json
 import math
+import re
 
 import pytest
 import torch
@@ -69,6 +71,31 @@ def test_what_cannot_be_trained_is_refused_by_its_flag(fields, told):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"steps": "5"}, "--steps is int, not '5'"),
+        ({"min_length": 2.5}, "--min-length is int | None, not 2.5"),
+        ({"eval_lengths": 0}, "--eval-lengths is tuple[int, ...], not 0"),
+        ({"capture_at": (1, "2")}, "--capture-at is tuple[int, ...], not (1, '2')"),
+        ({"schedule": "sudden"}, "--schedule is linear or cosine, not 'sudden'"),
+        ({"precision": "fp16"}, "--precision is fp32 or bf16, not 'fp16'"),
+        ({"learning_rate": "fast"}, "--learning-rate is float | int, not 'fast'"),
+        ({"bc_mix": (1, None)}, "--bc-mix is tuple[float | int, float | int] | None"),
+        ({"shuffled": None}, "--shuffled is bool, not None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_flag(fields, told):
+    """From a file, and where a caller of Python has not looked: the tests' own type checks would."""
+    with pytest.raises(UsageError, match=re.escape(told)):
+        TrainConfig.from_dict(fields)
+    config = TrainConfig()
+    for name, value in fields.items():
+        object.__setattr__(config, name, value)
+    with pytest.raises(UsageError, match=re.escape(told)):
+        check(config)
+
+
 def test_every_option_of_every_task_and_init_has_a_flag():
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     named = {"count": "batch", "layers": "init_layers", "student_layers": "init_layers"}
@@ -96,6 +123,32 @@ def test_a_config_is_its_dictionary():
     assert dataclasses.replace(config, seed=1).digest() != config.digest()
     with pytest.raises(UsageError, match="has no lerning_rate; did you mean learning_rate"):
         TrainConfig.from_dict({"lerning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "config.json cannot be read: .*No such file"),
+        ("{", "config.json cannot be read: "),
+        ("\xff", "config.json cannot be read: "),
+        ("[1]", "config.json is no training config: it must be {field: value, ...}"),
+        ('{"steps": "5"}', "--steps is int, not '5'"),
+        ('{"stpes": 5}', "a training config has no stpes; did you mean steps?"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_a_line(tmp_path, text, told):
+    file = tmp_path / "config.json"
+    if text is not None:
+        file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=re.escape(told).replace(r"\.\*", ".*")) as refused:
+        TrainConfig.read(file)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_config_is_what_its_file_says(tmp_path):
+    config = TrainConfig(init="mimetic", bc_mix=(0, 1), eval_lengths=(3, 5))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert TrainConfig.read(tmp_path / "config.json").digest() == config.digest()
 
 
 @pytest.mark.parametrize(

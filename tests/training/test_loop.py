@@ -14,8 +14,9 @@ import torch
 import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.store.runs import open_run
+from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
-from ssmlens.tasks.metrics import accuracy_by_length, masked_loss
+from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.training import loop
 from ssmlens.training.build import build_model, build_task
 from ssmlens.training.config import TrainConfig
@@ -45,25 +46,33 @@ def test_a_run_leaves_the_folder_that_the_reader_knows(tiny, tmp_path):
     assert TrainConfig.from_dict(run.config).digest() == tiny(init="mimetic", seed=3).digest()
 
 
-def test_the_last_checkpoint_is_a_model_that_load_model_and_capture_open(tiny, tmp_path, cli):
-    run = train(tiny(letters=26), tmp_path / "run", **CPU)
+def test_the_last_checkpoint_measures_as_the_run_did(tiny, tmp_path):
+    """On the same held-out rows: one example a row, exactly that long, whatever the training rows were."""
+    config = tiny(letters=26, layout="jelassi", context=40, free_running=True, steps=10)
+    run = train(config, tmp_path / "run", **CPU)
+    model = ssmlens.load_model(run.path / "checkpoints" / "last")
+    for length in (4, 8):
+        exam = Copy(length=length, layout="jelassi", packing=False, count=16)
+        batch = exam.build(batch_seed(0, length, held_out=True))
+        told = measure(model, batch, freely=True)
+        assert {name: run.metrics.final(name, length) for name in told} == told
+
+
+@pytest.mark.parametrize(
+    ("task", "letters", "typed"),
+    [("copy", 26, "|az"), ("sort", 512, "|az"), ("recall", 52, "|az"), ("ngram", 30, "|az")],
+)
+def test_capture_opens_the_last_checkpoint_of_every_task_of_letters(
+    tiny, tmp_path, cli, task, letters, typed
+):
+    own = {"length": 8, "min_length": None, "n": 2} if task == "ngram" else {}
+    run = train(tiny(task=task, letters=letters, steps=1, **own), tmp_path / "run", **CPU)
     last = run.path / "checkpoints" / "last"
-    model = ssmlens.load_model(last)
-    measured = accuracy_by_length(
-        model, build_task(tiny(letters=26)), [4, 8], count=16, seed=loop_exam_seed()
-    )
-    for length, accuracy in measured.items():
-        assert accuracy.character == run.metrics.final("char", length)
-        assert accuracy.string == run.metrics.final("string", length)
-    said = cli("capture", "--model", last, "--task", "copy", "--out", tmp_path / "run.h5")
-    assert said.code == 0, said.err
-    assert model.tokenizer.decode([1, 3, 28]) == "|az"
-
-
-def loop_exam_seed():
-    from ssmlens.training import trainee
-
-    return trainee._EXAM_SEED
+    assert ssmlens.load_model(last).tokenizer.decode([1, 3, 28]) == typed
+    for asked in {task, "copy"}:
+        out = tmp_path / f"{asked}.h5"
+        said = cli("capture", "--model", last, "--task", asked, "--length", 8, "--out", out)
+        assert said.code == 0, said.err
 
 
 def test_the_curve_is_that_of_plain_torch(tiny, tmp_path):
@@ -131,7 +140,7 @@ def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(
 
 def test_a_killed_run_resumes(tiny, tmp_path):
     """A real kill -9, wherever it falls."""
-    config = tiny(steps=60)
+    config = tiny(steps=40)
     whole = train(config, tmp_path / "whole", **CPU)
     out = tmp_path / "killed"
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
@@ -189,6 +198,7 @@ def test_maps_are_captured_at_the_steps_asked_for(tiny, tmp_path):
         assert ssmlens.verify(file) == []
         with ssmlens.open_capture(file) as opened:
             maps.append(opened.layer(0).attention_map(0))
+            assert opened.token_strings(0)[4] == "|"
             assert opened.block_kinds == ["mamba", "attention"]
     assert abs(maps[1] - maps[0]).max() > 0
     assert lines(train(plain, tmp_path / "plain", **CPU).path) == lines(run.path)
@@ -214,7 +224,7 @@ def test_what_can_be_trained(tiny, tmp_path, fields):
 
 def test_it_learns(tiny, tmp_path):
     """One letter, said again: a minute's task in a second."""
-    config = tiny(length=2, min_length=None, steps=150, batch=32, d_model=32)
+    config = tiny(length=2, min_length=None, steps=120, batch=16, d_model=32, eval_every=120)
     run = train(config, tmp_path / "run", **CPU)
     assert run.metrics.final("char", 2) > 0.9
     assert run.metrics.curve("loss")[1][-1] < 0.5

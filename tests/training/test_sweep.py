@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from ssmlens.store.runs import find_runs, open_run, tabulate
 from ssmlens.training import loop
 from ssmlens.training import sweep as sweep_module
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.engines.engine import Place
+from ssmlens.training.engines.engine import Place, Worker, engines
+from ssmlens.training.engines.local import LocalEngine
+from ssmlens.training.engines.serve import serve
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.sweep_jobs import SweepJob
 
@@ -146,6 +149,37 @@ def test_what_cannot_be_done_is_recorded_with_its_reason(tmp_path, engine):
     assert times == {arm: begun(run.path) for arm, run in runs.items()}
 
 
+class Here(Worker):
+    """A worker in the process of the test, which need not import torch again."""
+
+    def __init__(self, work, place):
+        self.work, self.place, self.says = work, place, [None]
+
+    def give(self, pack):
+        serve(pickle.loads(pickle.dumps(pack)), self.work, self.place, self.says.append)
+
+    def hear(self):
+        return self.says.pop(0)
+
+    def end(self):
+        pass
+
+
+class EngineHere(LocalEngine):
+    def start(self, work, place):
+        return Here(work, place)
+
+    def wait(self, workers, seconds):
+        return [worker for worker in workers if isinstance(worker, Here) and worker.says]
+
+
+@pytest.fixture
+def workers_here(monkeypatch):
+    """Local workers are in this process; tests of the commands have processes, which train as well."""
+    assert "local" in engines
+    monkeypatch.setitem(engines._things, "local", EngineHere)
+
+
 @pytest.fixture
 def grid(tiny):
     """Two arms at two rates, two steps each."""
@@ -157,7 +191,7 @@ def grid(tiny):
     ]
 
 
-def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tiny):
+def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tiny, workers_here):
     """A shard of it, then all of it with a run that fails, then nothing, then what failed."""
     shard = sweep(grid, tmp_path, devices=["cpu"], shard=(2, 3))
     assert [(run.arm, run.learning_rate) for run in shard] == [("default", 1e-2)]
@@ -178,7 +212,8 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
 
     runs = sweep_all()
     assert [now[:2] for now in told] == [(n, 5) for n in range(1, 6)]
-    assert told[-1][2] == "1 failed"
+    assert told[0][2] == "1 done"  # before
+    assert told[-1][2] == "4 done, 1 failed"
     assert [run.arm for run in runs] == ["default", "default", "mimetic", "mimetic", "default"]
     assert [run.status.state for run in runs] == ["done"] * 4 + ["failed"]
     assert "the loss is nan" in runs[-1].status.error
@@ -188,12 +223,24 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
     assert len(find_runs(tmp_path)) == 5
 
     assert [run.written for run in sweep_all()] == [run.written for run in runs]
-    assert told[-1] == (5, 5, "1 failed")
+    assert told == [(5, 5, "4 done, 1 failed")]
     again = sweep_all(retry_failed=True)
     assert [run.written for run in again[:-1]] == [run.written for run in runs[:-1]]
     assert again[-1].written > runs[-1].written
-    with pytest.raises(UsageError, match="i/N needs 1 ≤ i ≤ N"):
-        sweep(grid, tmp_path, shard=(3, 2))
+
+
+def test_what_no_sweep_can_do_is_refused_before_it_begins(grid, tmp_path):
+    for options, told in (
+        ({"shard": (3, 2)}, "--shard 3/2: i/N needs 1 ≤ i ≤ N"),
+        ({"pack": 0}, "--pack is at least 1, not 0"),
+        ({"hang_after": 0.0}, "--hang-after is above 0, not 0"),
+        ({"hang_after": float("nan")}, "--hang-after is above 0, not nan"),
+        ({"devices": ()}, "--device names none"),
+        ({"engine": "lokal"}, "unknown engine 'lokal'; did you mean 'local'"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            sweep(grid, tmp_path / "none", **options)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_worker_is_on_its_device_and_takes_its_share_of_the_cores(monkeypatch, tmp_path):
@@ -224,7 +271,7 @@ def test_a_sweep_uses_every_gpu_with_two_workers_on_each_and_two_runs_in_a_pack(
     assert [(run.status.state, run.status.error) for run in runs] == [("done", "")] * len(configs)
 
 
-def test_what_says_it_is_done_and_is_not_here_ends_the_sweep(tmp_path):
+def test_what_says_it_is_done_and_is_not_here_ends_the_sweep(tmp_path, workers_here):
     """As it is with machines that share no disk; the work of this test writes nothing anywhere."""
     with pytest.raises(SsmlensError, match=r"1 runs are done, but .* is not here: the machines"):
         sweep([TrainConfig()], tmp_path, devices=["cpu"], work=say_done)

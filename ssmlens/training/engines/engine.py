@@ -27,8 +27,10 @@ class Workers:
     cpus: float | int | None = None
 
     def __post_init__(self) -> None:
-        if (self.count is not None and self.count < 1) or not self.devices:
-            raise UsageError("a sweep needs at least one worker and one device")
+        if self.count is not None and self.count < 1:
+            raise UsageError(f"--workers is at least 1, not {self.count}")
+        if not self.devices:
+            raise UsageError("--device names none")
 
 
 class Place(NamedTuple):

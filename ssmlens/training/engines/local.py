@@ -24,7 +24,7 @@ class LocalEngine(Engine):
 
     def __init__(self, asked: Workers):
         if asked.gpus is not None or asked.cpus is not None:
-            raise UsageError("shares of GPUs and cores go with --engine ray, which allots them")
+            raise UsageError("--gpus-per-worker and --cpus-per-worker go with --engine ray")
         devices = [_find(name) for name in asked.devices]
         count = len(devices) if asked.count is None else asked.count
         if count < len(devices):

@@ -46,10 +46,12 @@ def test_what_cannot_be_placed_is_refused(four_gpus):
         LocalEngine(asked(2, *FOUR))
     with pytest.raises(UsageError, match="cuda:4"):
         LocalEngine(asked(1, "cuda:4"))
-    with pytest.raises(UsageError, match="go with --engine ray"):
+    with pytest.raises(UsageError, match="--gpus-per-worker and --cpus-per-worker go with"):
         LocalEngine(Workers(gpus=0.5))
-    with pytest.raises(UsageError, match="at least one worker and one device"):
+    with pytest.raises(UsageError, match="--workers is at least 1, not 0"):
         asked(0)
+    with pytest.raises(UsageError, match="--device names none"):
+        Workers(1, ())
     with pytest.raises(UsageError, match="unknown engine 'lokal'; did you mean 'local'"):
         engines["lokal"]
 
