@@ -202,19 +202,32 @@ def parse(
     if page not in pages:
         notes.append(f"there is no page of that name; the pages are {', '.join(pages)}")
         page = pages[0]
-    text = (search or "").removeprefix("?")
-    if len(text) > LONGEST:
+    if len((search or "").removeprefix("?")) > LONGEST:
         notes.append(f"the address is longer than {LONGEST} characters and was not read")
-        text = ""
     told: dict[str, Any] = {}
-    for name, value in parse_qsl(text, errors="replace", max_num_fields=None):
-        if name not in _PARAMETERS:
-            continue
+    for name, value in _told(search):
         try:
             told[name] = _PARAMETERS[name].metadata["read"](value)
         except ValueError:
             notes.append(f"the address's {name} was not understood; shown is the default")
     return Address(page=page, **told), tuple(notes)
+
+
+def instead(search: str | None, shown: Address) -> dict[str, dict[str, str]]:
+    """What a URL says and another value is shown for, by parameter: {"layer": {"99": "0"}}."""
+    values = ((name, value, getattr(shown, name)) for name, value in _told(search))
+    return {
+        name: {value: _written(there)}
+        for name, value, there in values
+        if there is not None and _written(there) != value
+    }
+
+
+def _told(search: str | None) -> list[tuple[str, str]]:
+    """The parameters of a query string that are known, with their values as text."""
+    text = (search or "").removeprefix("?")
+    pairs = parse_qsl(text, errors="replace", max_num_fields=None) if len(text) <= LONGEST else []
+    return [(name, value) for name, value in pairs if name in _PARAMETERS]
 
 
 def _written(value: object) -> str:

@@ -1,17 +1,20 @@
 """Controls that write a field of the address, and follow it.
 
 A view never sets a control's value: its answer may belong to an address that the reader has left, and a control that is
-set writes the address. What can be chosen (`data`, `max`) is the view's to say.
+set writes the address. Nor does a control wait for an answer: it follows `SHOWN`, which is nobody's output. What can be
+chosen (`data`, `max`) is the view's to say, or the layout's.
 """
 
 from collections.abc import Sequence
 
 import dash_mantine_components as dmc
 from dash import Input, Output, dcc, html
-from dash.dependencies import ALL
 from dash.development.base_component import Component
 
-from ssmlens_dashboard.page import Page, control_id, here_id
+from ssmlens_dashboard.page import Page, control_id
+
+SHOWN = Input("shown", "data")
+"""Changes, in the browser, with the address and with what the server says it stands for."""
 
 _followed: set[str] = set()
 
@@ -28,18 +31,23 @@ def choices(options: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"value": value, "label": label} for value, label in options]
 
 
-def slider(field: str) -> Component:
-    """A slider through the numbers from 0 to its `max`, one at a time, its name before it."""
+def slider(field: str, count: int) -> Component:
+    """A slider through the numbers from 0 to `count` − 1, one at a time, its name before it."""
     bar = dcc.Input(  # the browser's own: its value may be text, which is what the address holds
         id=control_id(field),
         type="range",
         min=0,
-        max=1,
+        max=max(count - 1, 1),
         step=1,
         value=0,
         style={"width": 280, "border": "none", "--Dash-Fill-Interactive-Strong": "var(--accent)"},
     )
     return html.Label([field.capitalize(), bar], className="place muted")
+
+
+def following(field: str) -> tuple[Output, Input]:
+    """What `ssmlens.controls` in assets/ is bound to, to keep the control of a field at what the address says."""
+    return Output(control_id(field), "value"), SHOWN
 
 
 def follow(page: Page, *fields: str) -> None:
@@ -50,5 +58,4 @@ def follow(page: Page, *fields: str) -> None:
     for field in fields:
         if field not in _followed:
             _followed.add(field)
-            output = [Output(control_id(field), "value")]
-            page.scripts.append(("controls", (output, Input(here_id(ALL), "data"))))
+            page.clientside("controls", *following(field))

@@ -1,8 +1,9 @@
 """What the dashboard has open: captures and training runs found under the paths it was given.
 
 Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps.
-Everything has an id, a hash of where it lies; nothing that comes from a browser is ever used as a path. A capture is
-opened when it is first looked at, read-only, and opened again when its files have changed.
+Everything has an id, a hash of where it lies, or will lie when it is finished; nothing that comes from a browser is
+ever used as a path. A capture is opened when it is first looked at, read-only, and opened again when its files have
+changed.
 """
 
 import dataclasses
@@ -15,13 +16,17 @@ from typing import Literal
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
 from ssmlens.store import Capture, open_capture
+from ssmlens.store.disk import PARTIAL, partial_path
 
 Kind = Literal["capture", "run"]
 _DEPTH = 3
 _MOST_PARTS = 5  # of a path in a name
-_PARTIAL = ".partial"
 _CAPTURES = "captures"  # in a run's folder
 _Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class GrowingError(CaptureFileError):
+    """A capture is still being written; later it can be shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Entry:
     @property
     def growing(self) -> bool:
         """Whether it is still being written."""
-        return self.path.name.endswith(_PARTIAL)
+        return self.path.name.endswith(PARTIAL)
 
 
 class Library:
@@ -59,20 +64,25 @@ class Library:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self._roots = [path.resolve() for path in paths]
+        self._roots = [_finished(path.resolve()) for path in paths]
         for path in self._roots:
-            if not path.exists():
+            if not (path.exists() or partial_path(path).exists()):
                 raise UsageError(f"there is no {path}; give captures, runs or folders of them")
         self._open: dict[str, tuple[_Signature, Capture]] = {}
         self._lock = threading.Lock()
 
     def entries(self, kind: Kind) -> list[Entry]:
         """What there is now, in the order of the paths and of names within a folder."""
-        found = {path: what for root in self._roots for path, what in _found(root, _DEPTH)}
+        places = [place for root in self._roots for place in (root, partial_path(root))]
+        found = {path: what for place in places for path, what in _found(place, _DEPTH)}
         runs = _entries("run", [path for path, what in found.items() if what == "run"], {})
         if kind == "run":
             return list(runs.values())
-        captures = [path for path, what in found.items() if what == "capture"]
+        captures = [
+            path
+            for path, what in found.items()
+            if what == "capture" and (_finished(path) == path or _finished(path) not in found)
+        ]
         return list(_entries("capture", captures, runs).values())
 
     def entry(self, identifier: str | None, kind: Kind = "capture") -> Entry:
@@ -83,9 +93,8 @@ class Library:
         """
         entries = self.entries(kind)
         if identifier is None:
-            complete = [entry for entry in entries if not entry.growing]
-            for entry in complete or entries:
-                return entry
+            if entries:
+                return first(entries)
             raise UsageError(f"there is no {kind} here yet; make one with: {_COMMANDS[kind]}")
         for entry in entries:
             if entry.id == identifier:
@@ -97,9 +106,15 @@ class Library:
 
         Raises:
             UsageError: There is none.
-            CaptureFileError: It is damaged, growing, or of another version; the message says what to do.
+            GrowingError: It is not finished.
+            CaptureFileError: It is damaged, or of another version; the message says what to do.
         """
         entry = self.entry(identifier)
+        if entry.growing:
+            raise GrowingError(
+                f"{entry.name} is not finished: {_layers_written(entry.path)} of its layers are written. It is shown "
+                "as soon as it is; if nothing writes it any more, run the same capture again with --resume"
+            )
         with self._lock:  # one opening at a time: two would only do the same work
             try:
                 signature = _signature(entry.path)
@@ -117,6 +132,11 @@ class Library:
                 raise CaptureFileError(f"{entry.name} cannot be read: {error.strerror}") from error
 
 
+def first(entries: Sequence[Entry]) -> Entry:
+    """What is shown if nobody says: the first that is complete, if any is."""
+    return next((entry for entry in entries if not entry.growing), entries[0])
+
+
 def without_folders(message: str, entry: Entry) -> str:
     """A message about a capture, with its name for its path."""
     return message.replace(str(entry.path), entry.name).replace(f"{entry.path.parent}/", "")
@@ -127,12 +147,12 @@ _COMMANDS = {"capture": "ssmlens capture", "run": "ssmlens train"}
 
 def _entries(kind: Kind, paths: Sequence[Path], runs: Mapping[Path, Entry]) -> dict[Path, Entry]:
     of = {path: runs.get(path.parent.parent) for path in paths if path.parent.name == _CAPTURES}
-    names = _names([path for path in paths if not of.get(path)])
+    names = _names([_finished(path) for path in paths if not of.get(path)])
     made = {}
     for path in paths:
-        run = of.get(path)
-        name = f"{run.name}/{path.name}" if run else names[path]
-        identifier = hashlib.sha256(str(path).encode()).hexdigest()[:10]
+        run, finished = of.get(path), _finished(path)
+        name = f"{run.name}/{finished.name}" if run else names[finished]
+        identifier = hashlib.sha256(str(finished).encode()).hexdigest()[:10]
         made[path] = Entry(identifier, kind, path, name, run)
     return made
 
@@ -173,6 +193,16 @@ def _kind(path: Path) -> Kind | None:
     if (path / "manifest.json").is_file() or (path / "header.h5").is_file():
         return "capture"
     return None
+
+
+def _finished(path: Path) -> Path:
+    """Where a capture lies when it is finished."""
+    return path.with_name(path.name.removesuffix(PARTIAL))
+
+
+def _layers_written(folder: Path) -> int:
+    """How many layers of a growing capture have a file, each of them whole or of some of its prompts."""
+    return len({path.name.partition(".")[0] for path in folder.glob("layer-*.h5")})
 
 
 def _signature(path: Path) -> _Signature:

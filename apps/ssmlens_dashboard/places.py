@@ -1,12 +1,14 @@
-"""The places beside the first in a comparison: a row of selects for each, made once and filled by a view.
+"""The places beside the first in a comparison: a row of selects for each, made once.
 
-The rows stay where they are when the address changes, so that a list that the reader has open stays open.
+The rows stay where they are when the address changes, so that a list that the reader has open stays open. A view says
+what can be chosen; what is chosen follows the address in the browser (assets/compare.js).
 """
 
 from typing import Any
 
 import dash_mantine_components as dmc
 from dash import Output, html
+from dash.dependencies import Wildcard
 from dash.development.base_component import Component
 
 from ssmlens.plots.labels import visible
@@ -45,7 +47,7 @@ def filled(opened: list[Side], library: Library) -> list[Any]:
         if number < len(opened):
             values += _filled(opened[number], choices(captures), removable=len(opened) > 2)
         else:
-            values += [True, *([], None) * len(_WIDTHS), "", True]
+            values += [True, *[[]] * len(_WIDTHS), "", True]
     return values
 
 
@@ -53,7 +55,7 @@ def _row(number: int) -> Component:
     letter = LETTERS[number]
     selects = [
         dmc.Select(
-            id=_select_id(number, part),
+            id=select_id(number, part),
             data=[],
             allowDeselect=False,
             searchable=part != "capture",
@@ -80,12 +82,9 @@ def _row(number: int) -> Component:
 
 
 def _outputs(number: int) -> list[Output]:
-    selects = [
-        Output(_select_id(number, part), name) for part in _WIDTHS for name in ("data", "value")
-    ]
     return [
         Output(f"compare-place-{number}", "hidden"),
-        *selects,
+        *(Output(select_id(number, part), "data") for part in _WIDTHS),
         Output(f"compare-notes-{number}", "children"),
         Output(f"compare-remove-{number}", "hidden"),
     ]
@@ -100,16 +99,14 @@ def _filled(side: Side, captures: list[dict[str, str]], removable: bool) -> list
             (str(number), f"prompt {number} {visible(text, _PROMPT)}")
             for number, text in enumerate(capture.prompt_texts)
         ]
-    place = side.place
     return [
         False,
-        *(captures, place.capture),
-        *(choices(layers), str(place.layer)),
-        *(choices(prompts), str(place.prompt)),
+        *(captures, choices(layers), choices(prompts)),
         "; ".join(side.notes),
         not removable,
     ]
 
 
-def _select_id(number: int, part: str) -> dict[str, str | int]:
+def select_id(number: int | Wildcard, part: str | Wildcard) -> dict[str, str | int | Wildcard]:
+    """The id of the select of a part of a place."""
     return {"type": "compare-place", "at": number, "part": part}

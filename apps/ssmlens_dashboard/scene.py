@@ -58,6 +58,11 @@ def channels_of(layer: Layer) -> int:
     return 0 if layer.kind == ATTENTION else int(layer.shape("delta")[2])
 
 
+def most_channels(capture: Capture) -> int:
+    """Heads that have a map of their own in the layer that has most of them."""
+    return max(channels_of(capture.layer(index)) for index in capture.layers)
+
+
 def resolve(address: Address, library: Library, notes: tuple[str, ...] = ()) -> Scene:
     """Open what an address names; a layer, prompt, token or channel that is not there becomes one that is, and a note.
 

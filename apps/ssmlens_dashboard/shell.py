@@ -5,20 +5,22 @@ from typing import Any
 
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
-from dash.dependencies import ALL
+from dash.dependencies import ALL, Wildcard
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
 from ssmlens.plots.labels import visible
-from ssmlens_dashboard.address import Address, defaults, parse
+from ssmlens_dashboard.address import Address, defaults, instead, parse
 from ssmlens_dashboard.changes import changes
+from ssmlens_dashboard.controls import following
 from ssmlens_dashboard.elements import more
-from ssmlens_dashboard.library import Entry, Library
+from ssmlens_dashboard.library import Entry, GrowingError, Library, first
 from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
 from ssmlens_dashboard.scene import Scene, channels_of, resolve
 
 _LONGEST_PROMPT = 60
-_VALUES = (5, 7, 9)  # among what surrounds a page, those that the selects show
+_SELECTS = ("capture", "layer", "prompt")
+_SOON = 2_000  # milliseconds between looks at a capture that grows
 
 
 def frame(pages: Sequence[Page]) -> Component:
@@ -34,6 +36,8 @@ def frame(pages: Sequence[Page]) -> Component:
             dcc.Store(id="scene"),
             dcc.Store(id="structure"),
             dcc.Store(id="surroundings"),
+            dcc.Store(id="shown"),
+            dcc.Store(id="again"),
             dcc.Store(id="mounted"),
             dcc.Store(id="constants", data=constants),
             html.Header(
@@ -94,33 +98,33 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         Output("navigation", "children"),
         Output("notes", "children"),
         Output("scene", "data"),
-        *(
-            Output(control_id(f), p)
-            for f in ("capture", "layer", "prompt")
-            for p in ("data", "value")
-        ),
+        *(Output(control_id(field), "data") for field in _SELECTS),
         Output("capture-steps", "hidden"),
         Output("surroundings", "data"),
         Input(URL, "pathname"),
         Input(URL, "search"),
+        Input("again", "data"),
         State("surroundings", "data"),
     )
-    def surroundings(pathname: str | None, search: str | None, told: object) -> list[Any]:
-        """Navigation, selects and notes, at every address, as far as they change."""
+    def surroundings(
+        pathname: str | None, search: str | None, _again: object, told: object
+    ) -> list[Any]:
+        """Navigation, what the selects offer, notes: at every address, as far as they change."""
         address, notes = parse(pathname, search, names)
-        around = surroundings_of(address, notes, library)
-        values = [address.theme, _links(pages, address), *around]
-        sent, now = changes(values, told)
-        for place in _VALUES:  # the reader may have chosen others since
-            sent[place] = values[place]
+        around = surroundings_of(address, notes, library, search)
+        sent, now = changes([address.theme, _links(pages, address), *around], told)
         return [*sent, now]
 
-    go = ClientsideFunction("ssmlens", "control")
     app.clientside_callback(
-        go,
+        ClientsideFunction("ssmlens", "control"),
         Input(control_id(ALL), "value"),
-        State("scene", "data"),
         prevent_initial_call=True,  # pyright: ignore[reportArgumentType]
+    )
+    for field in _SELECTS:
+        app.clientside_callback(ClientsideFunction("ssmlens", "controls"), *following(field))
+    app.clientside_callback(ClientsideFunction("ssmlens", "told"), Input("scene", "data"))
+    app.clientside_callback(
+        ClientsideFunction("ssmlens", "again"), Input(_again_id(ALL), "n_intervals")
     )
     app.clientside_callback(
         ClientsideFunction("ssmlens", "structure"),
@@ -138,12 +142,13 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         bind(app, page, library, trouble)
 
 
-def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) -> tuple[Any, ...]:
-    """Notes, scene, and options and value of the selects of capture, layer and prompt.
+def surroundings_of(
+    address: Address, notes: tuple[str, ...], library: Library, search: str | None
+) -> tuple[Any, ...]:
+    """Notes, scene, what the selects of capture, layer and prompt offer, and whether there is no capture to step to.
 
-    The last is whether there is no other capture to step to. The scene is what JavaScript knows of the view beyond the
-    address: what stands for fields that have no default, the captures (of the same run, if of one), the layers and the
-    channels to step through.
+    The scene is what JavaScript knows of the view beyond the address: `shown`, by field and by what the address says of
+    it what is shown instead, the captures (of the same run, if of one), the layers and the channels to step through.
     """
     entries = library.entries("capture")
     captures = choices(entries)
@@ -157,11 +162,14 @@ def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) 
         ]
         channels = channels_of(scene.layer)
     except SsmlensError:  # the page itself says what is wrong
-        return _note_lines(notes), None, captures, address.capture, [], None, [], None, True
+        return _note_lines(notes), None, captures, [], [], True
     run = {entry.id: entry.run for entry in entries}
     beside = [it.id for it in entries if it.run == run.get(str(here.capture)) and not it.growing]
+    shown = instead(search, here)
+    shown.setdefault("capture", {})[""] = first(entries).id
+    shown.setdefault("layer", {})[""] = str(capture.layers[0])
     facts = {
-        "shown": {"capture": here.capture, "layer": here.layer},
+        "shown": shown,
         "captures": beside,
         "layers": list(capture.layers),
         "channels": channels,
@@ -169,7 +177,7 @@ def surroundings_of(address: Address, notes: tuple[str, ...], library: Library) 
     return (
         _note_lines(scene.notes),
         facts,
-        *(captures, here.capture, layers, str(here.layer), prompts, str(here.prompt)),
+        *(captures, layers, prompts),
         len(beside) < 2,
     )
 
@@ -188,11 +196,13 @@ def choices(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def trouble(error: SsmlensError) -> Component:
-    """What stands in a page's place where it cannot be shown: one line, and a way on."""
+    """What stands in a page's place where it cannot be shown: one line, and a way on, which a growing capture finds."""
+    growing = isinstance(error, GrowingError)
     return html.Div(
         [
             html.P(str(error), className="what"),
             html.P(["Choose another capture above, or ", html.A("try again", href="")]),
+            *([dcc.Interval(id=_again_id("growing"), interval=_SOON)] if growing else []),
         ],
         className="trouble",
         role="alert",
@@ -229,6 +239,11 @@ def _step(by: int, sign: str, title: str) -> Component:
     return html.Button(
         sign, className="quiet", title=title, **more(data_step=str(by), aria_label=title)
     )
+
+
+def _again_id(why: str | Wildcard) -> dict[str, str | Wildcard]:
+    """The id of an interval after which the page is asked for again."""
+    return {"type": "again", "why": why}
 
 
 def _select(field: str, label: str, width: int) -> Component:

@@ -247,12 +247,11 @@ def test_rows_of_places_are_filled_as_far_as_there_are_places(at, ids):
         return told[str({"type": "compare-place", "at": at, "part": part}), name]
 
     assert [told[f"compare-place-{n}", "hidden"] for n in (1, 2, 3)] == [False, False, True]
-    assert select(1, "capture", "value") == ids["copy-mimetic"]
-    assert (select(1, "layer", "value"), select(1, "prompt", "value")) == ("2", "1")
+    sides = told["compare-sides", "data"]
+    assert sides["places"][1:] == sides["against"].split("~"), "where they are there"
     assert [option["value"] for option in select(1, "layer", "data")] == ["0", "1", "2", "3"]
     assert {option["value"] for option in select(2, "capture", "data")} == set(ids.values())
     assert select(2, "layer", "data") == [], "it is not here"
     assert "not here" in told["compare-notes-2", "children"]
     assert (told["compare-remove-1", "hidden"], told["compare-add", "hidden"]) == (False, False)
     assert told["compare-channel", "hidden"] is False
-    assert told[str({"type": "address", "field": "channel"}), "max"] == scene.channels - 1

@@ -22,6 +22,8 @@ def test_a_control_is_set_by_one_callback_and_never_by_a_view(copying):
         if identifier.startswith('{"field"') and name == "value"
     }
     assert controls.keys() >= {"view", "scale", "channel", "limits", "sort", "group"}
+    assert controls.keys() >= {"capture", "layer", "prompt"}, "those above every page"
     assert [field for field, control in controls.items() if times[control] > 1] == []
-    set_by_server = {field for field, control in controls.items() if control in by_server}
-    assert set_by_server <= {"capture", "layer", "prompt"}, "those above every page"
+    assert [field for field, control in controls.items() if control in by_server] == []
+    twice = {name for name, count in times.items() if count > 1}
+    assert not [name for name in twice if "address" in name[0]], "nor is what can be chosen"

@@ -4,7 +4,7 @@ import shutil
 
 import h5py
 import pytest
-from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.library import GrowingError, Library
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
 
@@ -158,5 +158,26 @@ def test_a_growing_capture_is_listed_and_refused_by_name(tmp_path, write_capture
     (tmp_path / "run.partial" / "manifest.json").unlink()
     (entry,) = Library([tmp_path]).entries("capture")
     assert entry.growing
-    with pytest.raises(CaptureFileError, match=r"run\.partial is not finished.*--resume"):
+    with pytest.raises(GrowingError, match=r"^run is not finished: 2 of its layers .*--resume$"):
         Library([tmp_path]).capture(entry.id)
+
+
+@pytest.mark.parametrize("opened_on", ["", "run.h5", "run.h5.partial"])
+def test_a_capture_has_one_id_and_name_while_it_grows_and_when_it_is_there(
+    tmp_path, write_capture, opened_on
+):
+    done, growing = tmp_path / "run.h5", tmp_path / "run.h5.partial"
+    write_capture(growing.with_suffix(""), layers=2, tokens=5)
+    shutil.move(done, tmp_path / "aside")
+    write_capture(tmp_path / "folder", layers=2, tokens=5).rename(growing)
+    library = Library([tmp_path / opened_on])
+    (before,) = library.entries("capture")
+    assert before.growing
+    shutil.move(tmp_path / "aside", done)
+    (both,) = library.entries("capture")  # as when it is captured anew
+    assert library.capture(both.id).layers == (0, 1)
+    shutil.rmtree(growing)
+    (after,) = library.entries("capture")
+    assert before.id == both.id == after.id
+    assert before.name == both.name == after.name == "run.h5"
+    assert not both.growing

@@ -86,8 +86,8 @@ def _scored(scene):
 
 def test_select_options_are_one_line_of_visible_text(hostile, scene_at):
     scene = scene_at(hostile)
-    told = surroundings_of(scene.address, (), scene.library)
-    (option,) = told[6]
+    *_, prompts, _ = surroundings_of(scene.address, (), scene.library, "")
+    (option,) = prompts
     assert option["label"].isprintable()
 
 

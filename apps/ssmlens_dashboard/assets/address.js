@@ -25,8 +25,15 @@ window.ssmlens = (() => {
     }
   }
 
-  /** The value of a field: as the address says, its default, or what the server shows for want of either. */
-  const shown = (field) => params().get(field) ?? constants.defaults[field] ?? (scene && scene.shown[field]);
+  /** The value of a field as text: what the server shows for what the address says, "" as long as nobody knows. */
+  function shown(field) {
+    const asked = params().get(field) ?? constants.defaults[field] ?? "";
+    return scene?.shown[field]?.[asked] ?? asked;
+  }
+
+  /** What `shown` tells may have changed: so may controls. Not a callback's output, for which they would wait. */
+  let times = 0;
+  const changed = () => window.dash_clientside.set_props("shown", { data: ++times });
 
   function theme(name) {
     localStorage.setItem("ssmlens-theme", name);
@@ -51,8 +58,8 @@ window.ssmlens = (() => {
     }
     if (button.dataset.export) {
       const graph = document.querySelector("#" + button.dataset.figure + " .js-plotly-plot");
-      const at = [shown("layer"), shown("prompt")].filter((v) => v !== undefined && v !== null);
-      const filename = ["ssmlens", button.dataset.figure, ...at].join("-");
+      const at = [shown("layer"), shown("prompt")];
+      const filename = ["ssmlens", button.dataset.figure, ...at].filter(Boolean).join("-");
       const { width, height } = graph._fullLayout;
       const scale = button.dataset.export === "png" ? 2 : 1;
       window.Plotly.downloadImage(graph, { format: button.dataset.export, filename, width, height, scale });
@@ -60,14 +67,16 @@ window.ssmlens = (() => {
   });
 
   return {
-    go, shown, params, scene: () => scene,
-    remember(told, fixed) { scene = told ?? scene; constants = fixed ?? constants; },
+    go, shown, changed, params, scene: () => scene,
+    remember(told) { scene = told; },
+    settle(fixed) { constants = fixed; },
     rebuiltBy: (page) => constants.rebuiltBy[page] || [],
   };
 })();
 
-// The layout that was asked for, the URL as Dash knows it, and the page that is there with the URL it was told.
-let structure = null, now = "", here = null;
+// The layout that was asked for, the URL as Dash knows it, the page that is there with the URL it was told, and whether
+// what is there instead of a page waits for it.
+let structure = null, now = "", here = null, waiting = false;
 
 /** The layout that a URL asks for. */
 function structureOf(pathname, search) {
@@ -78,6 +87,7 @@ function structureOf(pathname, search) {
 /** The reader is at a URL: whether the page that is there can show it, which is told so. */
 function arrive(pathname, search) {
   now = (pathname || "") + (search || "");
+  window.ssmlens.changed();
   if (structureOf(pathname, search) !== structure || document.querySelector(".trouble")) return false;
   follow();
   return true;
@@ -93,19 +103,31 @@ function follow() {
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   ssmlens: Object.assign({}, (window.dash_clientside || {}).ssmlens, {
     /** A control has another value: so has the address. */
-    control(values, scene) {
-      window.ssmlens.remember(scene);
-      for (const changed of window.dash_clientside.callback_context.triggered) {
-        const field = JSON.parse(changed.prop_id.slice(0, changed.prop_id.lastIndexOf("."))).field;
-        const { value } = changed;
-        if (value === null || value === undefined || !scene) continue;
-        if (String(value) !== String(window.ssmlens.shown(field))) window.ssmlens.go({ [field]: value });
+    control() {
+      for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
+        const { field } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
+        if (value === null || value === undefined) continue;
+        if (String(value) !== window.ssmlens.shown(field)) window.ssmlens.go({ [field]: value });
       }
+    },
+
+    /** What the server says of the address. */
+    told(scene) {
+      window.ssmlens.remember(scene);
+      window.ssmlens.changed();
+    },
+
+    /** A page that cannot be shown yet is asked for anew when its interval ticks; what surrounds it also when it came. */
+    again(ticks) {
+      const { set_props } = window.dash_clientside, waited = waiting;
+      waiting = ticks.length > 0;
+      if (ticks.some(Boolean)) set_props("structure", { data: `${structure}#${Date.now()}` });
+      if (waited || waiting) set_props("again", { data: Date.now() });
     },
 
     /** What asks for a new layout when it changes. */
     structure(pathname, search, constants) {
-      window.ssmlens.remember(null, constants);
+      window.ssmlens.settle(constants);
       if (arrive(pathname, search)) return window.dash_clientside.no_update;
       structure = structureOf(pathname, search);
       return `${structure}#${Date.now()}`;

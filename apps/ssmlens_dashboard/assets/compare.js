@@ -3,11 +3,19 @@
 
 (() => {
   const TILE = 64; // tokens a side of what is fetched for the pointer
+  const PARTS = ["capture", "layer", "prompt"]; // of a place
   const tiles = new Map();
   let facts = null, wanted = null;
 
   const graph = () => document.querySelector("#compare-maps .js-plotly-plot");
   const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
+
+  /** The places of the address, where it names any; those that the server shows for it as soon as it has answered. */
+  function places() {
+    const { shown, params } = window.ssmlens, against = params().get("against") ?? "";
+    if (facts?.against === against) return facts.places;
+    return [PARTS.map(shown).join("."), ...(against ? against.split("~") : [])];
+  }
 
   /** The cell under the pointer, in whichever panel it is; null outside and above the diagonal. */
   function cell(event) {
@@ -78,9 +86,9 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest("#compare-whole")) window.ssmlens.go({ zoom: null });
     if (!facts) return;
-    if (event.target.closest("#compare-add")) compare([...facts.places, facts.places.at(-1)]);
+    if (event.target.closest("#compare-add")) compare([...places(), places().at(-1)]);
     const out = event.target.closest("[data-remove]");
-    if (out) compare(facts.places.filter((_, i) => i !== Number(out.dataset.remove)));
+    if (out) compare(places().filter((_, i) => i !== Number(out.dataset.remove)));
   });
 
   /* Left and right move every place that shows the same layer as the first; before keys.js, which moves the first. */
@@ -95,7 +103,7 @@
     event.stopPropagation();
     event.preventDefault();
     if (next === undefined) return;
-    const against = facts.places.slice(1).map((place) => {
+    const against = places().slice(1).map((place) => {
       const [capture, its, prompt] = place.split(".");
       return [capture, Number(its) === layer ? next : its, prompt].join(".");
     });
@@ -119,18 +127,25 @@
     /** What is shown now. */
     compare_sides(sides) {
       facts = sides;
+      window.ssmlens.changed();
+    },
+
+    /** What the selects of the places show: nothing for a place that is not there. */
+    compare_places() {
+      const parts = places().map((place) => place.split("."));
+      const { outputs_list } = window.dash_clientside.callback_context;
+      return outputs_list.map(({ id }) => parts[id.at]?.[PARTS.indexOf(id.part)] ?? null);
     },
 
     /** Another capture, layer or prompt was chosen for one of the places. */
     compare_place() {
-      const places = facts && facts.places.map((place) => place.split("."));
+      const here = places(), parts = here.map((place) => place.split("."));
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
-        if (!places || value === null || value === undefined) continue;
         const { at, part } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
-        if (places[at]) places[at][["capture", "layer", "prompt"].indexOf(part)] = value;
+        if (value !== null && value !== undefined && parts[at]) parts[at][PARTS.indexOf(part)] = value;
       }
-      const next = places && places.map((place) => place.join("."));
-      if (next && next.join() !== facts.places.join()) compare(next);
+      const next = parts.map((place) => place.join("."));
+      if (next.join() !== here.join()) compare(next);
     },
   });
 })();

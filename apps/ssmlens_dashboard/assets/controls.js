@@ -2,9 +2,9 @@
 "use strict";
 
 Object.assign(window.dash_clientside.ssmlens, {
-  /** Values of controls as the address has them now: an answer of the server to an earlier one would set them back. */
+  /** The value of a control as the address has it now: an answer of the server to an earlier one would set it back. */
   controls() {
-    const { outputs_list } = window.dash_clientside.callback_context;
-    return outputs_list.map(({ id }) => String(window.ssmlens.shown(id.field) ?? ""));
+    const { id } = window.dash_clientside.callback_context.outputs_list;
+    return String(window.ssmlens.shown(id.field));
   },
 });

@@ -15,13 +15,14 @@ from ssmlens.plots.labels import visible
 from ssmlens.plots.side_by_side import Panel, side_by_side
 from ssmlens.plots.theme import Spec
 from ssmlens.plots.tiles import tile_spec
+from ssmlens.store import Capture
 from ssmlens_dashboard import places
 from ssmlens_dashboard.address import LIMITS, MAP_VIEWS, Address, Place
-from ssmlens_dashboard.controls import choices, follow, segments, slider
+from ssmlens_dashboard.controls import SHOWN, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.library import Entry
-from ssmlens_dashboard.page import Page, control_id
-from ssmlens_dashboard.scene import Scene
+from ssmlens_dashboard.page import Page
+from ssmlens_dashboard.scene import Scene, most_channels
 from ssmlens_dashboard.views import compare, maps
 from ssmlens_dashboard.views.compare import Side
 
@@ -35,18 +36,23 @@ _TALLEST = 380  # pixels of a panel
 _WIDTH = 1120  # pixels of all panels on a small screen, so that each is about square
 
 
-def layout(_: Scene) -> Component:
+def layout(scene: Scene) -> Component:
     """Controls and places, the maps with their differences, the scores of each place."""
+    views = [view for view in MAP_VIEWS if view != "softmax" or _has_softmax(scene.capture)]
     return html.Div(
         [
             dcc.Store(id="compare-sides"),
             html.Div(id="compare-hover", className="hover", hidden=True),
             html.Div(
                 [
-                    segments("view", [(view, view) for view in MAP_VIEWS]),
+                    segments("view", [(view, view) for view in views]),
                     segments("scale", [(name, name) for name in SCALES]),
                     segments("limits", [(name, f"{name} limits") for name in LIMITS]),
-                    html.Div(slider("channel"), id="compare-channel", hidden=True),
+                    html.Div(
+                        slider("channel", most_channels(scene.capture)),
+                        id="compare-channel",
+                        hidden=True,
+                    ),
                     html.Button("whole map", id="compare-whole", className="quiet"),
                 ],
                 className="toolbar",
@@ -82,27 +88,22 @@ PAGE = Page(
 
 
 @PAGE.view(
-    Output("compare-sides", "data"),  # before the places: what they are set to is what is shown
+    Output("compare-sides", "data"),
     *places.outputs(),
     Output("compare-add", "hidden"),
     Output("compare-presets", "children"),
-    Output(control_id("view"), "data"),
     Output("compare-channel", "hidden"),
-    Output(control_id("channel"), "max"),
 )
 def choosable(scene: Scene) -> tuple[Any, ...]:
     """What can be chosen, and what is: here, and for the pointer."""
     opened = shown(scene)
-    views = [view for view in MAP_VIEWS if view != "softmax" or _has_softmax(opened)]
     links = [dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)]
     return (
         for_pointer(scene, opened),
         *places.filled(opened, scene.library),
         len(opened) == len(compare.LETTERS),
         [html.Span("or compare", className="muted"), *links],
-        choices([(view, view) for view in views]),
         scene.address.view != "channel",
-        max(scene.channels - 1, 1),
     )
 
 
@@ -222,6 +223,7 @@ def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
             }
         )
     return {
+        "against": "~".join(map(str, scene.address.against)),
         "places": [str(side.place) for side in opened],
         "sides": told,
         "first": first,
@@ -307,8 +309,8 @@ def _name(side: Side) -> str:
     return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
 
 
-def _has_softmax(opened: list[Side]) -> bool:
-    return any(side.scene and "softmax_attention_map" in side.scene.layer for side in opened)
+def _has_softmax(capture: Capture) -> bool:
+    return any("softmax_attention_map" in capture.layer(index) for index in capture.layers)
 
 
 def _cell(value: float) -> Component:
@@ -318,5 +320,6 @@ def _cell(value: float) -> Component:
 
 PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
 PAGE.clientside("compare_sides", Input("compare-sides", "data"))
-PAGE.clientside("compare_place", Input({"type": "compare-place", "at": ALL, "part": ALL}, "value"))
+PAGE.clientside("compare_place", Input(places.select_id(ALL, ALL), "value"))
+PAGE.clientside("compare_places", Output(places.select_id(ALL, ALL), "value"), SHOWN)
 follow(PAGE, "view", "scale", "limits", "channel")

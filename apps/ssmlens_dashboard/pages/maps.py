@@ -20,7 +20,7 @@ from ssmlens_dashboard.controls import choices, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page, control_id
-from ssmlens_dashboard.scene import Scene, resolve
+from ssmlens_dashboard.scene import Scene, most_channels, resolve
 from ssmlens_dashboard.views import maps
 from ssmlens_dashboard.views.cache import Cache
 
@@ -45,7 +45,7 @@ def layout(scene: Scene) -> Component:
                 [
                     segments("view", options(scene)),
                     segments("scale", [(name, name) for name in SCALES]),
-                    html.Div(slider("channel"), id="maps-channel"),
+                    html.Div(slider("channel", most_channels(scene.capture)), id="maps-channel"),
                     html.Button("whole map", id="maps-whole", className="quiet"),
                 ],
                 className="toolbar",
@@ -93,7 +93,6 @@ PAGE = Page(
     Output("maps-lags", "figure"),
     Output("maps-row", "data"),
     Output("maps-channel", "hidden"),
-    Output(control_id("channel"), "max"),
     Output(control_id("view"), "data"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
@@ -104,7 +103,6 @@ def everything(scene: Scene) -> tuple[Any, ...]:
         lags_figure(scene),
         row(scene),
         scene.address.view != "channel",
-        max(scene.channels - 1, 1),
         choices(options(scene)),
     )
 
