@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
+    from ssmlens.training.compare import compare
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
     from ssmlens.training.sweep import sweep
@@ -45,6 +46,7 @@ __all__ = [
     "attention_mask",
     "capture",
     "channel_maps",
+    "compare",
     "load_model",
     "mimetic_",
     "open_capture",
@@ -66,6 +68,7 @@ _HOMES = {
     "attention_mask": "scan.hidden_attention",
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
+    "compare": "training.compare",
     "load_model": "models.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",

@@ -105,6 +105,8 @@ def compare(
 ) -> Comparison:
     """Summarise the arms of a sweep.
 
+    >>> print(ssmlens.compare(ssmlens.sweep(configs, "sweeps/copy")).verdict)
+
     A winner is called only where all arms were trained at the same learning rates, with the same seeds, on the same
     task and model, every run has ended, there are two seeds or more, and its mean is above each other's by more than
     chance explains (Welch's t, two-sided, 5 % against each; degrees of freedom by Welch and Satterthwaite, rounded
