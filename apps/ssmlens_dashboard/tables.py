@@ -10,7 +10,9 @@ from dash.development.base_component import Component
 
 Column = dict[str, Any]
 
-_ROW = 28  # pixels; assets/style.css makes a table as high as its rows
+_ROW = 28  # pixels
+_AROUND = 46  # of the header, and of a scroll bar below
+_TALLEST = 400
 _OPTIONS = {
     "suppressCellFocus": True,
     "animateRows": False,
@@ -45,9 +47,9 @@ def table_card(identifier: str, title: str, *children: Component) -> Component:
     return html.Section([head, *children, table], className="card")
 
 
-def height_of(rows: Sequence[object]) -> dict[str, str]:
-    """The `style` of a table: as high as its rows, up to what the stylesheet allows, beyond which it scrolls."""
-    return {"--rows": f"{_ROW * max(1, len(rows))}px"}
+def height_of(rows: Sequence[object]) -> dict[str, int]:
+    """The `style` of a table with these rows: as high as they are, up to a height beyond which it scrolls."""
+    return {"height": min(_TALLEST, _AROUND + _ROW * max(1, len(rows)))}
 
 
 def columns(*told: Column) -> list[Column]:

@@ -39,7 +39,7 @@ def lag_profile_spec(
         **{"fillcolor": theme.muted, "opacity": 0.12, "line": {"width": 0}},
         "label": {
             **{"text": "recency", "textangle": -90, "textposition": "top right"},
-            **{"xanchor": "left", "padding": 3},
+            **{"xanchor": "right", "yanchor": "top", "padding": 3},
             "font": {"size": 11, "color": theme.muted},
         },
     }

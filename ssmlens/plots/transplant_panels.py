@@ -177,7 +177,7 @@ def _grey_first(number: int, theme: Theme) -> str:
 def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
     found = [rank_correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
     told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
-    return f"rank corr.: {', '.join(told)}" if told else ""
+    return f"rank corr.: {', '.join(told)}".replace("-", "−") if told else ""
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

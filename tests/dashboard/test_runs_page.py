@@ -342,6 +342,14 @@ def test_a_sweep_of_many_runs_is_small_on_the_wire(tmp_path):
     assert sum(map(len, figures)) + len(json.dumps(answer["runs-table.rowData"])) < 3_000_000
 
 
+def test_a_table_is_as_high_as_its_rows_until_it_scrolls(tmp_path, sweep):
+    written["write_run"](tmp_path / "s" / "run")
+    few, many, none = (answered(at(folder)) for folder in (tmp_path, sweep, tmp_path / "s" / "run"))
+    assert few["runs-table.style"]["height"] < 100
+    assert many["runs-table.style"] == {"height": 400}
+    assert none["runs-table.style"] == few["runs-table.style"]
+
+
 def test_the_download_is_the_table_of_runs(sweep):
     data = page.PAGE.data(at(sweep))
     assert data.sizes == {"run": 18, "length": 3}

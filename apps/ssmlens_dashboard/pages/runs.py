@@ -262,7 +262,9 @@ def told(
     if any(it.state == "failed" for it in found):
         lines.append("one that failed counts as 0")
     if len(gathered) > arms.MOST_ARMS:
-        lines.append(f"{arms.MOST_ARMS} of {len(gathered)} arms drawn: the controls, then the best")
+        lines.append(
+            f"{arms.MOST_ARMS} of {len(gathered)} arms drawn: those without a teacher, then the best"
+        )
     chosen = {
         arm.name: rate
         for arm, group in drawn.items()

@@ -30,7 +30,7 @@ def table(
     number, share = numbers(), numbers(".1%")
     long = "" if length is None else f" at {length}"
     told = columns(
-        {"field": "run", "pinned": "left", "width": 170},
+        {"field": "run", "pinned": "left", "width": 230, "tooltipField": "run"},
         {"field": "arm", "width": 110},
         {"field": "layer", "headerName": "teacher layer", "width": 106, **number},
         {"field": "seed", "width": 60, **number},
