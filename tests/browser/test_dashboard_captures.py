@@ -93,7 +93,9 @@ def test_a_long_prompt_is_blocks_of_tokens_and_entries_where_it_is_zoomed(visit,
     assert max(sizes) < 3_000_000
 
 
-def test_a_capture_that_grows_is_a_message_and_then_its_layers(visit, serve, tmp_path):
+def test_a_growing_capture_is_a_message_that_goes_on_to_its_layers_by_itself(
+    visit, serve, tmp_path
+):
     path = tmp_path / "run.h5"
     words = [sys.executable, "-c", WRITER, str(SYNTHETIC), str(path)]
     with subprocess.Popen(
@@ -101,17 +103,32 @@ def test_a_capture_that_grows_is_a_message_and_then_its_layers(visit, serve, tmp
     ) as writer:
         assert writer.stdout.readline() == "wrote 0\n"
         page = visit(f"{serve(tmp_path)}/maps?layer=1")
-        page.locator(".trouble", has_text="is not finished").wait_for()
-        page.get_by_role("textbox", name="Capture").click()
-        page.locator("[role=option]:visible", has_text="(growing)").wait_for()
+        page.locator(".trouble", has_text="run.h5 is not finished: 1 of its layers").wait_for()
+        capture, layer = (page.get_by_role("textbox", name=name) for name in ("Capture", "Layer"))
+        capture.click()
+        page.locator("[role=option]:visible", has_text="run.h5 (growing)").click()
+        page.wait_for_url(re.compile("capture=[0-9a-f]{10}"))
+        asked = page.url
         assert str(tmp_path) not in page.content()
-        out, _ = writer.communicate("\n\n\n", timeout=60)
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "wrote 1\n"
+        page.locator(".trouble", has_text="run.h5 is not finished: 2 of its layers").wait_for()
+        out, _ = writer.communicate("\n\n", timeout=60)
     assert out.endswith("finished\n")
-    page.keyboard.press("Escape")
-    page.get_by_text("try again").click()
     titled(page, "Layer 1: attention map")
-    page.get_by_role("textbox", name="Capture").click()
-    assert page.locator("[role=option]:visible").all_inner_texts() == ["run.h5"]
+    page.wait_for_function("one => one.value === 'layer 1'", arg=layer.element_handle())
+    page.wait_for_function("one => one.value === 'run.h5'", arg=capture.element_handle())
+    assert page.url == asked, "the address that named it while it grew"
+    page.wait_for_load_state("networkidle")
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.evaluate("() => ssmlens.go({ layer: 0 })")
+    titled(page, "Layer 0: attention map")
+    page.wait_for_timeout(3000)
+    assert len([url for url in requests if "update-component" in url]) == 2, (
+        "nothing ticks any more"
+    )
 
 
 @pytest.mark.parametrize("name", ["layers", "signals", "weights", "compare"])

@@ -114,6 +114,34 @@ def test_an_answer_that_comes_late_closes_no_list_and_sets_nothing_back(visit, a
     assert chosen.evaluate_all("all => all.map(one => one.value)") == ["map", "symlog", "own"]
 
 
+def test_places_are_those_of_the_address_before_an_answer_comes(visit, address, hold):
+    page = visit(f"{address}/compare?layer=3")
+    panel(page, 3).wait_for()
+    layer, prompt = (
+        page.locator(".place").get_by_role("textbox", name=name) for name in ("Layer", "Prompt")
+    )
+    shows = "([one, value]) => one.value.startsWith(value)"
+    with hold(page):
+        layer.click()
+        page.locator("[role=option]:visible", has_text="layer 0").click()
+        page.wait_for_url(re.compile(r"against=[0-9a-f]{10}\.0\.0$"))
+        page.go_back()
+        page.wait_for_url(re.compile(r"layer=3$"))
+        page.wait_for_function(shows, arg=[layer.element_handle(), "layer 3"])
+    page.wait_for_load_state("networkidle")
+    assert layer.input_value() == "layer 3"
+    page.locator("h2").first.click()
+    with hold(page):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.2\.0$"))
+        page.wait_for_function(shows, arg=[layer.element_handle(), "layer 2"])
+        prompt.click()
+        page.locator("[role=option]:visible", has_text="prompt 1").click()
+        page.wait_for_url(re.compile(r"layer=2&against=[0-9a-f]{10}\.2\.1$"))
+    page.locator("#compare-maps").get_by_text(re.compile("^B  .*, layer 2, prompt 1$")).wait_for()
+    assert prompt.input_value().startswith("prompt 1")
+
+
 def test_layer_against_layer_of_another_model_and_prompt_against_prompt(visit, address, stored):
     page = visit(f"{address}/compare?layer=3")
     panel(page, 3).wait_for()

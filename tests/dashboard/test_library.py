@@ -6,7 +6,7 @@ import h5py
 import pytest
 from ssmlens_dashboard.library import GrowingError, Library
 
-from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.errors import SsmlensError, UsageError
 
 
 def test_captures_are_found_in_files_folders_and_below(tmp_path, write_capture):
