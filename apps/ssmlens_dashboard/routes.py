@@ -11,6 +11,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from ssmlens.errors import SsmlensError
+from ssmlens_dashboard.address import Zoom
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
@@ -40,15 +41,11 @@ def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
 
     @server.get("/values")
     def values() -> Response:
-        """Full-resolution values of the rectangle `zoom`, float32, row after row."""
+        """Full-resolution values of the rectangle `zoom`, float32, row after row: a small one, or a single row."""
         scene = scene_of("maps")
         zoom = scene.address.zoom
-        if (
-            zoom is None
-            or np.diff(zoom.queries) > maps.HOVERED
-            or np.diff(zoom.keys) > maps.HOVERED
-        ):
-            raise BadRequest(f"name a zoom of at most {maps.HOVERED} tokens a side")
+        if zoom is None or not _small(zoom):
+            raise BadRequest(f"name a zoom of at most {maps.HOVERED} tokens a side, or one query")
         with _told():
             block = maps.window(maps.drawn(scene), zoom.queries, zoom.keys)
         told = {"X-Shape": f"{block.shape[0]},{block.shape[1]}"}
@@ -69,6 +66,11 @@ def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
             )
         told = {"Content-Disposition": f'attachment; filename="ssmlens-{page}.{form}"'}
         return Response(body, content_type=_MEDIA[form], headers=told)
+
+
+def _small(zoom: Zoom) -> bool:
+    queries, keys = (end - first for first, end in (zoom.queries, zoom.keys))
+    return queries == 1 or max(queries, keys) <= maps.HOVERED
 
 
 @contextmanager

@@ -47,3 +47,36 @@ def test_text_out_of_sight_is_coloured_when_it_comes_into_sight(visit, address):
     assert "later" not in (last.get_attribute("class") or "")
     last.scroll_into_view_if_needed()
     page.locator(f"#maps-text [data-token='{TOKENS - 1}'].token.later").wait_for()
+
+
+def test_a_row_is_painted_where_the_pointer_rests_and_asked_for_once(visit, address):
+    page = visit(f"{address}/maps?layer=0&query=40")
+    title = page.locator("#maps-row-title")
+    title.filter(has_text="row of query 40").wait_for()
+    page.locator("#maps-text [data-token='40'].query").wait_for()
+    page.wait_for_load_state("networkidle")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
+    page.evaluate(
+        """() => [7, 8, 9, 12].forEach((token) => document.querySelector(`#maps-text [data-token='${token}']`)
+             .dispatchEvent(new MouseEvent('mousemove', { bubbles: true })))"""
+    )
+    title.filter(has_text="row of query 12").wait_for()
+    page.locator("#maps-text [data-token='12'].query").wait_for()
+    page.wait_for_load_state("networkidle")
+    (row,) = asked
+    assert row.startswith("/values?")
+    assert "zoom=12-13%2C0-13" in row
+    values = page.evaluate(
+        f"async () => [...new Float32Array(await (await fetch('{row}')).arrayBuffer())]"
+    )
+    shares = page.eval_on_selector_all(
+        "#maps-text .token",
+        "all => all.slice(0, 13).map(one => +one.style.getPropertyValue('--share'))",
+    )
+    largest = max(map(abs, values))
+    assert shares == pytest.approx([abs(v) / largest for v in values], abs=2e-3)
+    page.mouse.move(2, 2)
+    title.filter(has_text="row of query 40").wait_for()
+    page.locator("#maps-text [data-token='40'].query").wait_for()
+    assert "query=40" in page.url, "a click pins a row, a pointer does not"

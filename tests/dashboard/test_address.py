@@ -1,5 +1,5 @@
 import pytest
-from ssmlens_dashboard.address import LONGEST, Address, Place, Zoom, defaults, parse
+from ssmlens_dashboard.address import LONGEST, Address, Place, Zoom, defaults, instead, parse
 
 PAGES = ("layers", "maps")
 
@@ -83,3 +83,15 @@ def test_unknown_pages_and_parameters_and_too_long_addresses():
 def test_an_address_without_anything():
     assert parse(None, None, PAGES) == (Address(), ())
     assert parse("", "", PAGES) == (Address(), ())
+
+
+def test_what_is_shown_instead_of_what_a_url_says():
+    shown = Address(page="maps", layer=0, prompt=1, channel=3)
+    search = "?layer=99&prompt=1&channel=003&view=nothing&query=5&nonsense=1"
+    assert instead(search, shown) == {
+        "layer": {"99": "0"},
+        "channel": {"003": "3"},
+        "view": {"nothing": "map"},
+    }
+    assert instead("layer=99&x=" + "x" * LONGEST, shown) == {}
+    assert instead(None, shown) == {}

@@ -2,7 +2,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from oracles import maps_by_definition
+from ssmlens_dashboard.address import Address
+from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import maps as page
+from ssmlens_dashboard.scene import resolve
 from ssmlens_dashboard.views import maps
 
 
@@ -77,3 +80,19 @@ def test_everything_answers_all_outputs(at):
     (view,) = page.PAGE.views
     assert len(page.everything(at("layer=3&view=channel"))) == len(view.outputs)
     assert len(page.everything(at("layer=3"))) == len(view.outputs)
+
+
+def test_the_pointer_is_given_small_rectangles_and_whole_rows(client_of, tmp_path, write_capture):
+    client = client_of(write_capture(tmp_path / "run.h5", layers=1, tokens=90))
+    whole = maps.matrix(maps.drawn(resolve(Address(page="maps"), Library([tmp_path]))))
+    for zoom, (queries, keys) in {
+        "80-81,0-81": (slice(80, 81), slice(0, 81)),
+        "3-67,1-65": (slice(3, 67), slice(1, 65)),
+    }.items():
+        answer = client.get(f"/values?zoom={zoom}")
+        expected = whole[queries, keys]
+        assert answer.headers["X-Shape"] == "{},{}".format(*expected.shape)
+        found = np.frombuffer(answer.data, "<f4").reshape(expected.shape)
+        assert np.allclose(found, expected, rtol=1e-6)
+    for zoom in ("", "3-5,1-66", "3-68,1-2"):
+        assert client.get(f"/values?zoom={zoom}").status_code == 400

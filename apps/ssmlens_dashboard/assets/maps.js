@@ -1,11 +1,15 @@
-/* The Maps page: zoom to the address, values under the pointer at full resolution, the text under a query's row. */
+/* The Maps page: zoom to the address, values under the pointer at full resolution, the text under a query's row: that of
+   the query under the pointer while it rests on the map or on the text, else that of the address, which a click sets. */
 "use strict";
 
 (() => {
   const TILE = 64; // tokens a side of what is fetched for the pointer
   const tiles = new Map();
   const PARAGRAPH = 256; // tokens
-  let tokens = [], painted = null, pressed = null, wanted = null;
+  const REST = 80; // milliseconds that the pointer stays at a row before it is painted
+  // The row of the address, the one that colours the text, and the query under the pointer.
+  let tokens = [], pinned = null, painted = null, pointed = null;
+  let pressed = null, wanted = null, resting = null;
 
   const graph = () => document.querySelector("#maps-map .js-plotly-plot");
 
@@ -27,11 +31,9 @@
     return key >= 0 && query < tokens.length && key <= query ? { query, key } : null;
   }
 
-  /** The value of one entry, from a square of the matrix that is fetched once. */
-  async function value({ query, key }) {
+  /** A rectangle of the matrix, fetched once. */
+  function fetched(zoom) {
     const at = window.ssmlens.params();
-    const row = query - (query % TILE), column = key - (key % TILE);
-    const zoom = `${row}-${row + TILE},${column}-${column + TILE}`;
     for (const field of ["theme", "scale", "query", "by", "against"]) at.delete(field);
     at.set("zoom", zoom);
     const url = "/values?" + at;
@@ -43,7 +45,13 @@
         return { width, values: new Float32Array(await answer.arrayBuffer()) };
       }));
     }
-    const { width, values } = await tiles.get(url);
+    return tiles.get(url);
+  }
+
+  /** The value of one entry, from a square of the matrix. */
+  async function value({ query, key }) {
+    const row = query - (query % TILE), column = key - (key % TILE);
+    const { width, values } = await fetched(`${row}-${row + TILE},${column}-${column + TILE}`);
     return values[(query - row) * width + (key - column)];
   }
 
@@ -141,6 +149,39 @@
     for (const paragraph of panel.children) if (paragraph.inSight) colour(paragraph);
   }
 
+  const title = (row) => `${row.title}, row of query ${row.query} ${tokens[row.query]}`;
+
+  /** A row with what its largest value is. */
+  const measured = (row) => ({ ...row, largest: row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30) });
+
+  /** Colour the text by the row of the query under the pointer once it rests there; by that of the address elsewhere. */
+  function point(query) {
+    if (!pinned || query === pointed) return;
+    pointed = query;
+    clearTimeout(resting);
+    const base = pinned;
+    const show = (row) => {
+      if (pointed !== query || pinned !== base || painted === row) return;
+      painted = row;
+      paint();
+      window.dash_clientside.set_props("maps-row-title", { children: title(row) });
+    };
+    if (query === null || query === pinned.query) show(pinned);
+    else {
+      resting = setTimeout(() => fetched(`${query}-${query + 1},0-${query + 1}`).then(({ values }) => {
+        const plain = Array.from(values, (v) => Number.isFinite(v) ? Number(v.toPrecision(4)) : null);
+        show(measured({ ...base, query, values: plain }));
+      }, () => show(base)), REST);
+    }
+  }
+
+  document.addEventListener("mousemove", (event) => {
+    if (pressed || !document.getElementById("maps-text")) return;
+    const token = event.target.closest("#maps-text [data-token]");
+    point(token ? Number(token.dataset.token) : cell(event)?.query ?? null);
+  });
+  document.documentElement.addEventListener("mouseleave", () => point(null));
+
   // The value under the pointer, told when it is asked for.
   document.addEventListener("mouseover", (event) => {
     const piece = event.target.closest("#maps-text [data-token]");
@@ -167,11 +208,11 @@
     /** Paint the text; returns the title over it. */
     titled(row, texts) {
       tokens = texts || [];
-      const largest = row && row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30);
-      painted = row && { ...row, largest };
+      painted = pinned = row && measured(row);
+      pointed = null;
       if (!row) return "Row of a query";
       setTimeout(paint, 0);
-      return `${row.title}, row of query ${row.query} ${tokens[row.query]}`;
+      return title(row);
     },
   });
 })();

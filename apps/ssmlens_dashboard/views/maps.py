@@ -16,7 +16,7 @@ from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views.cache import Cache
 
 HOVERED = 64
-"""Tokens a side of what the pointer asks for at once."""
+"""Tokens a side of what the pointer asks for at once, unless it is a single row."""
 
 _EXACT = 2048  # tokens a side up to which a rectangle of a long prompt is computed entry by entry
 _SAMPLE = 250_000
