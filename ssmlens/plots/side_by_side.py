@@ -12,6 +12,7 @@ MOST_LABELS = 20
 
 _TITLE = 24  # pixels
 _BAR = 48  # below a panel, for its colour bar
+_RIGHT = 8  # of the last one
 _GAP = 0.025  # between panels, as a share of the width
 _LABELLED_GAP = 0.1
 
@@ -42,11 +43,12 @@ def side_by_side(
 ) -> Spec:
     """Join figures of maps into one of rows of panels with linked axes: zooming one zooms all.
 
-    Every panel spans the tokens of them all. Its colour bar lies below it.
+    Every panel spans the tokens of them all. Its colour bar lies below it. At the layout's width and height panels are
+    square; drawn larger in these proportions they stay about so.
 
     Args:
         rows: Panels, row after row; None leaves a place empty. Each panel's axes are in positions of tokens.
-        side: Height of a panel's map in pixels.
+        side: Width and height of a panel's map in pixels.
         same_queries: Whether all panels have the same tokens, so that their labels stand at the left only.
         theme: LIGHT or DARK.
     """
@@ -73,7 +75,7 @@ def side_by_side(
             elif panel is not None:
                 labels = not (across and same_queries)
                 joined.add(drawn.pop(0), (start, start + width), vertical, labels=labels)
-    return joined.figure(height, left)
+    return joined.figure(round(left + side / width + _RIGHT), height, left)
 
 
 class _Joined:
@@ -120,7 +122,7 @@ class _Joined:
         marker = bar["marker"] | {"colorbar": colorbar}
         self._traces.append(bar | {"marker": marker, "xaxis": x, "yaxis": y})
 
-    def figure(self, height: int, left: int) -> Spec:
+    def figure(self, width: int, height: int, left: int) -> Spec:
         """The figure, every panel with the tokens that any of them shows."""
         named = {}
         for name, axes in self._axes.items():
@@ -134,8 +136,9 @@ class _Joined:
             "images": self._images,
             "annotations": self._texts,
             "template": plain_template(self._theme),
+            "width": width,
             "height": height,
-            "margin": {"l": left, "r": 8, "t": 0, "b": 0, "autoexpand": False},
+            "margin": {"l": left, "r": _RIGHT, "t": 0, "b": 0, "autoexpand": False},
             "dragmode": "zoom",
         }
         return {"data": self._traces, "layout": layout}

@@ -108,7 +108,12 @@ def test_every_view_and_scale_draws_two_maps_and_their_difference(at, ids, view,
     assert len(figure.layout.images) == 3
     assert figure.layout.xaxis3.matches == "x"
     assert tuple(figure.layout.xaxis.range) == (-0.5, 8.5)
-    assert style["height"] > 300
+    width, height = map(int, style["aspectRatio"].split(" / "))
+    (left, right), (low, high) = figure.layout.xaxis.domain, figure.layout.yaxis.domain
+    across = (width - figure.layout.margin.l - figure.layout.margin.r) * (right - left)
+    assert across == pytest.approx(height * (high - low), abs=1), "square at that width"
+    assert style["minHeight"] == height > 300
+    assert figure.layout.height is None, "as the page has room"
     assert len(figure.to_json()) < 1_000_000
     facts = page.for_pointer(scene, page.shown(scene))
     assert facts["first"] == 0

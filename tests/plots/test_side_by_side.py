@@ -49,6 +49,9 @@ def test_rows_do_not_overlap():
     assert 0 < lower[0] < lower[1] < upper[0] < upper[1] < 1
     pixels = figure.layout.height * (upper[1] - upper[0])
     assert abs(pixels - 100) < 1e-6
+    across, margin = figure.layout.xaxis.domain, figure.layout.margin
+    pixels = (figure.layout.width - margin.l - margin.r) * (across[1] - across[0])
+    assert abs(pixels - 100) < 1, "square"
 
 
 def test_labels_are_thinned_and_stand_once_where_they_are_the_same():

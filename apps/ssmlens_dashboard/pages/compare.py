@@ -32,8 +32,8 @@ _STEP = re.compile(r"step[-_]?([0-9]+)")
 _MOST_DATA = 1024  # tokens a side of a download
 _MOST_NAMED = 4096  # tokens whose texts the pointer can tell
 _TITLE = 96  # characters over all columns
-_TALLEST = 380  # pixels of a panel
-_WIDTH = 1120  # pixels of all panels on a small screen, so that each is about square
+_TALLEST = 380  # pixels of a panel on a small screen; on a larger one panels grow with it
+_WIDTH = 1120  # pixels of all panels there
 
 
 def layout(scene: Scene) -> Component:
@@ -113,9 +113,10 @@ def choosable(scene: Scene) -> tuple[Any, ...]:
     Output("compare-maps-title", "children"),
 )
 def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], str]:
-    """The maps, the height they need, and what they are."""
+    """The maps, the room they need so that each is about square, and what they are."""
     figure = maps_figure(scene, shown(scene))
-    return figure, {"height": figure["layout"]["height"]}, title(scene)
+    width, height = (figure["layout"].pop(side) for side in ("width", "height"))
+    return figure, {"aspectRatio": f"{width} / {height}", "minHeight": height}, title(scene)
 
 
 @PAGE.view(Output("compare-scores", "children"), also=(Input("compare-maps", "style"),))
@@ -315,7 +316,9 @@ def _has_softmax(capture: Capture) -> bool:
 
 def _cell(value: float) -> Component:
     whole = math.isfinite(value) and value == round(value) and abs(value) < 1e9
-    return html.Td("—" if not math.isfinite(value) else f"{value:.0f}" if whole else f"{value:.3g}")
+    if not math.isfinite(value):
+        return html.Td("—")
+    return html.Td(f"{value:.0f}" if whole else f"{value:.3g}".replace("-", "−"))
 
 
 PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
