@@ -49,6 +49,8 @@ class TrainCommand(TrainConfig):
         return Result({"runs": [plain(run)]}, text)
 
     def _run_preset(self, name: str) -> Result:
+        import torch
+
         from ssmlens.training.presets import find_preset
 
         preset = find_preset(name)
@@ -56,6 +58,7 @@ class TrainCommand(TrainConfig):
         if changed:
             raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
         out = self.out or Path("runs") / name
+        torch.set_num_threads(preset.threads)
         runs = [self._train(c, out / c.name) for c in preset.configs]
         text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
