@@ -46,7 +46,13 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[what]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    # A long memory: runs of a sweep end minutes apart.
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        speed_estimate_period=3600.0,
+    ) as bars:
         bar = bars.add_task(title, total=None, what="")
 
         def tell(done: int, total: int, what: str = "") -> None:
