@@ -183,9 +183,10 @@ except SsmlensError as error:
 
 def test_hdf5_cannot_write_while_assembling(sample, tmp_path):
     """HDF5 itself meets the limit, in the child: whatever it does there, here it is one line."""
-    sample_file = Path(__file__).parents[1] / "store" / "sample_capture.py"
+    tests = Path(__file__).parents[1]
     run = subprocess.run(
-        [sys.executable, "-c", LIMITED, sample_file, tmp_path / "run.h5"],
+        [sys.executable, "-c", LIMITED, tests / "store" / "sample_capture.py", tmp_path / "run.h5"],
+        env=os.environ | {"PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,
         check=False,
