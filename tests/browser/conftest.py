@@ -91,6 +91,9 @@ def hold():
         keep = lambda route: waiting.append(route)  # noqa: E731
         page.route("**/_dash-update-component", keep)
         yield
+        # In their order, and before the browser stops asking: what waits when it stops may never be sent.
+        while waiting:
+            waiting.pop(0).continue_()
         page.unroute("**/_dash-update-component", keep)
         for route in waiting:
             route.continue_()
