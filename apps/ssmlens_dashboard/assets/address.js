@@ -31,6 +31,13 @@ window.ssmlens = (() => {
     return scene?.shown[field]?.[asked] ?? asked;
   }
 
+  /* Whether the reader has done something since the address changed. A control that was set to an address they have left
+     tells its value late; only they may write one. */
+  let touched = false;
+  for (const kind of ["pointerdown", "click", "keydown", "input"]) {
+    document.addEventListener(kind, () => { touched = true; }, true);
+  }
+
   /** What `shown` tells may have changed: so may controls. Not a callback's output, for which they would wait. */
   let times = 0;
   const changed = () => window.dash_clientside.set_props("shown", { data: ++times });
@@ -67,7 +74,7 @@ window.ssmlens = (() => {
   });
 
   return {
-    go, shown, changed, params, scene: () => scene,
+    go, shown, changed, params, touched: () => touched, left() { touched = false; }, scene: () => scene,
     remember(told) { scene = told; },
     settle(fixed) { constants = fixed; },
     rebuiltBy: (page) => constants.rebuiltBy[page] || [],
@@ -86,7 +93,9 @@ function structureOf(pathname, search) {
 
 /** The reader is at a URL: whether the page that is there can show it, which is told so. */
 function arrive(pathname, search) {
+  const before = now;
   now = (pathname || "") + (search || "");
+  if (now !== before) window.ssmlens.left();
   window.ssmlens.changed();
   if (structureOf(pathname, search) !== structure || document.querySelector(".trouble")) return false;
   follow();
@@ -104,6 +113,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
   ssmlens: Object.assign({}, (window.dash_clientside || {}).ssmlens, {
     /** A control has another value: so has the address. */
     control() {
+      if (!window.ssmlens.touched()) return;
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
         const { field } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
         if (value === null || value === undefined) continue;

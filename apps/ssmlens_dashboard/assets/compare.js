@@ -139,6 +139,7 @@
 
     /** Another capture, layer or prompt was chosen for one of the places. */
     compare_place() {
+      if (!window.ssmlens.touched()) return;
       const here = places(), parts = here.map((place) => place.split("."));
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
         const { at, part } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
