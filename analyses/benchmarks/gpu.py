@@ -11,6 +11,7 @@ import torch
 
 from analyses.benchmarks import operands, results
 from analyses.benchmarks.accuracy import exact_rows, worst_row_error
+from analyses.benchmarks.cuda_timing import peak
 from analyses.benchmarks.timing import Timing, take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
 from ssmlens.scan.operands import ScanOperands
@@ -63,7 +64,7 @@ def _whole(name: str, tokens: int) -> dict[str, object]:
         **timings["maps"].record(),
         "products_s": timings["product"].median,
         "ratio": timings["maps"].ratio(timings["product"]),
-        "peak_MiB": _peak(partial(attention_map_and_mask, layer)),
+        "peak_MiB": peak(partial(attention_map_and_mask, layer)),
         "map_error": map_error,
         "mask_error": mask_error,
     }
@@ -83,7 +84,7 @@ def _tiled(name: str, tokens: int, block: int = 16) -> dict[str, object]:
         **timings["maps"].record(),
         "products_s": share * timings["product"].median,
         "ratio": timings["maps"].ratio(timings["product"]) / share,
-        "peak_MiB": _peak(partial(reduced_maps, layer, block)),
+        "peak_MiB": peak(partial(reduced_maps, layer, block)),
         **_row_sum_errors(layer, reduced_maps(layer, block)),
     }
     return _show("tiles", row)
@@ -126,15 +127,6 @@ def _take_turns(things: dict[str, Callable[[], object]], repetitions: int = 7) -
         return run
 
     return take_turns({name: finished(thing) for name, thing in things.items()}, repetitions)
-
-
-def _peak(thing: Callable[[], object]) -> float:
-    """MiB that it needs at most above what is held before it: the operands."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    thing()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def _row_sum_errors(layer: ScanOperands, reduced: ReducedMaps, rows: int = 8) -> dict[str, float]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ssmlens.plots.colour_bar import colour_bar
@@ -104,7 +103,7 @@ def shrink(
     return cells
 
 
-def tile_figure(
+def tile_spec(
     shown: Tile,
     query_tokens: Sequence[str],
     key_tokens: Sequence[str] | None = None,
@@ -114,8 +113,8 @@ def tile_figure(
     limit: float | None = None,
     query: int | None = None,
     theme: Theme = LIGHT,
-) -> go.Figure:
-    """Draw a tile as an image on axes of tokens: queries run down, keys to the right.
+) -> Spec:
+    """Draw a tile, as plain values of a plotly figure: an image on axes of tokens, queries down, keys to the right.
 
     The figure carries pixels, not numbers, so it is small at any size.
 
@@ -130,32 +129,6 @@ def tile_figure(
         query: A query to mark, by its position in the prompt.
         theme: LIGHT or DARK.
     """
-    return go.Figure(
-        tile_spec(
-            shown,
-            query_tokens,
-            key_tokens,
-            signed=signed,
-            scale=scale,
-            limit=limit,
-            query=query,
-            theme=theme,
-        )
-    )
-
-
-def tile_spec(
-    shown: Tile,
-    query_tokens: Sequence[str],
-    key_tokens: Sequence[str] | None = None,
-    *,
-    signed: bool = True,
-    scale: Scale = "linear",
-    limit: float | None = None,
-    query: int | None = None,
-    theme: Theme = LIGHT,
-) -> Spec:
-    """`tile_figure` as plain values."""
     key_tokens = query_tokens if key_tokens is None else key_tokens
     colours = coloured(shown.cells, scale, signed=signed, limit=limit)
     stops = SIGNED if signed else UNIT

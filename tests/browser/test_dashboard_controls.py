@@ -75,3 +75,19 @@ def test_another_capture_is_chosen_where_one_cannot_be_shown(visit, serve, copie
     page.locator("[role=option]:visible", has_text="b.h5").click()
     page.locator("#maps-map-title", has_text="Layer 3: attention map").wait_for()
     chosen(page, "Layer", "layer 3")
+
+
+def test_a_control_that_tells_its_value_late_does_not_take_the_reader_back(visit, address):
+    """What comes from a control without the reader's hand is told of an address that they may have left."""
+    page = visit(f"{address}/maps?layer=1&scale=rank")
+    page.locator("#maps-map-title", has_text="Layer 1: attention map").wait_for()
+    tell = "([id, value]) => dash_clientside.set_props(id, { value })"
+    control = {"type": "address", "field": "scale"}
+    page.evaluate("() => ssmlens.go({ layer: 2 })")
+    page.evaluate(tell, [control, "symlog"])
+    page.locator("#maps-map-title", has_text="Layer 2: attention map").wait_for()
+    page.wait_for_timeout(300)
+    assert page.url.endswith("layer=2&scale=rank")
+    page.get_by_text("symlog", exact=True).click()
+    page.get_by_text("linear", exact=True).click()
+    page.wait_for_url(lambda url: "scale=" not in url)

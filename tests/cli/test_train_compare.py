@@ -17,12 +17,6 @@ TINY = {
 SMALL = [word for option in TINY.items() for word in option]
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_what_is_measured_running_freely_can_be_compared(cli):
     said = cli("train", *SMALL, "--free-running", "--out", "runs/one", "--json")
     assert said.code == 0, said.err

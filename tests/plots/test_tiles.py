@@ -1,8 +1,9 @@
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from ssmlens.plots.raster import block_reduce, causal
-from ssmlens.plots.tiles import Tile, shrink, tile, tile_figure
+from ssmlens.plots.tiles import Tile, shrink, tile, tile_spec
 
 
 def a_map(tokens, seed=0):
@@ -43,7 +44,7 @@ def test_a_tile_has_at_most_as_many_cells_as_asked_for():
 def test_the_figure_stands_where_the_tokens_are():
     words = [f"<b>{i}</b>" for i in range(100)]
     shown = tile(a_map(100)[40:60, 10:70], (40, 60), (10, 70), "peak", side=30)
-    figure = tile_figure(shown, words, query=44)
+    figure = go.Figure(tile_spec(shown, words, query=44))
     image = figure.layout.images[0]
     assert (image.x, image.y, image.sizex, image.sizey) == (9.5, 39.5, 60, 20)
     assert tuple(figure.layout.xaxis.range) == (9.5, 69.5)
@@ -55,5 +56,5 @@ def test_the_figure_stands_where_the_tokens_are():
 
 
 def test_a_query_out_of_sight_is_not_marked():
-    figure = tile_figure(Tile(a_map(5), (0, 5), (0, 5), 1), list("abcde"), query=7)
+    figure = go.Figure(tile_spec(Tile(a_map(5), (0, 5), (0, 5), 1), list("abcde"), query=7))
     assert not figure.layout.shapes

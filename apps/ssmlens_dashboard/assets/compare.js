@@ -2,9 +2,7 @@
 "use strict";
 
 (() => {
-  const TILE = 64; // tokens a side of what is fetched for the pointer
   const PARTS = ["capture", "layer", "prompt"]; // of a place
-  const tiles = new Map();
   let facts = null, wanted = null;
 
   const graph = () => document.querySelector("#compare-maps .js-plotly-plot");
@@ -24,28 +22,11 @@
     if (!panel || !plot || !plot._fullLayout) return null;
     const [, number] = panel.dataset.subplot.match(/^x(\d*)y/);
     const { ["xaxis" + number]: xaxis, ["yaxis" + number]: yaxis } = plot._fullLayout;
-    const box = plot.getBoundingClientRect();
-    const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
-    const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
-    return key >= 0 && key <= query ? { query, key } : null;
+    return window.ssmlens.matrix.entry(event, plot, xaxis, yaxis);
   }
 
   /** The value of a place's matrix there, or null where it has no such tokens. */
-  async function value(side, { query, key }) {
-    if (query >= side.tokens) return null;
-    const row = query - (query % TILE), column = key - (key % TILE);
-    const url = `${side.values}&zoom=${row}-${row + TILE},${column}-${column + TILE}`;
-    if (!tiles.has(url)) {
-      if (tiles.size > 400) tiles.clear();
-      tiles.set(url, fetch(url).then(async (answer) => {
-        if (!answer.ok) throw new Error(answer.statusText);
-        const width = Number(answer.headers.get("X-Shape").split(",")[1]);
-        return { width, values: new Float32Array(await answer.arrayBuffer()) };
-      }));
-    }
-    const { width, values } = await tiles.get(url);
-    return values[(query - row) * width + (key - column)];
-  }
+  const value = async (side, at) => at.query >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
 
   const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
 
@@ -73,10 +54,7 @@
       lines.push(`${facts.sides[0].letter} − ${facts.sides[i + 1].letter}  ${told(apart).padStart(10)}`);
     });
     label.textContent = lines.join("\n");
-    label.hidden = false;
-    const right = event.clientX + 16 + label.offsetWidth > innerWidth;
-    label.style.left = `${right ? event.clientX - 16 - label.offsetWidth : event.clientX + 16}px`;
-    label.style.top = `${Math.min(event.clientY + 16, innerHeight - label.offsetHeight - 8)}px`;
+    window.ssmlens.matrix.place(label, event);
   });
 
   document.addEventListener("dblclick", (event) => {
@@ -115,13 +93,7 @@
     compare_zoomed(change) {
       const plot = graph();
       if (!plot || !Object.keys(change || {}).some((name) => /^[xy]axis\d*\.range\[0\]$/.test(name))) return;
-      const { xaxis, yaxis } = plot._fullLayout;
-      const whole = (range) => {
-        const [low, high] = [...range].sort((a, b) => a - b);
-        const first = Math.max(0, Math.round(low + 0.5)), end = Math.round(high + 0.5);
-        return [first, Math.max(end, first + 1)];
-      };
-      window.ssmlens.go({ zoom: [yaxis.range, xaxis.range].map((range) => whole(range).join("-")).join(",") });
+      window.ssmlens.matrix.zoom(plot);
     },
 
     /** What is shown now. */

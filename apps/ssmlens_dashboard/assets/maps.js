@@ -3,8 +3,6 @@
 "use strict";
 
 (() => {
-  const TILE = 64; // tokens a side of what is fetched for the pointer
-  const tiles = new Map();
   const PARAGRAPH = 256; // tokens
   const REST = 80; // milliseconds that the pointer stays at a row before it is painted
   // The row of the address, the one that colours the text, and the query under the pointer.
@@ -25,34 +23,15 @@
   function cell(event) {
     if (!over(event)) return null;
     const plot = graph(), { xaxis, yaxis } = plot._fullLayout;
-    const box = plot.getBoundingClientRect();
-    const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
-    const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
-    return key >= 0 && query < tokens.length && key <= query ? { query, key } : null;
+    const under = window.ssmlens.matrix.entry(event, plot, xaxis, yaxis);
+    return under && under.query < tokens.length ? under : null;
   }
 
-  /** A rectangle of the matrix, fetched once. */
-  function fetched(zoom) {
+  /** Where the numbers of the matrix shown are. */
+  function values() {
     const at = window.ssmlens.params();
-    for (const field of ["theme", "scale", "query", "by", "against"]) at.delete(field);
-    at.set("zoom", zoom);
-    const url = "/values?" + at;
-    if (!tiles.has(url)) {
-      if (tiles.size > 200) tiles.clear();
-      tiles.set(url, fetch(url).then(async (answer) => {
-        if (!answer.ok) throw new Error(answer.statusText);
-        const width = Number(answer.headers.get("X-Shape").split(",")[1]);
-        return { width, values: new Float32Array(await answer.arrayBuffer()) };
-      }));
-    }
-    return tiles.get(url);
-  }
-
-  /** The value of one entry, from a square of the matrix. */
-  async function value({ query, key }) {
-    const row = query - (query % TILE), column = key - (key % TILE);
-    const { width, values } = await fetched(`${row}-${row + TILE},${column}-${column + TILE}`);
-    return values[(query - row) * width + (key - column)];
+    for (const field of ["theme", "scale", "query", "by", "against", "zoom"]) at.delete(field);
+    return "/values?" + at;
   }
 
   document.addEventListener("mousemove", async (event) => {
@@ -61,15 +40,9 @@
     const under = cell(event);
     wanted = under;
     if (!under) { label.hidden = true; return; }
-    const place = () => {
-      label.hidden = false;
-      const right = event.clientX + 16 + label.offsetWidth > innerWidth;
-      label.style.left = `${right ? event.clientX - 16 - label.offsetWidth : event.clientX + 16}px`;
-      label.style.top = `${Math.min(event.clientY + 16, innerHeight - label.offsetHeight - 8)}px`;
-    };
     const name = (i) => `${i} ${tokens[i]}`;
     try {
-      const number = await value(under);
+      const number = await window.ssmlens.matrix.value(values(), under);
       if (wanted !== under) return;
       const told = Number.isFinite(number) ? number.toPrecision(3) : "not finite";
       label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${told}`;
@@ -77,7 +50,7 @@
       if (wanted !== under) return;
       label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  cannot be read`;
     }
-    place();
+    window.ssmlens.matrix.place(label, event);
   });
 
   document.addEventListener("mousedown", (event) => {
@@ -168,8 +141,8 @@
     };
     if (query === null || query === pinned.query) show(pinned);
     else {
-      resting = setTimeout(() => fetched(`${query}-${query + 1},0-${query + 1}`).then(({ values }) => {
-        const plain = Array.from(values, (v) => Number.isFinite(v) ? Number(v.toPrecision(4)) : null);
+      resting = setTimeout(() => window.ssmlens.matrix.fetched(values(), `${query}-${query + 1},0-${query + 1}`).then((row) => {
+        const plain = Array.from(row.values, (v) => Number.isFinite(v) ? Number(v.toPrecision(4)) : null);
         show(measured({ ...base, query, values: plain }));
       }, () => show(base)), REST);
     }
@@ -195,14 +168,7 @@
     zoomed(change) {
       const plot = graph();
       if (!change || !("xaxis.range[0]" in change) || !plot) return;
-      const { xaxis, yaxis } = plot._fullLayout;
-      const whole = (range) => {
-        const [low, high] = [...range].sort((a, b) => a - b);
-        const first = Math.max(0, Math.round(low + 0.5)), end = Math.round(high + 0.5);
-        return [first, Math.max(end, first + 1)];
-      };
-      const [queries, keys] = [whole(yaxis.range), whole(xaxis.range)];
-      window.ssmlens.go({ zoom: `${queries.join("-")},${keys.join("-")}` });
+      window.ssmlens.matrix.zoom(plot);
     },
 
     /** Paint the text; returns the title over it. */
