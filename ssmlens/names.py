@@ -28,6 +28,16 @@ TAP = "tap"
 LAYER = "layer"
 BLOCK = "block"
 
+# The maps of a layer: means over its heads, of M, of the decay, and of what a delta rule takes back.
+MAP = "map"
+MASK = "mask"
+ERASE = "erase"
+MAPS = (MAP, MASK, ERASE)
+MAP_ARRAYS = {MAP: "attention_map", MASK: "attention_mask", ERASE: "erase_map"}
+MAP_ERRORS = {MAP: "map_error", MASK: "mask_error", ERASE: "erase_error"}
+# Only signed maps lose something in the mean.
+AGREEMENTS = {MAP: "channel_agreement", ERASE: "erase_agreement"}
+
 # What a block of a model is. A captured layer is of kind MAMBA (also where the block has attention beside the mixer)
 # or of kind ATTENTION, which has maps but no operands.
 MAMBA = "mamba"

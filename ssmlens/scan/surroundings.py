@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenMixing:
+class Surroundings:
     """What a channel passes on its way to the scan and after it, beside what the scan itself reads (`ScanOperands`).
 
     x = activation(conv(u) + conv_bias), y = scan(x) + D x, and then, z being the gate,
@@ -35,7 +35,7 @@ class TokenMixing:
     norm_groups: int = 1
     norm_before_gate: bool = False
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "TokenMixing":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Surroundings":
         """The same with `function` applied to every tensor."""
         tensors = {
             f.name: function(value)
@@ -44,7 +44,7 @@ class TokenMixing:
         }
         return dataclasses.replace(self, **tensors)
 
-    def sequence(self, index: int, length: int | None = None) -> "TokenMixing":
+    def sequence(self, index: int, length: int | None = None) -> "Surroundings":
         """That of one sequence of the batch (a batch of one), cut to its first `length` tokens."""
         if self.u is None:
             return self
