@@ -13,7 +13,7 @@ M is made of, its inherited ones what the mixer puts around it.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -112,7 +112,9 @@ class Operator(ABC):
         """Some of `maps` on a rectangle, in memory of its size: means over heads (a mask: over states too)."""
 
     @abstractmethod
-    def probe(self, vector: Float[Tensor, "batch token"]) -> dict[str, Float[Tensor, "batch token"]]:
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
         """What each of `maps` does to a vector, by recurrence and without the map: the check of a stored one."""
 
     @abstractmethod
@@ -211,9 +213,11 @@ class Operator(ABC):
         return dataclasses.replace(self, **cut)
 
 
+Kind = TypeVar("Kind", bound=Operator)
+
 operators: Registry[type[Operator]] = Registry("operator", "ssmlens.scan.operators")
 
 
-def register(operator: type[Operator]) -> type[Operator]:
+def register(operator: type[Kind]) -> type[Kind]:
     """Class decorator: enter an operator under its kind."""
     return operators.register(operator.kind)(operator)
