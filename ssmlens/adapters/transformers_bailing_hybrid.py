@@ -32,11 +32,11 @@ class TransformersBailingHybrid(KimiDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import BailingHybridConfig, BailingHybridForCausalLM
+        from transformers import AutoModelForCausalLM, BailingHybridConfig
 
         config = BailingHybridConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             intermediate_size=16,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
@@ -55,6 +55,5 @@ class TransformersBailingHybrid(KimiDeltaAdapter):
             moe_intermediate_size=8,
             pad_token_id=0,
             eos_token_id=1,
-            attn_implementation="eager",
         )
-        return BailingHybridForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

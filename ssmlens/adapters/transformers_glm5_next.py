@@ -22,11 +22,11 @@ class TransformersGlm5Next(KimiDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta; beside them what sees images."""
-        from transformers import Glm5NextConfig, Glm5NextForConditionalGeneration
+        from transformers import AutoModelForImageTextToText, Glm5NextConfig
 
         text = {
             "vocab_size": 32,
-            "hidden_size": 20,
+            "hidden_size": 24,
             "intermediate_size": 16,
             "num_hidden_layers": 3,
             "layer_types": ["linear_attention", "indexed_attention", "linear_attention"],
@@ -54,8 +54,11 @@ class TransformersGlm5Next(KimiDeltaAdapter):
             "hidden_size": 8,
             "intermediate_size": 8,
             "num_heads": 2,
-            "out_hidden_size": 20,
+            "out_hidden_size": 24,
             "projection_intermediate_size": 8,
         }
-        config = Glm5NextConfig(text_config=text, vision_config=vision, attn_implementation="eager")
-        return Glm5NextForConditionalGeneration(config)
+        config = Glm5NextConfig(
+            text_config=text,
+            vision_config=vision,
+        )
+        return AutoModelForImageTextToText.from_config(config, attn_implementation="eager")

@@ -15,11 +15,11 @@ class TransformersKimiLinear(KimiDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import KimiLinearConfig, KimiLinearForCausalLM
+        from transformers import AutoModelForCausalLM, KimiLinearConfig
 
         config = KimiLinearConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             intermediate_size=16,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
@@ -38,6 +38,5 @@ class TransformersKimiLinear(KimiDeltaAdapter):
             pad_token_id=0,
             bos_token_id=1,
             eos_token_id=1,
-            attn_implementation="eager",
         )
-        return KimiLinearForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

@@ -36,11 +36,11 @@ class TransformersOlmoHybrid(DeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import OlmoHybridConfig, OlmoHybridForCausalLM
+        from transformers import AutoModelForCausalLM, OlmoHybridConfig
 
         config = OlmoHybridConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             intermediate_size=16,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
@@ -52,6 +52,5 @@ class TransformersOlmoHybrid(DeltaAdapter):
             linear_a_log_min=1.0,
             pad_token_id=0,
             eos_token_id=1,
-            attn_implementation="eager",
         )
-        return OlmoHybridForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

@@ -15,11 +15,11 @@ class TransformersQwen35(QwenDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+        from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
 
         config = Qwen3_5TextConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             intermediate_size=16,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
@@ -30,6 +30,5 @@ class TransformersQwen35(QwenDeltaAdapter):
             linear_num_value_heads=6,
             linear_key_head_dim=5,
             linear_value_head_dim=7,
-            attn_implementation="eager",
         )
-        return Qwen3_5ForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

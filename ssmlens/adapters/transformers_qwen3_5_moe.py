@@ -15,11 +15,11 @@ class TransformersQwen35Moe(QwenDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
+        from transformers import AutoModelForCausalLM, Qwen3_5MoeTextConfig
 
         config = Qwen3_5MoeTextConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
             num_attention_heads=2,
@@ -33,6 +33,5 @@ class TransformersQwen35Moe(QwenDeltaAdapter):
             num_experts_per_tok=1,
             moe_intermediate_size=8,
             shared_expert_intermediate_size=8,
-            attn_implementation="eager",
         )
-        return Qwen3_5MoeForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

@@ -50,11 +50,11 @@ class TransformersQwen3Next(DeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
-        from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+        from transformers import AutoModelForCausalLM, Qwen3NextConfig
 
         config = Qwen3NextConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             intermediate_size=16,
             num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
@@ -70,6 +70,5 @@ class TransformersQwen3Next(DeltaAdapter):
             num_experts_per_tok=1,
             moe_intermediate_size=8,
             shared_expert_intermediate_size=8,
-            attn_implementation="eager",
         )
-        return Qwen3NextForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

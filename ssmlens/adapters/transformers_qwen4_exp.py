@@ -15,11 +15,11 @@ class TransformersQwen4Exp(QwenDeltaAdapter):
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta; the gates are sigmoids."""
-        from transformers import Qwen4ExpForCausalLM, Qwen4ExpTextConfig
+        from transformers import AutoModelForCausalLM, Qwen4ExpTextConfig
 
         config = Qwen4ExpTextConfig(
             vocab_size=32,
-            hidden_size=20,
+            hidden_size=24,
             num_hidden_layers=3,
             layer_types=["linear_attention", "indexed_attention", "linear_attention"],
             num_attention_heads=2,
@@ -41,6 +41,5 @@ class TransformersQwen4Exp(QwenDeltaAdapter):
             indexer_head_dim=8,
             indexer_budget=8,
             indexer_compress_ratio=2,
-            attn_implementation="eager",
         )
-        return Qwen4ExpForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
