@@ -10,11 +10,19 @@ from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 # What the configurations of the families' tiny models ask for, block by block.
 KINDS = {
     "ssmlens Mamba": "mamba mamba mamba",
+    "transformers BailingHybridDeltaAttention": "mamba attention mamba",
     "transformers BambaMixer": "mamba attention mamba",
     "transformers FalconH1Mixer": "mamba+attention mamba+attention mamba+attention",
+    "transformers Glm5NextTextLinearAttention": "mamba attention mamba",
     "transformers GraniteMoeHybridMambaLayer": "mamba attention mamba",
     "transformers JambaMambaMixer": "mamba attention mamba",
+    "transformers KimiLinearDeltaAttention": "mamba attention mamba",
     "transformers NemotronHMamba2Mixer": "mamba mlp attention moe mamba",
+    "transformers OlmoHybridGatedDeltaNet": "mamba attention mamba",
+    "transformers Qwen3NextGatedDeltaNet": "mamba attention mamba",
+    "transformers Qwen3_5GatedDeltaNet": "mamba attention mamba",
+    "transformers Qwen3_5MoeGatedDeltaNet": "mamba attention mamba",
+    "transformers Qwen4ExpTextGatedDeltaNet": "mamba attention mamba",
     "transformers ZambaMambaMixer": "mamba mamba mamba+attention mamba mamba+attention",
     "transformers Zamba2MambaMixer": "mamba mamba+attention mamba",
 }
@@ -40,7 +48,8 @@ def test_kinds_and_places_of_the_attention(model, kinds):
     ]
     for site in sites:
         assert type(site.module).__name__.endswith("Attention")
-        assert hasattr(site.module, "q_proj")
+        latent = "Glm5" in type(site.module).__name__  # its queries are made by way of a low rank
+        assert hasattr(site.module, "q_a_proj" if latent else "q_proj")
         assert model.get_submodule(site.name) is site.module
         assert f".{site.layer}." in site.name
 
