@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlens.errors import UsageError
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_rows import rows
-from ssmlens.scan.operator import Operator, Span, register
+from ssmlens.scan.operator import Operator, Self, Span, register
 
 
 @register
@@ -72,7 +72,7 @@ class DeltaRule(Operator):
             )
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Self:
+    def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor]) -> Self:
         """The operator made of these arrays; a last axis of one may be missing.
 
         Raises:
