@@ -134,8 +134,8 @@ def made_by(operands):
 def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
     """W_B, W_C and W_dt are the rows that make B, C and dt: set to zero, they leave nothing of the tokens in those.
 
-    (In a delta rule those are k, q and the decay, and W_beta makes β.) B and C vanish, but where a bias is added that is
-    then rotated (Mamba-3): its length is every token's.
+    (In a delta rule those are k, q and the decay, and W_beta makes β.) B and C vanish, but where a bias is added that
+    is then rotated (Mamba-3): its length is every token's.
     """
     adapter, model = family
     (site, given, _), *_ = calls_of(model, adapter, ids_of(1, 6))

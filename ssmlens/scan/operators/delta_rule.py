@@ -1,6 +1,6 @@
 """The delta rule: DeltaNet, gated DeltaNet (one decay a head) and Kimi delta attention (one a key component)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,10 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.errors import UsageError
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
-from ssmlens.scan.delta_rows import rows
-from ssmlens.scan.operator import Operator, Self, Span, register
+from ssmlens.scan.delta_blocks import Operands
+from ssmlens.scan.delta_maps import READERS, Product, Square, add_mask, parts
+from ssmlens.scan.delta_recurrence import Written, run_delta_rule
+from ssmlens.scan.operator import Operator, Span, register
+from ssmlens.scan.spans import tiles
+
+# Entries [token head state] whose readers and writers are computed at once.
+_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
 
 
 @register
@@ -72,7 +77,7 @@ class DeltaRule(Operator):
             )
 
     @classmethod
-    def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor]) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "DeltaRule":
         """The operator made of these arrays; a last axis of one may be missing.
 
         Raises:
@@ -108,23 +113,19 @@ class DeltaRule(Operator):
         self, x: Float[Tensor, "batch token head headdim"]
     ) -> Float[Tensor, "batch token head headdim"]:
         """M x for every head, by the recurrence."""
-        q, k, beta, log_decay = self._by_head(range(self.heads))
-        x = x.to(beta).movedim(1, 2)
-        state = x.new_zeros(*x.shape[:2], x.shape[3], q.shape[3])
-        outputs = [x[:, :, :0]]
-        for t in range(self.tokens):
-            state = log_decay[:, :, t, None].exp() * state
-            written = beta[:, :, t, None] * (x[:, :, t] - (state @ k[:, :, t, :, None]).squeeze(-1))
-            state = state + written.unsqueeze(-1) * k[:, :, t, None]
-            outputs.append((state @ q[:, :, t, :, None]).mT)
-        return torch.cat(outputs, dim=2).movedim(2, 1)
+        o = self.bare()
+        return o._run(o.beta.unsqueeze(-1) * x.to(o.beta)).output.movedim(1, 2)
 
     def matrix(
         self, heads: Sequence[int], queries: Span, keys: Span
     ) -> Float[Tensor, "batch head query key"]:
         """M of some heads on a rectangle of queries and keys."""
-        self._check(queries, keys)
-        return rows(*self._by_head(heads), queries, keys).map
+        o = self.bare().select_heads(heads)
+        out = o.beta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
+        for n in range(o.batch):
+            for part in parts(o._operands(n), queries, keys):
+                out[n, :, *_place(part, queries, keys)] = part.by_head(MAP)
+        return out
 
     def diagonal(self) -> Float[Tensor, "batch token head"]:
         """M[i, i] = β_i (q_i · k_i)."""
@@ -134,41 +135,55 @@ class DeltaRule(Operator):
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span
     ) -> Float[Tensor, "batch kind query key"]:
-        """Some of `maps` on a rectangle."""
-        self._check(queries, keys)
-        found = rows(*self._by_head(range(self.heads)), queries, keys)
-        return torch.stack([getattr(found, kind).mean(1) for kind in kinds], dim=1)
+        """Some of `maps` on a rectangle; map and erase share their work."""
+        o = self.bare()
+        out = o.beta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
+        signed = [(n, kind) for n, kind in enumerate(kinds) if kind in READERS]
+        for some in o._slabs(max(0, queries[1] - keys[0])) if signed else ():
+            for sequence in range(o.batch):
+                for part in parts(some._operands(sequence), queries, keys):
+                    i, j = _place(part, queries, keys)
+                    for n, kind in signed:
+                        out[sequence, n, i, j] += part.summed(kind)
+        out /= o.heads
+        for n in (n for n, kind in enumerate(kinds) if kind == MASK):
+            for sequence in range(o.batch):
+                add_mask(out[sequence, n], o.log_decay[sequence].flatten(1), queries, keys)
+            out[:, n] /= o.heads * o.log_decay.shape[3]
+        return out
 
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """What each of `maps` does to a vector, by recurrence."""
+        """What each of `maps` does to a vector, by recurrence.
+
+        The erase: δ − u, where δ is what the recurrence writes when β v is u.
+        """
         o = self.bare()
-        v = vector.to(o.beta)[:, :, None]
-        state = v.new_zeros(o.batch, o.heads, o.q.shape[3])
-        passed = v.new_zeros(o.batch, o.heads, o.log_decay.shape[3])
-        taken, decayed = [v[:, :0, 0]], [v[:, :0, 0]]
-        _, k, beta, log_decay = o._by_head(range(o.heads))
-        for t in range(o.tokens):
-            step = log_decay[:, :, t].exp()
-            state, passed = step * state, step * passed + v[:, t, :, None]
-            erased = -beta[:, :, t] * (state * k[:, :, t]).sum(-1)
-            state = state + (v[:, t] + erased).unsqueeze(-1) * k[:, :, t]
-            taken.append(erased.mean(1, keepdim=True))
-            decayed.append(passed.mean((1, 2)).unsqueeze(1))
-        x = v.unsqueeze(3).expand(-1, -1, o.heads, 1)
+        v = vector.to(o.beta)
+        u = v[:, :, None, None].expand(-1, -1, o.heads, 1)
+        passed, masked = v.new_zeros(o.batch, *o.log_decay.shape[2:]), [v[:, :0]]
+        for step, now in zip(o.log_decay.exp().unbind(1), v.unbind(1), strict=True):
+            passed = step * passed + now[:, None, None]
+            masked.append(passed.mean((1, 2)).unsqueeze(1))
         return {
-            MAP: self(x).mean((2, 3)),
-            MASK: torch.cat(decayed, dim=1),
-            ERASE: torch.cat(taken, dim=1),
+            MAP: self(u).mean((2, 3)),
+            MASK: torch.cat(masked, dim=1),
+            ERASE: o._run(u).value.mean((1, 3)) - v,
         }
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """How much of its heads' energy a map keeps: ‖mean over heads‖² / mean ‖head‖², in [0, 1]."""
-        everything = (0, self.tokens)
-        found = rows(*self._by_head(self._evenly_spaced_heads(sample)), everything, everything)
-        each = getattr(found, kind)
-        return each.mean(1).square().sum((1, 2)) / each.square().sum((2, 3)).mean(1)
+        o = self.bare().select_heads(self._evenly_spaced_heads(sample))
+        kept = o.beta.new_zeros(o.batch)
+        for queries, keys in tiles(o):
+            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+        each, everything = torch.zeros_like(kept), (0, o.tokens)
+        for some in o._slabs(o.tokens):
+            for sequence in range(o.batch):
+                for part in parts(some._operands(sequence), everything, everything):
+                    each[sequence] += part.by_head(kind).square().sum()
+        return kept / (each / o.heads)
 
     def discretized(self) -> dict[str, Tensor]:
         """Ā, the decay α."""
@@ -180,15 +195,25 @@ class DeltaRule(Operator):
         count = min(wide, max(1, sample // max(1, self.groups)))
         return [g * wide + h * wide // count for g in range(self.groups) for h in range(count)]
 
-    def _by_head(self, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, β and log α of some heads, [batch head token ...], in the scan's precision."""
-        o = self.bare().select_heads(heads)
-        q, k, beta, log_decay = (x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay))
-        return q, k, beta, log_decay
+    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Written:
+        """The recurrence of all heads where β v is u."""
+        o = self.select_heads(range(self.heads))
+        return run_delta_rule(*(x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u)))
 
-    def _check(self, queries: Span, keys: Span) -> None:
-        for name, (first, end) in (("queries", queries), ("keys", keys)):
-            if not 0 <= first <= end <= self.tokens:
-                raise UsageError(
-                    f"{name} from {first} to before {end} are out of range: there are {self.tokens} tokens"
-                )
+    def _operands(self, sequence: int) -> Operands:
+        """Those of one sequence, where every head has its own q and k."""
+        arrays = (self.q, self.k, self.beta, self.log_decay)
+        return Operands(*(x[sequence].movedim(1, 0) for x in arrays))
+
+    def _slabs(self, tokens: int) -> Iterator["DeltaRule"]:
+        """Its heads, as many at a time as so many tokens leave room for, each with its own q and k."""
+        entries = _ENTRIES["cuda" if self.beta.is_cuda else "cpu"]
+        at_once = max(1, entries // max(1, tokens * self.q.shape[3]))
+        for heads in torch.arange(self.heads).split(at_once):
+            yield self.select_heads(heads.tolist())
+
+
+def _place(part: Square | Product, queries: Span, keys: Span) -> tuple[slice, slice]:
+    """Where the entries of a part are in their rectangle."""
+    (row, last), (column, end) = part.rows, part.columns
+    return slice(row - queries[0], last - queries[0]), slice(column - keys[0], end - keys[0])
