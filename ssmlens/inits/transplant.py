@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, mark
-from ssmlens.models.load import load_model
 
 SCOPES = ("block", "mixer", "ssm", "bc")
 # The views that a part of a mixer is made of.

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import ssmlens
+from ssmlens.adapters.load import load_model
 from ssmlens.models import mamba_ssm_layout
-from ssmlens.models.load import load_model
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.store import verify
 
