@@ -1,5 +1,6 @@
 """What transformers' delta-rule mixers share: their arithmetic over named weights, and two ways to name these."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.transformers_shared import TransformersAdapter
 from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.parameters import Number
 from ssmlens.models.projections_delta import DeltaWeights, finish_delta, project_delta
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
 
 class DeltaAdapter(TransformersAdapter):
     """Mixers that write with a delta rule (`models.projections_delta`)."""
+
+    fresh_A_log = (-math.inf, math.log(16))
 
     @abstractmethod
     def named_weights(self, mixer: Any) -> DeltaWeights:
@@ -52,9 +56,41 @@ class DeltaAdapter(TransformersAdapter):
             conv_C=conv_q.unflatten(0, per_group),
         )
 
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """See `Adapter.settings`."""
+        w = self.named_weights(mixer)
+        return {"beta_scale": w.beta_scale, "decay_bound": w.decay_bound}
+
+    def slow_decay(
+        self, mixer: nn.Module, c: Number, w_delta_scale: Number
+    ) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """See `Adapter.slow_decay`. With w_delta_scale = 0 every log decay is −exp(−c), whatever the token.
+
+        A_log := −c and dt_bias := softplus⁻¹(1); where the decay is bounded, A_log := 0 and dt_bias := the log-odds of
+        exp(−c) / |bound|.
+        """
+        w = self.named_weights(mixer)
+        log_rate, bias = -float(c), math.log(math.e - 1)
+        if w.decay_bound is not None:
+            log_rate, bias = 0.0, -math.log(-w.decay_bound * math.exp(c) - 1)
+        rows = self.decay_rows(mixer)
+        return {
+            "A": [(w.A_log, torch.full_like(w.A_log, log_rate))],
+            "delta": [
+                (w.dt_bias, torch.full_like(w.dt_bias, bias)),
+                (rows, w_delta_scale * rows),
+            ],
+        }
+
+    def decay_rows(self, mixer: Any) -> Tensor:
+        """The rows that the decay's input comes out of, of any shape, sharing the mixer's memory."""
+        return self.named_weights(mixer).W_decay[-1]
+
 
 class QwenDeltaAdapter(DeltaAdapter):
     """Families with the parameter and attribute names of Qwen3.5's gated delta net."""
+
+    fresh_norms = (0.0, 1.0)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
         """See `DeltaAdapter.named_weights`. `in_proj_qkv` makes q, k and v, in this order."""

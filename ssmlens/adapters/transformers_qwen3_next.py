@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
@@ -17,6 +17,7 @@ class TransformersQwen3Next(DeltaAdapter):
 
     family = "transformers Qwen3NextGatedDeltaNet"
     mixers = ("transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",)
+    fresh_norms = (0.0, 1.0)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
         """See `DeltaAdapter.named_weights`. Each key head has rows of its own: q, k, its values, their gates; β, decay.
@@ -48,6 +49,11 @@ class TransformersQwen3Next(DeltaAdapter):
         """See `Adapter.weights`. The rows of β and of the decay are no view where key heads share out value heads."""
         return dataclasses.replace(super().weights(mixer), W_dt=None, W_beta=None)
 
+    def decay_rows(self, mixer: Any) -> Tensor:
+        """See `DeltaAdapter.decay_rows`: of each key head the latter half."""
+        per_key_head = mixer.in_proj_ba.weight.unflatten(0, (mixer.num_k_heads, 2, -1))
+        return per_key_head[:, 1]
+
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Delta, softmax, delta."""
         from transformers import AutoModelForCausalLM, Qwen3NextConfig
@@ -65,7 +71,7 @@ class TransformersQwen3Next(DeltaAdapter):
             linear_num_value_heads=6,
             linear_key_head_dim=5,
             linear_value_head_dim=7,
-            mlp_only_layers=[0],
+            mlp_only_layers=[0, 2],
             num_experts=2,
             num_experts_per_tok=1,
             moe_intermediate_size=8,

@@ -85,14 +85,15 @@ def test_in_bfloat16_it_closes_with_what_transformers_keeps_in_float32(
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", ["Qwen3_5", "Qwen3_5Moe", "Qwen4Exp"])
-def test_a_model_of_images_and_text_is_loaded_as_its_text_model(tmp_path, capfd, name, tied):
+def test_a_model_of_images_and_text_is_loaded_as_its_text_model(
+    tiny_model, tmp_path, capfd, name, tied
+):
     import transformers
 
     (family,) = (
         f for f in FAMILIES if f.split()[1].removesuffix("GatedDeltaNet") in (name, f"{name}Text")
     )
-    tiny = {adapters[p].family: adapters[p] for p in adapters}[family].tiny_model()
-    text = tiny.config.to_dict() | {"tie_word_embeddings": tied}
+    text = tiny_model(family).config.to_dict() | {"tie_word_embeddings": tied}
     config = getattr(transformers, f"{name}Config")(
         text_config=text, vision_config=VISION, tie_word_embeddings=tied
     )
