@@ -14,10 +14,10 @@ from torch import nn
 import ssmlens
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import ClosureError, UsageError
-from ssmlens.names import LAYER_ARRAYS
 from ssmlens.recorder import capture as module
 from ssmlens.recorder.prompts import Prompts, from_file
 from ssmlens.store import pack, verify
+from ssmlens.store.schema import LAYER_ARRAYS
 
 # A generation each; what families differ in is between their adapters and the contract tests.
 FAMILIES = ["ssmlens Mamba", "transformers Mamba2Mixer"]
