@@ -71,8 +71,9 @@ class Product:
 
     def summed(self, kind: str) -> Float[Tensor, "query key"]:
         """Their sum over heads."""
-        readers = self.readers[:, READERS.index(kind)]
-        return torch.einsum("hin,hjn->ij", readers, self._writers(kind))
+        readers, writers = self.readers[:, READERS.index(kind)], self._writers(kind)
+        readers, writers = (x.transpose(0, 1).flatten(1) for x in (readers, writers))
+        return readers @ writers.mT
 
     def _writers(self, kind: str) -> Float[Tensor, "head key state"]:
         return self.writers * self.beta.unsqueeze(2) if kind == MAP else self.writers
