@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         attention_mask,
         channel_maps,
     )
-    from ssmlens.scan.operands import ScanOperands
+    from ssmlens.scan.operators.decay_scan import DecayScan
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
@@ -61,7 +61,7 @@ __all__ = [
 
 _HOMES = {
     "Prompts": "recorder.prompts",
-    "ScanOperands": "scan.operands",
+    "ScanOperands": "scan.operators.decay_scan",
     "TrainConfig": "training.config",
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",

@@ -14,7 +14,7 @@ from analyses.benchmarks.accuracy import exact_rows, worst_row_error
 from analyses.benchmarks.cuda_timing import peak
 from analyses.benchmarks.timing import Timing, take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.probe import probe
 from ssmlens.scan.reduce import ReducedMaps, reduced_maps
 from ssmlens.scan.selective_scan import selective_scan

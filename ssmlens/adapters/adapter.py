@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.registry import Registry
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 # What mixers call the places where packed sequences begin, and what they call their cache.
 _PACKED = ("seqlen", "seq_idx", "cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seq_lens_k")
@@ -68,7 +68,7 @@ class Adapter(ABC):
         return None
 
     @abstractmethod
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The operands, with x, D and gate, that the mixer's scan gets for this input."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Adapter(ABC):
         self,
         mixer: nn.Module,
         y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
+        operands: Operator,
     ) -> Float[Tensor, "batch token d_model"]:
         """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
 

@@ -17,20 +17,20 @@ from ssmlens.models.projections import (
     project_mamba1,
     project_mamba2,
 )
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 class _AdapterFromWeights(Adapter):
     """A mixer whose arithmetic is a pair of functions of its named weights (`models.projections`)."""
 
-    _project: Callable[..., ScanOperands]
+    _project: Callable[..., Operator]
     _finish: Callable[..., Tensor]
 
     @abstractmethod
     def named_weights(self, mixer: Any) -> Any:
         """The weights and settings as the generation's functions take them."""
 
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
         return type(self)._project(given.hidden, self.named_weights(mixer), given.token_mask)
 
@@ -38,7 +38,7 @@ class _AdapterFromWeights(Adapter):
         self,
         mixer: nn.Module,
         y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
+        operands: Operator,
     ) -> Float[Tensor, "batch token d_model"]:
         """See `Adapter.finish`."""
         return type(self)._finish(y, operands.gate, self.named_weights(mixer))

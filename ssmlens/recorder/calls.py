@@ -13,7 +13,7 @@ from ssmlens.adapters.blocks import AttentionSite
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
 from ssmlens.models.attention import softmax_attention_map, softmax_weights
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MixerCall:
     output: Float[Tensor, "batch token d_model"]
     autocast: torch.dtype | None = None
 
-    def operands(self) -> ScanOperands:
+    def operands(self) -> Operator:
         """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
         with torch.no_grad(), self.precision():
             return self.site.adapter.project(self.site.module, self.given)

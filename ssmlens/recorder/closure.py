@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 
 # Largest closure error to believe, by what the layer computed with.
@@ -30,7 +30,7 @@ class Closure:
 def closure(
     adapter: Adapter,
     mixer: nn.Module,
-    operands: ScanOperands,
+    operands: Operator,
     output: Float[Tensor, "batch token d_model"],
     length: Tensor | None = None,
     y: Float[Tensor, "batch token head headdim"] | None = None,

@@ -13,7 +13,7 @@ from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
 from ssmlens.recorder.host import to_numpy
 from ssmlens.scan.discretize import discretize_A, discretize_B
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.schema import BLOCK_TOKENS, tokens_per_block
 
@@ -80,7 +80,7 @@ def capture_layer(
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
     # Neither is needed any more; what surrounds the scan holds the projections.
-    operands = dataclasses.replace(operands, x=None, gate=None, mixing=None)
+    operands = dataclasses.replace(operands, x=None, gate=None, surroundings=None)
     del y
     # Maps are the operands', whatever precision the model is run in.
     with torch.no_grad(), torch.autocast(operands.delta.device.type, enabled=False):
@@ -110,14 +110,14 @@ def capture_layer(
     return LayerCapture(stored, attributes, float(proof.error.max()))
 
 
-def _per_token(operands: ScanOperands) -> dict[str, Tensor]:
+def _per_token(operands: Operator) -> dict[str, Tensor]:
     """The operands that are stored with a value a token, those that the layer has."""
     names = ("delta", "B", "C", "log_decay", "write", "write_now")
     given = {name: getattr(operands, name) for name in names}
     return {name: operand for name, operand in given.items() if operand is not None}
 
 
-def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
+def _loudest(operands: Operator, y: Tensor, real: Tensor) -> list[int]:
     """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
     written = y if operands.D is None or operands.x is None else y - operands.D * operands.x
     loudness = _zero_padding(written, real).square().nan_to_num(nan=0).sum((0, 1, 3))

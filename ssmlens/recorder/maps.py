@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssmlens.recorder.host import zeros_on_host
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.probe import probe
 from ssmlens.scan.reduce import reduced_maps
 
@@ -23,7 +23,7 @@ _BY_TOKEN = ("lag_energy", "row_magnitude", "mask_row_sum", "target_magnitude")
 
 
 def whole(
-    operands: ScanOperands, length: Int[Tensor, " prompt"], channels: Sequence[int]
+    operands: Operator, length: Int[Tensor, " prompt"], channels: Sequence[int]
 ) -> dict[str, Tensor]:
     """`attention_map`, `attention_mask`, `channel_map` and their proofs, over each prompt's real tokens, in zeros.
 
@@ -53,7 +53,7 @@ def whole(
 
 
 def reduced(
-    operands: ScanOperands,
+    operands: Operator,
     length: Int[Tensor, " prompt"],
     target: Int[Tensor, "prompt token"] | None,
     block: int,
@@ -92,7 +92,7 @@ def reduced(
 def _prove(
     proofs: dict[str, Tensor],
     prompt: int,
-    operands: ScanOperands,
+    operands: Operator,
     vector: Float[Tensor, " token"],
     through_map: Float[Tensor, " token"],
     through_mask: Float[Tensor, " token"],
@@ -104,7 +104,7 @@ def _prove(
     proofs["channel_agreement"][prompt] = channel_agreement(operands)[0]
 
 
-def _random_vector(operands: ScanOperands) -> Float[Tensor, " token"]:
+def _random_vector(operands: Operator) -> Float[Tensor, " token"]:
     generator = torch.Generator().manual_seed(operands.tokens)
     return torch.randn(operands.tokens, generator=generator).to(operands.delta)
 
@@ -113,6 +113,6 @@ def _relative(got: Tensor, wanted: Tensor) -> Tensor:
     return (got - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)
 
 
-def _finite(operands: ScanOperands) -> bool:
+def _finite(operands: Operator) -> bool:
     read = (operands.B, operands.C, *operands.decay, *operands.writes)
     return all(bool(tensor.isfinite().all()) for tensor in read)

@@ -14,7 +14,7 @@ from ssmlens.recorder.calls import AttentionCall, MixerCall, versions
 from ssmlens.recorder.choose import choose_blocks, why_not
 from ssmlens.recorder.closure import Closure, closure
 from ssmlens.recorder.hooks import hooked
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 class LayerRecord:
@@ -33,7 +33,7 @@ class LayerRecord:
         return self.call.site.layer
 
     @cached_property
-    def operands(self) -> ScanOperands:
+    def operands(self) -> Operator:
         """The operands of the scan, with x, D and gate. Raises SsmlensError if the weights have changed since."""
         _check_unchanged(self.call, self._weights, ".operands")
         return self.call.operands()
@@ -82,7 +82,7 @@ class AttentionRecord:
         return self.call.weights()
 
     @property
-    def operands(self) -> ScanOperands:
+    def operands(self) -> Operator:
         """Raises UsageError: softmax attention has none."""
         raise UsageError(self._has_no("operands"))
 

@@ -21,7 +21,7 @@ from ssmlens.names import (
     TOKEN,
 )
 from ssmlens.scan import hidden_attention
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.tiles import attention_tile
 from ssmlens.store import hdf5
 from ssmlens.store.guard import damage_told
@@ -157,7 +157,7 @@ class Layer:
         """A stored array with named dimensions, read where it is looked at."""
         return lazy_dataset(name, self._dataset(name), self.dims(name), self._values)
 
-    def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> ScanOperands:
+    def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> Operator:
         """The operands of one prompt, a batch of one cut to its real length; `x` and `gate` are not stored.
 
         Raises:
@@ -240,7 +240,7 @@ class Layer:
             raise UsageError(f"layer {self.index} has no array {name!r}; {hint}")
         return stored_array(self._group, name)
 
-    def _operands(self, prompt: int, head: int | None = None) -> ScanOperands:
+    def _operands(self, prompt: int, head: int | None = None) -> Operator:
         """One prompt's operands, all of them or one head's with its group's B and C."""
         self._require_operands()
         heads = groups = slice(None)
@@ -259,10 +259,10 @@ class Layer:
             array = self._values(self._dataset(name), at)
             values[name] = array[None] if has_prompts(name) else _column(array)
         tensors = {n: None if v is None else torch.from_numpy(v) for n, v in values.items()}
-        return ScanOperands(**tensors)  # pyright: ignore[reportArgumentType]
+        return Operator(**tensors)  # pyright: ignore[reportArgumentType]
 
     def _tile(
-        self, operands: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]
+        self, operands: Operator, queries: tuple[int, int], keys: tuple[int, int]
     ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
         attention_map, attention_mask = attention_tile(operands, queries, keys)
         return attention_map[0].numpy(), attention_mask[0].numpy()

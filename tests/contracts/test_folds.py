@@ -62,9 +62,9 @@ def recorded(request):
 
 def there(o):
     """What of FOLDS a mixer has."""
-    parts = {"conv": o.mixing.u, "gate": o.gate, "skip": o.D}
+    parts = {"conv": o.surroundings.u, "gate": o.gate, "skip": o.D}
     if o.gate is None:
-        parts["gate"] = o.mixing.norm_weight  # a norm by itself
+        parts["gate"] = o.surroundings.norm_weight  # a norm by itself
     return tuple(part for part in FOLDS if parts[part] is not None)
 
 
@@ -72,7 +72,7 @@ def applied(o, fold):
     """matrix @ input + offset for every channel, [batch token channel] in float64."""
     with torch.no_grad():
         matrix, offset = ssmlens.channel_maps(o, fold=fold)
-    given = o.mixing.u if "conv" in fold else o.x.flatten(2)
+    given = o.surroundings.u if "conv" in fold else o.x.flatten(2)
     return torch.einsum("bcij,bjc->bic", matrix.double(), given.double()) + offset.double().mT
 
 
@@ -81,7 +81,7 @@ def by_definition(o, fold):
     y = reference_scan(o).flatten(2)
     scale = torch.ones_like(y)
     if "gate" in fold:
-        m, z = o.mixing, torch.ones_like(y)
+        m, z = o.surroundings, torch.ones_like(y)
         if o.gate is not None:
             z = F.silu(o.gate[..., -y.shape[2] :].double())
         scale = z
@@ -118,7 +118,7 @@ def test_every_subset_is_what_its_parts_compute(recorded):
 def test_x_is_the_activated_convolution_of_u(recorded):
     """By torch's own convolution: a wrong u would go unnoticed above, for x is divided by its convolution."""
     for record in recorded:
-        o, m = record.operands, record.operands.mixing
+        o, m = record.operands, record.operands.surroundings
         if m.u is None:
             pytest.skip("no convolution")
         width, taps = m.conv_weight.shape

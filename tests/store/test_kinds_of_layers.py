@@ -10,7 +10,7 @@ from oracles import maps_by_definition
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import LARGEST_WHOLE_MAP
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.store import CaptureWriter, open_capture, verify
 from ssmlens.store.schema import tokens_per_block
