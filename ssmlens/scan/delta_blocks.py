@@ -54,8 +54,8 @@ class Blocks:
         across: T.
     """
 
-    readers: Float[Tensor, "head block reader token state"]
-    writers: Float[Tensor, "head block token state"]
+    readers: Float[Tensor, "head block reader time state"]
+    writers: Float[Tensor, "head block time state"]
     across: Float[Tensor, "head block state state"]
 
     def double(self) -> "Blocks":
@@ -125,7 +125,7 @@ def drop_tiny(x: Tensor) -> Tensor:
     return hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5)
 
 
-def _by_block(x: Float[Tensor, "head token _"], size: int) -> Float[Tensor, "head block token _"]:
+def _by_block(x: Float[Tensor, "head token _"], size: int) -> Float[Tensor, "head block time _"]:
     return pad(x, (0, 0, 0, -x.shape[1] % size)).unflatten(1, (-1, size))
 
 
@@ -136,9 +136,9 @@ def _diagonal(
 
 
 def _decayed_products(
-    q: Float[Tensor, "head block token state"],
-    k: Float[Tensor, "head block token state"],
-    sums: Float64[Tensor, "head block token #state"],
+    q: Float[Tensor, "head block time state"],
+    k: Float[Tensor, "head block time state"],
+    sums: Float64[Tensor, "head block time #state"],
 ) -> tuple[Float[Tensor, "head block query key"], Float[Tensor, "head block query key"]]:
     """q·k with the decay between for j ≤ i, and k·k for j < i; 0 elsewhere."""
     size = q.shape[-2]
@@ -182,7 +182,7 @@ def _inverse(
 
 
 def _on_diagonal(
-    x: Float[Tensor, "head block token token"], size: int
+    x: Float[Tensor, "head block time time"], size: int
 ) -> Float[Tensor, "head block part query key"]:
     """The squares of a size on the diagonal of each block."""
     cut = x.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))

@@ -232,6 +232,9 @@ class Operator(ABC):
 operators: Registry[type[Operator]] = Registry("operator", "ssmlens.scan.operators")
 
 
-def register(operator: type[Operator]) -> type[Operator]:
+Registered = TypeVar("Registered", bound=type[Operator])
+
+
+def register(operator: Registered) -> Registered:
     """Class decorator: enter an operator under its kind."""
     return operators.register(operator.kind)(operator)

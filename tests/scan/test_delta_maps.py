@@ -1,11 +1,11 @@
 """The matrices of the delta rule on rectangles, against the explicit formulas and row recurrences in float64."""
 
+import numpy as np
 import pytest
 import torch
 from delta_rules import random_delta_rule, row_by_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import relative
 
 from ssmlens.scan import delta_blocks, spans
 from ssmlens.scan.operators import delta_rule
@@ -114,8 +114,8 @@ def test_rows_carried_back_token_by_token(shape, groups, wide, vector):
     o = random_delta_rule(1, tokens, groups * wide, groups, 3, vector=vector)
     got = o.means(("map", "erase", "mask"), tuple(queries), tuple(keys))
     for i in range(*queries):
-        rows = [torch.tensor(row_by_definition(o, 0, head, i)) for head in range(o.heads)]
-        wanted = torch.stack(rows).mean(0)[:, slice(*keys)]
+        rows = [row_by_definition(o, 0, head, i) for head in range(o.heads)]
+        wanted = torch.tensor(np.mean(rows, axis=0))[:, slice(*keys)]
         torch.testing.assert_close(got[0, :, i - queries[0]], wanted, rtol=1e-10, atol=1e-12)
 
 
@@ -146,7 +146,7 @@ def test_gradients_are_finite_differences(vector):
         here = type(o)(**dict(zip(arrays, values, strict=True)))
         return here.means(KINDS, (10, 19), (3, 14)), here.matrix([1], (10, 19), (3, 14))
 
-    assert torch.autograd.gradcheck(run, tuple(arrays.values()))
+    assert torch.autograd.gradcheck(run, tuple(arrays.values()), fast_mode=True)
 
 
 def test_a_number_that_is_none_is_in_the_maps():
@@ -155,8 +155,7 @@ def test_a_number_that_is_none_is_in_the_maps():
     assert o.means(KINDS, (130, 140), (0, 140))[0, 0].isnan().any()
 
 
-@pytest.mark.parametrize("vector", [False, True])
-def test_probes_are_the_maps_times_a_vector(layer, vector):
+def test_probes_are_the_maps_times_a_vector(layer):
     o, means, _ = layer
     vector = torch.randn(2, 53, generator=torch.Generator().manual_seed(1), dtype=torch.double)
     got = o.probe(vector)
@@ -174,4 +173,3 @@ def test_agreement_is_the_share_of_energy_that_the_mean_keeps(layer, sample, hea
     for kind, each in (("map", maps[:, list(heads)]), ("erase", erases[:, list(heads)])):
         wanted = each.mean(1).square().sum((1, 2)) / each.square().sum((2, 3)).mean(1)
         torch.testing.assert_close(o.agreement(kind, sample=sample), wanted)
-        assert relative(o.agreement(kind, sample=1), wanted) > 0 or sample == 1
