@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import hardshrink, pad
 
 from ssmlens.scan.operator import Span
 
@@ -54,8 +54,8 @@ class Blocks:
         across: T.
     """
 
-    readers: Float[Tensor, "head block reader token state"]
-    writers: Float[Tensor, "head block token state"]
+    readers: Float[Tensor, "head block reader time state"]
+    writers: Float[Tensor, "head block time state"]
     across: Float[Tensor, "head block state state"]
 
     def double(self) -> "Blocks":
@@ -68,11 +68,12 @@ class Blocks:
             one = torch.eye(across.shape[-1], dtype=across.dtype, device=across.device)
             across = torch.cat([across, one.expand(len(across), 1, -1, -1)], dim=1)
         left, right = across.unflatten(1, (-1, 2)).unbind(2)
-        carried = (readers[:, :, 1].flatten(2, 3) @ left.mT).view_as(readers[:, :, 1])
+        back = drop_tiny(readers[:, :, 1].flatten(2, 3) @ left.mT).view_as(readers[:, :, 1])
+        on = drop_tiny(writers[:, :, 0] @ right)
         return Blocks(
-            readers=torch.cat([readers[:, :, 0], carried], dim=3),
-            writers=torch.cat([writers[:, :, 0] @ right, writers[:, :, 1]], dim=2),
-            across=left @ right,
+            readers=torch.cat([readers[:, :, 0], back], dim=3),
+            writers=torch.cat([on, writers[:, :, 1]], dim=2),
+            across=drop_tiny(left @ right),
         )
 
     def whole(self) -> "Blocks":
@@ -109,16 +110,22 @@ def leaves(o: Operands) -> Leaves:
     seen, kept = since * k, until * k
     weighted = beta * seen
     readers = torch.stack([since * q - own @ weighted, -(inverse @ weighted)], dim=2)
+    readers = drop_tiny(readers)
     one = torch.eye(size, dtype=q.dtype, device=q.device)
     blocks = Blocks(
         readers=readers,
-        writers=inverse.mT @ kept,
-        across=readers[:, :, 1].mT @ kept + _diagonal(since[..., -1, :], k.shape[-1]),
+        writers=drop_tiny(inverse.mT @ kept),
+        across=drop_tiny(readers[:, :, 1].mT @ kept + _diagonal(since[..., -1, :], k.shape[-1])),
     )
     return Leaves(blocks, torch.stack([own, inverse - one], dim=2))
 
 
-def _by_block(x: Float[Tensor, "head token _"], size: int) -> Float[Tensor, "head block token _"]:
+def drop_tiny(x: Tensor) -> Tensor:
+    """0 where a product of two such numbers would be denormal: under 1e-19 in float32. A CPU is slow with those."""
+    return hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5)
+
+
+def _by_block(x: Float[Tensor, "head token _"], size: int) -> Float[Tensor, "head block time _"]:
     return pad(x, (0, 0, 0, -x.shape[1] % size)).unflatten(1, (-1, size))
 
 
@@ -129,9 +136,9 @@ def _diagonal(
 
 
 def _decayed_products(
-    q: Float[Tensor, "head block token state"],
-    k: Float[Tensor, "head block token state"],
-    sums: Float64[Tensor, "head block token #state"],
+    q: Float[Tensor, "head block time state"],
+    k: Float[Tensor, "head block time state"],
+    sums: Float64[Tensor, "head block time #state"],
 ) -> tuple[Float[Tensor, "head block query key"], Float[Tensor, "head block query key"]]:
     """q·k with the decay between for j ≤ i, and k·k for j < i; 0 elsewhere."""
     size = q.shape[-2]
@@ -175,7 +182,7 @@ def _inverse(
 
 
 def _on_diagonal(
-    x: Float[Tensor, "head block token token"], size: int
+    x: Float[Tensor, "head block time time"], size: int
 ) -> Float[Tensor, "head block part query key"]:
     """The squares of a size on the diagonal of each block."""
     cut = x.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -71,8 +70,9 @@ class Product:
 
     def summed(self, kind: str) -> Float[Tensor, "query key"]:
         """Their sum over heads."""
-        readers = self.readers[:, READERS.index(kind)]
-        return torch.einsum("hin,hjn->ij", readers, self._writers(kind))
+        readers, writers = self.readers[:, READERS.index(kind)], self._writers(kind)
+        readers, writers = (x.transpose(0, 1).flatten(1) for x in (readers, writers))
+        return readers @ writers.mT
 
     def _writers(self, kind: str) -> Float[Tensor, "head key state"]:
         return self.writers * self.beta.unsqueeze(2) if kind == MAP else self.writers
@@ -127,7 +127,7 @@ def add_mask(
     at_once = max(1, _MASK_ENTRIES["cuda" if out.is_cuda else "cpu"] // max(1, len(log_decay)))
     for steps in log_decay.clamp(min=FORGOTTEN).split(at_once, dim=1):
         one = steps.new_ones(1, 1, len(steps), 1)
-        rate = one[0, 0, :1].expand(1, steps.shape[1], 1)
+        rate = steps.new_ones(1, steps.shape[1], 1)
         pairs = DecayedPairs(
             steps[None], rate, one, one, one[..., 0, None].expand_as(steps[None, None])
         )

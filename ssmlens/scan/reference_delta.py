@@ -35,7 +35,7 @@ def reference_delta_maps(
     Float64[Tensor, "batch head query key"],
     Float64[Tensor, "batch query key"],
 ]:
-    """M and (I + E)⁻¹ − I of every head, and the mask, by the explicit formulas; costs T³ and T² states."""
+    """M and (I + E)⁻¹ − I of every head, and the mask, by the explicit formulas: T³ operations, T² states."""
     o = operator.map(lambda t: t.double())
     wide, T = o.heads // o.groups, o.tokens
     maps = o.beta.new_zeros(o.batch, o.heads, T, T)
@@ -45,10 +45,9 @@ def reference_delta_maps(
             q, k = o.q[n, :, head // wide], o.k[n, :, head // wide]
             alpha = torch.exp(o.log_decay[n, :, head])
             L = alpha.new_zeros(T, T, alpha.shape[1])
-            for j in range(T):
-                L[j, j] = 1
-                for i in range(j + 1, T):
-                    L[i, j] = L[i - 1, j] * alpha[i]
+            for i in range(T):
+                L[i, :i] = L[i - 1, :i] * alpha[i]
+                L[i, i] = 1
             scores = (q[:, None] * L * k[None]).sum(-1)
             E = (o.beta[n, :, head, None, None] * k[:, None] * L * k[None]).sum(-1).tril(-1)
             inverse = torch.linalg.solve_triangular(one + E, one, upper=False)

@@ -77,7 +77,7 @@ class DeltaRule(Operator):
             )
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "DeltaRule":
+    def from_arrays(cls, arrays: Mapping[str, Tensor | None]) -> "DeltaRule":
         """The operator made of these arrays; a last axis of one may be missing.
 
         Raises:
@@ -86,6 +86,7 @@ class DeltaRule(Operator):
         whole: dict[str, Any] = {
             name: array.unsqueeze(-1) if array.ndim == len(cls.axes[name]) - 1 else array
             for name, array in arrays.items()
+            if array is not None
         }
         return cls(**whole)
 
