@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssmlens import names
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.transformers_shared import TransformersAdapter
 from ssmlens.adapters.weight_views import WeightViews
@@ -19,6 +20,7 @@ from ssmlens.scan.operators.delta_rule import DeltaRule
 class DeltaAdapter(TransformersAdapter):
     """Mixers that write with a delta rule (`models.projections_delta`)."""
 
+    block_kind = names.DELTA_RULE
     fresh_A_log = (-math.inf, math.log(16))
 
     @abstractmethod

@@ -44,7 +44,7 @@ def logits_of(model):
 
 
 def assert_every_layer_is_a_map(model, bound):
-    assert block_kinds(model) == ["mamba", "attention", "mamba"]
+    assert block_kinds(model) == ["delta rule", "attention", "delta rule"]
     with torch.no_grad(), ssmlens.recording(model) as rec:
         model(IDS, use_cache=False)
     assert rec.layers == [0, 1, 2]
