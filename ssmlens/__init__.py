@@ -14,9 +14,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens.adapters.load import load_model
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
-    from ssmlens.models.load import load_model
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
@@ -72,7 +72,7 @@ _HOMES = {
     "channel_maps": "scan.hidden_attention",
     "compare": "training.compare",
     "erase_map": "scan.hidden_attention",
-    "load_model": "models.load",
+    "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "rank_layers": "scores",

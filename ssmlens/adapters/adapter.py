@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ssmlens import names
 from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.parameters import Number
 from ssmlens.registry import Registry
 from ssmlens.scan.operator import Operator
 
@@ -58,6 +59,8 @@ class Adapter(ABC):
         block_kind: What a block with this mixer is, of `names.BLOCK_KINDS`.
         shared: Whether several blocks may share one such module.
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
+        fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
+        fresh_norms: What its library starts the weights of norms at.
     """
 
     family: str
@@ -65,6 +68,8 @@ class Adapter(ABC):
     block_kind: str = names.MAMBA
     shared: bool = False
     tf32_kernels: bool = False
+    fresh_A_log: tuple[float, float] | None = None
+    fresh_norms: tuple[float, ...] = (1.0,)
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""
@@ -128,6 +133,16 @@ class Adapter(ABC):
     @abstractmethod
     def tiny_model(self) -> nn.Module:
         """A small model of random weights that the contract tests run: `model(input_ids)`, ids 0..31, ≥ 2 blocks."""
+
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """What decides what the mixer's weights mean, beside their shapes: a transplant needs the same. Default: {}."""
+        return {}
+
+    def slow_decay(
+        self, mixer: nn.Module, c: Number, w_delta_scale: Number
+    ) -> dict[str, list[tuple[Tensor, Tensor]]] | None:
+        """What `mimetic_` sets in its components "A" and "delta": weights, each with its value. None: as in Mamba."""
+        return None
 
     def _given(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         bound = inspect.signature(own_forward(mixer)).bind(mixer, *args, **kwargs)

@@ -68,7 +68,7 @@ _BY_ROLE = {names.OPERAND: {**_operands(), **_DISCRETIZED}, **names.ARRAYS}
 LAYER_ARRAYS = {name: axes for arrays in _BY_ROLE.values() for name, axes in arrays.items()}
 STORED_LAYER_ARRAYS = {**LAYER_ARRAYS, PROMPT_DIGEST: (PROMPT, BYTE)}
 MAY_DROP_THE_LAST_AXIS = {
-    *("A_log", "D", "A_bar", "log_decay"),
+    *("A_log", "D", "A_bar", "log_decay", "dt_bias"),
     *(name for operator in OPERATORS.values() for name in operator.may_drop_the_last_axis),
 }
 # A reduced map comes with the statistics that stand for the whole one.

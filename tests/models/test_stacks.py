@@ -9,10 +9,10 @@ import torch
 
 import ssmlens
 from ssmlens.adapters.blocks import block_kinds, find_blocks
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import inits
 from ssmlens.models import mamba_ssm_layout
-from ssmlens.models.load import load_model
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.store import verify

@@ -12,8 +12,8 @@ from oracles import maps_by_definition
 from torch import nn
 
 import ssmlens
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import ClosureError, UsageError
-from ssmlens.models.load import load_model
 from ssmlens.recorder import capture as module
 from ssmlens.recorder.prompts import Prompts, from_file
 from ssmlens.store import pack, verify
