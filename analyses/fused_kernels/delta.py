@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import ssmlens
-from analyses.benchmarks.cuda_timing import peak, take_turns
+from analyses.benchmarks.cuda_timing import kernel_shares, peak, take_turns
 from ssmlens import names
 from ssmlens.adapters.adapter import Adapter, adapters
 from ssmlens.adapters.blocks import find_blocks
@@ -38,8 +39,8 @@ def families() -> Iterator[dict[str, object]]:
         for name, dtype in DTYPES.items():
             try:
                 model = _wide(adapter).eval().to("cuda", dtype)
-                row["kernel"] = _kernel(model)
                 row[f"closure {name}"] = max(_closures(model))
+                row["kernels"] = _kernels(partial(_tokens, model))
             except Exception as error:  # the table says what happened to each family
                 row[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
         yield row
@@ -61,10 +62,11 @@ def real_layer() -> Iterator[dict[str, object]]:
             "layer": "Qwen3-Next, 16 key heads and 32 value heads of 128",
             "tokens": REAL_TOKENS,
             "dtype": name,
-            "kernel": _kernel(mixer),
+            "kernels": _kernels(partial(_forward, mixer, hidden)),
             "closure": record.closure_error,
         }
-        operands = record.operands.bare()
+        operands, x = record.operands.bare(), record.operands.x
+        assert x is not None
         vector = torch.randn(1, REAL_TOKENS, device="cuda")
         maps = partial(_maps, operands)
         seen, whole = operands.probe(vector), maps()
@@ -76,7 +78,7 @@ def real_layer() -> Iterator[dict[str, object]]:
         things: dict[str, Callable[[], object]] = {
             "maps": maps,
             "products": partial(_products, operands),
-            "recurrence": partial(operands, record.operands.x.float()),
+            "recurrence": partial(operands, x.float()),
             "agreement": operands.agreement,
             "forward": partial(_forward, mixer, hidden),
         }
@@ -97,7 +99,8 @@ def _wide(adapter: Adapter) -> nn.Module:
     for field, size in WIDE.items():
         if hasattr(text, field):
             setattr(text, field, size)
-    return type(tiny)._from_config(config, attn_implementation="eager")
+    wide: Any = type(tiny)
+    return wide._from_config(config, attn_implementation="eager")
 
 
 def _closures(model: nn.Module) -> Iterator[float]:
@@ -112,13 +115,15 @@ def _closures(model: nn.Module) -> Iterator[float]:
             yield from (record.closure_error for record in rec)
 
 
-def _kernel(module: nn.Module) -> str:
-    """Where the function comes from that mixes a whole prompt."""
-    for part in module.modules():
-        for name, value in vars(part).items():
-            if name.startswith("chunk_") and callable(value):
-                return f"{getattr(value, '__module__', '?')}.{getattr(value, '__name__', name)}"
-    return "torch"
+def _kernels(call: Callable[[], object]) -> list[str]:
+    """The kernels of flash-linear-attention that a call runs; none where transformers falls back to torch."""
+    found = {str(row["kernel"]) for row in kernel_shares(call, calls=1)}
+    return sorted(name for name in found if "chunk" in name or "delta" in name or "kda" in name)
+
+
+@torch.no_grad()
+def _tokens(model: nn.Module) -> None:
+    model(torch.randint(2, 32, (2, 257), device="cuda"), use_cache=False)
 
 
 @torch.no_grad()
