@@ -150,15 +150,20 @@ def main() -> None:
     """Run everything, print it, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
+    parts: dict[str, Callable[[], Iterator[dict[str, object]]]]
+    parts = {"families": families, "real_layer": real_layer}
+    parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts], help="only these")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / f"delta-{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
     packages = ("torch", "transformers", "flash-linear-attention", "triton")
     found: dict[str, object] = {"versions": {p: importlib.metadata.version(p) for p in packages}}
-    for part, rows in (("families", families()), ("real_layer", real_layer())):
+    if path.exists():
+        found = json.loads(path.read_text()) | found
+    for part in asked.parts:
         kept: list[dict[str, object]] = []
         found[part] = kept
-        for row in rows:
+        for row in parts[part]():
             kept.append(row)
             print(part, json.dumps(row), flush=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
