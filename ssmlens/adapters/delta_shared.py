@@ -21,6 +21,7 @@ class DeltaAdapter(TransformersAdapter):
     """Mixers that write with a delta rule (`models.projections_delta`)."""
 
     block_kind = names.DELTA_RULE
+    tf32_kernels = True  # flash-linear-attention's
     fresh_A_log = (-math.inf, math.log(16))
 
     @abstractmethod
