@@ -165,7 +165,7 @@ class _Guard:
             self._attributes(layer, where)
             attributes = read_attributes(h5py.Group(layer))
             kind = attributes.get("kind", MAMBA)
-            if kind not in LAYER_KINDS and not self._later:
+            if not (kind in LAYER_KINDS or (self._later and isinstance(kind, str))):
                 self._refuse(f"{where} is of no known kind ({kind!r})")
             if missing := missing_arrays(members, attributes, first=first):
                 self._refuse(f"{where} lacks {', '.join(missing)}")

@@ -63,8 +63,8 @@ def test_a_hybrid_of_mamba_ssms_layout():
     first, second = attention_of(model)
     assert (first.name, second.layer) == ("backbone.layers.0.mixer", 2)
     assert first.module is model.backbone.layers[0].mixer
-    assert first.computed
-    assert first.has_weights
+    assert first.adapter.needs_weights(first.module)
+    assert first.adapter.unreadable(first.module) is None
 
 
 def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
@@ -72,7 +72,8 @@ def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
     for implementation, has_weights in (("sdpa", False), ("eager", True)):
         model.set_attn_implementation(implementation)
         (site,) = attention_of(model)
-        assert (site.has_weights, site.computed) == (has_weights, False)
+        assert (site.adapter.unreadable(site.module) is None) == has_weights
+        assert not site.adapter.needs_weights(site.module)
 
 
 def test_a_shared_module_is_the_attention_of_every_block_that_has_it():
@@ -101,4 +102,4 @@ def test_the_outermost_attention_of_a_block_is_its_attention():
     assert block_kinds(model) == ["mamba", "attention", "other"]
     (site,) = attention_of(model)
     assert site.name == "1.0"
-    assert not site.has_weights
+    assert site.adapter.unreadable(site.module)

@@ -225,7 +225,9 @@ def test_a_shared_module_is_recorded_under_the_block_that_ran():
                 model(x)
             assert list(rec.softmax_attention) == rec.layers == (layers or [0, 1, 2])
             for layer in rec.layers:
-                torch.testing.assert_close(rec.softmax_attention[layer].operands.weights, wanted[layer])
+                torch.testing.assert_close(
+                    rec.softmax_attention[layer].operands.weights, wanted[layer]
+                )
     assert not hooks(model)
 
 

@@ -120,7 +120,9 @@ class SoftmaxWeights(Softmax):
         Raises:
             UsageError: A token before `length` looks at one after it: the sequence was padded, and is not causal.
         """
-        if length is not None and bool(self.weights[index, :, :length, length:].nan_to_num(0).any()):
+        if length is not None and bool(
+            self.weights[index, :, :length, length:].nan_to_num(0).any()
+        ):
             raise UsageError(
                 "its attention is not causal, so that tokens see the padding of shorter prompts; "
                 "take prompts of one length"
