@@ -159,11 +159,11 @@ def convolution(mixer: Any) -> dict[str, Any]:
 
 
 def gated_norm(norm: Any) -> dict[str, Any]:
-    """The fields of `DeltaWeights` that are those of the norm and its gate."""
+    """The fields of `DeltaWeights` that are those of the norm and its gate; before 5.15 the gate is always SiLU."""
     return {
         "norm_weight": norm.weight,
         "norm_eps": norm.variance_epsilon,
-        "gate_activation": _activation(norm.activation),
+        "gate_activation": _activation(getattr(norm, "activation", "silu")),
     }
 
 
