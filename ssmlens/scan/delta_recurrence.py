@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssmlens.scan.denormals import drop_tiny
+
 # Tokens in a chunk where a head has one decay, and where every key component decays by itself.
 _CHUNK_TOKENS, _CHUNK_TOKENS_BY_STATE = 64, 16
 
@@ -54,21 +56,22 @@ def run_delta_rule(
     q, k, log_decay, u = (_by_chunk(x, size) for x in (q, k, log_decay, u))
     beta = _by_chunk(beta.unsqueeze(-1), size)
     reads, overlaps = _decayed_products(q, k, log_decay)
-    since = log_decay.cumsum(-2).exp()
-    until = pad(log_decay, (0, 0, 0, 1))[..., 1:, :].flip(-2).cumsum(-2).flip(-2).exp()
+    since = drop_tiny(log_decay.cumsum(-2).exp())
+    later = pad(log_decay, (0, 0, 0, 1))[..., 1:, :]
+    until = drop_tiny(later.flip(-2).cumsum(-2).flip(-2).exp())
     erased = torch.linalg.solve_triangular(
         beta * overlaps,
         torch.cat([u, beta * since * k], dim=-1),
         upper=False,
         unitriangular=True,
     )
-    value, erased = erased.split([u.shape[-1], k.shape[-1]], dim=-1)
+    value, erased = drop_tiny(erased).split([u.shape[-1], k.shape[-1]], dim=-1)
     kept, across = until * k, since[..., -1:, :]
     state, before = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1]), []
     for chunk in range(u.shape[2]):
         before.append(state)
         written = value[:, :, chunk] - erased[:, :, chunk] @ state.mT
-        state = across[:, :, chunk] * state + written.mT @ kept[:, :, chunk]
+        state = drop_tiny(across[:, :, chunk] * state + written.mT @ kept[:, :, chunk])
     states = torch.stack(before, dim=2).mT
     value = value - erased @ states
     output = (since * q) @ states + reads @ value
@@ -86,12 +89,12 @@ def _decayed_products(
     size = q.shape[-2]
     if log_decay.shape[-1] == 1:
         steps = log_decay.expand(*log_decay.shape[:-1], size)
-        decay = steps.tril(-1).cumsum(-2).exp().tril()
+        decay = drop_tiny(steps.tril(-1).cumsum(-2).exp().tril())
         return (q @ k.mT) * decay, (k @ k.mT) * decay
     columns = []
     for j in range(size):
         steps = pad(log_decay[..., j + 1 :, :], (0, 0, 1, 0))
-        key = steps.cumsum(-2).exp() * k[..., j : j + 1, :]
+        key = drop_tiny(steps.cumsum(-2).exp()) * k[..., j : j + 1, :]
         products = ((x[..., j:, :] * key).sum(-1) for x in (q, k))
         columns.append(torch.stack([pad(x, (j, 0)) for x in products]))
     reads, overlaps = torch.stack(columns, dim=-1)
