@@ -24,6 +24,7 @@ def main() -> None:
     """Print both tables and write results/delta.json."""
     found = {
         "machine": results.machine(),
+        "threads": torch.get_num_threads(),
         "against_matrix_products": _against_matrix_products(),
         "against_transformerlens": _against_transformerlens(),
     }

@@ -23,7 +23,7 @@ from ssmlens.scan.operator import Span
 
 _LEAF = 128
 # Side of the triangular blocks that are inverted by substitution.
-_SUBSTITUTED = 16
+_SUBSTITUTED = 32
 FORGOTTEN = -800.0
 """A log decay that is 0 as a decay, in float64 too. What is below it counts as this, so that sums have differences."""
 

@@ -15,8 +15,8 @@ from ssmlens.scan.delta_recurrence import Written, run_delta_rule
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import tiles
 
-# Entries [token head state] whose readers and writers are computed at once.
-_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
+# Entries [token head state] whose readers and writers are computed at once: on a CPU, as many as its caches hold.
+_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
 
 
 @register
