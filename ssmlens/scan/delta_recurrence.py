@@ -23,16 +23,16 @@ _CHUNK_TOKENS, _CHUNK_TOKENS_BY_STATE = 64, 16
 
 
 @dataclass(frozen=True)
-class Written:
-    """What the recurrence puts out and what it wrote.
+class Run:
+    """What the recurrence puts out and what it takes back.
 
     Attributes:
         output: o_t = S_t q_t.
-        value: δ_t, what token t adds to the state along its key: S_t = α_t S_{t−1} + δ_t k_tᵀ.
+        erased: δ_t − u_t, computed without that difference: it may be much smaller than u.
     """
 
     output: Float[Tensor, "batch head token headdim"]
-    value: Float[Tensor, "batch head token headdim"]
+    erased: Float[Tensor, "batch head token headdim"]
 
 
 def run_delta_rule(
@@ -41,7 +41,7 @@ def run_delta_rule(
     beta: Float[Tensor, "batch head token"],
     log_decay: Float[Tensor, "batch head token #state"],
     u: Float[Tensor, "batch head token headdim"],
-) -> Written:
+) -> Run:
     """Run δ_t = u_t − β_t α_t S_{t−1} k_t, S_t = α_t S_{t−1} + δ_t k_tᵀ, o_t = S_t q_t.
 
     Args:
@@ -59,23 +59,21 @@ def run_delta_rule(
     since = drop_tiny(log_decay.cumsum(-2).exp())
     later = pad(log_decay, (0, 0, 0, 1))[..., 1:, :]
     until = drop_tiny(later.flip(-2).cumsum(-2).flip(-2).exp())
-    erased = torch.linalg.solve_triangular(
-        beta * overlaps,
-        torch.cat([u, beta * since * k], dim=-1),
-        upper=False,
-        unitriangular=True,
+    seen, kept, across = since * k, until * k, since[..., -1:, :]
+    solved = torch.linalg.solve_triangular(
+        beta * overlaps, torch.cat([u, beta * seen], dim=-1), upper=False, unitriangular=True
     )
-    value, erased = drop_tiny(erased).split([u.shape[-1], k.shape[-1]], dim=-1)
-    kept, across = until * k, since[..., -1:, :]
+    value, known = drop_tiny(solved).split([u.shape[-1], k.shape[-1]], dim=-1)
     state, before = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1]), []
     for chunk in range(u.shape[2]):
         before.append(state)
-        written = value[:, :, chunk] - erased[:, :, chunk] @ state.mT
+        written = value[:, :, chunk] - known[:, :, chunk] @ state.mT
         state = drop_tiny(across[:, :, chunk] * state + written.mT @ kept[:, :, chunk])
     states = torch.stack(before, dim=2).mT
-    value = value - erased @ states
+    value = value - known @ states
     output = (since * q) @ states + reads @ value
-    return Written(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, value)))
+    erased = -beta * (seen @ states + overlaps.tril(-1) @ value)
+    return Run(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, erased)))
 
 
 def _decayed_products(
