@@ -14,9 +14,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens.adapters.load import load_model
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
-    from ssmlens.models.load import load_model
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
         attention_map_and_mask,
         attention_mask,
         channel_maps,
+        erase_map,
     )
-    from ssmlens.scan.operators.decay_scan import DecayScan
+    from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
@@ -47,6 +48,7 @@ __all__ = [
     "capture",
     "channel_maps",
     "compare",
+    "erase_map",
     "load_model",
     "mimetic_",
     "open_capture",
@@ -69,7 +71,8 @@ _HOMES = {
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "training.compare",
-    "load_model": "models.load",
+    "erase_map": "scan.hidden_attention",
+    "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "rank_layers": "scores",

@@ -1,5 +1,6 @@
 """What the families of Mamba-1 and those of Mamba-2 share: each generation's arithmetic over its named weights."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,7 @@ class Mamba2Adapter(_AdapterFromWeights):
     """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
 
     tf32_kernels = True
+    fresh_A_log = (0.0, math.log(16))
     _project, _finish = staticmethod(project_mamba2), staticmethod(finish_mamba2)
 
     @abstractmethod
@@ -102,3 +104,12 @@ class Mamba2Adapter(_AdapterFromWeights):
             conv_B=conv_B.unflatten(0, per_group),
             conv_C=conv_C.unflatten(0, per_group),
         )
+
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """See `Adapter.settings`."""
+        w = self.named_weights(mixer)
+        return {
+            "dt_limit": w.dt_limit,
+            "norm_before_gate": w.norm_before_gate,
+            "norm_groups": w.norm_groups or w.ngroups,
+        }

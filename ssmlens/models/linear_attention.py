@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ssmlens.errors import UsageError
 from ssmlens.models.parameters import Number, depthwise
 from ssmlens.scan.causal_conv import causal_conv1d
-from ssmlens.scan.surroundings import Surroundings
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.selective_scan import selective_scan
+from ssmlens.scan.surroundings import Surroundings
 
 NORMALISATIONS = ("none", "length", "rms")
 

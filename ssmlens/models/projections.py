@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.scan.causal_conv import causal_conv1d
-from ssmlens.scan.surroundings import Surroundings
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
+from ssmlens.scan.surroundings import Surroundings
 
 Activation = Callable[[Tensor], Tensor]
 Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -174,7 +174,9 @@ def project_mamba1(
         x=x.to(wide).unsqueeze(3),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
-        surroundings=Surroundings(u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias),
+        surroundings=Surroundings(
+            u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias
+        ),
     )
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.scan.surroundings import Surroundings
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
+from ssmlens.scan.surroundings import Surroundings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,12 @@ class Closure:
     Attributes:
         error: ‖recomputed − output‖ / ‖output‖ over each sequence's real tokens; NaN if either is not finite.
         worst_token: The token of the largest difference.
+        reason: Why the output cannot be computed again, so that every error is NaN; else empty.
     """
 
     error: Float[Tensor, " batch"]
     worst_token: Tensor
+    reason: str = ""
 
 
 def closure(
@@ -45,6 +47,9 @@ def closure(
         length: Real tokens of each sequence; the rest is padding on the right. None: all.
         y: The operands' scan, if it is at hand.
     """
+    if reason := adapter.unclosable(mixer):
+        unknown = output.new_full(output.shape[:1], torch.nan, dtype=torch.float32)
+        return Closure(unknown, torch.zeros_like(unknown, dtype=torch.long), reason)
     y = selective_scan(operands) if y is None else y
     again = adapter.finish(mixer, y, operands)
     difference = (again.float() - output.float()).norm(dim=2)

@@ -7,15 +7,14 @@ input,
     matrix = diag(r) (M + D) diag(s) K,            offset = diag(r) (M + D) s b,
 
 where u is the channel before its convolution, K the convolution's Toeplitz matrix and b its bias; s = x / (K u + b) is
-what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = SiLU(z) · norm weight / rms is what gate and
-norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s and
-b (the input is then x), r (the result is then y), or D.
+what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = activation(z) · norm weight / rms is what gate
+and norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s
+and b (the input is then x), r (the result is then y), or D.
 """
 
 from collections.abc import Collection, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -106,7 +105,8 @@ def _gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch 
     d_ssm = operands.heads * operands.x.shape[3]
     gate = torch.ones_like(operands.x.flatten(2), dtype=dtype)
     if operands.gate is not None:
-        gate = F.silu(operands.gate[..., -d_ssm:].to(dtype))  # a gated MLP's channels come before
+        branch = operands.gate[..., -d_ssm:].to(dtype)  # a gated MLP's channels come before
+        gate = around.gate_activation(branch)
     if around.norm_weight is None:
         return gate
     y = selective_scan(operands).flatten(2).to(dtype)

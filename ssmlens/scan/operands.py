@@ -1,7 +1,7 @@
 """What a decay scan reads: one layout for every generation of Mamba, and for linear attention."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -53,6 +53,7 @@ class DecayOperands(Operator):
         "write": (PROMPT, TOKEN, HEAD),
         "write_now": (PROMPT, TOKEN, HEAD),
     }
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ("A",)
 
     def __post_init__(self):
         if self.delta.shape[2] % max(1, self.B.shape[2]):
@@ -65,6 +66,18 @@ class DecayOperands(Operator):
             raise ValueError(
                 f"A has {self.A.shape[1]} states and B has {self.B.shape[3]}: A must have as many, or one (Mamba-2)"
             )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor | None]) -> "DecayOperands":
+        """See `Operator.from_arrays`. Without A, the decay depends on the data."""
+        return super().from_arrays({"A": None, **arrays})
+
+    @classmethod
+    def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
+        """See `Operator.missing`. A has no tokens: it is there with the first prompts alone."""
+        absent = [name for name in ("delta", "B", "C") if name not in present]
+        one_decay = ("A" in present) != ("log_decay" in present)
+        return absent if one_decay or not first else [*absent, "exactly one of A and log_decay"]
 
     @property
     def batch(self) -> int:

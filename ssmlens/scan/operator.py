@@ -12,7 +12,7 @@ M is made of, its inherited ones what the mixer puts around it.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -24,7 +24,9 @@ from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
 from ssmlens.scan.surroundings import Surroundings
 
-Self = TypeVar("Self", bound="Operator")  # typing's own is beyond beartype, which checks these files in tests
+Self = TypeVar(
+    "Self", bound="Operator"
+)  # typing's own is beyond beartype, which checks these files in tests
 
 Span = tuple[int, int]
 """A range of tokens: the first one, and the one after the last."""
@@ -56,6 +58,7 @@ class Operator(ABC):
         kind: The operator's name: a file stores it.
         maps: The maps it has, of `names.MAPS`: "map" is the mean of M over heads.
         axes: The arrays it is made of (its own fields), with their axes.
+        may_drop_the_last_axis: Arrays that a file stores without their last axis where that has one entry.
         stored: Whether a file stores these arrays, so that everything can be computed again from it.
     """
 
@@ -68,6 +71,7 @@ class Operator(ABC):
     maps: ClassVar[tuple[str, ...]]
     axes: ClassVar[Mapping[str, tuple[str, ...]]]
     stored: ClassVar[bool] = True
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ()
 
     # What an operator must say.
 
@@ -117,7 +121,9 @@ class Operator(ABC):
         """Some of `maps` on a rectangle, in memory of its size: means over heads (a mask: over states too)."""
 
     @abstractmethod
-    def probe(self, vector: Float[Tensor, "batch token"]) -> dict[str, Float[Tensor, "batch token"]]:
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
         """What each of `maps` does to a vector, by recurrence and without the map: the check of a stored one."""
 
     @abstractmethod
@@ -147,19 +153,36 @@ class Operator(ABC):
         return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
-    def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor]) -> Self:
-        """The operator made of these arrays. Raises ValueError where they do not fit together."""
-        return cls(**arrays)
+    def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor | None]) -> Self:
+        """The operator made of these arrays, as a file stores them, and of D.
+
+        Raises:
+            ValueError: They do not fit together.
+        """
+        axes = {**cls.axes, "D": _BESIDE["D"]}
+        whole: dict[str, Any] = {
+            name: array.unsqueeze(-1)
+            if array is not None and array.ndim < len(axes[name])
+            else array
+            for name, array in arrays.items()
+        }
+        return cls(**whole)
 
     @classmethod
-    def missing(cls, present: Sequence[str]) -> list[str]:
-        """Which arrays an operator cannot be made without, of those that are not among `present`."""
+    def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
+        """Which arrays it cannot be made without, of those that are not among `present`.
+
+        Args:
+            present: Names of the arrays there are.
+            first: Whether they are those of the first prompts, with which arrays without prompts are stored.
+        """
         required = {
             field.name
             for field in dataclasses.fields(cls)
             if field.default is dataclasses.MISSING and field.name in cls.axes
         }
-        return [name for name in cls.axes if name in required and name not in present]
+        needed = {n for n in required if first or PROMPT in cls.axes[n]}
+        return [name for name in cls.axes if name in needed and name not in present]
 
     def discretized(self) -> dict[str, Tensor]:
         """What `ssmlens capture --store-discretized` stores of it: Ā and B̄ where it has them."""
@@ -167,7 +190,7 @@ class Operator(ABC):
 
     def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same with `function` applied to every tensor, such as `lambda t: t.double()`."""
-        tensors = {
+        tensors: dict[str, Any] = {
             field.name: function(value)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.hidden_attention import channel_maps
-from ssmlens.scan.surroundings import Surroundings
 from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_channel_maps, reference_scan
+from ssmlens.scan.surroundings import Surroundings
 
 FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
@@ -264,7 +264,9 @@ def test_gradients_flow_where_the_operands_carry_them():
     bias = o.surroundings.conv_bias.requires_grad_()  # as a mixer's own parameter does
     assert not any(part.requires_grad for part in channel_maps(o, fold=FOLDS))
     delta, u, gate = (t.clone().requires_grad_() for t in (o.delta, o.surroundings.u, o.gate))
-    live = dataclasses.replace(o, delta=delta, gate=gate, surroundings=dataclasses.replace(o.surroundings, u=u))
+    live = dataclasses.replace(
+        o, delta=delta, gate=gate, surroundings=dataclasses.replace(o.surroundings, u=u)
+    )
     matrix, offset = channel_maps(live, fold=FOLDS)
     (matrix.sum() + offset.sum()).backward()
     for leaf in (delta, u, gate, bias):

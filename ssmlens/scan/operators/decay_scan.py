@@ -47,9 +47,7 @@ class DecayScan(DecayOperands):
     ) -> Float[Tensor, "batch head query key"]:
         """See `Operator.matrix`."""
         o = self.select_heads(heads).bare()
-        out = o.delta.new_zeros(
-            o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0]
-        )
+        out = o.delta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
         for rows, columns in causal_parts(queries, keys) if heads else ():
             i, j = (
                 slice(at - first, end - first)
@@ -70,7 +68,9 @@ class DecayScan(DecayOperands):
         """See `Operator.means`. The mask: the mean over heads and states of exp(A (S_i − S_j))."""
         return mean_over_heads(self, kinds, queries, keys)
 
-    def probe(self, vector: Float[Tensor, "batch token"]) -> dict[str, Float[Tensor, "batch token"]]:
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
         """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1."""
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
         one, states = torch.ones_like(self.delta), self.decay[1].shape[1]

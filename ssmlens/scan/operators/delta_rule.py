@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ _ENTRIES = {"cpu": 2**19, "cuda": 2**25}
 
 
 @register
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeltaRule(Operator):
     """Operands of S_t = α_t S_{t−1} + β_t (v_t − α_t S_{t−1} k_t) k_tᵀ, o_t = S_t q_t; `x` is v.
 
@@ -47,8 +47,9 @@ class DeltaRule(Operator):
     beta: Float[Tensor, "batch token head"]
     log_decay: Float[Tensor, "batch token head #state"]
 
-    kind = "delta_rule"
-    maps = (MAP, MASK, ERASE)
+    kind: ClassVar[str] = "delta rule"
+    maps: ClassVar[tuple[str, ...]] = (MAP, MASK, ERASE)
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ("log_decay",)
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "q": (PROMPT, TOKEN, GROUP, STATE),
         "k": (PROMPT, TOKEN, GROUP, STATE),
@@ -76,19 +77,11 @@ class DeltaRule(Operator):
                 f"{self.beta.shape[2]} heads do not divide over {self.q.shape[2]} groups of q and k"
             )
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor | None]) -> "DeltaRule":
-        """The operator made of these arrays; a last axis of one may be missing.
-
-        Raises:
-            ValueError: The arrays do not fit together.
-        """
-        whole: dict[str, Any] = {
-            name: array.unsqueeze(-1) if array.ndim == len(cls.axes[name]) - 1 else array
-            for name, array in arrays.items()
-            if array is not None
-        }
-        return cls(**whole)
+    @property
+    def finite(self) -> bool:
+        """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
+        decay = self.log_decay.exp()
+        return all(bool(x.isfinite().all()) for x in (self.q, self.k, self.beta, decay))
 
     @property
     def batch(self) -> int:
