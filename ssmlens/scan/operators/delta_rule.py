@@ -11,12 +11,12 @@ from torch import Tensor
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_blocks import Operands
 from ssmlens.scan.delta_maps import READERS, Product, Square, add_mask, parts
-from ssmlens.scan.delta_recurrence import Written, run_delta_rule
+from ssmlens.scan.delta_recurrence import Run, run_delta_rule
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import tiles
 
-# Entries [token head state] whose readers and writers are computed at once.
-_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
+# Entries [token head state] whose readers and writers are computed at once: on a CPU, as many as its caches hold.
+_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
 
 
 @register
@@ -163,7 +163,7 @@ class DeltaRule(Operator):
         return {
             MAP: self(u).mean((2, 3)),
             MASK: torch.cat(masked, dim=1),
-            ERASE: o._run(u).value.mean((1, 3)) - v,
+            ERASE: o._run(u).erased.mean((1, 3)),
         }
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
@@ -189,7 +189,7 @@ class DeltaRule(Operator):
         count = min(wide, max(1, sample // max(1, self.groups)))
         return [g * wide + h * wide // count for g in range(self.groups) for h in range(count)]
 
-    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Written:
+    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Run:
         """The recurrence of all heads where β v is u."""
         o = self.select_heads(range(self.heads))
         return run_delta_rule(*(x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u)))
