@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS},
-    "plots": {"plots", *SCORES},
+    "plot": {"plot", *SCORES},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.
 OUTSIDE = {
@@ -43,7 +43,7 @@ OUTSIDE = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "scores", "plots", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"store", "scores", "plot", "names", "errors"}
 
 
 def room_of(path):

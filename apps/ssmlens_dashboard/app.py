@@ -10,7 +10,7 @@ from urllib.parse import quote
 from dash import Dash
 from flask import Flask, request
 
-from ssmlens.plots import DARK, LIGHT
+from ssmlens.plot.theme import DARK, LIGHT
 from ssmlens_dashboard.guard import Access, protect
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page

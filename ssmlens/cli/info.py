@@ -42,13 +42,15 @@ class InfoCommand:
 
 def _layer(layer: Any) -> dict[str, Any]:
     """What is told of one layer; closure_error is None where there is none or it is not finite."""
-    errors = layer.read("closure_error") if "closure_error" in layer else []
-    error = max(map(float, errors), default=math.nan)
+    verdict = layer.verdict
+    error = verdict.errors.get("closure_error", math.nan)
     return {
         "layer": layer.index,
         "kind": layer.kind,
         "mixer": layer.attributes.get("mixer", ""),
-        "finite": layer.finite,
+        "finite": layer.state,
+        "believed": verdict.answer,
+        "reason": verdict.reason,
         "closure_error": error if math.isfinite(error) else None,
         "arrays": {name: list(layer.dims(name)) for name in layer.names},
     }

@@ -112,7 +112,9 @@ class Operator(ABC):
         """Some of `maps` on a rectangle, in memory of its size: means over heads (a mask: over states too)."""
 
     @abstractmethod
-    def probe(self, vector: Float[Tensor, "batch token"]) -> dict[str, Float[Tensor, "batch token"]]:
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
         """What each of `maps` does to a vector, by recurrence and without the map: the check of a stored one."""
 
     @abstractmethod

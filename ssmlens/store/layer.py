@@ -12,10 +12,15 @@ from jaxtyping import Float
 from ssmlens.errors import UsageError
 from ssmlens.names import (
     ATTENTION,
+    ERASE,
+    FINITE,
     GROUP,
     HEAD,
     LARGEST_WHOLE_MAP,
     MAMBA,
+    MAP,
+    MAP_ARRAYS,
+    MASK,
     PROMPT,
     QUERY_BLOCK,
     TOKEN,
@@ -39,6 +44,7 @@ from ssmlens.store.schema import (
     has_prompts,
     layer_axes,
 )
+from ssmlens.store.verdict import Verdict, judge
 
 
 class Layer:
@@ -55,6 +61,7 @@ class Layer:
         self._group = group
         self._header = header
         self._path = path
+        self._verdict: Verdict | None = None
         with damage_told(path, f"layer {index}"):
             told = hdf5.read_attributes(group)
         self.digest = str(told["digest"])
@@ -69,16 +76,47 @@ class Layer:
         return str(self.attributes.get("kind", MAMBA))
 
     @property
-    def finite(self) -> str:
+    def state(self) -> str:
         """ "yes", or where numbers stopped being finite: "weights", "input", "output" (`names.FINITE` ...)."""
         return str(self.attributes["finite"])
+
+    @property
+    def finite(self) -> bool:
+        """Whether weights, input and output were all finite."""
+        return self.state == FINITE
+
+    @property
+    def verdict(self) -> Verdict:
+        """May its maps be believed: yes, no or not resolved, with the reason and the errors."""
+        if self._verdict is None:
+            tolerance = self._header.attributes.get("closure_tolerance")
+            self._verdict = judge(self, None if tolerance is None else float(tolerance))
+        return self._verdict
+
+    def token_strings(self, prompt: int = 0) -> list[str]:
+        """The real tokens of one prompt as text. Raises UsageError where there is no such prompt."""
+        self.length(prompt)
+        return self._header.strings(prompt)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Which of `names.MAPS` the layer has, stored or from its operands."""
+        if self.kind == ATTENTION:
+            return (MAP,)
+        return (MAP, MASK, ERASE) if MAP_ARRAYS[ERASE] in self else (MAP, MASK)
+
+    @property
+    def heads(self) -> int:
+        """Heads that own a matrix. Raises UsageError where the layer has no operands."""
+        self._require_operands()
+        return self.shape("delta")[2]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
     def __repr__(self) -> str:
         mixer = self.attributes.get("mixer", "")
-        return f"<Layer {self.index} {mixer} finite={self.finite}: {', '.join(self.names)}>"
+        return f"<Layer {self.index} {mixer} finite={self.state}: {', '.join(self.names)}>"
 
     def dims(self, name: str) -> tuple[str, ...]:
         """The axes of a stored array. Raises UsageError where the layer has none of that name."""

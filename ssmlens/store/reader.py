@@ -122,9 +122,7 @@ class Capture:
         """The real tokens of one prompt as text; their ids where the capture has no text."""
         if not 0 <= prompt < self.prompts:
             raise UsageError(f"prompt {prompt} is out of range: 0..{self.prompts - 1}")
-        if self.header.token_strings is not None:
-            return list(self.header.token_strings[prompt])
-        return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+        return self.header.strings(prompt)
 
     def layer(self, index: int) -> Layer:
         """One layer by its block index. Raises UsageError where it was not captured."""

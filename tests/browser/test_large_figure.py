@@ -1,9 +1,9 @@
 """A map too large to carry its numbers, in a real browser: the image shows it and hover still answers."""
 
 import numpy as np
+from ssmlens.plot.heatmap import NUMBERS
 
-from ssmlens.plots import attention_heatmap, causal
-from ssmlens.plots.heatmap import NUMBERS
+from ssmlens.plot import attention_heatmap, causal
 
 
 def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):

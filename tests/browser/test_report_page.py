@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ssmlens.plots import SCALES, causal, report
-from ssmlens.plots.scales import coloured
+from ssmlens.plot.raster import causal
+from ssmlens.plot.report_page import report
+from ssmlens.plot.scales import SCALES, coloured
 
 HOSTILE = [
     "</script><img src=x onerror=window.hacked=1>",

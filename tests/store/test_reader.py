@@ -53,7 +53,7 @@ def test_the_header_comes_back(path, sample):
         # strings of fixed length end at a NUL, so one inside is shown as a sign
         assert capture.prompt_texts[1] == "prompt 1 “quoted”\n␀ end"
         assert capture.layer(2).attributes == sample.attributes(2)
-        assert capture.layer(2).finite == "yes"
+        assert capture.layer(2).state == "yes"
         assert "layers 0, 2 of 4" in repr(capture)
         assert "delta" in repr(capture.layer(0))
 
