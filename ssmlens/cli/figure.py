@@ -59,9 +59,7 @@ class FigureCommand:
     theme: Literal["light", "dark"] = "light"
     """Colours."""
     title: str | None = None
-    """What stands above. Default: layer, what is drawn, prompt and model."""
-    no_title: bool = False
-    """Leave the title out."""
+    """What stands above; "" leaves it out. Default: layer, what is drawn, prompt and model."""
     width: str | None = None
     """Pixels, or with a unit: 9cm, 90mm, 3.5in. Default: the figure's own."""
     height: str | None = None
@@ -83,8 +81,6 @@ class FigureCommand:
             raise UsageError(f"--out {self.out.name} ends in none of {', '.join(FORMS)}")
         if self.out.exists() and not self.overwrite:
             raise UsageError(f"{self.out} exists; pass --overwrite, or choose another --out")
-        if self.no_title and self.title is not None:
-            raise UsageError("give --title or --no-title, not both")
         sides = [None if side is None else pixels(side) for side in (self.width, self.height)]
         view = self.view or ("map" if self.channel is None else "channel")
         if self.channel is not None and view not in ("channel", "lags"):
@@ -103,7 +99,7 @@ class FigureCommand:
                 group=self.group,
                 theme=DARK if self.theme == "dark" else LIGHT,
             )
-            title = None if self.no_title else self.title or DEFAULT
+            title = DEFAULT if self.title is None else self.title or None
             model = str(capture.attributes.get("model", ""))
             file = as_file(view, what, self.out.suffix.lower(), title, (sides[0], sides[1]), model)
         disk.write_file(self.out, file)
