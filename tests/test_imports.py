@@ -1,6 +1,7 @@
 """Imports point one way, so that a reader can follow the data from room to room."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_every_public_name_is_there():
     assert set(ssmlens.__all__) <= set(dir(ssmlens))
     with pytest.raises(AttributeError, match="atention_map"):
         ssmlens.atention_map  # noqa: B018
+
+
+def test_the_figures_are_a_package_that_is_imported_when_asked_for():
+    code = "import sys, ssmlens; assert 'plotly' not in sys.modules; ssmlens.plot.map; assert 'plotly' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    assert "plot" in dir(ssmlens)
+
+
+def test_no_module_of_the_figures_hides_one_of_their_names():
+    """An import of a module sets an attribute of its package: it would take the function's place."""
+    modules = {path.stem for path in (PACKAGE / "plot").iterdir()}
+    assert not modules & set(ssmlens.plot.__all__)
+    for name in ssmlens.plot.__all__:
+        assert callable(getattr(ssmlens.plot, name))
