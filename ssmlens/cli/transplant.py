@@ -8,9 +8,9 @@ from typing import Any, Literal
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.text_table import text_table
 from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
+from ssmlens.text_table import text_table
 from ssmlens.training.config import TrainConfig, flag
 
 # What each arm sets itself.
