@@ -75,7 +75,8 @@ def make_app(paths: Sequence[Path], access: Access) -> Dash:
         add_routes(app.server, shown, library)
         _begin_at_once(app.server, shown, library)
         protect(app, access, tuple(page.name for page in shown), ROUTES)
-        app._setup_server()  # scripts and callbacks are final, and Dash reads no setting later
+        # Dash takes up its scripts, callbacks and settings at the first request: here, where no setting counts.
+        app.server.test_client().get("/_dash-dependencies")
     return app
 
 
