@@ -72,11 +72,12 @@ def make_app(paths: Sequence[Path], access: Access) -> Dash:
         app.server.debug = False
         app.layout = frame(shown)
         connect(app, shown, library)
+        # Dash takes up scripts, callbacks and settings before its first request: here, where no setting counts.
+        with app.server.test_request_context("/"):
+            app.server.preprocess_request()
         add_routes(app.server, shown, library)
         _begin_at_once(app.server, shown, library)
         protect(app, access, tuple(page.name for page in shown), ROUTES)
-        # Dash takes up its scripts, callbacks and settings at the first request: here, where no setting counts.
-        app.server.test_client().get("/_dash-dependencies")
     return app
 
 
