@@ -38,5 +38,5 @@ def test_dash_is_final_before_anybody_asks(tmp_path, monkeypatch):
     monkeypatch.setenv("DASH_DEBUG", "1")
     answer = server.test_client().get("/layers", headers={"Host": "127.0.0.1:8050"})
     assert answer.status_code == 200
-    assert b"dash_table" not in answer.data
+    assert b"/dash_table/" not in answer.data
     assert not server.debug
