@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ssmlens import plot as plot
+    from ssmlens.adapters.load import load_model
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
-    from ssmlens.models.load import load_model
     from ssmlens.plot.report_page import report
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
         attention_map_and_mask,
         attention_mask,
         channel_maps,
+        erase_map,
     )
-    from ssmlens.scan.operands import ScanOperands
+    from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
@@ -50,6 +51,7 @@ __all__ = [
     "capture",
     "channel_maps",
     "compare",
+    "erase_map",
     "load_model",
     "mimetic_",
     "open_capture",
@@ -65,7 +67,7 @@ __all__ = [
 
 _HOMES = {
     "Prompts": "recorder.prompts",
-    "ScanOperands": "scan.operands",
+    "ScanOperands": "scan.operators.decay_scan",
     "TrainConfig": "training.config",
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",
@@ -73,7 +75,8 @@ _HOMES = {
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "training.compare",
-    "load_model": "models.load",
+    "erase_map": "scan.hidden_attention",
+    "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "rank_layers": "scores",

@@ -77,23 +77,19 @@ def lag_energy(what: Selection) -> Float[np.ndarray, " lag"]:
 def _matrix(what: Selection) -> np.ndarray:
     """The one place that says how a kind of matrix is had, whole."""
     layer, prompt = what.layer, what.prompt
-    if what.kind == MAP:
-        return layer.attention_map(prompt)
-    if what.kind == MASK:
-        return layer.attention_mask(prompt)
     if what.kind == "channel":
         return layer.channel_map(what.channel, prompt)
-    stored = "softmax_attention_map" if what.kind == "softmax" else MAP_ARRAYS[what.kind]
-    return layer.read(stored, prompt)
+    if what.kind == "softmax":
+        return layer.read("softmax_attention_map", prompt)
+    return layer.whole_map(what.kind, prompt)
 
 
 def _rectangle(what: Selection, queries: Span, keys: Span) -> np.ndarray:
-    """The same of a rectangle, for prompts too long for all of it; only files hold such."""
+    """The same of a rectangle, for prompts too long for all of it."""
     layer = what.layer
     if what.kind == "channel":
-        return layer.channel_map(what.channel, what.prompt, queries, keys)  # pyright: ignore[reportCallIssue]
-    both = layer.tile(queries, keys, what.prompt)  # pyright: ignore[reportAttributeAccessIssue]
-    return both[1] if what.kind == MASK else both[0]
+        return layer.channel_map(what.channel, what.prompt, queries, keys)
+    return layer.map_tile((what.kind,), queries, keys, what.prompt)[0]
 
 
 def _limit(what: Selection, scale: Scale) -> float:

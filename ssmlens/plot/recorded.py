@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float
 
 from ssmlens.errors import UsageError
-from ssmlens.names import ATTENTION, FINITE, MAMBA, MAP, MASK
-from ssmlens.scan import hidden_attention
-
-_PER_TOKEN = ("delta", "B", "C", "log_decay")
+from ssmlens.names import ATTENTION, FINITE, MAMBA, PROMPT
+from ssmlens.scan.operator import Operator
 
 
 @runtime_checkable
@@ -55,33 +53,24 @@ class RecordedLayer:
 
     @cached_property
     def kind(self) -> str:
-        """`names.MAMBA`, or `names.ATTENTION` for softmax attention."""
-        return ATTENTION if hasattr(self._record, "attention_map") else MAMBA
+        """`names.ATTENTION` for softmax attention, else `names.MAMBA`."""
+        return ATTENTION if self._operator.kind == "softmax" else MAMBA
 
     @property
     def maps(self) -> tuple[str, ...]:
         """Which of `names.MAPS` it has."""
-        return (MAP,) if self.kind == ATTENTION else (MAP, MASK)
+        return self._operator.maps
 
     @property
     def heads(self) -> int:
         """Heads that own a matrix."""
-        return 0 if self.kind == ATTENTION else self._record.operands.heads
-
-    @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        if self.kind == ATTENTION:
-            return self._record.attention_map.shape[0]
-        return self._record.operands.batch
+        return self._operator.heads
 
     def length(self, prompt: int) -> int:
         """Tokens of a sequence, padding among them. Raises UsageError where there is none of that number."""
-        if not 0 <= prompt < self.batch:
-            raise UsageError(f"prompt {prompt} is out of range: 0..{self.batch - 1}")
-        if self.kind == ATTENTION:
-            return self._record.attention_map.shape[1]
-        return self._record.operands.tokens
+        if not 0 <= prompt < self._operator.batch:
+            raise UsageError(f"prompt {prompt} is out of range: 0..{self._operator.batch - 1}")
+        return self._operator.tokens
 
     def token_strings(self, prompt: int) -> list[str]:
         """The tokens as text, or as positions. Raises UsageError where they are not as many as the sequence has."""
@@ -105,40 +94,54 @@ class RecordedLayer:
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
         """An operand of a sequence, or a weight. Raises KeyError where the layer has none of that name."""
         array = self._arrays[name]
-        if name in _PER_TOKEN and prompt is not None:
-            array = array[prompt]
-        return _numpy(array)
+        by_prompt = PROMPT in self._operator.axes.get(name, ())
+        return _numpy(array[prompt] if by_prompt and prompt is not None else array)
 
-    def attention_map(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of M over heads; of softmax attention, of its weights."""
-        if self.kind == ATTENTION:
-            return _numpy(self._record.attention_map[prompt])
-        return _numpy(hidden_attention.attention_map(self._sequence(prompt))[0])
+    def whole_map(self, kind: str, prompt: int = 0) -> Float[np.ndarray, "query key"]:
+        """One of its `maps`."""
+        everything = (0, self.length(prompt))
+        return self.map_tile((kind,), everything, everything, prompt)[0]
 
-    def attention_mask(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of the decay over heads and states."""
-        return _numpy(hidden_attention.attention_mask(self._sequence(prompt))[0])
+    def map_tile(
+        self,
+        kinds: Sequence[str],
+        queries: tuple[int, int],
+        keys: tuple[int, int],
+        prompt: int = 0,
+    ) -> Float[np.ndarray, "kind query key"]:
+        """A rectangle of some of its `maps`."""
+        with torch.no_grad():
+            return _numpy(self._sequence(prompt).means(kinds, queries, keys)[0])
 
-    def channel_map(self, channel: int, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """One head's M."""
-        return _numpy(hidden_attention.channel_maps(self._sequence(prompt), [channel])[0, 0])
+    def channel_map(
+        self,
+        channel: int,
+        prompt: int = 0,
+        queries: tuple[int, int] | None = None,
+        keys: tuple[int, int] | None = None,
+    ) -> Float[np.ndarray, "query key"]:
+        """One head's M, or a rectangle of it."""
+        everything = (0, self.length(prompt))
+        with torch.no_grad():
+            sequence = self._sequence(prompt)
+            return _numpy(
+                sequence.matrix([channel], queries or everything, keys or everything)[0, 0]
+            )
 
-    def _sequence(self, prompt: int) -> Any:
+    @property
+    def _operator(self) -> Operator:
+        return self._record.operands
+
+    def _sequence(self, prompt: int) -> Operator:
         self.length(prompt)
-        return self._record.operands.sequence(prompt).only_maps()
+        return self._operator.sequence(prompt).bare()
 
     @cached_property
     def _arrays(self) -> dict[str, torch.Tensor]:
-        if self.kind == ATTENTION:
-            return {}
-        operands = self._record.operands
-        named = {name: getattr(operands, name) for name in (*_PER_TOKEN, "A")}
-        return {**self._weights, **{n: a for n, a in named.items() if a is not None}}
+        return {**self._weights, **self._operator.arrays()}
 
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
-        if self.kind == ATTENTION:
-            return {}
         site = self._record.call.site
         return dict(site.adapter.weights(site.module).named())
 

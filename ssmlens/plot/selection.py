@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Hashable
 from typing import Literal, NamedTuple, TypeVar, get_args
 
-from ssmlens.names import ATTENTION, ERASE, MAP, MASK
+from ssmlens.names import ERASE, MAP, MASK
 from ssmlens.plot.raster import Reduction
 from ssmlens.plot.recorded import RecordedLayer
 from ssmlens.plot.scales import Scale
@@ -139,5 +139,5 @@ def kinds_of(layer: Drawable) -> tuple[Kind, ...]:
 
 
 def heads_of(layer: Drawable) -> int:
-    """Heads of a layer that have a map of their own; 0 for softmax attention."""
-    return 0 if layer.kind == ATTENTION else layer.heads
+    """Heads of a layer whose own maps can be had; 0 where a file stores no operands."""
+    return layer.heads

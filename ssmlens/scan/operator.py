@@ -12,16 +12,21 @@ M is made of, its inherited ones what the mixer puts around it.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.names import GROUP, HEAD, HEADDIM, PROMPT, TOKEN
+from ssmlens.errors import UsageError
+from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
 from ssmlens.scan.surroundings import Surroundings
+
+Self = TypeVar(
+    "Self", bound="Operator"
+)  # typing's own is beyond beartype, which checks these files in tests
 
 Span = tuple[int, int]
 """A range of tokens: the first one, and the one after the last."""
@@ -38,7 +43,7 @@ def scan_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Operator(ABC):
     """The operands of what mixes the tokens of one layer, for a batch of sequences.
 
@@ -52,7 +57,9 @@ class Operator(ABC):
         surroundings: What else surrounds the mixing in its block, for `channel_maps(fold=...)`. None in a file.
         kind: The operator's name: a file stores it.
         maps: The maps it has, of `names.MAPS`: "map" is the mean of M over heads.
-        axes: The arrays it is made of (its own fields), with their axes: what a file stores.
+        axes: The arrays it is made of (its own fields), with their axes.
+        may_drop_the_last_axis: Arrays that a file stores without their last axis where that has one entry.
+        stored: Whether a file stores these arrays, so that everything can be computed again from it.
     """
 
     x: Float[Tensor, "batch token head headdim"] | None = None
@@ -63,6 +70,8 @@ class Operator(ABC):
     kind: ClassVar[str]
     maps: ClassVar[tuple[str, ...]]
     axes: ClassVar[Mapping[str, tuple[str, ...]]]
+    stored: ClassVar[bool] = True
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ()
 
     # What an operator must say.
 
@@ -144,27 +153,44 @@ class Operator(ABC):
         return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Self:
-        """The operator made of these arrays. Raises ValueError where they do not fit together."""
-        return cls(**arrays)
+    def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor | None]) -> Self:
+        """The operator made of these arrays, as a file stores them, and of D.
+
+        Raises:
+            ValueError: They do not fit together.
+        """
+        axes = {**cls.axes, "D": _BESIDE["D"]}
+        whole = {
+            name: array.unsqueeze(-1)
+            if array is not None and array.ndim < len(axes[name])
+            else array
+            for name, array in arrays.items()
+        }
+        return cls(**whole)
 
     @classmethod
-    def missing(cls, present: Sequence[str]) -> list[str]:
-        """Which arrays an operator cannot be made without, of those that are not among `present`."""
+    def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
+        """Which arrays it cannot be made without, of those that are not among `present`.
+
+        Args:
+            present: Names of the arrays there are.
+            first: Whether they are those of the first prompts, with which arrays without prompts are stored.
+        """
         required = {
             field.name
             for field in dataclasses.fields(cls)
             if field.default is dataclasses.MISSING and field.name in cls.axes
         }
-        return [name for name in cls.axes if name in required and name not in present]
+        needed = {n for n in required if first or PROMPT in cls.axes[n]}
+        return [name for name in cls.axes if name in needed and name not in present]
 
     def discretized(self) -> dict[str, Tensor]:
         """What `ssmlens capture --store-discretized` stores of it: Ā and B̄ where it has them."""
         return {}
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same with `function` applied to every tensor, such as `lambda t: t.double()`."""
-        tensors = {
+        tensors: dict[str, Any] = {
             field.name: function(value)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -172,17 +198,18 @@ class Operator(ABC):
         around = None if self.surroundings is None else self.surroundings.map(function)
         return dataclasses.replace(self, **tensors, surroundings=around)
 
-    def sequence(self, index: int, length: int | None = None) -> Self:
+    def sequence(self: Self, index: int, length: int | None = None) -> Self:
         """One sequence of the batch (a batch of one), cut to its first `length` tokens."""
         around = None if self.surroundings is None else self.surroundings.sequence(index, length)
-        cut = {PROMPT: slice(index, index + 1), TOKEN: slice(length)}
+        real = slice(length)
+        cut = {PROMPT: slice(index, index + 1), TOKEN: real, QUERY: real, KEY: real}
         return dataclasses.replace(self._cut(cut), surroundings=around)
 
-    def between(self, first: int, end: int) -> Self:
+    def between(self: Self, first: int, end: int) -> Self:
         """Only tokens first ≤ t < end, as if the sequence began there; without what surrounds the mixing."""
         return dataclasses.replace(self._cut({TOKEN: slice(first, end)}), surroundings=None)
 
-    def select_heads(self, heads: Sequence[int]) -> Self:
+    def select_heads(self: Self, heads: Sequence[int]) -> Self:
         """Only these heads, in this order, each with its own copy of what its group shares (groups = heads).
 
         Without gate and surroundings, whose channels are not split by heads.
@@ -191,18 +218,30 @@ class Operator(ABC):
         group = [head // (self.heads // self.groups) for head in heads]
         return alone._cut({HEAD: list(heads), GROUP: group})
 
-    def bare(self) -> Self:
+    def bare(self: Self) -> Self:
         """The mixing alone, in the scan's precision (float64 stays, all else float32): no x, D, gate, surroundings."""
         dtype = scan_dtype(self.like)
         alone = dataclasses.replace(self, x=None, D=None, gate=None, surroundings=None)
         return alone.map(lambda tensor: tensor.to(dtype))
+
+    def require(self, kinds: Sequence[str]) -> None:
+        """Raise UsageError unless it has all of these maps."""
+        for kind in kinds:
+            if kind not in self.maps:
+                known = ", ".join(self.maps)
+                raise UsageError(f"a {self.kind} has no {kind!r}; its maps: {known}")
 
     @property
     def finite(self) -> bool:
         """Whether all that M is made of is finite."""
         return all(bool(array.isfinite().all()) for array in self.arrays().values())
 
-    def _cut(self, at: Mapping[str, Any]) -> Self:
+    def __repr__(self) -> str:
+        arrays = {name: getattr(self, name) for name in (*self.axes, *_BESIDE)}
+        shapes = [f"{n} {list(v.shape)}" for n, v in arrays.items() if v is not None]
+        return f"<{type(self).__name__} of {self.heads} heads: {', '.join(shapes)}>"
+
+    def _cut(self: Self, at: Mapping[str, Any]) -> Self:
         """The same with every array cut along the axes that `at` names."""
         cut = {}
         for name, axes in {**self.axes, **_BESIDE}.items():
@@ -216,6 +255,9 @@ class Operator(ABC):
 operators: Registry[type[Operator]] = Registry("operator", "ssmlens.scan.operators")
 
 
-def register(operator: type[Operator]) -> type[Operator]:
+Registered = TypeVar("Registered", bound=type[Operator])
+
+
+def register(operator: Registered) -> Registered:
     """Class decorator: enter an operator under its kind."""
     return operators.register(operator.kind)(operator)

@@ -92,7 +92,8 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     """The verdict on a layer (`Layer.verdict`).
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
-    Softmax attention needs no proof, for its map is the model's own weights.
+    Softmax attention needs no proof, for its map is the model's own weights. Where the capture says that the output
+    cannot be computed again (`closure_reason`), closure is not resolved.
 
     Args:
         layer: The layer.
@@ -101,16 +102,19 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     closure = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     tolerances = {CLOSURE: closure} | dict.fromkeys(MAP_ERRORS.values(), MAP_TOLERANCE)
     softmax = layer.attributes.get("kind", MAMBA) == ATTENTION
+    unknown = str(layer.attributes.get("closure_reason", ""))
     required = [] if softmax else [CLOSURE, *(MAP_ERRORS[kind] for kind in whole_maps(layer))]
     named = [name for name in tolerances if name in layer or name in required]
+    held = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
     failures = tuple(
         Failure(name, prompt, float(error), tolerances[name])
-        for name in named
+        for name in held
         for prompt, error in enumerate(_values(layer, name))
         if not error <= tolerances[name]  # so that NaN fails
     )
     errors = {name: worst(layer, name) for name in named}
-    missing = [name for name in required if name not in layer]
+    missing = [f"no {name} is stored" for name in required if name not in layer]
+    missing += [unknown] if unknown and not softmax else []
     answer, reason = _answer(layer, failures, errors, missing)
     tokens, closures = _values(layer, "closure_worst_token"), _values(layer, CLOSURE)
     agreements = _values(layer, AGREEMENTS[MAP])
@@ -151,7 +155,7 @@ def _answer(
         limits = {failure.error_name: failure.tolerance for failure in failures}
         return "no", "; ".join(f"{n} {errors[n]:.1e} > {limit:.0e}" for n, limit in limits.items())
     if missing:
-        return "not resolved", "; ".join(f"no {name} is stored" for name in missing)
+        return "not resolved", "; ".join(missing)
     return "yes", ""
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, inits
 from ssmlens.models import backends, mamba_ssm_layout
 from ssmlens.models.kernel_mixers import use_kernels
-from ssmlens.models.load import load_model
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.models.short_mamba import use_short_scan
 from ssmlens.registry import Registry

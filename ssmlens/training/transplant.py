@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import choose_mixers
-from ssmlens.models.load import load_model
 from ssmlens.scores.ranking import Ranking
 from ssmlens.store.disk import told_in_one_line
 from ssmlens.store.runs import Run

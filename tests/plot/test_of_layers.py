@@ -207,13 +207,11 @@ def test_prompts_of_one_token_and_layers_of_nothing_but_nan_are_drawn(capture):
 def test_what_is_not_there_is_told_in_a_line(capture, draw, told):
     with pytest.raises(UsageError, match=told):
         draw(capture)
-    with pytest.raises(UsageError, match="names 1 tokens of a sequence that has 2"):
-        ssmlens.plot.map(Fake(), tokens=[["a"]])
 
 
-class Fake:
-    """A record of softmax attention over two tokens."""
-
-    call = None
-    layer = 7
-    attention_map = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+def test_tokens_of_a_record_are_as_many_as_it_has(recorded):
+    rec, _ = recorded
+    with pytest.raises(UsageError, match="names 1 tokens of a sequence that has 11"):
+        ssmlens.plot.map(rec[0], tokens=[["a"]])
+    with pytest.raises(UsageError, match=r"prompt 2 is out of range: 0\.\.1"):
+        ssmlens.plot.map(rec[0], 2)

@@ -8,6 +8,7 @@ import pytest
 
 from ssmlens.plot.report_page import report
 from ssmlens.store import CaptureHeader, CaptureWriter, open_capture
+from ssmlens.store.schema import SCHEMA_VERSION
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -58,7 +59,7 @@ def test_a_file_makes_the_page_of_its_arrays(memory, tmp_path, out):
     assert page == report(memory).html
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, SCHEMA_VERSION])
 def test_the_schema_is_the_files_own(memory, tmp_path, version):
     made = FIXTURES / "captures" / "version-1.h5"
     with open_capture(made) if version == 1 else stored(memory, tmp_path / "run.h5") as capture:

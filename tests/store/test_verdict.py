@@ -83,3 +83,17 @@ def test_softmax_attention_needs_none():
     verdict = judge(Stored(kind="attention", attention_map=np.zeros((1, 2, 2))))
     assert (verdict.answer, verdict.reason) == ("yes", "the model's own weights")
     assert judge(Stored("input", kind="attention")).answer == "no"
+
+
+def test_an_output_that_cannot_be_computed_again_resolves_nothing():
+    layer = Stored(**MAPS, **GOOD | {"closure_error": [np.nan] * 3})
+    assert judge(layer).answer == "no"
+    layer.attributes["closure_reason"] = "its output projection is quantised"
+    verdict = judge(layer)
+    assert (verdict.answer, verdict.reason) == (
+        "not resolved",
+        "its output projection is quantised",
+    )
+    assert verdict.failures == ()
+    layer.attributes["kind"] = "attention"
+    assert judge(layer).answer == "yes"

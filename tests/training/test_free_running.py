@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ssmlens.models.load import load_model
+from ssmlens.adapters.load import load_model
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.training.build import build_task
 from ssmlens.training.config import TrainConfig
