@@ -10,7 +10,7 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "registry", "text_table"}
+LEAVES = {"names", "errors", "registry", "text_table", "notebook"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
     "text_table": set(),
+    "notebook": {"registry"},
     "scan": SCAN,
     "models": MODELS,
     "adapters": ADAPTERS,

@@ -25,6 +25,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
+from ssmlens.notebook import ShownInNotebooks
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.spans import check_spans
 from ssmlens.scan.tiles import map_tile
@@ -46,7 +47,7 @@ from ssmlens.store.schema import (
 from ssmlens.store.verdict import Verdict, judge
 
 
-class Layer:
+class Layer(ShownInNotebooks):
     """The arrays of one block, read when asked for. Get one from `Capture.layer`.
 
     Attributes:

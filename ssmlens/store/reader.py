@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
+from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, disk, hdf5
 from ssmlens.store.guard import damage_told, open_guarded
 from ssmlens.store.header import CaptureHeader
@@ -38,7 +39,7 @@ def open_capture(path: Path | str) -> "Capture":
         raise
 
 
-class Capture:
+class Capture(ShownInNotebooks):
     """A stored capture. Open one with `open_capture`; it is a context manager.
 
     Attributes:
@@ -169,9 +170,6 @@ class Capture:
             f"<Capture {self.path}: {model}, layers {_listed(self.layers)} of {self.n_layer}, "
             f"{self.prompts} prompts of {tokens} tokens>"
         )
-
-    def _repr_html_(self) -> str:
-        return self.to_xarray()._repr_html_()
 
 
 def _open_file(path: Path, files: ExitStack) -> Capture:

@@ -189,7 +189,7 @@ def test_to_xarray_is_lazy_and_equal(path, sample):
                 if name != "channel":
                     assert not node[name].variable._in_memory
                 np.testing.assert_array_equal(node[name].values, array)
-        assert "delta" in capture._repr_html_()
+        assert "delta" in capture.to_xarray()._repr_html_()
 
 
 def test_unfinished_captures_say_how_to_resume(sample, tmp_path):
