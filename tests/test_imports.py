@@ -1,6 +1,7 @@
 """Imports point one way, so that a reader can follow the data from room to room."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "registry"}
+LEAVES = {"names", "errors", "registry", "text_table", "notebook"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
@@ -21,6 +22,8 @@ MAY_IMPORT = {
     "names": set(),
     "errors": set(),
     "registry": {"errors"},
+    "text_table": set(),
+    "notebook": {"registry"},
     "scan": SCAN,
     "models": MODELS,
     "adapters": ADAPTERS,
@@ -30,7 +33,7 @@ MAY_IMPORT = {
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS},
-    "plots": {"plots", *SCORES},
+    "plot": {"plot", *SCORES},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.
 OUTSIDE = {
@@ -43,7 +46,7 @@ OUTSIDE = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "scores", "plots", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"store", "scores", "plot", "names", "errors"}
 
 
 def room_of(path):
@@ -109,7 +112,7 @@ def test_the_command_line_imports_inside_its_functions():
                 first, *rest = module.split(".")
                 known = sys.stdlib_module_names | {"tyro"}
                 # A training config is the options of `ssmlens train`, and imports nothing heavy.
-                mine = first == "ssmlens" and rest[:1] in (["cli"], ["errors"])
+                mine = first == "ssmlens" and rest[:1] in (["cli"], ["errors"], ["text_table"])
                 mine = mine or module == "ssmlens.training.config"
                 assert first in known or mine, f"{path} imports {module} when imported"
 
@@ -156,3 +159,17 @@ def test_every_public_name_is_there():
     assert set(ssmlens.__all__) <= set(dir(ssmlens))
     with pytest.raises(AttributeError, match="atention_map"):
         ssmlens.atention_map  # noqa: B018
+
+
+def test_the_figures_are_a_package_that_is_imported_when_asked_for():
+    code = "import sys, ssmlens; assert 'plotly' not in sys.modules; ssmlens.plot.map; assert 'plotly' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    assert "plot" in dir(ssmlens)
+
+
+def test_no_module_of_the_figures_hides_one_of_their_names():
+    """An import of a module sets an attribute of its package: it would take the function's place."""
+    modules = {path.stem for path in (PACKAGE / "plot").iterdir()}
+    assert not modules & set(ssmlens.plot.__all__)
+    for name in ssmlens.plot.__all__:
+        assert callable(getattr(ssmlens.plot, name))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from analyses.markdown import markdown
 from analyses.results_file import restore, runs_below
 from ssmlens.cli.compare import rows, title
 from ssmlens.inits.mimetic import COMPONENTS
 from ssmlens.store.runs import Run
+from ssmlens.text_table import text_table
 from ssmlens.training.compare import ArmSummary, Comparison, Share, compare
 
 HERE = Path(__file__).parent
@@ -39,14 +39,18 @@ def tables(runs: Sequence[Run]) -> str:
     found = [compare(runs, measure=measure, length=n) for measure, n in asked]
     parts = [f"{len(runs)} runs."]
     for it in found:
-        parts += [f"**{_capital(title(it))}**", markdown(rows(it)), f"{_capital(it.verdict)}."]
+        parts += [
+            f"**{_capital(title(it))}**",
+            text_table(rows(it), form="markdown"),
+            f"{_capital(it.verdict)}.",
+        ]
     parts += [
         "**What a component does** (mean over the arms with it, less that over those without)"
     ]
-    parts += [markdown(effects(found))]
+    parts += [text_table(effects(found), form="markdown")]
     parts += ["**Characters right by learning rate**, mean (least..most of the seeds)"]
     for length in lengths:
-        parts += [f"At length {length}:", markdown(by_rate(runs, length))]
+        parts += [f"At length {length}:", text_table(by_rate(runs, length), form="markdown")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.markdown import markdown
 from analyses.results_file import restore, runs_below
 from ssmlens.cli import compare as comparison
 from ssmlens.cli.transplant import draw, rows, shown
 from ssmlens.store.runs import Run
+from ssmlens.text_table import text_table
 from ssmlens.training.compare import compare
 from ssmlens.training.transplant import students
 
@@ -42,12 +42,15 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
     parts = [
         f"{len(runs)} runs. Scores are of the teacher's layer, before training. Each arm at the rate that is best for "
         f"length {lengths[0]}: characters right, mean (least..most of its seeds); then the mean over all rates.",
-        markdown(rows(students(runs), ranks, shown(about["by"]))),
+        text_table(rows(students(runs), ranks, shown(about["by"])), form="markdown"),
     ]
     for length in lengths:
         found = compare(runs, length=length)
         title = comparison.title(found)
-        parts += [f"**{title[:1].upper()}{title[1:]}**", markdown(comparison.rows(found))]
+        parts += [
+            f"**{title[:1].upper()}{title[1:]}**",
+            text_table(comparison.rows(found), form="markdown"),
+        ]
         parts += [f"{found.verdict[:1].upper()}{found.verdict[1:]}."]
     return "\n\n".join(parts) + "\n"
 

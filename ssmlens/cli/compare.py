@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tyro
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.text_table import text_table
+from ssmlens.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.text_table import text_table
 from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
+from ssmlens.text_table import text_table
 from ssmlens.training.config import TrainConfig, flag
 
 # What each arm sets itself.
@@ -49,7 +49,7 @@ class TransplantCommand(SweepOptions):
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.plots.image import FIGURE_FILES
+        from ssmlens.plot.image import FIGURE_FILES
         from ssmlens.training.transplant import transplant
 
         if self.figure is not None and self.figure.suffix.lower() not in FIGURE_FILES:
@@ -123,44 +123,13 @@ def rows(
     return table
 
 
-def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: str) -> None:
+def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any) -> None:
     """Write the figure of some students to a file."""
-    import numpy as np
-
-    from ssmlens.plots import DARK, LIGHT
-    from ssmlens.plots.image import figure_file
-    from ssmlens.plots.transplant_panels import LayerStudents, transplant_panels
+    from ssmlens.plot import students as students_figure
+    from ssmlens.plot.image import figure_file
     from ssmlens.store import disk
 
-    def accuracy(arms: Sequence[Any]) -> dict[int, Any]:
-        return {
-            n: np.array([[arm.at[n].mean, *arm.at[n].spread] for arm in arms]) for n in arms[0].at
-        }
-
-    grown = {
-        name: [s for s in students if s.layer is not None and s.shuffled is shuffled]
-        for name, shuffled in (("transplant", False), ("shuffled", True))
-    }
-    arms = [
-        LayerStudents(
-            name,
-            np.array([arm.layer for arm in group]),
-            {n: np.array([arm.scores.get(n, np.nan) for arm in group]) for n in scores},
-            accuracy(group),
-        )
-        for name, group in grown.items()
-        if group
-    ]
-    alone = sorted((s for s in students if s.layer is None), key=lambda student: student.arm)
-    references = {s.arm: {n: v[0] for n, v in accuracy([s]).items()} for s in alone}
-    figure = transplant_panels(
-        arms,
-        references,
-        scores,
-        list(students[0].at),
-        "characters right",
-        theme=DARK if theme == "dark" else LIGHT,
-    )
+    figure = students_figure(students, scores, theme=theme)
     disk.write_file(path, figure_file(figure, path.suffix.lower()))
 
 

@@ -10,11 +10,11 @@ import torch
 
 from analyses import sitting
 from analyses.components import arms, report
-from analyses.markdown import markdown
 from analyses.transplant import experiment
 from analyses.transplant import report as transplant_report
 from ssmlens.inits.mimetic import Mimetic
 from ssmlens.store.runs import find_runs, open_run
+from ssmlens.text_table import text_table
 from ssmlens.training.build import build_model, build_task, check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
@@ -147,4 +147,9 @@ def test_results_are_kept_when_the_sitting_is_ended_from_outside(tmp_path):
 
 
 def test_markdown():
-    assert markdown([["a", "b"], ["x|y", "1"]]) == "| a | b |\n| :-- | --: |\n| x\\|y | 1 |"
+    table = text_table([["a", "b"], ["x|y", "1"]], form="markdown")
+    assert [line.replace(" ", "") for line in table.splitlines()] == [
+        "|a|b|",
+        "|:-----|----:|",
+        r"|x\|y|1|",
+    ]

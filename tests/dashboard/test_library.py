@@ -122,6 +122,7 @@ def _newer(path):
     shutil.copy(path, newer)
     with h5py.File(newer, "r+") as file:
         file.attrs["schema_version"] = 99
+        file.attrs["needs"] = "what this version does not know"
     newer.rename(path)
 
 

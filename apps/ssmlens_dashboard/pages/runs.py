@@ -11,8 +11,8 @@ from dash import Input, Output, dcc, html, no_update
 from dash.dependencies import ALL
 from dash.development.base_component import Component
 
-from ssmlens.plots.training_curves import readable, training_curves
-from ssmlens.plots.transplant_panels import transplant_panels
+from ssmlens.plot.training_curves import readable, training_curves
+from ssmlens.plot.transplant_panels import transplant_panels
 from ssmlens.store.run_metrics import EVAL, SHARES, TRAIN
 from ssmlens.store.runs import Run, tabulate
 from ssmlens_dashboard.address import RUN_MEASURES, Address, RunMeasure

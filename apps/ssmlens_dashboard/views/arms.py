@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.plots.training_curves import Curve
-from ssmlens.plots.transplant_panels import LayerStudents
+from ssmlens.plot.training_curves import Curve
+from ssmlens.plot.transplant_panels import LayerStudents
 from ssmlens.scores.order import STRUCTURAL, TARGETED
 from ssmlens.store.run_metrics import TRAIN, Measure
 from ssmlens.store.runs import Run
@@ -155,7 +155,7 @@ def layer_students(
     measure: Measure,
     at: Sequence[int],
 ) -> list[LayerStudents]:
-    """The arms with a teacher as `ssmlens.plots.transplant_panels` draws them: transplants, then their controls."""
+    """The arms with a teacher as `ssmlens.plot.transplant_panels` draws them: transplants, then their controls."""
     found = []
     for name, shuffled in (("transplant", False), ("shuffled", True)):
         group = [arm for arm in chosen if arm.layer is not None and arm.shuffled is shuffled]

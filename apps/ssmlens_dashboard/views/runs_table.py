@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmlens.plots.training_curves import readable
+from ssmlens.plot.training_curves import readable
 from ssmlens.store.run_metrics import TRAIN, Measure
 from ssmlens.store.runs import Run
 from ssmlens_dashboard.address import RUN_MEASURES, Address, Place
