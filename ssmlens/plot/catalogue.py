@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -73,14 +74,16 @@ def matrix_numbers(what: Selection) -> xr.Dataset:
 
 
 def signal_data(what: Selection) -> xr.Dataset:
-    """Δ by token and head over the tokens shown, the norms of B and C, each head's median half-life."""
+    """Δ by token and head over the tokens shown, the norms of B and C, each head's median half-life.
+
+    Of a delta rule β and α by token and head, and each head's median half-life.
+    """
     first, end = what.keys
-    norms = {f"{n}_norm": ("token", signals.norm(what, n)[first:end].mean(1)) for n in ("B", "C")}
     return xr.Dataset(
         {
-            "delta": (("token", "head"), signals.steps(what)[first:end]),
+            signals.words(what.layer).array: (("token", "head"), signals.steps(what)[first:end]),
             "half_life": ("head", np.median(signals.half_lives(what), axis=1)),
-            **norms,
+            **_lines(what),
         },
         coords={
             "token": np.arange(first, end),
@@ -88,6 +91,14 @@ def signal_data(what: Selection) -> xr.Dataset:
         },
         attrs={"layer": what.layer.index},
     )
+
+
+def _lines(what: Selection) -> dict[str, tuple[Any, np.ndarray]]:
+    """What stands below Δ or β."""
+    first, end = what.keys
+    if "beta" in what.layer:
+        return {"alpha": (("token", "head"), signals.decay(what)[first:end])}
+    return {f"{n}_norm": ("token", signals.norm(what, n)[first:end].mean(1)) for n in ("B", "C")}
 
 
 def _of_layer(name: str) -> Callable[[Selection], str]:
@@ -162,12 +173,15 @@ def _at_most(tokens: Span) -> Span:
 
 
 def _signal(
-    name: str,
+    place: int,
     drawing: Callable[[Selection], go.Figure],
     numbers: Callable[[Selection], xr.Dataset],
     size: tuple[int, int] = _LOW,
 ) -> Figure:
-    return Figure(_of_prompt(name), drawing, numbers, signals.why_not, size)
+    def title(what: Selection) -> str:
+        return _of_prompt(signals.words(what.layer).titles[place])(what)
+
+    return Figure(title, drawing, numbers, signals.why_not, size)
 
 
 def _weight(
@@ -186,13 +200,14 @@ MATRIX_FIGURES: dict[str, Figure] = {
 }
 SIGNAL_FIGURES: dict[str, Figure] = {
     "steps": _signal(
-        "Δ by token and head", draw.steps, lambda w: signal_data(w)[["delta"]], (900, 600)
+        0,
+        draw.steps,
+        lambda w: signal_data(w)[[signals.words(w.layer).array]],
+        (900, 600),
     ),
-    "norms": _signal(
-        "length of B and C by token", draw.norms, lambda w: signal_data(w)[["B_norm", "C_norm"]]
-    ),
-    "half-lives": _signal("half-lives at the mean Δ", draw.half_lives, _half_lives),
-    "rates": _signal("rates of decay |A|", draw.rates, _rates),
+    "norms": _signal(1, draw.norms, lambda w: signal_data(w)[list(_lines(w))]),
+    "half-lives": _signal(2, draw.half_lives, _half_lives),
+    "rates": _signal(3, draw.rates, _rates),
 }
 WEIGHT_FIGURES: dict[str, Figure] = {
     "input-product": _weight("W_Cᵀ W_B", draw.input_product, _input_product, size=_SQUARE),

@@ -8,9 +8,9 @@ from ssmlens.plot import weight_numbers as weights
 from ssmlens.plot.cells import nothing
 from ssmlens.plot.lags import lag_profile_spec
 from ssmlens.plot.matrix import colour_limit, lag_energy, shown_tile
-from ssmlens.plot.selection import Drawable, Selection
+from ssmlens.plot.selection import Drawable, HeadOrder, Selection
 from ssmlens.plot.signals_decay import half_lives_figure, rates_figure
-from ssmlens.plot.signals_tokens import Window, norms_figure, steps_figure
+from ssmlens.plot.signals_tokens import Window, lines_figure, steps_figure
 from ssmlens.plot.theme import Spec
 from ssmlens.plot.tiles import Hover, tile_spec
 from ssmlens.plot.weights_kernels import kernels_figure, tap_energy_figure
@@ -28,9 +28,6 @@ MATRICES = {
     "softmax": "softmax attention",
 }
 """What each kind of matrix is called."""
-
-ORDERS = {"index": "by number", "step": "by mean Δ", "half-life": "by half-life"}
-"""What orders heads, in words."""
 
 _NO_KERNEL = "this layer has no convolution"
 
@@ -74,14 +71,21 @@ def first_lag(layer: Drawable) -> int:
     return int(layer.shape("conv")[-1]) if "conv" in layer else 1
 
 
+def orders(layer: Drawable) -> dict[HeadOrder, str]:
+    """What orders the heads of a layer, in words."""
+    strength = signals.words(layer).strength
+    return {"index": "by number", "step": f"by mean {strength}", "half-life": "by half-life"}
+
+
 def steps(what: Selection) -> go.Figure:
-    """Δ over the tokens and all heads."""
+    """Δ, of a delta rule β, over the tokens and all heads."""
     cells, heads = signals.step_cells(what, what.keys, what.sort)
     return steps_figure(
         cells,
         heads,
-        "head" if what.sort == "index" else f"heads {ORDERS[what.sort]}",
+        "head" if what.sort == "index" else f"heads {orders(what.layer)[what.sort]}",
         Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.COLUMNS)),
+        symbol=signals.words(what.layer).strength,
         scale=what.scale,
         limit=signals.step_limit(what, what.scale),
         theme=what.theme,
@@ -89,9 +93,10 @@ def steps(what: Selection) -> go.Figure:
 
 
 def norms(what: Selection) -> go.Figure:
-    """‖B‖ and ‖C‖ over the tokens."""
+    """‖B‖ and ‖C‖ over the tokens; of a delta rule, whose q and k have unit length, the decay α."""
     window = Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.POINTS))
-    return norms_figure(signals.norms(what, what.keys), window, theme=what.theme)
+    shown, title = signals.shown_lines(what, what.keys), signals.words(what.layer).lines
+    return lines_figure(shown, title, window, theme=what.theme)
 
 
 def half_lives(what: Selection) -> go.Figure:
@@ -100,9 +105,10 @@ def half_lives(what: Selection) -> go.Figure:
 
 
 def rates(what: Selection) -> go.Figure:
-    """How often which |A| occurs."""
+    """How often which |A|, of a delta rule which −log α, occurs."""
     edges, counts = signals.rate_counts(what)
-    return rates_figure(edges, counts, signals.counted(what.layer), theme=what.theme)
+    symbol = signals.words(what.layer).rate
+    return rates_figure(edges, counts, signals.counted(what.layer), symbol=symbol, theme=what.theme)
 
 
 def input_product(what: Selection) -> go.Figure:

@@ -242,8 +242,9 @@ def signals(
     Args:
         layer: A layer of a capture, or a record.
         prompt: Number of the prompt.
-        show: "steps": Δ by token and head; "norms": ‖B‖ and ‖C‖ by token; "half-lives": how long states last at the
-            mean Δ; "rates": how often which |A| occurs.
+        show: "steps": Δ (of a delta rule β) by token and head; "norms": ‖B‖ and ‖C‖ (of a delta rule the decay α) by
+            token; "half-lives": how long states last at the mean Δ (mean log α); "rates": how often which |A| (−log α)
+            occurs.
         tokens: The tokens of each sequence as text, for a record.
         region: Its keys are the tokens drawn; None: all.
         sort: What orders the heads of "steps".

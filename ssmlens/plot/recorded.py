@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from ssmlens.errors import UsageError
-from ssmlens.names import ATTENTION, FINITE, MAMBA, PROMPT
+from ssmlens.names import FINITE, PROMPT
 from ssmlens.scan.operator import Operator
 
 
@@ -49,12 +49,12 @@ class RecordedLayer:
     def attributes(self) -> Mapping[str, Any]:
         """What a file would say of the layer, as far as figures ask."""
         conv = self._weights.get("conv")
-        return {"kind": self.kind, **({} if conv is None else {"d_conv": conv.shape[1]})}
+        return {"operator": self.operator, **({} if conv is None else {"d_conv": conv.shape[1]})}
 
-    @cached_property
-    def kind(self) -> str:
-        """`names.ATTENTION` for softmax attention, else `names.MAMBA`."""
-        return ATTENTION if self._operator.kind == "softmax" else MAMBA
+    @property
+    def operator(self) -> str:
+        """What mixes its tokens, by its name."""
+        return self._operator.kind
 
     @property
     def maps(self) -> tuple[str, ...]:

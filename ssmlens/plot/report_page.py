@@ -35,7 +35,7 @@ from ssmlens.plot.tiles import Tile, tile_spec
 from ssmlens.plot.views import Plan, layer_views, plan
 from ssmlens.scores import SCORES, Ranking, compute
 from ssmlens.scores import rank as rank_scores
-from ssmlens.scores.reading import Reading, kind_of
+from ssmlens.scores.reading import Reading, is_softmax
 from ssmlens.store import disk
 from ssmlens.store.verdict import CLOSURE, Verdict
 
@@ -141,7 +141,8 @@ def _data(
         layers.append(
             {
                 "layer": index,
-                "kind": kind_of(capture.layer(index)),
+                "softmax": is_softmax(capture.layer(index)),
+                "maps": len(capture.layer(index).maps),
                 "rank": row.rank if row else None,
                 "scores": {n: row.scores[n] for n in ranking.by} if row else {},
                 "believed": verdict.answer,

@@ -10,7 +10,7 @@ import xarray as xr
 from ssmlens.names import MAMBA, OTHER, PROMPT
 from ssmlens.plot.sources import ReportSource
 from ssmlens.scores import Ranking
-from ssmlens.scores.reading import kind_of
+from ssmlens.scores.reading import is_softmax
 from ssmlens.store.verdict import Verdict
 
 Verdicts = Mapping[int, Verdict]
@@ -71,12 +71,12 @@ class Table:
 def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
     """Model, how it was captured, whether the maps are proven, and the prompts."""
     doubted = {index: v for index, v in verdicts.items() if not v.believed}
-    scans = [index for index in verdicts if kind_of(capture.layer(index)) == MAMBA]
+    computed = [index for index in verdicts if not is_softmax(capture.layer(index))]
     if doubted:
         layers = ", ".join(map(str, doubted))
         verdict = f"Not proven: layer {layers}. Do not read these maps before you know why."
-    elif scans:
-        verdict = f"All {len(scans)} layers reproduce what the model computed."
+    elif computed:
+        verdict = f"All {len(computed)} layers reproduce what the model computed."
     else:
         verdict = "Softmax attention alone: its maps are the model's own weights."
     failed = any(v.answer == "no" for v in doubted.values())
@@ -199,7 +199,7 @@ def _layer_cell(layer: int) -> Cell:
 def _check(verdict: Verdict, capture: ReportSource, index: int) -> Cell:
     text, css = MARKS[verdict.answer]
     order = str(int(verdict.believed))
-    if verdict.believed and kind_of(capture.layer(index)) != MAMBA:
+    if verdict.believed and is_softmax(capture.layer(index)):
         return Cell("softmax attention", value=order)
     return Cell(text, value=order, title=verdict.reason, mark=f"mark {css}")
 

@@ -1,14 +1,18 @@
-"""What drives a layer's states along a prompt: Δ, B, C and A, and how long the states last."""
+"""What drives a layer's states along a prompt, and how long they last: Δ, B, C and A; of a delta rule β and the decay.
 
+What is said of Δ below is said of β where a layer has it: both are how strongly a token writes, one a token and head.
+"""
+
+import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.names import ATTENTION
 from ssmlens.plot.cells import runs, shrink_means
 from ssmlens.plot.scales import Scale, robust_limit
 from ssmlens.plot.selection import Drawable, HeadOrder, Selection, Span
+from ssmlens.scores.reading import is_softmax
 
 COLUMNS, ROWS = 700, 350
 """Most cells of the image of Δ: about the pixels that it gets on a screen."""
@@ -20,18 +24,57 @@ _BINS = 60
 _SAMPLE = 250_000
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What the signals of a layer are called.
+
+    Attributes:
+        array: What is stored of how strongly tokens write.
+        strength: Its symbol.
+        lines: What is drawn along the prompt below it.
+        mean: What half-lives are taken at the mean of.
+        rate: The symbol of the rates of decay.
+    """
+
+    array: str
+    strength: str
+    lines: str
+    mean: str
+    rate: str
+
+    @property
+    def titles(self) -> tuple[str, str, str, str]:
+        """The titles of the four figures of signals: along the prompt, then of the decay."""
+        return (
+            f"{self.strength} by token and head",
+            f"{self.lines} by token",
+            f"half-lives at the mean {self.mean}",
+            f"rates of decay {self.rate}",
+        )
+
+
+_SCAN = Words("delta", "Δ", "length of B and C", "Δ", "|A|")
+_DELTA_RULE = Words("beta", "β", "decay α", "log α", "−log α")
+
+
+def words(layer: Drawable) -> Words:
+    """What this layer's signals are called."""
+    return _DELTA_RULE if _DELTA_RULE.array in layer else _SCAN
+
+
 def why_not(layer: Drawable) -> str:
     """Why a layer has no signals to show, in a line; "" where it has."""
-    if layer.kind == ATTENTION:
+    if is_softmax(layer):
         return f"Layer {layer.index} is softmax attention: it has no Δ, A, B or C, only a map."
-    if "delta" not in layer or not ("A" in layer or "log_decay" in layer):
-        return f"Layer {layer.index} is no selective scan: it has no Δ and A."
+    if words(layer).array not in layer or not ("A" in layer or "log_decay" in layer):
+        return f"Layer {layer.index} is neither a selective scan nor a delta rule: it has no Δ and A, nor β."
     return ""
 
 
 def steps(what: Selection) -> Float[np.ndarray, "token head"]:
     """Δ, after softplus and clamp; kept."""
-    return what.keep((*what.key, "delta"), lambda: _read(what, "delta"))
+    name = words(what.layer).array
+    return what.keep((*what.key, name), lambda: _read(what, name))
 
 
 def mean_steps(what: Selection) -> Float[np.ndarray, " head"]:
@@ -42,21 +85,27 @@ def mean_steps(what: Selection) -> Float[np.ndarray, " head"]:
 def half_lives(what: Selection) -> Float[np.ndarray, "head state"]:
     """Tokens after which half of a state is left at the head's mean step: ln 2 / (|A| · mean Δ).
 
-    Where the decay depends on the data (Mamba-3) ln 2 over the mean of −log_decay, one a head.
+    Where the decay depends on the data (Mamba-3, delta rules) ln 2 over the mean of −log_decay, one a head or one a
+    component of its keys; 0 where a token forgets everything.
     """
 
     def make() -> np.ndarray:
         with np.errstate(divide="ignore"):
             if "log_decay" in what.layer:
                 rate = -_read(what, "log_decay").mean(0, dtype=np.float64)
-                return math.log(2) / rate[:, None]
+                return math.log(2) / rate.reshape(len(rate), -1)
             return math.log(2) / (_rates_of_heads(what.layer) * mean_steps(what)[:, None])
 
     return what.keep((*what.key, "half-lives"), make)
 
 
-def rates(what: Selection) -> Float[np.ndarray, "_ _"]:
-    """|A| of heads and states; of tokens and heads, −log_decay / Δ, where it depends on the data."""
+def rates(what: Selection) -> Float[np.ndarray, "..."]:
+    """|A| of heads and states; of tokens and heads, −log_decay / Δ, where it depends on the data.
+
+    Of a delta rule −log_decay itself, of tokens and heads, or their components too.
+    """
+    if "beta" in what.layer:
+        return -_read(what, "log_decay").astype(np.float64)
     if "log_decay" in what.layer:
         with np.errstate(divide="ignore", invalid="ignore"):
             return -_read(what, "log_decay").astype(np.float64) / steps(what)
@@ -76,7 +125,7 @@ def rate_counts(
 def counted(layer: Drawable) -> str:
     """What `rates` has a value for."""
     if "log_decay" in layer:
-        return "token and head"
+        return "token, head and state" if len(layer.shape("log_decay")) == 4 else "token and head"
     return "head and state" if len(layer.shape("A")) == 2 else "head"
 
 
@@ -85,10 +134,30 @@ def norm(what: Selection, name: str) -> Float[np.ndarray, "token group"]:
     return what.keep((*what.key, name), lambda: np.linalg.norm(_read(what, name), axis=2))
 
 
-def norms(what: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column group"]]:
-    """‖B_i‖ and ‖C_i‖ as means over `block_of` tokens a column."""
+def decay(what: Selection) -> Float[np.ndarray, "token head"]:
+    """α of a delta rule: how much of its state each token leaves, mean over the components of keys."""
+
+    def make() -> np.ndarray:
+        alpha = np.exp(_read(what, "log_decay"))
+        return alpha.reshape(*alpha.shape[:2], -1).mean(2)
+
+    return what.keep((*what.key, "alpha"), make)
+
+
+def lines(what: Selection) -> dict[str, Float[np.ndarray, "token _"]]:
+    """What is drawn along the prompt: ‖B_i‖ and ‖C_i‖ of each group, or α of each head."""
+    if "beta" in what.layer:
+        return {"α": decay(what)}
+    return {f"‖{name}‖": norm(what, name) for name in ("B", "C")}
+
+
+def shown_lines(what: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column _"]]:
+    """`lines` as means over `block_of` tokens a column."""
     several = block_of(shown, POINTS)
-    return {n: shrink_means(norm(what, n)[slice(*shown)], several, 1) for n in ("B", "C")}
+    return {
+        name: shrink_means(values[slice(*shown)], several, 1)
+        for name, values in lines(what).items()
+    }
 
 
 def head_order(what: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:

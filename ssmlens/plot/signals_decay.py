@@ -1,4 +1,4 @@
-"""How long states last: half-lives by state or head, and the rates |A| behind them."""
+"""How long states last: half-lives by state or head, and the rates behind them (|A|, of a delta rule −log α)."""
 
 import math
 
@@ -18,7 +18,7 @@ def half_lives_figure(
     """Draw half-lives in tokens: percentiles over heads for each state, or a point a head where it has one decay.
 
     Args:
-        half_lives: ln 2 / (|A| · mean Δ); what is not finite is left out.
+        half_lives: ln 2 / (|A| · mean Δ), or ln 2 / mean(−log α); what is not finite is left out.
         tokens: Length of the prompt, drawn as the line that a state must pass to hold its first token.
         theme: LIGHT or DARK.
     """
@@ -57,14 +57,16 @@ def rates_figure(
     counts: Int[np.ndarray, " bin"],
     of_what: str,
     *,
+    symbol: str = "|A|",
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw how often which |A| occurs, over its logarithm.
+    """Draw how often which rate occurs, over its logarithm.
 
     Args:
-        edges: Edges of the bins, in log10 |A|.
+        edges: Edges of the bins, in log10 of the rate.
         counts: How many values lie in each.
         of_what: What is counted: "head and state".
+        symbol: The rate: "|A|" or "−log α".
         theme: LIGHT or DARK.
     """
     low, high = 10.0 ** edges[:-1], 10.0 ** edges[1:]
@@ -75,7 +77,8 @@ def rates_figure(
             width=np.diff(edges),
             marker={"color": theme.accent, "line": {"width": 0}},
             customdata=np.stack([low, high], axis=1),
-            hovertemplate="|A| %{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y}<extra></extra>",
+            hovertemplate=symbol
+            + " %{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y}<extra></extra>",
         )
     )
     marks = _ticks(float(edges[0]), float(edges[-1]))
@@ -84,7 +87,7 @@ def rates_figure(
         margin=_MARGIN | {"t": 12},
         bargap=0,
         xaxis={
-            "title": {"text": "|A|"},
+            "title": {"text": symbol},
             "range": [edges[0], edges[-1]],
             "tickvals": [at for at, _ in marks],
             "ticktext": [text for _, text in marks],

@@ -1,4 +1,4 @@
-"""Signals along a prompt: Δ of every head as an image, the norms of B and C as lines."""
+"""Signals along a prompt: Δ or β of every head as an image; the norms of B and C, or the decay, as lines."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -66,17 +66,19 @@ def steps_figure(
     order: str,
     window: Window,
     *,
+    symbol: str = "Δ",
     scale: Scale = "linear",
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw Δ: heads run down, tokens to the right.
+    """Draw Δ (of a delta rule β): heads run down, tokens to the right.
 
     Args:
         cells: Mean Δ of the heads of a row over the tokens of a column.
         heads: A label for each row, such as "16–23" or "rank 16–23".
         order: What the rows are: "head", "heads by mean Δ".
         window: The tokens; as many columns as it has labels.
+        symbol: What is drawn: "Δ" or "β".
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
         limit: The value at the end of the colour scale; robust by default.
         theme: LIGHT or DARK.
@@ -84,7 +86,7 @@ def steps_figure(
     figure = go.Figure()
     every = number_ticks(0, len(heads), 1)
     ticks = [(at, heads[int(row)].removeprefix("rank ").partition("–")[0]) for at, row in every]
-    hover = "token  %{x}<br>head   %{y}<br>Δ      %{customdata:.3g}"
+    hover = "token  %{x}<br>head   %{y}<br>" + f"{symbol:7}%{{customdata:.3g}}"
     paint(figure, cells, hover=hover, signed=False, scale=scale, limit=limit)
     figure.update_layout(
         template=template(theme),
@@ -97,19 +99,24 @@ def steps_figure(
     return figure
 
 
-def norms_figure(
-    norms: dict[str, Float[np.ndarray, "token group"]], window: Window, *, theme: Theme = LIGHT
+def lines_figure(
+    lines: dict[str, Float[np.ndarray, "token _"]],
+    title: str,
+    window: Window,
+    *,
+    theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw the length of B and C at each token: the mean over groups, and their range as a band.
+    """Draw values at each token, such as the length of B and C: the mean over groups or heads, their range as a band.
 
     Args:
-        norms: ‖B_i‖ and ‖C_i‖ by name, a value for each column of the window and each group.
+        lines: Two at most, by name ("‖B‖"), a value for each column of the window and each group or head.
+        title: What stands beside the axis of values.
         window: The tokens.
         theme: LIGHT or DARK.
     """
     figure = go.Figure()
     labels = window.labels
-    for (name, values), colour in zip(norms.items(), (theme.accent, _SECOND), strict=True):
+    for (name, values), colour in zip(lines.items(), (theme.accent, _SECOND), strict=False):
         if values.shape[1] > 1:
             around = np.concatenate([values.max(1), values.min(1)[::-1]])
             figure.add_scatter(
@@ -126,10 +133,10 @@ def norms_figure(
         figure.add_scatter(
             x=labels,
             y=values.mean(1),
-            name=f"‖{name}‖",
+            name=name,
             mode="lines",
             line={"width": 1.5, "color": colour},
-            hovertemplate=f"‖{name}‖ %{{y:.3g}}<extra></extra>",
+            hovertemplate=f"{name} %{{y:.3g}}<extra></extra>",
         )
     figure.update_layout(
         template=template(theme),
@@ -140,7 +147,7 @@ def norms_figure(
         legend={"y": 1.0, "yanchor": "bottom"},
         xaxis=window.axis,
         yaxis={
-            "title": {"text": "norm", "standoff": 6},
+            "title": {"text": title, "standoff": 6},
             "automargin": True,
             "rangemode": "tozero",
             "fixedrange": True,

@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.names import ATTENTION, FINITE, MAP_ARRAYS
+from ssmlens.names import FINITE, MAP_ARRAYS
 from ssmlens.plot.packing import lower_triangle, pack, pack_exactly, packed_values
 from ssmlens.plot.picture import colour_edges, stamp
 from ssmlens.plot.raster import Reduction, block_reduce, causal, data_uri
 from ssmlens.plot.scales import SCALES, coloured
 from ssmlens.plot.sources import ReportLayer, ReportSource
 from ssmlens.scores.diagonal import without_longest
-from ssmlens.scores.reading import LayerLike, kind_of
+from ssmlens.scores.reading import LayerLike, is_softmax
 from ssmlens.scores.statistics import energy_by_lag
 
 THUMBNAIL = 96
 """Most pixels a side of a thumbnail."""
 
 TOP_CELLS = 3_200_000
-"""Cells carried for map and mask of the best-ranked layers; a cell takes up to 1.8 bytes."""
+"""Cells carried for the maps of the best-ranked layers; a cell takes up to 1.8 bytes."""
 
 OTHER_CELLS = 2_400_000
-"""Cells carried for the maps and masks of all other layers, and for channels."""
+"""Cells carried for the maps of all other layers, and for channels."""
 
 PROMPTS = 4
 """Prompts shown at most."""
@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         prompts: How many prompts are shown: the first ones of the capture.
         top: Layers shown most finely, and with their stored channels.
-        top_cells: Cells that the map or the mask of a top layer may take.
+        top_cells: Cells that a map of a top layer may take.
         other_cells: Cells that any other map may take.
     """
 
@@ -64,14 +64,19 @@ def plan(capture: ReportSource, best: Sequence[int]) -> Plan:
         best: Layers worth the finest view.
     """
     lengths = [int(n) for n in capture.length]
+    counts = {
+        index: sum(1 for _ in _maps(capture.layer(index), with_channels=False))
+        for index in capture.layers
+    }
     channels = sum(len(_channels(capture.layer(index))) for index in best)
-    others = max(1, 2 * (len(capture.layers) - len(best)) + channels)
+    finest = sum(counts[index] for index in best)
+    others = max(1, sum(counts.values()) - finest + channels)
     side = min(max(lengths), _LEAST_SIDE)
     prompts = min(len(lengths), PROMPTS, max(1, 2 * OTHER_CELLS // (others * side**2)))
     return Plan(
         prompts=prompts,
         top=frozenset(best),
-        top_cells=TOP_CELLS // (2 * max(1, len(best)) * prompts),
+        top_cells=TOP_CELLS // (max(1, finest) * prompts),
         other_cells=OTHER_CELLS // (others * prompts),
     )
 
@@ -178,7 +183,7 @@ def _channels(layer: LayerLike) -> list[int]:
 def _title(layer: LayerLike, name: str, place: int | None) -> str:
     if place is not None:
         return f"Channel {_channels(layer)[place]}"
-    if name == "softmax_attention_map" or kind_of(layer) == ATTENTION:
+    if name == "softmax_attention_map" or is_softmax(layer):
         return "Softmax attention map"
     return name.replace("_", " ").capitalize()
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ssmlens.names import ATTENTION
 from ssmlens.plot.cells import shrink_means
 from ssmlens.plot.selection import Drawable, Selection
+from ssmlens.scores.reading import is_softmax
 
 SIDE = 300
 """Most cells a side of W_Cᵀ W_B."""
@@ -57,7 +57,7 @@ class Entries(NamedTuple):
 
 def why_not(layer: Drawable) -> str:
     """Why a layer has no W_B and W_C to show, in a line; "" where it has."""
-    if layer.kind == ATTENTION:
+    if is_softmax(layer):
         return f"Layer {layer.index} is softmax attention: it has no W_B and W_C, only a map."
     if "W_B" not in layer or "W_C" not in layer:
         return f"Layer {layer.index} stores no W_B and W_C: its adapter names none."

@@ -7,14 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from ssmlens.names import (
-    ATTENTION,
     FINITE,
-    MAMBA,
     NONFINITE_INPUT,
     NONFINITE_OUTPUT,
     NONFINITE_WEIGHTS,
 )
 from ssmlens.scores import statistics
+from ssmlens.store.schema import operator_name
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -85,9 +84,9 @@ class CaptureLike(Protocol):
         ...
 
 
-def kind_of(layer: LayerLike) -> str:
-    """`names.ATTENTION` for softmax attention, which has maps and nothing else; else `names.MAMBA`."""
-    return str(layer.attributes.get("kind", MAMBA))
+def is_softmax(layer: LayerLike) -> bool:
+    """Whether the layer is softmax attention, whose map is the model's own weights, and which has nothing else."""
+    return operator_name(layer.attributes) == "softmax"
 
 
 class Reading:
@@ -186,7 +185,7 @@ class Reading:
     def _finite(self, name: str, prompt: int | None) -> Num[np.ndarray, "..."]:
         if name not in self._arrays:
             if not self.has(name):
-                who = "softmax attention" if kind_of(self._layer) == ATTENTION else "the layer"
+                who = "softmax attention" if is_softmax(self._layer) else "the layer"
                 raise NotApplicable(f"{who} has no {name}")
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]

@@ -2,17 +2,13 @@
 
 import pytest
 import torch
+from delta_models import FAMILIES, save_tokenizer
 
 import ssmlens
-from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.blocks import block_kinds
-from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.load import load_model
 
 IDS = torch.tensor([[13, 11, 14, 11, 15], [12, 17, 11, 18, 12]])
-FAMILIES = sorted(
-    {a.family for a in map(adapters.__getitem__, adapters) if isinstance(a, DeltaAdapter)}
-)
 VISION = {
     "depth": 1,
     "hidden_size": 8,
@@ -22,13 +18,6 @@ VISION = {
     "num_position_embeddings": 16,
     "patch_size": 4,
 }
-
-
-def save_tokenizer(folder):
-    from tokenizers import Tokenizer, models
-
-    letters = {chr(ord("a") + n): n for n in range(26)}
-    Tokenizer(models.WordLevel(letters, unk_token="a")).save(str(folder / "tokenizer.json"))
 
 
 def spread(model):

@@ -117,7 +117,11 @@ def test_the_page_names_the_blocks_and_labels_the_ranges(capture):
     assert "softmax attention" in text
     assert "✗" not in text
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert [layer["kind"] for layer in data["layers"]] == ["mamba", "mamba", "attention"]
+    assert [(la["softmax"], la["maps"]) for la in data["layers"]] == [
+        (False, 2),
+        (False, 2),
+        (True, 1),
+    ]
     labels = data["prompts"][0]["labels"]
     assert labels[str(BLOCK)][1].startswith("4–7 ")
     assert len(labels[str(BLOCK)]) == 6

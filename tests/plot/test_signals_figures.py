@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ssmlens.plot.signals_decay import half_lives_figure, rates_figure
-from ssmlens.plot.signals_tokens import Window, norms_figure, steps_figure
+from ssmlens.plot.signals_tokens import Window, lines_figure, steps_figure
 from ssmlens.plot.theme import DARK, LIGHT
 
 HOSTILE = ["<b>x</b>", "<a href='javascript:1'>y</a>", "\u202e", "a\nb", "<br>"]
@@ -31,7 +31,7 @@ def test_steps_run_over_tokens_and_heads(theme):
 def test_norms_draw_the_mean_over_groups_within_their_range():
     window = Window(["a", "b", "c"], 0, 3)
     one, two = np.array([[1.0], [2], [3]]), np.array([[1.0, 3], [2, 2], [0, 8]])
-    figure = norms_figure({"B": one, "C": two}, window)
+    figure = lines_figure({"‖B‖": one, "‖C‖": two}, "length", window)
     B, band, C = figure.data
     assert (B.name, C.name) == ("‖B‖", "‖C‖")
     assert list(B.x) == window.labels

@@ -25,18 +25,21 @@ class Sizes:
     attributes, prompt_texts, prompt_kinds, digest, target = {}, [], [], "", None
     block_kinds, schema_version = (), 2
 
-    def __init__(self, layers, length):
-        self.layers, self.length = range(layers), np.array(length)
+    def __init__(self, layers, length, maps=("map", "mask")):
+        self.layers, self.length, self._maps = range(layers), np.array(length), maps
 
     def layer(self, index):
-        return NoChannels()
+        return NoChannels(self._maps)
 
     def token_strings(self, prompt):
         return []
 
 
 class NoChannels:
-    index, state, attributes = 0, "yes", {}
+    index, state, attributes, verdict = 0, "yes", {}, None
+
+    def __init__(self, maps):
+        self.maps = maps
 
     def __contains__(self, name):
         return False
@@ -47,16 +50,20 @@ class NoChannels:
 
 @settings(deadline=None)
 @given(
-    st.integers(1, 96), st.lists(st.integers(1, 4096), min_size=1, max_size=9), st.integers(0, 5)
+    st.integers(1, 96),
+    st.lists(st.integers(1, 4096), min_size=1, max_size=9),
+    st.integers(0, 5),
+    st.integers(1, 3),
 )
-def test_the_page_stays_within_its_cells(layers, lengths, top):
-    shown = plan(Sizes(layers, lengths), list(range(min(top, layers))))
+def test_the_page_stays_within_its_cells(layers, lengths, top, maps):
+    sizes = Sizes(layers, lengths, ("map", "mask", "erase")[:maps])
+    shown = plan(sizes, list(range(min(top, layers))))
     assert 1 <= shown.prompts <= PROMPTS
     total = 0
     for layer in range(layers):
         for tokens in lengths[: shown.prompts]:
             side = -(-tokens // shown.block(layer, "attention_map", tokens))
-            total += 2 * side * (side + 1) // 2
+            total += maps * side * (side + 1) // 2
     assert total <= 1.02 * (TOP_CELLS + OTHER_CELLS)
 
 

@@ -1,5 +1,7 @@
 """The matrices of the delta rule on rectangles, against the explicit formulas and row recurrences in float64."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -181,3 +183,15 @@ def test_agreement_is_the_share_of_energy_that_the_mean_keeps(layer, sample, hea
     for kind, each in (("map", maps[:, list(heads)]), ("erase", erases[:, list(heads)])):
         wanted = each.mean(1).square().sum((1, 2)) / each.square().sum((2, 3)).mean(1)
         torch.testing.assert_close(o.agreement(kind, sample=sample), wanted)
+
+
+def test_where_nothing_is_erased_heads_agree_and_where_it_is_unknown_they_do_not():
+    one = random_delta_rule(2, 1, 3, 1, 4)
+    assert one.agreement("erase").tolist() == [1, 1]
+    assert (one.agreement("map") < 1).all()
+    longer = random_delta_rule(2, 5, 3, 1, 4)
+    longer.beta[0] = 0
+    longer.beta[1, 2] = torch.nan
+    unwritten, unknown = longer.agreement("erase").tolist()
+    assert unwritten == 1
+    assert math.isnan(unknown)

@@ -9,26 +9,30 @@ from dash.development.base_component import Component
 
 from ssmlens.plot import signal_numbers as signals
 from ssmlens.plot.catalogue import signal_data
-from ssmlens.plot.layer_figures import ORDERS, half_lives, norms, rates, steps
+from ssmlens.plot.layer_figures import half_lives, norms, orders, rates, steps
 from ssmlens.plot.scales import SCALES
-from ssmlens.plot.selection import HEAD_ORDERS
-from ssmlens_dashboard.controls import follow, segments
+from ssmlens_dashboard.controls import choices, follow, segments
 from ssmlens_dashboard.elements import figure_card
-from ssmlens_dashboard.page import Page
+from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
 
 _TALL, _LOW = "max(300px, 60vh - 156px)", "max(210px, 40vh - 104px)"  # both rows on one screen
 _HALF = "max(255px, 50vh - 130px)"
+_FIGURES = {"steps": _TALL, "norms": _LOW, "half-lives": _HALF, "rates": _HALF}
 
 
-def layout(_: Scene) -> Component:
-    """Along the prompt at the left: Δ, then B and C; at the right the decay."""
+def layout(scene: Scene) -> Component:
+    """Along the prompt at the left: Δ, then B and C; at the right the decay. Of a delta rule β, then α."""
+    cards = [
+        figure_card(f"signals-{figure}", title, height=height)
+        for (figure, height), title in zip(_FIGURES.items(), titles(scene), strict=True)
+    ]
     return html.Div(
         [
             html.Div(
                 [
                     segments("scale", [(name, name) for name in SCALES]),
-                    segments("sort", [(name, ORDERS[name]) for name in HEAD_ORDERS]),
+                    segments("sort", list(orders(scene.layer).items())),
                     html.Button("whole prompt", id="signals-whole", className="quiet"),
                     html.Span(id="signals-told", className="muted", role="status"),
                 ],
@@ -36,22 +40,8 @@ def layout(_: Scene) -> Component:
             ),
             html.Div(
                 [
-                    html.Div(
-                        [
-                            figure_card("signals-steps", "Δ by token and head", height=_TALL),
-                            figure_card("signals-norms", "Length of B and C by token", height=_LOW),
-                        ],
-                        className="beside",
-                    ),
-                    html.Div(
-                        [
-                            figure_card(
-                                "signals-half-lives", "Half-lives at the mean Δ", height=_HALF
-                            ),
-                            figure_card("signals-rates", "Rates of decay |A|", height=_HALF),
-                        ],
-                        className="beside",
-                    ),
+                    html.Div(cards[:2], className="beside"),
+                    html.Div(cards[2:], className="beside"),
                 ],
                 id="signals-figures",
                 className="wide-and-narrow",
@@ -64,20 +54,24 @@ PAGE = Page(name="signals", title="Signals", order=3, layout=layout, data=lambda
 
 
 @PAGE.view(
-    Output("signals-steps", "figure"),
-    Output("signals-norms", "figure"),
-    Output("signals-half-lives", "figure"),
-    Output("signals-rates", "figure"),
+    *(Output(f"signals-{figure}", "figure") for figure in _FIGURES),
     Output("signals-figures", "hidden"),
     Output("signals-told", "children"),
+    *(Output(f"signals-{figure}-title", "children") for figure in _FIGURES),
+    Output(control_id("sort"), "data"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
     """All that follows from the address, in one answer."""
     missing = signals.why_not(scene.layer)
     if missing:
-        return (*[no_update] * 4, True, missing)
+        return (*[no_update] * 4, True, missing, *[no_update] * 5)
     figures = (draw(scene.selection) for draw in (steps, norms, half_lives, rates))
-    return (*figures, False, told(scene))
+    return (*figures, False, told(scene), *titles(scene), choices([*orders(scene.layer).items()]))
+
+
+def titles(scene: Scene) -> list[str]:
+    """What the figures are called."""
+    return [title[0].upper() + title[1:] for title in signals.words(scene.layer).titles]
 
 
 def told(scene: Scene) -> str:
@@ -87,14 +81,15 @@ def told(scene: Scene) -> str:
     if not scene.layer.finite:
         return f"layer {index}: {scene.layer.verdict.reason}"
     longer = np.mean(lives > what.length)
+    mean = f"mean {signals.words(what.layer).strength} {signals.mean_steps(what).mean():.3g}"
     return (
-        f"layer {index}: {lives.shape[0]} heads, mean Δ {signals.mean_steps(what).mean():.3g}, median half-life "
-        f"{np.median(lives):.3g} tokens; {longer:.0%} of the states have one longer than the prompt"
+        f"layer {index}: {lives.shape[0]} heads, {mean}, median half-life {np.median(lives):.3g} tokens; "
+        f"{longer:.0%} of the states have one longer than the prompt"
     )
 
 
 def data(scene: Scene) -> xr.Dataset:
-    """Δ by token and head over the tokens of the address, the norms of B and C, each head's median half-life."""
+    """The numbers of these figures over the tokens of the address."""
     model = str(scene.capture.attributes.get("model", ""))
     return signal_data(scene.selection).assign_attrs(model=model)
 

@@ -52,7 +52,7 @@ function thumbnail(layer, place) {
 }
 
 function marked(element, layer) {
-  if (layer.believed === "yes" && layer.kind === "attention") {
+  if (layer.believed === "yes" && layer.softmax) {
     element.textContent = "softmax attention";
     element.className = "mark";
     return element;
@@ -69,7 +69,7 @@ function card(layer) {
   if (layer.rank !== null) title.append(make("span", { className: "rank", textContent: `rank ${layer.rank}` }));
   title.append(make("span", { className: "grow" }), marked(make("span"), layer));
   const box = make("div", { className: layer.rank === 1 ? "card best" : "card" }, title);
-  box.append(make("div", { className: "pair" }, ...viewsOf(layer).slice(0, 2).map((_, i) => thumbnail(layer, i))));
+  box.append(make("div", { className: "pair" }, ...viewsOf(layer).slice(0, layer.maps).map((_, i) => thumbnail(layer, i))));
   for (const [name, value] of Object.entries(layer.scores))
     box.append(make("div", { className: "line" }, make("span", {}, name), make("span", {}, number(value))));
   return box;

@@ -167,7 +167,7 @@ class DeltaRule(Operator):
         }
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """How much of its heads' energy a map keeps: ‖mean over heads‖² / mean ‖head‖², in [0, 1]."""
+        """See `Operator.agreement`. 1 where nothing is erased, as under a single token: then nothing is lost."""
         o = self.bare().select_heads(self._evenly_spaced_heads(sample))
         kept = o.beta.new_zeros(o.batch)
         for queries, keys in tiles(o):
@@ -177,7 +177,7 @@ class DeltaRule(Operator):
             for sequence in range(o.batch):
                 for part in parts(some._operands(sequence), everything, everything):
                     each[sequence] += part.by_head(kind).square().sum()
-        return kept / (each / o.heads)
+        return (kept / (each / o.heads)).masked_fill(each == 0, 1.0)
 
     def discretized(self) -> dict[str, Tensor]:
         """Ā, the decay α."""
