@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
+    from ssmlens.runs.compare import compare
+    from ssmlens.runs.run import find_runs, open_run
     from ssmlens.scan.hidden_attention import (
         attention_map,
         attention_map_and_mask,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
-    from ssmlens.training.compare import compare
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
     from ssmlens.training.sweep import sweep
@@ -47,9 +48,11 @@ __all__ = [
     "capture",
     "channel_maps",
     "compare",
+    "find_runs",
     "load_model",
     "mimetic_",
     "open_capture",
+    "open_run",
     "rank_layers",
     "recording",
     "selective_scan",
@@ -68,10 +71,12 @@ _HOMES = {
     "attention_mask": "scan.hidden_attention",
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
-    "compare": "training.compare",
+    "compare": "runs.compare",
+    "find_runs": "runs.run",
     "load_model": "models.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
+    "open_run": "runs.run",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "selective_scan": "scan.selective_scan",

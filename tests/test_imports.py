@@ -1,6 +1,7 @@
 """Imports point one way, so that a reader can follow the data from room to room."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ADAPTERS = {"adapters", *MODELS}
 STORE = {"store", *SCAN}
 TASKS = {"tasks", *LEAVES}
 SCORES = {"scores", *STORE}
+RUNS = {"runs", "store", *LEAVES}
 # Room → the rooms that its modules may import, inside functions too.
 MAY_IMPORT = {
     "names": set(),
@@ -29,8 +31,9 @@ MAY_IMPORT = {
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
-    "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS},
-    "plots": {"plots", *SCORES},
+    "runs": RUNS,
+    "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},
+    "plots": {"plots", *SCORES, *RUNS},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.
 OUTSIDE = {
@@ -39,11 +42,13 @@ OUTSIDE = {
     "registry": set(),
     "scan": {"torch", "jaxtyping"},
     "tasks": {"torch", "jaxtyping"},
+    # The dashboard reads runs where nothing can be trained.
+    "runs": {"numpy", "xarray", "scipy", "jaxtyping"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "scores", "plots", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"store", "runs", "scores", "plots", "names", "errors"}
 
 
 def room_of(path):
@@ -156,3 +161,9 @@ def test_every_public_name_is_there():
     assert set(ssmlens.__all__) <= set(dir(ssmlens))
     with pytest.raises(AttributeError, match="atention_map"):
         ssmlens.atention_map  # noqa: B018
+
+
+def test_runs_are_read_and_compared_without_torch():
+    rooms = "compare, students, table"
+    code = f"import sys; from ssmlens.runs import {rooms}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
 from ssmlens.plots import SCALES, Scale
+from ssmlens.runs.measures import DEFAULT, LOSS
 
 MapView = Literal["map", "mask", "channel", "softmax"]
 MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
@@ -19,8 +20,6 @@ HeadOrder = Literal["index", "step", "half-life"]
 HEAD_ORDERS: tuple[HeadOrder, ...] = ("index", "step", "half-life")
 Limits = Literal["shared", "own"]
 LIMITS: tuple[Limits, ...] = ("shared", "own")
-RunMeasure = Literal["string", "char"]
-RUN_MEASURES: tuple[RunMeasure, ...] = ("string", "char")
 ThemeName = Literal["light", "dark"]
 Range = tuple[int, int]
 """First token and the one after the last."""
@@ -83,6 +82,17 @@ def _rate(text: str) -> float:
 
 def _name(text: str) -> str:
     return _matching(_NAME, text)[0]
+
+
+def _measure(text: str) -> str:
+    if text == LOSS:  # it has a figure of its own
+        raise ValueError(text)
+    return _name(text)
+
+
+def can_be_named(name: str) -> bool:
+    """Whether an address can carry this name of a measure or a score."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _zoom(text: str) -> Zoom:
@@ -150,7 +160,7 @@ class Address:
     against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
     limits: Limits = field(default="shared", metadata={"read": _one_of(*LIMITS)})
     runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
-    measure: RunMeasure = field(default="string", metadata={"read": _one_of(*RUN_MEASURES)})
+    measure: str = field(default=DEFAULT, metadata={"read": _measure})
     length: int | None = field(default=None, metadata={"read": _number})
     rate: float | None = field(default=None, metadata={"read": _rate})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})

@@ -64,7 +64,7 @@ class TrainCommand(TrainConfig):
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
 
     def _stored(self, given: TrainConfig, out: Path) -> TrainConfig:
-        from ssmlens.store.runs import CONFIG
+        from ssmlens.runs.run import CONFIG
 
         if not out.is_dir():
             raise UsageError(f"--resume: there is no run in {out}; give its folder with --out")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.compare import best_rate
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.cli.text_table import text_table
@@ -102,10 +103,13 @@ def shown(by: Sequence[str]) -> list[str]:
 def rows(
     students: Sequence[Any], ranks: Mapping[int, float | None], scores: Sequence[str]
 ) -> list[list[str]]:
-    """Students as a table: a header, then a row an arm; a range is over the seeds of the best learning rate."""
+    """Students as a table: a header, then a row an arm; a range is over its seeds.
+
+    First the mean over all rates at each length, then what each seed reaches at the rate that the others chose.
+    """
     lengths = list(students[0].at)
-    measured = [f"at {n}" for n in lengths] + [f"all rates at {n}" for n in lengths]
-    table = [["arm", "rank", *scores, "best rate", *measured, "seeds", "failed"]]
+    overall, best = ([f"{what} at {n}" for n in lengths] for what in ("all rates", "best"))
+    table = [["arm", "rank", *scores, *overall, "best rate", *best, "seeds", "failed"]]
     for student in students:
         one, rank = student.at[lengths[0]], ranks.get(student.layer)
         table.append(
@@ -113,9 +117,9 @@ def rows(
                 student.arm,
                 "-" if rank is None else f"{rank:g}",
                 *(_number(student.scores.get(name)) for name in scores),
-                f"{one.best_rate:g}",
-                *(_over_seeds(student.at[n]) for n in lengths),
-                *(_number(student.at[n].overall) for n in lengths),
+                *(_over_seeds(arm.overall, arm.overall_spread) for arm in student.at.values()),
+                best_rate(one),
+                *(_over_seeds(arm.best, arm.best_spread) for arm in student.at.values()),
                 str(one.seeds),
                 str(one.failed),
             ]
@@ -125,40 +129,19 @@ def rows(
 
 def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: str) -> None:
     """Write the figure of some students to a file."""
-    import numpy as np
-
     from ssmlens.plots import DARK, LIGHT
     from ssmlens.plots.image import figure_file
-    from ssmlens.plots.transplant_panels import LayerStudents, transplant_panels
+    from ssmlens.plots.transplant_panels import transplant_panels
+    from ssmlens.runs.measures import DEFAULT, in_words
+    from ssmlens.runs.students import panels
     from ssmlens.store import disk
 
-    def accuracy(arms: Sequence[Any]) -> dict[int, Any]:
-        return {
-            n: np.array([[arm.at[n].mean, *arm.at[n].spread] for arm in arms]) for n in arms[0].at
-        }
-
-    grown = {
-        name: [s for s in students if s.layer is not None and s.shuffled is shuffled]
-        for name, shuffled in (("transplant", False), ("shuffled", True))
-    }
-    arms = [
-        LayerStudents(
-            name,
-            np.array([arm.layer for arm in group]),
-            {n: np.array([arm.scores.get(n, np.nan) for arm in group]) for n in scores},
-            accuracy(group),
-        )
-        for name, group in grown.items()
-        if group
-    ]
-    alone = sorted((s for s in students if s.layer is None), key=lambda student: student.arm)
-    references = {s.arm: {n: v[0] for n, v in accuracy([s]).items()} for s in alone}
+    lengths = list(students[0].at)
     figure = transplant_panels(
-        arms,
-        references,
+        *panels(students, scores, lengths),
         scores,
-        list(students[0].at),
-        "characters right",
+        lengths,
+        f"{in_words(DEFAULT)}, all rates",
         theme=DARK if theme == "dark" else LIGHT,
     )
     disk.write_file(path, figure_file(figure, path.suffix.lower()))
@@ -171,7 +154,7 @@ def _result(made: Any, out: Path) -> Result:
     told = [_plain(student, ranks.get(student.layer)) for student in students]
     title = (
         f"{len(made.runs)} runs in {out}; scores are of the teacher's layer, before training, "
-        "numbers after the rate are characters right"
+        "other numbers are characters right"
     )
     more = f"open them with ssmlens dashboard {out}"
     data = {"out": str(out), "layers": list(made.layers), "students": told}
@@ -181,8 +164,12 @@ def _result(made: Any, out: Path) -> Result:
 def _plain(student: Any, rank: float | None) -> dict[str, Any]:
     one, *_ = student.at.values()
     measured = {
-        str(n): {"mean": arm.mean, "least": arm.spread[0], "most": arm.spread[1]}
-        | {"all_rates": arm.overall}
+        str(n): {
+            "all_rates": _or_none(arm.overall),
+            "least": _or_none(arm.overall_spread[0]),
+            "most": _or_none(arm.overall_spread[1]),
+            "best": _or_none(arm.best),
+        }
         for n, arm in student.at.items()
     }
     return {
@@ -191,16 +178,16 @@ def _plain(student: Any, rank: float | None) -> dict[str, Any]:
         "shuffled": student.shuffled,
         "rank": rank,
         "scores": {name: _or_none(value) for name, value in student.scores.items()},
-        "rate": one.best_rate,
+        "rate": _or_none(one.best_rate),
         "accuracy": measured,
         "seeds": one.seeds,
         "failed": one.failed,
     }
 
 
-def _over_seeds(arm: Any) -> str:
-    low, high = arm.spread
-    return f"{arm.mean:.3f}" + (f" ({low:.3f}..{high:.3f})" if arm.seeds > 1 else "")
+def _over_seeds(mean: float, spread: tuple[float, float]) -> str:
+    low, high = spread
+    return _number(mean) + (f" ({low:.3f}..{high:.3f})" if high > low else "")
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.models.device import find_device
-from ssmlens.store.runs import METRICS, Run, open_run
+from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.training.build import check
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.pack import Pack

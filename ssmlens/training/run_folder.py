@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.errors import UsageError
+from ssmlens.runs.run import CONFIG, METRICS, SCORES, STATUS
 from ssmlens.store import disk
-from ssmlens.store.runs import CONFIG, METRICS, SCORES, STATUS
 from ssmlens.training.config import TrainConfig
 
 _LOCK = ".lock"

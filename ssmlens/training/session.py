@@ -12,7 +12,7 @@ from torch import Tensor
 from ssmlens.errors import SsmlensError
 from ssmlens.recorder.capture import capture
 from ssmlens.recorder.prompts import from_task
-from ssmlens.store.run_metrics import EVAL, TRAIN
+from ssmlens.runs.metrics import EVAL, TRAIN
 from ssmlens.training import checkpoints
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trackers import Tracker

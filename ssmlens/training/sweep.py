@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.store.disk import told_in_one_line
-from ssmlens.store.runs import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place, Work, Workers, engines
 from ssmlens.training.pool import Outcome, run_pool

@@ -14,7 +14,7 @@ from analyses.markdown import markdown
 from analyses.transplant import experiment
 from analyses.transplant import report as transplant_report
 from ssmlens.inits.mimetic import Mimetic
-from ssmlens.store.runs import find_runs, open_run
+from ssmlens.runs.run import find_runs, open_run
 from ssmlens.training.build import build_model, build_task, check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
@@ -86,11 +86,12 @@ def test_the_tables_of_components(tmp_path):
             write(tmp_path, config, char + seed / 500)
     told = report.tables([open_run(path) for path in find_runs(tmp_path)])
     rows = [line for line in told.splitlines() if line.startswith("|")]
-    assert rows[2].startswith("| mimetic A+delta+BC+conv | 0.001 | 0.771 |")
+    assert rows[2].startswith("| mimetic A+delta+BC+conv | 0.591 |")
+    assert "| 0.001 edge | 0.771 |" in rows[2]
     effects = {row.split(" | ")[0].strip("| "): row.strip(" |").split(" | ")[1:] for row in rows}
     for name, value in share.items():
-        assert effects[name][:2] == [f"{value:+.3f}", f"{0.75 * value:+.3f}"]
-        assert effects[name][4] == f"{value / 2:+.3f}", "characters at 100"
+        assert effects[name][:2] == [f"{0.75 * value:+.3f}", f"{value:+.3f}"]
+        assert effects[name][5] == f"{value / 2:+.3f}", "characters at 100"
 
 
 def test_the_table_of_transplants(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.training import presets
 from ssmlens.training.config import TrainConfig
 

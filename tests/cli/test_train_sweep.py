@@ -35,7 +35,7 @@ def test_a_sweep_and_its_comparison(cli, here):
     assert told.code == 0, told.err
     title, header, *rows, verdict = told.out.splitlines()
     assert title == "characters right at length 4"
-    assert header.split()[:3] == ["arm", "best", "rate"]
+    assert header.split()[:3] == ["arm", "all", "rates"]
     assert sorted(row.split()[0] for row in rows) == ["default", "mimetic"]
     assert verdict.startswith("no winner")
     at_8 = cli("compare", "sweep", "--length", 8, "--measure", "string", "--json").json

@@ -9,7 +9,7 @@ import pytest
 import ssmlens
 from ssmlens.cli.transplant import TransplantCommand
 from ssmlens.inits.init import choose_mixers
-from ssmlens.store.runs import find_runs, open_run
+from ssmlens.runs.run import find_runs, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.teacher import like_teacher
 

@@ -13,7 +13,7 @@ import torch
 
 import ssmlens
 from ssmlens.errors import UsageError
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import masked_loss, measure

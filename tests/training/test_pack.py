@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train, train_pack
 from ssmlens.training.pack import Pack

@@ -15,7 +15,8 @@ import torch
 
 import ssmlens
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.store.runs import find_runs, open_run, tabulate
+from ssmlens.runs.run import find_runs, open_run
+from ssmlens.runs.table import tabulate
 from ssmlens.training import loop
 from ssmlens.training import sweep as sweep_module
 from ssmlens.training.config import TrainConfig

@@ -1,17 +1,18 @@
 """Comparisons: what is best, how sure that is, and when no winner may be called."""
 
-import dataclasses
 import json
 import math
 import re
 import statistics
+from random import Random
 
 import pytest
 
+import ssmlens
 from ssmlens.errors import UsageError
-from ssmlens.store.runs import find_runs, open_run
-from ssmlens.training import compare as module
-from ssmlens.training.compare import compare
+from ssmlens.runs import statistics as statistics_module
+from ssmlens.runs.compare import compare
+from ssmlens.runs.run import find_runs, open_run
 from ssmlens.training.config import TrainConfig
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -57,46 +58,161 @@ LOW = [[0.1, 0.1, 0.2], [0.2, 0.45, 0.3], [0.1, 0.1, 0.1]]
 HIGH = [[0.92, 0.1, 0.91], [0.99, 0.98, 0.97], [0.3, 0.2, 0.95]]
 
 
+STEADY = [[0.92, 0.9, 0.91], [0.99, 0.98, 0.97], [0.3, 0.2, 0.25]]
+
+
 def test_a_fair_comparison_has_a_winner(write, tmp_path):
-    grid(write, LOW, HIGH)
+    grid(write, LOW, STEADY)
     told = found(tmp_path)
     assert told.winner == "mimetic"
-    assert told.verdict == "mimetic wins, at learning rate 0.003"
+    assert told.verdict == "mimetic wins, in the mean over all learning rates"
     best, other = told.arms
     assert (best.arm, best.best_rate, best.seeds, best.failed) == ("mimetic", 3e-3, 3, 0)
-    assert best.mean == pytest.approx(0.98)
+    by_seed = [statistics.fmean(column) for column in zip(*STEADY, strict=True)]
+    assert list(best.by_seed.values()) == pytest.approx(by_seed)
+    assert best.overall == pytest.approx(statistics.fmean(by_seed))
+    half = 4.303 * statistics.stdev(by_seed) / math.sqrt(3)
+    ends = best.overall - half, best.overall + half
+    assert best.overall_interval == pytest.approx(ends, rel=1e-4)
+    assert best.overall_spread == pytest.approx((min(by_seed), max(by_seed)))
+    assert best.best == pytest.approx(0.98)
     half = 4.303 * statistics.stdev([0.99, 0.98, 0.97]) / math.sqrt(3)
-    assert best.interval == pytest.approx((0.98 - half, min(1.0, 0.98 + half)))
+    assert best.best_interval == pytest.approx((0.98 - half, min(1.0, 0.98 + half)), rel=1e-4)
     assert best.lock_in == 1
     assert best.window == (1e-3, 3e-3)
     assert best.decades == pytest.approx(math.log10(3))
     assert best.cut_off, "no lower rate was tried"
+    assert best.edges == ()
     assert not other.cut_off
     assert (other.best_rate, other.lock_in, other.window) == (3e-3, 0, None)
     half = 4.303 * statistics.stdev([0.2, 0.45, 0.3]) / math.sqrt(3)
-    assert other.interval == pytest.approx((0.95 / 3 - half, 0.95 / 3 + half))
+    assert other.best_interval == pytest.approx((0.95 / 3 - half, 0.95 / 3 + half), abs=1e-4)
     assert math.isnan(other.decades)
-    assert best.rates == pytest.approx({1e-3: 1.93 / 3, 3e-3: 0.98, 1e-2: 1.45 / 3})
+    rates = {1e-3: 2.73 / 3, 3e-3: 0.98, 1e-2: 0.25}
+    assert best.rates == pytest.approx(rates)
+
+
+def test_arms_are_judged_over_all_rates_though_another_has_the_best_one(write, tmp_path):
+    grid(write, [[0.9, 0.91, 0.92]] * 3, [[0.1, 0.1, 0.1], [0.99, 0.99, 0.99], [0.1, 0.1, 0.1]])
+    told = found(tmp_path)
+    assert told.winner == "default"
+    assert [arm.best for arm in told.arms] == pytest.approx([0.91, 0.99])
+
+
+def test_each_seed_is_told_at_the_rate_that_the_others_chose(write, tmp_path):
+    """One seed is best at 3e-3 by luck: it alone would choose that rate, and is the one that is not told there."""
+    values = [[0.6, 0.6, 0.6], [0.95, 0.5, 0.5], [0.1, 0.1, 0.1]]
+    for rate, by_seed in zip(RATES, values, strict=True):
+        for seed, char in enumerate(by_seed):
+            write("mimetic", rate, seed, char)
+    (arm,) = found(tmp_path).arms
+    assert arm.held_out
+    assert arm.chosen == {0: 1e-3, 1: 3e-3, 2: 3e-3}
+    assert arm.best == pytest.approx((0.6 + 0.5 + 0.5) / 3)
+    assert arm.best_rate == 3e-3, "of all seeds together"
+
+
+def leave_one_out(grid, loss):
+    """By hand: {seed: (rate, value)} of {(rate, seed): value}."""
+    rates = sorted({rate for rate, _ in grid})
+    seeds = sorted({seed for _, seed in grid})
+    told = {}
+    for held in seeds:
+        merits = []
+        for rate in rates:
+            there = [grid[rate, s] for s in seeds if s != held and grid.get((rate, s)) is not None]
+            lost = [loss[rate, s] for s in seeds if s != held and grid.get((rate, s)) is not None]
+            if there:
+                merits.append((statistics.fmean(there), -statistics.fmean(lost), -rate))
+        if merits and grid.get((-max(merits)[2], held)) is not None:
+            told[held] = -max(merits)[2], grid[-max(merits)[2], held]
+    return told
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rates_are_chosen_as_by_hand_with_ties_and_cells_that_are_missing(write, tmp_path, seed):
+    random = Random(seed)
+    cells = {}
+    loss = {}
+    for rate in RATES:
+        for run in range(4):
+            missing = random.random() < 0.25
+            cells[rate, run] = None if missing else random.choice([0.2, 0.4, 0.8, 0.8])
+            loss[rate, run] = random.choice([0.1, 0.2])
+            write("mimetic", rate, run, cells[rate, run], state="running", loss=loss[rate, run])
+    (arm,) = found(tmp_path).arms
+    expected = leave_one_out(cells, loss)
+    assert arm.chosen == {held: rate for held, (rate, _) in expected.items()}
+    assert arm.best == pytest.approx(statistics.fmean(value for _, value in expected.values()))
+
+
+def test_a_seed_that_is_not_measured_yet_is_missing_and_not_0(write, tmp_path):
+    """Counted as 0, 3e-3 would come to .45 and 1e-3, at .6, would be the best rate."""
+    for seed in (0, 1):
+        write("mimetic", 1e-3, seed, 0.6)
+        write("mimetic", 3e-3, seed, None if seed else 0.9, state="running" if seed else "done")
+    (arm,) = found(tmp_path).arms
+    assert (arm.best_rate, arm.rates) == (3e-3, {1e-3: 0.6, 3e-3: 0.9})
+    assert arm.overall == pytest.approx(0.75)
+    assert arm.chosen == {0: 1e-3}, "seed 1 has no 3e-3, which seed 0 chose for it"
+
+
+def test_with_one_seed_its_own_best_rate_is_told_and_said(write, tmp_path):
+    for rate, char in zip(RATES, (0.1, 0.95, 0.2), strict=True):
+        write("mimetic", rate, 0, char)
+    told = found(tmp_path)
+    (arm,) = told.arms
+    assert (arm.best, arm.held_out, arm.chosen) == (0.95, False, {0: 3e-3})
+    assert told.notes == ("with one seed there is none to leave out: its best rate is its own",)
+
+
+def test_equal_rates_with_equal_losses_are_told_apart_by_the_lowest(write, tmp_path):
+    for rate in (1e-2, 3e-3):
+        for seed in (0, 1):
+            write("mimetic", rate, seed, 1.0, loss=0.1)
+    (arm,) = found(tmp_path).arms
+    assert (arm.best_rate, arm.chosen) == (3e-3, {0: 3e-3, 1: 3e-3})
 
 
 def test_strings_and_another_threshold(write, tmp_path):
     grid(write, LOW, HIGH)
     told = found(tmp_path, measure="string", threshold=0.96)
-    assert told.arms[0].mean == pytest.approx((0.99**2 + 0.98**2 + 0.97**2) / 3)
+    assert told.arms[0].best == pytest.approx((0.99**2 + 0.98**2 + 0.97**2) / 3)
     assert told.arms[0].lock_in == pytest.approx(2 / 3)
 
 
+def test_a_measure_without_words_can_be_compared(write, tmp_path):
+    for rate, char in zip(RATES, (0.1, 0.95, 0.2), strict=True):
+        folder = write("mimetic", rate, 0, char)
+        with (folder / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps({"step": 5, "split": "eval", "length": 20, "f1": rate}) + "\n")
+    assert found(tmp_path, measure="f1").arms[0].best_rate == 1e-2
+    with pytest.raises(UsageError, match="loss is no accuracy; measured: char, string, f1"):
+        found(tmp_path, measure="loss")
+    with pytest.raises(UsageError, match="no run has measured f2; measured: char, string, f1"):
+        found(tmp_path, measure="f2")
+
+
+def test_folders_are_compared_as_their_runs_are(write, tmp_path):
+    grid(write, LOW, HIGH)
+    paths = ssmlens.find_runs(tmp_path)
+    assert repr(ssmlens.compare(paths)) == repr(ssmlens.compare(list(map(ssmlens.open_run, paths))))
+
+
 def test_a_difference_that_seeds_explain_has_no_winner(write, tmp_path):
-    """0.98 against 0.6 ± 0.26 of three seeds: t = 2.5 with 2 degrees of freedom, 4.3 is needed."""
+    """0.7 ± 0.26 against 0.6 ± 0.26 of three seeds."""
     grid(write, [[0.5, 0.9, 0.4]] * 3, HIGH)
     told = found(tmp_path)
     assert told.winner is None
     assert told.verdict == "no winner: mimetic and default differ by no more than seeds do"
 
 
-def test_the_edge_of_the_grid_is_told(write, tmp_path):
-    grid(write, LOW, [*HIGH[1:], [0.999, 0.998, 0.997]])
-    assert found(tmp_path).verdict.endswith("learning rate 0.01, the edge of the grid: widen it")
+def test_every_arm_whose_best_rate_is_at_the_edge_of_the_grid_is_named(write, tmp_path):
+    grid(write, [*LOW[1:], [0.1, 0.1, 0.1]], [*HIGH[1:], [0.999, 0.998, 0.997]])
+    told = found(tmp_path)
+    assert [arm.edges for arm in told.arms] == [(1e-2,), (1e-3,)]
+    edge = "best rate at the edge of the grid: mimetic (0.01), default (0.001); widen the grid"
+    assert told.notes == (edge,)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +250,7 @@ def test_one_seed_says_nothing_of_the_spread(write, tmp_path):
     grid(write, [[0.1]] * 3, [[0.9]] * 3)
     told = found(tmp_path)
     assert "one seed" in told.verdict
-    assert math.isnan(told.arms[0].interval[0])
+    assert math.isnan(told.arms[0].overall_interval[0])
 
 
 def test_a_run_that_failed_counts_as_nothing_learned(write, tmp_path):
@@ -143,7 +259,7 @@ def test_a_run_that_failed_counts_as_nothing_learned(write, tmp_path):
         write("mimetic", 1e-3, seed, 0.99, state="done" if seed else "failed")
     told = found(tmp_path)
     mimetic = next(arm for arm in told.arms if arm.arm == "mimetic")
-    assert (mimetic.mean, mimetic.failed) == (pytest.approx(0.495), 1)
+    assert (mimetic.overall, mimetic.failed) == (pytest.approx(0.495), 1)
 
 
 def test_arms_with_nothing_measured_there(write, tmp_path):
@@ -154,10 +270,6 @@ def test_arms_with_nothing_measured_there(write, tmp_path):
         compare([])
 
 
-def test_every_field_of_a_start_is_one_of_the_config():
-    assert set(module.STARTS) <= {field.name for field in dataclasses.fields(TrainConfig)}
-
-
 def test_rates_are_chosen_at_the_training_length_and_reported_at_another(write, tmp_path):
     """1e-3 is best at 20 and 1e-2 at 40: choosing where one reports would flatter."""
     at_20, at_40 = (0.99, 0.5, 0.9), (0.2, 0.3, 0.8)
@@ -165,7 +277,7 @@ def test_rates_are_chosen_at_the_training_length_and_reported_at_another(write, 
         for seed in (0, 1):
             write("mimetic", rate, seed, char, twice=twice + seed / 100)
     (arm,) = found(tmp_path, length=40).arms
-    assert (arm.best_rate, arm.mean) == (1e-3, pytest.approx(0.205))
+    assert (arm.best_rate, arm.best) == (1e-3, pytest.approx(0.205))
     assert arm.overall == pytest.approx((0.205 + 0.305 + 0.805) / 3)
     told = found(tmp_path, length=40, choose_at=40)
     assert (told.chosen_at, told.arms[0].best_rate) == (40, 1e-2)
@@ -195,29 +307,32 @@ def area_below(t, freedom, step=1e-3):
     return 2 * (t / count / 3) * (f[0] + f[-1] + 4 * sum(f[1:-1:2]) + 2 * sum(f[2:-1:2]))
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 20, 30, 31, 40, 60, 500])
-def test_quantiles_are_those_of_students_t(freedom):
-    assert area_below(module._quantile(freedom), freedom) == pytest.approx(0.95, abs=5e-5)
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 31, 61])
+def test_intervals_are_those_of_students_t(count):
+    values = [0.5 + 0.01 * (-1) ** k for k in range(count)]
+    low, high = statistics_module.interval(values)
+    t = (high - low) / 2 / (statistics.stdev(values) / math.sqrt(count))
+    assert area_below(t, count - 1) == pytest.approx(0.95, abs=5e-5)
 
 
-def test_degrees_of_freedom_are_rounded_down_but_for_rounding():
-    assert module._quantile(2.9) == module._quantile(2)
-    assert module._quantile(3 - 1e-12) == module._quantile(3)
-    assert module._quantile(0.9999999) == module._quantile(1)
-
-
-@pytest.mark.parametrize(("low", "ahead"), [(0.42, True), (0.44, False)])
-def test_welchs_test_at_its_edge(write, tmp_path, low, ahead):
-    """Two seeds a side, deviations .0283 and .0424: t must exceed 4.303 (1.74 degrees, so 1: 12.706)."""
+@pytest.mark.parametrize("low", [0.72, 0.74, 0.75, 0.76, 0.78])
+def test_welchs_test_at_its_edge(write, tmp_path, low):
+    """Two seeds a side, deviations .0283 and .0424: 1.74 degrees of freedom by Welch and Satterthwaite."""
     for seed in (0, 1):
         write("mimetic", 1e-3, seed, 0.9 + 0.04 * seed)
         write("mamba-ssm", 1e-3, seed, low + 0.06 * seed)
     a, b = 0.04**2 / 4, 0.06**2 / 4  # variance of two values over two
     freedom = (a + b) ** 2 / (a**2 + b**2)
+    assert freedom == pytest.approx(1.742, abs=1e-3)
     t = (0.92 - low - 0.03) / math.sqrt(a + b)
-    assert int(freedom) == 1
-    assert (t > 12.706) == ahead
+    ahead = area_below(t, freedom) > 0.95
     assert (found(tmp_path).winner == "mimetic") == ahead
+
+
+def test_welchs_test_of_seeds_that_do_not_scatter(write, tmp_path):
+    assert statistics_module.is_above([0.5, 0.5], [0.4, 0.4])
+    assert not statistics_module.is_above([0.5, 0.5], [0.5, 0.5])
+    assert not statistics_module.is_above([0.4, 0.5], [0.5, 0.6])
 
 
 def test_a_window_within_the_grid_is_all_of_it(write, tmp_path):
