@@ -66,6 +66,8 @@ def parse_options(options: Callable[..., Options], name: str, words: Sequence[st
     """A command, or another dataclass of options, from words; bad ones raise _BadOptionsError with one line."""
     import tyro
 
+    if not {"-h", "--help"}.isdisjoint(words):
+        options = getattr(options, "help_page", lambda words: options)(words)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
 from ssmlens.training.config import TrainConfig
 
@@ -48,7 +48,7 @@ class SweepCommand(SweepOptions):
                 raise UsageError(
                     "nothing varies: give --axis learning-rate=1e-3,3e-3, or --configs"
                 )
-            return combinations(base, self.axis), self.task
+            return combinations(base, self.axis), base.task
         if self.axis or base != TrainConfig():
             raise UsageError("--configs goes without --axis and without options of a config")
         return _from_file(self.configs), self.configs.stem

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.config_options import ConfigCommand, config_of
 from ssmlens.cli.curves import curves, plain, share
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.options import flag
+from ssmlens.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainCommand(TrainConfig):
+class TrainCommand(ConfigCommand):
     """Train a model on a recall task: a run folder with its curve, and checkpoints that every command opens.
 
     Start with: ssmlens train --preset copy-in-a-minute
+    Then with your own: ssmlens train --task copy --length 50 --init mimetic --learning-rate 3e-3 --seed 1
     """
 
     preset: str | None = None
@@ -93,12 +96,6 @@ class TrainCommand(TrainConfig):
                 trackers=self.tracker,
                 progress=told,
             )
-
-
-def config_of(command: TrainConfig) -> TrainConfig:
-    """The config in a command that has its fields."""
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return TrainConfig(**{name: getattr(command, name) for name in names})
 
 
 def _all_changed(config: TrainConfig, other: TrainConfig) -> Sequence[str]:

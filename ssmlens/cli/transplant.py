@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.compare import best_rate
+from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.cli.text_table import text_table
-from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.options import flag
+from ssmlens.training.config import TrainConfig
 
 # What each arm sets itself.
 _OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "arm", "components", "c")
@@ -57,12 +58,13 @@ class TransplantCommand(SweepOptions):
             raise UsageError(
                 f"--figure {self.figure.name} ends in none of {', '.join(FIGURE_FILES)}"
             )
-        if self.teacher is None:
+        teacher = config_of(self).teacher
+        if teacher is None:
             raise UsageError("--teacher is missing: a shipped model, a folder or a hub id")
-        out = self.out or Path("transplants") / Path(self.teacher).name
-        with progress(f"transplanting {self.teacher}") as tell:
+        out = self.out or Path("transplants") / Path(teacher).name
+        with progress(f"transplanting {teacher}") as tell:
             made = transplant(
-                self.teacher,
+                teacher,
                 self.student_config(),
                 out,
                 layers=self.layers,
@@ -79,10 +81,11 @@ class TransplantCommand(SweepOptions):
 
     def student_config(self) -> TrainConfig:
         """What the students learn, without how they start."""
+        given = config_of(self)
         for name in _OF_ARMS:
-            if getattr(self, name) != getattr(TrainConfig, name):
+            if getattr(given, name) != getattr(TrainConfig, name):
                 raise UsageError(f"{flag(name)} is what the arms differ in; leave it out")
-        own = dataclasses.replace(config_of(self), teacher=None)
+        own = dataclasses.replace(given, teacher=None)
         if self.student is None:
             return own
         if own != TrainConfig():

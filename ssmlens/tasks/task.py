@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssmlens.errors import UsageError
+from ssmlens.options import option
 from ssmlens.registry import Registry
 from ssmlens.tasks.draws import Draws, Seed
 from ssmlens.tasks.rows import NO_LABEL, NO_TARGET, Examples, TaskBatch, pack
@@ -23,13 +24,13 @@ class Task(ABC):
     Attributes:
         length: What the task counts (letters of a string, pairs), at most.
         count: Number of rows.
-        min_length: Lengths are drawn uniformly from min_length .. length, both included; None: all are `length`.
+        min_length: Lengths are drawn uniformly from here to `length`, both included; None: all are `length`.
         packing: Whether rows are filled with one example after another, not one a row; None: as the layout has it.
         context: Tokens of a row that is packed.
     """
 
     length: int = 40
-    count: int = 4
+    count: int = option(4, name="batch")
     min_length: int | None = None
     packing: bool | None = None
     context: int = 220

@@ -162,7 +162,7 @@ class Session:
         config, trainee = self.config, self.trainee
         folder = self.folder.path / "captures"
         folder.mkdir(exist_ok=True)
-        exam, model = trainee.exam(config.length, _PROMPTS), trainee.model.eval()
+        exam, model = trainee.plan.exam(config.length, _PROMPTS), trainee.model.eval()
         prompts = from_task(config.task, exam, config.seed, model.tokenizer)
         made = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)
         assert made is not None

@@ -133,7 +133,7 @@ def run_path(out: Path, config: TrainConfig) -> Path:
 
 
 def _check_all(configs: Sequence[TrainConfig]) -> None:
-    from ssmlens.training.build import check
+    from ssmlens.training.plan import check
 
     for number, config in enumerate(configs):
         try:

@@ -11,12 +11,13 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.inits.init import choose_mixers
+from ssmlens.options import flag
 from ssmlens.recorder.capture import capture
 from ssmlens.scores.order import rank
 from ssmlens.scores.ranking import Ranking
 from ssmlens.scores.table import compute, summary
 from ssmlens.store.reader import Capture, open_capture
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.training.config import TrainConfig
 
 _TOP = re.compile(r"top:(\d+)")
 

@@ -13,8 +13,8 @@ from ssmlens.runs.run import Run
 from ssmlens.runs.students import Student, students
 from ssmlens.scores.ranking import Ranking
 from ssmlens.store.disk import told_in_one_line
-from ssmlens.training.build import check
 from ssmlens.training.config import TrainConfig
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import LayerRequest, like_teacher, score_layers

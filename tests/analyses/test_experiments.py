@@ -15,7 +15,8 @@ from analyses.transplant import experiment
 from analyses.transplant import report as transplant_report
 from ssmlens.inits.mimetic import Mimetic
 from ssmlens.runs.run import find_runs, open_run
-from ssmlens.training.build import build_model, build_task, check
+from ssmlens.training.build import build_model
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
 
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def weights(config):
-    model = build_model(config, build_task(config), CPU)
+    model = build_model(check(config), CPU)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -48,7 +49,7 @@ def test_no_component_is_the_default(grid):
     plain, *_ = grid
     assert (plain.init, plain.arm_name) == ("mamba-ssm", "default")
     config = dataclasses.replace(plain, **TINY)
-    model = build_model(config, build_task(config), CPU)
+    model = build_model(check(config), CPU)
     Mimetic(components=()).apply_(model)
     assert same(dict(model.state_dict()), weights(config))
 

@@ -13,9 +13,10 @@ from ssmlens.errors import UsageError
 from ssmlens.inits.init import inits
 from ssmlens.tasks.task import tasks
 from ssmlens.training.architecture import model_config
-from ssmlens.training.build import build_model, build_task, check
+from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.schedule import rate_at
+from ssmlens.training.optimiser import rate_at
+from ssmlens.training.plan import check
 
 CPU = torch.device("cpu")
 
@@ -107,10 +108,10 @@ def test_every_option_of_every_task_and_init_has_a_flag():
 
 
 def test_options_reach_the_task_and_those_left_out_are_its_own():
-    task = build_task(TrainConfig(task="ngram", length=30, n=2, cue="prefix", batch=5))
+    task = check(TrainConfig(task="ngram", length=30, n=2, cue="prefix", batch=5)).task
     own = tasks["ngram"](length=30, n=2, cue="prefix", count=5)
     assert task == own
-    unpacked = build_task(TrainConfig(layout="jelassi", packing=False))
+    unpacked = check(TrainConfig(layout="jelassi", packing=False)).task
     assert not unpacked.packs
 
 
@@ -170,7 +171,7 @@ def test_arms_have_names(fields, arm):
 def test_models_start_as_the_init_says_and_the_seed_decides_the_draw():
     def model(**fields):
         config = TrainConfig(d_model=32, d_state=16, headdim=16, **fields)
-        return build_model(config, build_task(config), CPU)
+        return build_model(check(config), CPU)
 
     default, mimetic, other = model(), model(init="mimetic"), model(seed=1)
     state = torch.get_rng_state()
@@ -190,20 +191,20 @@ def test_a_teachers_layer_and_a_checkpoint():
     config = TrainConfig(
         init="transplant", teacher="copy-mamba1-mimetic", teacher_layer=3, letters=40, **shape
     )
-    student = build_model(config, build_task(config), CPU)
+    student = build_model(check(config), CPU)
     taken = teacher.backbone.layers[3].state_dict()
     for block in student.backbone.layers:
         assert all(torch.equal(w, taken[name]) for name, w in block.state_dict().items())
 
     kept = TrainConfig(init_from="copy-mamba1-mimetic")
-    tuned = build_model(kept, build_task(kept), CPU)
+    tuned = build_model(check(kept), CPU)
     assert torch.equal(tuned.lm_head.weight, teacher.lm_head.weight)
     assert tuned.training
     many = TrainConfig(init_from="copy-mamba1-mimetic", letters=40)
     with pytest.raises(UsageError, match=r"knows 32 tokens, the copy task has 43; .*redraw"):
-        build_model(many, build_task(many), CPU)
+        build_model(check(many), CPU)
     redrawn = dataclasses.replace(many, embeddings="redraw")
-    model = build_model(redrawn, build_task(redrawn), CPU)
+    model = build_model(check(redrawn), CPU)
     assert model.lm_head.weight.shape == (48, 192)
     assert abs(model.lm_head.weight.std() - 0.02) < 0.001
     assert model.lm_head.weight is model.backbone.embedding.weight
@@ -212,24 +213,24 @@ def test_a_teachers_layer_and_a_checkpoint():
 
 def test_attention_is_causal():
     config = TrainConfig(attention_layers=(0,), linear_attention_layers=(1,), attention_heads=4)
-    model = build_model(config, build_task(config), CPU)
-    tokens = build_task(config).build(0).tokens[:2]
+    model = build_model(check(config), CPU)
+    tokens = check(config).task.build(0).tokens[:2]
     changed = tokens.clone()
     changed[:, 20:] = 3
     seen, other = model(tokens).logits, model(changed).logits
     assert torch.equal(seen[:, :20], other[:, :20])
     assert not torch.equal(seen[:, 20:], other[:, 20:])
-    assert model_config(config, build_task(config)).vocab_size == 29
+    assert model_config(config, 29).vocab_size == 29
 
 
 def test_the_learning_rate_rises_and_falls():
     linear = TrainConfig(steps=110, warmup=10, learning_rate=1.0)
-    rates = [rate_at(step, linear) for step in range(110)]
+    rates = [rate_at(step, 110, linear) for step in range(110)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10:] == pytest.approx([1 - i / 100 for i in range(100)])
     cosine = dataclasses.replace(linear, schedule="cosine")
-    assert rate_at(60, cosine) == pytest.approx(0.5)
-    assert rate_at(35, cosine) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert rate_at(60, 110, cosine) == pytest.approx(0.5)
+    assert rate_at(35, 110, cosine) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     all_warmup = TrainConfig(steps=5, warmup=10, learning_rate=1.0)
-    assert rate_at(4, all_warmup) == 0.5
-    assert rate_at(0, TrainConfig(steps=5, warmup=0, learning_rate=1.0)) == 1.0
+    assert rate_at(4, 5, all_warmup) == 0.5
+    assert rate_at(0, 5, TrainConfig(steps=5, warmup=0, learning_rate=1.0)) == 1.0

@@ -18,9 +18,10 @@ from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.training import loop
-from ssmlens.training.build import build_model, build_task
+from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.session import TrainingError
 
@@ -79,8 +80,8 @@ def test_the_curve_is_that_of_plain_torch(tiny, tmp_path):
     """An independent loop: the same loss at every step, to the last bit, and so the same weights."""
     config = tiny(steps=12, decay_ssm=True, schedule="cosine", eval_every=5)
     run = train(config, tmp_path / "run", **CPU)
-    task = build_task(config)
-    model = build_model(config, task, torch.device("cpu"))
+    task = check(config).task
+    model = build_model(check(config), torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1)
     rates = [0.2, 0.4, 0.6, 0.8, 1.0]
     angles = torch.arange(0, 7) / 7 * torch.pi

@@ -10,6 +10,7 @@ from ssmlens.runs.run import open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train, train_pack
 from ssmlens.training.pack import Pack
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trainee import Trainee
 
@@ -136,10 +137,10 @@ def test_a_recorded_step_is_the_eager_step(tiny, kind):
     device = torch.device("cuda")
     configs = [tiny(**(shape | kind), seed=1), tiny(**(shape | kind), learning_rate=1e-3)]
     assert base.steps == 12
-    pack = Pack([Trainee(config, device) for config in configs])
+    pack = Pack([Trainee(check(config), device) for config in configs])
     recorded = torch.stack([pack.step() for _ in range(12)]).T.tolist()
     for losses, config in zip(recorded, configs, strict=True):
-        trainee = Trainee(config, device)
+        trainee = Trainee(check(config), device)
         eager = [float(trainee.train_step()) for _ in range(12)]
         assert losses == pytest.approx(eager, rel=2e-2 if base.precision == "bf16" else 5e-3)
         assert len(set(losses)) == 12
