@@ -40,6 +40,7 @@ def plain(run: Any) -> dict[str, Any]:
         "arm": run.arm,
         "seed": run.seed,
         "state": run.status.state,
+        "error": run.status.error,
         "steps": run.status.steps,
         "seconds": run.status.seconds,
         "accuracy": {

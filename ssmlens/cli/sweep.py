@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +70,21 @@ def combinations(base: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
 
 
 def summary(runs: list[Any], out: Path) -> Result:
-    """A sweep in a line, and by run for --json."""
+    """A sweep in a line, with one more for each run that failed, and by run for --json; exit code 1 if any failed."""
     from ssmlens.cli.curves import plain
 
     states = [run.status.state for run in runs]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     text = f"{out}: {len(runs)} runs, {', '.join(parts) or 'none begun'}"
-    failed = [run for run in runs if run.status.state == "failed"]
-    lines = [f"{run.name}: {run.status.error}" for run in failed[:5]]
-    more = [f"... and {len(failed) - 5} more"] if len(failed) > 5 else []
-    told = [text, *lines, *more, f"compare its arms: ssmlens compare {out}"]
+    failed = failures(runs)
+    lines = [text, *failed, f"compare its arms: ssmlens compare {out}"]
     data = {"out": str(out), "runs": [plain(run) for run in runs]}
-    return Result(data, "\n".join(told))
+    return Result(data, "\n".join(lines), exit_code=int(bool(failed)))
+
+
+def failures(runs: Sequence[Any]) -> list[str]:
+    """A line for each run that failed: its folder's name and why."""
+    return [f"{r.name}: {r.status.error}" for r in runs if r.status.state == "failed"]
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

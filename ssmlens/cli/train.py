@@ -30,6 +30,9 @@ class TrainCommand(ConfigCommand):
     """Go on with a stopped run; what is trained is then as its folder says."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    threads: int | None = None
+    """CPU threads. Default: OMP_NUM_THREADS, else 1 for a model narrower than 256, which more would only slow down, and
+    all cores for others."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     tracker: tuple[str, ...] = ()
@@ -52,8 +55,6 @@ class TrainCommand(ConfigCommand):
         return Result({"runs": [plain(run)]}, text)
 
     def _run_preset(self, name: str) -> Result:
-        import torch
-
         from ssmlens.training.presets import find_preset
 
         preset = find_preset(name)
@@ -61,7 +62,6 @@ class TrainCommand(ConfigCommand):
         if changed:
             raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
         out = self.out or Path("runs") / name
-        torch.set_num_threads(preset.threads)
         runs = [self._train(c, out / c.name) for c in preset.configs]
         text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
@@ -81,8 +81,10 @@ class TrainCommand(ConfigCommand):
 
     def _train(self, config: TrainConfig, out: Path) -> Any:
         from ssmlens.training.loop import train
+        from ssmlens.training.threads import use_threads, usual_threads
 
-        with progress(f"{config.task}, {config.arm_name}") as tell:
+        threads = usual_threads(config) if self.threads is None else self.threads
+        with use_threads(threads), progress(f"{config.task}, {config.arm_name}") as tell:
 
             def told(now: Any) -> None:
                 tell(now.step, now.steps, f"loss {share(now.loss)}, accuracy {share(now.char)}")

@@ -9,6 +9,7 @@ from ssmlens.cli.command import Result
 from ssmlens.cli.compare import best_rate
 from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
+from ssmlens.cli.sweep import failures
 from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.cli.text_table import text_table
 from ssmlens.errors import UsageError
@@ -161,7 +162,8 @@ def _result(made: Any, out: Path) -> Result:
     )
     more = f"open them with ssmlens dashboard {out}"
     data = {"out": str(out), "layers": list(made.layers), "students": told}
-    return Result(data, "\n".join([title, table, more]))
+    failed = failures(made.runs)
+    return Result(data, "\n".join([title, table, *failed, more]), exit_code=int(bool(failed)))
 
 
 def _plain(student: Any, rank: float | None) -> dict[str, Any]:

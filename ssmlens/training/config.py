@@ -114,7 +114,7 @@ class TrainConfig(
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
-        check_types(held)
+        check_types(held, cls)
         return cls(**held)
 
     @classmethod
@@ -146,11 +146,11 @@ STARTS = part_of(InitOptions)
 """Fields that say what a model starts as: what arms differ in."""
 
 
-def check_types(values: Mapping[str, Any]) -> None:
+def check_types(values: Mapping[str, Any], config: type = TrainConfig) -> None:
     """Raise UsageError, which names the flag, where the value of a config's field is not of its type."""
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-    kinds, every = get_type_hints(TrainConfig), CollectionCheckStrategy.ALL_ITEMS
+    kinds, every = get_type_hints(config), CollectionCheckStrategy.ALL_ITEMS
     for name, value in values.items():
         try:
             check_type(value, kinds[name], collection_check_strategy=every)

@@ -8,11 +8,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse
 
 from ssmlens.options import option_of
-from ssmlens.registry import Registry
 
 
-def with_options(own: type, registry: Registry[Any], elsewhere: Collection[str] = ()) -> Any:
-    """The part `own` with one more field for every option of the registry's entries that it has not.
+def with_options(own: type, entries: Mapping[str, type], elsewhere: Collection[str] = ()) -> Any:
+    """The part `own` with one more field for every option of some tasks or inits that it has not.
 
     Options named in `elsewhere` are fields of another part.
 
@@ -21,10 +20,11 @@ def with_options(own: type, registry: Registry[Any], elsewhere: Collection[str] 
     """
     fields: dict[str, tuple[str, Any, Any]] = {}
     there = {field.name for field in dataclasses.fields(own)} | set(elsewhere)
-    for entry in registry:
-        kinds = get_type_hints(registry[entry])
-        for field_name, name in options_of(registry[entry]).items():
-            field = registry[entry].__dataclass_fields__[field_name]
+    for entry in entries.values():
+        kinds = get_type_hints(entry)
+        declared = {field.name: field for field in dataclasses.fields(entry)}
+        for field_name, name in options_of(entry).items():
+            field = declared[field_name]
             kind = option_of(field).kind or kinds[field_name]
             if name not in fields and name not in there:
                 fields[name] = (name, *_left_open(kind, field.default))

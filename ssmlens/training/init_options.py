@@ -27,7 +27,7 @@ class _InitOptions:
     arm: str = ""
 
 
-InitOptions = with_options(_InitOptions, inits)
+InitOptions = with_options(_InitOptions, {name: inits[name] for name in inits})
 
 
 def arm_name(options: Any) -> str:

@@ -13,13 +13,10 @@ class Preset:
     Attributes:
         configs: What is trained, one after another.
         note: What a reader must know of the comparison.
-        threads: CPU threads to train with: the products of a small model are done before a second thread has begun,
-            and on a busy machine each waits for the other.
     """
 
     configs: tuple[TrainConfig, ...]
     note: str
-    threads: int = 1
 
 
 _COPY = TrainConfig(

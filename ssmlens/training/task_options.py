@@ -19,4 +19,6 @@ class _TaskOptions:
     length: int = 20
 
 
-TaskOptions = with_options(_TaskOptions, tasks, elsewhere=("batch",))
+TaskOptions = with_options(
+    _TaskOptions, {name: tasks[name] for name in tasks}, elsewhere=("batch",)
+)

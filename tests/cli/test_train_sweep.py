@@ -43,6 +43,21 @@ def test_a_sweep_and_its_comparison(cli, here):
     assert {arm["arm"]: arm["seeds"] for arm in at_8["arms"]} == {"default": 2, "mimetic": 2}
 
 
+def test_a_sweep_with_runs_that_failed_says_each_and_ends_with_1(cli):
+    wild = ["--clip", 0, "--warmup", 0, "--out", "sweep", "--steps", 10]
+    rates = [f"learning-rate=1e-3,{','.join(f'1e3{k}' for k in range(6))}"]
+    said = cli("sweep", *SMALL, *wild, "--axis", *rates)
+    assert said.code == 1
+    title, *failed, _ = said.out.splitlines()
+    assert title == "sweep: 7 runs, 1 done, 6 failed"
+    assert len(failed) == 6, "one line each"
+    assert all("-seed0-" in line and ": the loss is nan at step" in line for line in failed)
+    again = cli("sweep", *SMALL, *wild, "--axis", *rates, "--json")
+    assert again.code == 1, "they stay so"
+    assert sorted(run["state"] for run in again.json["runs"]) == ["done"] + ["failed"] * 6
+    assert sum("the loss is nan" in run["error"] for run in again.json["runs"]) == 6
+
+
 def test_axes_make_every_combination():
     base = TrainConfig(task="sort", letters=64)
     made = combinations(base, ("init=mamba-ssm,mimetic", "c=4,8", "components=A,A+BC", "n-layer=3"))
