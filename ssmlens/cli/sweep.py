@@ -26,7 +26,8 @@ class SweepCommand(SweepOptions):
     """What varies: name=value,value,... such as init=mamba-ssm,mimetic learning-rate=1e-3,3e-3 seed=0,1,2; parts of a
     list are joined by +, as in components=A,A+BC."""
     configs: Path | None = None
-    """A Python file that makes a list of TrainConfig called configs; it is run."""
+    """A Python file that makes a list of TrainConfig called configs; it is run, by each worker as well: tasks and inits
+    that it registers can be trained."""
     out: Path | None = None
     """Folder of the run folders. Default: sweeps/ and the task, or the Python file's name."""
     json: bool = False
@@ -38,8 +39,9 @@ class SweepCommand(SweepOptions):
 
         configs, name = self._configs()
         out = self.out or Path("sweeps") / name
+        files = () if self.configs is None else (self.configs.resolve(),)
         with progress(f"sweeping {out}") as tell:
-            runs = sweep(configs, out, progress=tell, **self.how())
+            runs = sweep(configs, out, files=files, progress=tell, **self.how())
         return summary(runs, out)
 
     def _configs(self) -> tuple[list[TrainConfig], str]:

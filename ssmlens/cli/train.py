@@ -35,6 +35,8 @@ class TrainCommand(ConfigCommand):
     all cores for others."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    keep_checkpoints: bool = False
+    """Keep every checkpoint, as checkpoints/step-N, not the last alone."""
     tracker: tuple[str, ...] = ()
     """Tell trackio, wandb or tensorboard as well."""
     json: bool = False
@@ -95,6 +97,7 @@ class TrainCommand(ConfigCommand):
                 resume=self.resume,
                 device=self.device,
                 checkpoint_every=self.checkpoint_every,
+                keep_checkpoints=self.keep_checkpoints,
                 trackers=self.tracker,
                 progress=told,
             )

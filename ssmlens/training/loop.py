@@ -24,6 +24,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     checkpoint_every: int = 500,
+    keep_checkpoints: bool = False,
     trackers: Iterable[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
@@ -41,6 +42,7 @@ def train(
         resume: Go on from the last checkpoint, or from the start where there is none; a run that is done is returned.
         device: cpu, cuda, cuda:1, ...; auto is cuda where there is one.
         checkpoint_every: Steps between checkpoints; there is one at the end in any case.
+        keep_checkpoints: Keep them all, as checkpoints/step-N, not the last alone.
         trackers: Some of trackio, wandb, tensorboard, which are told all that metrics.jsonl is.
         progress: Called now and then.
 
@@ -68,6 +70,7 @@ def train(
             trackers=followers,
             progress=progress or (lambda told: None),
             checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
         )
         try:
             for _, error in _together([session]):

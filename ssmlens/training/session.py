@@ -58,6 +58,7 @@ class Session:
         trackers: What is told all that metrics.jsonl is.
         progress: Called now and then.
         checkpoint_every: Steps between checkpoints; there is one at the end in any case.
+        keep_checkpoints: Keep them all, not the last alone.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Session:
         trackers: Sequence[Tracker] = (),
         progress: Callable[[Progress], None] = lambda told: None,
         checkpoint_every: int = 500,
+        keep_checkpoints: bool = False,
     ):
         self.config, self.trainee, self.folder = trainee.config, trainee, folder
         self._trackers, self._progress = trackers, progress
-        self._checkpoint_every = checkpoint_every
+        self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
         self._before, self._began, self._told = 0.0, time.monotonic(), 0.0
         self._losses: list[Tensor] = []  # those that are not logged yet
@@ -117,7 +119,12 @@ class Session:
             losses = self._read_losses()
             self.folder.sync()
             told = {"losses": losses, "seconds": self._seconds}
-            checkpoints.save(self.folder.path / "checkpoints", self.trainee, told)
+            checkpoints.save(
+                self.folder.path / "checkpoints",
+                self.trainee,
+                told,
+                keep_all=self._keep_checkpoints,
+            )
         if last:
             self._tell("done")
 

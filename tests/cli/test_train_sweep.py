@@ -4,6 +4,7 @@ import pytest
 
 from ssmlens.cli.sweep import combinations
 from ssmlens.errors import UsageError
+from ssmlens.tasks.task import tasks
 from ssmlens.training.config import TrainConfig
 
 TINY = {
@@ -56,6 +57,31 @@ def test_a_sweep_with_runs_that_failed_says_each_and_ends_with_1(cli):
     assert again.code == 1, "they stay so"
     assert sorted(run["state"] for run in again.json["runs"]) == ["done"] + ["failed"] * 6
     assert sum("the loss is nan" in run["error"] for run in again.json["runs"]) == 6
+
+
+def test_a_task_that_the_file_of_configs_registers_is_trained_by_workers(cli, here):
+    (here / "mine.py").write_text(
+        """
+import dataclasses
+from ssmlens import TrainConfig
+from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.task import tasks
+
+@tasks.register("mycopy")
+@dataclasses.dataclass(frozen=True)
+class MyCopy(Copy):
+    pass
+
+small = TrainConfig(task="mycopy", length=4, letters=5, d_model=16, n_layer=1, d_state=8)
+configs = [dataclasses.replace(small, headdim=8, steps=2, batch=2, eval_count=2)]
+"""
+    )
+    try:
+        said = cli("sweep", "--configs", "mine.py", "--device", "cpu", "--out", "sweep")
+    finally:
+        tasks._things.pop("mycopy", None)
+    assert said.code == 0, said.out + said.err
+    assert said.out.splitlines()[0] == "sweep: 1 runs, 1 done"
 
 
 def test_axes_make_every_combination():

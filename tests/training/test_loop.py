@@ -229,3 +229,17 @@ def test_it_learns(tiny, tmp_path):
     run = train(config, tmp_path / "run", **CPU)
     assert run.metrics.final("char", 2) > 0.9
     assert run.metrics.curve("loss")[1][-1] < 0.5
+
+
+def test_every_checkpoint_is_kept_where_that_is_asked_for(tiny, tmp_path):
+    def kept(name, **options):
+        run = train(tiny(steps=6), tmp_path / name, **CPU, checkpoint_every=2, **options)
+        return sorted(path.name for path in (run.path / "checkpoints").iterdir())
+
+    assert kept("last") == ["last", "step-000006"]
+    every = ["last", "step-000002", "step-000004", "step-000006"]
+    assert kept("all", keep_checkpoints=True) == every
+    first, last = (
+        ssmlens.load_model(tmp_path / "all" / "checkpoints" / name) for name in (every[1], "last")
+    )
+    assert not torch.equal(first.lm_head.weight, last.lm_head.weight)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -11,12 +12,17 @@ import torch
 import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import inits
+from ssmlens.inits.mimetic import Mimetic
+from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.mamba_lm import MambaLM
+from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.task import tasks
 from ssmlens.training.architecture import model_config
 from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.optimiser import rate_at
 from ssmlens.training.plan import check
+from ssmlens.training.trainee import Trainee
 
 CPU = torch.device("cpu")
 
@@ -234,3 +240,34 @@ def test_the_learning_rate_rises_and_falls():
     all_warmup = TrainConfig(steps=5, warmup=10, learning_rate=1.0)
     assert rate_at(4, 5, all_warmup) == 0.5
     assert rate_at(0, 5, TrainConfig(steps=5, warmup=0, learning_rate=1.0)) == 1.0
+
+
+def test_what_is_checked_is_what_is_trained_and_nothing_is_built_twice(tiny, monkeypatch):
+    """Of a config with its own init: the task, an exam a length, the init, and one model, on the device itself."""
+    built = Counter()
+
+    def count(owner, name):
+        whole = getattr(owner, name)
+
+        def counted(self, *args, **kwargs):
+            built[owner.__name__] += 1
+            whole(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(Copy, "__post_init__")
+    count(Mimetic, "__post_init__")
+    count(MambaConfig, "__post_init__")
+    count(MambaLM, "__init__")
+    plan = check(tiny(init="mimetic"))
+    assert built == {"Copy": 3, "Mimetic": 1, "MambaConfig": 1}
+    trainee = Trainee(plan, CPU)
+    assert built == {"Copy": 3, "Mimetic": 1, "MambaConfig": 1, "MambaLM": 1}
+    assert trainee.task is plan.task
+    assert trainee.model.config is plan.architecture
+    assert set(plan.exams) == {4, 8}
+
+
+def test_attention_in_every_block_does_not_hide_an_impossible_mixer():
+    with pytest.raises(UsageError, match="--mixer Mamba2 --headdim"):
+        check(TrainConfig(attention_layers=(0, 1), headdim=48))
