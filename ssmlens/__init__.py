@@ -14,9 +14,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens.adapters.load import load_model
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
-    from ssmlens.models.load import load_model
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         attention_map_and_mask,
         attention_mask,
         channel_maps,
+        erase_map,
     )
-    from ssmlens.scan.operands import ScanOperands
+    from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
@@ -48,6 +49,7 @@ __all__ = [
     "capture",
     "channel_maps",
     "compare",
+    "erase_map",
     "find_runs",
     "load_model",
     "mimetic_",
@@ -64,7 +66,7 @@ __all__ = [
 
 _HOMES = {
     "Prompts": "recorder.prompts",
-    "ScanOperands": "scan.operands",
+    "ScanOperands": "scan.operators.decay_scan",
     "TrainConfig": "training.config",
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",
@@ -72,8 +74,9 @@ _HOMES = {
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "runs.compare",
+    "erase_map": "scan.hidden_attention",
     "find_runs": "runs.run",
-    "load_model": "models.load",
+    "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "open_run": "runs.run",

@@ -2,11 +2,22 @@
 
 import numpy as np
 
+from ssmlens.scan.operators.delta_rule import DeltaRule
+from ssmlens.scan.reference import reference_scan
+from ssmlens.scan.reference_delta import reference_delta_rule
+
 
 def relative(got, wanted):
     """‖got − wanted‖ / ‖wanted‖, of tensors or arrays."""
     got, wanted = (np.asarray(_plain(x), dtype=np.float64) for x in (got, wanted))
     return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def mixed_by_definition(operands):
+    """M x + D x of operands of any family, token by token in float64."""
+    if isinstance(operands, DeltaRule):
+        return reference_delta_rule(operands, operands.x.double())
+    return reference_scan(operands)
 
 
 def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=None):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 
 def worst_row_error(

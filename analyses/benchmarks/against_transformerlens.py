@@ -11,7 +11,7 @@ import torch
 
 from analyses.benchmarks.timing import take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 # TransformerLens makes several [channel, state, query, key]: 2 GiB each at 128 tokens.
 _LENGTHS = (64, 128)

@@ -14,8 +14,7 @@ from analyses.benchmarks.accuracy import exact_rows, worst_row_error
 from analyses.benchmarks.cuda_timing import peak
 from analyses.benchmarks.timing import Timing, take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
-from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.probe import probe
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reduce import ReducedMaps, reduced_maps
 from ssmlens.scan.selective_scan import selective_scan
 
@@ -100,7 +99,7 @@ def _proofs(name: str, tokens: int) -> dict[str, object]:
     timings = _take_turns(
         {
             "scan": partial(selective_scan, with_x),
-            "probe": partial(probe, layer, x[:, :, 0, 0]),
+            "probe": partial(layer.probe, x[:, :, 0, 0]),
             "agreement": partial(channel_agreement, layer),
             "four_channels": partial(channel_maps, layer, [0, 1, 2, 3]),
         }
@@ -131,6 +130,7 @@ def _take_turns(things: dict[str, Callable[[], object]], repetitions: int = 7) -
 
 def _row_sum_errors(layer: ScanOperands, reduced: ReducedMaps, rows: int = 8) -> dict[str, float]:
     """Relative errors of Σ|map| and Σ mask of some queries, the worst, against float64."""
+    assert reduced.mask_row_sum is not None
     errors = []
     for i in torch.linspace(layer.tokens / rows, layer.tokens - 1, rows).long().tolist():
         exact_map, exact_mask = exact_rows(layer, i)

@@ -14,7 +14,7 @@ from analyses.benchmarks import against_transformerlens, operands, results
 from analyses.benchmarks.accuracy import worst_row_error
 from analyses.benchmarks.timing import take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_maps
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 # [token, channel·state]·[channel·state, token]: the bare matrix products of a Mamba-1 layer at 1024 tokens.
 _TOKENS, _INNER = 1024, 2048 * 16

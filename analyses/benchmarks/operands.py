@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 DECAYS = ("ordinary", "trained-like", "none")
 

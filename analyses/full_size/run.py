@@ -100,7 +100,7 @@ def _operand_bytes(model: torch.nn.Module, ids: torch.Tensor) -> int:
 
 def _tile_bytes(tokens: int) -> int:
     """A map and a mask of what is held at once: the whole of it, or a tile."""
-    from ssmlens.scan.tiles import TILE_TOKENS
+    from ssmlens.scan.spans import TILE_TOKENS
 
     side = min(tokens, TILE_TOKENS["cuda"])
     return 2 * side * side * 4

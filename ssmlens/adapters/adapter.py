@@ -9,9 +9,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssmlens import names
 from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.parameters import Number
 from ssmlens.registry import Registry
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 # What mixers call the places where packed sequences begin, and what they call their cache.
 _PACKED = ("seqlen", "seq_idx", "cu_seqlens", "cu_seq_lens", "cu_seq_lens_q", "cu_seq_lens_k")
@@ -25,10 +27,24 @@ class MixerInput:
     Attributes:
         hidden: The mixer's input, after the block's norm.
         token_mask: 1 at real tokens and 0 at padding, or None.
+        weights: The softmax weights that attention put out, where it did.
     """
 
     hidden: Float[Tensor, "batch token d_model"]
     token_mask: Tensor | None = None
+    weights: Float[Tensor, "batch head query key"] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "MixerInput":
+        """The same with `function` applied to every tensor."""
+        return MixerInput(
+            function(self.hidden),
+            None if self.token_mask is None else function(self.token_mask),
+            None if self.weights is None else function(self.weights),
+        )
+
+
+class CallRefusedError(Exception):
+    """What a module put out cannot be recorded, and why."""
 
 
 class Adapter(ABC):
@@ -40,12 +56,20 @@ class Adapter(ABC):
     Attributes:
         family: Library and class, for people: "transformers MambaMixer".
         mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
+        block_kind: What a block with this mixer is, of `names.BLOCK_KINDS`.
+        shared: Whether several blocks may share one such module.
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
+        fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
+        fresh_norms: What its library starts the weights of norms at.
     """
 
     family: str
     mixers: tuple[str, ...]
+    block_kind: str = names.MAMBA
+    shared: bool = False
     tf32_kernels: bool = False
+    fresh_A_log: tuple[float, float] | None = None
+    fresh_norms: tuple[float, ...] = (1.0,)
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""
@@ -67,8 +91,30 @@ class Adapter(ABC):
                 return f"a cached step ({name}) is not recorded; record the prefill"
         return None
 
+    def read_output(
+        self, mixer: nn.Module, given: MixerInput, output: Any
+    ) -> tuple[MixerInput, Tensor]:
+        """The input, with what only the output tells of it, and the mixer's output itself.
+
+        Raises:
+            CallRefusedError: The output shows that this call cannot be recorded.
+        """
+        return given, output[0] if isinstance(output, tuple) else output
+
+    def unreadable(self, mixer: nn.Module) -> str | None:
+        """What this mixer is, where its operands cannot be had as the model is set up; else None."""
+        return None
+
+    def unclosable(self, mixer: nn.Module) -> str | None:
+        """Why the mixer's output cannot be computed again from its operands, or None."""
+        return None
+
+    def needs_weights(self, mixer: nn.Module) -> bool:
+        """Whether `project` computes with the mixer's own weights."""
+        return True
+
     @abstractmethod
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The operands, with x, D and gate, that the mixer's scan gets for this input."""
 
     @abstractmethod
@@ -76,7 +122,7 @@ class Adapter(ABC):
         self,
         mixer: nn.Module,
         y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
+        operands: Operator,
     ) -> Float[Tensor, "batch token d_model"]:
         """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
 
@@ -87,6 +133,16 @@ class Adapter(ABC):
     @abstractmethod
     def tiny_model(self) -> nn.Module:
         """A small model of random weights that the contract tests run: `model(input_ids)`, ids 0..31, ≥ 2 blocks."""
+
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """What decides what the mixer's weights mean, beside their shapes: a transplant needs the same. Default: {}."""
+        return {}
+
+    def slow_decay(
+        self, mixer: nn.Module, c: Number, w_delta_scale: Number
+    ) -> dict[str, list[tuple[Tensor, Tensor]]] | None:
+        """What `mimetic_` sets in its components "A" and "delta": weights, each with its value. None: as in Mamba."""
+        return None
 
     def _given(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         bound = inspect.signature(own_forward(mixer)).bind(mixer, *args, **kwargs)

@@ -13,40 +13,13 @@ from ssmlens.adapters.find import (
     find_mixers,
     is_within,
 )
+from ssmlens.adapters.softmax import SOFTMAX, is_mha
 
 # By class name, in every library: the token mixing is self-attention (unless an adapter reads it: linear attention is a
 # mixer), the feed-forward is what these say.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
 _MLP = re.compile(r"(MLP|FeedForward|FFN)$")
-_MHA = ("mamba_ssm.modules.mha.MHA", "ssmlens.models.attention.MHA")
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionSite:
-    """A module of softmax attention in a block.
-
-    Attributes:
-        layer: Index of its block in the model.
-        name: Its dotted name, as `model.get_submodule` takes it.
-        module: The module; several blocks may share one (Zamba).
-    """
-
-    layer: int
-    name: str
-    module: nn.Module
-
-    @property
-    def computed(self) -> bool:
-        """Whether its weights are computed from its input: they are never in what mamba_ssm's MHA puts out."""
-        return _is_mha(self.module)
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether its weights are to be had: computed, or put out by transformers' eager attention."""
-        config = getattr(self.module, "config", None)
-        chosen = getattr(config, "_attn_implementation", "none")
-        return self.computed or chosen in (None, "eager")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +30,26 @@ class Block:
         layer: Its index.
         module: The block.
         mixer: The mixer in it that an adapter reads, or None.
-        attention: The self-attention in it, or None.
+        attention: The softmax attention in it, or None; several blocks may share its module (Zamba).
     """
 
     layer: int
     module: nn.Module
     mixer: MixerSite | None
-    attention: AttentionSite | None
+    attention: MixerSite | None
+
+    @property
+    def sites(self) -> list[MixerSite]:
+        """What can be recorded in it: its mixer, its attention, both or neither."""
+        both = [site for site in (self.mixer, self.attention) if site]
+        return [site for site in both if site.adapter.unreadable(site.module) is None]
 
     @property
     def kind(self) -> str:
         """One of `names.BLOCK_KINDS`: what mixes its tokens, or what else it is."""
-        if self.mixer and self.attention:
-            return names.MAMBA_AND_ATTENTION
-        if self.mixer or self.attention:
-            return names.MAMBA if self.mixer else names.ATTENTION
+        kinds = [site.adapter.block_kind for site in (self.mixer, self.attention) if site]
+        if kinds:
+            return "+".join(kinds)
         classes = [type(module).__name__ for module in self.module.modules()]
         for kind, pattern in ((names.MOE, _MOE), (names.MLP, _MLP)):
             if any(pattern.search(name) for name in classes):
@@ -86,11 +64,11 @@ def find_blocks(model: nn.Module) -> list[Block]:
         UnsupportedModelError: No adapter reads anything in the model.
     """
     modules = model.named_modules()
-    mhas = [] if _has_mixer(model) else [name for name, module in modules if _is_mha(module)]
+    mhas = [] if _has_mixer(model) else [name for name, module in modules if is_mha(module)]
     mixers = {} if mhas else {site.layer: site for site in find_mixers(model)}
     blocks = block_names(model, mhas or [site.name for site in mixers.values()])
     attention = {
-        layer: AttentionSite(layer, name, module)
+        layer: MixerSite(layer, name, module, SOFTMAX)
         # The outermost module of a block comes first, and is the one that stays.
         for name, module in reversed(list(model.named_modules(remove_duplicate=False)))
         if _ATTENTION.search(type(module).__name__) and adapter_of(module) is None
@@ -106,10 +84,6 @@ def find_blocks(model: nn.Module) -> list[Block]:
 def block_kinds(model: nn.Module) -> list[str]:
     """What each block of the model is: "mamba", "attention", "mamba+attention", "mlp", "moe" or "other"."""
     return [block.kind for block in find_blocks(model)]
-
-
-def _is_mha(module: nn.Module) -> bool:
-    return any(f"{c.__module__}.{c.__qualname__}" in _MHA for c in type(module).__mro__)
 
 
 def _has_mixer(model: nn.Module) -> bool:

@@ -10,6 +10,9 @@ from ssmlens.adapters.adapter import Adapter, adapters
 from ssmlens.errors import UnsupportedModelError
 
 _LOOKS_LIKE_A_MIXER = re.compile(r"mamba|ssm|mixer", re.IGNORECASE)
+_MIXES_TOKENS = re.compile(
+    r"(attention|attn|mha|mixer|deltanet|mamba2?|ssm|retention)\d*$", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,17 @@ def is_within(name: str, block: str) -> bool:
 def count_blocks(model: nn.Module, sites: Sequence[MixerSite]) -> int:
     """Number of blocks of the model, those without a mixer included."""
     return len(block_names(model, [site.name for site in sites]))
+
+
+def token_mixers(model: nn.Module) -> list[str]:
+    """The classes that mix tokens in a model of any library, told by their names; of nested ones the outermost."""
+    mixers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if _MIXES_TOKENS.search(type(module).__name__) and not any(
+            is_within(name, outer) for outer in mixers
+        ):
+            mixers[name] = module
+    return list(dict.fromkeys(type(module).__name__ for module in mixers.values()))
 
 
 def adapter_of(module: nn.Module) -> Adapter | None:

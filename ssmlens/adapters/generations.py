@@ -1,5 +1,6 @@
 """What the families of Mamba-1 and those of Mamba-2 share: each generation's arithmetic over its named weights."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -17,20 +18,20 @@ from ssmlens.models.projections import (
     project_mamba1,
     project_mamba2,
 )
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 class _AdapterFromWeights(Adapter):
     """A mixer whose arithmetic is a pair of functions of its named weights (`models.projections`)."""
 
-    _project: Callable[..., ScanOperands]
+    _project: Callable[..., Operator]
     _finish: Callable[..., Tensor]
 
     @abstractmethod
     def named_weights(self, mixer: Any) -> Any:
         """The weights and settings as the generation's functions take them."""
 
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
         return type(self)._project(given.hidden, self.named_weights(mixer), given.token_mask)
 
@@ -38,7 +39,7 @@ class _AdapterFromWeights(Adapter):
         self,
         mixer: nn.Module,
         y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
+        operands: Operator,
     ) -> Float[Tensor, "batch token d_model"]:
         """See `Adapter.finish`."""
         return type(self)._finish(y, operands.gate, self.named_weights(mixer))
@@ -75,6 +76,7 @@ class Mamba2Adapter(_AdapterFromWeights):
     """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
 
     tf32_kernels = True
+    fresh_A_log = (0.0, math.log(16))
     _project, _finish = staticmethod(project_mamba2), staticmethod(finish_mamba2)
 
     @abstractmethod
@@ -102,3 +104,12 @@ class Mamba2Adapter(_AdapterFromWeights):
             conv_B=conv_B.unflatten(0, per_group),
             conv_C=conv_C.unflatten(0, per_group),
         )
+
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """See `Adapter.settings`."""
+        w = self.named_weights(mixer)
+        return {
+            "dt_limit": w.dt_limit,
+            "norm_before_gate": w.norm_before_gate,
+            "norm_groups": w.norm_groups or w.ngroups,
+        }

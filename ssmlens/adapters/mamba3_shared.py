@@ -11,7 +11,7 @@ from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.errors import UnsupportedModelError
 from ssmlens.models.mamba3 import MIMO_REFUSED
 from ssmlens.models.projections_mamba3 import Mamba3Weights, finish_mamba3, project_mamba3
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 class Mamba3Adapter(Adapter):
@@ -29,7 +29,7 @@ class Mamba3Adapter(Adapter):
         """See `Adapter.refusal`: MIMO too."""
         return MIMO_REFUSED if mixer.is_mimo else super().refusal(mixer, args, kwargs)
 
-    def project(self, mixer: nn.Module, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
         return project_mamba3(given.hidden, self.named_weights(mixer))
 
@@ -37,7 +37,7 @@ class Mamba3Adapter(Adapter):
         self,
         mixer: nn.Module,
         y: Float[Tensor, "batch token head headdim"],
-        operands: ScanOperands,
+        operands: Operator,
     ) -> Float[Tensor, "batch token d_model"]:
         """See `Adapter.finish`."""
         assert operands.gate is not None

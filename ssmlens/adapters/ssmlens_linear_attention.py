@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.adapter import Adapter, MixerInput, register
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 @register
@@ -18,12 +18,12 @@ class SsmlensLinearAttention(Adapter):
     family = "ssmlens LinearAttention"
     mixers = ("ssmlens.models.linear_attention.LinearAttention",)
 
-    def project(self, mixer: Any, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: Any, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
         return mixer.operands(given.hidden)
 
     def finish(
-        self, mixer: Any, y: Float[Tensor, "batch token head headdim"], operands: ScanOperands
+        self, mixer: Any, y: Float[Tensor, "batch token head headdim"], operands: Operator
     ) -> Float[Tensor, "batch token d_model"]:
         """See `Adapter.finish`."""
         return mixer.finish(y, operands)

@@ -8,7 +8,7 @@ from torch import nn
 from ssmlens.adapters.adapter import MixerInput, register
 from ssmlens.adapters.transformers_shared import TransformersMamba2Adapter
 from ssmlens.models.projections import Mamba2Weights
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 @register
@@ -23,7 +23,7 @@ class TransformersFalconH1(TransformersMamba2Adapter):
     family = "transformers FalconH1Mixer"
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
 
-    def project(self, mixer: Any, given: MixerInput) -> ScanOperands:
+    def project(self, mixer: Any, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
         scaled = given.hidden * mixer.ssm_in_multiplier
         return super().project(mixer, dataclasses.replace(given, hidden=scaled))

@@ -11,14 +11,16 @@ from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.models.projections import Mamba1Weights, Mamba2Weights
 
 
-class _TransformersAdapter(Adapter):
+class TransformersAdapter(Adapter):
+    """Mixers that may take a padding mask, and apply it by their module's own rules."""
+
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """See `Adapter.read_input`. The mask is the one that the mixer applies: ones where it ignores its own."""
         given = super().read_input(mixer, args, kwargs)
         return MixerInput(given.hidden, _applied(mixer, given.token_mask))
 
 
-class TransformersMamba1Adapter(_TransformersAdapter, Mamba1Adapter):
+class TransformersMamba1Adapter(TransformersAdapter, Mamba1Adapter):
     """Families with the parameter names of transformers' MambaMixer."""
 
     def named_weights(self, mixer: Any) -> Mamba1Weights:
@@ -26,7 +28,7 @@ class TransformersMamba1Adapter(_TransformersAdapter, Mamba1Adapter):
         return Mamba1Weights.of(mixer, activation=mixer.act)
 
 
-class TransformersMamba2Adapter(_TransformersAdapter, Mamba2Adapter):
+class TransformersMamba2Adapter(TransformersAdapter, Mamba2Adapter):
     """Families with the parameter and attribute names of transformers' Mamba2Mixer."""
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:

@@ -64,7 +64,7 @@ class CaptureCommand:
         """Do it."""
         import torch
 
-        from ssmlens.models.load import load_model
+        from ssmlens.adapters.load import load_model
         from ssmlens.recorder.capture import capture
 
         shard = parse_shard(self.shard)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.find import count_blocks
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, is_norm, mark
@@ -54,6 +55,12 @@ class _Redraw(Init):
         """See `Init.apply_`. Raises UsageError for a parameter that the library has no draw for, by name."""
         numbers = generator(seed)
         sites = choose_mixers(model)
+        for site in sites:
+            if isinstance(site.adapter, DeltaAdapter):
+                raise UsageError(
+                    f"layer {site.layer} is {site.adapter.family}, which cannot be drawn: inits know "
+                    "the mixers of Mamba-1 and Mamba-2; build the model anew with its own library"
+                )
         mixers = [site.module for site in sites]
         draws = self.draws(math.sqrt(count_blocks(model, sites)))
         chosen: list[tuple[Tensor, Draw, int]] = []

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.find import MixerSite
-from ssmlens.adapters.generations import Mamba2Adapter
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import is_norm, mark_of
@@ -21,18 +20,21 @@ _LARGEST_Z = 6.0
 def require_fresh(model: nn.Module, sites: Sequence[MixerSite]) -> None:
     """Raise UsageError, naming the layer or norm, unless these mixers are as their library drew them.
 
-    Norm weights and D are 1; A_log is log n in Mamba-1 and log U(1, 16) in Mamba-2 (transformers' log(1..heads) is not:
-    the same c would mean other decays); W_B and W_C are unrelated; nothing was initialised by ssmlens before.
+    Norm weights are where the library starts them (1, or 0 where it adds 1) and D is 1; A_log is log n in Mamba-1, log
+    U(1, 16) in Mamba-2 (transformers' log(1..heads) is not: the same c would mean other decays) and at most log 16 in a
+    delta rule; W_B and W_C are unrelated; nothing was initialised by ssmlens before.
     """
     for site in sites:
         why = _why_stale(site)
         if why is not None:
             raise UsageError(f"layer {site.layer}: {why}; force=True goes on regardless")
+    starts = {start for site in sites for start in site.adapter.fresh_norms}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if is_norm(module) and weight is not None and (weight != 1).any():
+        if is_norm(module) and weight is not None and not any(_all(weight, s) for s in starts):
+            one = " or ".join(f"{start:g}" for start in sorted(starts))
             raise UsageError(
-                f"{name}.weight is not all 1: the model is trained, not fresh; "
+                f"{name}.weight is not all {one}: the model is trained, not fresh; "
                 "force=True goes on regardless"
             )
 
@@ -51,18 +53,24 @@ def _why_stale(site: MixerSite) -> str | None:
 
 
 def _why_stale_decay(site: MixerSite, A_log: Float[Tensor, "head A_state"]) -> str | None:
-    if not isinstance(site.adapter, Mamba2Adapter):
+    if site.adapter.fresh_A_log is None:
         if _is(A_log, log_n(A_log)):
             return None
         return "A_log is not log n: the model is trained, not fresh"
-    if _is(A_log, log_n(A_log.T).T):
+    least, most = site.adapter.fresh_A_log
+    if least == 0 and _is(A_log, log_n(A_log.T).T):
         return (
             "A_log is log(1..heads), transformers' own, on which c means other decays than on "
             "mamba_ssm's log U(1, 16); apply the init 'mamba-ssm' first"
         )
-    if not ((A_log >= 0) & (A_log <= math.log(16) + 1e-2)).all():
-        return "A_log is not log U(1, 16): the model is trained, not fresh"
+    if not ((A_log >= least) & (A_log <= most + 1e-2)).all():
+        low, high = math.exp(least), math.exp(most)
+        return f"A_log is not log U({low:g}, {high:g}): the model is trained, not fresh"
     return None
+
+
+def _all(weight: Tensor, start: float) -> bool:
+    return bool((weight == start).all())
 
 
 def _is(values: Tensor, wanted: Tensor) -> bool:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.find import MixerSite
-from ssmlens.adapters.generations import Mamba2Adapter
 from ssmlens.errors import UsageError
 from ssmlens.inits.fresh import require_fresh
 from ssmlens.inits.init import Init, choose_mixers, inits, layers_option, mark
@@ -58,19 +57,22 @@ class Mimetic(Init):
     - BC: W_C := ½ (W'_C + W_B), so that W_Cᵀ W_B ≈ a multiple of I. A bias of these rows is treated likewise.
     - conv: the convolution passes its current token on as it is, without bias. SiLU still follows.
 
+    In a delta rule, whose k is B and whose q is C, A and delta together make every log decay −exp(−c), so that α ≈ 1
+    whatever the token.
+
     Attributes:
-        components: Some of "A", "delta", "BC", "conv". None: A, delta and BC, and conv as well in Mamba-2 (as the
-            paper does).
+        components: Some of "A", "delta", "BC", "conv". None: A, delta and BC, and conv as well where B and C pass it
+            (Mamba-2, as the paper does, and delta rules).
         c: Strength of A; the paper takes 2, 4 or 8.
         layers: Blocks whose mixers are set; None: all.
         a_rule: "power" as above; "power_no_first": −c·log(n + 1); "constant": −c; "offset": the library's own A_log − c
-            (Tong et al. 2026, with 10).
+            (Tong et al. 2026, with 10). A delta rule has "power" alone, as above.
         w_delta_scale: What W_Δ is multiplied by.
         bc_mix: Weights of W'_C and W_B in W_C; (0, 1) copies W_B.
         bc_rescale: "none"; "var": W_C keeps the variance of its draw (√2 for ½, ½); "identity": W_B and W_C are scaled
             alike until the mean diagonal entry of W_Cᵀ W_B is 1 in each group.
         conv_scope: "all" channels; "bc": those of B and C alone; "tie_bc": C's taps and bias become B's. The latter two
-            are for Mamba-2.
+            are for Mamba-2 and delta rules.
         keep_conv_bias: Leave the convolution's bias as it was drawn.
         force: Go on where the model is not fresh.
 
@@ -119,7 +121,8 @@ class Mimetic(Init):
     def _components(self, site: MixerSite) -> tuple[str, ...]:
         if self.components is not None:
             return self.components
-        return COMPONENTS if isinstance(site.adapter, Mamba2Adapter) else COMPONENTS[:3]
+        passed = site.adapter.weights(site.module).conv_B is not None
+        return COMPONENTS if passed else COMPONENTS[:3]
 
     def _changes(self, site: MixerSite, weights: MixerWeights) -> list[Change]:
         """The mixer's weights that change, with what they become."""
@@ -130,6 +133,12 @@ class Mimetic(Init):
             raise UsageError(f"layer {site.layer}: {error}") from None
 
     def _A(self, weights: MixerWeights) -> list[Change]:
+        if weights.slow_decay is not None:
+            if self.a_rule != "power":
+                raise UsageError(
+                    f"a_rule={self.a_rule!r} is for Mamba: c alone sets the decay of a delta rule"
+                )
+            return weights.slow_decay(self.c, self.w_delta_scale)["A"]
         A_log, base = weights.views.A_log, weights.own_A_log
         assert A_log is not None
         if self.a_rule in _POWERS and (base < 0).any():
@@ -140,6 +149,8 @@ class Mimetic(Init):
         return [(A_log, A_RULES[self.a_rule](base, self.c))]
 
     def _delta(self, weights: MixerWeights) -> list[Change]:
+        if weights.slow_decay is not None:
+            return weights.slow_decay(self.c, self.w_delta_scale)["delta"]
         low, high = weights.dt_limit
         if not low <= 1 <= high:
             raise UsageError(
@@ -200,8 +211,8 @@ class Mimetic(Init):
         B, C = views.conv_B, views.conv_C
         if B is None or C is None:
             raise UsageError(
-                f"conv_scope={self.conv_scope!r} is for Mamba-2: here B and C are made after the "
-                "convolution; use conv_scope='all' or leave out the component 'conv'"
+                f"conv_scope={self.conv_scope!r} is for Mamba-2 and delta rules: here B and C are made after "
+                "the convolution; use conv_scope='all' or leave out the component 'conv'"
             )
         bias_B, bias_C = weights.conv_bias_B, weights.conv_bias_C
         if self.conv_scope == "bc":

@@ -1,6 +1,8 @@
 """The weights of one mixer that an init sets: the adapter's views, and the biases of the same rows."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,9 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number
+
+SlowDecay = Callable[[Number, Number], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,8 @@ class MixerWeights:
         bias_dt: See bias_B.
         conv_bias_B: The convolution's bias of B's channels, in Mamba-2, where it has one.
         conv_bias_C: See conv_bias_B.
+        slow_decay: From c and w_delta_scale to what the components "A" and "delta" set, where the family has rules of
+            its own (`Adapter.slow_decay`).
     """
 
     views: WeightViews
@@ -36,10 +43,19 @@ class MixerWeights:
     bias_dt: Float[Tensor, "head"] | None = None
     conv_bias_B: Float[Tensor, "group state"] | None = None
     conv_bias_C: Float[Tensor, "group state"] | None = None
+    slow_decay: SlowDecay | None = None
 
     @classmethod
     def of(cls, site: MixerSite) -> "MixerWeights":
-        """The weights of a mixer. Raises UsageError, naming the family, unless it is Mamba-1 or Mamba-2."""
+        """The weights of a mixer. Raises UsageError, naming the family, where mimetic initialisation has no rule."""
+        if site.adapter.slow_decay(site.module, 1, 1) is not None:
+            views = site.adapter.weights(site.module)
+            assert views.A_log is not None
+            return cls(
+                views,
+                views.A_log.double(),
+                slow_decay=lambda c, scale: site.adapter.slow_decay(site.module, c, scale),
+            )
         if isinstance(site.adapter, Mamba1Adapter):
             views = site.adapter.weights(site.module)
             assert views.A_log is not None
@@ -47,14 +63,14 @@ class MixerWeights:
         if not isinstance(site.adapter, Mamba2Adapter):
             raise UsageError(
                 f"layer {site.layer} is {site.adapter.family}, which has no A_log and no "
-                "convolution: mimetic initialisation is for Mamba-1 and Mamba-2"
+                "convolution: mimetic initialisation is for Mamba-1 and Mamba-2, and for delta rules"
             )
         views, weights = site.adapter.weights(site.module), site.adapter.named_weights(site.module)
         assert views.A_log is not None
         assert views.W_B is not None
         groups, states = views.W_B.shape[:2]
         d_BC, heads = groups * states, len(weights.A_log)
-        biases = {}
+        biases: dict[str, Any] = {}
         if weights.in_proj_bias is not None:
             B, C, dt = weights.in_proj_bias[-2 * d_BC - heads :].split([d_BC, d_BC, heads])
             biases = {"bias_B": B.view(groups, states), "bias_C": C.view(groups, states)}

@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, layers_option, mark
-from ssmlens.models.load import load_model
 from ssmlens.options import option
 
 SCOPES = ("block", "mixer", "ssm", "bc")
 # The views that a part of a mixer is made of.
 _VIEWS = {
-    "ssm": ("A_log", "dt_bias", "W_dt", "dt_proj", "W_B", "W_C", "conv", "conv_bias"),
+    "ssm": ("A_log", "dt_bias", "W_dt", "dt_proj", "W_B", "W_C", "W_beta", "conv", "conv_bias"),
     "bc": ("W_B", "W_C"),
 }
+# Settings that matter to what the scope "ssm" takes; the others matter to a whole mixer.
+_OF_SSM = ("dt_limit", "beta_scale", "decay_bound")
 _NEEDED = {"ssm": {"A_log", "W_dt", "W_B", "W_C"}, "bc": {"W_B", "W_C"}}
 
 
@@ -53,8 +55,8 @@ class Transplant(Init):
     Attributes:
         teacher: A model, or what `load_model` takes.
         layer: Index i of its block.
-        scope: "block": all of it, norm and MLP included. "mixer". "ssm": A_log, what makes Δ, B and C, and the
-            convolution. "bc": W_B and W_C.
+        scope: "block": all of it, norm and MLP included. "mixer". "ssm": A_log, what makes Δ, B and C (in a delta rule
+            the decay, k, q and β), and the convolution. "bc": W_B and W_C.
         student_layers: The student's blocks j; None: all with a mixer.
         shuffled: The control: the entries of each weight are permuted (by the seed; in all layers alike), so that the
             values stay and their structure goes.
@@ -145,14 +147,10 @@ def _traits(site: MixerSite, weights: Mapping[str, Tensor], scope: str) -> dict[
     """
     views = {} if scope in _VIEWS else site.adapter.weights(site.module).named()
     traits = {name: tuple(weight.shape) for name, weight in {**views, **weights}.items()}
-    adapter: Any = site.adapter
-    named = adapter.named_weights(site.module)
-    if scope != "bc" and hasattr(named, "dt_limit"):
-        traits["dt_limit"] = named.dt_limit
-    if scope not in _VIEWS and hasattr(named, "norm_before_gate"):
-        traits["norm_before_gate"] = named.norm_before_gate
-        traits["norm_groups"] = named.norm_groups or named.ngroups
-    return traits
+    settings = {} if scope == "bc" else site.adapter.settings(site.module)
+    if scope == "ssm":
+        settings = {name: settings[name] for name in _OF_SSM if name in settings}
+    return traits | settings
 
 
 def _shuffle(weight: Tensor, numbers: torch.Generator) -> Tensor:

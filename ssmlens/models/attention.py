@@ -1,6 +1,6 @@
-"""Plain-torch twin of mamba_ssm's `MHA`, the attention of its hybrids; and the softmax weights of either.
+"""Plain-torch twin of mamba_ssm's `MHA`, the attention of its hybrids; and the operands of either.
 
-The weights of attention are never in what such a module puts out: `softmax_weights` computes them from its input and
+The weights of attention are never in what such a module puts out: `attention_operands` makes them from its input and
 its parameters, as `projections` does for the operands of a mixer.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
 from ssmlens.models.parameters import Number, depthwise
+from ssmlens.scan.operators.softmax import SoftmaxScores
 
 Heads = Float[Tensor, "batch head token head_dim"]
 
@@ -141,28 +142,26 @@ def project_attention(
     return q, k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1), mlp
 
 
-def softmax_weights(
-    x: Float[Tensor, "batch token embed_dim"], mha: Any
-) -> Float[Tensor, "batch head query key"]:
-    """Every head's weights softmax(q kᵀ · scale), in float32 at least: each query's sum to 1.
+def attention_operands(x: Float[Tensor, "batch token embed_dim"], mha: Any) -> SoftmaxScores:
+    """The softmax operator of this module's `MHA`, or mamba_ssm's: its queries, keys and values.
 
-    Args:
-        x: The input of the module.
-        mha: This module's `MHA`, or mamba_ssm's.
+    The output of the MLP beside the heads, where there is one, is in `gate`.
     """
-    q, k, _, _ = project_attention(x, mha)
-    return torch.stack([_weights(q[:, h], k[:, h], mha) for h in range(mha.num_heads)], dim=1)
+    q, k, v, mlp = project_attention(x, mha)
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    scale = q.shape[3] ** -0.5 if mha.softmax_scale is None else float(mha.softmax_scale)
+    return SoftmaxScores(q=q, k=k, scale=scale, causal=bool(mha.causal), x=v, gate=mlp)
 
 
-def softmax_attention_map(
-    x: Float[Tensor, "batch token embed_dim"], mha: Any
-) -> Float[Tensor, "batch query key"]:
-    """The mean of `softmax_weights` over the heads, one head in memory at a time."""
-    q, k, _, _ = project_attention(x, mha)
-    total = _weights(q[:, 0], k[:, 0], mha)
-    for head in range(1, mha.num_heads):
-        total += _weights(q[:, head], k[:, head], mha)
-    return total / mha.num_heads
+def finish_attention(
+    y: Float[Tensor, "batch token head head_dim"],
+    mlp: Float[Tensor, "batch token width"] | None,
+    mha: Any,
+) -> Float[Tensor, "batch token embed_dim"]:
+    """The module's output from what its heads mixed."""
+    context = y.flatten(2).to(mha.out_proj.weight.dtype)
+    whole = context if mlp is None else torch.cat([context, mlp], dim=-1)
+    return F.linear(whole, mha.out_proj.weight, mha.out_proj.bias)
 
 
 def rotate(x: Heads, dim: int, base: float, interleaved: bool) -> Heads:
@@ -177,15 +176,3 @@ def rotate(x: Heads, dim: int, base: float, interleaved: bool) -> Heads:
     first, second = turned.unflatten(3, shape).unbind(axis)
     new = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=axis)
     return torch.cat([new.flatten(3).to(x.dtype), kept], dim=3)
-
-
-def _weights(
-    q: Float[Tensor, "batch token head_dim"], k: Float[Tensor, "batch token head_dim"], mha: Any
-) -> Float[Tensor, "batch token token"]:
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scale = q.shape[2] ** -0.5 if mha.softmax_scale is None else mha.softmax_scale
-    scores = q.to(wide) @ k.to(wide).mT * scale
-    if mha.causal:
-        later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    return scores.softmax(2)

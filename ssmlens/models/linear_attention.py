@@ -3,7 +3,7 @@
     y[i] = Σ_{j ≤ i} (q[i]·k[j]) x[j],    or in one line    Y = X · CausalMask(Xᵀ W_qᵀ W_k X)
 
 (paper eq. 12, and the ablation of its Figure 5.) It is a selective scan that forgets nothing and writes with weight 1:
-k is B, q is C, Δ = 1, the log of the decay 0, and there is no D. So these modules hand `ScanOperands` to
+k is B, q is C, Δ = 1, the log of the decay 0, and there is no D. So these modules hand `DecayScan` to
 `selective_scan` as the other mixers do, and whatever reads those reads them.
 """
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ssmlens.errors import UsageError
 from ssmlens.models.parameters import Number, depthwise
 from ssmlens.scan.causal_conv import causal_conv1d
-from ssmlens.scan.mixing import TokenMixing
-from ssmlens.scan.operands import ScanOperands, scan_dtype
+from ssmlens.scan.operator import scan_dtype
+from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.selective_scan import selective_scan
+from ssmlens.scan.surroundings import Surroundings
 
 NORMALISATIONS = ("none", "length", "rms")
 
@@ -64,17 +65,17 @@ class MambaLinearAttention(nn.Module):
         self.x_proj = nn.Linear(self.d_inner, 2 * d_state, bias=False, **made)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
 
-    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> ScanOperands:
+    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> DecayScan:
         """x = SiLU(conv(W_x u)), (k, q) = x_proj x, with the gate's branch beside them."""
         u, gate = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=2)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         x = F.silu(causal_conv1d(u, taps, bias)).to(gate.dtype)
         k, q = F.linear(x, self.x_proj.weight).chunk(2, dim=2)
-        mixing = TokenMixing(u=u, conv_weight=taps, conv_bias=bias)
-        return _operands(k.unsqueeze(2), q.unsqueeze(2), x.unsqueeze(2), gate, mixing)
+        surroundings = Surroundings(u=u, conv_weight=taps, conv_bias=bias)
+        return _operands(k.unsqueeze(2), q.unsqueeze(2), x.unsqueeze(2), gate, surroundings)
 
     def finish(
-        self, y: Float[Tensor, "batch token 1 d_inner"], operands: ScanOperands
+        self, y: Float[Tensor, "batch token 1 d_inner"], operands: DecayScan
     ) -> Float[Tensor, "batch token d_model"]:
         """The output, out_proj(y · SiLU(gate)), from the scan's `y`."""
         assert operands.gate is not None
@@ -140,23 +141,23 @@ class LinearAttention(nn.Module):
             self.norm = nn.RMSNorm(d_model, eps=1e-5, **made)
         self.out_proj = nn.Linear(d_model, d_model, bias=bias, **made)
 
-    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> ScanOperands:
+    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> DecayScan:
         """(x, k, q) = in_proj u, a group a head; q is divided by the tokens it sees where that is asked for."""
         projected = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
         width = self.nheads * self.d_state
         split = projected.split([self.d_model, width, width], dim=2)
         x, k, q = (part.unflatten(2, (self.nheads, -1)) for part in split)
-        mixing = TokenMixing()
+        surroundings = Surroundings()
         if self.normalise == "length":
             seen = torch.arange(1, q.shape[1] + 1, device=q.device, dtype=scan_dtype(q))
             q = q / seen.view(-1, 1, 1)
         elif self.normalise == "rms":
             weight, eps = self.norm.weight, float(self.norm.eps or 0)
-            mixing = TokenMixing(norm_weight=weight, norm_eps=eps, norm_groups=self.nheads)
-        return _operands(k, q, x, None, mixing)
+            surroundings = Surroundings(norm_weight=weight, norm_eps=eps, norm_groups=self.nheads)
+        return _operands(k, q, x, None, surroundings)
 
     def finish(
-        self, y: Float[Tensor, "batch token head headdim"], operands: ScanOperands
+        self, y: Float[Tensor, "batch token head headdim"], operands: DecayScan
     ) -> Float[Tensor, "batch token d_model"]:
         """The output, out_proj(y) or out_proj(RMSNorm(y)), from the scan's `y`."""
         if self.normalise == "rms":
@@ -178,12 +179,12 @@ def _operands(
     q: Float[Tensor, "batch token head state"],
     x: Float[Tensor, "batch token head headdim"],
     gate: Float[Tensor, "batch token d_inner"] | None,
-    mixing: TokenMixing,
-) -> ScanOperands:
+    surroundings: Surroundings,
+) -> DecayScan:
     """A scan that keeps everything and writes it with weight 1."""
     wide = scan_dtype(x)
     one = torch.ones(x.shape[:3], device=x.device, dtype=wide)
-    return ScanOperands(
+    return DecayScan(
         delta=one,
         A=None,
         B=k.to(wide),
@@ -191,5 +192,5 @@ def _operands(
         x=x.to(wide),
         gate=gate,
         log_decay=torch.zeros_like(one),
-        mixing=mixing,
+        surroundings=surroundings,
     )

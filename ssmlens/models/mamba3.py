@@ -14,7 +14,7 @@ of log α
 
 That pairs of states also turn, each token by an angle of its own, is folded into q and k: with k[j] turned by θ[j] and
 q[i] by θ[i] (θ the running sum of those angles) their product is what it would be had the state turned back by
-θ[i] − θ[j] between them. So `ScanOperands` needs three tensors more than Mamba-2's, each [batch token head]:
+θ[i] − θ[j] between them. So `DecayScan` needs three tensors more than Mamba-2's, each [batch token head]:
 
     delta      Δ = softplus(dt + dt_bias)
     log_decay  log α = −Δ max(softplus(rate), A_floor): the decay depends on the data, there is no A
@@ -30,7 +30,7 @@ Of several inputs and outputs a head (MIMO, `is_mimo=True`) this leaves no one m
 pair of ranks (r, s), M_rs = q_r[i]·k_s[j] × the same decay and weights; channel p sums them over s with weights of its
 own (mimo_x[s,p]), multiplies each r by SiLU(mimo_z[r,p] z[i,p]), which depends on the data, and only then sums over r
 (mimo_o[r,p]). So a channel has a matrix of its own, with its gate inside, and headdim · rank of them a head have
-neither shared operands nor a place in `ScanOperands`: MIMO is refused.
+neither shared operands nor a place in `DecayScan`: MIMO is refused.
 """
 
 import torch

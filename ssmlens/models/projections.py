@@ -1,6 +1,6 @@
 """The projections around a selective scan, as pure functions of named weights.
 
-    hidden ── project ──> ScanOperands ── selective_scan ──> y ── finish ──> mixer output
+    hidden ── project ──> DecayScan ── selective_scan ──> y ── finish ──> mixer output
 
 mamba_ssm, transformers and MambaLM give these weights the same names, so one pair of functions
 serves all three. Matrix products run in the weights' dtype; Δ, A and everything handed to the scan
@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.scan.causal_conv import causal_conv1d
-from ssmlens.scan.mixing import TokenMixing
-from ssmlens.scan.operands import ScanOperands, scan_dtype
+from ssmlens.scan.operator import scan_dtype
+from ssmlens.scan.operators.decay_scan import DecayScan
+from ssmlens.scan.surroundings import Surroundings
 
 Activation = Callable[[Tensor], Tensor]
 Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -136,7 +137,7 @@ def project_mamba1(
     hidden: Float[Tensor, "batch token d_model"],
     weights: Mamba1Weights,
     token_mask: TokenMask | None = None,
-) -> ScanOperands:
+) -> DecayScan:
     """What a Mamba-1 mixer hands to its scan (paper eqs. 5-7), with the gate's branch beside it.
 
     x = SiLU(conv(W_x u)), (dt_low, B, C) = x_proj x, Δ = softplus(dt_proj dt_low + dt_bias),
@@ -165,7 +166,7 @@ def project_mamba1(
     dt = _linear_of_groups(dt, weights.dt_proj_weight).flatten(2).to(wide)
     if weights.dt_bias is not None:
         dt = dt + weights.dt_bias.to(wide)
-    return ScanOperands(
+    return DecayScan(
         delta=F.softplus(dt),
         A=-torch.exp(weights.A_log.to(wide)),
         B=B.to(wide),
@@ -173,7 +174,9 @@ def project_mamba1(
         x=x.to(wide).unsqueeze(3),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
-        mixing=TokenMixing(u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias),
+        surroundings=Surroundings(
+            u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias
+        ),
     )
 
 
@@ -191,7 +194,7 @@ def project_mamba2(
     hidden: Float[Tensor, "batch token d_model"],
     weights: Mamba2Weights,
     token_mask: TokenMask | None = None,
-) -> ScanOperands:
+) -> DecayScan:
     """What a Mamba-2 mixer hands to its scan, with what bypasses the scan in `gate`.
 
     (gate, xBC, dt) = in_proj u, (x, B, C) = SiLU(conv(xBC)),
@@ -223,7 +226,7 @@ def project_mamba2(
     delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
     if weights.dt_limit != (0.0, float("inf")):
         delta = delta.clamp(*weights.dt_limit)
-    return ScanOperands(
+    return DecayScan(
         delta=delta,
         A=-torch.exp(weights.A_log.to(wide)).unsqueeze(1),
         B=B.unflatten(2, (groups, weights.d_state)),
@@ -231,7 +234,7 @@ def project_mamba2(
         x=x.unflatten(2, (heads, weights.headdim)),
         D=weights.D.to(wide).reshape(heads, -1),
         gate=gate,
-        mixing=TokenMixing(
+        surroundings=Surroundings(
             u=u,
             conv_weight=weights.conv_weight[:d_ssm],
             conv_bias=None if weights.conv_bias is None else weights.conv_bias[:d_ssm],

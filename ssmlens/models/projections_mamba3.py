@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.scan.mixing import TokenMixing
-from ssmlens.scan.operands import ScanOperands, scan_dtype
+from ssmlens.scan.operator import scan_dtype
+from ssmlens.scan.operators.decay_scan import DecayScan
+from ssmlens.scan.surroundings import Surroundings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Mamba3Weights:
 
 def project_mamba3(
     hidden: Float[Tensor, "batch token d_model"], weights: Mamba3Weights
-) -> ScanOperands:
+) -> DecayScan:
     """What a Mamba-3 mixer's scan reads: every head has a B and a C of its own (as many groups as heads).
 
     Δ = softplus(dt + dt_bias), log_decay = −Δ max(softplus(rate), A_floor), B and C = R(θ) (RMSNorm + bias), and with
@@ -83,7 +84,7 @@ def project_mamba3(
     left_over = (1 - share) * delta  # of a token's step, for what the token before it wrote
     write_now = share * delta
     phase = _phase(angle, delta)
-    return ScanOperands(
+    return DecayScan(
         delta=delta,
         A=None,
         B=_rotate(_per_head(B, weights.B_norm_weight, weights.B_bias, weights), phase),
@@ -94,7 +95,7 @@ def project_mamba3(
         log_decay=-delta * decay_rate,
         write=write_now + torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1),
         write_now=write_now,
-        mixing=TokenMixing(
+        surroundings=Surroundings(
             norm_weight=weights.norm_weight,
             norm_eps=weights.eps,
             norm_groups=heads,

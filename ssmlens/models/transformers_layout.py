@@ -13,40 +13,38 @@ from ssmlens.models import checkpoint
 
 SUPPORTED = (
     "ssmlens reads mamba_ssm's MambaLMHeadModel, and transformers' language models with Mamba "
-    "layers, such as MambaForCausalLM and Mamba2ForCausalLM"
+    "layers or delta rules, such as MambaForCausalLM, Mamba2ForCausalLM and Qwen3_5ForCausalLM"
 )
 
 
 def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
     """The model that a config.json describes, on the meta device: without weights, at no cost.
 
-    A hybrid's attention is transformers' eager one, which puts out its weights.
+    A hybrid's attention is transformers' eager one, which puts out its weights. Of a model of images and text it is
+    the text model, or all of it where transformers has no text model by itself (GLM-5 next).
 
     Raises:
-        UnsupportedModelError: transformers does not know it, its own code would have to run, or
-            it has no selective state space layer (one with a parameter A_log).
+        UnsupportedModelError: transformers does not know it, or its own code would have to run.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto
 
     declared = (
         ", ".join(config.get("architectures") or []) or f"model_type {config['model_type']!r}"
     )
     try:
         parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        images = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        text = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        whole = parsed.model_type in images and parsed.model_type not in text
+        kind = AutoModelForImageTextToText if whole else AutoModelForCausalLM
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(
-                parsed, trust_remote_code=False, attn_implementation="eager"
-            )
+            return kind.from_config(parsed, trust_remote_code=False, attn_implementation="eager")
     except (ValueError, KeyError, ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModelError(
             f"{name} is a {declared}, which transformers cannot build here ({reason}); {SUPPORTED}"
         ) from None
-    if not any(parameter.endswith(".A_log") for parameter, _ in skeleton.named_parameters()):
-        raise UnsupportedModelError(
-            f"{name} is a {declared}, which has no Mamba layer; {SUPPORTED}"
-        )
-    return skeleton
 
 
 def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a mixer or an attention module was given and gave in one call, and what can be computed from that."""
+"""What a mixer was given and gave in one call, and what can be computed from that."""
 
 import dataclasses
 from contextlib import nullcontext
@@ -9,11 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import MixerInput
-from ssmlens.adapters.blocks import AttentionSite
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
-from ssmlens.models.attention import softmax_attention_map, softmax_weights
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +19,7 @@ class MixerCall:
     """One call of one mixer.
 
     Attributes:
-        site: Which mixer.
+        site: Which mixer; of several blocks that share one, the block that ran.
         given: Its input, on the device of its weights.
         output: What it really put out, on the device of its weights.
         autocast: The dtype autocast computed with, or None.
@@ -32,7 +30,7 @@ class MixerCall:
     output: Float[Tensor, "batch token d_model"]
     autocast: torch.dtype | None = None
 
-    def operands(self) -> ScanOperands:
+    def operands(self) -> Operator:
         """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
         with torch.no_grad(), self.precision():
             return self.site.adapter.project(self.site.module, self.given)
@@ -43,48 +41,8 @@ class MixerCall:
 
     def detached(self) -> "MixerCall":
         """The call without its autograd graph."""
-        given = dataclasses.replace(self.given, hidden=self.given.hidden.detach())
+        given = self.given.map(lambda tensor: tensor.detach())
         return dataclasses.replace(self, given=given, output=self.output.detach())
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionCall:
-    """One call of one module of softmax attention.
-
-    Attributes:
-        site: Which attention; of several blocks that share a module, the one that ran.
-        returned: The weights that it put out, or None where they are computed (`AttentionSite.computed`).
-        given: Its input, on the device of its weights, where they are computed.
-        autocast: The dtype autocast computed with, or None.
-    """
-
-    site: AttentionSite
-    returned: Float[Tensor, "batch head query key"] | None = None
-    given: Float[Tensor, "batch token d_model"] | None = None
-    autocast: torch.dtype | None = None
-
-    def weights(self) -> Float[Tensor, "batch head query key"]:
-        """The softmax weights of every head."""
-        return self._computed(softmax_weights) if self.returned is None else self.returned
-
-    def attention_map(self) -> Float[Tensor, "batch query key"]:
-        """The mean of the weights over the heads, in float32 at least."""
-        if self.returned is None:
-            return self._computed(softmax_attention_map)
-        return self.returned.mean(1, dtype=torch.promote_types(self.returned.dtype, torch.float32))
-
-    def detached(self) -> "AttentionCall":
-        """The call without its autograd graph."""
-        kept = {
-            name: None if tensor is None else tensor.detach()
-            for name, tensor in (("returned", self.returned), ("given", self.given))
-        }
-        return dataclasses.replace(self, **kept)
-
-    def _computed(self, function: Any) -> Tensor:
-        assert self.given is not None
-        with torch.no_grad(), _precision(self.given.device, self.autocast):
-            return function(self.given, self.site.module)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -94,7 +52,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type)
 
 
-def weights_device(site: MixerSite | AttentionSite) -> torch.device:
+def weights_device(site: MixerSite) -> torch.device:
     """Where a module's weights lie; accelerate moves its input there only inside its forward.
 
     Raises:
@@ -112,6 +70,11 @@ def weights_device(site: MixerSite | AttentionSite) -> torch.device:
             "load the model with each layer on one device"
         )
     return next(iter(devices))
+
+
+def call_device(site: MixerSite, output: Tensor) -> torch.device:
+    """Where a call is computed again: with the module's weights, or, where none are read, with its output."""
+    return weights_device(site) if site.adapter.needs_weights(site.module) else output.device
 
 
 def versions(module: nn.Module) -> list[tuple[int, int]]:

@@ -19,8 +19,7 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.recorder import closure as closing
-from ssmlens.recorder.attention_capture import attention_layer, padded_map
-from ssmlens.recorder.calls import AttentionCall, MixerCall, autocast_dtype, weights_device
+from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
@@ -142,12 +141,12 @@ class _Job:
         ids = self.prompts.padded()[rows.start : rows.stop]
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
         self._tell(batch, f"forward to layer {min(missing)}")
-        calls: dict[int, _Calls] = {layer: _Calls() for layer in missing}
+        calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
 
-        def on_call(call: MixerCall | AttentionCall) -> None:
+        def on_call(call: MixerCall) -> None:
             layer = call.site.layer
             calls[layer].add(call)
-            if calls[layer].complete(missing[layer]):
+            if not calls[layer].missing:
                 self._store(layer, calls.pop(layer), length, batch)
             if not calls:
                 raise _EnoughError
@@ -156,36 +155,38 @@ class _Job:
         with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
             self.model(ids.to(next(self.model.parameters()).device), **_without_cache(self.model))
         if calls:
-            left = missing[min(calls)]
-            part = left.mixer if left.mixer and not calls[left.layer].mixer else left.attention
-            assert part is not None
-            raise UsageError(f"the model ran without calling its layer {part.name}")
+            left = calls[min(calls)].missing[0]
+            raise UsageError(f"the model ran without calling its layer {left.name}")
 
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
-        if calls.mixer is None:
-            assert calls.attention is not None
-            arrays, attributes = attention_layer(calls.attention, length)
-        else:
-            got = self._captured(calls.mixer, length, batch)
-            arrays, attributes = dict(got.arrays), got.attributes
-            if calls.attention is not None:
-                arrays["softmax_attention_map"] = padded_map(calls.attention, length)
-        self.writer.write(layer, batch, arrays, attributes)
+        first, *beside = calls.of_sites
+        stored = self._captured(first, length, batch)
+        arrays = dict(stored.arrays)
+        for call in beside:  # softmax attention that shares the block with another mixer
+            arrays["softmax_attention_map"] = self._captured(call, length, batch).arrays[
+                "attention_map"
+            ]
+        self.writer.write(layer, batch, arrays, stored.attributes)
         self._done += 1
         self._tell(batch, f"layer {layer}")
 
     def _captured(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
-        layer, channels = call.site.layer, self.channels
+        layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         rows, target = self.writer.prompts(batch), self.prompts.padded_target()
         here = None if target is None else target[rows.start : rows.stop]
-        got = capture_layer(call, length, channels, self.store_discretized, here)
-        limit = closing.tolerance(call.output, call.site.adapter)
-        if got.finite and not got.worst_closure <= limit and not self.keep_going:
+        try:
+            got = capture_layer(call, length, channels, self.store_discretized, here)
+        except UsageError as error:
+            raise UsageError(f"layer {layer}: {error}") from error
+        limit = closing.tolerance(call.output, adapter)
+        unknown = adapter.unclosable(call.site.module) is not None
+        closes = unknown or got.worst_closure <= limit
+        if got.finite and not closes and not self.keep_going:
             raise ClosureError(
-                f"layer {layer} ({call.site.adapter.family}): recomputed output differs by "
+                f"layer {layer} ({adapter.family}): recomputed output differs by "
                 f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
                 "(--keep-going stores them all the same)"
             )
@@ -197,24 +198,25 @@ class _Job:
             self.progress(done, self.writer.batches * self._all, what)
 
 
-@dataclasses.dataclass
 class _Calls:
-    """What a block has called so far: its mixer and its attention, in the model's order."""
+    """What a block has called so far of what mixes its tokens."""
 
-    mixer: MixerCall | None = None
-    attention: AttentionCall | None = None
+    def __init__(self, block: Block):
+        self._block = block
+        self._calls: dict[str, MixerCall] = {}
 
-    def add(self, call: MixerCall | AttentionCall) -> None:
-        if isinstance(call, MixerCall):
-            self.mixer = call
-        else:
-            self.attention = call
+    def add(self, call: MixerCall) -> None:
+        self._calls[call.site.name] = call
 
-    def complete(self, block: Block) -> bool:
-        attends = block.attention is not None and block.attention.has_weights
-        return (self.mixer is not None or block.mixer is None) and (
-            self.attention is not None or not attends
-        )
+    @property
+    def missing(self) -> list[MixerSite]:
+        """What has not been called yet."""
+        return [site for site in self._block.sites if site.name not in self._calls]
+
+    @property
+    def of_sites(self) -> list[MixerCall]:
+        """The calls in the order of the block's sites: its mixer first."""
+        return [self._calls[site.name] for site in self._block.sites]
 
 
 class _EnoughError(Exception):
@@ -248,9 +250,8 @@ def _header(
     dtype = str(parameter.dtype).removeprefix("torch.")
     tokenizer = getattr(model, "tokenizer", None)
     target = prompts.padded_target()
-    adapters = [block.mixer.adapter for block in chosen if block.mixer]
+    adapters = [site.adapter for block in chosen for site in block.sites]
     computed = parameter.new_empty(0, dtype=autocast_dtype(parameter.device) or parameter.dtype)
-    # Softmax attention has nothing to close.
     closes = [closing.tolerance(computed, adapter) for adapter in adapters]
     return CaptureHeader(
         tokens=prompts.padded().numpy(),
@@ -274,7 +275,7 @@ def _header(
             "n_layer": len(blocks),
             "channels": "loudest" if channels is None else ",".join(map(str, channels)) or "none",
             "discretized": int(store_discretized),
-            **({"closure_tolerance": max(closes)} if closes else {}),
+            "closure_tolerance": max(closes),
             "ssmlens_version": ssmlens.__version__,
             "torch_version": torch.__version__,
             "command": command,
@@ -300,7 +301,7 @@ def _without_cache(model: nn.Module) -> dict[str, bool]:
 
 
 def _tell_of_attention(blocks: Sequence[Block]) -> None:
-    unseen = [b.layer for b in blocks if b.attention and not b.attention.has_weights]
+    unseen = [b.layer for b in blocks if b.attention and b.attention not in b.sites]
     if unseen:
         where = ", ".join(map(str, unseen))
         log.warning("no attention maps of blocks %s: %s", where, EAGER)

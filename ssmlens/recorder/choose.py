@@ -65,10 +65,10 @@ def for_long_prompts(
 
 def why_not(block: Block) -> str | None:
     """Why nothing can be read in a block, or None: it has a mixer, or attention whose weights are to be had."""
-    if block.mixer or (block.attention and block.attention.has_weights):
+    if block.sites:
         return None
     if block.attention:
-        return f"softmax attention, whose weights this model does not put out; {EAGER}"
+        return f"{block.attention.adapter.unreadable(block.attention.module)}; {EAGER}"
     named = type(block.module).__name__
     return _NOTHING_MIXED.get(block.kind, f"a {named}, in which ssmlens reads nothing")
 

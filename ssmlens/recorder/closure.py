@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 
 # Largest closure error to believe, by what the layer computed with.
@@ -21,16 +21,18 @@ class Closure:
     Attributes:
         error: ‖recomputed − output‖ / ‖output‖ over each sequence's real tokens; NaN if either is not finite.
         worst_token: The token of the largest difference.
+        reason: Why the output cannot be computed again, so that every error is NaN; else empty.
     """
 
     error: Float[Tensor, " batch"]
     worst_token: Tensor
+    reason: str = ""
 
 
 def closure(
     adapter: Adapter,
     mixer: nn.Module,
-    operands: ScanOperands,
+    operands: Operator,
     output: Float[Tensor, "batch token d_model"],
     length: Tensor | None = None,
     y: Float[Tensor, "batch token head headdim"] | None = None,
@@ -45,6 +47,9 @@ def closure(
         length: Real tokens of each sequence; the rest is padding on the right. None: all.
         y: The operands' scan, if it is at hand.
     """
+    if reason := adapter.unclosable(mixer):
+        unknown = output.new_full(output.shape[:1], torch.nan, dtype=torch.float32)
+        return Closure(unknown, torch.zeros_like(unknown, dtype=torch.long), reason)
     y = selective_scan(operands) if y is None else y
     again = adapter.finish(mixer, y, operands)
     difference = (again.float() - output.float()).norm(dim=2)

@@ -1,4 +1,4 @@
-"""One layer of a capture: operands, maps and proofs, as arrays that a store takes."""
+"""One layer of a capture: operands, maps and their checks, as arrays that a store takes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,10 +12,15 @@ from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
 from ssmlens.recorder.host import to_numpy
-from ssmlens.scan.discretize import discretize_A, discretize_B
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
-from ssmlens.store.schema import BLOCK_TOKENS, tokens_per_block
+from ssmlens.store.schema import (
+    BLOCK_TOKENS,
+    MAY_DROP_THE_LAST_AXIS,
+    STORED_LAYER_ARRAYS,
+    layer_axes,
+    tokens_per_block,
+)
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
@@ -27,8 +32,10 @@ class LayerCapture:
 
     Attributes:
         arrays: Names of `names.LAYER_ARRAYS` to arrays.
-        attributes: `mixer`, `adapter`, `finite`, `reason`, `d_conv`, `headdim`; `block_tokens` of reduced maps.
-        worst_closure: The largest closure error over the prompts (NaN where the layer is not finite).
+        attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
+            `block_tokens` of reduced maps.
+        worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
+            `closure_reason` says why it cannot be known.
     """
 
     arrays: dict[str, np.ndarray]
@@ -63,63 +70,56 @@ def capture_layer(
     finite, reason = _finite(call, real)
     with torch.no_grad(), call.precision():
         operands = adapter.project(mixer, call.given)
-        y = selective_scan(operands)
-        proof = closure(adapter, mixer, operands, call.output, length, y)
-    headdim = 1 if operands.x is None else operands.x.shape[3]
+        y = None if operands.x is None else selective_scan(operands)
+        closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
-    shared = {name: view for name, view in weights.items() if name not in ("A_log", "D")}
+    stored = operands.arrays() if operands.stored else {}
     arrays: dict[str, Tensor] = {
-        **{n: _zero_padding(operand, real) for n, operand in _per_token(operands).items()},
-        **({} if operands.A is None else {"A": _drop_last_axis_of_one(operands.A)}),
-        **{n: _drop_last_axis_of_one(weights[n]) for n in ("A_log", "D") if n in weights},
-        **shared,
-        "closure_error": proof.error,
-        "closure_worst_token": proof.worst_token,
+        **weights,
+        **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
+        "closure_error": closed.error,
+        "closure_worst_token": closed.worst_token,
     }
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
-    # Neither is needed any more; what surrounds the scan holds the projections.
-    operands = dataclasses.replace(operands, x=None, gate=None, mixing=None)
-    del y
-    # Maps are the operands', whatever precision the model is run in.
-    with torch.no_grad(), torch.autocast(operands.delta.device.type, enabled=False):
-        if long:
-            arrays |= maps.reduced(operands, length, target, tokens_per_block(operands.tokens))
-        else:
-            arrays |= maps.whole(operands, length, channels)
-    if channels:
-        arrays["channel"] = torch.tensor(list(channels))
-    else:
-        arrays.pop("channel_map", None)
-    if store_discretized:
-        A_bar, write = discretize_A(*operands.decay), operands.writes[0]
-        arrays["A_bar"] = _drop_last_axis_of_one(_zero_padding(A_bar, real))
-        arrays["B_bar"] = _zero_padding(discretize_B(write, operands.B), real)
+    if not operands.stored:
+        channels = []
     attributes = {
+        "kind": adapter.block_kind,
+        "operator": operands.kind,
         "mixer": f"{type(mixer).__module__}.{type(mixer).__qualname__}",
         "adapter": adapter.family,
         "finite": finite,
         "reason": reason,
-        "headdim": headdim,
-        "d_conv": weights["conv"].shape[1] if "conv" in weights else 0,
+        "closure_reason": closed.reason,
+        "headdim": 1 if operands.x is None else operands.x.shape[3],
+        "d_conv": weights["conv"].shape[1] if "conv" in weights else getattr(mixer, "d_conv", 0),
     }
-    if long:
-        attributes[BLOCK_TOKENS] = tokens_per_block(operands.tokens)
-    stored = {name: to_numpy(array) for name, array in arrays.items()}
-    return LayerCapture(stored, attributes, float(proof.error.max()))
+    # None of these is needed any more; what surrounds the mixing holds the projections.
+    operands = operands.bare()
+    del y, stored
+    # Maps are the operands', whatever precision the model is run in.
+    with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
+        if long:
+            attributes[BLOCK_TOKENS] = tokens_per_block(operands.tokens)
+            arrays |= maps.reduced(operands, length, target, attributes[BLOCK_TOKENS])
+        else:
+            arrays |= maps.whole(operands, length, channels)
+        if store_discretized:
+            derived = operands.discretized()
+            arrays |= {n: _padded_with_zeros(n, array, real) for n, array in derived.items()}
+    if channels:
+        arrays["channel"] = torch.tensor(list(channels))
+    on_host = {name: to_numpy(_without_axis_of_one(name, array)) for name, array in arrays.items()}
+    return LayerCapture(on_host, attributes, float(closed.error.max()))
 
 
-def _per_token(operands: ScanOperands) -> dict[str, Tensor]:
-    """The operands that are stored with a value a token, those that the layer has."""
-    names = ("delta", "B", "C", "log_decay", "write", "write_now")
-    given = {name: getattr(operands, name) for name in names}
-    return {name: operand for name, operand in given.items() if operand is not None}
-
-
-def _loudest(operands: ScanOperands, y: Tensor, real: Tensor) -> list[int]:
+def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
     """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
-    written = y if operands.D is None or operands.x is None else y - operands.D * operands.x
+    if y is None or operands.x is None:
+        return []
+    written = y if operands.D is None else y - operands.D * operands.x
     loudness = _zero_padding(written, real).square().nan_to_num(nan=0).sum((0, 1, 3))
     count = min(DEFAULT_CHANNELS, operands.heads)
     return sorted(torch.topk(loudness, count).indices.tolist())
@@ -148,5 +148,12 @@ def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
     return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
 
 
-def _drop_last_axis_of_one(tensor: Tensor) -> Tensor:
-    return tensor.squeeze(-1) if tensor.shape[-1] == 1 else tensor
+def _padded_with_zeros(name: str, array: Tensor, real: Tensor) -> Tensor:
+    """An array that is zero at padding, if it has tokens."""
+    return _zero_padding(array, real) if names.TOKEN in layer_axes(name, array.ndim) else array
+
+
+def _without_axis_of_one(name: str, array: Tensor) -> Tensor:
+    """An array as it is stored: some have no last axis where that has one entry."""
+    whole = array.ndim == len(STORED_LAYER_ARRAYS[name]) and name in MAY_DROP_THE_LAST_AXIS
+    return array.squeeze(-1) if whole and array.shape[-1] == 1 else array

@@ -1,64 +1,54 @@
-"""A layer's maps for every prompt of a batch, whole or reduced, with the proof that they are the scan's."""
+"""A layer's maps for every prompt of a batch, whole or reduced, with the check that they are the operator's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ssmlens.names import AGREEMENTS, MAP_ARRAYS, MAP_ERRORS
 from ssmlens.recorder.host import zeros_on_host
-from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
-from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.probe import probe
+from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
-
-_PROOFS = ("map_error", "mask_error", "channel_agreement")
-_BY_BLOCK = (
-    "attention_map_mean",
-    "attention_map_max",
-    "attention_mask_mean",
-    "attention_mask_max",
-)
-_BY_TOKEN = ("lag_energy", "row_magnitude", "mask_row_sum", "target_magnitude")
 
 
 def whole(
-    operands: ScanOperands, length: Int[Tensor, " prompt"], channels: Sequence[int]
+    operands: Operator, length: Int[Tensor, " prompt"], channels: Sequence[int]
 ) -> dict[str, Tensor]:
-    """`attention_map`, `attention_mask`, `channel_map` and their proofs, over each prompt's real tokens, in zeros.
+    """Every map of the operator, `channel_map` and the maps' checks, over each prompt's real tokens, in zeros.
 
     NaN where a prompt's operands are not finite.
     """
     prompts, tokens = operands.batch, operands.tokens
-    arrays = {
-        "attention_map": zeros_on_host((prompts, tokens, tokens), operands.delta),
-        "attention_mask": zeros_on_host((prompts, tokens, tokens), operands.delta),
-        "channel_map": zeros_on_host((prompts, len(channels), tokens, tokens), operands.delta),
-    }
-    proofs = {name: torch.full((prompts,), torch.nan) for name in _PROOFS}
+    maps = {kind: zeros_on_host((prompts, tokens, tokens), operands.like) for kind in operands.maps}
+    of_channels = zeros_on_host((prompts, len(channels), tokens, tokens), operands.like)
+    checks = _unknown_checks(operands)
     for prompt, real in enumerate(length.tolist()):
-        one = operands.sequence(prompt, real)
-        if not _finite(one):
-            for array in arrays.values():
+        one, everything = operands.sequence(prompt, real), (0, real)
+        if not one.finite:
+            for array in (*maps.values(), of_channels):
                 array[prompt, ..., :real, :real] = torch.nan
             continue
-        attention_map, attention_mask = attention_map_and_mask(one)
-        arrays["attention_map"][prompt, :real, :real] = attention_map[0]
-        arrays["attention_mask"][prompt, :real, :real] = attention_mask[0]
-        vector = _random_vector(one)
-        _prove(proofs, prompt, one, vector, attention_map[0] @ vector, attention_mask[0] @ vector)
-        del attention_map, attention_mask  # before the maps of channels are made
-        arrays["channel_map"][prompt, :, :real, :real] = channel_maps(one, channels)[0]
-    return arrays | proofs
+        means = one.means(one.maps, everything, everything)[0]
+        vector, products = _random_vector(one), {}
+        for kind, mean in zip(one.maps, means, strict=True):
+            maps[kind][prompt, :real, :real] = mean
+            products[kind] = mean @ vector
+        _check(checks, prompt, one, vector, products)
+        del means  # before the maps of channels are made
+        if channels:
+            of_channels[prompt, :, :real, :real] = one.matrix(channels, everything, everything)[0]
+    named = {MAP_ARRAYS[kind]: array for kind, array in maps.items()}
+    return named | ({"channel_map": of_channels} if channels else {}) | checks
 
 
 def reduced(
-    operands: ScanOperands,
+    operands: Operator,
     length: Int[Tensor, " prompt"],
     target: Int[Tensor, "prompt token"] | None,
     block: int,
 ) -> dict[str, Tensor]:
-    """Block means and maxima, statistics and proofs, over each prompt's real tokens, in zeros.
+    """Block means and maxima, statistics and checks, over each prompt's real tokens, in zeros.
 
     NaN where a prompt's operands are not finite.
 
@@ -68,51 +58,68 @@ def reduced(
         target: The position that each query must look at, −1 where it has none. None: nowhere.
         block: Tokens a side of a block.
     """
-    prompts, blocks = operands.batch, -(-operands.tokens // block)
-    arrays = {name: torch.zeros(prompts, blocks, blocks) for name in _BY_BLOCK}
-    arrays |= {name: torch.zeros(prompts, operands.tokens) for name in _BY_TOKEN}
-    proofs = {name: torch.full((prompts,), torch.nan) for name in _PROOFS}
+    arrays: dict[str, Tensor] = {}
+    checks, bad = _unknown_checks(operands), []
     for prompt, real in enumerate(length.tolist()):
         one = operands.sequence(prompt, real)
-        inside = {name: slice(real) for name in _BY_TOKEN} | {
-            name: (slice(-(-real // block)),) * 2 for name in _BY_BLOCK
-        }
-        if not _finite(one):
-            for name, array in arrays.items():
-                array[prompt][inside[name]] = torch.nan
+        if not one.finite:
+            bad.append(prompt)
             continue
         vector = _random_vector(one)
         found = reduced_maps(one, block, None if target is None else target[prompt, :real], vector)
-        for name, array in arrays.items():
-            array[prompt][inside[name]] = getattr(found, name).to(array)
-        _prove(proofs, prompt, one, vector, found.map_product, found.mask_product)
-    return arrays | proofs
+        _fill(arrays, prompt, found.arrays(), operands, block)
+        _check(checks, prompt, one, vector, found.product)
+    for prompt in bad:
+        empty = reduced_maps(operands.sequence(prompt, 0), block).arrays()
+        _fill(arrays, prompt, empty, operands, block)
+        real = int(length[prompt])
+        for array in arrays.values():
+            rows = real if array.ndim == 2 else -(-real // block)
+            array[(prompt, *[slice(rows)] * (array.ndim - 1))] = torch.nan
+    return arrays | checks
 
 
-def _prove(
-    proofs: dict[str, Tensor],
+def _fill(
+    arrays: dict[str, Tensor],
     prompt: int,
-    operands: ScanOperands,
-    vector: Float[Tensor, " token"],
-    through_map: Float[Tensor, " token"],
-    through_mask: Float[Tensor, " token"],
+    found: dict[str, Tensor],
+    operands: Operator,
+    block: int,
 ) -> None:
-    """What map and mask do to a vector, against the recurrence."""
-    seen, passed = probe(operands, vector[None])
-    proofs["map_error"][prompt] = _relative(through_map, seen[0])
-    proofs["mask_error"][prompt] = _relative(through_mask, passed[0])
-    proofs["channel_agreement"][prompt] = channel_agreement(operands)[0]
+    """Put one prompt's arrays, whose axes are all tokens or blocks of them, into those of the batch."""
+    for name, value in found.items():
+        size = operands.tokens if value.ndim == 1 else -(-operands.tokens // block)
+        shape = (operands.batch, *[size] * value.ndim)
+        array = arrays.setdefault(name, torch.zeros(shape))
+        array[(prompt, *map(slice, value.shape))] = value.to(array)
 
 
-def _random_vector(operands: ScanOperands) -> Float[Tensor, " token"]:
+def _unknown_checks(operands: Operator) -> dict[str, Tensor]:
+    names = [
+        table[kind] for table in (MAP_ERRORS, AGREEMENTS) for kind in operands.maps if kind in table
+    ]
+    return {name: torch.full((operands.batch,), torch.nan) for name in names}
+
+
+def _check(
+    checks: dict[str, Tensor],
+    prompt: int,
+    operands: Operator,
+    vector: Float[Tensor, " token"],
+    products: Mapping[str, Float[Tensor, " token"]],
+) -> None:
+    """What each map does to a vector, against the recurrence; and what the mean over heads keeps."""
+    for kind, wanted in operands.probe(vector[None]).items():
+        checks[MAP_ERRORS[kind]][prompt] = _relative(products[kind], wanted[0])
+        if kind in AGREEMENTS:
+            checks[AGREEMENTS[kind]][prompt] = operands.agreement(kind)[0]
+
+
+def _random_vector(operands: Operator) -> Float[Tensor, " token"]:
     generator = torch.Generator().manual_seed(operands.tokens)
-    return torch.randn(operands.tokens, generator=generator).to(operands.delta)
+    vector = torch.randn(operands.tokens, generator=generator)
+    return vector.to(operands.like.device, scan_dtype(operands.like))
 
 
 def _relative(got: Tensor, wanted: Tensor) -> Tensor:
     return (got - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)
-
-
-def _finite(operands: ScanOperands) -> bool:
-    read = (operands.B, operands.C, *operands.decay, *operands.writes)
-    return all(bool(tensor.isfinite().all()) for tensor in read)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.scan.operands import scan_dtype
+from ssmlens.scan.operator import scan_dtype
 
 
 def causal_conv1d(

@@ -7,37 +7,36 @@ input,
     matrix = diag(r) (M + D) diag(s) K,            offset = diag(r) (M + D) s b,
 
 where u is the channel before its convolution, K the convolution's Toeplitz matrix and b its bias; s = x / (K u + b) is
-what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = SiLU(z) · norm weight / rms is what gate and
-norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s and
-b (the input is then x), r (the result is then y), or D.
+what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = activation(z) · norm weight / rms is what gate
+and norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s
+and b (the input is then x), r (the result is then y), or D.
 """
 
 from collections.abc import Collection, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.causal_conv import causal_conv1d
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 
 FOLDS = ("conv", "gate", "skip")
 
 
-def check_fold(operands: ScanOperands, fold: Collection[str]) -> None:
+def check_fold(operands: Operator, fold: Collection[str]) -> None:
     """Raise UsageError unless every part in `fold` is known, and there in these operands."""
     if isinstance(fold, str) or not set(fold) <= set(FOLDS):
         raise UsageError(f"fold is a list of any of {', '.join(FOLDS)}, not {fold!r}")
-    if operands.x is None or operands.mixing is None:
+    if operands.x is None or operands.surroundings is None:
         raise UsageError(
             "these operands hold the scan alone (a file does not keep what surrounds it): "
             "take them from ssmlens.recording to fold"
         )
-    gate_or_norm = operands.mixing.norm_weight if operands.gate is None else operands.gate
-    there = {"conv": operands.mixing.u, "gate": gate_or_norm, "skip": operands.D}
+    gate_or_norm = operands.surroundings.norm_weight if operands.gate is None else operands.gate
+    there = {"conv": operands.surroundings.u, "gate": gate_or_norm, "skip": operands.D}
     for part in fold:
         if there[part] is None:
             what = {"conv": "convolution", "gate": "gate", "skip": "skip (D)"}[part]
@@ -46,7 +45,7 @@ def check_fold(operands: ScanOperands, fold: Collection[str]) -> None:
 
 def fold_in(
     maps: Float[Tensor, "batch channel query key"],
-    operands: ScanOperands,
+    operands: Operator,
     channels: Sequence[int],
     fold: Collection[str],
 ) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
@@ -74,17 +73,17 @@ def fold_in(
 
 
 def _fold_convolution(
-    matrix: Float[Tensor, "batch channel query key"], operands: ScanOperands, chosen: list[int]
+    matrix: Float[Tensor, "batch channel query key"], operands: Operator, chosen: list[int]
 ) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
     """From what multiplies x to what multiplies u, and what the bias adds."""
-    mixing, dtype = operands.mixing, matrix.dtype
-    assert mixing is not None
-    assert mixing.u is not None
-    assert mixing.conv_weight is not None
+    around, dtype = operands.surroundings, matrix.dtype
+    assert around is not None
+    assert around.u is not None
+    assert around.conv_weight is not None
     assert operands.x is not None
-    taps = mixing.conv_weight[chosen].to(dtype)
-    bias = None if mixing.conv_bias is None else mixing.conv_bias[chosen].to(dtype)
-    convolved = causal_conv1d(mixing.u[..., chosen].to(dtype), taps, bias)
+    taps = around.conv_weight[chosen].to(dtype)
+    bias = None if around.conv_bias is None else around.conv_bias[chosen].to(dtype)
+    convolved = causal_conv1d(around.u[..., chosen].to(dtype), taps, bias)
     x = operands.x.flatten(2)[..., chosen].to(dtype)
     # What x is of the convolution's output; where that is 0, x is too, and any scale would do.
     scale = (x / convolved.masked_fill(convolved == 0, 1)).mT
@@ -98,20 +97,21 @@ def _fold_convolution(
     return folded, offset
 
 
-def _gate_scale(operands: ScanOperands, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
+def _gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
     """What gate and norm multiply each channel's y by, the norm's root mean square being that of this input."""
-    mixing = operands.mixing
-    assert mixing is not None
+    around = operands.surroundings
+    assert around is not None
     assert operands.x is not None
     d_ssm = operands.heads * operands.x.shape[3]
     gate = torch.ones_like(operands.x.flatten(2), dtype=dtype)
     if operands.gate is not None:
-        gate = F.silu(operands.gate[..., -d_ssm:].to(dtype))  # a gated MLP's channels come before
-    if mixing.norm_weight is None:
+        branch = operands.gate[..., -d_ssm:].to(dtype)  # a gated MLP's channels come before
+        gate = around.gate_activation(branch)
+    if around.norm_weight is None:
         return gate
     y = selective_scan(operands).flatten(2).to(dtype)
-    normed = y if mixing.norm_before_gate else y * gate
-    part = normed.unflatten(2, (mixing.norm_groups, -1))
-    shrink = torch.rsqrt(part.square().mean(3, keepdim=True) + mixing.norm_eps)
+    normed = y if around.norm_before_gate else y * gate
+    part = normed.unflatten(2, (around.norm_groups, -1))
+    shrink = torch.rsqrt(part.square().mean(3, keepdim=True) + around.norm_eps)
     shrink = shrink.expand_as(part).flatten(2)
-    return gate * shrink * mixing.norm_weight.to(dtype)
+    return gate * shrink * around.norm_weight.to(dtype)

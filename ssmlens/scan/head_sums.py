@@ -3,7 +3,6 @@
 Memory is that of the rectangle and of the slabs of heads that are computed at once, whatever the number of heads.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operands import DecayOperands
+from ssmlens.scan.operator import Span
+from ssmlens.scan.spans import causal_parts
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
 _INNER = {"cpu": 1024, "cuda": 4096}
@@ -21,12 +22,31 @@ _INNER = {"cpu": 1024, "cuda": 4096}
 _AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
 
 
-def add_head_sums(
+def mean_over_heads(
+    operands: DecayOperands, kinds: Sequence[str], queries: Span, keys: Span
+) -> Float[Tensor, "batch kind query key"]:
+    """A rectangle of the mean of M over heads ("map"), and of the mean of the decay over heads and states ("mask")."""
+    o = operands.bare()
+    out = o.delta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
+    for rows, columns in causal_parts(queries, keys):
+        i, j = (
+            slice(at - first, end - first)
+            for (at, end), (first, _) in ((rows, queries), (columns, keys))
+        )
+        for sequence in range(o.batch):
+            _add_head_sums(out[sequence, :, i, j], kinds, o.sequence(sequence), rows, columns)
+    terms = {"map": o.heads, "mask": o.heads * o.decay[1].shape[1]}
+    for n, kind in enumerate(kinds):
+        out[:, n] /= terms[kind]
+    return out
+
+
+def _add_head_sums(
     out: Float[Tensor, "kind query key"],
     kinds: Sequence[str],
-    sequence: ScanOperands,
-    queries: tuple[int, int],
-    keys: tuple[int, int],
+    sequence: DecayOperands,
+    queries: Span,
+    keys: Span,
 ) -> None:
     """Add the sum over heads of M ("map") or the sum over heads and states of the decay ("mask") to `out`.
 
@@ -37,11 +57,11 @@ def add_head_sums(
     Args:
         out: What is added to, a map for each of `kinds`.
         kinds: "map", "mask" or both.
-        sequence: Operands of one sequence, as `ScanOperands.only_maps` gives them.
+        sequence: Operands of one sequence, as `Operator.bare` gives them.
         queries: First token and the token after the last.
         keys: Likewise: tokens before the first query, or the queries themselves.
     """
-    o = _between(sequence, keys[0], queries[1])
+    o = sequence.between(keys[0], queries[1])
     part = _Part(o, (queries[0] - keys[0], o.tokens), (0, keys[1] - keys[0]))
     if not o.scalar_decay:
         part.add_by_state(out, kinds)
@@ -62,18 +82,10 @@ def add_head_sums(
             out[n].diagonal().add_(here[kind])
 
 
-def _between(o: ScanOperands, first: int, end: int) -> ScanOperands:
-    """Only tokens first ≤ t < end, of operands that are nothing but what maps read."""
-    values = {f.name: getattr(o, f.name) for f in dataclasses.fields(o) if f.name != "A"}
-    return dataclasses.replace(
-        o, **{name: x[:, first:end] for name, x in values.items() if x is not None}
-    )
-
-
 class _Part:
     """The pairs of one rectangle, whose last query is the last token."""
 
-    def __init__(self, o: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]):
+    def __init__(self, o: DecayOperands, queries: Span, keys: Span):
         steps, self._rate = o.decay
         self._steps, self._weight = steps[0], o.writes[0][0]  # token head
         # Along the last axis, where a GPU sums in parallel.

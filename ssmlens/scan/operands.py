@@ -1,62 +1,59 @@
-"""What a selective scan reads: one layout for every generation of Mamba."""
+"""What a decay scan reads: one layout for every generation of Mamba, and for linear attention."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.scan.mixing import TokenMixing
+from ssmlens.names import GROUP, HEAD, PROMPT, STATE, TOKEN
+from ssmlens.scan.operator import Operator
 
 
-def scan_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that a scan of `tensor` computes in: float32, as in the reference kernels; float64 stays."""
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-_PER_TOKEN = ("delta", "B", "C", "x", "gate", "log_decay", "write", "write_now")
-
-
-@dataclasses.dataclass(frozen=True)
-class ScanOperands:
+@dataclasses.dataclass(frozen=True, repr=False)
+class DecayOperands(Operator):
     """Operands of the scan y[i] = Σ_j M[i,j] x[j] + D x[i], for a batch of sequences (paper eqs. 1-8).
 
     A Mamba-1 channel is a head with headdim 1, and there is one group. In Mamba-2 a head has `headdim` channels that
-    share one Δ and one scalar A (`A_state` is 1). Heads are split evenly and in order over groups: head h reads group
-    h // (heads // groups).
+    share one Δ and one scalar A (`A_state` is 1).
 
     In Mamba-3 the decay depends on the data (`log_decay` instead of ΔA), and a token's write has two weights: `write`
     in what later tokens read, `write_now` in what it reads itself; elsewhere both are Δ:
 
         M[i,j] = C_i · (exp(Σ_{j<k≤i} ΔA_k) ⊙ B_j) · write_j   (j < i),     M[i,i] = C_i · B_i · write_now_i
 
+    What is computed with them is in `operators.decay_scan`.
+
     Attributes:
         delta: Δ, the step AFTER softplus and clamp; dimensionless, ≥ 0.
         A: Continuous-time decay, negative, float32. None where it depends on the data: see `log_decay`.
         B: Write vectors, after any norm of the family (Mamba-3: with bias, rotated).
         C: Read vectors, after any norm of the family (Mamba-3: with bias, rotated).
-        x: Input of the scan, after convolution and SiLU. None where only maps are wanted.
-        D: Skip weights. None where the layer has no skip.
-        gate: z, the gate's branch before its SiLU. None where the layer has no gate.
         log_decay: Log of each token's decay, ≤ 0, in place of ΔA. Given exactly where A is None.
         write: Weight of a token's B x in what later tokens read. None: Δ.
         write_now: Weight of a token's B x in what it reads itself. None: Δ.
-        mixing: What surrounds the scan in the block, for `channel_maps(fold=...)`. None where only the scan is known,
-            as in a file.
     """
 
     delta: Float[Tensor, "batch token head"]
     A: Float[Tensor, "head A_state"] | None
     B: Float[Tensor, "batch token group state"]
     C: Float[Tensor, "batch token group state"]
-    x: Float[Tensor, "batch token head headdim"] | None = None
-    D: Float[Tensor, "head #headdim"] | None = None
-    gate: Float[Tensor, "batch token d_inner"] | None = None
     log_decay: Float[Tensor, "batch token head"] | None = None
     write: Float[Tensor, "batch token head"] | None = None
     write_now: Float[Tensor, "batch token head"] | None = None
-    mixing: TokenMixing | None = None
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "delta": (PROMPT, TOKEN, HEAD),
+        "A": (HEAD, STATE),
+        "B": (PROMPT, TOKEN, GROUP, STATE),
+        "C": (PROMPT, TOKEN, GROUP, STATE),
+        "log_decay": (PROMPT, TOKEN, HEAD),
+        "write": (PROMPT, TOKEN, HEAD),
+        "write_now": (PROMPT, TOKEN, HEAD),
+    }
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ("A",)
 
     def __post_init__(self):
         if self.delta.shape[2] % max(1, self.B.shape[2]):
@@ -69,6 +66,18 @@ class ScanOperands:
             raise ValueError(
                 f"A has {self.A.shape[1]} states and B has {self.B.shape[3]}: A must have as many, or one (Mamba-2)"
             )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor | None]) -> "DecayOperands":
+        """See `Operator.from_arrays`. Without A, the decay depends on the data."""
+        return super().from_arrays({"A": None, **arrays})
+
+    @classmethod
+    def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
+        """See `Operator.missing`. A has no tokens: it is there with the first prompts alone."""
+        absent = [name for name in ("delta", "B", "C") if name not in present]
+        one_decay = ("A" in present) != ("log_decay" in present)
+        return absent if one_decay or not first else [*absent, "exactly one of A and log_decay"]
 
     @property
     def batch(self) -> int:
@@ -84,6 +93,11 @@ class ScanOperands:
     def heads(self) -> int:
         """Number of heads: of distinct matrices M."""
         return self.delta.shape[2]
+
+    @property
+    def like(self) -> Tensor:
+        """See `Operator.like`."""
+        return self.delta
 
     @property
     def groups(self) -> int:
@@ -114,50 +128,4 @@ class ScanOperands:
         return (
             self.delta if self.write is None else self.write,
             self.delta if self.write_now is None else self.write_now,
-        )
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "ScanOperands":
-        """The same operands with `function` applied to every tensor, such as `lambda t: t.double()`."""
-        tensors: dict[str, Tensor] = {
-            f.name: function(value)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        mixing = None if self.mixing is None else self.mixing.map(function)
-        return dataclasses.replace(self, **tensors, mixing=mixing)
-
-    def sequence(self, index: int, length: int | None = None) -> "ScanOperands":
-        """One sequence of the batch (a batch of one), cut to its first `length` tokens."""
-        cut: dict[str, Tensor] = {
-            name: value[index : index + 1, :length]
-            for name in _PER_TOKEN
-            if (value := getattr(self, name)) is not None
-        }
-        mixing = None if self.mixing is None else self.mixing.sequence(index, length)
-        return dataclasses.replace(self, **cut, mixing=mixing)
-
-    def only_maps(self) -> "ScanOperands":
-        """What maps read, in the scan's precision (float64 stays, all else float32): no x, D, gate or mixing."""
-        dtype = scan_dtype(self.delta)
-        bare = dataclasses.replace(self, x=None, D=None, gate=None, mixing=None)
-        return bare.map(lambda tensor: tensor.to(dtype))
-
-    def select_heads(self, heads: list[int]) -> "ScanOperands":
-        """Only these heads, in this order, each with its own copy of its group's B and C (groups = heads).
-
-        Without gate and mixing, whose channels are not split by heads.
-        """
-        group = [h // (self.heads // self.groups) for h in heads]
-        chosen: dict[str, Tensor] = {
-            name: value[:, :, heads]
-            for name in ("delta", "x", "log_decay", "write", "write_now")
-            if (value := getattr(self, name)) is not None
-        }
-        return ScanOperands(
-            **chosen,
-            A=None if self.A is None else self.A[heads],
-            B=self.B[:, :, group],
-            C=self.C[:, :, group],
-            D=None if self.D is None else self.D[heads],
-            mixing=None,
         )

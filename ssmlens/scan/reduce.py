@@ -1,18 +1,19 @@
-"""What is kept of the map and mask of a prompt too long to hold them: block means and maxima, and exact statistics.
+"""What is kept of the maps of a prompt too long to hold them: block means and maxima, and exact statistics.
 
 All of it comes out of one pass over tiles, each of which is used and forgotten.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.tiles import attention_tile, tiles
+from ssmlens.names import MAP, MAP_ARRAYS, MASK
+from ssmlens.scan.operator import Operator, scan_dtype
+from ssmlens.scan.spans import tiles
 
 # A tile is summed in float64 by so many strips, to hold little of it twice.
 _STRIPS = 16
@@ -20,48 +21,51 @@ _STRIPS = 16
 
 @dataclasses.dataclass(frozen=True)
 class ReducedMaps:
-    """An attention map and mask by blocks of tokens, and what scores and proofs need to know of them exactly.
+    """A layer's maps by blocks of tokens, and what scores and proofs need to know of them exactly.
 
     Means and maxima are over the pairs j ≤ i in a block; a maximum is the entry of largest magnitude, with its sign;
     both are 0 where a block has no such pair.
 
     Attributes:
-        attention_map_mean: Block means of the map.
-        attention_map_max: Block maxima of the map.
-        attention_mask_mean: Block means of the mask.
-        attention_mask_max: Block maxima of the mask.
-        lag_energy: Mean over i of map[i, i − lag]².
-        row_magnitude: Σ_j |map[i,j]|.
-        mask_row_sum: Σ_j mask[i,j].
-        target_magnitude: |map[i, target[i]]|; 0 where a token has no target.
-        map_product: Σ_j map[i,j] vector[j], which `probe` computes without a map.
-        mask_product: Σ_j mask[i,j] vector[j], likewise.
+        mean: Block means of every map, by its kind.
+        largest: Block maxima of every map.
+        product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without it.
+        lag_energy: Mean over i of M̄[i, i − lag]², M̄ being the attention map.
+        row_magnitude: Σ_j |M̄[i,j]|.
+        target_magnitude: |M̄[i, target[i]]|; 0 where a token has no target.
+        mask_row_sum: Σ_j mask[i,j]; None where there is no mask.
     """
 
-    attention_map_mean: Float[Tensor, "query_block key_block"]
-    attention_map_max: Float[Tensor, "query_block key_block"]
-    attention_mask_mean: Float[Tensor, "query_block key_block"]
-    attention_mask_max: Float[Tensor, "query_block key_block"]
+    mean: Mapping[str, Float[Tensor, "query_block key_block"]]
+    largest: Mapping[str, Float[Tensor, "query_block key_block"]]
+    product: Mapping[str, Float[Tensor, "token"]]
     lag_energy: Float[Tensor, "lag"]
     row_magnitude: Float[Tensor, "token"]
-    mask_row_sum: Float[Tensor, "token"]
     target_magnitude: Float[Tensor, "token"]
-    map_product: Float[Tensor, "token"]
-    mask_product: Float[Tensor, "token"]
+    mask_row_sum: Float[Tensor, "token"] | None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "ReducedMaps":
-        """The same with `function` applied to every tensor."""
-        fields = dataclasses.fields(self)
-        return ReducedMaps(**{field.name: function(getattr(self, field.name)) for field in fields})
+    def arrays(self) -> dict[str, Tensor]:
+        """What a file stores, by the names of `ssmlens.names`: not the products."""
+        rows = {
+            "lag_energy": self.lag_energy,
+            "row_magnitude": self.row_magnitude,
+            "target_magnitude": self.target_magnitude,
+            "mask_row_sum": self.mask_row_sum,
+        }
+        return {
+            **{f"{MAP_ARRAYS[kind]}_mean": value for kind, value in self.mean.items()},
+            **{f"{MAP_ARRAYS[kind]}_max": value for kind, value in self.largest.items()},
+            **{name: value for name, value in rows.items() if value is not None},
+        }
 
 
 def reduced_maps(
-    operands: ScanOperands,
+    operands: Operator,
     block: int,
     target: Int[Tensor, "token"] | None = None,
     vector: Float[Tensor, "token"] | None = None,
 ) -> ReducedMaps:
-    """Reduce the map and mask of one long sequence without ever holding them.
+    """Reduce the maps of one long sequence without ever holding them.
 
     Memory: the operands, one tile and what makes it (less than another; see `tiles`), and the result. Sums are taken
     in float64; the result has the dtype of the scan.
@@ -70,7 +74,7 @@ def reduced_maps(
         operands: Operands of one sequence (a batch of one), cut to its real tokens; `x` is not needed.
         block: Tokens a side of a block.
         target: The position that each query must look at, −1 where it has none. None: nowhere.
-        vector: What map and mask are multiplied with. None: ones.
+        vector: What the maps are multiplied with. None: ones.
 
     Raises:
         ValueError: There is more than one sequence, or a block has no token.
@@ -79,100 +83,99 @@ def reduced_maps(
         raise ValueError(
             f"one sequence is reduced to blocks of ≥ 1 token: {operands.batch}, {block}"
         )
-    o = operands.only_maps()
-    sums = _zeros(o, block)
+    o = operands.bare()
+    sums = _Sums(o, block)
     nowhere = torch.full_like(sums.row_magnitude, -1, dtype=torch.long)
     target = nowhere if target is None else target.to(nowhere)
     ones = torch.ones_like(sums.row_magnitude)
     vector = ones if vector is None else vector.to(ones)
     for queries, keys in tiles(o, block):
-        tile = [kind[0] for kind in attention_tile(o, queries, keys)]
+        tile = o.means(o.maps, queries, keys)[0]
         tokens = queries[1] - queries[0]
         height = -(-tokens // (_STRIPS * block)) * block
         for first in range(0, tokens, height):
-            strip = _Strip(sums, block, queries[0] + first, keys[0])
-            of_map, of_mask = (kind[first : first + height].double() for kind in tile)
-            strip.add_map(of_map, target, vector)
-            strip.add_mask(of_mask, vector)
+            for kind, entries in zip(o.maps, tile, strict=True):
+                strip = entries[first : first + height].double()
+                sums.add(kind, strip, queries[0] + first, keys[0], target, vector)
         del tile  # before the next one is made
-    return _means(sums, o.tokens, block).map(lambda total: total.to(o.delta.dtype))
+    return sums.reduced(scan_dtype(o.like))
 
 
-def _zeros(o: ScanOperands, block: int) -> ReducedMaps:
-    blocks = -(-o.tokens // block)
-    per_block = [o.delta.new_zeros(blocks, blocks, dtype=torch.double) for _ in range(4)]
-    per_token = [o.delta.new_zeros(o.tokens, dtype=torch.double) for _ in range(6)]
-    return ReducedMaps(*per_block, *per_token)
+class _Sums:
+    """Running sums over strips of a layer's maps: some rows of a tile, whose first query and key start a block."""
 
+    def __init__(self, o: Operator, block: int):
+        self._tokens, self._block, self._kinds = o.tokens, block, o.maps
+        blocks = -(-o.tokens // block)
 
-def _means(sums: ReducedMaps, tokens: int, block: int) -> ReducedMaps:
-    """Means from sums: over the pairs j ≤ i of each block, and over the queries that have a token so far back."""
-    length = torch.arange(tokens, 0, -block, device=sums.lag_energy.device).clamp(max=block)
-    pairs = torch.outer(length, length).tril(-1) + torch.diag(length * (length + 1) // 2)
-    pairs = pairs.clamp(min=1)
-    return dataclasses.replace(
-        sums,
-        attention_map_mean=sums.attention_map_mean / pairs,
-        attention_mask_mean=sums.attention_mask_mean / pairs,
-        lag_energy=sums.lag_energy / torch.arange(tokens, 0, -1, device=sums.lag_energy.device),
-    )
+        def zeros(*shape: int) -> Tensor:
+            return o.like.new_zeros(shape, dtype=torch.double)
 
+        self._total = {kind: zeros(blocks, blocks) for kind in o.maps}
+        self._largest = {kind: zeros(blocks, blocks) for kind in o.maps}
+        self._product = {kind: zeros(o.tokens) for kind in o.maps}
+        self._lag_energy, self._target_magnitude, self._mask_row_sum = (
+            zeros(o.tokens) for _ in range(3)
+        )
+        self.row_magnitude = zeros(o.tokens)
 
-class _Strip:
-    """Some rows of a tile, whose first query and first key start a block; adds what they hold to the sums."""
-
-    def __init__(self, sums: ReducedMaps, block: int, query: int, key: int):
-        self._sums, self._block, self._query, self._key = sums, block, query, key
-
-    def add_map(
+    def add(
         self,
+        kind: str,
         strip: Float64[Tensor, "query key"],
+        query: int,
+        key: int,
         target: Int[Tensor, "token"],
         vector: Float64[Tensor, "token"],
     ) -> None:
-        """Add rows of the map."""
-        sums, rows, columns = self._sums, *self._place(strip)
-        self._set_blocks(strip, sums.attention_map_mean, sums.attention_map_max)
-        sums.map_product[rows] += strip @ vector[columns]
-        sums.row_magnitude[rows] += strip.abs().sum(1)
-        wanted = target[rows] - self._key
-        here = (wanted >= 0) & (wanted < strip.shape[1])
-        looked = strip.gather(1, wanted.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
-        sums.target_magnitude[rows] += torch.where(here, looked.abs(), 0)
-        # With the keys in reverse, and each row one place further right, a column holds one lag.
+        """Add what a strip holds, which begins at a query and a key; the strip is overwritten."""
+        rows, columns = slice(query, query + len(strip)), slice(key, key + strip.shape[1])
+        self._set_blocks(kind, strip, query, key)
+        self._product[kind][rows] += strip @ vector[columns]
+        if kind == MASK:
+            self._mask_row_sum[rows] += strip.sum(1)
+        if kind == MAP:
+            self.row_magnitude[rows] += strip.abs().sum(1)
+            wanted = target[rows] - key
+            here = (wanted >= 0) & (wanted < strip.shape[1])
+            looked = strip.gather(1, wanted.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
+            self._target_magnitude[rows] += torch.where(here, looked.abs(), 0)
+            self._add_lags(strip, query - key)
+
+    def reduced(self, dtype: torch.dtype) -> ReducedMaps:
+        """Means from sums: over the pairs j ≤ i of each block, and over the queries that have a token so far back."""
+        tokens, block, device = self._tokens, self._block, self.row_magnitude.device
+        length = torch.arange(tokens, 0, -block, device=device).clamp(max=block)
+        pairs = torch.outer(length, length).tril(-1) + torch.diag(length * (length + 1) // 2)
+        pairs = pairs.clamp(min=1)
+        queries = torch.arange(tokens, 0, -1, device=device)
+        return ReducedMaps(
+            mean={kind: (total / pairs).to(dtype) for kind, total in self._total.items()},
+            largest={kind: value.to(dtype) for kind, value in self._largest.items()},
+            product={kind: value.to(dtype) for kind, value in self._product.items()},
+            lag_energy=(self._lag_energy / queries).to(dtype),
+            row_magnitude=self.row_magnitude.to(dtype),
+            target_magnitude=self._target_magnitude.to(dtype),
+            mask_row_sum=self._mask_row_sum.to(dtype) if MASK in self._kinds else None,
+        )
+
+    def _add_lags(self, strip: Float64[Tensor, "query key"], apart: int) -> None:
+        """Squares by lag: with the keys in reverse, and each row one place further right, a column holds one lag."""
         height, width = strip.shape
         sheared = pad(strip.square_().flip(1), (0, height)).flatten()[:-height]
         energy = sheared.unflatten(0, (height, -1)).sum(0)
-        lag = self._query - self._key - (width - 1)
-        sums.lag_energy[max(0, lag) : lag + len(energy)] += energy[max(0, -lag) :]
-
-    def add_mask(
-        self, strip: Float64[Tensor, "query key"], vector: Float64[Tensor, "token"]
-    ) -> None:
-        """Add rows of the mask."""
-        sums, rows, columns = self._sums, *self._place(strip)
-        self._set_blocks(strip, sums.attention_mask_mean, sums.attention_mask_max)
-        sums.mask_product[rows] += strip @ vector[columns]
-        sums.mask_row_sum[rows] += strip.sum(1)
-
-    def _place(self, strip: Float64[Tensor, "query key"]) -> tuple[slice, slice]:
-        return (
-            slice(self._query, self._query + strip.shape[0]),
-            slice(self._key, self._key + strip.shape[1]),
-        )
+        lag = apart - (width - 1)
+        self._lag_energy[max(0, lag) : lag + len(energy)] += energy[max(0, -lag) :]
 
     def _set_blocks(
-        self,
-        strip: Float64[Tensor, "query key"],
-        total: Float64[Tensor, "query_block key_block"],
-        largest: Float64[Tensor, "query_block key_block"],
+        self, kind: str, strip: Float64[Tensor, "query key"], query: int, key: int
     ) -> None:
         """The sum and the entry of largest magnitude of each block, all of which are in this strip."""
         beyond = [-size % self._block for size in strip.shape]
         whole = pad(strip, (0, beyond[1], 0, beyond[0])) if any(beyond) else strip
         blocks = whole.unflatten(1, (-1, self._block)).unflatten(0, (-1, self._block))
-        rows, columns = self._query // self._block, self._key // self._block
+        rows, columns = query // self._block, key // self._block
         here = slice(rows, rows + blocks.shape[0]), slice(columns, columns + blocks.shape[2])
         low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
-        total[here] = blocks.sum((1, 3))
-        largest[here] = torch.where(-low > high, low, high)
+        self._total[kind][here] = blocks.sum((1, 3))
+        self._largest[kind][here] = torch.where(-low > high, low, high)

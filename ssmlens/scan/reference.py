@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operands import DecayOperands
 
 
-def reference_scan(operands: ScanOperands) -> Float64[Tensor, "batch token head headdim"]:
+def reference_scan(operands: DecayOperands) -> Float64[Tensor, "batch token head headdim"]:
     """Run the recurrence h[t] = Ā[t] h[t−1] + B̄[t] x[t], y[t] = C[t] h[t] + D x[t] (paper eqs. 1-2), token by token.
 
     Raises:
@@ -34,7 +34,7 @@ def reference_scan(operands: ScanOperands) -> Float64[Tensor, "batch token head 
     return y if o.D is None else y + o.D * o.x
 
 
-def reference_channel_maps(operands: ScanOperands) -> Float64[Tensor, "batch head query key"]:
+def reference_channel_maps(operands: DecayOperands) -> Float64[Tensor, "batch head query key"]:
     """Every head's matrix M, entry by entry (paper eq. 8).
 
     M[i,j] = Σ_n C[i,n] · (Π_{k=j+1..i} Ā[k,n]) · B̄[j,n] for j ≤ i, else 0. Costs T³: for tests only.
@@ -55,7 +55,7 @@ def reference_channel_maps(operands: ScanOperands) -> Float64[Tensor, "batch hea
     return maps
 
 
-def reference_attention_mask(operands: ScanOperands) -> Float64[Tensor, "batch query key"]:
+def reference_attention_mask(operands: DecayOperands) -> Float64[Tensor, "batch query key"]:
     """The average attention mask, entry by entry: mean over heads and states of Π_{k=j+1..i} Ā[k] for j ≤ i."""
     o = operands.map(lambda t: t.double())
     mask = o.delta.new_zeros(o.batch, o.tokens, o.tokens)
@@ -69,7 +69,7 @@ def reference_attention_mask(operands: ScanOperands) -> Float64[Tensor, "batch q
     return mask
 
 
-def _decay(o: ScanOperands, t: int) -> Float64[Tensor, "batch head A_state"]:
+def _decay(o: DecayOperands, t: int) -> Float64[Tensor, "batch head A_state"]:
     """What token t leaves of every state: exp(ΔA), or exp(log_decay)."""
     if o.log_decay is not None:
         return torch.exp(o.log_decay[:, t, :, None])

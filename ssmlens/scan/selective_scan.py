@@ -1,200 +1,24 @@
-"""The selective scan in plain torch: fast on a CPU, differentiable, any length.
+"""What a mixer's scan puts out, from its operands."""
 
-Where every state decays by itself (Mamba-1) the recurrence runs token by token over [state, head] slabs that stay
-in cache. On a GPU, where one token is too little work, it runs over chunks of tokens side by side: once from nothing,
-to learn what each chunk leaves behind, then from the states that follow from that. Where a head has one decay
-(Mamba-2) the scan runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several at a time.
-"""
-
-import dataclasses
-from collections.abc import Iterator
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
-from ssmlens.scan.operands import ScanOperands, scan_dtype
-
-# Where every state decays by itself: tokens of one recurrence (None: all of them).
-_RECURRENCE_TOKENS = {"cpu": None, "cuda": 64}
-# Tokens whose Ā and states are held at once, and entries of either.
-_SLAB_TOKENS, _SLAB_ENTRIES = 32, 2**24
-# Where a head has one decay: tokens in one matrix product, and products side by side.
-_CHUNK_TOKENS = 64
-_CHUNKS = {"cpu": 1, "cuda": 16}
+from ssmlens.scan.operator import Operator, scan_dtype
 
 
-def selective_scan(operands: ScanOperands) -> Float[Tensor, "batch token head headdim"]:
-    """Run the scan: h[t] = Ā[t] h[t−1] + B̄[t] x[t], y[t] = C[t] h[t] + D x[t] (paper eqs. 1-2).
+def selective_scan(operands: Operator) -> Float[Tensor, "batch token head headdim"]:
+    """Mix the tokens: y = M x + D x, by the operator's recurrence (Mamba: h[t] = Ā[t] h[t−1] + B̄[t] x[t]; eqs. 1-2).
 
     Computed in float32 (float64 operands: float64); the result has the dtype of that computation.
 
     Args:
-        operands: Operands with `x`. The gate is not applied.
+        operands: Operands with `x`, of any family. The gate is not applied.
 
     Raises:
         ValueError: The operands hold no `x`.
     """
     if operands.x is None:
         raise ValueError("a scan needs operands.x")
-    dtype = scan_dtype(operands.delta)
-    read = dataclasses.replace(operands, gate=None, mixing=None)
-    o = read.map(lambda t: t.to(dtype))
-    assert o.x is not None
-    if o.tokens == 0:
-        return o.x
-    y = _scan_scalar_decay(o, o.x) if o.scalar_decay else _scan_state_decay(o, o.x)
-    write, write_now = o.writes
-    if write is not write_now:
-        own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
-        y = y + ((write_now - write) * own).unsqueeze(-1) * o.x
-    return y if o.D is None else y + o.D * o.x
-
-
-def _scan_state_decay(
-    o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
-) -> Float[Tensor, "batch token head headdim"]:
-    """Every head and state by itself, chunks of tokens being sequences of their own: [chunk group state channel]."""
-    heads, headdim = x.shape[2:]
-    assert o.A is not None
-    length = _RECURRENCE_TOKENS["cuda" if x.is_cuda else "cpu"] or o.tokens
-    chunks = -(-o.tokens // length)
-    put = (o.writes[0].unsqueeze(-1) * x).flatten(2)
-    delta, put, B, C = (
-        _by_chunk(sequence, chunks, length).transpose(0, 1)
-        for sequence in (_wide(o.delta, headdim), put, o.B, o.C)
-    )
-    delta, put = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, put))
-    B, C = B.unsqueeze(4), C.unsqueeze(3)
-    A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
-    state = x.new_zeros(o.batch * chunks, *A.shape)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, put, A, B, C))
-    if chunks > 1:
-        left = state
-        for _, states in _states(delta, A, B, put, state, keep=keep):
-            left = states[-1]
-        left = left.unflatten(0, (o.batch, chunks))
-        across = torch.exp(delta.sum(0, dtype=torch.double).to(x.dtype) * A).view_as(left)
-        state = _carry(across, left, torch.zeros_like(left[:, 0]))[0].flatten(0, 1)
-    slabs = _states(delta, A, B, put, state, keep=keep)
-    y = (
-        torch.cat([(C[slab] @ states).squeeze(3) for slab, states in slabs])
-        .transpose(0, 1)
-        .unflatten(0, (o.batch, chunks))
-        .flatten(1, 2)
-    )
-    return y[:, : o.tokens].flatten(2).unflatten(2, (heads, headdim))
-
-
-def _states(
-    delta: Float[Tensor, "time chunk group 1 channel"],
-    A: Float[Tensor, "group state channel"],
-    B: Float[Tensor, "time chunk group state 1"],
-    put: Float[Tensor, "time chunk group 1 channel"],
-    state: Float[Tensor, "chunk group state channel"],
-    *,
-    keep: bool,
-) -> Iterator[tuple[slice, Float[Tensor, "slab chunk group state channel"]]]:
-    """The states after every token, from those before the first, in slabs that replace each other unless kept."""
-    length = min(_SLAB_TOKENS, len(delta), max(1, _SLAB_ENTRIES // state.numel()))
-    # Memory that every slab is computed in is in cache.
-    memory = None if keep else state.new_empty(2, length, *state.shape)
-    for first in range(0, len(delta), length):
-        slab = slice(first, min(first + length, len(delta)))
-        kept = (None, None) if memory is None else memory[:, : slab.stop - first].unbind()
-        decay = torch.mul(delta[slab], A, out=kept[0]).exp_()
-        write = torch.mul(B[slab], put[slab], out=kept[1])
-        states = _Recurrence.apply(decay, write, state)
-        yield slab, states
-        state = states[-1].clone()
-
-
-def _carry(
-    across: Float[Tensor, "batch chunk #*state"],
-    left: Float[Tensor, "batch chunk *state"],
-    state: Float[Tensor, "batch *state"],
-) -> tuple[Float[Tensor, "batch chunk *state"], Float[Tensor, "batch *state"]]:
-    """The states before every chunk, and after the last: each chunk decays by `across` and leaves `left` behind."""
-    before = []
-    for n in range(left.shape[1]):
-        before.append(state)
-        state = torch.addcmul(left[:, n], across[:, n], state)
-    return torch.stack(before, dim=1), state
-
-
-def _by_chunk(
-    sequence: Float[Tensor, "batch token *rest"], chunks: int, length: int
-) -> Float[Tensor, "chunk time *rest"]:
-    """Chunks as sequences of their own; zeros after the last token, which neither decay nor write."""
-    more = chunks * length - sequence.shape[1]
-    if more:
-        sequence = pad(sequence, (*[0, 0] * (sequence.ndim - 2), 0, more))
-    return sequence.unflatten(1, (chunks, length)).flatten(0, 1)
-
-
-def _wide(per_head: Float[Tensor, "*rest head"], headdim: int) -> Float[Tensor, "*rest channel"]:
-    """From a value a head to one a channel."""
-    return per_head if headdim == 1 else per_head.repeat_interleave(headdim, dim=-1)
-
-
-class _Recurrence(torch.autograd.Function):
-    """h[t] = decay[t] h[t−1] + write[t]; returns every h. `write` is overwritten when no gradient is wanted."""
-
-    @staticmethod
-    def forward(ctx, decay, write, state):
-        states = write.clone() if any(ctx.needs_input_grad) else write
-        last = state
-        for now, kept in zip(states.unbind(), decay.unbind(), strict=True):
-            last = now.addcmul_(kept, last)
-        ctx.save_for_backward(decay, states, state)
-        return states
-
-    @staticmethod
-    def backward(ctx, *grads):
-        decay, states, state = ctx.saved_tensors
-        grad = grads[0].clone()
-        for t in range(len(grad) - 2, -1, -1):
-            grad[t].addcmul_(decay[t + 1], grad[t + 1])
-        previous = torch.cat([state.unsqueeze(0), states[:-1]])
-        return grad * previous, grad, decay[0] * grad[0]
-
-
-def _scan_scalar_decay(
-    o: ScanOperands, x: Float[Tensor, "batch token head headdim"]
-) -> Float[Tensor, "batch token head headdim"]:
-    """One decay a head: within a chunk the map itself times x, between chunks the state."""
-    heads = o.heads // o.groups
-    steps, rate = o.decay
-    write, _ = o.writes
-    log_decay = steps * rate.T
-    state = x.new_zeros(o.batch, o.groups, heads, x.shape[3], o.states)
-    tokens = _CHUNK_TOKENS * _CHUNKS["cuda" if x.is_cuda else "cpu"]
-    out = []
-    for first in range(0, o.tokens, tokens):
-        here = slice(first, min(first + tokens, o.tokens))
-        length = min(_CHUNK_TOKENS, here.stop - first)
-        chunks = -(-(here.stop - first) // length)
-        B, C, weight, S, put = (
-            _by_chunk(sequence[:, here], chunks, length)
-            for sequence in (o.B, o.C, write, log_decay, x)
-        )
-        B, C = B.transpose(1, 2), C.transpose(1, 2)  # chunk group time state
-        # chunk group head time (headdim)
-        weight, S = (t.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1) for t in (weight, S))
-        written = weight.unsqueeze(-1) * put.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
-        # Log of the decay since the chunk's start; in float64, because what counts are its differences.
-        S = S.double().cumsum(-1)
-        causal = torch.ones(length, length, dtype=torch.bool, device=S.device).tril()
-        apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
-        decay = torch.exp(apart.masked_fill(~causal, -torch.inf))
-        until = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
-        since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
-        within = (decay * (C @ B.mT).unsqueeze(2)) @ written
-        left = ((until * written).mT @ B.unsqueeze(2)).unflatten(0, (-1, chunks))
-        across = since[..., -1:, :].unflatten(0, (-1, chunks))
-        before, state = _carry(across, left, state)
-        seen = (C.unsqueeze(2) @ before.flatten(0, 1).mT) * since
-        y = (within + seen).permute(0, 3, 1, 2, 4).unflatten(0, (-1, chunks)).flatten(1, 2)
-        out.append(y[:, : here.stop - first].flatten(2, 3))
-    return torch.cat(out, dim=1)
+    x = operands.x.to(scan_dtype(operands.like))
+    y = operands(x)
+    return y if operands.D is None else y + operands.D.to(x.dtype) * x

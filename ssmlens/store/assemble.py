@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 
 from ssmlens.errors import CaptureFileError
-from ssmlens.names import CHANNEL, FINITE
+from ssmlens.names import CHANNEL, FINITE, PROMPT
 from ssmlens.store import digest, hdf5
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import (
-    array_names,
+    all_array_names,
     close_layer,
     coordinates_first,
     new_layer,
@@ -29,8 +29,6 @@ from ssmlens.store.schema import (
     PROMPT_DIGEST,
     WHOLE,
     Attribute,
-    has_prompts,
-    layer_axes,
 )
 
 
@@ -95,10 +93,10 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
     first, prompts = sources[0], [len(stored_array(s, PROMPT_DIGEST)) for s in sources]
     _check_agreement(index, sources)
     group = new_layer(file, index)
-    for name in coordinates_first(array_names(first)):
+    for name in coordinates_first(all_array_names(first)):
         parts = [stored_array(source, name) for source in sources if name in source]
-        axes = layer_axes(name, parts[0].ndim)
-        if not has_prompts(name):
+        axes = hdf5.axes_of(parts[0])
+        if axes[0] != PROMPT:
             hdf5.move_chunks(parts[0], hdf5.like(group, parts[0], parts[0].shape, axes), 0)
         elif hdf5.moves_by_chunk(axes):
             target = hdf5.like(group, parts[0], (sum(prompts), *parts[0].shape[1:]), axes)
@@ -114,7 +112,7 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
 
 
 def _check_agreement(index: int, sources: Sequence[h5py.Group]) -> None:
-    kept = [[n for n in array_names(s) if has_prompts(n) or n == CHANNEL] for s in sources]
+    kept = [_kept_in_every_batch(source) for source in sources]
     for batch, source in enumerate(sources):
         if kept[batch] != kept[0]:
             raise CaptureFileError(f"layer {index}: batches 0 and {batch} hold different arrays")
@@ -124,6 +122,11 @@ def _check_agreement(index: int, sources: Sequence[h5py.Group]) -> None:
                 raise CaptureFileError(
                     f"layer {index}: batches 0 and {batch} hold maps of different channels"
                 )
+
+
+def _kept_in_every_batch(source: h5py.Group) -> list[str]:
+    axes = {name: hdf5.axes_of(stored_array(source, name)) for name in all_array_names(source)}
+    return [name for name in axes if axes[name][0] == PROMPT or name == CHANNEL]
 
 
 def _merged_attributes(batches: Sequence[dict[str, Attribute]]) -> dict[str, Attribute]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ssmlens.store.schema import OWN_LAYER_ATTRIBUTES, Attribute, has_prompts, is_volatile
+from ssmlens.store.schema import OWN_LAYER_ATTRIBUTES, Attribute, is_volatile
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribute]) -> bytes:
@@ -29,15 +29,14 @@ def of_arrays(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Attribu
 
 
 def prompt_digests(arrays: Mapping[str, np.ndarray], prompts: int) -> np.ndarray:
-    """A digest a prompt, [prompt byte], over the layer's arrays that have prompts."""
-    mine = {name: array for name, array in arrays.items() if has_prompts(name)}
-    rows = (of_arrays({n: a[p] for n, a in mine.items()}, {}) for p in range(prompts))
+    """A digest a prompt, [prompt byte], over the layer's arrays that have prompts: `arrays`."""
+    rows = (of_arrays({n: np.asarray(a[p]) for n, a in arrays.items()}, {}) for p in range(prompts))
     return np.array([np.frombuffer(row, dtype=np.uint8) for row in rows])
 
 
 def static_digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """The digest of the layer's arrays without prompts."""
-    return of_arrays({n: a for n, a in arrays.items() if not has_prompts(n)}, {}).hex()
+    """The digest of the layer's arrays without prompts: `arrays`."""
+    return of_arrays(arrays, {}).hex()
 
 
 def layer_digest(

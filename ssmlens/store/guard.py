@@ -19,6 +19,7 @@ from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import CHANNEL, MAMBA
 from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
 from ssmlens.store.schema import (
+    AXES,
     FINITE_STATES,
     FORMAT,
     HEADER,
@@ -103,6 +104,7 @@ class _Guard:
     def __init__(self, path: Path):
         self.path = path
         self.most = max(_SMALL, _EXPANSION * path.stat().st_size)
+        self._later = False  # whether what is not known may be there
 
     def file(self, file: h5py.File) -> None:
         root = h5g.open(file.id, b"/")
@@ -133,7 +135,10 @@ class _Guard:
         attributes = read_attributes(file)
         if attributes.get("format") != FORMAT:
             self._refuse("it is HDF5 but not an ssmlens capture")
-        if problem := version_problem(attributes.get("schema_version")):
+        self._later = attributes.get("schema_version") not in (1, 2)
+        if problem := version_problem(
+            attributes.get("schema_version"), attributes.get("needs", "")
+        ):
             raise CaptureFileError(f"{self.path} {problem}")
 
     def _layer_list(self, file: h5py.File, root: h5g.GroupID | None) -> None:
@@ -154,14 +159,15 @@ class _Guard:
             if not name.isascii() or not name.isdigit() or layer_name(int(name)) != name:
                 self._refuse(f"{where} is not a layer's name")
             layer = self._open_group(group, name.encode(), where)
-            members = self._members(layer, where, {*STORED_LAYER_ARRAYS, *_AXES})
+            known = {*STORED_LAYER_ARRAYS, *_AXES}
+            members = self._members(layer, where, None if self._later else known)
             self._require(where, members, [PROMPT_DIGEST])
             self._attributes(layer, where)
             attributes = read_attributes(h5py.Group(layer))
             kind = attributes.get("kind", MAMBA)
-            if kind not in LAYER_KINDS:
+            if not (kind in LAYER_KINDS or (self._later and isinstance(kind, str))):
                 self._refuse(f"{where} is of no known kind ({kind!r})")
-            if missing := missing_arrays(members, str(kind), first=first):
+            if missing := missing_arrays(members, attributes, first=first):
                 self._refuse(f"{where} lacks {', '.join(missing)}")
             self._require(f"{where}'s attributes", list(attributes), ["digest", "static_digest"])
             if attributes.get("finite") not in FINITE_STATES:
@@ -203,21 +209,26 @@ class _Guard:
             declared = math.prod(shape) * dataset.get_type().get_size()
             if not 0 < declared <= self.most:
                 self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
-            for axis, size in zip(self._axes(name, len(shape), where, at), shape, strict=True):
+            axes = self._axes(h5py.Dataset(dataset), name, where, at)
+            for axis, size in zip(axes, shape, strict=True):
                 one = axis_of_size(axis)
                 if sizes.setdefault(one, size) != size:
                     self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
         return sizes
 
-    def _axes(self, name: str, ndim: int, where: str, at: str) -> tuple[str, ...]:
-        if name in _DIMENSIONS:
-            axes = (name,)
-        elif where:
-            return layer_axes(name, ndim)
-        else:
+    def _axes(self, dataset: h5py.Dataset, name: str, where: str, at: str) -> tuple[str, ...]:
+        ndim, attributes = dataset.ndim, read_attributes(dataset)
+        said = None if AXES not in attributes else tuple(str(attributes[AXES]).split())
+        if name in ROOT_ARRAYS and not where:
             axes = ROOT_ARRAYS[name]
+        elif name in STORED_LAYER_ARRAYS and where:
+            axes = layer_axes(name, ndim)
+        else:  # it says only how long an axis is, or is of a later version, and says what it is
+            axes = said or (name,)
         if len(axes) != ndim:
             self._refuse(f"{at} has {ndim} axes, it must have {' '.join(axes)}")
+        if said not in (None, axes):
+            self._refuse(f"{at} says its axes are {' '.join(said)}, it must have {' '.join(axes)}")
         return axes
 
     def _storage(self, dataset: h5d.DatasetID, at: str) -> None:
@@ -246,6 +257,10 @@ class _Guard:
             right = integer and kind.get_size() == 1
         elif name in ROOT_ARRAYS or name == CHANNEL:
             right = integer and kind.get_size() in (4, 8)
+        elif (
+            name not in STORED_LAYER_ARRAYS
+        ):  # of a later version: passed over, and read by nothing but a checksum
+            right = text or number
         else:
             right = number and kind.get_size() in (4, 8)
         if not right:

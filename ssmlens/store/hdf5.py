@@ -32,7 +32,15 @@ from ssmlens.names import (
 )
 from ssmlens.store import disk
 from ssmlens.store.chunks import encoded_all
-from ssmlens.store.schema import BLOCK_AXES, TOKEN_AXES, Attribute
+from ssmlens.store.schema import (
+    AXES,
+    BLOCK_AXES,
+    ROLE,
+    TOKEN_AXES,
+    Attribute,
+    layer_axes,
+    role_of,
+)
 
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
@@ -81,8 +89,9 @@ def create_dataset(
     dtype: np.dtype,
     axes: Sequence[str],
     level: int,
+    role: str | None = None,
 ) -> h5py.Dataset:
-    """An empty dataset with the house's filters and named dimensions, made if the group has none of that name."""
+    """An empty dataset with the house's filters, named dimensions and role, its axes said in plain text too."""
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_chunk(chunk_shape(axes, shape, dtype.itemsize))
     properties.set_shuffle()
@@ -103,7 +112,16 @@ def create_dataset(
         for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):
             h5ds.attach_scale(dataset.id, _dimension(group, axis, size), number)
             h5ds.set_label(dataset.id, number, axis.encode())
+    write_attributes(dataset, {AXES: " ".join(axes), ROLE: role or role_of(name)})
     return dataset
+
+
+def axes_of(dataset: h5py.Dataset) -> tuple[str, ...]:
+    """The axes of a layer's stored array: what the dataset says, or, before version 3, the schema."""
+    said = dataset.attrs.get(AXES)
+    if said is None:
+        return layer_axes(str(dataset.name).rsplit("/", 1)[-1], dataset.ndim)
+    return tuple((said.decode() if isinstance(said, bytes) else str(said)).split())
 
 
 def write_array(
@@ -138,7 +156,16 @@ def like(
 ) -> h5py.Dataset:
     """An empty dataset of the same name, dtype and filters as `model`, for `move_chunks` to fill."""
     name = str(model.name).rsplit("/", 1)[-1]
-    return create_dataset(group, name, shape, model.dtype, axes, model.compression_opts)
+    role = read_attributes(model).get(ROLE)
+    return create_dataset(
+        group,
+        name,
+        shape,
+        model.dtype,
+        axes,
+        model.compression_opts,
+        None if role is None else str(role),
+    )
 
 
 def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import ATTENTION, FINITE
-from ssmlens.scan import hidden_attention
+from ssmlens.names import FINITE, MAP_ARRAYS
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
 
+SOFTMAX = "softmax"
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
 _SUM_TOLERANCE = {"bfloat16": 1e-2}
 
@@ -56,7 +56,9 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
     found = [f"{what}: not what was written" for what in layer.damages()]
     if layer.finite == FINITE:
-        found += [f"{n} is not finite" for n in layer.names if not np.isfinite(layer.read(n)).all()]
+        unknown = ["closure_error"] if layer.attributes.get("closure_reason") else []
+        read = [name for name in layer.names if name not in unknown]
+        found += [f"{n} is not finite" for n in read if not np.isfinite(layer.read(n)).all()]
         found += _closure_problems(capture, layer)
         if not found:
             for prompt in range(capture.prompts):
@@ -66,7 +68,7 @@ def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
 
 def _closure_problems(capture: Capture, layer: Layer) -> list[str]:
     tolerance = capture.attributes.get("closure_tolerance")
-    if tolerance is None or "closure_error" not in layer:
+    if tolerance is None or "closure_error" not in layer or layer.attributes.get("closure_reason"):
         return []
     return [
         f"prompt {prompt}: closure error {error:.2g} is above {tolerance:g}: do not believe its maps"
@@ -76,9 +78,9 @@ def _closure_problems(capture: Capture, layer: Layer) -> list[str]:
 
 
 def _prompt_problems(capture: Capture, layer: Layer, prompt: int) -> list[str]:
-    softmax = "attention_map" if layer.kind == ATTENTION else "softmax_attention_map"
+    softmax = "attention_map" if layer.operator == SOFTMAX else "softmax_attention_map"
     found = _softmax_problems(capture, layer, softmax, prompt) if softmax in layer else []
-    if layer.kind != ATTENTION:
+    if layer.has_operands:
         found += _map_problems(layer, prompt)
         if "attention_map_max" in layer:
             target = None if capture.target is None else capture.target[prompt]
@@ -100,12 +102,12 @@ def _softmax_problems(capture: Capture, layer: Layer, name: str, prompt: int) ->
 
 def _map_problems(layer: Layer, prompt: int) -> list[str]:
     found = []
-    stored = [name for name in ("attention_map", "attention_mask") if name in layer]
-    if stored:
-        both = hidden_attention.attention_map_and_mask(layer.operands(prompt))
-        for name, computed in zip(("attention_map", "attention_mask"), both, strict=True):
-            if name in stored:
-                found += _difference(name, layer.read(name, prompt), computed[0].numpy(), prompt)
+    kinds = [kind for kind in layer.maps if MAP_ARRAYS[kind] in layer]
+    if kinds:
+        whole = 0, layer.length(prompt)
+        for kind, computed in zip(kinds, layer.map_tile(kinds, whole, whole, prompt), strict=True):
+            name = MAP_ARRAYS[kind]
+            found += _difference(name, layer.read(name, prompt), computed, prompt)
     if "channel_map" in layer:
         maps = layer.read("channel_map", prompt)
         for channel, stored_map in zip(layer.read("channel").tolist(), maps, strict=True):

@@ -1,6 +1,7 @@
 """One layer of a stored capture: its arrays, and on demand what follows from them."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -8,21 +9,24 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
+from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.names import (
-    ATTENTION,
     GROUP,
     HEAD,
     LARGEST_WHOLE_MAP,
     MAMBA,
+    MAP,
+    MAP_ARRAYS,
+    MASK,
     PROMPT,
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.scan import hidden_attention
-from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.tiles import attention_tile
+from ssmlens.scan.operator import Operator
+from ssmlens.scan.spans import check_spans
+from ssmlens.scan.tiles import map_tile
 from ssmlens.store import hdf5
 from ssmlens.store.guard import damage_told
 from ssmlens.store.hdf5 import stored_array
@@ -31,13 +35,12 @@ from ssmlens.store.layer_file import array_names, damages
 from ssmlens.store.lazy import A_bar, B_bar, decay, lazy_dataset
 from ssmlens.store.schema import (
     BLOCK_TOKENS,
-    OPERANDS,
+    OPERATORS,
     OWN_LAYER_ATTRIBUTES,
     TOKEN_AXES,
     Attribute,
     axis_of_size,
-    has_prompts,
-    layer_axes,
+    operator_name,
 )
 
 
@@ -65,8 +68,36 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """`names.MAMBA`, or `names.ATTENTION` for softmax attention, which has maps but no operands."""
+        """What the block is, of `names.BLOCK_KINDS`."""
         return str(self.attributes.get("kind", MAMBA))
+
+    @property
+    def operator(self) -> str:
+        """What mixes its tokens: "decay scan", "delta rule", "softmax", ... (`ssmlens.scan.operators`)."""
+        return operator_name(self.attributes)
+
+    @property
+    def has_operands(self) -> bool:
+        """Whether its operands are stored, so that everything can be computed again; of softmax attention only maps."""
+        operator = OPERATORS.get(self.operator)
+        return operator is not None and operator.stored
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps it has, of `names.MAPS`, whole or reduced."""
+        if self.has_operands:
+            return OPERATORS[self.operator].maps
+        stored = [{name, f"{name}_mean"} & {*self.names} for name in MAP_ARRAYS.values()]
+        return tuple(kind for kind, there in zip(MAP_ARRAYS, stored, strict=True) if there)
+
+    @property
+    def heads(self) -> int:
+        """Number of heads; 0 where operands are not stored."""
+        if not self.has_operands:
+            return 0
+        axes = OPERATORS[self.operator].axes
+        name = next(name for name in self.names if HEAD in axes.get(name, ()))
+        return self.shape(name)[axes[name].index(HEAD)]
 
     @property
     def finite(self) -> str:
@@ -82,12 +113,12 @@ class Layer:
 
     def dims(self, name: str) -> tuple[str, ...]:
         """The axes of a stored array. Raises UsageError where the layer has none of that name."""
-        return layer_axes(name, self._dataset(name).ndim)
+        return hdf5.axes_of(self._dataset(name))
 
     @property
     def prompts_and_tokens(self) -> tuple[int, int]:
         """Number of prompts, and of tokens with their padding."""
-        dims = {name: self.dims(name) for name in self.names if has_prompts(name)}
+        dims = {name: self.dims(name) for name in self.names if self.dims(name)[0] == PROMPT}
         name = next(name for name, axes in dims.items() if {*axes[1:2]} & {*TOKEN_AXES})
         prompts, tokens = self.shape(name)[:2]
         return prompts, tokens
@@ -114,7 +145,7 @@ class Layer:
             CaptureFileError: The bytes are damaged.
         """
         dataset, at = self._dataset(name), (...,)
-        if prompt is not None and has_prompts(name):
+        if prompt is not None and self.dims(name)[0] == PROMPT:
             length = self.length(prompt)
             real = {axis_of_size(TOKEN): length}
             if BLOCK_TOKENS in self.attributes:
@@ -129,11 +160,11 @@ class Layer:
         exp(ΔA), or the exponential of the stored `log_decay`.
 
         Raises:
-            UsageError: Softmax attention has no operands.
+            UsageError: The layer has none: it is no decay scan.
         """
         if "A_bar" in self:
             return self.lazy("A_bar")
-        self._require_operands()
+        self._require_scan("Ā")
         if "log_decay" in self:
             return decay(self._dataset("log_decay"), self._values)
         return A_bar(self._dataset("delta"), self._dataset("A"), self._values)
@@ -145,11 +176,11 @@ class Layer:
         ΔB (Euler, as the code bases of Mamba-1 and -2), or the stored `write` times B.
 
         Raises:
-            UsageError: Softmax attention has no operands.
+            UsageError: The layer has none: it is no decay scan.
         """
         if "B_bar" in self:
             return self.lazy("B_bar")
-        self._require_operands()
+        self._require_scan("B̄")
         weight = "write" if "write" in self else "delta"
         return B_bar(self._dataset(weight), self._dataset("B"), self._values)
 
@@ -157,11 +188,11 @@ class Layer:
         """A stored array with named dimensions, read where it is looked at."""
         return lazy_dataset(name, self._dataset(name), self.dims(name), self._values)
 
-    def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> ScanOperands:
+    def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> Operator:
         """The operands of one prompt, a batch of one cut to its real length; `x` and `gate` are not stored.
 
         Raises:
-            UsageError: No such prompt, or softmax attention, which has no operands.
+            UsageError: No such prompt, or softmax attention, whose operands are not stored.
         """
         return self._operands(prompt).map(lambda tensor: tensor.to(dtype))
 
@@ -176,9 +207,30 @@ class Layer:
             prompt: Number of a prompt.
 
         Raises:
-            UsageError: No such prompt or tokens, or softmax attention, which has no operands.
+            UsageError: No such prompt or tokens, or a layer without operands, or without a mask.
         """
-        return self._tile(self._operands(prompt), queries, keys)
+        both = self.map_tile((MAP, MASK), queries, keys, prompt)
+        return both[0], both[1]
+
+    def map_tile(
+        self,
+        kinds: Sequence[str],
+        queries: tuple[int, int],
+        keys: tuple[int, int],
+        prompt: int = 0,
+    ) -> Float[np.ndarray, "kind query key"]:
+        """A rectangle of some of the layer's `maps`, exact, from the stored operands.
+
+        Args:
+            kinds: Some of `maps`.
+            queries: First query and the one after the last.
+            keys: First key and the one after the last.
+            prompt: Number of a prompt.
+
+        Raises:
+            UsageError: No such map, prompt or tokens, or a layer without operands.
+        """
+        return map_tile(self._operands(prompt), kinds, queries, keys)[0].numpy()
 
     def channel_map(
         self,
@@ -202,31 +254,31 @@ class Layer:
         """
         if queries is None and keys is None:
             self._check_whole(prompt, f".channel_map({channel}, queries=(0, 1024), keys=(0, 1024))")
-            return hidden_attention.channel_maps(self._operands(prompt, channel))[0, 0].numpy()
         whole = 0, self.length(prompt)
-        return self._tile(self._operands(prompt, channel), queries or whole, keys or whole)[0]
+        operands = self._operands(prompt, channel)
+        check_spans(operands.tokens, queries or whole, keys or whole)
+        return operands.matrix([0], queries or whole, keys or whole)[0, 0].numpy()
 
     def attention_map(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of M over heads: stored, or else computed from the stored operands.
-
-        Raises:
-            UsageError: No such prompt, or one too long for a whole map.
-        """
-        if "attention_map" in self:
-            return self.read("attention_map", prompt)
-        self._check_whole(prompt, '.tile(queries, keys) or .read("attention_map_max")')
-        return hidden_attention.attention_map(self._operands(prompt))[0].numpy()
+        """Mean of M over heads: `whole_map("map", prompt)`."""
+        return self.whole_map(MAP, prompt)
 
     def attention_mask(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """Mean of the decay over heads and states: stored, or else computed from the stored operands.
+        """Mean of the decay over heads and states: `whole_map("mask", prompt)`."""
+        return self.whole_map(MASK, prompt)
+
+    def whole_map(self, kind: str, prompt: int = 0) -> Float[np.ndarray, "query key"]:
+        """One of the layer's `maps`: stored, or else computed from the stored operands.
 
         Raises:
-            UsageError: No such prompt, softmax attention, which has no mask, or a prompt too long for a whole mask.
+            UsageError: No such map or prompt, or a prompt too long for a whole map.
         """
-        if "attention_mask" in self:
-            return self.read("attention_mask", prompt)
-        self._check_whole(prompt, '.tile(queries, keys) or .read("attention_mask_mean")')
-        return hidden_attention.attention_mask(self._operands(prompt))[0].numpy()
+        name = MAP_ARRAYS[kind]
+        if name in self:
+            return self.read(name, prompt)
+        self._check_whole(prompt, f'.map_tile(["{kind}"], queries, keys) or .read("{name}_max")')
+        whole = 0, self.length(prompt)
+        return self.map_tile((kind,), whole, whole, prompt)[0]
 
     def damages(self) -> list[str]:
         """What of the layer no longer is what was written, by its digests; empty when all is."""
@@ -240,38 +292,47 @@ class Layer:
             raise UsageError(f"layer {self.index} has no array {name!r}; {hint}")
         return stored_array(self._group, name)
 
-    def _operands(self, prompt: int, head: int | None = None) -> ScanOperands:
-        """One prompt's operands, all of them or one head's with its group's B and C."""
+    def _operands(self, prompt: int, head: int | None = None) -> Operator:
+        """One prompt's operands, all of them or one head's with what its group shares."""
         self._require_operands()
-        heads = groups = slice(None)
+        operator = OPERATORS[self.operator]
+        part: dict[str, slice | int] = {TOKEN: slice(self.length(prompt)), PROMPT: prompt}
         if head is not None:
-            count, shared = self.shape("delta")[2], self.shape("B")[2]
-            if not 0 <= head < count:
+            if not 0 <= head < self.heads:
                 raise UsageError(
-                    f"layer {self.index}: channel {head} is out of range: 0..{count - 1}"
+                    f"layer {self.index}: channel {head} is out of range: 0..{self.heads - 1}"
                 )
-            group = head // (count // shared)
-            heads, groups = slice(head, head + 1), slice(group, group + 1)
-        part = {HEAD: heads, GROUP: groups, TOKEN: slice(self.length(prompt)), PROMPT: prompt}
-        values: dict[str, np.ndarray | None] = {"A": None}
-        for name in filter(self.__contains__, OPERANDS):
-            at = tuple(part.get(axis, slice(None)) for axis in self.dims(name))
+            group = head // (self.heads // self._groups(operator))
+            part |= {HEAD: slice(head, head + 1), GROUP: slice(group, group + 1)}
+        arrays: dict[str, Tensor | None] = {}
+        for name in filter(self.__contains__, (*operator.axes, "D")):
+            dims = self.dims(name)
+            at = tuple(part.get(axis, slice(None)) for axis in dims)
             array = self._values(self._dataset(name), at)
-            values[name] = array[None] if has_prompts(name) else _column(array)
-        tensors = {n: None if v is None else torch.from_numpy(v) for n, v in values.items()}
-        return ScanOperands(**tensors)  # pyright: ignore[reportArgumentType]
+            arrays[name] = torch.from_numpy(array[None] if dims[0] == PROMPT else array)
+        return operator.from_arrays(arrays)
 
-    def _tile(
-        self, operands: ScanOperands, queries: tuple[int, int], keys: tuple[int, int]
-    ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
-        attention_map, attention_mask = attention_tile(operands, queries, keys)
-        return attention_map[0].numpy(), attention_mask[0].numpy()
+    def _groups(self, operator: type[Operator]) -> int:
+        """Number of groups that heads share arrays in."""
+        shared = [name for name in self.names if GROUP in operator.axes.get(name, ())]
+        return self.shape(shared[0])[self.dims(shared[0]).index(GROUP)] if shared else self.heads
 
     def _require_operands(self) -> None:
-        if self.kind == ATTENTION:
+        if self.operator not in OPERATORS:
+            known = ", ".join(OPERATORS)
             raise UsageError(
-                f"layer {self.index} is softmax attention: it has maps but no operands of a scan"
+                f"layer {self.index}: its operator {self.operator!r} is not known here (known: {known}); "
+                "its stored maps can be read all the same"
             )
+        if not self.has_operands:
+            raise UsageError(
+                f"layer {self.index} is {self.operator} attention: its maps are stored, not its operands"
+            )
+
+    def _require_scan(self, what: str) -> None:
+        self._require_operands()
+        if "delta" not in self:
+            raise UsageError(f"layer {self.index} is a {self.operator}: it has no {what}")
 
     def _check_whole(self, prompt: int, instead: str) -> None:
         """Refuse to compute a whole map of a prompt that is too long for one."""
@@ -286,8 +347,3 @@ class Layer:
         name = str(dataset.name).rsplit("/", 1)[-1]
         with damage_told(self._path, f"layer {self.index}: {name}"):
             return np.asarray(dataset[at])
-
-
-def _column(array: np.ndarray) -> np.ndarray:
-    """A and D with their last axis, which Mamba-2's files drop."""
-    return array if array.ndim == 2 else array[:, None]

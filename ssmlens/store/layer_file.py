@@ -6,16 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 
-from ssmlens.names import CHANNEL, LAYER_ARRAYS, MAMBA, PROMPT, TOKEN
+from ssmlens.names import CHANNEL, MAMBA, PROMPT, TOKEN
 from ssmlens.store import digest, hdf5
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.schema import (
+    FEATURES,
     FINITE_STATES,
     FORMAT,
+    LAYER_ARRAYS,
     LAYER_KINDS,
     OWN_LAYER_ATTRIBUTES,
     PROMPT_DIGEST,
+    ROLE,
     SCHEMA_VERSION,
+    STORED_LAYER_ARRAYS,
     Attribute,
     axis_sizes,
     block_problem,
@@ -30,8 +34,8 @@ _DTYPES = ("float32", "float64", "int32", "int64")
 
 def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) -> None:
     """Say what the file is: the root attributes that every file of a capture has, and `attributes`."""
-    told = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "kind": kind, **attributes}
-    hdf5.write_attributes(file, told)
+    version = {"schema_version": SCHEMA_VERSION, "needs": " ".join(FEATURES)}
+    hdf5.write_attributes(file, {"format": FORMAT, **version, "kind": kind, **attributes})
 
 
 def new_layer(file: h5py.File, index: int) -> h5py.Group:
@@ -47,9 +51,16 @@ def stored_layer(file: h5py.File, index: int) -> h5py.Group:
 
 
 def array_names(group: h5py.Group) -> list[str]:
-    """The layer's arrays: neither its bare dimensions nor the store's own digests."""
+    """The layer's arrays that this ssmlens knows: neither its bare dimensions nor the store's own digests."""
     present = set(group)
     return [name for name in LAYER_ARRAYS if name in present]
+
+
+def all_array_names(group: h5py.Group) -> list[str]:
+    """The layer's arrays, and those of later versions, which say what they are."""
+    others = sorted({str(name) for name in group} - {*STORED_LAYER_ARRAYS})
+    later = [name for name in others if ROLE in stored_array(group, name).attrs]
+    return array_names(group) + later
 
 
 def checked_arrays(
@@ -79,7 +90,7 @@ def checked_arrays(
     for name, array in arrays.items():
         if str(array.dtype) not in _DTYPES:
             raise ValueError(f"{name} is {array.dtype}; stored are {', '.join(_DTYPES)}")
-    missing = missing_arrays(arrays, str(attributes["kind"]), first=first)
+    missing = missing_arrays(arrays, attributes, first=first)
     if missing:
         raise ValueError(
             f"a layer is stored with its operands, or softmax attention with its map; "
@@ -126,13 +137,15 @@ def write_layer(
     threads: ThreadPoolExecutor | None = None,
 ) -> None:
     """Write block `index` from checked arrays and attributes, with their digests; `threads` share the work."""
-    prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
-    digests = threads.submit(digest.prompt_digests, arrays, prompts) if threads else None
+    mine = {name: array for name, array in arrays.items() if has_prompts(name)}
+    shared = {name: array for name, array in arrays.items() if not has_prompts(name)}
+    prompts = len(next(iter(mine.values())))
+    digests = threads.submit(digest.prompt_digests, mine, prompts) if threads else None
     group = new_layer(file, index)
     for name in coordinates_first(arrays):
         hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim), threads)
-    rows = digests.result() if digests else digest.prompt_digests(arrays, prompts)
-    close_layer(group, index, rows, digest.static_digest(arrays), attributes)
+    rows = digests.result() if digests else digest.prompt_digests(mine, prompts)
+    close_layer(group, index, rows, digest.static_digest(shared), attributes)
 
 
 def close_layer(
@@ -159,13 +172,17 @@ def damages(group: h5py.Group, index: int) -> list[str]:
     Raises:
         OSError: A chunk does not pass its checksum.
     """
-    arrays = {name: stored_array(group, name)[...] for name in array_names(group)}
+    mine: dict[str, np.ndarray] = {}
+    shared: dict[str, np.ndarray] = {}
+    for name in all_array_names(group):
+        dataset = stored_array(group, name)
+        (mine if hdf5.axes_of(dataset)[0] == PROMPT else shared)[name] = dataset[...]
     attributes = hdf5.read_attributes(group)
     written = stored_array(group, PROMPT_DIGEST)[...]
-    rows = digest.prompt_digests(arrays, len(written))
+    rows = digest.prompt_digests(mine, len(written))
     found = [f"prompt {p}" for p in np.flatnonzero((rows != written).any(axis=1))]
     static = str(attributes["static_digest"])
-    if digest.static_digest(arrays) != static:
+    if digest.static_digest(shared) != static:
         found.append("its arrays without prompts")
     if digest.layer_digest(index, attributes, static, written) != attributes["digest"]:
         found.append("its attributes")

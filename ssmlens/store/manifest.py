@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from ssmlens.errors import CaptureFileError
-from ssmlens.store.schema import FORMAT, SCHEMA_VERSION, version_problem
+from ssmlens.store.schema import FEATURES, FORMAT, SCHEMA_VERSION, version_problem
 
 MANIFEST = "manifest.json"
 HEADER_FILE = "header.h5"
@@ -35,6 +35,7 @@ class Manifest:
         page = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
+            "needs": " ".join(FEATURES),
             "digest": self.digest,
             "header": self.header,
             "layers": layers,
@@ -57,7 +58,7 @@ def read_manifest(folder: Path) -> Manifest:
         page = json.loads(path.read_bytes())
         if page["format"] != FORMAT:
             raise ValueError("it is not a capture's")
-        if problem := version_problem(page["schema_version"]):
+        if problem := version_problem(page["schema_version"], page.get("needs", "")):
             raise CaptureFileError(f"{folder} {problem}")
         layers = {int(index): str(name) for index, name in page["layers"].items()}
         manifest = Manifest(str(page["digest"]), str(page["header"]), dict(sorted(layers.items())))

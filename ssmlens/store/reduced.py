@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Integer
 
-from ssmlens.scan.tiles import attention_tile
+from ssmlens.names import MAP, MAP_ARRAYS, MASK
+from ssmlens.scan.tiles import map_tile
 from ssmlens.store.layer import Layer
 from ssmlens.store.schema import BLOCK_TOKENS
 
@@ -12,22 +13,22 @@ TOLERANCE = 1e-4
 
 
 class _Exact:
-    """Exact pieces of the map and the mask of one prompt, from its operands."""
+    """Exact pieces of the maps of one prompt, from its operands."""
 
     def __init__(self, layer: Layer, prompt: int):
         self.operands = layer.operands(prompt)
+        self.kinds = self.operands.maps
 
-    def tile(self, queries: range, keys: range) -> tuple[np.ndarray, np.ndarray]:
-        """A rectangle of map and mask in float64."""
+    def tile(self, queries: range, keys: range) -> dict[str, np.ndarray]:
+        """A rectangle of every map in float64."""
         spans = (queries.start, queries.stop), (keys.start, keys.stop)
-        attention_map, attention_mask = attention_tile(self.operands, *spans)
-        return attention_map[0].double().numpy(), attention_mask[0].double().numpy()
+        means = map_tile(self.operands, self.kinds, *spans)[0].double().numpy()
+        return dict(zip(self.kinds, means, strict=True))
 
     def diagonal(self) -> Float[np.ndarray, " token"]:
-        """What each token reads of itself: the mean over heads of C·B times the write's weight."""
-        o = self.operands.map(lambda tensor: tensor.double())
-        weight = o.writes[1].reshape(o.tokens, o.groups, -1).sum(-1)
-        return (weight * (o.C[0] * o.B[0]).sum(-1)).sum(-1).numpy() / o.heads
+        """What each token reads of itself: the mean over heads of M[i, i]."""
+        own = self.operands.map(lambda tensor: tensor.double()).diagonal()
+        return own[0].mean(1).numpy()
 
 
 def reduced_problems(
@@ -69,9 +70,8 @@ def _block_problems(layer: Layer, prompt: int, exact: _Exact, at: tuple[int, int
     queries, keys = (range(b * block, min((b + 1) * block, tokens)) for b in at)
     seen = np.less_equal.outer(keys, queries).T
     found = []
-    for name, tile in zip(
-        ("attention_map", "attention_mask"), exact.tile(queries, keys), strict=True
-    ):
+    for kind, tile in exact.tile(queries, keys).items():
+        name = MAP_ARRAYS[kind]
         if f"{name}_max" not in layer:
             continue
         entries = tile[seen] if seen.any() else np.zeros(1)
@@ -89,19 +89,20 @@ def _block_problems(layer: Layer, prompt: int, exact: _Exact, at: tuple[int, int
 def _row_problems(
     layer: Layer,
     prompt: int,
-    rows: dict[int, tuple[np.ndarray, np.ndarray]],
+    rows: dict[int, dict[str, np.ndarray]],
     target: Integer[np.ndarray, " token"] | None,
 ) -> list[str]:
     """The statistics of single rows, against those rows."""
     found = []
-    for query, (attention_map, attention_mask) in rows.items():
+    for query, maps in rows.items():
         looks = -1 if target is None else int(target[query])
-        magnitude = np.abs(attention_map[0])
+        magnitude = np.abs(maps[MAP][0])
+        mask = maps.get(MASK, np.zeros(1))
         hit = magnitude[looks] if 0 <= looks <= query else 0.0
         for name, value, scale in (
             ("row_magnitude", magnitude.sum(), magnitude.sum()),
             ("target_magnitude", hit, magnitude.sum()),
-            ("mask_row_sum", attention_mask.sum(), attention_mask.sum()),
+            ("mask_row_sum", mask.sum(), mask.sum()),
         ):
             if (
                 name in layer
@@ -115,13 +116,13 @@ def _lag_problems(
     layer: Layer,
     prompt: int,
     diagonal: Float[np.ndarray, " token"],
-    rows: dict[int, tuple[np.ndarray, np.ndarray]],
+    rows: dict[int, dict[str, np.ndarray]],
 ) -> list[str]:
     """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows."""
     energy, tokens = layer.read("lag_energy", prompt), len(diagonal)
     wanted = {0: np.square(diagonal).mean()}
     for lag in range(max(1, tokens - 3), tokens):
-        entries = [rows[query][0][0, query - lag] for query in range(lag, tokens)]
+        entries = [rows[query][MAP][0, query - lag] for query in range(lag, tokens)]
         wanted[lag] = np.square(entries).mean()
     # An entry is as exact as its largest neighbours, its square twice so.
     return [

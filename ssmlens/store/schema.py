@@ -2,7 +2,8 @@
 
 One file (`run.h5`) or a folder of them (`run/`: `header.h5`, one `layer-005.h5` a block, `manifest.json`). Every
 HDF5 file of a capture has the same shape: root attributes, the header's arrays in the root (in `run.h5` and
-`header.h5`) and groups `layers/005` (in `run.h5` and `layer-005.h5`). What each array means is in `ssmlens.names`.
+`header.h5`) and groups `layers/005` (in `run.h5` and `layer-005.h5`). What each array means is in
+`ssmlens.names`, and, of operands, in the file of their operator.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,16 +16,18 @@ from ssmlens.names import (
     KEY,
     KEY_BLOCK,
     LAG,
-    LAYER_ARRAYS,
     PROMPT,
     QUERY,
     QUERY_BLOCK,
     TOKEN,
 )
+from ssmlens.scan.operator import Operator, operators
 
 # Version 2 adds `block_kinds`, layers of softmax attention, data-dependent decay and reduced maps to version 1.
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)
+# Version 3: a layer names its operator, every dataset carries its axes and its role, and readers pass over datasets
+# that they do not know; whatever a reader must know to read a file right is named in the attribute `needs`.
+SCHEMA_VERSION = 3
+FEATURES: tuple[str, ...] = ()
 FORMAT = "ssmlens capture"
 
 # Kinds of HDF5 file, the root attribute `kind`.
@@ -43,12 +46,37 @@ ROOT_ARRAYS: dict[str, tuple[str, ...]] = {
 }
 REQUIRED_ROOT = ("tokens", "length", "prompt_texts", "prompt_kinds")
 TEXT_ARRAYS = ("token_strings", "prompt_texts", "prompt_kinds", "block_kinds")
+OPERATORS: dict[str, type[Operator]] = {kind: operators[kind] for kind in operators}
+AXES, ROLE = "axes", "role"  # attributes of every dataset
+
+
+def _operands() -> dict[str, tuple[str, ...]]:
+    """What operators declare to be stored. Of one name in several, the longest axes: the last may be dropped."""
+    found: dict[str, tuple[str, ...]] = {}
+    for operator in OPERATORS.values():
+        for name, axes in operator.axes.items() if operator.stored else ():
+            other = found.get(name, ())
+            if axes[: len(other)] != other[: len(axes)]:
+                raise ValueError(f"operators disagree on the axes of {name}: {axes} and {other}")
+            found[name] = max(axes, other, key=len)
+    return found
+
+
+# Ā and B̄ (`--store-discretized`) follow from the operands.
+_DISCRETIZED = dict.fromkeys(("A_bar", "B_bar"), (PROMPT, TOKEN, names.HEAD, names.STATE))
+_BY_ROLE = {names.OPERAND: {**_operands(), **_DISCRETIZED}, **names.ARRAYS}
+LAYER_ARRAYS = {name: axes for arrays in _BY_ROLE.values() for name, axes in arrays.items()}
 STORED_LAYER_ARRAYS = {**LAYER_ARRAYS, PROMPT_DIGEST: (PROMPT, BYTE)}
-_MAY_DROP_THE_LAST_AXIS = ("A", "A_log", "D", "A_bar")
-OPERANDS = ("delta", "A", "B", "C", "D", "log_decay", "write", "write_now")
+MAY_DROP_THE_LAST_AXIS = {
+    *("A_log", "D", "A_bar", "log_decay", "dt_bias"),
+    *(name for operator in OPERATORS.values() for name in operator.may_drop_the_last_axis),
+}
 # A reduced map comes with the statistics that stand for the whole one.
-REDUCED_MAP = ("attention_map_mean", "attention_map_max", "lag_energy", "row_magnitude")
-REDUCED_MASK = ("attention_mask_mean", "attention_mask_max", "mask_row_sum")
+_REDUCED = {
+    names.MAP: ("lag_energy", "row_magnitude"),
+    names.MASK: ("mask_row_sum",),
+    names.ERASE: (),
+}
 
 FINITE_STATES = (
     names.FINITE,
@@ -56,7 +84,7 @@ FINITE_STATES = (
     names.NONFINITE_INPUT,
     names.NONFINITE_OUTPUT,
 )
-LAYER_KINDS = (names.MAMBA, names.ATTENTION)
+LAYER_KINDS = (names.MAMBA, names.DELTA_RULE, names.ATTENTION)
 TOKEN_AXES = (TOKEN, QUERY, KEY, LAG)
 BLOCK_AXES = (QUERY_BLOCK, KEY_BLOCK)
 BLOCK_TOKENS = "block_tokens"
@@ -66,6 +94,7 @@ BLOCK_TOKENS = "block_tokens"
 OWN_ROOT_ATTRIBUTES = (
     "format",
     "schema_version",
+    "needs",
     "kind",
     "layers",
     "pad",
@@ -84,15 +113,34 @@ def is_volatile(attribute: str) -> bool:
     return attribute in VOLATILE_ATTRIBUTES or attribute.endswith("_version")
 
 
-def version_problem(version: object) -> str | None:
-    """What to say of a capture of another schema version; None where this ssmlens reads it."""
-    if version in READABLE_VERSIONS:
+def version_problem(version: object, needs: object = "") -> str | None:
+    """What to say of a capture that this ssmlens cannot read; None where it can.
+
+    Args:
+        version: Its schema version. A later one is read too.
+        needs: Names of what a reader must know, between spaces.
+    """
+    if not isinstance(version, int) or version < 1:
+        return f"has schema version {version}, which no ssmlens writes: capture it again"
+    lacking = [feature for feature in str(needs).split() if feature not in FEATURES]
+    if not lacking:
         return None
-    readable = " and ".join(map(str, READABLE_VERSIONS))
     return (
-        f"has schema version {version}, this ssmlens reads versions {readable}: "
-        "capture it again with this ssmlens, or open it with the ssmlens that wrote it"
+        f"needs {', '.join(lacking)} to be read (schema version {version}), which this ssmlens lacks: "
+        "open it with a later ssmlens, or capture it again with this one"
     )
+
+
+def role_of(name: str) -> str:
+    """What a layer's array is for; "prompts" for an array of the header."""
+    roles = [role for role, arrays in _BY_ROLE.items() if name in arrays]
+    return roles[0] if roles else "prompts"
+
+
+def operator_name(attributes: Mapping[str, Attribute]) -> str:
+    """The name of a layer's operator, from the layer's attributes; before version 3 its kind says it."""
+    attends = attributes.get("kind", names.MAMBA) == names.ATTENTION
+    return str(attributes.get("operator", "softmax" if attends else "decay scan"))
 
 
 def layer_name(index: int) -> str:
@@ -107,35 +155,43 @@ def layer_axes(name: str, ndim: int) -> tuple[str, ...]:
         ValueError: No such array, or it cannot have that many axes.
     """
     if name not in STORED_LAYER_ARRAYS:
-        raise ValueError(f"{name!r} is not an array of a layer; see ssmlens.names.LAYER_ARRAYS")
+        raise ValueError(
+            f"{name!r} is not an array of a layer; see ssmlens.store.schema.LAYER_ARRAYS"
+        )
     axes = STORED_LAYER_ARRAYS[name]
-    if ndim != len(axes) and not (name in _MAY_DROP_THE_LAST_AXIS and ndim == len(axes) - 1):
+    if ndim != len(axes) and not (name in MAY_DROP_THE_LAST_AXIS and ndim == len(axes) - 1):
         raise ValueError(f"{name} has {ndim} axes; it must have {' '.join(axes)}")
     return axes[:ndim]
 
 
 def has_prompts(name: str) -> bool:
-    """Whether a layer's array has a value a prompt (operands, maps, proofs), unlike weights and A."""
+    """Whether a layer's array has a value a prompt (operands, maps, checks), unlike weights and A."""
     return STORED_LAYER_ARRAYS[name][0] == PROMPT
 
 
-def missing_arrays(present: Collection[str], kind: str, *, first: bool) -> list[str]:
-    """What a layer of this kind cannot do without and lacks.
+def missing_arrays(
+    present: Collection[str], attributes: Mapping[str, Attribute], *, first: bool
+) -> list[str]:
+    """What a layer cannot do without and lacks.
 
-    That is its operands, or the map of softmax attention; and of a reduced map the other half and its statistics.
+    That is its operands, or the map where they are not stored; and of a reduced map the other half and its statistics.
 
     Args:
         present: Names of the arrays there are.
-        kind: `names.MAMBA` or `names.ATTENTION`.
+        attributes: The layer's attributes.
         first: Whether these are the first prompts, with which the arrays without prompts are stored.
     """
-    needed = [n for group in (REDUCED_MAP, REDUCED_MASK) if {*group} & {*present} for n in group]
-    if kind == names.ATTENTION:
-        needed += [] if needed else ["attention_map"]
-        return [name for name in needed if name not in present]
-    missing = [name for name in ("delta", "B", "C", *needed) if name not in present]
-    one_decay = ("A" in present) != ("log_decay" in present)
-    return missing if one_decay or not first else [*missing, "exactly one of A and log_decay"]
+    needed = []
+    for kind, statistics in _REDUCED.items():
+        name = names.MAP_ARRAYS[kind]
+        group = (f"{name}_mean", f"{name}_max", *statistics)
+        needed += group if {*group} & {*present} else ()
+    operator = OPERATORS.get(operator_name(attributes))
+    if operator is None or operator.stored:
+        absent = operator.missing(present, first=first) if operator else []
+        return absent + [name for name in needed if name not in present]
+    needed = needed or [names.MAP_ARRAYS[names.MAP]]
+    return [name for name in needed if name not in present]
 
 
 def block_problem(sizes: Mapping[str, int], attributes: Mapping[str, Attribute]) -> str | None:

@@ -5,10 +5,10 @@ import dataclasses
 import torch
 from torch import nn
 
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.models import backends, mamba_ssm_layout
 from ssmlens.models.kernel_mixers import use_kernels
-from ssmlens.models.load import load_model
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.models.short_mamba import use_short_scan

@@ -28,7 +28,7 @@ def train(
     trackers: Iterable[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
-    """Train a model; its folder is a run as `store.runs` reads it, with checkpoints that `load_model` opens.
+    """Train a model; its folder is a run as `runs.run` reads it, with checkpoints that `load_model` opens.
 
     >>> run = ssmlens.train(TrainConfig(task="copy", length=20, init="mimetic"), "runs/mimetic")
     >>> model = ssmlens.load_model("runs/mimetic/checkpoints/last")

@@ -1,4 +1,4 @@
-"""The folder of a run, as its trainer writes it; `store.runs` says what is in it and reads it."""
+"""The folder of a run, as its trainer writes it; `runs.run` says what is in it and reads it."""
 
 import fcntl
 import json

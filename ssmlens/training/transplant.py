@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import choose_mixers
-from ssmlens.models.load import load_model
 from ssmlens.runs.run import Run
 from ssmlens.runs.students import Student, students
 from ssmlens.scores.ranking import Ranking

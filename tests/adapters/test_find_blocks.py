@@ -10,11 +10,19 @@ from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 # What the configurations of the families' tiny models ask for, block by block.
 KINDS = {
     "ssmlens Mamba": "mamba mamba mamba",
+    "transformers BailingHybridDeltaAttention": "delta_rule attention delta_rule",
     "transformers BambaMixer": "mamba attention mamba",
     "transformers FalconH1Mixer": "mamba+attention mamba+attention mamba+attention",
+    "transformers Glm5NextTextLinearAttention": "delta_rule attention delta_rule",
     "transformers GraniteMoeHybridMambaLayer": "mamba attention mamba",
     "transformers JambaMambaMixer": "mamba attention mamba",
+    "transformers KimiLinearDeltaAttention": "delta_rule attention delta_rule",
     "transformers NemotronHMamba2Mixer": "mamba mlp attention moe mamba",
+    "transformers OlmoHybridGatedDeltaNet": "delta_rule attention delta_rule",
+    "transformers Qwen3NextGatedDeltaNet": "delta_rule attention delta_rule",
+    "transformers Qwen3_5GatedDeltaNet": "delta_rule attention delta_rule",
+    "transformers Qwen3_5MoeGatedDeltaNet": "delta_rule attention delta_rule",
+    "transformers Qwen4ExpTextGatedDeltaNet": "delta_rule attention delta_rule",
     "transformers ZambaMambaMixer": "mamba mamba mamba+attention mamba mamba+attention",
     "transformers Zamba2MambaMixer": "mamba mamba+attention mamba",
 }
@@ -33,14 +41,15 @@ def model(request, tiny_model):
 
 @pytest.mark.parametrize(("model", "kinds"), KINDS.items(), indirect=["model"])
 def test_kinds_and_places_of_the_attention(model, kinds):
-    assert block_kinds(model) == kinds.split()
+    assert block_kinds(model) == [kind.replace("_", " ") for kind in kinds.split()]
     sites = attention_of(model)
     assert [s.layer for s in sites] == [
         i for i, kind in enumerate(kinds.split()) if "attention" in kind
     ]
     for site in sites:
         assert type(site.module).__name__.endswith("Attention")
-        assert hasattr(site.module, "q_proj")
+        latent = "Glm5" in type(site.module).__name__  # its queries are made by way of a low rank
+        assert hasattr(site.module, "q_a_proj" if latent else "q_proj")
         assert model.get_submodule(site.name) is site.module
         assert f".{site.layer}." in site.name
 
@@ -54,8 +63,8 @@ def test_a_hybrid_of_mamba_ssms_layout():
     first, second = attention_of(model)
     assert (first.name, second.layer) == ("backbone.layers.0.mixer", 2)
     assert first.module is model.backbone.layers[0].mixer
-    assert first.computed
-    assert first.has_weights
+    assert first.adapter.needs_weights(first.module)
+    assert first.adapter.unreadable(first.module) is None
 
 
 def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
@@ -63,7 +72,8 @@ def test_whether_weights_are_put_out_is_asked_of_the_model(tiny_model):
     for implementation, has_weights in (("sdpa", False), ("eager", True)):
         model.set_attn_implementation(implementation)
         (site,) = attention_of(model)
-        assert (site.has_weights, site.computed) == (has_weights, False)
+        assert (site.adapter.unreadable(site.module) is None) == has_weights
+        assert not site.adapter.needs_weights(site.module)
 
 
 def test_a_shared_module_is_the_attention_of_every_block_that_has_it():
@@ -92,4 +102,4 @@ def test_the_outermost_attention_of_a_block_is_its_attention():
     assert block_kinds(model) == ["mamba", "attention", "other"]
     (site,) = attention_of(model)
     assert site.name == "1.0"
-    assert not site.has_weights
+    assert site.adapter.unreadable(site.module)

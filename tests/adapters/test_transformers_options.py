@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from oracles import mixed_by_definition
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
-from ssmlens.scan.reference import reference_scan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BY_CLASS = {path.rpartition(".")[2]: path for path in adapters if path.startswith("transformers")}
@@ -17,6 +17,11 @@ BAMBA = [
     {"mamba_conv_bias": False, "mamba_n_groups": 1, "mamba_d_state": 8},
     {"mamba_n_groups": 4, "time_step_limit": (0.0, float("inf"))},
 ]
+QWEN = [
+    {"linear_num_value_heads": 3, "linear_conv_kernel_dim": 3},
+    {"linear_num_key_heads": 1, "rms_norm_eps": 0.1, "hidden_act": "gelu"},
+]
+KIMI = [{"linear_num_heads": 1, "linear_conv_kernel_dim": 3}, {"linear_head_dim": 7}]
 # Widths of in_proj are multiples of 8 in all of them: causal_conv1d's kernel asks for that.
 OPTIONS = {
     "MambaMixer": [{"use_bias": True}, {"use_conv_bias": False}],
@@ -42,6 +47,20 @@ OPTIONS = {
     ],
     "BambaMixer": BAMBA,
     "GraniteMoeHybridMambaLayer": BAMBA,
+    "Qwen3NextGatedDeltaNet": [
+        {"linear_num_value_heads": 3, "linear_conv_kernel_dim": 3},
+        {"linear_num_key_heads": 1, "rms_norm_eps": 0.1},
+    ],
+    "Qwen3_5GatedDeltaNet": QWEN,
+    "Qwen3_5MoeGatedDeltaNet": QWEN,
+    "Qwen4ExpTextGatedDeltaNet": [*QWEN, {"output_gate_type": None}],
+    "OlmoHybridGatedDeltaNet": [*QWEN, {"linear_allow_neg_eigval": False}],
+    "KimiLinearDeltaAttention": KIMI,
+    "BailingHybridDeltaAttention": [
+        {"kda_safe_gate": False},
+        {"kda_lower_bound": -0.5, "hidden_act": "gelu"},
+    ],
+    "Glm5NextTextLinearAttention": [*KIMI, {"linear_lower_bound": None}],
     "FalconH1Mixer": [
         {"mamba_proj_bias": True, "projectors_bias": True},
         {"mamba_conv_bias": False, "mamba_d_ssm": None, "mamba_d_head": 4, "mamba_n_groups": 4},
@@ -69,9 +88,10 @@ def test_closure_with_options(mixer, options, padded):
     torch.manual_seed(0)
     tiny = adapter.tiny_model()
     config = copy.deepcopy(tiny.config)
+    text = getattr(config, "text_config", config)
     for name, value in options.items():
-        assert hasattr(config, name)
-        setattr(config, name, value)
+        assert hasattr(text, name)
+        setattr(text, name, value)
     model = type(tiny)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,8 +100,8 @@ def test_closure_with_options(mixer, options, padded):
     sites = find_mixers(model)
     if (
         padded
-        and sites[0].module.in_proj.bias is not None
         and hasattr(sites[0].module, "slow_forward")
+        and sites[0].module.in_proj.bias is not None
     ):
         pytest.skip("before 5.15 in_proj's bias is zeroed in padding, as nowhere else")
     calls = []
@@ -98,6 +118,6 @@ def test_closure_with_options(mixer, options, padded):
         assert len(calls) == len(sites)
         for module, given, output in calls:
             operands = adapter.project(module, given)
-            y = reference_scan(operands).to(operands.delta.dtype)
+            y = mixed_by_definition(operands).to(operands.like.dtype)
             error = (adapter.finish(module, y, operands) - output).norm() / output.norm()
             assert error < (1e-5 if DEVICE == "cpu" or isinstance(adapter, Mamba1Adapter) else 1e-2)

@@ -186,7 +186,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_run(refused, here):
                 "n_embd": 8,
                 "n_head": 2,
             },
-            ["GPT2LMHeadModel", "no Mamba layer", "MambaForCausalLM", "Mamba2ForCausalLM"],
+            [
+                "GPT2LMHeadModel",
+                "token mixers are GPT2Attention",
+                "MambaForCausalLM",
+                "Mamba2ForCausalLM",
+            ],
         ),
         ({"model_type": "mamba9"}, ["mamba9", "MambaForCausalLM"]),
         (

@@ -171,7 +171,7 @@ def test_resume_after_an_interrupt(cli, here, monkeypatch):
 @pytest.fixture
 def tampered(monkeypatch):
     """tampered(factor): from now on layer 1 of every loaded model puts out `factor` times what it computes."""
-    from ssmlens.models import load
+    from ssmlens.adapters import load
 
     real = load.load_model
 

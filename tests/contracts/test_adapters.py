@@ -4,13 +4,13 @@ import importlib.util
 
 import pytest
 import torch
-from oracles import relative
+from oracles import mixed_by_definition, relative
 
 from ssmlens.adapters.adapter import MixerInput, adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.scan.hidden_attention import channel_maps
-from ssmlens.scan.reference import reference_scan
+from ssmlens.scan.operators.delta_rule import DeltaRule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = {adapters[path].family: (adapters[path], path.rpartition(".")) for path in adapters}
@@ -71,7 +71,7 @@ def assert_closed(adapter, calls):
     for site, given, output in calls:
         with torch.no_grad():
             operands = adapter.project(site.module, given)
-            y = reference_scan(operands).to(operands.delta.dtype)
+            y = mixed_by_definition(operands).to(operands.like.dtype)
             again = adapter.finish(site.module, y, operands)
         assert again.shape == output.shape
         assert relative(again, output) < tolerance, site.name
@@ -97,7 +97,7 @@ def test_a_token_mask_is_applied_where_the_mixer_applies_it(family, batch, token
     calls = calls_of(model, adapter, ids, attention_mask=mask)
     assert_closed(adapter, calls)
     if batch > 1:
-        assert all(torch.equal(given.token_mask, mask) for _, given, _ in calls)
+        assert all(torch.equal(given.token_mask.to(mask), mask) for _, given, _ in calls)
 
 
 def test_maps_times_x_is_what_the_scan_computes(family):
@@ -107,7 +107,7 @@ def test_maps_times_x_is_what_the_scan_computes(family):
             o = adapter.project(site.module, given)
         y = torch.einsum("bhij,bjhp->bihp", channel_maps(o), o.x)
         skipped = 0 if o.D is None else o.D * o.x
-        assert relative(y + skipped, reference_scan(o)) < 1e-5
+        assert relative(y + skipped, mixed_by_definition(o)) < 1e-5
 
 
 def test_padding_on_the_right_changes_nothing_before_it(family):
@@ -117,21 +117,33 @@ def test_padding_on_the_right_changes_nothing_before_it(family):
     for (_, given, _), (site, padded, _) in zip(short, calls_of(model, adapter, ids), strict=True):
         with torch.no_grad():
             a, b = (adapter.project(site.module, g) for g in (given, padded))
-        assert relative(a.delta, b.delta[:, :7]) < 1e-5
-        assert relative(a.C, b.C[:, :7]) < 1e-5
+        assert relative(a.x, b.x[:, :7]) < 1e-5
+        for name in [name for name, axes in a.axes.items() if "token" in axes]:
+            if name != "write" and getattr(a, name) is not None:
+                short_one, long_one = getattr(a, name), getattr(b, name)[:, :7]
+                torch.testing.assert_close(short_one, long_one, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def made_by(operands):
+    """What the rows of each view make."""
+    if isinstance(operands, DeltaRule):
+        return {"W_B": "k", "W_C": "q", "W_dt": "log_decay", "W_beta": "beta"}
+    return {"W_B": "B", "W_C": "C", "W_dt": "delta"}
 
 
 def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
     """W_B, W_C and W_dt are the rows that make B, C and dt: set to zero, they leave nothing of the tokens in those.
 
-    B and C vanish, but where a bias is added that is then rotated (Mamba-3): its length is every token's.
+    (In a delta rule those are k, q and the decay, and W_beta makes β.) B and C vanish, but where a bias is added that
+    is then rotated (Mamba-3): its length is every token's.
     """
     adapter, model = family
     (site, given, _), *_ = calls_of(model, adapter, ids_of(1, 6))
     views = adapter.weights(site.module)
     with torch.no_grad():
         before = adapter.project(site.module, given)
-        for name in {"W_B", "W_C", "W_dt"} & views.named().keys():
+        makes = made_by(before)
+        for name in makes.keys() & views.named().keys():
             view = getattr(views, name)
             kept = view.clone()
             view.zero_()
@@ -140,20 +152,22 @@ def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
             if views.conv_B is not None and bias is not None:
                 bias.zero_()
             o = adapter.project(site.module, given)
-            if name == "W_dt":
-                torch.testing.assert_close(o.delta, o.delta[:, :1].expand_as(o.delta))
+            made = getattr(o, makes[name])
+            if name not in ("W_B", "W_C"):
+                torch.testing.assert_close(made, made[:, :1].expand_as(made))
             else:
-                length = getattr(o, name[-1]).norm(dim=3)
+                length = made.norm(dim=3)
                 torch.testing.assert_close(length, length[:, :1].expand_as(length))
                 assert not length.any() or hasattr(site.module, f"{name[-1]}_bias")
             view.copy_(kept)
             if bias is not None:
                 bias.copy_(kept_bias)
     after = adapter.project(site.module, given)
-    torch.testing.assert_close(before.B, after.B)
+    key = getattr(before, makes["W_B"])
+    torch.testing.assert_close(key, getattr(after, makes["W_B"]))
     assert views.W_B.shape == views.W_C.shape
-    assert views.W_B.shape[1] == before.states
-    if before.A is not None:
+    assert views.W_B.shape[1] == key.shape[3]
+    if getattr(before, "A", None) is not None:
         assert len(views.W_B) == before.groups
         torch.testing.assert_close(-torch.exp(views.A_log.float()), before.A)
     parameters = {p.untyped_storage().data_ptr() for p in site.module.parameters()}
@@ -172,15 +186,18 @@ def test_conv_views_are_the_taps_that_B_and_C_pass(family):
         views.conv_B.zero_()
         o = adapter.project(site.module, given)
         views.conv_B.copy_(kept)
-    torch.testing.assert_close(o.B, o.B[:, :1].expand_as(o.B))  # only the bias is left
-    torch.testing.assert_close(o.C, before.C)
+    makes = made_by(o)
+    key, query = getattr(o, makes["W_B"]), getattr(o, makes["W_C"])
+    torch.testing.assert_close(key, key[:, :1].expand_as(key))  # only the bias is left
+    torch.testing.assert_close(query, getattr(before, makes["W_C"]))
 
 
 def test_every_mamba_block_is_found_once_under_its_own_index(family):
     adapter, model = family
     sites = find_mixers(model)
-    blocks = getattr(model.config, "layers_block_type", None)
-    blocks = blocks or getattr(model.config, "layer_types", None) or ["mamba"] * len(sites)
+    config = getattr(model.config, "text_config", model.config)
+    blocks = getattr(config, "layers_block_type", None)
+    blocks = blocks or getattr(config, "layer_types", None) or ["mamba"] * len(sites)
     assert [s.layer for s in sites] == [i for i, b in enumerate(blocks) if b in MAMBA_BLOCKS]
     assert all(s.adapter is adapter for s in sites)
     assert all(model.get_submodule(s.name) is s.module for s in sites)

@@ -9,7 +9,8 @@ import torch
 
 from ssmlens.errors import UsageError
 from ssmlens.models import build_mixer
-from ssmlens.models.attention import MHA, rotate, softmax_attention_map, softmax_weights
+from ssmlens.models.attention import MHA, attention_operands, rotate
+from ssmlens.scan.hidden_attention import attention_map
 
 KERNELS = Path(__file__).parents[1] / "fixtures" / "mamba_ssm_mixers" / "attention.npz"
 VARIANTS = {
@@ -107,9 +108,10 @@ def test_output_weights_and_map_by_definition(options):
         x = torch.randn(3, tokens, 12, dtype=torch.float64)
         outputs, weights = zip(*(attend(row.numpy(), mha) for row in x), strict=True)
         np.testing.assert_allclose(mha(x).numpy(), outputs, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(softmax_weights(x, mha).numpy(), weights, rtol=1e-9, atol=1e-12)
+        operands = attention_operands(x, mha)
+        np.testing.assert_allclose(operands.weights.numpy(), weights, rtol=1e-9, atol=1e-12)
         mean = np.array(weights).mean(1)
-        np.testing.assert_allclose(softmax_attention_map(x, mha).numpy(), mean, 1e-9, 1e-12)
+        np.testing.assert_allclose(attention_map(operands).numpy(), mean, 1e-9, 1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -148,7 +150,7 @@ def test_low_precision_is_close():
     with torch.no_grad():
         output, weights = attend(x[0].double().numpy(), mha)
         assert np.linalg.norm(mha(x)[0].float().numpy() - output) < 2e-2 * np.linalg.norm(output)
-        seen = softmax_weights(x, mha)
+        seen = attention_operands(x, mha).weights
     assert seen.dtype == torch.float32
     torch.testing.assert_close(seen.sum(3), torch.ones(1, 4, 33))
     assert np.linalg.norm(seen[0].numpy() - weights) < 2e-2 * np.linalg.norm(weights)

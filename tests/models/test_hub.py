@@ -28,7 +28,7 @@ MAMBA2 |= {"attn_layer_idx": [], "attn_cfg": {}, "tie_embeddings": True}
 CLIENT = """
 import json, sys
 from ssmlens.errors import SsmlensError
-from ssmlens.models.load import load_model
+from ssmlens.adapters.load import load_model
 for name, options in json.load(sys.stdin):
     try:
         model = load_model(name, **options)
@@ -297,7 +297,7 @@ def test_a_revision_by_branch_and_by_commit(hub, online):
         ("lab/denied", 2, "lab/denied is gated: accept its terms"),
         ("lab/no-config", 2, "lab/no-config has no config.json"),
         ("lab/no-weights", 2, "lab/no-weights has no weights: none of model.safetensors"),
-        ("lab/transformer", 2, "has no Mamba layer"),
+        ("lab/transformer", 2, "its token mixers are GPT2Attention"),
         ("lab/ill", 1, "cannot be reached"),
         ("lab/cut", 1, "could not be downloaded"),
     ],

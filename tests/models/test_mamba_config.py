@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import UnsupportedModelError
 from ssmlens.models import mamba_ssm_layout
-from ssmlens.models.load import load_model
 from ssmlens.models.mamba_config import MambaConfig
 
 ATTENTION = {"num_heads": 2, "causal": True}

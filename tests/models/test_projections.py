@@ -16,7 +16,7 @@ from ssmlens.models.projections import (
     project_mamba1,
     project_mamba2,
 )
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 
 def silu(x):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import relative
 
-from ssmlens.models.load import load_model
+from ssmlens.adapters.load import load_model
 from ssmlens.models.shipped import data_folder, shipped_models, shipped_names
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "fused_reference"

@@ -14,7 +14,7 @@ from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.models.short_mamba import short_forward, use_short_scan
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.training import build
 from ssmlens.training.loop import train

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from oracles import relative
 
 from ssmlens.models.short_scan import fits, is_available, short_scan
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_scan
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")

@@ -43,10 +43,19 @@ def test_the_mean_map_of_every_prompt_as_if_alone(tiny_model, tmp_path, family):
         for index in captured.layers:
             layer, what = captured.layer(index), stored[index]
             assert layer.kind == ("attention" if what == "attention" else "mamba")
-            assert ("delta" in layer) == ("closure_error" in layer) == (what != "attention")
+            assert ("delta" in layer) == layer.has_operands == (what != "attention")
             assert ("softmax_attention_map" in layer) == (what == "both")
             if what == "attention":
-                assert layer.names == ("attention_map",)
+                assert {*layer.names} == {
+                    *("attention_map", "map_error", "channel_agreement"),
+                    *("closure_error", "closure_worst_token"),
+                }
+                assert layer.operator == "softmax"
+                assert layer.maps == ("map",)
+                assert (layer.read("map_error") < 1e-6).all()
+                closed = layer.read("closure_error")
+                assert (closed < 1e-5).all() or layer.attributes["closure_reason"]
+                assert np.isnan(closed).all() == bool(layer.attributes["closure_reason"])
                 assert layer.attributes["adapter"] == "softmax attention"
                 assert layer.attributes["mixer"].endswith("Attention")
         for p, ids in enumerate(IDS):

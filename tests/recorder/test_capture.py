@@ -12,12 +12,12 @@ from oracles import maps_by_definition
 from torch import nn
 
 import ssmlens
+from ssmlens.adapters.load import load_model
 from ssmlens.errors import ClosureError, UsageError
-from ssmlens.models.load import load_model
-from ssmlens.names import LAYER_ARRAYS
 from ssmlens.recorder import capture as module
 from ssmlens.recorder.prompts import Prompts, from_file
 from ssmlens.store import pack, verify
+from ssmlens.store.schema import LAYER_ARRAYS
 
 # A generation each; what families differ in is between their adapters and the contract tests.
 FAMILIES = ["ssmlens Mamba", "transformers Mamba2Mixer"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ssmlens.adapters.find import find_mixers
+from ssmlens.adapters.load import load_model
 from ssmlens.adapters.ssmlens_mamba import SsmlensMamba
 from ssmlens.adapters.transformers_mamba2 import TransformersMamba2
-from ssmlens.models.load import load_model
 from ssmlens.recorder.closure import closure, tolerance
 from ssmlens.recorder.recording import recording
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,12 @@ def random_operands():
             return ScanOperands(delta=delta, A=A, B=B, C=C, x=x, D=D)
         rate, write, write_now = (torch.rand(batch, tokens, heads, generator=g) for _ in range(3))
         return ScanOperands(
-            *(delta, None, B, C, x, D),
+            delta=delta,
+            A=None,
+            B=B,
+            C=C,
+            x=x,
+            D=D,
             log_decay=-delta * rate * 5,
             write=write,
             write_now=write_now,

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.hidden_attention import channel_maps
-from ssmlens.scan.mixing import TokenMixing
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_channel_maps, reference_scan
+from ssmlens.scan.surroundings import Surroundings
 
 FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
@@ -65,7 +65,7 @@ def random_block(
         D=D,
         gate=gate,
         **decay,
-        mixing=TokenMixing(
+        surroundings=Surroundings(
             u=u,
             conv_weight=weight,
             conv_bias=b,
@@ -89,7 +89,7 @@ def convolved(u, weight, bias):
 
 def by_definition(o, fold, slope=torch.sigmoid, mask=None):
     """Matrix and offset of every channel as explicit products: diag(r) (M + D) diag(s) K."""
-    m = o.mixing
+    m = o.surroundings
     heads, headdim = o.x.shape[2:]
     channels, tokens = heads * headdim, o.tokens
     matrix = reference_channel_maps(o).repeat_interleave(headdim, dim=1)
@@ -151,12 +151,12 @@ def test_matrix_times_input_plus_offset_is_the_result(fold):
     """The forward itself, nonlinear, in float64: convolution, activation, scan, gate, norm."""
     o = random_block(2, 21, 4, 2, 1, 2, 3)
     matrix, offset = channel_maps(o, fold=fold)
-    given = (o.mixing.u if "conv" in fold else o.x.flatten(2)).double()
+    given = (o.surroundings.u if "conv" in fold else o.x.flatten(2)).double()
     y = reference_scan(o if "skip" in fold else dataclasses.replace(o, D=None)).flatten(2)
     if "gate" in fold:
         z = F.silu(o.gate.double())
         rms = ((reference_scan(o).flatten(2) * z).square().mean(2, keepdim=True) + 1e-2).sqrt()
-        y = y * z * o.mixing.norm_weight.double() / rms
+        y = y * z * o.surroundings.norm_weight.double() / rms
     got = torch.einsum("bcij,bjc->bic", matrix.double(), given) + offset.mT
     assert_near([got], [y], 5e-6)
 
@@ -217,9 +217,9 @@ def test_other_activations(activation, slope):
 
 def test_a_convolution_of_zero_makes_a_column_of_zeros():
     o = random_block(1, 8, 2, 1, 3, 1, 3, bias=False, taps=1)
-    u, x = o.mixing.u.clone(), o.x.clone()
+    u, x = o.surroundings.u.clone(), o.x.clone()
     u[:, 3], x[:, 3] = 0, 0
-    o = dataclasses.replace(o, x=x, mixing=dataclasses.replace(o.mixing, u=u))
+    o = dataclasses.replace(o, x=x, surroundings=dataclasses.replace(o.surroundings, u=u))
     matrix, offset = channel_maps(o, fold=FOLDS)
     assert matrix.isfinite().all()
     assert not offset.any()
@@ -229,9 +229,9 @@ def test_a_convolution_of_zero_makes_a_column_of_zeros():
 
 def test_nan_stays_in_its_sequence_and_channel():
     o = random_block(2, 9, 3, 1, 4, 1, 4, norm="none")
-    u = o.mixing.u.clone()
+    u = o.surroundings.u.clone()
     u[1, 4, 2] = torch.nan
-    o = dataclasses.replace(o, mixing=dataclasses.replace(o.mixing, u=u))
+    o = dataclasses.replace(o, surroundings=dataclasses.replace(o.surroundings, u=u))
     matrix, _ = channel_maps(o, fold=FOLDS)
     assert matrix[1, 2, 4:].isnan().any()
     assert matrix[0].isfinite().all()
@@ -240,7 +240,7 @@ def test_nan_stays_in_its_sequence_and_channel():
 
 def test_float64_operands_give_float64_folds():
     o = random_block(1, 33, 4, 2, 1, 2, 3)
-    x = F.silu(convolved(o.mixing.u, o.mixing.conv_weight, o.mixing.conv_bias))
+    x = F.silu(convolved(o.surroundings.u, o.surroundings.conv_weight, o.surroundings.conv_bias))
     o = dataclasses.replace(o.map(lambda t: t.double()), x=x.unflatten(2, (4, 2)))
     matrix, offset = channel_maps(o, fold=FOLDS)
     assert matrix.dtype == offset.dtype == torch.float64
@@ -250,9 +250,9 @@ def test_float64_operands_give_float64_folds():
 def test_bfloat16_around_the_scan_is_taken_as_it_was_rounded():
     """u, gate and weights in bfloat16, x rounded to it: the fold gives back that x, not a better one."""
     o = random_block(1, 13, 2, 2, 1, 1, 3)
-    m = o.mixing.map(lambda t: t.bfloat16())
+    m = o.surroundings.map(lambda t: t.bfloat16())
     x = F.silu(convolved(m.u, m.conv_weight, m.conv_bias)).bfloat16().float()
-    o = dataclasses.replace(o, x=x.unflatten(2, (2, 2)), gate=o.gate.bfloat16(), mixing=m)
+    o = dataclasses.replace(o, x=x.unflatten(2, (2, 2)), gate=o.gate.bfloat16(), surroundings=m)
     matrix, offset = channel_maps(o, fold=["conv", "skip"])
     assert matrix.dtype == torch.float32
     got = torch.einsum("bcij,bjc->bic", matrix.double(), m.u.double()) + offset.mT
@@ -261,10 +261,12 @@ def test_bfloat16_around_the_scan_is_taken_as_it_was_rounded():
 
 def test_gradients_flow_where_the_operands_carry_them():
     o = random_block(1, 7, 2, 2, 1, 1, 3)
-    bias = o.mixing.conv_bias.requires_grad_()  # as a mixer's own parameter does
+    bias = o.surroundings.conv_bias.requires_grad_()  # as a mixer's own parameter does
     assert not any(part.requires_grad for part in channel_maps(o, fold=FOLDS))
-    delta, u, gate = (t.clone().requires_grad_() for t in (o.delta, o.mixing.u, o.gate))
-    live = dataclasses.replace(o, delta=delta, gate=gate, mixing=dataclasses.replace(o.mixing, u=u))
+    delta, u, gate = (t.clone().requires_grad_() for t in (o.delta, o.surroundings.u, o.gate))
+    live = dataclasses.replace(
+        o, delta=delta, gate=gate, surroundings=dataclasses.replace(o.surroundings, u=u)
+    )
     matrix, offset = channel_maps(live, fold=FOLDS)
     (matrix.sum() + offset.sum()).backward()
     for leaf in (delta, u, gate, bias):
@@ -280,7 +282,7 @@ def test_an_unknown_fold_is_refused(fold):
         channel_maps(o, fold=fold)
 
 
-@pytest.mark.parametrize("missing", ["x", "mixing"])
+@pytest.mark.parametrize("missing", ["x", "surroundings"])
 def test_operands_without_their_surroundings_are_refused(missing):
     o = dataclasses.replace(random_block(1, 3, 2, 1, 2, 1, 2), **{missing: None})
     with pytest.raises(UsageError, match=r"take them from ssmlens\.recording"):
@@ -289,10 +291,10 @@ def test_operands_without_their_surroundings_are_refused(missing):
 
 def test_what_a_mixer_does_not_have_is_refused_by_name():
     o = random_block(1, 3, 2, 1, 2, 1, 2)
-    no_norm = dataclasses.replace(o.mixing, norm_weight=None)
+    no_norm = dataclasses.replace(o.surroundings, norm_weight=None)
     without = {
-        "conv": dataclasses.replace(o, mixing=TokenMixing()),
-        "gate": dataclasses.replace(o, gate=None, mixing=no_norm),
+        "conv": dataclasses.replace(o, surroundings=Surroundings()),
+        "gate": dataclasses.replace(o, gate=None, surroundings=no_norm),
         "skip": dataclasses.replace(o, D=None),
     }
     words = {"conv": "convolution", "gate": "gate", "skip": r"skip \(D\)"}
@@ -313,9 +315,9 @@ def test_a_sequence_keeps_its_own_surroundings():
 
 def test_only_references_are_held_and_maps_drop_them():
     o = random_block(1, 4, 2, 2, 1, 1, 3)
-    assert o.sequence(0).mixing.u.data_ptr() == o.mixing.u.data_ptr()
-    assert o.only_maps().mixing is None
-    assert o.select_heads([1]).mixing is None
-    doubled = o.map(lambda t: t.double()).mixing
+    assert o.sequence(0).surroundings.u.data_ptr() == o.surroundings.u.data_ptr()
+    assert o.bare().surroundings is None
+    assert o.select_heads([1]).surroundings is None
+    doubled = o.map(lambda t: t.double()).surroundings
     assert doubled.u.dtype == doubled.norm_weight.dtype == torch.float64
     assert (doubled.norm_eps, doubled.norm_groups) == (1e-2, 1)

@@ -1,5 +1,7 @@
 """The maps by block recursion, against matrices made entry by entry in float64."""
 
+import dataclasses
+
 import pytest
 import torch
 from oracles import relative
@@ -12,8 +14,7 @@ from ssmlens.scan.hidden_attention import (
     channel_agreement,
     channel_maps,
 )
-from ssmlens.scan.operands import ScanOperands
-from ssmlens.scan.probe import probe
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import (
     reference_attention_mask,
     reference_channel_maps,
@@ -130,7 +131,8 @@ def test_channels_with_one_map_agree_fully_and_opposite_ones_not_at_all(random_o
 def test_the_probe_is_map_and_mask_times_a_vector(random_operands, shape):
     operands = random_operands(*shape).map(lambda t: t.double())
     vector = torch.randn(shape[0], shape[1], dtype=torch.float64)
-    seen, passed = probe(operands, vector)
+    products = operands.probe(vector)
+    seen, passed = products["map"], products["mask"]
     maps, mask = reference_channel_maps(operands).mean(1), reference_attention_mask(operands)
     torch.testing.assert_close(seen, (maps @ vector[..., None]).squeeze(-1))
     torch.testing.assert_close(passed, (mask @ vector[..., None]).squeeze(-1))
@@ -147,7 +149,7 @@ def test_a_nan_stays_in_its_rows_and_columns(random_operands):
     operands = random_operands(1, 20, 4, 3, 1, 3)
     B = operands.B.clone()
     B[0, 7] = float("nan")
-    got = attention_map(ScanOperands(operands.delta, operands.A, B, operands.C))[0]
+    got = attention_map(dataclasses.replace(operands, B=B))[0]
     clean = attention_map(operands)[0]
     assert got[7:, 7].isnan().all()
     got[:, 7] = clean[:, 7] = 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracles import blocks_by_definition
 
-from ssmlens.scan import tiles
+from ssmlens.scan import spans
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
 
@@ -20,7 +20,7 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(tiles, "TILE_TOKENS", {"cpu": 16})
+    monkeypatch.setattr(spans, "TILE_TOKENS", {"cpu": 16})
 
 
 def close(got, wanted):
@@ -40,9 +40,9 @@ def test_reduced_maps_are_sums_over_whole_ones(random_operands, shape, block):
     got = reduced_maps(operands, block, target, vector)
     for name, matrix in (("map", whole), ("mask", mask)):
         mean, extreme = map(torch.from_numpy, blocks_by_definition(matrix, block))
-        close(getattr(got, f"attention_{name}_mean"), mean)
-        close(getattr(got, f"attention_{name}_max"), extreme)
-        close(getattr(got, f"{name}_product"), matrix @ vector.double())
+        close(got.mean[name], mean)
+        close(got.largest[name], extreme)
+        close(got.product[name], matrix @ vector.double())
     close(got.row_magnitude, whole.abs().sum(1))
     close(got.mask_row_sum, mask.sum(1))
     close(
@@ -62,7 +62,7 @@ def test_a_nan_is_in_its_blocks_and_in_no_earlier_ones(random_operands):
     operands = random_operands(1, 40, 4, 3, 1, 3)
     operands.B[0, 25] = float("nan")
     got = reduced_maps(operands, 8)
-    for array in (got.attention_map_mean, got.attention_map_max):
+    for array in (got.mean["map"], got.largest["map"]):
         assert array[3:, 3].isnan().all()
         assert not array[:3].isnan().any()
         assert not array[:, :3].isnan().any()

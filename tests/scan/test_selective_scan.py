@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from ssmlens.scan import selective_scan as selective_scan_module
+from ssmlens.scan import decay_recurrence
 from ssmlens.scan.discretize import discretize_A, discretize_B
-from ssmlens.scan.operands import ScanOperands
+from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_scan
 from ssmlens.scan.selective_scan import selective_scan
 
@@ -37,10 +37,10 @@ def random_operands(batch, tokens, heads, A_state, groups, state, headdim, seed=
 def _chunks(request, monkeypatch):
     """Chunks of tokens one after the other, as on a CPU, or side by side, as on a GPU."""
     if request.param == "side by side":
-        monkeypatch.setattr(selective_scan_module, "_RECURRENCE_TOKENS", {"cpu": 8})
-        monkeypatch.setattr(selective_scan_module, "_SLAB_ENTRIES", 500)
-        monkeypatch.setattr(selective_scan_module, "_CHUNK_TOKENS", 8)
-        monkeypatch.setattr(selective_scan_module, "_CHUNKS", {"cpu": 3})
+        monkeypatch.setattr(decay_recurrence, "_RECURRENCE_TOKENS", {"cpu": 8})
+        monkeypatch.setattr(decay_recurrence, "_SLAB_ENTRIES", 500)
+        monkeypatch.setattr(decay_recurrence, "_CHUNK_TOKENS", 8)
+        monkeypatch.setattr(decay_recurrence, "_CHUNKS", {"cpu": 3})
 
 
 SHAPES = [

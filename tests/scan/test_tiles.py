@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssmlens.errors import UsageError
-from ssmlens.scan import head_sums, tiles
+from ssmlens.scan import head_sums, spans, tiles
 from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
 
 # batch, tokens, heads, A_state, groups, state; A_state 0: Mamba-3
@@ -74,9 +74,9 @@ def test_slabs_of_heads_add_up(layer, monkeypatch, device_inner):
 def test_tiles_hold_every_causal_pair_once_and_cut_no_block(
     random_operands, monkeypatch, tokens, block
 ):
-    monkeypatch.setattr(tiles, "TILE_TOKENS", {"cpu": 16})
+    monkeypatch.setattr(spans, "TILE_TOKENS", {"cpu": 16})
     seen = torch.zeros(tokens, tokens)
-    for queries, keys in tiles.tiles(random_operands(1, tokens, 2, 1, 1, 2), block):
+    for queries, keys in spans.tiles(random_operands(1, tokens, 2, 1, 1, 2), block):
         seen[slice(*queries), slice(*keys)] += 1
         assert queries[0] % block == keys[0] % block == 0
     assert (seen <= 1).all()

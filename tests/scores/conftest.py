@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ssmlens.names import FINITE, LAYER_ARRAYS, PROMPT
+from ssmlens.names import FINITE, PROMPT
+from ssmlens.store.schema import LAYER_ARRAYS
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssmlens.adapters.find import find_mixers
-from ssmlens.models.load import load_model
+from ssmlens.adapters.load import load_model
 from ssmlens.scan.hidden_attention import attention_map_and_mask
 from ssmlens.scores import compute, rank_layers
 

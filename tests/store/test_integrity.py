@@ -9,6 +9,7 @@ import pytest
 from ssmlens.errors import UsageError
 from ssmlens.store import digest, open_capture, verify
 from ssmlens.store.hdf5 import read_attributes, write_attributes
+from ssmlens.store.schema import has_prompts
 
 ARRAYS = (
     "delta",
@@ -43,8 +44,10 @@ def forge(path, index):
             if int(name) == index:
                 known = [n for n in group if n in (*ARRAYS, "dt_bias", "channel")]
                 arrays = {n: group[n][...] for n in known}
-                group["prompt_digest"][...] = digest.prompt_digests(arrays, 4)
-                attributes["static_digest"] = digest.static_digest(arrays)
+                mine = {n: a for n, a in arrays.items() if has_prompts(n)}
+                group["prompt_digest"][...] = digest.prompt_digests(mine, 4)
+                shared = {n: a for n, a in arrays.items() if n not in mine}
+                attributes["static_digest"] = digest.static_digest(shared)
                 said = str(attributes["static_digest"]), group["prompt_digest"][...]
                 attributes["digest"] = digest.layer_digest(index, attributes, *said)
                 write_attributes(group, attributes)

@@ -8,8 +8,8 @@ import xarray as xr
 from oracles import maps_by_definition
 
 from ssmlens.errors import CaptureFileError, UsageError
-from ssmlens.names import LAYER_ARRAYS
 from ssmlens.store import open_capture
+from ssmlens.store.schema import LAYER_ARRAYS
 
 FORMS = [("run.h5", 1), ("run.h5", 3), ("run", 1), ("run", 4)]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ssmlens.models.load import load_model
+from ssmlens.adapters.load import load_model
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlens.errors import SsmlensError
+from ssmlens.adapters.find import adapter_of, token_mixers
+from ssmlens.errors import SsmlensError, UnsupportedModelError
 from ssmlens.models import checkpoint, mamba_ssm_layout, transformers_layout
 from ssmlens.models.backends import choose_backend
 from ssmlens.models.device import find_device
@@ -44,12 +45,13 @@ def load_model(
     backend: str = "auto",
     revision: str | None = None,
 ) -> nn.Module:
-    """Load a language model with Mamba layers, by shipped name, folder or hub id (owner/name).
+    """Load a language model whose mixers ssmlens reads, by shipped name, folder or hub id (owner/name).
 
     Reads mamba_ssm's layout (MambaLM runs it, or mamba_ssm on CUDA where it is installed) and
-    transformers', a hybrid's with eager attention, so that its maps are there. Nothing in a
-    checkpoint is ever executed. The result, in eval mode, has `.tokenizer` (a
-    `models.tokenizers.Tokenizer`, or None) and `.source` (`ModelSource`).
+    transformers', a hybrid's with eager attention, so that its maps are there; of a model of images
+    and text, the text model where transformers has one. Nothing in a checkpoint is ever executed.
+    The result, in eval mode, has `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and
+    `.source` (`ModelSource`).
 
     Args:
         name: A shipped model (`ssmlens models`), else a folder with config.json and weights, else
@@ -61,7 +63,7 @@ def load_model(
 
     Raises:
         UsageError: There is no such model, or the options do not fit it.
-        UnsupportedModelError: It has no Mamba layer, or options that ssmlens does not know.
+        UnsupportedModelError: No adapter reads any of its mixers, or it has options that ssmlens does not know.
         SsmlensError: The hub cannot be reached, or the checkpoint is damaged or does not fit.
     """
     name = os.fspath(name)
@@ -80,6 +82,7 @@ def load_model(
         model: Any = mamba_ssm_layout.fill(skeleton, state)
     else:
         skeleton = transformers_layout.make_skeleton(config, source.folder, name)
+        _require_mixers(skeleton, name)
         source.fetch_weights()
         state = checkpoint.read_checkpoint(source.folder)
         model = transformers_layout.fill(skeleton, state, dtype)
@@ -90,3 +93,13 @@ def load_model(
         model.tokenizer, problem = None, str(error)
     model.source = ModelSource(name, checkpoint.digest(state), runs, layout, source.commit, problem)
     return model.to(where).eval()
+
+
+def _require_mixers(skeleton: nn.Module, name: str) -> None:
+    if any(adapter_of(module) is not None for module in skeleton.modules()):
+        return
+    mixers = ", ".join(token_mixers(skeleton)) or "of no class that ssmlens can name"
+    raise UnsupportedModelError(
+        f"{name} is a {type(skeleton).__name__}: its token mixers are {mixers}, which ssmlens does "
+        f"not read; {transformers_layout.SUPPORTED}"
+    )

@@ -3,16 +3,18 @@
 import dataclasses
 from collections.abc import Callable
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenMixing:
+class Surroundings:
     """What a channel passes on its way to the scan and after it, beside what the scan itself reads (`ScanOperands`).
 
     x = activation(conv(u) + conv_bias), y = scan(x) + D x, and then, z being the gate,
-    norm(y · SiLU(z)), or norm(y) · SiLU(z) with `norm_before_gate`, or y · SiLU(z) without a norm.
+    norm(y · SiLU(z)), or norm(y) · SiLU(z) with `norm_before_gate`, or y · SiLU(z) without a norm. Some families have
+    another `gate_activation` than SiLU.
 
     References to what the mixer computed anyway: nothing is copied. Channels are those of the scan, d_ssm of them,
     head after head.
@@ -25,6 +27,7 @@ class TokenMixing:
         norm_eps: What the norm adds to the mean square.
         norm_groups: Equal parts of the channels, in order, each normalised by itself.
         norm_before_gate: Whether the gate comes after the norm.
+        gate_activation: What the gate's branch passes before it multiplies.
     """
 
     u: Float[Tensor, "batch token channel"] | None = None
@@ -34,8 +37,9 @@ class TokenMixing:
     norm_eps: float = 1e-5
     norm_groups: int = 1
     norm_before_gate: bool = False
+    gate_activation: Callable[[Tensor], Tensor] = F.silu
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "TokenMixing":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Surroundings":
         """The same with `function` applied to every tensor."""
         tensors = {
             f.name: function(value)
@@ -44,7 +48,7 @@ class TokenMixing:
         }
         return dataclasses.replace(self, **tensors)
 
-    def sequence(self, index: int, length: int | None = None) -> "TokenMixing":
+    def sequence(self, index: int, length: int | None = None) -> "Surroundings":
         """That of one sequence of the batch (a batch of one), cut to its first `length` tokens."""
         if self.u is None:
             return self

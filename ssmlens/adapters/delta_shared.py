@@ -1,0 +1,177 @@
+"""What transformers' delta-rule mixers share: their arithmetic over named weights, and two ways to name these."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssmlens import names
+from ssmlens.adapters.adapter import MixerInput
+from ssmlens.adapters.transformers_shared import TransformersAdapter
+from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.parameters import Number
+from ssmlens.models.projections_delta import DeltaWeights, finish_delta, project_delta
+from ssmlens.scan.operators.delta_rule import DeltaRule
+
+
+class DeltaAdapter(TransformersAdapter):
+    """Mixers that write with a delta rule (`models.projections_delta`)."""
+
+    block_kind = names.DELTA_RULE
+    fresh_A_log = (-math.inf, math.log(16))
+
+    @abstractmethod
+    def named_weights(self, mixer: Any) -> DeltaWeights:
+        """The weights and settings as `models.projections_delta` takes them."""
+
+    def project(self, mixer: nn.Module, given: MixerInput) -> DeltaRule:
+        """See `Adapter.project`."""
+        return project_delta(given.hidden, self.named_weights(mixer), given.token_mask)
+
+    def finish(
+        self,
+        mixer: nn.Module,
+        y: Float[Tensor, "batch token head headdim"],
+        operands: Any,
+    ) -> Float[Tensor, "batch token d_model"]:
+        """See `Adapter.finish`."""
+        return finish_delta(y, operands.gate, self.named_weights(mixer))
+
+    def weights(self, mixer: nn.Module) -> WeightViews:
+        """See `Adapter.weights`. k is what B is to Mamba, q what C is."""
+        w = self.named_weights(mixer)
+        per_group = w.W_k.shape[:2]
+        conv_q, conv_k, _ = w.conv_weight.split(w.widths)
+        dt_bias = w.dt_bias if len(w.dt_bias) == w.heads else w.dt_bias.view(w.heads, -1)
+        return WeightViews(
+            A_log=w.A_log.unsqueeze(1),
+            dt_bias=dt_bias,
+            W_dt=w.W_decay[0] if len(w.W_decay) == 1 else None,
+            W_B=w.W_k,
+            W_C=w.W_q,
+            W_beta=w.W_beta,
+            conv=w.conv_weight,
+            conv_B=conv_k.unflatten(0, per_group),
+            conv_C=conv_q.unflatten(0, per_group),
+        )
+
+    def settings(self, mixer: nn.Module) -> dict[str, Any]:
+        """See `Adapter.settings`."""
+        w = self.named_weights(mixer)
+        return {"beta_scale": w.beta_scale, "decay_bound": w.decay_bound}
+
+    def slow_decay(
+        self, mixer: nn.Module, c: Number, w_delta_scale: Number
+    ) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """See `Adapter.slow_decay`. With w_delta_scale = 0 every log decay is −exp(−c), whatever the token.
+
+        A_log := −c and dt_bias := softplus⁻¹(1); where the decay is bounded, A_log := 0 and dt_bias := the log-odds of
+        exp(−c) / |bound|.
+        """
+        w = self.named_weights(mixer)
+        log_rate, bias = -float(c), math.log(math.e - 1)
+        if w.decay_bound is not None:
+            log_rate, bias = 0.0, -math.log(-w.decay_bound * math.exp(c) - 1)
+        rows = self.decay_rows(mixer)
+        return {
+            "A": [(w.A_log, torch.full_like(w.A_log, log_rate))],
+            "delta": [
+                (w.dt_bias, torch.full_like(w.dt_bias, bias)),
+                (rows, w_delta_scale * rows),
+            ],
+        }
+
+    def decay_rows(self, mixer: Any) -> Tensor:
+        """The rows that the decay's input comes out of, of any shape, sharing the mixer's memory."""
+        return self.named_weights(mixer).W_decay[-1]
+
+
+class QwenDeltaAdapter(DeltaAdapter):
+    """Families with the parameter and attribute names of Qwen3.5's gated delta net."""
+
+    fresh_norms = (0.0, 1.0)
+
+    def named_weights(self, mixer: Any) -> DeltaWeights:
+        """See `DeltaAdapter.named_weights`. `in_proj_qkv` makes q, k and v, in this order."""
+        keys, d_k = mixer.key_dim, mixer.head_k_dim
+        W_q, W_k, W_v = mixer.in_proj_qkv.weight.split([keys, keys, mixer.value_dim])
+        return DeltaWeights(
+            W_q=W_q.unflatten(0, (-1, d_k)),
+            W_k=W_k.unflatten(0, (-1, d_k)),
+            W_v=W_v.unflatten(0, (-1, mixer.head_v_dim)),
+            W_beta=mixer.in_proj_b.weight,
+            W_decay=(mixer.in_proj_a.weight,),
+            W_gate=(mixer.in_proj_z.weight,),
+            A_log=mixer.A_log,
+            dt_bias=mixer.dt_bias,
+            out_proj_weight=mixer.out_proj.weight,
+            round_norm=True,
+            **convolution(mixer),
+            **gated_norm(mixer.norm),
+        )
+
+
+class KimiDeltaAdapter(DeltaAdapter):
+    """Families with the parameter and attribute names of Kimi Delta Attention: one decay a state."""
+
+    def named_weights(self, mixer: Any) -> DeltaWeights:
+        """See `DeltaAdapter.named_weights`."""
+        per_head = (mixer.num_heads, mixer.head_dim)
+        forget = mixer.forget_gate
+        return DeltaWeights(
+            W_q=mixer.q_proj.weight.unflatten(0, per_head),
+            W_k=mixer.k_proj.weight.unflatten(0, per_head),
+            W_v=mixer.v_proj.weight.unflatten(0, per_head),
+            W_beta=mixer.b_proj.weight,
+            W_decay=self.decay_matrices(mixer),
+            W_gate=self.gate_matrices(mixer),
+            A_log=forget.A_log.view(-1),
+            dt_bias=forget.dt_bias,
+            out_proj_weight=mixer.o_proj.weight,
+            **convolution(mixer),
+            **gated_norm(mixer.o_norm),
+            **self.decay_settings(mixer),
+        )
+
+    def decay_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
+        """See `DeltaWeights.W_decay`."""
+        return (mixer.forget_gate.f_a_proj.weight, mixer.forget_gate.f_b_proj.weight)
+
+    def gate_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
+        """See `DeltaWeights.W_gate`."""
+        return (mixer.g_a_proj.weight, mixer.g_b_proj.weight)
+
+    def decay_settings(self, mixer: Any) -> dict[str, Any]:
+        """The fields of `DeltaWeights` that tell how the decay is computed."""
+        return {"softplus": softplus_by_log}
+
+
+def convolution(mixer: Any) -> dict[str, Any]:
+    """The fields of `DeltaWeights` that are those of the convolution."""
+    return {
+        "conv_weight": mixer.conv1d.weight.squeeze(1),
+        "activation": _activation(mixer.activation),
+    }
+
+
+def gated_norm(norm: Any) -> dict[str, Any]:
+    """The fields of `DeltaWeights` that are those of the norm and its gate."""
+    return {
+        "norm_weight": norm.weight,
+        "norm_eps": norm.variance_epsilon,
+        "gate_activation": _activation(norm.activation),
+    }
+
+
+def softplus_by_log(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) as Kimi's torch code has it: not `F.softplus`, which is exact far below 0."""
+    return torch.where(x > 20.0, x, torch.log(1.0 + torch.exp(x)))
+
+
+def _activation(name: str) -> Any:
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[name]

@@ -1,0 +1,56 @@
+"""transformers' OLMo-Hybrid: gated delta nets whose writes may overshoot (β up to 2), some blocks softmax attention."""
+
+from typing import Any
+
+from torch import nn
+
+from ssmlens.adapters.adapter import register
+from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
+from ssmlens.models.projections_delta import DeltaWeights
+
+
+@register
+class TransformersOlmoHybrid(DeltaAdapter):
+    """`transformers.models.olmo_hybrid.OlmoHybridGatedDeltaNet`."""
+
+    family = "transformers OlmoHybridGatedDeltaNet"
+    mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
+
+    def named_weights(self, mixer: Any) -> DeltaWeights:
+        """See `DeltaAdapter.named_weights`."""
+        return DeltaWeights(
+            W_q=mixer.q_proj.weight.unflatten(0, (-1, mixer.head_k_dim)),
+            W_k=mixer.k_proj.weight.unflatten(0, (-1, mixer.head_k_dim)),
+            W_v=mixer.v_proj.weight.unflatten(0, (-1, mixer.head_v_dim)),
+            W_beta=mixer.b_proj.weight,
+            W_decay=(mixer.a_proj.weight,),
+            W_gate=(mixer.g_proj.weight,),
+            A_log=mixer.A_log,
+            dt_bias=mixer.dt_bias,
+            out_proj_weight=mixer.o_proj.weight,
+            beta_scale=2.0 if mixer.allow_neg_eigval else 1.0,
+            round_norm=True,
+            **convolution(mixer),
+            **gated_norm(mixer.o_norm),
+        )
+
+    def tiny_model(self) -> nn.Module:
+        """See `Adapter.tiny_model`. Delta, softmax, delta."""
+        from transformers import AutoModelForCausalLM, OlmoHybridConfig
+
+        config = OlmoHybridConfig(
+            vocab_size=32,
+            hidden_size=24,
+            intermediate_size=16,
+            num_hidden_layers=3,
+            layer_types=["linear_attention", "full_attention", "linear_attention"],
+            num_attention_heads=2,
+            linear_num_key_heads=3,
+            linear_num_value_heads=6,
+            linear_key_head_dim=5,
+            linear_value_head_dim=7,
+            linear_a_log_min=1.0,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

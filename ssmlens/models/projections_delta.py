@@ -1,0 +1,173 @@
+"""The projections around a gated delta rule, as pure functions of named weights.
+
+    hidden ── project_delta ──> DeltaRule ── its recurrence ──> y ── finish_delta ──> mixer output
+
+Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464) has one decay a head, Kimi Delta Attention (Kimi Team 2025,
+arXiv 2510.26692) one a state. Matrix products run in the weights' dtype. The convolution is rounded as in transformers'
+torch code; everything handed to the recurrence is float32 at least.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.models.projections import Activation, TokenMask
+from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.scan.operator import scan_dtype
+from ssmlens.scan.operators.delta_rule import DeltaRule
+from ssmlens.scan.surroundings import Surroundings
+
+# What kernels add to the sum of squares, under the root.
+_L2_EPS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaWeights:
+    """Weights and settings of a delta-rule mixer. Value heads are split evenly and in order over groups of q and k.
+
+    Attributes:
+        W_q: Rows that make q, before the convolution.
+        W_k: Rows that make k.
+        W_v: Rows that make v.
+        W_beta: Rows that make β.
+        W_decay: Matrices that make the decay's input, applied one after another: one, or a pair of low rank.
+        W_gate: Matrices that make the gate, likewise.
+        conv_weight: Taps of the channels of q, k and v, in this order.
+        A_log: Log of what multiplies the decay.
+        dt_bias: What is added to the decay's input: a value a head, or one a state, head after head.
+        norm_weight: Weight of the RMS norm of each head's output.
+        out_proj_weight: Rows that make the output.
+        norm_eps: What the norm adds to the mean square.
+        activation: After the convolution.
+        gate_activation: Of the gate.
+        softplus: Of the decay's input; libraries differ in how they compute it.
+        beta_scale: What multiplies sigmoid: 2 where eigenvalues may be negative.
+        decay_bound: The least log decay, or None: −exp(A_log) softplus(·) has none.
+        round_decay: Whether the log decay is rounded to the input's dtype.
+        round_norm: Whether the normalised output is rounded to the input's dtype before its weight.
+    """
+
+    W_q: Float[Tensor, "group state d_model"]
+    W_k: Float[Tensor, "group state d_model"]
+    W_v: Float[Tensor, "head headdim d_model"]
+    W_beta: Float[Tensor, "head d_model"]
+    W_decay: tuple[Tensor, ...]
+    W_gate: tuple[Tensor, ...]
+    conv_weight: Float[Tensor, "qkv tap"]
+    A_log: Float[Tensor, "head"]
+    dt_bias: Float[Tensor, "decay_row"]
+    norm_weight: Float[Tensor, "headdim"]
+    out_proj_weight: Float[Tensor, "d_model d_inner"]
+    norm_eps: float
+    activation: Activation = F.silu
+    gate_activation: Activation = F.silu
+    softplus: Activation = F.softplus
+    beta_scale: float = 1.0
+    decay_bound: float | None = None
+    round_decay: bool = False
+    round_norm: bool = False
+
+    @property
+    def heads(self) -> int:
+        """Number of value heads."""
+        return self.W_v.shape[0]
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Number of channels of q, k and v."""
+        keys = self.W_k.shape[0] * self.W_k.shape[1]
+        return keys, keys, self.W_v.shape[0] * self.W_v.shape[1]
+
+
+def project_delta(
+    hidden: Float[Tensor, "batch token d_model"],
+    weights: DeltaWeights,
+    token_mask: TokenMask | None = None,
+) -> DeltaRule:
+    """What a delta-rule mixer hands to its kernel, with the gate's branch beside it.
+
+    (q, k, v) = SiLU(conv(W u)), q and k divided by √(Σ squares + 1e-6), q times d_k^-1/2, β = scale · sigmoid(W_β u),
+    log decay = −exp(A_log) softplus(W_a u + dt_bias), or bound · sigmoid(exp(A_log) (W_a u + dt_bias)).
+
+    Args:
+        hidden: The mixer's input.
+        weights: The mixer's weights.
+        token_mask: 1 at real tokens, 0 at padding, whose input is zeroed, as transformers does.
+    """
+    if token_mask is not None:
+        hidden = hidden * token_mask.to(hidden.dtype).unsqueeze(2)
+    rows = (weights.W_q, weights.W_k, weights.W_v)
+    qkv = torch.cat([F.linear(hidden, W.flatten(0, 1)) for W in rows], dim=-1)
+    convolved = causal_conv1d(qkv, weights.conv_weight).to(weights.conv_weight.dtype)
+    convolved = weights.activation(convolved).to(qkv.dtype)
+    wide = scan_dtype(qkv)
+    q, k, v = (
+        part.unflatten(2, W.shape[:2])
+        for part, W in zip(convolved.to(wide).split(weights.widths, dim=-1), rows, strict=True)
+    )
+    beta = F.linear(hidden, weights.W_beta).sigmoid() * weights.beta_scale
+    values = weights.widths[2]
+    return DeltaRule(
+        q=_unit(q) * q.shape[3] ** -0.5,
+        k=_unit(k),
+        beta=beta.to(wide),
+        log_decay=_log_decay(hidden, weights),
+        x=v,
+        gate=_chain(hidden, weights.W_gate),
+        surroundings=Surroundings(
+            u=qkv[..., -values:],
+            conv_weight=weights.conv_weight[-values:],
+            norm_weight=weights.norm_weight.repeat(weights.heads),
+            norm_eps=weights.norm_eps,
+            norm_groups=weights.heads,
+            norm_before_gate=True,
+            gate_activation=weights.gate_activation,
+        ),
+    )
+
+
+def finish_delta(
+    y: Float[Tensor, "batch token head headdim"],
+    gate: Float[Tensor, "batch token d_inner"],
+    weights: DeltaWeights,
+) -> Float[Tensor, "batch token d_model"]:
+    """A delta-rule mixer's output, out_proj(RMSNorm(y) · activation(gate)), from what its kernel returns.
+
+    The norm is over each head's channels.
+    """
+    dtype, wide = gate.dtype, scan_dtype(gate)
+    y = y.to(dtype).to(wide)
+    normed = F.rms_norm(y, y.shape[3:], eps=weights.norm_eps)
+    normed = weights.norm_weight * (normed.to(dtype) if weights.round_norm else normed)
+    gated = normed * weights.gate_activation(gate.to(wide)).view_as(y)
+    return F.linear(gated.to(dtype).flatten(2), weights.out_proj_weight)
+
+
+def _log_decay(
+    hidden: Float[Tensor, "batch token d_model"], weights: DeltaWeights
+) -> Float[Tensor, "batch token head #state"]:
+    wide = scan_dtype(hidden)
+    step = _chain(hidden, weights.W_decay).to(wide) + weights.dt_bias.to(wide)
+    step = step.unflatten(2, (weights.heads, -1))
+    rate = weights.A_log.to(wide).exp().unsqueeze(1)
+    if weights.decay_bound is None:
+        decay = -rate * weights.softplus(step)
+    else:
+        decay = weights.decay_bound * torch.sigmoid(rate * step)
+    return decay.to(hidden.dtype).to(wide) if weights.round_decay else decay
+
+
+def _unit(x: Float[Tensor, "batch token group state"]) -> Float[Tensor, "batch token group state"]:
+    return x * torch.rsqrt(x.square().sum(3, keepdim=True) + _L2_EPS)
+
+
+def _chain(
+    hidden: Float[Tensor, "batch token d_model"], matrices: Sequence[Tensor]
+) -> Float[Tensor, "batch token row"]:
+    for matrix in matrices:
+        hidden = F.linear(hidden, matrix)
+    return hidden

@@ -1,0 +1,106 @@
+"""The recurrence of the delta rule in plain torch: by chunks of tokens, differentiable, any length.
+
+In a chunk that starts from the state S (the WY form; Yang et al. 2024, arXiv 2406.06484), with Λ the decay since its
+start and E = diag(β) · strictly_lower(K Kᵀ ∘ L):
+
+    δ = (I + E)⁻¹ (u − diag(β) (Λ ∘ K) Sᵀ),    o = (Λ ∘ Q) Sᵀ + tril(Q Kᵀ ∘ L) δ
+
+All of it but S itself is computed for all chunks at once. Decays are exponentials of sums of log decays, never of
+differences of sums: a token that forgets everything (−∞) is like any other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+# Tokens in a chunk where a head has one decay, and where every key component decays by itself.
+_CHUNK_TOKENS, _CHUNK_TOKENS_BY_STATE = 64, 16
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the recurrence puts out and what it wrote.
+
+    Attributes:
+        output: o_t = S_t q_t.
+        value: δ_t, what token t adds to the state along its key: S_t = α_t S_{t−1} + δ_t k_tᵀ.
+    """
+
+    output: Float[Tensor, "batch head token headdim"]
+    value: Float[Tensor, "batch head token headdim"]
+
+
+def run_delta_rule(
+    q: Float[Tensor, "batch head token state"],
+    k: Float[Tensor, "batch head token state"],
+    beta: Float[Tensor, "batch head token"],
+    log_decay: Float[Tensor, "batch head token #state"],
+    u: Float[Tensor, "batch head token headdim"],
+) -> Written:
+    """Run δ_t = u_t − β_t α_t S_{t−1} k_t, S_t = α_t S_{t−1} + δ_t k_tᵀ, o_t = S_t q_t.
+
+    Args:
+        q: Queries, with their scale.
+        k: Keys.
+        beta: Strength of each write.
+        log_decay: log α.
+        u: β v for the layer itself.
+    """
+    tokens = u.shape[2]
+    size = _CHUNK_TOKENS if log_decay.shape[3] == 1 else _CHUNK_TOKENS_BY_STATE
+    q, k, log_decay, u = (_by_chunk(x, size) for x in (q, k, log_decay, u))
+    beta = _by_chunk(beta.unsqueeze(-1), size)
+    reads, overlaps = _decayed_products(q, k, log_decay)
+    since = log_decay.cumsum(-2).exp()
+    until = pad(log_decay, (0, 0, 0, 1))[..., 1:, :].flip(-2).cumsum(-2).flip(-2).exp()
+    erased = torch.linalg.solve_triangular(
+        beta * overlaps,
+        torch.cat([u, beta * since * k], dim=-1),
+        upper=False,
+        unitriangular=True,
+    )
+    value, erased = erased.split([u.shape[-1], k.shape[-1]], dim=-1)
+    kept, across = until * k, since[..., -1:, :]
+    state, before = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1]), []
+    for chunk in range(u.shape[2]):
+        before.append(state)
+        written = value[:, :, chunk] - erased[:, :, chunk] @ state.mT
+        state = across[:, :, chunk] * state + written.mT @ kept[:, :, chunk]
+    states = torch.stack(before, dim=2).mT
+    value = value - erased @ states
+    output = (since * q) @ states + reads @ value
+    return Written(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, value)))
+
+
+def _decayed_products(
+    q: Float[Tensor, "batch head chunk time state"],
+    k: Float[Tensor, "batch head chunk time state"],
+    log_decay: Float[Tensor, "batch head chunk time #state"],
+) -> tuple[
+    Float[Tensor, "batch head chunk query key"], Float[Tensor, "batch head chunk query key"]
+]:
+    """q·k and k·k with the decay between, for j ≤ i; 0 elsewhere."""
+    size = q.shape[-2]
+    if log_decay.shape[-1] == 1:
+        steps = log_decay.expand(*log_decay.shape[:-1], size)
+        decay = steps.tril(-1).cumsum(-2).exp().tril()
+        return (q @ k.mT) * decay, (k @ k.mT) * decay
+    columns = []
+    for j in range(size):
+        steps = pad(log_decay[..., j + 1 :, :], (0, 0, 1, 0))
+        key = steps.cumsum(-2).exp() * k[..., j : j + 1, :]
+        products = ((x[..., j:, :] * key).sum(-1) for x in (q, k))
+        columns.append(torch.stack([pad(x, (j, 0)) for x in products]))
+    reads, overlaps = torch.stack(columns, dim=-1)
+    return reads, overlaps
+
+
+def _by_chunk(
+    x: Float[Tensor, "batch head token _"], size: int
+) -> Float[Tensor, "batch head chunk time _"]:
+    """Chunks, the first of which always is there; zeros after the last token, which neither decay nor write."""
+    more = -x.shape[2] % size or (0 if x.shape[2] else size)
+    return pad(x, (0, 0, 0, more)).unflatten(2, (-1, size))

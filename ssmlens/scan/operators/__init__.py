@@ -1,0 +1,1 @@
+"""One file an operator: what mixes tokens, behind the protocol of `ssmlens.scan.operator`."""

@@ -1,0 +1,140 @@
+"""The decay scan: Mamba-1, 2 and 3, linear attention.
+
+Per head h, with S the running sum of Δ over tokens (paper eq. 8; Ali et al. 2024, arXiv 2403.01590):
+
+    M[h,i,j] = Σ_n C[i,n] · exp(A[h,n] (S[h,i] − S[h,j])) · B[j,n] · Δ[h,j]    for j ≤ i, else 0
+
+How that is computed without ever making [head, state, query, key] is in `block_recursion`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.names import MAP, MASK
+from ssmlens.scan import discretize
+from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square, energies
+from ssmlens.scan.decay_recurrence import run_recurrence
+from ssmlens.scan.head_sums import mean_over_heads
+from ssmlens.scan.operands import DecayOperands
+from ssmlens.scan.operator import Span, register
+from ssmlens.scan.spans import causal_parts, tiles
+
+# Entries [head token state] whose energy is computed at once.
+_ENTRIES = 2**22
+
+
+@register
+@dataclasses.dataclass(frozen=True, repr=False)
+class DecayScan(DecayOperands):
+    """The scan of `DecayOperands`: its states decay, and nothing else changes what they hold."""
+
+    kind: ClassVar[str] = "decay scan"
+    maps: ClassVar[tuple[str, ...]] = (MAP, MASK)
+
+    def __call__(
+        self, x: Float[Tensor, "batch token head headdim"]
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """See `Operator.__call__`."""
+        return run_recurrence(self, x)
+
+    def matrix(
+        self, heads: Sequence[int], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch head query key"]:
+        """See `Operator.matrix`."""
+        o = self.select_heads(heads).bare()
+        out = o.delta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
+        for rows, columns in causal_parts(queries, keys) if heads else ():
+            i, j = (
+                slice(at - first, end - first)
+                for (at, end), (first, _) in ((rows, queries), (columns, keys))
+            )
+            for n in range(o.batch):
+                _add_matrix(out[n, :, i, j], o.sequence(n), rows, columns)
+        return out
+
+    def diagonal(self) -> Float[Tensor, "batch token head"]:
+        """See `Operator.diagonal`: C·B times what a token writes for itself."""
+        own = (self.B * self.C).sum(-1).unsqueeze(3)
+        return (own * self.writes[1].unflatten(2, (self.groups, -1))).flatten(2)
+
+    def means(
+        self, kinds: Sequence[str], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch kind query key"]:
+        """See `Operator.means`. The mask: the mean over heads and states of exp(A (S_i − S_j))."""
+        return mean_over_heads(self, kinds, queries, keys)
+
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
+        """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1."""
+        x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
+        one, states = torch.ones_like(self.delta), self.decay[1].shape[1]
+        B = one[:, :, :1, None].expand(-1, -1, 1, states)
+        decay_alone = dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
+        return {MAP: self(x).mean((2, 3)), MASK: decay_alone(x).mean((2, 3))}
+
+    def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
+        """See `Operator.agreement`."""
+        o = self.bare()._evenly_spaced_heads(sample)
+        kept = o.delta.new_zeros(o.batch)
+        for queries, keys in tiles(o):
+            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+        each = torch.zeros_like(kept)
+        at_once = max(1, _ENTRIES // (o.tokens * o.states))
+        for heads in torch.arange(o.heads).split(at_once):
+            some = o.select_heads(heads.tolist())
+            each += some.diagonal().square().sum((1, 2))
+            for sequence in range(o.batch):
+                each[sequence] += energies(_pairs(some.sequence(sequence))).sum()
+        return kept / (each / o.heads)
+
+    def discretized(self) -> dict[str, Tensor]:
+        """See `Operator.discretized`: Ā and B̄."""
+        return {
+            "A_bar": discretize.discretize_A(*self.decay),
+            "B_bar": discretize.discretize_B(self.writes[0], self.B),
+        }
+
+    def _evenly_spaced_heads(self, sample: int) -> "DecayScan":
+        """About `sample` of the heads, as many of every group; B and C stay the groups' own."""
+        heads = self.heads // self.groups
+        count = min(heads, max(1, sample // self.groups))
+        chosen = [g * heads + h * heads // count for g in range(self.groups) for h in range(count)]
+        return dataclasses.replace(self.select_heads(chosen), B=self.B, C=self.C)
+
+
+ScanOperands = DecayScan
+"""The name that users know."""
+
+
+def _add_matrix(
+    out: Float[Tensor, "head query key"], o: DecayScan, queries: Span, keys: Span
+) -> None:
+    """Add M of one sequence, each head being a group, on a square of the diagonal or a rectangle below it."""
+    if queries == keys:
+        here = o.between(*queries)
+        add_square(out.unsqueeze(0), _pairs(here))
+        out.diagonal(dim1=1, dim2=2).add_(here.diagonal()[0].T)
+        return
+    here = o.between(keys[0], queries[1])
+    rows, columns = (queries[0] - keys[0], here.tokens), (0, keys[1] - keys[0])
+    for head in range(o.heads):
+        add_rectangle(out[head : head + 1], _pairs(here.select_heads([head])), rows, columns)
+
+
+def _pairs(o: DecayScan) -> DecayedPairs:
+    """The pairs of tokens that M sums for every head; of one sequence, each head being a group and a slab."""
+    steps, rate = o.decay
+    B, C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # head token state
+    return DecayedPairs(
+        steps=steps[0].T.unsqueeze(2),
+        rate=rate.expand(-1, o.states).unsqueeze(1),
+        read=C.unsqueeze(0),
+        write=B.unsqueeze(0),
+        weight=o.writes[0].mT.unsqueeze(3),
+    )

@@ -1,0 +1,213 @@
+"""The delta rule: DeltaNet, gated DeltaNet (one decay a head) and Kimi delta attention (one a key component)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
+from ssmlens.scan.delta_blocks import Operands
+from ssmlens.scan.delta_maps import READERS, Product, Square, add_mask, parts
+from ssmlens.scan.delta_recurrence import Written, run_delta_rule
+from ssmlens.scan.operator import Operator, Span, register
+from ssmlens.scan.spans import tiles
+
+# Entries [token head state] whose readers and writers are computed at once.
+_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
+
+
+@register
+@dataclass(frozen=True, repr=False)
+class DeltaRule(Operator):
+    """Operands of S_t = α_t S_{t−1} + β_t (v_t − α_t S_{t−1} k_t) k_tᵀ, o_t = S_t q_t; `x` is v.
+
+    The decay comes before the erase (Yang, Kautz & Hatamizadeh 2024, arXiv 2412.06464). A vector α scales the
+    components of the key's side of S (Kimi Linear, arXiv 2510.26692). With L[i,j] = Π_{j<m≤i} α_m the matrix is
+
+        M = tril(Q Kᵀ ∘ L) · (I + E)⁻¹ · diag(β),    E = diag(β) · strictly_lower(K Kᵀ ∘ L),
+
+    where a vector α stands inside the products: Σ_n q_i[n] L[i,j,n] k_j[n].
+
+    Its maps are means over heads: "map" of M; "mask" of L (over key components too); "erase" of (I + E)⁻¹ − I, whose
+    entry (i, j) is how much of token j's β v the write at token i takes back.
+
+    Attributes:
+        q: Queries after convolution, SiLU, L2 norm and the scale d_k^(−1/2).
+        k: Keys after convolution, SiLU and L2 norm.
+        beta: Strength of each write.
+        log_decay: log α ≤ 0, −∞ where a token forgets everything before it; 0 without decay. One component: the
+            same decay for all of a key's.
+    """
+
+    q: Float[Tensor, "batch token group state"]
+    k: Float[Tensor, "batch token group state"]
+    beta: Float[Tensor, "batch token head"]
+    log_decay: Float[Tensor, "batch token head #state"]
+
+    kind: ClassVar[str] = "delta rule"
+    maps: ClassVar[tuple[str, ...]] = (MAP, MASK, ERASE)
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ("log_decay",)
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "q": (PROMPT, TOKEN, GROUP, STATE),
+        "k": (PROMPT, TOKEN, GROUP, STATE),
+        "beta": (PROMPT, TOKEN, HEAD),
+        "log_decay": (PROMPT, TOKEN, HEAD, STATE),
+    }
+
+    def __post_init__(self):
+        for name, axes in self.axes.items():
+            if getattr(self, name).ndim != len(axes):
+                raise ValueError(f"{name} must have the axes {', '.join(axes)}")
+        if self.k.shape != self.q.shape:
+            raise ValueError(f"q is {tuple(self.q.shape)} and k {tuple(self.k.shape)}: one shape")
+        if self.beta.shape[:2] != self.q.shape[:2]:
+            raise ValueError("beta and q must have the same prompts and tokens")
+        if self.log_decay.shape[:3] != self.beta.shape:
+            raise ValueError("log_decay and beta must have the same prompts, tokens and heads")
+        if self.log_decay.shape[3] not in (1, self.q.shape[3]):
+            raise ValueError(
+                f"log_decay has {self.log_decay.shape[3]} components and keys have {self.q.shape[3]}: "
+                "it must have as many, or one"
+            )
+        if self.beta.shape[2] % max(1, self.q.shape[2]):
+            raise ValueError(
+                f"{self.beta.shape[2]} heads do not divide over {self.q.shape[2]} groups of q and k"
+            )
+
+    @property
+    def finite(self) -> bool:
+        """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
+        decay = self.log_decay.exp()
+        return all(bool(x.isfinite().all()) for x in (self.q, self.k, self.beta, decay))
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self.beta.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences."""
+        return self.beta.shape[1]
+
+    @property
+    def heads(self) -> int:
+        """Number of value heads."""
+        return self.beta.shape[2]
+
+    @property
+    def like(self) -> Tensor:
+        """β: results have its device, and `scan_dtype` of it."""
+        return self.beta
+
+    def __call__(
+        self, x: Float[Tensor, "batch token head headdim"]
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """M x for every head, by the recurrence."""
+        o = self.bare()
+        return o._run(o.beta.unsqueeze(-1) * x.to(o.beta)).output.movedim(1, 2)
+
+    def matrix(
+        self, heads: Sequence[int], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch head query key"]:
+        """M of some heads on a rectangle of queries and keys."""
+        o = self.bare().select_heads(heads)
+        out = o.beta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
+        for n in range(o.batch):
+            for part in parts(o._operands(n), queries, keys):
+                out[n, :, *_place(part, queries, keys)] = part.by_head(MAP)
+        return out
+
+    def diagonal(self) -> Float[Tensor, "batch token head"]:
+        """M[i, i] = β_i (q_i · k_i)."""
+        o = self.bare()
+        return o.beta * (o.q * o.k).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
+
+    def means(
+        self, kinds: Sequence[str], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch kind query key"]:
+        """Some of `maps` on a rectangle; map and erase share their work."""
+        o = self.bare()
+        out = o.beta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
+        signed = [(n, kind) for n, kind in enumerate(kinds) if kind in READERS]
+        for some in o._slabs(max(0, queries[1] - keys[0])) if signed else ():
+            for sequence in range(o.batch):
+                for part in parts(some._operands(sequence), queries, keys):
+                    i, j = _place(part, queries, keys)
+                    for n, kind in signed:
+                        out[sequence, n, i, j] += part.summed(kind)
+        out /= o.heads
+        for n in (n for n, kind in enumerate(kinds) if kind == MASK):
+            for sequence in range(o.batch):
+                add_mask(out[sequence, n], o.log_decay[sequence].flatten(1), queries, keys)
+            out[:, n] /= o.heads * o.log_decay.shape[3]
+        return out
+
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
+        """What each of `maps` does to a vector, by recurrence.
+
+        The erase: δ − u, where δ is what the recurrence writes when β v is u.
+        """
+        o = self.bare()
+        v = vector.to(o.beta)
+        u = v[:, :, None, None].expand(-1, -1, o.heads, 1)
+        passed, masked = v.new_zeros(o.batch, *o.log_decay.shape[2:]), [v[:, :0]]
+        for step, now in zip(o.log_decay.exp().unbind(1), v.unbind(1), strict=True):
+            passed = step * passed + now[:, None, None]
+            masked.append(passed.mean((1, 2)).unsqueeze(1))
+        return {
+            MAP: self(u).mean((2, 3)),
+            MASK: torch.cat(masked, dim=1),
+            ERASE: o._run(u).value.mean((1, 3)) - v,
+        }
+
+    def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
+        """How much of its heads' energy a map keeps: ‖mean over heads‖² / mean ‖head‖², in [0, 1]."""
+        o = self.bare().select_heads(self._evenly_spaced_heads(sample))
+        kept = o.beta.new_zeros(o.batch)
+        for queries, keys in tiles(o):
+            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+        each, everything = torch.zeros_like(kept), (0, o.tokens)
+        for some in o._slabs(o.tokens):
+            for sequence in range(o.batch):
+                for part in parts(some._operands(sequence), everything, everything):
+                    each[sequence] += part.by_head(kind).square().sum()
+        return kept / (each / o.heads)
+
+    def discretized(self) -> dict[str, Tensor]:
+        """Ā, the decay α."""
+        return {"A_bar": self.log_decay.exp()}
+
+    def _evenly_spaced_heads(self, sample: int) -> list[int]:
+        """About `sample` of the heads, as many of every group."""
+        wide = self.heads // max(1, self.groups)
+        count = min(wide, max(1, sample // max(1, self.groups)))
+        return [g * wide + h * wide // count for g in range(self.groups) for h in range(count)]
+
+    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Written:
+        """The recurrence of all heads where β v is u."""
+        o = self.select_heads(range(self.heads))
+        return run_delta_rule(*(x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u)))
+
+    def _operands(self, sequence: int) -> Operands:
+        """Those of one sequence, where every head has its own q and k."""
+        arrays = (self.q, self.k, self.beta, self.log_decay)
+        return Operands(*(x[sequence].movedim(1, 0) for x in arrays))
+
+    def _slabs(self, tokens: int) -> Iterator["DeltaRule"]:
+        """Its heads, as many at a time as so many tokens leave room for, each with its own q and k."""
+        entries = _ENTRIES["cuda" if self.beta.is_cuda else "cpu"]
+        at_once = max(1, entries // max(1, tokens * self.q.shape[3]))
+        for heads in torch.arange(self.heads).split(at_once):
+            yield self.select_heads(heads.tolist())
+
+
+def _place(part: Square | Product, queries: Span, keys: Span) -> tuple[slice, slice]:
+    """Where the entries of a part are in their rectangle."""
+    (row, last), (column, end) = part.rows, part.columns
+    return slice(row - queries[0], last - queries[0]), slice(column - keys[0], end - keys[0])

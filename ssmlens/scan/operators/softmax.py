@@ -1,0 +1,194 @@
+"""Softmax attention: M = softmax(q kᵀ), of which a file keeps only the mean over heads.
+
+The weights are those that a model puts out (`SoftmaxWeights`), or made from queries and keys, a head at a time
+(`SoftmaxScores`).
+"""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.errors import UsageError
+from ssmlens.names import HEAD, HEADDIM, KEY, MAP, PROMPT, QUERY, TOKEN
+from ssmlens.scan.operator import Operator, Span, register, scan_dtype
+
+
+@register
+class Softmax(Operator):
+    """The weights that each query shares out over the keys, for every head; a row sums to 1."""
+
+    kind: ClassVar[str] = "softmax"
+    maps: ClassVar[tuple[str, ...]] = (MAP,)
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    stored: ClassVar[bool] = False
+
+    @abstractmethod
+    def head(self, head: int) -> Float[Tensor, "batch query key"]:
+        """The weights of one head, in float32 at least."""
+
+    def __call__(
+        self, x: Float[Tensor, "batch token head headdim"]
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """See `Operator.__call__`: each query's weighted sum of the values."""
+        return torch.stack([self.head(h).to(x.dtype) @ x[:, :, h] for h in range(self.heads)], 2)
+
+    def bare(self) -> "Softmax":
+        """See `Operator.bare`; `head` widens, one head at a time."""
+        return dataclasses.replace(self, x=None, D=None, gate=None, surroundings=None)
+
+    def matrix(
+        self, heads: Sequence[int], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch head query key"]:
+        """See `Operator.matrix`."""
+        shape = queries[1] - queries[0], keys[1] - keys[0]
+        out = self.like.new_empty(self.batch, len(heads), *shape, dtype=scan_dtype(self.like))
+        for n, head in enumerate(heads):
+            out[:, n] = self.head(head)[:, slice(*queries), slice(*keys)]
+        return out
+
+    def diagonal(self) -> Float[Tensor, "batch token head"]:
+        """See `Operator.diagonal`."""
+        return torch.stack([self.head(h).diagonal(dim1=1, dim2=2) for h in range(self.heads)], 2)
+
+    def means(
+        self, kinds: Sequence[str], queries: Span, keys: Span
+    ) -> Float[Tensor, "batch kind query key"]:
+        """See `Operator.means`."""
+        self.require(kinds)
+        total = self.head(0)[:, slice(*queries), slice(*keys)].clone()
+        for head in range(1, self.heads):
+            total += self.head(head)[:, slice(*queries), slice(*keys)]
+        return (total / self.heads).unsqueeze(1).expand(-1, len(kinds), -1, -1)
+
+    def probe(
+        self, vector: Float[Tensor, "batch token"]
+    ) -> dict[str, Float[Tensor, "batch token"]]:
+        """See `Operator.probe`: every head mixes the vector; then the mean."""
+        return {MAP: self(vector[:, :, None, None].expand(-1, -1, self.heads, 1)).mean((2, 3))}
+
+    def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
+        """See `Operator.agreement`. All heads are read."""
+        everything = (0, self.tokens)
+        mean = self.means((kind,), everything, everything).square().sum((1, 2, 3))
+        return mean / sum(self.head(h).square().sum((1, 2)) for h in range(self.heads)) * self.heads
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SoftmaxWeights(Softmax):
+    """Weights that a model puts out.
+
+    Attributes:
+        weights: As they came, after any dropout.
+    """
+
+    weights: Float[Tensor, "batch head query key"]
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"weights": (PROMPT, HEAD, QUERY, KEY)}
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self.weights.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences."""
+        return self.weights.shape[2]
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.weights.shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        """See `Operator.like`."""
+        return self.weights
+
+    def head(self, head: int) -> Float[Tensor, "batch query key"]:
+        """See `Softmax.head`."""
+        return self.weights[:, head].to(scan_dtype(self.weights))
+
+    def sequence(self, index: int, length: int | None = None) -> "SoftmaxWeights":
+        """See `Operator.sequence`.
+
+        Raises:
+            UsageError: A token before `length` looks at one after it: the sequence was padded, and is not causal.
+        """
+        if length is not None and bool(
+            self.weights[index, :, :length, length:].nan_to_num(0).any()
+        ):
+            raise UsageError(
+                "its attention is not causal, so that tokens see the padding of shorter prompts; "
+                "take prompts of one length"
+            )
+        return super().sequence(index, length)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SoftmaxScores(Softmax):
+    """Weights made of queries and keys, one head in memory at a time.
+
+    Attributes:
+        q: Queries.
+        k: Keys, those that heads share repeated for each.
+        scale: What the scores q·k are multiplied by.
+        causal: Whether a token sees only itself and those before it.
+    """
+
+    q: Float[Tensor, "batch token head head_dim"]
+    k: Float[Tensor, "batch token head head_dim"]
+    scale: float = 1.0
+    causal: bool = True
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+        ("q", "k"), (PROMPT, TOKEN, HEAD, HEADDIM)
+    )
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self.q.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences."""
+        return self.q.shape[1]
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.q.shape[2]
+
+    @property
+    def like(self) -> Tensor:
+        """See `Operator.like`."""
+        return self.q
+
+    @property
+    def weights(self) -> Float[Tensor, "batch head query key"]:
+        """The weights of all heads."""
+        return torch.stack([self.head(head) for head in range(self.heads)], dim=1)
+
+    def head(self, head: int) -> Float[Tensor, "batch query key"]:
+        """See `Softmax.head`."""
+        wide = scan_dtype(self.q)
+        scores = self.q[:, :, head].to(wide) @ self.k[:, :, head].to(wide).mT * self.scale
+        if self.causal:
+            later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        return scores.softmax(2)
+
+    def sequence(self, index: int, length: int | None = None) -> "SoftmaxScores":
+        """See `Operator.sequence`. Raises UsageError where a padded sequence is not causal."""
+        if not self.causal and length is not None and length < self.tokens:
+            raise UsageError(
+                "its attention is not causal, so that tokens see the padding of shorter prompts; "
+                "take prompts of one length"
+            )
+        return super().sequence(index, length)
