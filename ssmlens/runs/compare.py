@@ -145,13 +145,13 @@ def compare(
         raise UsageError("there is no run to compare")
     runs = [run if isinstance(run, Run) else open_run(run) for run in runs]
     if not 0 < threshold <= 1:
-        raise UsageError(f"--threshold is above 0 and at most 1, not {threshold:g}")
+        raise UsageError(f"`threshold` is above 0 and at most 1, not {threshold:g}")
     measured = _measured(runs, measure)
     trained = training_length(runs, lengths(runs))
-    where = _require(trained if length is None else length, measured, "--length")
+    where = _require(trained if length is None else length, measured, "`length`")
     if choose_at is None:
         choose_at = trained if trained in measured else where
-    chosen_at = _require(choose_at, measured, "--choose-at")
+    chosen_at = _require(choose_at, measured, "`choose_at`")
     gathered = by_arm(runs)
     arms = [
         summarise(arm.name, group, measure, where, chosen_at, threshold)
@@ -220,11 +220,11 @@ def _measured(runs: Sequence[Run], measure: str) -> list[int]:
     there = lengths(runs)
     found = [n for n in there if any(math.isfinite(r.metrics.final(measure, n)) for r in runs)]
     if measure == LOSS or (there and not found):
-        free = "; train with --free-running" if measure.endswith("_free") else ""
+        free = "; train with `free_running`" if measure.endswith("_free") else ""
         known = ", ".join(name for name in measures(runs) if name != LOSS)
         what = "loss is no accuracy" if measure == LOSS else "no run has measured "
         what += "" if measure == LOSS else in_words(measure)
-        raise UsageError(f"--measure {measure}: {what}{free}; measured: {known}")
+        raise UsageError(f"`measure` {measure}: {what}{free}; measured: {known}")
     return found
 
 

@@ -38,17 +38,17 @@ class Task(ABC):
     least_length: ClassVar[int] = 1
 
     def __post_init__(self):
-        self._require(self.count >= 1, "--count", "of at least 1", self.count)
+        self._require(self.count >= 1, "`count`", "of at least 1", self.count)
         least = self.least_length
-        self._require(self.length >= least, "--length", f"of at least {least}", self.length)
+        self._require(self.length >= least, "`length`", f"of at least {least}", self.length)
         if self.min_length is not None:
-            bounds = f"in {least}..{self.length} (--length)"
+            bounds = f"in {least}..{self.length} (`length`)"
             within = least <= self.min_length <= self.length
-            self._require(within, "--min-length", bounds, self.min_length)
+            self._require(within, "`min_length`", bounds, self.min_length)
         if self.packs:
             row = self.row_tokens(self.length)
             need = f"of at least {row}, the tokens of its longest example"
-            self._require(self.context >= row, "--context", need, self.context)
+            self._require(self.context >= row, "`context`", need, self.context)
 
     @property
     @abstractmethod

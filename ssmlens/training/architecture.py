@@ -5,7 +5,7 @@ from typing import Any
 
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
-from ssmlens.options import flag, option
+from ssmlens.options import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def model_config(config: ModelOptions, vocab_size: int) -> MambaConfig:
     """
     if config.mixer not in MIXER_OF_LAYER:
         raise UsageError(
-            f"--mixer {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
+            f"`mixer` {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
         )
     given = {name: getattr(config, name) for name in MIXER_OPTIONS}
     options = {name: value for name, value in given.items() if value is not None}
@@ -78,8 +78,8 @@ def model_config(config: ModelOptions, vocab_size: int) -> MambaConfig:
         for layer in kinds:
             made.build_mixer(layer, device="meta")
     except UsageError as error:
-        named = [flag(name) for name in options or MIXER_OPTIONS if name in str(error)]
-        raise UsageError(f"{' '.join([f'--mixer {config.mixer}', *named])}: {error}") from None
+        named = [f"`{name}`" for name in options or MIXER_OPTIONS if name in str(error)]
+        raise UsageError(f"{' '.join([f'`mixer` {config.mixer}', *named])}: {error}") from None
     return made
 
 
@@ -88,15 +88,15 @@ def _check_blocks(config: ModelOptions) -> None:
         for layer in getattr(config, name):
             if not 0 <= layer < config.n_layer:
                 last = config.n_layer - 1
-                raise UsageError(f"{flag(name)} {layer} is out of range: there are 0..{last}")
+                raise UsageError(f"`{name}` {layer} is out of range: there are 0..{last}")
     both = set(config.attention_layers) & set(config.linear_attention_layers)
     if both:
         raise UsageError(
-            f"block {min(both)} is in --attention-layers and in --linear-attention-layers"
+            f"block {min(both)} is in `attention_layers` and in `linear_attention_layers`"
         )
     if config.attention_heads < 1 or config.d_model % config.attention_heads:
         raise UsageError(
-            f"--attention-heads {config.attention_heads} does not divide --d-model {config.d_model}"
+            f"`attention_heads` {config.attention_heads} does not divide `d_model` {config.d_model}"
         )
 
 

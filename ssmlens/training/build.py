@@ -54,7 +54,7 @@ def _checkpoint(plan: Plan) -> MambaLM:
     config, task = plan.config, plan.task
     model = load_model(config.init_from or "", backend=backends.TORCH)
     if not isinstance(model, MambaLM):
-        raise UsageError(f"--init-from {config.init_from} is not in mamba_ssm's layout")
+        raise UsageError(f"`init_from` {config.init_from} is not in mamba_ssm's layout")
     if config.embeddings == "redraw":
         kept = {k: v for k, v in model.state_dict().items() if not k.endswith(_EMBEDDINGS)}
         with torch.random.fork_rng(devices=[]):
@@ -63,7 +63,7 @@ def _checkpoint(plan: Plan) -> MambaLM:
         model.load_state_dict(kept, strict=False)
     elif model.config.padded_vocab_size < task.vocab_size:
         raise UsageError(
-            f"--init-from {config.init_from} knows {model.config.padded_vocab_size} tokens, the "
-            f"{config.task} task has {task.vocab_size}; draw new ones with --embeddings redraw"
+            f"`init_from` {config.init_from} knows {model.config.padded_vocab_size} tokens, the "
+            f"{config.task} task has {task.vocab_size}; draw new ones with `embeddings` redraw"
         )
     return model.train()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssmlens.errors import UsageError
-from ssmlens.options import flag
 from ssmlens.training.architecture import ModelOptions
 from ssmlens.training.evaluation import EvaluationOptions
 from ssmlens.training.init_options import InitOptions, arm_name
@@ -155,7 +154,7 @@ def check_types(values: Mapping[str, Any], config: type = TrainConfig) -> None:
         try:
             check_type(value, kinds[name], collection_check_strategy=every)
         except TypeCheckError:
-            raise UsageError(f"{flag(name)} is {_told(kinds[name])}, not {value!r}") from None
+            raise UsageError(f"`{name}` is {_told(kinds[name])}, not {value!r}") from None
 
 
 def _told(kind: Any) -> str:

@@ -11,7 +11,7 @@ class EvaluationOptions:
     """What is measured, and when.
 
     Attributes:
-        eval_lengths: Lengths to measure accuracy at. Default: --length and twice that.
+        eval_lengths: Lengths to measure accuracy at. Default: `length` and twice that.
         eval_every: Steps between measurements.
         eval_count: Held-out examples of each length.
         free_running: Measure accuracy also where the model reads its own answers: char_free and string_free.
@@ -29,4 +29,4 @@ def check_evaluation(options: EvaluationOptions, steps: int) -> None:
     """Raise UsageError where a capture is asked for at no step of the run."""
     for step in options.capture_at:
         if not 0 <= step <= steps:
-            raise UsageError(f"--capture-at {step} is no step of this run: 0..{steps}")
+            raise UsageError(f"`capture_at` {step} is no step of this run: 0..{steps}")

@@ -17,7 +17,7 @@ class _InitOptions:
     Attributes:
         init: How the model starts, the name of an init; mamba-ssm is the library's default.
         init_from: Fine-tune this checkpoint (mamba_ssm's layout) instead; the architecture is its own.
-        embeddings: --init-from: keep its embeddings, or draw new ones for the task's tokens.
+        embeddings: Of `init_from`: keep its embeddings, or draw new ones for the task's tokens.
         arm: Name under which runs are compared. Default: after what the model starts as.
     """
 

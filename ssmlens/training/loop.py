@@ -56,7 +56,7 @@ def train(
     out = Path("runs", config.name) if out is None else Path(out)
     if not resume and (out / METRICS).exists():
         raise UsageError(
-            f"{out} has a run already; --resume goes on with it, --out NAME is another"
+            f"{out} has a run already; `resume` goes on with it, another `out` is another"
         )
     trainee = Trainee(plan, where)  # before there is a folder: it may be refused
     with ExitStack() as held:

@@ -39,7 +39,7 @@ class OptimiserOptions:
 def check_optimiser(options: OptimiserOptions) -> None:
     """Raise UsageError where the learning rate is not positive."""
     if not 0 < options.learning_rate < float("inf"):
-        raise UsageError(f"--learning-rate is positive, not {options.learning_rate:g}")
+        raise UsageError(f"`learning_rate` is positive, not {options.learning_rate:g}")
 
 
 def make_optimizer(

@@ -8,7 +8,7 @@ from typing import Any
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, inits
 from ssmlens.models.mamba_config import MambaConfig
-from ssmlens.options import flag, option_of
+from ssmlens.options import option_of
 from ssmlens.registry import Registry
 from ssmlens.tasks.task import Task, tasks
 from ssmlens.training.architecture import model_config
@@ -58,7 +58,7 @@ def check(config: TrainConfig) -> Plan:
     init = _make(config, "init", inits)
     given = None if config.init == "mamba-ssm" else init
     if config.init_from and given is not None:
-        raise UsageError("--init-from goes without --init: a checkpoint is not fresh")
+        raise UsageError("`init_from` goes without `init`: a checkpoint is not fresh")
     architecture = None if config.init_from else model_config(config, task.vocab_size)
     return Plan(config, task, exams, given, architecture)
 
@@ -70,14 +70,14 @@ def _check_fields(config: TrainConfig) -> None:
     for field in fields:
         least, value = option_of(field).least, getattr(config, field.name)
         if least is not None and value is not None and not value >= least:
-            raise UsageError(f"{flag(field.name)} is at least {least}, not {value}")
+            raise UsageError(f"`{field.name}` is at least {least}, not {value}")
 
 
 def _exam(task: Task, length: int) -> Task:
     try:
         return task.at_length(length)
     except UsageError as error:
-        raise UsageError(f"--eval-lengths {length}: {error}") from None
+        raise UsageError(f"`eval_lengths` {length}: {error}") from None
 
 
 def _make(config: TrainConfig, part: str, registry: Registry[Any]) -> Any:
@@ -86,21 +86,21 @@ def _make(config: TrainConfig, part: str, registry: Registry[Any]) -> Any:
     try:
         entry = registry[chosen]
     except UsageError as error:
-        raise UsageError(f"{flag(part)}: {error}") from None
+        raise UsageError(f"`{part}`: {error}") from None
     own = options_of(entry)
     for name in _of_entries(registry) - set(own.values()):
         if getattr(config, name) != getattr(PARTS[part], name):
-            raise UsageError(f"{flag(name)} does not go with {flag(part)} {chosen}")
+            raise UsageError(f"`{name}` does not go with `{part}` {chosen}")
     values = {theirs: getattr(config, ours) for theirs, ours in own.items()}
     options = {name: value for name, value in values.items() if value not in (None, ())}
     for field in dataclasses.fields(entry):
         if _is_needed(field) and field.name not in options:
-            raise UsageError(f"{flag(part)} {chosen} needs {flag(own[field.name])}")
+            raise UsageError(f"`{part}` {chosen} needs `{own[field.name]}`")
     try:
         return entry(**options)
     except UsageError as error:
         named = re.compile(rf"\b({'|'.join(own) or '$'})(?= must)")
-        raise UsageError(named.sub(lambda m: flag(own[m[0]]), str(error))) from None
+        raise UsageError(named.sub(lambda m: f"`{own[m[0]]}`", str(error))) from None
 
 
 def _of_entries(registry: Registry[Any]) -> set[str]:

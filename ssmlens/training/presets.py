@@ -44,5 +44,5 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """The preset of this name. Raises UsageError where there is none."""
     if name not in PRESETS:
-        raise UsageError(f"--preset {name!r} is unknown; choose from: {', '.join(PRESETS)}")
+        raise UsageError(f"`preset` {name!r} is unknown; choose from: {', '.join(PRESETS)}")
     return PRESETS[name]

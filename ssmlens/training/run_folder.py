@@ -104,7 +104,7 @@ def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:
         value, other = ours.get(name, default), theirs.get(name, default)
         if value != other:
             raise UsageError(
-                f"{path} holds a run with {name} {other!r}, not {value!r}; give another --out"
+                f"{path} holds a run with {name} {other!r}, not {value!r}; give another `out`"
             )
 
 

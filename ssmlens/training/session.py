@@ -132,7 +132,7 @@ class Session:
         """Say in status.json why it ended."""
         told = str(error) if isinstance(error, SsmlensError) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt):
-            told = "interrupted; --resume goes on"
+            told = "interrupted; `resume` goes on"
         self._tell("failed", " ".join(told.split())[:1000])
 
     @property
@@ -191,6 +191,6 @@ class Session:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at step {self._step - back} (learning rate "
-                    f"{self.config.learning_rate:g}); try a lower one, or --clip 1"
+                    f"{self.config.learning_rate:g}); try a lower one, or `clip` 1"
                 )
         return losses

@@ -77,11 +77,11 @@ def sweep(
     """
     i, n = shard
     if not 1 <= i <= n:
-        raise UsageError(f"--shard {i}/{n}: i/N needs 1 ≤ i ≤ N")
+        raise UsageError(f"`shard` {i}/{n}: i/N needs 1 ≤ i ≤ N")
     if pack is not None and pack < 1:
-        raise UsageError(f"--pack is at least 1, not {pack}")
+        raise UsageError(f"`pack` is at least 1, not {pack}")
     if not hang_after > 0:
-        raise UsageError(f"--hang-after is above 0, not {hang_after:g}")
+        raise UsageError(f"`hang_after` is above 0, not {hang_after:g}")
     asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
     started = engines[engine](asked)
     if work is None:

@@ -11,7 +11,6 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.inits.init import choose_mixers
-from ssmlens.options import flag
 from ssmlens.recorder.capture import capture
 from ssmlens.scores.order import rank
 from ssmlens.scores.ranking import Ranking
@@ -39,12 +38,12 @@ class LayerRequest:
             return cls(int(top[1]), frozenset(there))
         if not words or not all(word.isdecimal() for word in words):
             raise UsageError(
-                f"--layers {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
+                f"`layers` {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
             )
         these = frozenset(map(int, words))
         for layer in sorted(these - set(there)):
             raise UsageError(
-                f"--layers {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
+                f"`layers` {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
             )
         return cls(len(these), these)
 
@@ -102,7 +101,7 @@ def like_teacher(student: TrainConfig, site: MixerSite) -> TrainConfig:
     for name, value in shape.items():
         if name not in taken and getattr(student, name) != value:
             raise UsageError(
-                f"{flag(name)} {getattr(student, name)} does not fit the teacher, whose layer "
+                f"`{name}` {getattr(student, name)} does not fit the teacher, whose layer "
                 f"{site.layer} has {value}; leave it out"
             )
     return dataclasses.replace(student, **taken)

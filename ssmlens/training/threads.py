@@ -30,7 +30,7 @@ def use_threads(count: int | None) -> Iterator[None]:
         UsageError: There is none.
     """
     if count is not None and count < 1:
-        raise UsageError(f"--threads is at least 1, not {count}")
+        raise UsageError(f"`threads` is at least 1, not {count}")
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

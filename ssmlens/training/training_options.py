@@ -29,4 +29,4 @@ class TrainingOptions:
 def check_training(options: TrainingOptions) -> None:
     """Raise UsageError where the seed has too many bits."""
     if options.seed >= _SEEDS:
-        raise UsageError(f"--seed is below 2^31, not {options.seed}")
+        raise UsageError(f"`seed` is below 2^31, not {options.seed}")

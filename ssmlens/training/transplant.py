@@ -82,8 +82,8 @@ def transplant(
     shaped = like_teacher(student, mixers[0])
     for arm in _arms(shaped, teacher, [mixers[0].layer], controls):
         check(arm)
-    _check_each(shaped, "--rates", "learning_rate", rates)
-    _check_each(shaped, "--seeds", "seed", seeds)
+    _check_each(shaped, "`rates`", "learning_rate", rates)
+    _check_each(shaped, "`seeds`", "seed", seeds)
     with told_in_one_line(out, 0):
         out.mkdir(parents=True, exist_ok=True)
     ranking, scores = score_layers(model, out / "teacher.h5", progress)

@@ -264,7 +264,7 @@ def test_a_run_that_failed_counts_as_nothing_learned(write, tmp_path):
 
 def test_arms_with_nothing_measured_there(write, tmp_path):
     grid(write, LOW, HIGH)
-    with pytest.raises(UsageError, match="--length 30: no run was measured at it; measured: 20"):
+    with pytest.raises(UsageError, match="`length` 30: no run was measured at it; measured: 20"):
         found(tmp_path, length=30)
     with pytest.raises(UsageError, match="there is no run"):
         compare([])
@@ -281,7 +281,7 @@ def test_rates_are_chosen_at_the_training_length_and_reported_at_another(write, 
     assert arm.overall == pytest.approx((0.205 + 0.305 + 0.805) / 3)
     told = found(tmp_path, length=40, choose_at=40)
     assert (told.chosen_at, told.arms[0].best_rate) == (40, 1e-2)
-    with pytest.raises(UsageError, match="--choose-at 30: no run was measured at it"):
+    with pytest.raises(UsageError, match="`choose_at` 30: no run was measured at it"):
         found(tmp_path, choose_at=30)
 
 
@@ -293,7 +293,7 @@ def test_of_rates_that_are_equal_the_one_with_the_least_loss_is_best(write, tmp_
 
 def test_what_no_run_measured_is_not_taken_as_nothing_right(write, tmp_path):
     grid(write, LOW, HIGH)
-    with pytest.raises(UsageError, match="train with --free-running"):
+    with pytest.raises(UsageError, match="train with `free_running`"):
         found(tmp_path, measure="char_free")
 
 

@@ -164,7 +164,7 @@ def test_a_run_that_is_done_is_left_alone(tiny, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     train(tiny(), tmp_path / "run", **CPU, resume=True)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    with pytest.raises(UsageError, match="has a run already; --resume"):
+    with pytest.raises(UsageError, match="has a run already; `resume`"):
         train(tiny(), tmp_path / "run", **CPU)
     with pytest.raises(UsageError, match="holds a run with seed 0, not 1"):
         train(tiny(seed=1), tmp_path / "run", **CPU, resume=True)

@@ -67,7 +67,7 @@ def test_one_that_fails_leaves_its_neighbours_alone(tiny, tmp_path):
         "failed",
     ]
     assert "the loss is" in told[0][1]
-    assert "--headdim" in told[4][1]
+    assert "`headdim`" in told[4][1]
     assert "holds a run with seed 6" in told[5][1]
     assert "the loss is" in open_run(tmp_path / "wild").status.error
     alone = train(tiny(), tmp_path / "alone", device="cpu")

@@ -35,5 +35,5 @@ def test_threads_are_as_before_afterwards(monkeypatch):
     with pytest.raises(ZeroDivisionError), use_threads(None):
         raise ZeroDivisionError
     assert seen == [2, 5, 5, 5]
-    with pytest.raises(UsageError, match="--threads is at least 1, not 0"), use_threads(0):
+    with pytest.raises(UsageError, match="`threads` is at least 1, not 0"), use_threads(0):
         pass
