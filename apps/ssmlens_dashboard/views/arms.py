@@ -102,11 +102,6 @@ def by_rate(
     return found
 
 
-def evaluated(runs: Sequence[Run], measure: str) -> bool:
-    """Whether any of the runs has a measure at any length."""
-    return any(math.isfinite(run.metrics.final(measure, n)) for run in runs for n in lengths([run]))
-
-
 def over_runs(
     measured: Sequence[Measured], most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
