@@ -6,6 +6,7 @@
 >>> rec[3].operands, rec[3].closure_error
 >>> cap = ssmlens.capture(model, prompts, out="run.h5")
 >>> ssmlens.rank_layers(cap)
+>>> ssmlens.plot.map(cap.layer(3))
 
 The names below are imported when first used, so that `import ssmlens` costs nothing.
 """
@@ -14,9 +15,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens import plot as plot
     from ssmlens.adapters.load import load_model
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
+    from ssmlens.plot.report_page import report
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
@@ -57,6 +60,7 @@ __all__ = [
     "open_run",
     "rank_layers",
     "recording",
+    "report",
     "selective_scan",
     "sweep",
     "train",
@@ -82,6 +86,7 @@ _HOMES = {
     "open_run": "runs.run",
     "rank_layers": "scores",
     "recording": "recorder.recording",
+    "report": "plot.report_page",
     "selective_scan": "scan.selective_scan",
     "sweep": "training.sweep",
     "train": "training.loop",
@@ -90,11 +95,16 @@ _HOMES = {
 }
 
 
+_PACKAGES = ("plot",)
+
+
 def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return importlib.import_module(f"ssmlens.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'ssmlens' has no attribute {name!r}")
     return getattr(importlib.import_module(f"ssmlens.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -10,7 +10,7 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "registry", "options"}
+LEAVES = {"names", "errors", "registry", "options", "text_table", "notebook"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
     "options": set(),
+    "text_table": set(),
+    "notebook": {"registry"},
     "scan": SCAN,
     "models": MODELS,
     "adapters": ADAPTERS,
@@ -34,7 +36,7 @@ MAY_IMPORT = {
     "scores": SCORES,
     "runs": RUNS,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},
-    "plots": {"plots", *SCORES, *RUNS},
+    "plot": {"plot", *SCORES, *RUNS},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.
 OUTSIDE = {
@@ -54,7 +56,7 @@ COMMANDS_THAT_TRAIN = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "runs", "scores", "plots", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"store", "runs", "scores", "plot", "names", "errors"}
 
 
 def room_of(path):
@@ -119,7 +121,8 @@ def test_the_command_line_imports_inside_its_functions():
             if at_import:
                 first, *rest = module.split(".")
                 known = sys.stdlib_module_names | {"tyro"}
-                mine = first == "ssmlens" and rest[:1] in (["cli"], ["errors"], ["options"])
+                leaves = (["cli"], ["errors"], ["options"], ["text_table"])
+                mine = first == "ssmlens" and rest[:1] in leaves
                 # Tasks and inits declare the options of the commands that train: torch comes with them.
                 mine = mine or (path in COMMANDS_THAT_TRAIN and module == "ssmlens.training.config")
                 assert first in known or mine, f"{path} imports {module} when imported"
@@ -173,3 +176,17 @@ def test_runs_are_read_and_compared_without_torch():
     rooms = "compare, students, table"
     code = f"import sys; from ssmlens.runs import {rooms}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_figures_are_a_package_that_is_imported_when_asked_for():
+    code = "import sys, ssmlens; assert 'plotly' not in sys.modules; ssmlens.plot.map; assert 'plotly' in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+    assert "plot" in dir(ssmlens)
+
+
+def test_no_module_of_the_figures_hides_one_of_their_names():
+    """An import of a module sets an attribute of its package: it would take the function's place."""
+    modules = {path.stem for path in (PACKAGE / "plot").iterdir()}
+    assert not modules & set(ssmlens.plot.__all__)
+    for name in ssmlens.plot.__all__:
+        assert callable(getattr(ssmlens.plot, name))

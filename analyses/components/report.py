@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from analyses.markdown import markdown
 from analyses.results_file import restore, runs_below
 from ssmlens.cli.compare import rows, title
 from ssmlens.inits.mimetic import COMPONENTS
 from ssmlens.runs.compare import ArmSummary, Comparison, compare
 from ssmlens.runs.run import Run
+from ssmlens.text_table import text_table
 
 HERE = Path(__file__).parent
 
@@ -41,16 +41,16 @@ def tables(runs: Sequence[Run]) -> str:
     for it in found:
         parts += [
             f"**{_capital(title(it))}**",
-            markdown(rows(it)),
+            text_table(rows(it), form="markdown"),
             *(f"{_capital(said)}." for said in (it.verdict, *it.notes)),
         ]
     parts += [
         "**What a component does** (mean over the arms with it, less that over those without)"
     ]
-    parts += [markdown(effects(found))]
+    parts += [text_table(effects(found), form="markdown")]
     parts += ["**Characters right by learning rate**, mean (least..most of the seeds)"]
     for length in lengths:
-        parts += [f"At length {length}:", markdown(by_rate(runs, length))]
+        parts += [f"At length {length}:", text_table(by_rate(runs, length), form="markdown")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyses.markdown import markdown
 from analyses.results_file import restore, runs_below
 from ssmlens.cli import compare as comparison
 from ssmlens.cli.transplant import draw, rows, shown
 from ssmlens.runs.compare import compare
 from ssmlens.runs.run import Run
 from ssmlens.runs.students import students
+from ssmlens.text_table import text_table
 
 HERE = Path(__file__).parent
 
@@ -42,12 +42,15 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
     parts = [
         f"{len(runs)} runs. Scores are of the teacher's layer, before training. Characters right: mean over all rates "
         f"(least..most of the seeds), then each seed at the rate that is best for the others at length {lengths[0]}.",
-        markdown(rows(students(runs), ranks, shown(about["by"]))),
+        text_table(rows(students(runs), ranks, shown(about["by"])), form="markdown"),
     ]
     for length in lengths:
         found = compare(runs, length=length)
         title = comparison.title(found)
-        parts += [f"**{title[:1].upper()}{title[1:]}**", markdown(comparison.rows(found))]
+        parts += [
+            f"**{title[:1].upper()}{title[1:]}**",
+            text_table(comparison.rows(found), form="markdown"),
+        ]
         parts += [f"{said[:1].upper()}{said[1:]}." for said in (found.verdict, *found.notes)]
     return "\n\n".join(parts) + "\n"
 

@@ -11,19 +11,13 @@ from dataclasses import field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
-from ssmlens.plots import SCALES, Scale
+from ssmlens.plot.scales import SCALES, Scale
+from ssmlens.plot.selection import HEAD_ORDERS, KINDS, HeadOrder, Kind, Region
 from ssmlens.runs.measures import DEFAULT, LOSS
 
-MapView = Literal["map", "mask", "channel", "softmax"]
-MAP_VIEWS: tuple[MapView, ...] = ("map", "mask", "channel", "softmax")
-HeadOrder = Literal["index", "step", "half-life"]
-HEAD_ORDERS: tuple[HeadOrder, ...] = ("index", "step", "half-life")
 Limits = Literal["shared", "own"]
 LIMITS: tuple[Limits, ...] = ("shared", "own")
 ThemeName = Literal["light", "dark"]
-Range = tuple[int, int]
-"""First token and the one after the last."""
-
 LONGEST = 4096
 """Characters of a query string that are read."""
 
@@ -31,18 +25,6 @@ _ID = re.compile(r"[0-9a-f]{10}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?")
-_ZOOM = re.compile(r"([0-9]{1,9})-([0-9]{1,9}),([0-9]{1,9})-([0-9]{1,9})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Zoom:
-    """A rectangle of a map: queries and keys, each first and one after the last."""
-
-    queries: Range
-    keys: Range
-
-    def __str__(self) -> str:
-        return "{}-{},{}-{}".format(*self.queries, *self.keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +77,6 @@ def can_be_named(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def _zoom(text: str) -> Zoom:
-    first, end, first_key, end_key = map(int, _matching(_ZOOM, text).groups())
-    if first >= end or first_key >= end_key:
-        raise ValueError(text)
-    return Zoom((first, end), (first_key, end_key))
-
-
 def _places(text: str) -> tuple[Place, ...]:
     places = []
     for part in text.split("~"):
@@ -128,7 +103,7 @@ class Address:
         capture: Id of a capture (`library`); None: the first there is.
         layer: Block index; None: the first captured.
         prompt: Number of a prompt.
-        view: What is drawn of the layer: "map", "mask", "channel" (one head's M), "softmax".
+        view: What is drawn of the layer: "map", "mask", "erase", "channel" (one head's M), "softmax".
         channel: The head whose M is drawn.
         scale: Colour scale.
         zoom: The rectangle drawn; None: all.
@@ -149,10 +124,10 @@ class Address:
     capture: str | None = field(default=None, metadata={"read": _identifier})
     layer: int | None = field(default=None, metadata={"read": _number})
     prompt: int = field(default=0, metadata={"read": _number})
-    view: MapView = field(default="map", metadata={"read": _one_of(*MAP_VIEWS)})
+    view: Kind = field(default="map", metadata={"read": _one_of(*KINDS)})
     channel: int = field(default=0, metadata={"read": _number})
     scale: Scale = field(default="linear", metadata={"read": _one_of(*SCALES)})
-    zoom: Zoom | None = field(default=None, metadata={"read": _zoom})
+    zoom: Region | None = field(default=None, metadata={"read": Region.parse})
     query: int | None = field(default=None, metadata={"read": _number})
     sort: HeadOrder = field(default="index", metadata={"read": _one_of(*HEAD_ORDERS)})
     group: int = field(default=0, metadata={"read": _number})
@@ -241,4 +216,8 @@ def _told(search: str | None) -> list[tuple[str, str]]:
 
 
 def _written(value: object) -> str:
-    return "~".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (
+        "~".join(map(str, value))
+        if isinstance(value, tuple) and not isinstance(value, Region)
+        else str(value)
+    )

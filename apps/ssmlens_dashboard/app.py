@@ -10,7 +10,7 @@ from urllib.parse import quote
 from dash import Dash
 from flask import Flask, request
 
-from ssmlens.plots import DARK, LIGHT
+from ssmlens.plot.theme import DARK, LIGHT
 from ssmlens_dashboard.guard import Access, protect
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page
@@ -72,10 +72,12 @@ def make_app(paths: Sequence[Path], access: Access) -> Dash:
         app.server.debug = False
         app.layout = frame(shown)
         connect(app, shown, library)
+        # Dash takes up scripts, callbacks and settings before its first request: here, where no setting counts.
+        with app.server.test_request_context("/"):
+            app.server.preprocess_request()
         add_routes(app.server, shown, library)
         _begin_at_once(app.server, shown, library)
         protect(app, access, tuple(page.name for page in shown), ROUTES)
-        app._setup_server()  # scripts and callbacks are final, and Dash reads no setting later
     return app
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dash._utils import split_callback_id
 from werkzeug.exceptions import BadRequest
 
 from ssmlens_dashboard.address import LONGEST
@@ -32,12 +31,17 @@ def check(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> None:
     changed = body.get("changedPropIds", [])
     if not isinstance(changed, list) or not all(isinstance(name, str) for name in changed):
         raise BadRequest("changedPropIds is a list of names")
-    declared_outputs = split_callback_id(output)
-    expected = declared_outputs if isinstance(declared_outputs, list) else [declared_outputs]
     outputs = body.get("outputs")
     given = outputs if isinstance(outputs, list) else [outputs]
-    if [_named(item) for item in given] != [_named(item) for item in expected]:
+    if [_named(item) for item in given] != _declared_outputs(output):
         raise BadRequest("the outputs are not this callback's")
+
+
+def _declared_outputs(output: str) -> list[tuple[str, str]]:
+    """Ids and properties of a callback's name: "id.property", or several of them, "..a.x...b.y.."."""
+    several = output.startswith("..")
+    names = output[2:-2].split("...") if several else [output]
+    return [(identifier, name) for identifier, _, name in (it.rpartition(".") for it in names)]
 
 
 def _match(given: object, declared: list[dict[str, str]], what: str) -> None:

@@ -11,7 +11,7 @@ from dash import Output, html
 from dash.dependencies import Wildcard
 from dash.development.base_component import Component
 
-from ssmlens.plots.labels import visible
+from ssmlens.plot.labels import visible
 from ssmlens_dashboard.controls import choices
 from ssmlens_dashboard.elements import more
 from ssmlens_dashboard.library import Library

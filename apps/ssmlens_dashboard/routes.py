@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import xarray as xr
 from flask import Flask, Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
 from ssmlens.errors import SsmlensError
-from ssmlens_dashboard.address import Zoom
+from ssmlens.plot.matrix import window
+from ssmlens.plot.number_files import as_csv, as_netcdf
+from ssmlens.plot.selection import Region
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views import maps, thumbnails
+from ssmlens_dashboard.views import thumbnails
 
 _FOREVER = "private, max-age=31536000, immutable"
+HOVERED = 64
+"""Tokens a side of what the pointer asks for at once, unless it is a single row."""
+
 ROUTES = ("/thumbnail.png", "/values", "/data/<page>.<form>")
 _MEDIA = {"csv": "text/csv; charset=utf-8", "nc": "application/x-netcdf"}
 
@@ -35,7 +37,7 @@ def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
         """Map or mask of a layer, small. The digest in the URL makes it another URL when the capture changes."""
         scene = scene_of("maps")
         with _told():
-            picture = thumbnails.thumbnail(maps.drawn(scene))
+            picture = thumbnails.thumbnail(scene.selection)
         headers = {"Cache-Control": _FOREVER} if "of" in request.args else {}
         return Response(picture, mimetype="image/png", headers=headers)
 
@@ -45,9 +47,9 @@ def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
         scene = scene_of("maps")
         zoom = scene.address.zoom
         if zoom is None or not _small(zoom):
-            raise BadRequest(f"name a zoom of at most {maps.HOVERED} tokens a side, or one query")
+            raise BadRequest(f"name a zoom of at most {HOVERED} tokens a side, or one query")
         with _told():
-            block = maps.window(maps.drawn(scene), zoom.queries, zoom.keys)
+            block = window(scene.selection, *zoom)
         told = {"X-Shape": f"{block.shape[0]},{block.shape[1]}"}
         body = np.ascontiguousarray(block, dtype="<f4").tobytes()
         return Response(body, mimetype="application/octet-stream", headers=told)
@@ -68,9 +70,9 @@ def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
         return Response(body, content_type=_MEDIA[form], headers=told)
 
 
-def _small(zoom: Zoom) -> bool:
+def _small(zoom: Region) -> bool:
     queries, keys = (end - first for first, end in (zoom.queries, zoom.keys))
-    return queries == 1 or max(queries, keys) <= maps.HOVERED
+    return queries == 1 or max(queries, keys) <= HOVERED
 
 
 @contextmanager
@@ -80,24 +82,3 @@ def _told() -> Iterator[None]:
         yield
     except SsmlensError as error:
         raise NotFound(str(error)) from error
-
-
-def as_csv(dataset: xr.Dataset) -> str:
-    """A row for each combination of coordinates. Text that a spreadsheet would run as a formula is quoted as text."""
-    table = dataset.to_dataframe().reset_index()
-    for name in table.columns:
-        if table[name].dtype.kind in "OUT" or not table[name].dtype.kind:
-            table[name] = [_as_text(value) for value in table[name]]
-    return table.to_csv(index=False)
-
-
-def as_netcdf(dataset: xr.Dataset) -> bytes:
-    """The dataset as a netCDF4 file."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "data.nc"
-        dataset.to_netcdf(path, engine="h5netcdf")
-        return path.read_bytes()
-
-
-def _as_text(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

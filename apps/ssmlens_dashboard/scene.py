@@ -4,11 +4,12 @@ import dataclasses
 from functools import cached_property
 
 from ssmlens.errors import UsageError
-from ssmlens.names import ATTENTION
-from ssmlens.plots import DARK, LIGHT, Theme
+from ssmlens.plot.selection import Region, Selection, heads_of, kinds_of
+from ssmlens.plot.theme import DARK, LIGHT, Theme
 from ssmlens.store import Capture, Layer
-from ssmlens_dashboard.address import Address, Zoom
+from ssmlens_dashboard.address import Address
 from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.views.cache import CACHE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +51,30 @@ class Scene:
     @property
     def channels(self) -> int:
         """Heads of the layer that have a map of their own; 0 for softmax attention."""
-        return channels_of(self.layer)
+        return heads_of(self.layer)
 
-
-def channels_of(layer: Layer) -> int:
-    """Heads of a layer that have a map of their own; 0 for softmax attention."""
-    return 0 if layer.kind == ATTENTION else int(layer.shape("delta")[2])
+    @property
+    def selection(self) -> Selection:
+        """What the address selects of the layer, as `ssmlens.plot` draws it; its results are kept."""
+        at = self.address
+        return Selection(
+            layer=self.layer,
+            prompt=at.prompt,
+            kind=at.view,
+            channel=at.channel,
+            region=at.zoom,
+            scale=at.scale,
+            query=at.query,
+            sort=at.sort,
+            group=at.group,
+            theme=self.theme,
+            keep=CACHE.get,
+        )
 
 
 def most_channels(capture: Capture) -> int:
     """Heads that have a map of their own in the layer that has most of them."""
-    return max(channels_of(capture.layer(index)) for index in capture.layers)
+    return max(heads_of(capture.layer(index)) for index in capture.layers)
 
 
 def resolve(address: Address, library: Library, notes: tuple[str, ...] = ()) -> Scene:
@@ -89,15 +103,9 @@ def resolve(address: Address, library: Library, notes: tuple[str, ...] = ()) -> 
     address = address.but(layer=layer, prompt=prompt)
 
     held = capture.layer(layer)
-    channels, length = channels_of(held), int(capture.length[prompt])
+    channels, length = heads_of(held), int(capture.length[prompt])
     view, channel = address.view, address.channel
-    there = {
-        "map": True,
-        "mask": held.kind != ATTENTION,
-        "channel": channels > 0,
-        "softmax": "softmax_attention_map" in held,
-    }
-    if not there[view]:
+    if view not in kinds_of(held):
         told.append(f"layer {layer} has no {view}; shown is its map")
         view = "map"
     if channels and channel >= channels:
@@ -115,9 +123,9 @@ def resolve(address: Address, library: Library, notes: tuple[str, ...] = ()) -> 
     )
 
 
-def _within(zoom: Zoom | None, length: int) -> Zoom | None:
+def _within(zoom: Region | None, length: int) -> Region | None:
     """The rectangle cut to the prompt's tokens; None where nothing is left."""
     if zoom is None or zoom.queries[0] >= length or zoom.keys[0] >= length:
         return None
     (first, end), (first_key, end_key) = zoom.queries, zoom.keys
-    return Zoom((first, min(end, length)), (first_key, min(end_key, length)))
+    return Region((first, min(end, length)), (first_key, min(end_key, length)))

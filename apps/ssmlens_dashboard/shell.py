@@ -9,14 +9,15 @@ from dash.dependencies import ALL, Wildcard
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
-from ssmlens.plots.labels import visible
+from ssmlens.plot.labels import visible
+from ssmlens.plot.selection import heads_of
 from ssmlens_dashboard.address import Address, defaults, instead, parse
 from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.controls import following
 from ssmlens_dashboard.elements import more
 from ssmlens_dashboard.library import Entry, GrowingError, Library, first
 from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
-from ssmlens_dashboard.scene import Scene, channels_of, resolve
+from ssmlens_dashboard.scene import Scene, resolve
 
 _LONGEST_PROMPT = 60
 _SELECTS = ("capture", "layer", "prompt")
@@ -160,7 +161,7 @@ def surroundings_of(
             {"value": str(number), "label": f"prompt {number} {visible(text, _LONGEST_PROMPT)}"}
             for number, text in enumerate(capture.prompt_texts)
         ]
-        channels = channels_of(scene.layer)
+        channels = heads_of(scene.layer)
     except SsmlensError:  # the page itself says what is wrong
         return _note_lines(notes), None, captures, [], [], True
     run = {entry.id: entry.run for entry in entries}

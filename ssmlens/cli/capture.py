@@ -131,15 +131,15 @@ class CaptureCommand:
 
 def describe(captured: Any, out: Path) -> Result:
     """A finished capture in a line for people, and in full for --json."""
-    import numpy as np
+    import math
 
     errors, marks = {}, {}
     for index in captured.layers:
         layer = captured.layer(index)
-        if "closure_error" in layer:  # softmax attention has nothing to close
-            errors[index] = float(np.max(layer.read("closure_error")))
-        if layer.finite != "yes":
-            marks[index] = f"{layer.finite}: {layer.attributes['reason']}"
+        if "closure_error" in layer.verdict.errors:  # softmax attention has nothing to close
+            errors[index] = layer.verdict.errors["closure_error"]
+        if not layer.finite:
+            marks[index] = f"{layer.state}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
     parts = [_layers(len(errors), len(captured.layers) - len(errors))]
     parts.append(_count(len(captured.length), "prompt"))
@@ -153,7 +153,7 @@ def describe(captured: Any, out: Path) -> Result:
         "complete": True,
         "digest": captured.digest,
         "prompts": captured.prompts,
-        "closure_error": {str(i): e if np.isfinite(e) else None for i, e in errors.items()},
+        "closure_error": {str(i): e if math.isfinite(e) else None for i, e in errors.items()},
         "not_finite": {str(index): why for index, why in marks.items()},
     }
     return Result(data, "\n".join(lines))

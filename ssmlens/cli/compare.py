@@ -9,7 +9,7 @@ import tyro
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.curves import or_none, share
-from ssmlens.cli.text_table import text_table
+from ssmlens.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)

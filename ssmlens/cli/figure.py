@@ -12,6 +12,7 @@ from ssmlens.errors import UsageError
 View = Literal[
     "map",
     "mask",
+    "erase",
     "channel",
     "softmax",
     "lags",
@@ -30,7 +31,7 @@ View = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class FigureCommand:
-    """Write one figure of the dashboard to a file, or the numbers in it."""
+    """Write one figure of a layer to a file, or the numbers in it."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
@@ -39,7 +40,7 @@ class FigureCommand:
     out: Path
     """The file to write: .svg, .png or .pdf (with ssmlens[export]), .html, or numbers as .csv or .nc (netCDF)."""
     view: View | None = None
-    """What of the layer: maps (map, mask, channel, softmax, lags), signals (steps, norms, half-lives, rates) or
+    """What of the layer: maps (map, mask, erase, channel, softmax, lags), signals (steps, norms, half-lives, rates) or
     weights (the others). Default: map, or channel with --channel."""
     channel: int | None = None
     """The head whose map is drawn, by --view channel or lags."""
@@ -47,18 +48,22 @@ class FigureCommand:
     """Number of the prompt."""
     scale: Literal["linear", "symlog", "rank"] = "linear"
     """Colour scale."""
+    limit: float | None = None
+    """The value at the end of the colours, so that figures can be compared. Default: the figure's own."""
     zoom: str | None = None
-    """The rectangle drawn, queries and keys, each first and one after the last: 0-64,16-80. Signals take the keys."""
+    """Region as Q0-Q1,K0-K1 (ends excluded), such as 0-64,16-80; signal figures use only the keys."""
     sort: Literal["index", "step", "half-life"] = "index"
     """What orders the heads of --view steps."""
     group: int = 0
     """The group of W_B and W_C."""
     theme: Literal["light", "dark"] = "light"
     """Colours."""
-    width: int | None = None
-    """Pixels. Default: the figure's own."""
-    height: int | None = None
-    """Pixels. Default: the figure's own."""
+    title: str | None = None
+    """What stands above; "" leaves it out. Default: layer, what is drawn, prompt and model."""
+    width: str | None = None
+    """Pixels, or with a unit: 9cm, 90mm, 3.5in. Default: the figure's own."""
+    height: str | None = None
+    """As --width."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
@@ -66,49 +71,50 @@ class FigureCommand:
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens_dashboard.address import Address
-        from ssmlens_dashboard.export import FORMS, as_file
-        from ssmlens_dashboard.figures import still
-
+        from ssmlens.plot.file_forms import FORMS, as_file
+        from ssmlens.plot.finish import DEFAULT, pixels
+        from ssmlens.plot.selection import Selection
+        from ssmlens.plot.theme import DARK, LIGHT
         from ssmlens.store import disk, open_capture
 
         if self.out.suffix.lower() not in FORMS:
             raise UsageError(f"--out {self.out.name} ends in none of {', '.join(FORMS)}")
         if self.out.exists() and not self.overwrite:
             raise UsageError(f"{self.out} exists; pass --overwrite, or choose another --out")
-        for side in (self.width, self.height):
-            if side is not None and not 100 <= side <= 10_000:
-                raise UsageError(f"a figure is 100 to 10000 pixels wide and high, not {side}")
+        sides = [None if side is None else pixels(side) for side in (self.width, self.height)]
         view = self.view or ("map" if self.channel is None else "channel")
         if self.channel is not None and view not in ("channel", "lags"):
             raise UsageError("--channel goes with --view channel or --view lags")
-        address = Address(
-            layer=self.layer,
-            prompt=self.prompt,
-            view="map" if self.channel is None else "channel",
-            channel=self.channel or 0,
-            scale=self.scale,
-            zoom=_zoom(self.zoom),
-            sort=self.sort,
-            group=self.group,
-            theme=self.theme,
-        )
+        of_a_matrix = view in ("map", "mask", "erase", "channel", "softmax")
         with open_capture(self.capture) as capture:
-            scene = still(capture, view, address)
-            made = as_file(scene, view, self.out.suffix.lower(), (self.width, self.height))
-        disk.write_file(self.out, made)
-        return Result({"out": str(self.out), "view": view, "bytes": len(made)}, f"{self.out}")
+            what = Selection(
+                layer=capture.layer(self.layer),
+                prompt=self.prompt,
+                kind=view if of_a_matrix else "map" if self.channel is None else "channel",
+                channel=self.channel or 0,
+                region=_region(self.zoom),
+                scale=self.scale,
+                limit=self.limit,
+                sort=self.sort,
+                group=self.group,
+                theme=DARK if self.theme == "dark" else LIGHT,
+            )
+            title = DEFAULT if self.title is None else self.title or None
+            model = str(capture.attributes.get("model", ""))
+            file = as_file(view, what, self.out.suffix.lower(), title, (sides[0], sides[1]), model)
+        disk.write_file(self.out, file)
+        return Result({"out": str(self.out), "view": view, "bytes": len(file)}, f"{self.out}")
 
 
-def _zoom(text: str | None) -> Any:
-    from ssmlens_dashboard.address import parse
+def _region(text: str | None) -> Any:
+    from ssmlens.plot.selection import Region
 
-    if text is None:
-        return None
-    address, notes = parse("maps", f"zoom={text}", ("maps",))
-    if notes or address.zoom is None:
-        raise UsageError(f"--zoom {text} is no rectangle of queries and keys such as 0-64,16-80")
-    return address.zoom
+    try:
+        return None if text is None else Region.parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--zoom {text} is no rectangle of queries and keys such as 0-64,16-80"
+        ) from error
 
 
 COMMAND = FigureCommand

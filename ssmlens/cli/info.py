@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from ssmlens.cli.command import Result
+from ssmlens.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,15 @@ class InfoCommand:
 
 def _layer(layer: Any) -> dict[str, Any]:
     """What is told of one layer; closure_error is None where there is none or it is not finite."""
-    errors = layer.read("closure_error") if "closure_error" in layer else []
-    error = max(map(float, errors), default=math.nan)
+    verdict = layer.verdict
+    error = verdict.errors.get("closure_error", math.nan)
     return {
         "layer": layer.index,
         "kind": layer.kind,
         "mixer": layer.attributes.get("mixer", ""),
-        "finite": layer.finite,
+        "finite": layer.state,
+        "believed": verdict.answer,
+        "reason": verdict.reason,
         "closure_error": error if math.isfinite(error) else None,
         "arrays": {name: list(layer.dims(name)) for name in layer.names},
     }
@@ -60,18 +63,22 @@ def _text(data: dict[str, Any]) -> str:
     for number, prompt in enumerate(data["prompts"]):
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
-    lines += ["", "block  kind             finite   closure_error  mixer"]
     layers = {layer["layer"]: layer for layer in data["layers"]}
+    table = [["block", "kind", "finite", "closure_error", "believed", "mixer"]]
     for block, kind in enumerate(data["block_kinds"]):
-        layer = layers.get(block)
-        if layer is None:
-            lines.append(f"{block:>5}  {kind:15}  not captured")
-            continue
-        error = layer["closure_error"]
-        none = "nan" if "closure_error" in layer["arrays"] else "-"
-        shown = none if error is None else f"{error:.1e}"
-        lines.append(f"{block:>5}  {kind:15}  {layer['finite']:7}  {shown:>13}  {layer['mixer']}")
+        table.append([str(block), kind, *_cells(layers.get(block))])
+    lines += ["", text_table(table, left=(1, 2, -1))]
     return "\n".join(lines)
+
+
+def _cells(layer: dict[str, Any] | None) -> list[str]:
+    """What a row says of a block: nothing but that where it was not captured."""
+    if layer is None:
+        return ["not captured", "", "", ""]
+    error = layer["closure_error"]
+    none = "nan" if "closure_error" in layer["arrays"] else "-"
+    cells = [layer["finite"], none if error is None else f"{error:.1e}", layer["believed"]]
+    return [*cells, layer["mixer"]]
 
 
 COMMAND = InfoCommand

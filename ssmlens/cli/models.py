@@ -3,6 +3,7 @@
 import dataclasses
 
 from ssmlens.cli.command import Result
+from ssmlens.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +22,8 @@ class ModelsCommand:
         for m in models:
             accuracy = "  ".join(f"{length}: {share:.3f}" for length, share in m.accuracy.items())
             rows.append((m.name, m.generation, str(m.layers), m.init, m.task, accuracy))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
         data = [dataclasses.asdict(m) | {"folder": str(m.folder)} for m in models]
-        return Result({"models": data}, "\n".join(lines))
+        return Result({"models": data}, text_table(rows, left=range(len(rows[0]))))
 
 
 COMMAND = ModelsCommand

@@ -11,9 +11,9 @@ from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep import failures
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.text_table import text_table
 from ssmlens.errors import UsageError
 from ssmlens.options import flag
+from ssmlens.text_table import text_table
 from ssmlens.training.config import TrainConfig
 
 # What each arm sets itself.
@@ -52,7 +52,7 @@ class TransplantCommand(SweepOptions):
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.plots.image import FIGURE_FILES
+        from ssmlens.plot.image import FIGURE_FILES
         from ssmlens.training.transplant import transplant
 
         if self.figure is not None and self.figure.suffix.lower() not in FIGURE_FILES:
@@ -131,23 +131,13 @@ def rows(
     return table
 
 
-def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: str) -> None:
+def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any) -> None:
     """Write the figure of some students to a file."""
-    from ssmlens.plots import DARK, LIGHT
-    from ssmlens.plots.image import figure_file
-    from ssmlens.plots.transplant_panels import transplant_panels
-    from ssmlens.runs.measures import DEFAULT, in_words
-    from ssmlens.runs.students import panels
+    from ssmlens.plot import students as students_figure
+    from ssmlens.plot.image import figure_file
     from ssmlens.store import disk
 
-    lengths = list(students[0].at)
-    figure = transplant_panels(
-        *panels(students, scores, lengths),
-        scores,
-        lengths,
-        f"{in_words(DEFAULT)}, all rates",
-        theme=DARK if theme == "dark" else LIGHT,
-    )
+    figure = students_figure(students, scores, theme=theme)
     disk.write_file(path, figure_file(figure, path.suffix.lower()))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.softmax import SOFTMAX
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.notebook import ShownInNotebooks
 from ssmlens.recorder.calls import MixerCall, versions
 from ssmlens.recorder.choose import choose_blocks, why_not
 from ssmlens.recorder.closure import Closure, closure
@@ -19,7 +20,7 @@ from ssmlens.scan.hidden_attention import attention_map
 from ssmlens.scan.operator import Operator
 
 
-class LayerRecord:
+class LayerRecord(ShownInNotebooks):
     """What mixed the tokens of one block in the last forward: its call, and on demand its operands and their proof.
 
     Operands are recomputed when first asked for, from the mixer's input and weights.

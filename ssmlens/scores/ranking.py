@@ -1,9 +1,15 @@
 """A ranking of layers: its rows, as a table to read and as plain values."""
 
 import dataclasses
+import html
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ssmlens.text_table import text_table
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +68,54 @@ class Ranking:
 
     def __str__(self) -> str:
         """An aligned table, then the notes."""
+        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
+        table = text_table(self._table(), left=(-1,))
+        return "\n".join([f"layers by {order}", table, *(f"note: {n}" for n in self.notes)])
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        header, *rows = self._table()
+        cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+        body = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+        )
+        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
+        notes = "".join(f"<div>note: {html.escape(note)}</div>" for note in self.notes)
+        return (
+            f"<div>layers by {html.escape(order)}</div><table><tr>{cells}</tr>{body}</table>{notes}"
+        )
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, `closure_error`, `reason`.
+
+        Its index is the layer's block index.
+        """
+        import pandas
+
+        rows = [
+            {
+                "layer": row.layer,
+                "rank": row.rank,
+                **row.scores,
+                **{f"{name}_spread": value for name, value in row.spread.items()},
+                "closure_error": row.closure_error,
+                "reason": row.reason,
+            }
+            for row in self.rows
+        ]
+        return pandas.DataFrame(rows).set_index("layer") if rows else pandas.DataFrame()
+
+    def _table(self) -> list[list[str]]:
+        """A header, then a row a layer; the reason stands last, under no name."""
+        names = list(self.rows[0].scores) if self.rows else []
         columns = [
             ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
             ["layer", *(str(row.layer) for row in self.rows)],
-            *(self._column(name) for name in (self.rows[0].scores if self.rows else ())),
+            *map(self._column, names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
+            ["", *(row.reason for row in self.rows)],
         ]
-        widths = [max(map(len, column)) for column in columns]
-        reasons = ["", *(row.reason for row in self.rows)]
-        table = [
-            "  ".join([*map(str.rjust, cells, widths), reason]).rstrip()
-            for reason, *cells in zip(reasons, *columns, strict=True)
-        ]
-        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
-        return "\n".join([f"layers by {order}", *table, *(f"note: {n}" for n in self.notes)])
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def _column(self, name: str) -> list[str]:
         """The name, then each row's value: whole numbers as such, others with their spread."""

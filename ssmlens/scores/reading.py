@@ -38,7 +38,7 @@ class LayerLike(Protocol):
         ...
 
     @property
-    def finite(self) -> str:
+    def state(self) -> str:
         """`names.FINITE`, or what is not finite."""
         ...
 
@@ -191,6 +191,6 @@ class Reading:
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]
         if not np.isfinite(array).all():
-            why = _WHY_NOT_FINITE.get(self._layer.finite, self._layer.finite)
+            why = _WHY_NOT_FINITE.get(self._layer.state, self._layer.state)
             raise NotApplicable(f"{name} is not finite ({why})")
         return array

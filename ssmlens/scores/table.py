@@ -10,6 +10,7 @@ import xarray as xr
 from ssmlens.names import LAYER, PROMPT
 from ssmlens.scores.reading import CaptureLike, LayerLike, NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Score
+from ssmlens.store.verdict import CLOSURE, worst
 
 SCORE = "score"
 
@@ -52,9 +53,9 @@ def compute(
     for index in layers:
         layer = capture.layer(index)
         rows.append(_measure_layer(capture, layer, wanted))
-        finite.append(layer.finite)
+        finite.append(layer.state)
         why.append(str(layer.attributes.get("reason", "")))
-        closure.append(_closure_error(layer))
+        closure.append(worst(layer, CLOSURE))
         if progress is not None:
             progress(len(rows), len(layers))
 
@@ -141,10 +142,3 @@ def _reasons(cells: list[_Cell], prompts: int) -> list[str]:
     """A reason for each prompt; a score of weights has the same for all."""
     reasons = [cell.reason for cell in cells]
     return reasons if len(reasons) == prompts else reasons * prompts
-
-
-def _closure_error(layer: LayerLike) -> float:
-    """The worst closure error over prompts; NaN when one is NaN or none is stored."""
-    if "closure_error" not in layer:
-        return math.nan
-    return float(np.max(layer.read("closure_error"), initial=0.0))

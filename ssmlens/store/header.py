@@ -72,6 +72,12 @@ class CaptureHeader:
         if taken:
             raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
 
+    def strings(self, prompt: int) -> list[str]:
+        """The real tokens of one prompt as text; their ids where there is no text."""
+        if self.token_strings is not None:
+            return list(self.token_strings[prompt])
+        return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+
     @property
     def prompts(self) -> int:
         """Number of prompts."""

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import FINITE, MAP_ARRAYS
+from ssmlens.names import MAP_ARRAYS
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
+from ssmlens.store.verdict import CLOSURE
 
 SOFTMAX = "softmax"
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
@@ -55,25 +56,23 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
     found = [f"{what}: not what was written" for what in layer.damages()]
-    if layer.finite == FINITE:
+    if layer.finite:
         unknown = ["closure_error"] if layer.attributes.get("closure_reason") else []
         read = [name for name in layer.names if name not in unknown]
         found += [f"{n} is not finite" for n in read if not np.isfinite(layer.read(n)).all()]
-        found += _closure_problems(capture, layer)
+        found += _closure_problems(layer)
         if not found:
             for prompt in range(capture.prompts):
                 found += _prompt_problems(capture, layer, prompt)
     return [f"layer {layer.index}: {problem}" for problem in found]
 
 
-def _closure_problems(capture: Capture, layer: Layer) -> list[str]:
-    tolerance = capture.attributes.get("closure_tolerance")
-    if tolerance is None or "closure_error" not in layer or layer.attributes.get("closure_reason"):
-        return []
+def _closure_problems(layer: Layer) -> list[str]:
     return [
-        f"prompt {prompt}: closure error {error:.2g} is above {tolerance:g}: do not believe its maps"
-        for prompt, error in enumerate(layer.read("closure_error"))
-        if not error <= tolerance
+        f"prompt {failure.prompt}: closure error {failure.error:.2g} is above {failure.tolerance:g}: "
+        "do not believe its maps"
+        for failure in layer.verdict.failures
+        if failure.error_name == CLOSURE
     ]
 
 

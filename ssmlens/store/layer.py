@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.names import (
+    FINITE,
     GROUP,
     HEAD,
     LARGEST_WHOLE_MAP,
@@ -24,6 +25,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
+from ssmlens.notebook import ShownInNotebooks
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.spans import check_spans
 from ssmlens.scan.tiles import map_tile
@@ -42,9 +44,10 @@ from ssmlens.store.schema import (
     axis_of_size,
     operator_name,
 )
+from ssmlens.store.verdict import Verdict, judge
 
 
-class Layer:
+class Layer(ShownInNotebooks):
     """The arrays of one block, read when asked for. Get one from `Capture.layer`.
 
     Attributes:
@@ -58,6 +61,7 @@ class Layer:
         self._group = group
         self._header = header
         self._path = path
+        self._verdict: Verdict | None = None
         with damage_told(path, f"layer {index}"):
             told = hdf5.read_attributes(group)
         self.digest = str(told["digest"])
@@ -100,16 +104,34 @@ class Layer:
         return self.shape(name)[axes[name].index(HEAD)]
 
     @property
-    def finite(self) -> str:
+    def state(self) -> str:
         """ "yes", or where numbers stopped being finite: "weights", "input", "output" (`names.FINITE` ...)."""
         return str(self.attributes["finite"])
+
+    @property
+    def finite(self) -> bool:
+        """Whether weights, input and output were all finite."""
+        return self.state == FINITE
+
+    @property
+    def verdict(self) -> Verdict:
+        """May its maps be believed: yes, no or not resolved, with the reason and the errors."""
+        if self._verdict is None:
+            tolerance = self._header.attributes.get("closure_tolerance")
+            self._verdict = judge(self, None if tolerance is None else float(tolerance))
+        return self._verdict
+
+    def token_strings(self, prompt: int = 0) -> list[str]:
+        """The real tokens of one prompt as text. Raises UsageError where there is no such prompt."""
+        self.length(prompt)
+        return self._header.strings(prompt)
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
     def __repr__(self) -> str:
         mixer = self.attributes.get("mixer", "")
-        return f"<Layer {self.index} {mixer} finite={self.finite}: {', '.join(self.names)}>"
+        return f"<Layer {self.index} {mixer} finite={self.state}: {', '.join(self.names)}>"
 
     def dims(self, name: str) -> tuple[str, ...]:
         """The axes of a stored array. Raises UsageError where the layer has none of that name."""

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
+from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, disk, hdf5
 from ssmlens.store.guard import damage_told, open_guarded
 from ssmlens.store.header import CaptureHeader
@@ -38,7 +39,7 @@ def open_capture(path: Path | str) -> "Capture":
         raise
 
 
-class Capture:
+class Capture(ShownInNotebooks):
     """A stored capture. Open one with `open_capture`; it is a context manager.
 
     Attributes:
@@ -122,9 +123,7 @@ class Capture:
         """The real tokens of one prompt as text; their ids where the capture has no text."""
         if not 0 <= prompt < self.prompts:
             raise UsageError(f"prompt {prompt} is out of range: 0..{self.prompts - 1}")
-        if self.header.token_strings is not None:
-            return list(self.header.token_strings[prompt])
-        return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+        return self.header.strings(prompt)
 
     def layer(self, index: int) -> Layer:
         """One layer by its block index. Raises UsageError where it was not captured."""
@@ -171,9 +170,6 @@ class Capture:
             f"<Capture {self.path}: {model}, layers {_listed(self.layers)} of {self.n_layer}, "
             f"{self.prompts} prompts of {tokens} tokens>"
         )
-
-    def _repr_html_(self) -> str:
-        return self.to_xarray()._repr_html_()
 
 
 def _open_file(path: Path, files: ExitStack) -> Capture:

@@ -15,8 +15,8 @@ QUIET = [
 
 @pytest.fixture(scope="session")
 def make_capture():
-    """Builds a capture in memory (tests/plots/fake_capture.py)."""
-    fake = Path(__file__).parents[1] / "plots" / "fake_capture.py"
+    """Builds a capture in memory (tests/plot/fake_capture.py)."""
+    fake = Path(__file__).parents[1] / "plot" / "fake_capture.py"
     return runpy.run_path(str(fake))["make_capture"]
 
 

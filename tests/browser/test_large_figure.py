@@ -1,9 +1,9 @@
 """A map too large to carry its numbers, in a real browser: the image shows it and hover still answers."""
 
 import numpy as np
+import plotly.graph_objects as go
 
-from ssmlens.plots import attention_heatmap, causal
-from ssmlens.plots.heatmap import NUMBERS
+from ssmlens.plot.tiles import NUMBERS, tile, tile_spec
 
 
 def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):
@@ -11,7 +11,9 @@ def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):
     values = np.tril(np.full((tokens, tokens), 0.01))
     values[200, 64] = -7.5
     assert values.size > NUMBERS
-    figure = attention_heatmap(causal(values), [chr(97 + i % 26) for i in range(tokens)])
+    shown = tile(values, (0, tokens), (0, tokens), "peak")
+    words = [chr(97 + i % 26) for i in range(tokens)]
+    figure = go.Figure(tile_spec(shown, words, hover="tokens"))
     figure.update_layout(width=1000, height=850)
     figure.write_html(tmp_path / "figure.html", include_plotlyjs=True)
     page = browser.new_page(viewport={"width": 1000, "height": 850})

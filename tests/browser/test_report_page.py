@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from ssmlens.plots import SCALES, causal, report
-from ssmlens.plots.scales import coloured
+from ssmlens.plot.raster import causal
+from ssmlens.plot.report_page import report
+from ssmlens.plot.scales import SCALES, coloured
+from ssmlens.plot.theme import SIGNED, UNIT
 
 HOSTILE = [
     "</script><img src=x onerror=window.hacked=1>",
@@ -23,7 +25,7 @@ def show(browser, tmp_path):
 
     def open_page(capture, scheme="light"):
         file = tmp_path / "report.html"
-        file.write_text(report(capture), encoding="utf-8")
+        report(capture).save(file)
         context = browser.new_context(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -53,6 +55,26 @@ def drawn(page, what):
     return page.evaluate(
         f"() => {{ const d = document.getElementById('map').data[0]; return {what}; }}"
     )
+
+
+def picture(page, side):
+    """Red, green, blue and opacity (0-255) in the middle of each cell of the map's image."""
+    data = page.evaluate(
+        """async (side) => {
+          const image = new Image();
+          image.src = document.getElementById("map").layout.images[0].source;
+          await image.decode();
+          const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+          const context = canvas.getContext("2d", { willReadFrequently: true }), cell = image.width / side, found = [];
+          context.drawImage(image, 0, 0);
+          for (let row = 0; row < side; row++)
+            for (let key = 0; key < side; key++)
+              found.push(...context.getImageData((key + 0.5) * cell, (row + 0.5) * cell, 1, 1).data);
+          return found;
+        }""",
+        side,
+    )
+    return np.array(data).reshape(side, side, 4)
 
 
 def test_a_thumbnail_opens_its_map_with_tokens_on_both_axes(show, make_capture):
@@ -94,18 +116,24 @@ def test_colour_scales_are_those_of_the_python_figures(show, make_capture, scale
             f"#scales button:nth-child({SCALES.index(scale) + 1})[aria-pressed=true]"
         )
         page.wait_for_timeout(200)
-        shown = np.array(drawn(page, "d.z"), dtype=float)
         values = np.array(drawn(page, "d.customdata"), dtype=float)
         assert np.allclose(
             values, causal(capture.layer(0).read(name, 0)), rtol=2**-8, equal_nan=True
         )
-        python = coloured(values, scale, signed=signed)
-        assert np.allclose(shown, python.position, atol=1e-5, equal_nan=True)
+        python = coloured(values.astype(np.float32), scale, signed=signed)
+        strength = np.rint(np.abs(np.clip(python.position, -1, 1)) * (127 if signed else 254))
+        share = np.nan_to_num(strength) / (127 if signed else 254)
+        pixels = picture(page, len(values))
+        assert np.array_equal(pixels[..., 3], np.rint(share * 255)), "as strong as in Python"
+        for place in (np.nanargmax(values), np.nanargmin(values)):
+            row, key = np.unravel_index(place, values.shape)
+            end = SIGNED[0 if values[row, key] < 0 else -1] if signed else UNIT[-1]
+            if pixels[row, key, 3] > 200:  # a canvas keeps the hue of what it can be seen of
+                assert np.allclose(pixels[row, key, :3], end[1][:3], atol=2)
         places, texts = python.ticks
-        assert np.allclose(drawn(page, "d.colorbar.tickvals"), places, atol=1e-5)
-        words = [float(t.replace("−", "-").rstrip(" %")) for t in texts]
-        told = [float(t.replace("−", "-").rstrip(" %")) for t in drawn(page, "d.colorbar.ticktext")]
-        assert told == words
+        bar = page.evaluate("document.getElementById('map').data[1].marker.colorbar")
+        assert np.allclose(bar["tickvals"], places, atol=1e-5)
+        assert tuple(bar["ticktext"]) == texts
         page.keyboard.press("Escape")
 
 

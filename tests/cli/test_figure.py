@@ -7,12 +7,13 @@ import typing
 
 import pytest
 import xarray as xr
-from ssmlens_dashboard.address import Address
-from ssmlens_dashboard.export import as_file
-from ssmlens_dashboard.figures import FIGURES, still
 
 import ssmlens
 from ssmlens.cli.figure import View
+from ssmlens.plot.catalogue import FIGURES
+from ssmlens.plot.file_forms import as_file
+from ssmlens.plot.finish import DEFAULT
+from ssmlens.plot.selection import Selection
 
 HOSTILE = "</script><img src=x onerror=alert(1)><b>"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -62,8 +63,8 @@ def test_html_is_one_page_that_runs_nothing_of_the_file(capture):
     with ssmlens.open_capture(capture) as opened:
         opened.header.attributes["model"] = HOSTILE
         opened.header.token_strings[0][:] = [HOSTILE] * len(opened.header.token_strings[0])
-        scene = still(opened, "steps", Address(layer=3))
-        page = as_file(scene, "steps", ".html", (None, None)).decode()
+        what = Selection(layer=opened.layer(3))
+        page = as_file("steps", what, ".html", DEFAULT, (None, None), HOSTILE).decode()
     figure = page.partition("Plotly.newPlot")[2]
     assert figure.count("<") == figure.count("</script>") + figure.count("</div>") + 2  # body, html
     assert figure.count("</script>") == 1
@@ -87,6 +88,21 @@ def test_images(figure, form, magic):
         assert "rgb(23, 27, 34)" in text
     if form == "png":
         assert made[16:24] == (1000).to_bytes(4, "big") + (920).to_bytes(4, "big")
+
+
+def test_limit_title_and_size_are_the_readers(figure):
+    """Two figures of one limit have the same colours; a title can be chosen or left out; a size has a unit."""
+    pages = [
+        figure(*options, "--width", "10cm", "--overwrite", out="m.html").read_text()
+        for options in (["--limit", 2.5, "--title", "mine"], ["--limit", 2.5, "--title", ""], [])
+    ]
+    spec = [page.partition("Plotly.newPlot")[2] for page in pages]
+    assert all('"width":378' in text for text in spec)  # 10 / 2.54 * 96
+    assert ['"text":"mine"' in text for text in spec] == [True, False, False]
+    assert ["Layer 3: attention map" in text for text in spec] == [False, False, True]
+    ticks = [text.partition('"ticktext":')[2].partition("]")[0] for text in spec]
+    assert ticks[0] == ticks[1] != ticks[2]
+    assert '"2"' in ticks[0]
 
 
 @pytest.fixture
@@ -143,8 +159,10 @@ def test_a_browser_that_fails_is_one_line(refused, monkeypatch):
         (["--layer", 3, "--zoom", ""], "is no rectangle"),
         (["--layer", 3, "--zoom", "0-500,0-3"], "ends after the 36 tokens"),
         (["--layer", 3, "--width", 5], "100 to 10000 pixels"),
+        (["--layer", 3, "--width", "9in9"], "has a unit such as 9cm"),
+        (["--layer", 3, "--width", "nanpx"], "has a unit such as 9cm"),
         (["--layer", 3, "--group", 1], "has 1 groups: no 1"),
-        (["--layer", 3, "--view", "softmax"], "has no array 'softmax_attention_map'"),
+        (["--layer", 3, "--view", "softmax"], "layer 3 has no softmax; it has map, mask, channel"),
         (["--layer", 3, "--view", "maps"], "maps"),
         ([], "--layer"),
     ],

@@ -1,5 +1,7 @@
 import pytest
-from ssmlens_dashboard.address import LONGEST, Address, Place, Zoom, defaults, instead, parse
+from ssmlens_dashboard.address import LONGEST, Address, Place, defaults, instead, parse
+
+from ssmlens.plot.selection import Region as Zoom
 
 PAGES = ("layers", "maps")
 

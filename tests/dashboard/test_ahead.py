@@ -58,13 +58,14 @@ def test_what_is_an_arrow_away_is_drawn_and_kept(tmp_path, write_capture, monkey
         ("layer=3&view=channel&channel=5", [f"layer=3&view=channel&channel={n}" for n in (5, 4)]),
     ):
         expected = [page.map_figure(scene_of(path, there)) for there in near]
-        monkeypatch.setattr(page, "_FIGURES", Cache(1 << 20, lambda _: 1))
+        empty = Cache(16 << 20)
+        monkeypatch.setattr(page, "CACHE", empty)
         things = page.PAGE.ahead(scene_of(path, search))
         for make in things:
             make()
         assert len(things) == len(near)
         with monkeypatch.context() as patch:
-            patch.setattr(page, "tile_spec", None)  # nothing is left to draw
+            patch.setattr(page, "matrix_spec", None)  # nothing is left to draw
             assert [page.map_figure(scene_of(path, there)) for there in near] == expected
 
 

@@ -3,12 +3,15 @@ import shutil
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from ssmlens_dashboard.address import Zoom, parse
+from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import compare as page
 from ssmlens_dashboard.scene import resolve
-from ssmlens_dashboard.views import compare, maps
+from ssmlens_dashboard.views import compare
+from ssmlens_dashboard.views.cache import CACHE
 
+from ssmlens.plot import matrix
+from ssmlens.plot.selection import Region as Zoom
 from ssmlens.store import open_capture
 
 
@@ -62,13 +65,13 @@ def test_the_difference_is_a_minus_b_over_the_tokens_of_both(at, ids, stored):
 def test_the_difference_of_unequal_lengths_says_so(at, ids):
     scene = at(f"layer=3&against={ids['long']}.1.0")
     one, other = compare.sides(scene)
-    assert compare.difference_tile(one.drawn, other.drawn, None).keys == (0, one.drawn.tokens)
-    assert other.drawn.tokens == 51
+    assert compare.difference_tile(one.drawn, other.drawn, None).keys == (0, one.drawn.length)
+    assert other.drawn.length == 51
     titles = [
         note.text
         for note in go.Figure(page.maps_figure(scene, page.shown(scene))).layout.annotations
     ]
-    assert titles[-1] == f"<b>A − B, the {one.drawn.tokens} tokens of both</b>"
+    assert titles[-1] == f"<b>A − B, the {one.drawn.length} tokens of both</b>"
 
 
 def test_numbers_that_set_them_apart(at, ids, stored):
@@ -222,14 +225,14 @@ def test_a_place_that_is_damaged_is_told_beside_it(write_capture, tmp_path, scen
 
 @pytest.mark.parametrize("scale", ["linear", "symlog", "rank"])
 def test_maps_that_are_not_finite_draw_nothing_and_fail_nothing(at, ids, monkeypatch, scale):
-    whole = maps.matrix
-    monkeypatch.setattr(maps, "matrix", lambda what: whole(what) * np.nan)
-    maps._SMALL._held.clear()  # limits of the same maps, finite, from other tests
+    whole = matrix._matrix
+    monkeypatch.setattr(matrix, "_matrix", lambda what: whole(what) * np.nan)
+    CACHE.clear()  # limits of the same maps, finite, from other tests
     scene = at(f"layer=2&scale={scale}&against={ids['copy-mimetic']}.2.0")
     figure, *_ = page.drawn(scene)
     assert len(figure["layout"]["images"]) == 3
     assert "correlation with A" in str(page.scores(scene))
-    maps._SMALL._held.clear()
+    CACHE.clear()
 
 
 def test_a_map_against_itself_leaves_nothing(at, ids):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from ssmlens_dashboard.pages import layers as page
-from ssmlens_dashboard.views.scores import proven, scores
+from ssmlens_dashboard.views.scores import scores
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ def test_a_layer_that_is_not_proven_is_told_in_red_with_the_reason(
 ):
     path = write_capture(tmp_path / "bad.h5", layers=2, tokens=9, closure=[1e-6, 0.5])
     scene = scene_at(path, "", "layers")
-    assert page.verdict(proven(scene.capture)[0], scene) == "proven"
-    assert "closure_error" in page.verdict(proven(scene.capture)[1], scene)
+    assert page.verdict(scene.capture.layer(0)) == "proven"
+    assert "closure_error" in page.verdict(scene.capture.layer(1))
     assert "✗ not proven: layer 1" in texts(page.layout(scene))
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path, write_capture, scene_at):
     path = write_capture(tmp_path / "nan.h5", layers=2, tokens=9, broken=[1])
     scene = scene_at(path, "", "layers")
-    assert page.verdict(proven(scene.capture)[1], scene) == "weights not finite: W_B has NaN"
+    assert page.verdict(scene.capture.layer(1)) == "weights not finite: W_B has NaN"
     scores(scene.capture, math.inf)
     _, columns, rows, *_ = page.ranked(scene)
     assert rows[-1]["layer"] == 1

@@ -6,7 +6,8 @@ from ssmlens_dashboard.address import Address
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.pages import maps as page
 from ssmlens_dashboard.scene import resolve
-from ssmlens_dashboard.views import maps
+
+from ssmlens.plot import matrix
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def test_windows_are_the_matrix_of_the_definition(at, exact):
     whole, mask = exact
     views = {"view=map": whole.mean(0), "view=mask": mask, "view=channel&channel=5": whole[5]}
     for search, expected in views.items():
-        what = maps.drawn(at(f"layer=3&{search}"))
-        found = maps.window(what, (7, 20), (2, 11))
+        what = at(f"layer=3&{search}").selection
+        found = matrix.window(what, (7, 20), (2, 11))
         assert np.allclose(found, expected[7:20, 2:11], atol=2e-6 * np.abs(expected).max())
 
 
@@ -43,7 +44,7 @@ def test_the_row_is_the_querys_and_ends_at_it(at, exact):
 def test_colours_do_not_change_with_the_zoom(at):
     for scale in ("linear", "symlog"):
         whole, part = (
-            maps.colour_limit(maps.drawn(scene), scale)
+            matrix.colour_limit(scene.selection, scale)
             for scene in (at("layer=3"), at("layer=3&zoom=3-9,0-5"))
         )
         assert whole == part
@@ -84,7 +85,7 @@ def test_everything_answers_all_outputs(at):
 
 def test_the_pointer_is_given_small_rectangles_and_whole_rows(client_of, tmp_path, write_capture):
     client = client_of(write_capture(tmp_path / "run.h5", layers=1, tokens=90))
-    whole = maps.matrix(maps.drawn(resolve(Address(page="maps"), Library([tmp_path]))))
+    whole = matrix.matrix(resolve(Address(page="maps"), Library([tmp_path])).selection)
     for zoom, (queries, keys) in {
         "80-81,0-81": (slice(80, 81), slice(0, 81)),
         "3-67,1-65": (slice(3, 67), slice(1, 65)),

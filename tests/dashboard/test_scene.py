@@ -1,7 +1,9 @@
 import pytest
-from ssmlens_dashboard.address import Address, Zoom
+from ssmlens_dashboard.address import Address
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.scene import resolve
+
+from ssmlens.plot.selection import Region as Zoom
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ssmlens_dashboard.pages import signals as page
-from ssmlens_dashboard.routes import as_csv, as_netcdf
-from ssmlens_dashboard.views import signals
+
+from ssmlens.plot import signal_numbers as signals
+from ssmlens.plot.number_files import as_csv, as_netcdf
 
 MIXED = runpy.run_path(str(Path(__file__).with_name("mixed_layers.py")))
 HEADS = 6
@@ -27,7 +28,7 @@ def arrays():
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("prompt", [0, 1, 2])
 def test_half_lives_halve_what_is_held(at, arrays, layer, prompt):
-    what = signals.heard(at(f"layer={layer}&prompt={prompt}"))
+    what = at(f"layer={layer}&prompt={prompt}").selection
     delta = arrays[layer]["delta"][prompt, : MIXED["LENGTHS"][prompt]].astype(np.float64)
     A = arrays[layer]["A"].astype(np.float64).reshape(HEADS, -1)
     lives = signals.half_lives(what)
@@ -36,7 +37,7 @@ def test_half_lives_halve_what_is_held(at, arrays, layer, prompt):
 
 
 def test_half_lives_where_the_decay_depends_on_the_data(at, arrays):
-    what = signals.heard(at("layer=2&prompt=1"))
+    what = at("layer=2&prompt=1").selection
     mean = arrays[2]["log_decay"][1, :5].astype(np.float64).mean(0)
     assert np.allclose(np.exp(mean[:, None] * signals.half_lives(what)), 0.5)
     rates = signals.rates(what)
@@ -45,7 +46,7 @@ def test_half_lives_where_the_decay_depends_on_the_data(at, arrays):
 
 
 def test_a_rate_of_zero_never_decays_and_is_not_counted(at, monkeypatch):
-    what = signals.heard(at("layer=0"))
+    what = at("layer=0").selection
     rates = np.array([[0.0, 1, 10], [1, 1, 0.1]])
     monkeypatch.setattr(signals, "rates", lambda _: rates)
     edges, counts = signals.rate_counts(what)
@@ -55,7 +56,7 @@ def test_a_rate_of_zero_never_decays_and_is_not_counted(at, monkeypatch):
 
 
 def test_norms_are_those_of_each_group(at, arrays):
-    what = signals.heard(at("layer=1&prompt=1"))
+    what = at("layer=1&prompt=1").selection
     B = arrays[1]["B"][1, :5].astype(np.float64)
     assert np.allclose(signals.norm(what, "B"), np.sqrt((B**2).sum(2)), rtol=1e-6)
     few = signals.norms(what, (1, 4))
@@ -71,7 +72,7 @@ def coarse(monkeypatch):
 
 @pytest.mark.parametrize("order", ["index", "step", "half-life"])
 def test_cells_are_means_of_tokens_and_of_heads_in_their_order(at, arrays, coarse, order):
-    what = signals.heard(at("layer=0"))
+    what = at("layer=0").selection
     delta = arrays[0]["delta"][0].astype(np.float64)
     A = arrays[0]["A"].astype(np.float64)
     lives = np.median(math.log(2) / (np.abs(A) * delta.mean(0)[:, None]), axis=1)
@@ -87,7 +88,7 @@ def test_cells_are_means_of_tokens_and_of_heads_in_their_order(at, arrays, coars
 
 
 def test_rows_of_single_heads_bear_their_numbers(at, arrays):
-    cells, labels = signals.step_cells(signals.heard(at("layer=0")), (0, 9), "step")
+    cells, labels = signals.step_cells(at("layer=0").selection, (0, 9), "step")
     delta = arrays[0]["delta"][0]
     assert sorted(labels) == [str(h) for h in range(HEADS)]
     assert np.allclose(cells[0], delta[:, int(labels[0])])
@@ -97,11 +98,11 @@ def test_rows_of_single_heads_bear_their_numbers(at, arrays):
 def test_colours_do_not_change_with_the_zoom(at):
     for scale in ("linear", "symlog"):
         limits = {
-            signals.step_limit(signals.heard(at(f"layer=0{zoom}")), scale)
+            signals.step_limit(at(f"layer=0{zoom}").selection, scale)
             for zoom in ("", "&zoom=2-4,1-3")
         }
         assert len(limits) == 1
-    assert signals.step_limit(signals.heard(at("layer=0")), "rank") is None
+    assert signals.step_limit(at("layer=0").selection, "rank") is None
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 5])
@@ -126,7 +127,7 @@ def test_every_kind_of_layer_at_every_address(at, layer, search):
 
 def test_a_zoom_shows_the_tokens_of_its_keys(at):
     scene = at("layer=0&zoom=0-3,4-9")
-    steps, norms = page.steps(scene), page.norms(scene)
+    steps, norms = page.steps(scene.selection), page.norms(scene.selection)
     assert steps.layout.meta == norms.layout.meta == {"first": 4, "end": 9, "block": 1}
     assert steps.data[0].customdata.shape == (HEADS, 5)
     assert [label.split()[0] for label in steps.layout.xaxis.categoryarray] == list("45678")
@@ -142,7 +143,7 @@ def test_softmax_attention_has_none_and_says_so(at):
 def test_what_is_not_finite_is_shown_with_holes_and_its_reason(at):
     *figures, hidden, told = page.everything(at("layer=4&scale=symlog&sort=step"))
     assert hidden is False
-    assert told == "layer 4: not finite (weights): W_B holds NaN"
+    assert told == "layer 4: weights not finite: W_B holds NaN"
     assert np.isnan(figures[0].data[0].customdata[:, 2:]).all()
     assert np.isfinite(figures[0].data[0].customdata[:, :2]).all()
 
@@ -157,5 +158,5 @@ def test_numbers_for_a_download(at, arrays):
 
 def test_a_shipped_model(copying, scene_at):
     scene = scene_at(copying, "layer=3", "signals")
-    assert page.half_lives(scene).data[-1].x.size == 32
+    assert page.half_lives(scene.selection).data[-1].x.size == 32
     assert "384 heads" in page.told(scene)

@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ssmlens_dashboard.pages import weights as page
-from ssmlens_dashboard.routes import as_csv
-from ssmlens_dashboard.views import weights
+from ssmlens_dashboard.views.weights import scored_weights
 
+from ssmlens.plot import layer_figures as figures
+from ssmlens.plot import weight_numbers as weights
+from ssmlens.plot.number_files import as_csv
 from ssmlens.scores import compute
 
 MIXED = runpy.run_path(str(Path(__file__).with_name("mixed_layers.py")))
@@ -26,7 +28,7 @@ def arrays():
 @pytest.mark.parametrize("side", [1, 2, 4, 5, 10, 11, 50])
 @pytest.mark.parametrize("group", [0, 1])
 def test_cells_are_means_of_squares_of_the_product(at, arrays, side, group):
-    pair = weights.pair(at(f"layer=1&group={group}"))
+    pair = weights.pair(at(f"layer=1&group={group}").selection)
     B, C = (arrays[1][name][group].astype(np.float64) for name in ("W_B", "W_C"))
     whole = C.T @ B
     cells, several = weights.product_cells(pair, side)
@@ -41,7 +43,7 @@ def test_cells_are_means_of_squares_of_the_product(at, arrays, side, group):
 def test_the_states_product(at, arrays):
     B, C = (arrays[0][name][1].astype(np.float64) for name in ("W_B", "W_C"))
     assert np.allclose(
-        weights.state_product(weights.pair(at("layer=0&group=1"))), B @ C.T, atol=1e-6
+        weights.state_product(weights.pair(at("layer=0&group=1").selection)), B @ C.T, atol=1e-6
     )
 
 
@@ -57,7 +59,7 @@ def check_entries(found, product):
 
 
 def test_entries_on_the_diagonal_and_off_it(at, arrays):
-    pair = weights.pair(at("layer=0"))
+    pair = weights.pair(at("layer=0").selection)
     B, C = (arrays[0][name][0].astype(np.float64) for name in ("W_B", "W_C"))
     check_entries(weights.input_entries(pair), C.T @ B)
     check_entries(weights.state_entries(pair), B @ C.T)
@@ -94,7 +96,7 @@ def test_numbers_are_the_scores_of_the_ranking(at, layer):
     table = compute(scene.capture, ["bc_correlation", "bc_effective", "bc_identity"]).sel(
         layer=layer
     )
-    found = {number.name: number.value for number in weights.numbers(scene.capture, scene.layer)}
+    found = {number.name: number.value for number in scored_weights(scene.capture, scene.layer)}
     assert set(found) == {"bc_correlation", "bc_z", "bc_effective", "bc_shift", "bc_identity"}
     for name, value in found.items():
         assert np.isclose(float(table[name]), value)
@@ -126,7 +128,7 @@ def test_layers_without_say_why(at, layer, why):
 
 def test_numbers_say_why_they_are_not_there(at):
     scene = at("layer=5")
-    told = weights.numbers(scene.capture, scene.layer)
+    told = scored_weights(scene.capture, scene.layer)
     assert all(np.isnan(number.value) and "no W_B" in number.told for number in told)
 
 
@@ -138,7 +140,7 @@ def test_numbers_for_a_download(at, arrays):
 
 def test_a_shipped_model(copies, scene_at):
     scene = scene_at(copies("copy-mamba2-mimetic", 17), "layer=3", "weights")
-    found = {number.name: number.value for number in weights.numbers(scene.capture, scene.layer)}
+    found = {number.name: number.value for number in scored_weights(scene.capture, scene.layer)}
     assert round(found["bc_correlation"], 2) == -0.32
     assert round(found["bc_effective"], 2) == 0.32
-    assert len(page.kernels(scene).layout.images) == 3
+    assert len(figures.kernels(scene.selection).layout.images) == 3

@@ -127,11 +127,11 @@ def test_attention_that_is_not_finite_is_marked(tmp_path, broken, finite):
         (block.norm if broken == "norm" else block.mixer.in_proj).weight[-1] = torch.nan
     with ssmlens.capture(model, IDS, tmp_path / "run") as captured:
         layer = captured.layer(1)
-        assert layer.finite == finite
+        assert layer.state == finite
         # a value that is not finite leaves the weights of attention as they are
         assert np.isnan(layer.read("attention_map")[0]).any() == (broken == "norm")
         assert not layer.read("attention_map")[1, 4:].any()
-        assert (captured.layer(0).finite, captured.layer(2).finite) == ("yes", "input")
+        assert (captured.layer(0).state, captured.layer(2).state) == ("yes", "input")
     assert verify(tmp_path / "run") == []
 
 

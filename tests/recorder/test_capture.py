@@ -98,7 +98,7 @@ def test_operands_maps_and_weights_of_every_prompt(model, tmp_path):
                     np.testing.assert_array_equal(kept, view.detach().numpy().reshape(kept.shape))
                 for name in ("closure_error", "map_error", "mask_error"):
                     assert layer.read(name)[p] < 1e-5
-                assert layer.finite == "yes"
+                assert layer.state == "yes"
                 assert layer.attributes["adapter"] == adapter.family
                 assert layer.attributes["d_conv"] == 4
     assert verify(tmp_path / "run") == []
@@ -427,7 +427,7 @@ def test_a_prompt_that_is_not_finite_leaves_the_others_alone(mamba, tmp_path, mo
     with ssmlens.capture(mamba, IDS, tmp_path / "run", channels=[0]) as captured:
         for index in captured.layers:
             layer = captured.layer(index)
-            assert layer.finite == "input"
+            assert layer.state == "input"
             for name in ("attention_map", "attention_mask", "channel_map", "closure_error"):
                 lost = np.isnan(layer.read(name).reshape(5, -1)).any(1)
                 assert lost.tolist() == [True, False, False, True, False], name

@@ -15,7 +15,7 @@ class FakeLayer:
     index: int
     arrays: dict[str, np.ndarray]
     length: np.ndarray
-    finite: str = FINITE
+    state: str = FINITE
     attributes: dict = dataclasses.field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
@@ -67,7 +67,7 @@ def make_capture() -> Callable[..., FakeCapture]:
             made.append(
                 FakeLayer(
                     index=entries.pop("index", place),
-                    finite=entries.pop("finite", FINITE),
+                    state=entries.pop("finite", FINITE),
                     attributes=entries.pop("attributes", {}),
                     arrays=entries,
                     length=lengths,

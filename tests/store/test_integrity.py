@@ -133,7 +133,9 @@ def test_a_layer_that_says_why_it_is_not_finite(sample, tmp_path):
     path = writer.finish()
     assert verify(path) == []
     with open_capture(path) as capture:
-        assert capture.layer(2).finite == "weights"
+        assert capture.layer(2).state == "weights"
+        assert capture.layer(2).finite is False
+        assert capture.layer(0).finite is True
         assert np.isnan(capture.layer(2).read("delta")).all()
 
 

@@ -53,7 +53,7 @@ def test_the_header_comes_back(path, sample):
         # strings of fixed length end at a NUL, so one inside is shown as a sign
         assert capture.prompt_texts[1] == "prompt 1 “quoted”\n␀ end"
         assert capture.layer(2).attributes == sample.attributes(2)
-        assert capture.layer(2).finite == "yes"
+        assert capture.layer(2).state == "yes"
         assert "layers 0, 2 of 4" in repr(capture)
         assert "delta" in repr(capture.layer(0))
 
@@ -189,7 +189,7 @@ def test_to_xarray_is_lazy_and_equal(path, sample):
                 if name != "channel":
                     assert not node[name].variable._in_memory
                 np.testing.assert_array_equal(node[name].values, array)
-        assert "delta" in capture._repr_html_()
+        assert "delta" in capture.to_xarray()._repr_html_()
 
 
 def test_unfinished_captures_say_how_to_resume(sample, tmp_path):

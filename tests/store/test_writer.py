@@ -309,8 +309,8 @@ def test_finite_is_the_worst_of_the_batches(sample, tmp_path):
                 told |= {"finite": "input", "reason": f"batch {batch}"}
             writer.write(layer, batch, sample.batch_of(arrays, writer.prompts(batch)), told)
     with open_capture(writer.finish()) as capture:
-        assert capture.layer(0).finite == "yes"
-        assert capture.layer(2).finite == "input"
+        assert capture.layer(0).state == "yes"
+        assert capture.layer(2).state == "input"
         assert capture.layer(2).attributes["reason"] == "batch 2"
 
 

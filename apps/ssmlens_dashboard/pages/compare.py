@@ -10,24 +10,26 @@ from dash.dependencies import ALL
 from dash.development.base_component import Component
 
 from ssmlens.errors import UsageError
-from ssmlens.plots import SCALES
-from ssmlens.plots.labels import visible
-from ssmlens.plots.side_by_side import Panel, side_by_side
-from ssmlens.plots.theme import Spec
-from ssmlens.plots.tiles import tile_spec
-from ssmlens.store import Capture
+from ssmlens.names import MASK
+from ssmlens.plot.labels import visible
+from ssmlens.plot.matrix import colour_limit
+from ssmlens.plot.scales import SCALES
+from ssmlens.plot.selection import KINDS, kinds_of
+from ssmlens.plot.side_by_side import Panel, side_by_side
+from ssmlens.plot.theme import Spec
+from ssmlens.plot.tiles import tile_spec
 from ssmlens_dashboard import places
-from ssmlens_dashboard.address import LIMITS, MAP_VIEWS, Address, Place
+from ssmlens_dashboard.address import LIMITS, Address, Place
 from ssmlens_dashboard.controls import SHOWN, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.library import Entry
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene, most_channels
-from ssmlens_dashboard.views import compare, maps
+from ssmlens_dashboard.views import compare
 from ssmlens_dashboard.views.compare import Side
 
 _PAIRS = (("default", "mimetic"), ("before", "after"), ("teacher", "student"))
-_NAMES = {"map": "Maps", "mask": "Masks", "softmax": "Softmax maps"}
+_NAMES = {"map": "Maps", "mask": "Masks", "erase": "Erase maps", "softmax": "Softmax maps"}
 _STEP = re.compile(r"step[-_]?([0-9]+)")
 _MOST_DATA = 1024  # tokens a side of a download
 _MOST_NAMED = 4096  # tokens whose texts the pointer can tell
@@ -38,7 +40,10 @@ _WIDTH = 1120  # pixels of all panels there
 
 def layout(scene: Scene) -> Component:
     """Controls and places, the maps with their differences, the scores of each place."""
-    views = [view for view in MAP_VIEWS if view != "softmax" or _has_softmax(scene.capture)]
+    there = {
+        kind for index in scene.capture.layers for kind in kinds_of(scene.capture.layer(index))
+    }
+    views = [kind for kind in KINDS if kind in there]
     return html.Div(
         [
             dcc.Store(id="compare-sides"),
@@ -203,7 +208,7 @@ def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
     """Where the pointer gets its values and words, and the places as the address would say them."""
     zoom = scene.address.zoom
     first = 0 if zoom is None else min(zoom.queries[0], zoom.keys[0])
-    longest = max(side.drawn.tokens for side in opened if side.drawn is not None)
+    longest = max(side.drawn.length for side in opened if side.drawn is not None)
     end = longest if zoom is None else max(zoom.queries[1], zoom.keys[1])
     texts: dict[tuple[str, ...], int] = {}
     told = []
@@ -219,7 +224,7 @@ def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
             {
                 "letter": side.letter,
                 "values": f"/values{there.search}",
-                "tokens": side.drawn.tokens,
+                "tokens": side.drawn.length,
                 "text": texts.setdefault(words, len(texts)),
             }
         )
@@ -247,7 +252,7 @@ def _panel(
         side.scene.tokens,
         signed=what.signed,
         scale=scene.address.scale,
-        limit=maps.colour_limit(what, scene.address.scale) if limit is None else limit,
+        limit=colour_limit(what) if limit is None else limit,
         theme=scene.theme,
     )
     return Panel(title, figure)
@@ -262,10 +267,10 @@ def _difference(one: Side, other: Side, scene: Scene, limit: float | None) -> Pa
         cells = compare.difference_tile(a, b, scene.address.zoom)
     except UsageError as error:
         return Panel(title, None, str(error))
-    if a.tokens != b.tokens:
-        title += f", the {min(a.tokens, b.tokens)} tokens of both"
-    shorter = one.scene if a.tokens <= b.tokens else other.scene
-    if limit is None and a.view == "mask" and scene.address.limits == "shared":
+    if a.length != b.length:
+        title += f", the {min(a.length, b.length)} tokens of both"
+    shorter = one.scene if a.length <= b.length else other.scene
+    if limit is None and a.kind == MASK and scene.address.limits == "shared":
         limit = 1.0  # where masks end
     figure = tile_spec(
         cells, shorter.tokens, scale=scene.address.scale, limit=limit, theme=scene.theme
@@ -310,10 +315,6 @@ def _name(side: Side) -> str:
     return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
 
 
-def _has_softmax(capture: Capture) -> bool:
-    return any("softmax_attention_map" in capture.layer(index) for index in capture.layers)
-
-
 def _cell(value: float) -> Component:
     whole = math.isfinite(value) and value == round(value) and abs(value) < 1e9
     if not math.isfinite(value):
@@ -321,7 +322,7 @@ def _cell(value: float) -> Component:
     return html.Td(f"{value:.0f}" if whole else f"{value:.3g}".replace("-", "−"))
 
 
-PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
+PAGE.clientside("zoomed", Input("compare-maps", "relayoutData"))
 PAGE.clientside("compare_sides", Input("compare-sides", "data"))
 PAGE.clientside("compare_place", Input(places.select_id(ALL, ALL), "value"))
 PAGE.clientside("compare_places", Output(places.select_id(ALL, ALL), "value"), SHOWN)

@@ -11,16 +11,17 @@ from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import ATTENTION, FINITE
-from ssmlens.plots import score_heatmap
-from ssmlens.plots.proofs import ERRORS, Proof
+from ssmlens.names import MAP, MASK
+from ssmlens.plot.score_table import score_heatmap
 from ssmlens.scores import SCORES, Ranking, rank, summary
+from ssmlens.store import Layer
+from ssmlens.store.verdict import CLOSURE
 from ssmlens_dashboard.controls import choices, follow
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.tables import Column, cell, columns, height_of, numbers, table_card
-from ssmlens_dashboard.views.scores import proven, scores
+from ssmlens_dashboard.views.scores import scores
 
 _SOON, _MORE = (
     0.1,
@@ -118,7 +119,6 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
 def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, Any]]]:
     """Columns and rows of the ranking for ag-grid: plain text and numbers; whether to believe a layer comes first."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
-    stored = proven(scene.capture)
     said = [row.reason for row in ranking if row.reason]
     reason = {"field": "reason", "width": _REASON, "tooltipField": "reason"}
     told = columns(
@@ -136,7 +136,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "rank": row.rank,
             "layer": row.layer,
             "kind": scene.capture.layer(row.layer).kind,
-            "proof": verdict(stored[row.layer], scene),
+            "proof": verdict(scene.capture.layer(row.layer)),
             "reason": row.reason,
             "closure_error": cell(row.closure_error),
             **{name: cell(row.scores[name]) for name in names},
@@ -146,38 +146,35 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
     return told, rows
 
 
-def verdict(proof: Proof, scene: Scene) -> str:
+def verdict(layer: Layer) -> str:
     """Whether a layer's maps may be believed, and if not why."""
-    layer = scene.capture.layer(proof.layer)
-    if layer.finite != FINITE:
-        why = str(layer.attributes.get("reason", ""))
-        return f"{layer.finite} not finite" + (f": {why}" if why else "")
-    if layer.kind == ATTENTION:
-        return "as the model returned it"
-    return "proven" if proof.ok else proof.problem
+    found = layer.verdict
+    return (
+        found.reason or "proven"
+        if found.answer != "not resolved"
+        else f"not resolved: {found.reason}"
+    )
 
 
 def blocks(scene: Scene) -> list[dict[str, Any]]:
     """Every block of the model as assets/layers.js draws it: captured layers with thumbnails, others by their kind."""
-    stored = proven(scene.capture)
+    captured = scene.capture.layers
     kinds = scene.capture.block_kinds
     return [
-        _captured(scene, index, kind, stored[index])
-        if index in stored
-        else {"index": index, "kind": kind}
+        _captured(scene, index, kind) if index in captured else {"index": index, "kind": kind}
         for index, kind in enumerate(kinds)
     ]
 
 
-def _captured(scene: Scene, index: int, kind: str, proof: Proof) -> dict[str, Any]:
+def _captured(scene: Scene, index: int, kind: str) -> dict[str, Any]:
     layer = scene.capture.layer(index)
-    views = ("map",) if layer.kind == ATTENTION else ("map", "mask")
+    views = [kind for kind in (MAP, MASK) if kind in layer.maps]
     there = scene.address.but(layer=index, page="maps", zoom=None, query=None, by=None)
     return {
         "index": index,
         "kind": kind,
-        "told": verdict(proof, scene),
-        "bad": layer.finite != FINITE or (layer.kind != ATTENTION and not proof.ok),
+        "told": verdict(layer),
+        "bad": not layer.verdict.believed,
         "digest": layer.digest[:16],  # another picture has another address
         "views": {view: there.but(view=view).search for view in views},
     }
@@ -185,9 +182,10 @@ def _captured(scene: Scene, index: int, kind: str, proof: Proof) -> dict[str, An
 
 def _facts(scene: Scene) -> Component:
     capture = scene.capture
-    stored = [p for p in proven(capture).values() if capture.layer(p.layer).kind != ATTENTION]
-    failed = [str(p.layer) for p in stored if not p.ok]
-    worst = max((p.errors[ERRORS[0]] for p in stored), default=math.nan)
+    layers = [capture.layer(index) for index in capture.layers]
+    failed = [str(layer.index) for layer in layers if not layer.verdict.believed]
+    closures = [la.verdict.errors[CLOSURE] for la in layers if CLOSURE in la.verdict.errors]
+    worst = max(closures, default=math.nan)  # none is NaN where all are believed
     verdict_line = (
         html.Span(f"✗ not proven: layer {', '.join(failed)}", className="failed")
         if failed

@@ -11,8 +11,8 @@ from dash import Input, Output, dcc, html, no_update
 from dash.dependencies import ALL
 from dash.development.base_component import Component
 
-from ssmlens.plots.training_curves import readable, training_curves
-from ssmlens.plots.transplant_panels import transplant_panels
+from ssmlens.plot.training_curves import readable, training_curves
+from ssmlens.plot.transplant_panels import transplant_panels
 from ssmlens.runs.arms import Arm, by_arm, lengths, rates, training_length
 from ssmlens.runs.compare import notes, summarise
 from ssmlens.runs.measures import LOSS, SHARES, in_words

@@ -4,26 +4,19 @@ import math
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import xarray as xr
 from dash import Output, html, no_update
 from dash.development.base_component import Component
 
-from ssmlens.plots import SCALES
-from ssmlens.plots.cells import nothing
-from ssmlens.plots.weights_kernels import kernels_figure, tap_energy_figure
-from ssmlens.plots.weights_products import (
-    entries_figure,
-    input_product_figure,
-    state_product_figure,
-)
+from ssmlens.plot import layer_figures as figures
+from ssmlens.plot import weight_numbers as weights
+from ssmlens.plot.scales import SCALES
 from ssmlens_dashboard.controls import follow, segments
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views import weights
+from ssmlens_dashboard.views.weights import Number, scored_weights
 
-_NO_KERNEL = "this layer has no convolution"
 _TALL = "max(290px, 60vh - 183px)"  # both rows on one screen
 _LOW = "max(195px, 40vh - 122px)"
 
@@ -81,47 +74,15 @@ def everything(scene: Scene) -> tuple[Any, ...]:
     missing = weights.why_not(scene.layer)
     if missing:
         return (*[no_update] * 6, True, [], missing)
-    draws = (inputs, states, input_entries, state_entries, kernels, taps)
-    return (*(draw(scene) for draw in draws), False, numbers(scene), told(scene))
-
-
-def inputs(scene: Scene) -> go.Figure:
-    """W_Cᵀ W_B of the group of the address, with as many cells as a screen shows."""
-    pair = weights.pair(scene)
-    cells, several = weights.product_cells(pair)
-    count = pair.W_B.shape[1]
-    at = scene.address
-    return input_product_figure(cells, several, count, scale=at.scale, theme=scene.theme)
-
-
-def states(scene: Scene) -> go.Figure:
-    """W_B W_Cᵀ of the group of the address."""
-    product = weights.state_product(weights.pair(scene))
-    return state_product_figure(product, scale=scene.address.scale, theme=scene.theme)
-
-
-def input_entries(scene: Scene) -> go.Figure:
-    """The diagonal of W_Cᵀ W_B against its other entries."""
-    return _entries(weights.input_entries(weights.pair(scene)), scene)
-
-
-def state_entries(scene: Scene) -> go.Figure:
-    """The diagonal of W_B W_Cᵀ against its other entries."""
-    return _entries(weights.state_entries(weights.pair(scene)), scene)
-
-
-def kernels(scene: Scene) -> go.Figure:
-    """The kernels that x, B and C pass through."""
-    found = weights.kernels(scene.layer)
-    return kernels_figure(found, theme=scene.theme) if found else nothing(_NO_KERNEL, scene.theme)
-
-
-def taps(scene: Scene) -> go.Figure:
-    """How far back the kernels reach."""
-    found = weights.kernels(scene.layer)
-    return (
-        tap_energy_figure(found, theme=scene.theme) if found else nothing(_NO_KERNEL, scene.theme)
+    draws = (
+        figures.input_product,
+        figures.state_product,
+        figures.input_entries,
+        figures.state_entries,
+        figures.kernels,
+        figures.taps,
     )
+    return (*(draw(scene.selection) for draw in draws), False, numbers(scene), told(scene))
 
 
 def numbers(scene: Scene) -> list[Component]:
@@ -132,13 +93,13 @@ def numbers(scene: Scene) -> list[Component]:
             className="number",
             title=number.told,
         )
-        for number in weights.numbers(scene.capture, scene.layer)
+        for number in scored_weights(scene.capture, scene.layer)
     ]
 
 
 def told(scene: Scene) -> str:
     """Shapes, in a line."""
-    pair = weights.pair(scene)
+    pair = weights.pair(scene.selection)
     states, inputs = pair.W_B.shape
     groups = f"group {pair.group} of {pair.groups}, " if pair.groups > 1 else ""
     return f"layer {scene.layer.index}: {groups}{states} states, {inputs} inputs"
@@ -146,7 +107,7 @@ def told(scene: Scene) -> str:
 
 def data(scene: Scene) -> xr.Dataset:
     """W_B and W_C of the group of the address."""
-    pair = weights.pair(scene)
+    pair = weights.pair(scene.selection)
     return xr.Dataset(
         {"W_B": (("state", "input"), pair.W_B), "W_C": (("state", "input"), pair.W_C)},
         coords={n: np.arange(s) for n, s in zip(("state", "input"), pair.W_B.shape, strict=True)},
@@ -158,13 +119,7 @@ def data(scene: Scene) -> xr.Dataset:
     )
 
 
-def _entries(entries: weights.Entries, scene: Scene) -> go.Figure:
-    return entries_figure(
-        entries.edges, entries.diagonal, entries.others, entries.others_rms, theme=scene.theme
-    )
-
-
-def _number(number: weights.Number) -> str:
+def _number(number: Number) -> str:
     if math.isnan(number.value):
         return "—"
     text = f"{number.value:.0f}" if number.name == "bc_shift" else f"{number.value:.3g}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssmlens.plots.training_curves import Curve
+from ssmlens.plot.training_curves import Curve
 from ssmlens.runs.arms import Arm, lengths, rates, reached
 from ssmlens.runs.compare import summarise
 from ssmlens.runs.rates import best_rate

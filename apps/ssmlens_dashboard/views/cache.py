@@ -1,55 +1,94 @@
-"""Results kept by what they were made of, the least used first to go."""
+"""What the dashboard keeps of what it made, in one budget: by what it was made of, the least used first to go."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+import xarray as xr
 
 T = TypeVar("T")
 
+MOST = 1 << 30
+"""Bytes that are kept at most; of a small machine a quarter of its memory."""
 
-class Cache(Generic[T]):
+_SMALL = 1 << 16  # bytes: a thing below goes last, for it frees nothing
+_LEAST = 64  # bytes that anything is taken for
+
+
+class Cache:
     """A cache of a bounded size, for several threads; the same thing is never made twice at once.
 
     Keys hold the digest of what they were made of, so nothing in it can be out of date.
 
     Args:
-        budget: The sizes of all it keeps, at most.
-        size: The size of a thing.
+        budget: Bytes of all it keeps, at most.
     """
 
-    def __init__(self, budget: int, size: Callable[[T], int]):
+    def __init__(self, budget: int):
         self._budget = budget
-        self._size = size
-        self._held: OrderedDict[Hashable, T] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._total = 0
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def has(self, key: Hashable) -> bool:
-        """Whether something is kept under `key`."""
+    def __contains__(self, key: Hashable) -> bool:
         with self._lock:
-            return key in self._held
+            return key in self._kept
+
+    def clear(self) -> None:
+        """Let everything go."""
+        with self._lock:
+            self._kept.clear()
+            self._total = 0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is kept under `key`, made now if it is not there."""
         with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
             alone = self._making.setdefault(key, threading.Lock())
         with alone:
             with self._lock:
-                if key in self._held:
-                    return self._held[key]
+                if key in self._kept:
+                    return self._kept[key]
             try:
-                made = make()
+                value = make()
             finally:
                 with self._lock:
                     self._making.pop(key, None)
             with self._lock:
-                self._held[key] = made
-                total = sum(map(self._size, self._held.values()))
-                while total > self._budget and len(self._held) > 1:
-                    _, oldest = self._held.popitem(last=False)
-                    total -= self._size(oldest)
-            return made
+                self._kept[key] = value
+                self._total += size_of(value)
+                while self._total > self._budget and len(self._kept) > 1:
+                    self._total -= size_of(self._kept.pop(self._first_to_go()))
+            return value
+
+    def _first_to_go(self) -> Hashable:
+        """The least used of the large ones; of the small ones where no other is left beside the newest."""
+        *older, _ = self._kept
+        return next((key for key in older if size_of(self._kept[key]) >= _SMALL), older[0])
+
+
+def size_of(value: Any) -> int:
+    """About the bytes that a value takes up."""
+    if isinstance(value, np.ndarray | xr.Dataset):
+        return max(_LEAST, value.nbytes)
+    if isinstance(value, str | bytes):
+        return max(_LEAST, len(value))
+    if isinstance(value, dict):
+        return _LEAST + sum(map(size_of, value.values()))
+    if isinstance(value, list | tuple):
+        return _LEAST + sum(map(size_of, value))
+    return _LEAST
+
+
+def _budget() -> int:
+    return min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+CACHE = Cache(_budget())
+"""The dashboard's one."""

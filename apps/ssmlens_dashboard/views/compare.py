@@ -7,13 +7,12 @@ import xarray as xr
 from jaxtyping import Float
 
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.plots.scales import Scale
-from ssmlens.plots.tiles import Tile, tile
-from ssmlens_dashboard.address import Place, Range, Zoom
+from ssmlens.plot.matrix import EXACT, colour_limit, matrix, shown_tile, whole, window
+from ssmlens.plot.scales import Scale
+from ssmlens.plot.selection import Region, Selection, Span
+from ssmlens.plot.tiles import Tile, tile
+from ssmlens_dashboard.address import Place
 from ssmlens_dashboard.scene import Scene, resolve
-from ssmlens_dashboard.views import maps
-from ssmlens_dashboard.views.cache import Cache
-from ssmlens_dashboard.views.maps import Drawn
 from ssmlens_dashboard.views.scores import layer_scores
 
 LETTERS = "ABCD"
@@ -21,9 +20,6 @@ LETTERS = "ABCD"
 
 SIDE = 440
 """Most cells a side of a panel."""
-
-_EXACT = 2048  # tokens a side up to which rectangles of a long prompt are computed entry by entry
-_SMALL: Cache[tuple[float, float]] = Cache(1000, lambda _: 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +39,9 @@ class Side:
     notes: tuple[str, ...] = ()
 
     @property
-    def drawn(self) -> Drawn | None:
+    def drawn(self) -> Selection | None:
         """Its matrix."""
-        return None if self.scene is None else maps.drawn(self.scene)
+        return None if self.scene is None else self.scene.selection
 
 
 def sides(scene: Scene) -> list[Side]:
@@ -74,49 +70,51 @@ def _side(letter: str, place: Place, scene: Scene) -> Side:
     return Side(letter, Place(at.capture, at.layer, at.prompt), opened, opened.notes)
 
 
-def shared_limit(shown: list[Drawn], scale: Scale) -> float | None:
+def shared_limit(shown: list[Selection], scale: Scale) -> float | None:
     """One value for the end of every colour scale: the largest of their own; None where there is none, as of ranks."""
-    limits = [maps.colour_limit(what, scale) for what in shown]
+    limits = [colour_limit(what, scale) for what in shown]
     return max((limit for limit in limits if limit is not None), default=None)
 
 
-def panel_tile(what: Drawn, zoom: Zoom | None) -> Tile | None:
+def panel_tile(what: Selection, zoom: Region | None) -> Tile | None:
     """The matrix within a rectangle, in as many cells as a panel shows; None where it has no tokens there."""
-    here = _within(zoom, what.tokens)
+    here = _within(zoom, what.length)
     if here is None:
         return None
     longest = max(here.queries[1] - here.queries[0], here.keys[1] - here.keys[0])
-    if not what.whole and longest > _EXACT:
-        return maps.shown_tile(what, here)
-    return tile(maps.window(what, here.queries, here.keys), here.queries, here.keys, what.how, SIDE)
+    if not whole(what) and longest > EXACT:
+        return shown_tile(what, here)
+    return tile(
+        window(what, here.queries, here.keys), here.queries, here.keys, what.reduction, SIDE
+    )
 
 
-def difference_tile(a: Drawn, b: Drawn, zoom: Zoom | None) -> Tile:
+def difference_tile(a: Selection, b: Selection, zoom: Region | None) -> Tile:
     """a − b over the tokens that both have, in as many cells as a panel shows, each its largest in magnitude.
 
     Raises:
         UsageError: They cannot be set against each other; the message says why.
     """
-    if a.view != b.view:
-        raise UsageError(f"no difference: one is a {a.view}, the other a {b.view}")
-    here = _within(zoom, min(a.tokens, b.tokens))
+    if a.kind != b.kind:
+        raise UsageError(f"no difference: one is a {a.kind}, the other a {b.kind}")
+    here = _within(zoom, min(a.length, b.length))
     if here is None:
         raise UsageError("no difference: one of them has no tokens here")
     longest = max(here.queries[1] - here.queries[0], here.keys[1] - here.keys[0])
-    if not (a.whole and b.whole) and longest > _EXACT:
-        raise UsageError(f"zoom in to {_EXACT} tokens or fewer to see the difference")
-    values = maps.window(a, here.queries, here.keys) - maps.window(b, here.queries, here.keys)
+    if not (whole(a) and whole(b)) and longest > EXACT:
+        raise UsageError(f"zoom in to {EXACT} tokens or fewer to see the difference")
+    values = window(a, here.queries, here.keys) - window(b, here.queries, here.keys)
     return tile(values, here.queries, here.keys, "peak", SIDE)
 
 
-def apart(a: Drawn, b: Drawn) -> tuple[float, float]:
+def apart(a: Selection, b: Selection) -> tuple[float, float]:
     """How far apart two matrices are over the tokens that both have: ‖a − b‖ / ‖a‖, and their correlation.
 
     The correlation is over the pairs with key ≤ query. NaN where it cannot be said, or a prompt is too long for it.
     """
-    if a.view != b.view or not (a.whole and b.whole):
+    if a.kind != b.kind or not (whole(a) and whole(b)):
         return np.nan, np.nan
-    return _SMALL.get((a.key, b.key), lambda: _apart(maps.matrix(a), maps.matrix(b)))
+    return a.keep((a.matrix_key, b.matrix_key), lambda: _apart(matrix(a), matrix(b)))
 
 
 def scores_of(opened: list[Side]) -> dict[str, list[float]]:
@@ -127,7 +125,7 @@ def scores_of(opened: list[Side]) -> dict[str, list[float]]:
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
-def numbers(opened: list[Side], zoom: Zoom | None, most: int) -> xr.Dataset:
+def numbers(opened: list[Side], zoom: Region | None, most: int) -> xr.Dataset:
     """The places' matrices at full resolution, and their differences from the first, for download.
 
     Args:
@@ -136,16 +134,16 @@ def numbers(opened: list[Side], zoom: Zoom | None, most: int) -> xr.Dataset:
         most: Tokens a side at most.
     """
     held = [(side.letter, side.drawn) for side in opened if side.drawn is not None]
-    longest = max(what.tokens for _, what in held)
+    longest = max(what.length for _, what in held)
     queries, keys = (zoom.queries, zoom.keys) if zoom else ((0, longest), (0, longest))
     queries, keys = _at_most(queries, longest, most), _at_most(keys, longest, most)
     values = {}
     for letter, what in held:
         values[letter] = np.full((queries[1] - queries[0], keys[1] - keys[0]), np.nan, np.float32)
-        here = _within(Zoom(queries, keys), what.tokens)
+        here = _within(Region(queries, keys), what.length)
         if here is not None:
             rows, columns = (end - first for first, end in (here.queries, here.keys))
-            values[letter][:rows, :columns] = maps.window(what, here.queries, here.keys)
+            values[letter][:rows, :columns] = window(what, here.queries, here.keys)
     for letter, _ in held[1:]:
         values[f"{held[0][0]}_minus_{letter}"] = values[held[0][0]] - values[letter]
     return xr.Dataset(
@@ -186,12 +184,12 @@ def _apart(
         return float(relative), float(together / np.sqrt(alone * other))
 
 
-def _within(zoom: Zoom | None, tokens: int) -> Zoom | None:
+def _within(zoom: Region | None, tokens: int) -> Region | None:
     if zoom is None:
-        return Zoom((0, tokens), (0, tokens))
+        return Region((0, tokens), (0, tokens))
     queries, keys = ((first, min(end, tokens)) for first, end in (zoom.queries, zoom.keys))
-    return Zoom(queries, keys) if queries[0] < queries[1] and keys[0] < keys[1] else None
+    return Region(queries, keys) if queries[0] < queries[1] and keys[0] < keys[1] else None
 
 
-def _at_most(tokens: Range, longest: int, most: int) -> Range:
+def _at_most(tokens: Span, longest: int, most: int) -> Span:
     return tokens[0], min(tokens[1], longest, tokens[0] + most)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmlens.plots.training_curves import readable
+from ssmlens.plot.training_curves import readable
 from ssmlens.runs.measures import LOSS, SHARES
 from ssmlens.runs.metrics import TRAIN
 from ssmlens.runs.run import Run

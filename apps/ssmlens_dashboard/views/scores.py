@@ -1,4 +1,4 @@
-"""Scores and proofs of a capture, computed once; scores layer by layer, so that a page shows what there is so far."""
+"""Scores of a capture, computed once, layer by layer, so that a page shows what there is so far."""
 
 import dataclasses
 import time
@@ -8,14 +8,10 @@ import numpy as np
 import xarray as xr
 
 from ssmlens.names import LAYER
-from ssmlens.plots.proofs import Proof, proofs
 from ssmlens.scores import compute
 from ssmlens.scores.reading import LayerLike
 from ssmlens.store import Capture
-from ssmlens_dashboard.views.cache import Cache
-
-_PROOFS: Cache[list[Proof]] = Cache(64, lambda _: 1)
-_LAYERS: Cache[xr.Dataset] = Cache(20_000, lambda _: 1)
+from ssmlens_dashboard.views.cache import CACHE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +43,7 @@ class _One:
 
 def layer_scores(capture: Capture, index: int) -> xr.Dataset:
     """What `ssmlens.scores.compute` returns, of one layer; kept."""
-    return _LAYERS.get((capture.digest, index), lambda: compute(_One(capture, index)))
+    return CACHE.get(_key(capture, index), lambda: compute(_One(capture, index)))
 
 
 def scores(capture: Capture, seconds: float) -> xr.Dataset:
@@ -59,7 +55,7 @@ def scores(capture: Capture, seconds: float) -> xr.Dataset:
     until = time.monotonic() + seconds
     done = []
     for index in capture.layers:
-        if done and time.monotonic() > until and not _LAYERS.has((capture.digest, index)):
+        if done and time.monotonic() > until and _key(capture, index) not in CACHE:
             continue
         done.append(layer_scores(capture, index))
     joined = xr.concat(done, LAYER, data_vars="minimal", coords="minimal", compat="override")
@@ -67,6 +63,5 @@ def scores(capture: Capture, seconds: float) -> xr.Dataset:
     return joined
 
 
-def proven(capture: Capture) -> dict[int, Proof]:
-    """What stands behind each layer's maps, by block index."""
-    return {p.layer: p for p in _PROOFS.get(capture.digest, lambda: proofs(capture))}
+def _key(capture: Capture, index: int) -> tuple[str, str, int]:
+    return "scores", capture.digest, index

@@ -1,65 +1,13 @@
-"""Do a layer's queries look for what its keys write? W_B and W_C and their products; the convolution's kernels."""
+"""The scores of a layer's weights, one by one."""
 
-import dataclasses
 import math
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
-from ssmlens.names import ATTENTION
-from ssmlens.plots.cells import shrink_means
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES
 from ssmlens.store import Capture, Layer
-from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.views.cache import Cache
 
-SIDE = 300
-"""Most cells a side of W_Cᵀ W_B."""
-
-_BINS = 80
-_SAMPLED = 256  # rows of W_Cᵀ W_B whose entries are counted
 _SCORES = ("bc_correlation", "bc_effective", "bc_identity")
-
-_WEIGHTS: Cache[np.ndarray] = Cache(64 << 20, lambda array: array.nbytes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """What one group writes with and reads with.
-
-    Attributes:
-        W_B: Write weights.
-        W_C: Read weights.
-        group: Which group.
-        groups: How many there are.
-    """
-
-    W_B: Float[np.ndarray, "state input"]
-    W_C: Float[np.ndarray, "state input"]
-    group: int
-    groups: int
-
-
-class Entries(NamedTuple):
-    """How large the entries of a square product are, on its diagonal and off it.
-
-    Attributes:
-        edges: Edges of bins of values.
-        diagonal: Share of the diagonal's entries in each bin.
-        others: Share of the other entries in each.
-        mean: Mean of the diagonal, exact.
-        others_mean: Mean of the others, exact.
-        others_rms: Root mean square of the others, exact.
-    """
-
-    edges: Float[np.ndarray, " edge"]
-    diagonal: Float[np.ndarray, " bin"]
-    others: Float[np.ndarray, " bin"]
-    mean: float
-    others_mean: float
-    others_rms: float
 
 
 class Number(NamedTuple):
@@ -70,87 +18,7 @@ class Number(NamedTuple):
     told: str
 
 
-def why_not(layer: Layer) -> str:
-    """Why a layer has no W_B and W_C to show, in a line; "" where it has."""
-    if layer.kind == ATTENTION:
-        return f"Layer {layer.index} is softmax attention: it has no W_B and W_C. Its map is on the Maps page."
-    if "W_B" not in layer or "W_C" not in layer:
-        return f"Layer {layer.index} stores no W_B and W_C: its adapter names none."
-    if not all(np.isfinite(_read(layer, name)).all() for name in ("W_B", "W_C")):
-        return f"Layer {layer.index}: W_B or W_C is not finite."
-    return ""
-
-
-def groups(layer: Layer) -> int:
-    """Groups of W_B and W_C; 0 without any."""
-    return int(layer.shape("W_B")[0]) if "W_B" in layer else 0
-
-
-def pair(scene: Scene) -> Pair:
-    """W_B and W_C of the group of an address; of the last one where it has fewer."""
-    W_B, W_C = (_read(scene.layer, name) for name in ("W_B", "W_C"))
-    group = min(scene.address.group, len(W_B) - 1)
-    return Pair(W_B[group], W_C[group], group, len(W_B))
-
-
-def product_cells(weights: Pair, side: int = SIDE) -> tuple[Float[np.ndarray, "read write"], int]:
-    """W_Cᵀ W_B in at most `side` cells a side: entry or exact mean of each square, and how many inputs a cell spans.
-
-    The mean of a square of a product is the product of the factors' means, so no more than these is ever made.
-    """
-    several = math.ceil(weights.W_B.shape[1] / side)
-    read, write = (shrink_means(W, 1, several) for W in (weights.W_C, weights.W_B))
-    return read.T @ write, several
-
-
-def state_product(weights: Pair) -> Float[np.ndarray, "write read"]:
-    """W_B W_Cᵀ: how alike what state n writes and what state m reads are."""
-    return weights.W_B @ weights.W_C.T
-
-
-def input_entries(weights: Pair) -> Entries:
-    """Entries of W_Cᵀ W_B. Mean and size of the others are exact; the counts are of evenly spaced rows.
-
-    ‖W_Cᵀ W_B‖² = ⟨W_B W_Bᵀ, W_C W_Cᵀ⟩, and its entries sum to ⟨Σ W_C, Σ W_B⟩.
-    """
-    B, C = weights.W_B.astype(np.float64), weights.W_C.astype(np.float64)
-    inputs = B.shape[1]
-    rows = np.unique(np.linspace(0, inputs - 1, min(inputs, _SAMPLED)).round().astype(int))
-    sample = C[:, rows].T @ B
-    return _entries(
-        (B * C).sum(0),
-        sample[np.arange(inputs) != rows[:, None]],
-        total=float(B.sum(1) @ C.sum(1)),
-        energy=float(((B @ B.T) * (C @ C.T)).sum()),
-    )
-
-
-def state_entries(weights: Pair) -> Entries:
-    """Entries of W_B W_Cᵀ, all of them."""
-    product = state_product(weights).astype(np.float64)
-    off = ~np.eye(len(product), dtype=bool)
-    return _entries(
-        product.diagonal(),
-        product[off],
-        total=float(product.sum()),
-        energy=float(np.square(product).sum()),
-    )
-
-
-def kernels(layer: Layer) -> dict[str, Float[np.ndarray, "channel tap"]]:
-    """The taps that x, B and C pass through, the current token's first; empty without a convolution."""
-    if "conv" not in layer:
-        return {}
-    conv = _read(layer, "conv")[:, ::-1]
-    if "conv_B" not in layer:
-        return {"x": conv}
-    B, C = (_read(layer, name) for name in ("conv_B", "conv_C"))
-    taps = conv.shape[1]
-    own = len(conv) - (B.size + C.size) // taps
-    return {"x": conv[:own], **{n: k.reshape(-1, taps)[:, ::-1] for n, k in (("B", B), ("C", C))}}
-
-
-def numbers(capture: Capture, layer: Layer) -> list[Number]:
+def scored_weights(capture: Capture, layer: Layer) -> list[Number]:
     """The scores of a layer's weights, with their companions (`bc_z`, `bc_shift`), over all groups."""
     told = []
     for name in _SCORES:
@@ -166,22 +34,3 @@ def numbers(capture: Capture, layer: Layer) -> list[Number]:
             for companion, combine in score.companions.items()
         ]
     return told
-
-
-def _entries(diagonal: np.ndarray, others: np.ndarray, *, total: float, energy: float) -> Entries:
-    count = len(diagonal) * (len(diagonal) - 1)
-    largest = max(np.abs(diagonal).max(initial=0), np.abs(others).max(initial=0)) or 1.0
-    edges = np.linspace(-largest, largest, _BINS + 1)
-    shares = [np.histogram(values, edges)[0] / max(1, values.size) for values in (diagonal, others)]
-    off = energy - float(np.square(diagonal).sum())
-    return Entries(
-        edges,
-        *shares,
-        mean=float(diagonal.mean()),
-        others_mean=(total - float(diagonal.sum())) / count if count else math.nan,
-        others_rms=math.sqrt(max(0.0, off) / count) if count else math.nan,
-    )
-
-
-def _read(layer: Layer, name: str) -> np.ndarray:
-    return _WEIGHTS.get((layer.digest, name), lambda: layer.read(name))

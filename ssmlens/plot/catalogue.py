@@ -1,0 +1,218 @@
+"""Every figure of a layer by name, with its numbers and why a layer may have none: what `ssmlens figure` writes."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from ssmlens.errors import UsageError
+from ssmlens.plot import layer_figures as draw
+from ssmlens.plot import signal_numbers as signals
+from ssmlens.plot import weight_numbers as weights
+from ssmlens.plot.matrix import lag_energy, window
+from ssmlens.plot.selection import KINDS, Drawable, Selection, Span, heads_of, kinds_of
+from ssmlens.plot.theme import Spec
+
+MOST_NUMBERS = 2048
+"""Tokens a side of a matrix whose numbers are given."""
+
+_SQUARE, _LOW = (900, 860), (900, 460)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of a layer.
+
+    Attributes:
+        title: What it shows.
+        draw: It.
+        numbers: The numbers in it.
+        why_not: Why a layer has none, in a line; "" where it has.
+        size: Width and height in pixels.
+    """
+
+    title: Callable[[Selection], str]
+    draw: Callable[[Selection], go.Figure | Spec]
+    numbers: Callable[[Selection], xr.Dataset]
+    why_not: Callable[[Drawable], str] = lambda _: ""
+    size: tuple[int, int] = _LOW
+
+
+def check(name: str, what: Selection) -> None:
+    """Raise UsageError where something of the selection is not there; the message says what there is."""
+    layer, length = what.layer, what.length
+    why_not = FIGURES[name].why_not(layer)
+    if why_not:
+        raise UsageError(why_not)
+    if what.kind == "channel" and not 0 <= what.channel < heads_of(layer):
+        raise UsageError(f"layer {layer.index} has {heads_of(layer)} channels: no {what.channel}")
+    groups = max(1, weights.groups(layer))
+    if not 0 <= what.group < groups:
+        raise UsageError(f"layer {layer.index} has {groups} groups: no {what.group}")
+    region = what.region
+    if region is not None and max(region.queries[1], region.keys[1]) > length:
+        raise UsageError(f"the region {region} ends after the {length} tokens of the prompt")
+
+
+def matrix_numbers(what: Selection) -> xr.Dataset:
+    """The matrix within the region at full resolution, as far as `MOST_NUMBERS` tokens a side."""
+    queries, keys = _at_most(what.queries), _at_most(what.keys)
+    tokens = np.array(what.tokens, dtype=str)
+    return xr.Dataset(
+        {"value": (("query", "key"), window(what, queries, keys))},
+        coords={
+            "query": np.arange(*queries),
+            "key": np.arange(*keys),
+            "query_token": ("query", tokens[slice(*queries)]),
+            "key_token": ("key", tokens[slice(*keys)]),
+        },
+        attrs={"title": f"Layer {what.layer.index}: {draw.matrix_name(what)}"},
+    )
+
+
+def signal_data(what: Selection) -> xr.Dataset:
+    """Δ by token and head over the tokens shown, the norms of B and C, each head's median half-life."""
+    first, end = what.keys
+    norms = {f"{n}_norm": ("token", signals.norm(what, n)[first:end].mean(1)) for n in ("B", "C")}
+    return xr.Dataset(
+        {
+            "delta": (("token", "head"), signals.steps(what)[first:end]),
+            "half_life": ("head", np.median(signals.half_lives(what), axis=1)),
+            **norms,
+        },
+        coords={
+            "token": np.arange(first, end),
+            "token_string": ("token", np.array(what.tokens[first:end], dtype=str)),
+        },
+        attrs={"layer": what.layer.index},
+    )
+
+
+def _of_layer(name: str) -> Callable[[Selection], str]:
+    return lambda what: f"Layer {what.layer.index}: {name}"
+
+
+def _of_prompt(name: str) -> Callable[[Selection], str]:
+    return lambda what: f"Layer {what.layer.index}: {name} · prompt {what.prompt}"
+
+
+def _of_matrix(name: str) -> Callable[[Selection], str]:
+    return lambda what: _of_prompt(f"{draw.matrix_name(what)}{name}")(what)
+
+
+def _no_matrix(kind: str) -> Callable[[Drawable], str]:
+    def why_not(layer: Drawable) -> str:
+        there = kinds_of(layer)
+        return (
+            "" if kind in there else f"layer {layer.index} has no {kind}; it has {', '.join(there)}"
+        )
+
+    return why_not
+
+
+def _lags(what: Selection) -> xr.Dataset:
+    energy = lag_energy(what)
+    return xr.Dataset({"energy": ("lag", energy)}, {"lag": np.arange(len(energy))})
+
+
+def _half_lives(what: Selection) -> xr.Dataset:
+    return xr.Dataset({"half_life": (("head", "state"), signals.half_lives(what))})
+
+
+def _rates(what: Selection) -> xr.Dataset:
+    edges, counts = signals.rate_counts(what)
+    bins = {"low": ("bin", 10.0 ** edges[:-1]), "high": ("bin", 10.0 ** edges[1:])}
+    return xr.Dataset({"count": ("bin", counts)}, bins)
+
+
+def _input_product(what: Selection) -> xr.Dataset:
+    cells, several = weights.product_cells(weights.pair(what))
+    first = np.arange(len(cells)) * several
+    coordinates = {"first_input_of_W_C": ("read", first), "first_input_of_W_B": ("write", first)}
+    return xr.Dataset({"product": (("read", "write"), cells)}, coordinates)
+
+
+def _state_product(what: Selection) -> xr.Dataset:
+    product = weights.state_product(weights.pair(what))
+    return xr.Dataset({"product": (("write", "read"), product)})
+
+
+def _entries(entries: weights.Entries) -> xr.Dataset:
+    edges = {"low": ("bin", entries.edges[:-1]), "high": ("bin", entries.edges[1:])}
+    shares = {"diagonal": ("bin", entries.diagonal), "others": ("bin", entries.others)}
+    means = {"mean": entries.mean, "others_mean": entries.others_mean}
+    return xr.Dataset(shares, edges, means | {"others_rms": entries.others_rms})
+
+
+def _kernels(what: Selection) -> xr.Dataset:
+    kernels = weights.kernels(what.layer)
+    taps = np.concatenate(list(kernels.values()))
+    parts = np.repeat(list(kernels), [len(k) for k in kernels.values()])
+    return xr.Dataset({"weight": (("channel", "back"), taps)}, {"part": ("channel", parts)})
+
+
+def _no_kernels(layer: Drawable) -> str:
+    return "" if weights.kernels(layer) else f"layer {layer.index} has no convolution"
+
+
+def _at_most(tokens: Span) -> Span:
+    return tokens[0], min(tokens[1], tokens[0] + MOST_NUMBERS)
+
+
+def _signal(
+    name: str,
+    drawing: Callable[[Selection], go.Figure],
+    numbers: Callable[[Selection], xr.Dataset],
+    size: tuple[int, int] = _LOW,
+) -> Figure:
+    return Figure(_of_prompt(name), drawing, numbers, signals.why_not, size)
+
+
+def _weight(
+    name: str,
+    drawing: Callable[[Selection], go.Figure],
+    numbers: Callable[[Selection], xr.Dataset],
+    why_not: Callable[[Drawable], str] = weights.why_not,
+    size: tuple[int, int] = _LOW,
+) -> Figure:
+    return Figure(_of_layer(name), drawing, numbers, why_not, size)
+
+
+MATRIX_FIGURES: dict[str, Figure] = {
+    kind: Figure(_of_matrix(""), draw.matrix_figure, matrix_numbers, _no_matrix(kind), _SQUARE)
+    for kind in KINDS
+}
+SIGNAL_FIGURES: dict[str, Figure] = {
+    "steps": _signal(
+        "Δ by token and head", draw.steps, lambda w: signal_data(w)[["delta"]], (900, 600)
+    ),
+    "norms": _signal(
+        "length of B and C by token", draw.norms, lambda w: signal_data(w)[["B_norm", "C_norm"]]
+    ),
+    "half-lives": _signal("half-lives at the mean Δ", draw.half_lives, _half_lives),
+    "rates": _signal("rates of decay |A|", draw.rates, _rates),
+}
+WEIGHT_FIGURES: dict[str, Figure] = {
+    "input-product": _weight("W_Cᵀ W_B", draw.input_product, _input_product, size=_SQUARE),
+    "state-product": _weight("W_B W_Cᵀ", draw.state_product, _state_product, size=_SQUARE),
+    "input-entries": _weight(
+        "entries of W_Cᵀ W_B",
+        draw.input_entries,
+        lambda what: _entries(weights.input_entries(weights.pair(what))),
+    ),
+    "state-entries": _weight(
+        "entries of W_B W_Cᵀ",
+        draw.state_entries,
+        lambda what: _entries(weights.state_entries(weights.pair(what))),
+    ),
+    "kernels": _weight("kernels of the convolution", draw.kernels, _kernels, _no_kernels, _SQUARE),
+    "taps": _weight("energy of the kernels by tap", draw.taps, _kernels, _no_kernels),
+}
+FIGURES: dict[str, Figure] = {
+    **MATRIX_FIGURES,
+    "lags": Figure(_of_matrix(", energy by lag"), draw.lags_spec, _lags),
+    **SIGNAL_FIGURES,
+    **WEIGHT_FIGURES,
+}

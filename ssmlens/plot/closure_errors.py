@@ -1,0 +1,78 @@
+"""Can the maps be believed: how far each layer's recomputation is from what the layer computed."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+
+from ssmlens.plot.labels import literal
+from ssmlens.plot.theme import LIGHT, Theme, template
+from ssmlens.store.verdict import Verdict
+
+FLOOR = 1e-9
+"""Where an error of 0 is drawn on the logarithmic axis."""
+
+
+def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> go.Figure:
+    """Draw the errors of each layer on a log axis, with the tolerance each is held to.
+
+    A layer within tolerance is a disc, one beyond it a cross; an error that is not finite is a
+    cross at the top.
+
+    Args:
+        verdicts: The verdict of each layer (`Layer.verdict`) by block index. No line is drawn for a tolerance of 0,
+            which a log axis does not have.
+        theme: LIGHT or DARK.
+    """
+    layers = list(verdicts)
+    tolerance = {n: limit for v in verdicts.values() for n, limit in v.tolerances.items()}
+    errors = {
+        name: np.array([v.errors.get(name, np.nan) for v in verdicts.values()])
+        for name in tolerance
+    }
+    known = [e[np.isfinite(e)] for e in errors.values()]
+    ceiling = 10 * max(
+        (float(v) for part in (*known, list(tolerance.values())) for v in part), default=1.0
+    )
+    figure = go.Figure()
+    for name, error in errors.items():
+        has = np.array([name in v.errors for v in verdicts.values()])
+        within = error <= tolerance[name]
+        figure.add_trace(
+            go.Scatter(
+                x=[layer for layer, there in zip(layers, has, strict=True) if there],
+                y=np.clip(np.where(np.isfinite(error), error, ceiling), FLOOR, ceiling)[has],
+                name=literal(name),
+                mode="markers",
+                marker={
+                    "size": np.where(within, 9, 12)[has],
+                    "symbol": np.where(within, "circle", "x")[has].tolist(),
+                },
+                customdata=[f"{v:.3g}" for v in error[has]],
+                hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
+            )
+        )
+    for limit in sorted({limit for limit in tolerance.values() if limit > 0}):
+        names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
+        figure.add_hline(
+            y=limit,
+            line={"color": theme.failed, "width": 1, "dash": "dash"},
+        )
+        figure.add_annotation(
+            text=f"tolerance {limit:g}: {names}",
+            font={"size": 11, "color": theme.failed},
+            **{"x": 1, "xref": "paper", "xanchor": "right"},
+            **{"y": float(np.log10(limit)), "yanchor": "bottom", "showarrow": False},
+        )
+    figure.update_layout(
+        template=template(theme),
+        height=260,
+        xaxis={"title": {"text": "layer"}, "dtick": max(1, len(layers) // 24), "zeroline": False},
+        yaxis={
+            "title": {"text": "relative error"},
+            "type": "log",
+            "exponentformat": "power",
+            "dtick": 2,
+        },
+    )
+    return figure

@@ -1,0 +1,78 @@
+"""A figure as it stands on its own: with a title, a background and a size."""
+
+from typing import Literal
+
+import plotly.graph_objects as go
+
+from ssmlens.errors import UsageError
+from ssmlens.plot.labels import literal
+from ssmlens.plot.theme import LIGHT, Spec, Theme
+
+DEFAULT: Literal["default"] = "default"
+"""The title that says what the figure shows."""
+
+Length = int | str
+"""Pixels, or a number with its unit: "9cm", "3.5in", "90mm"."""
+
+_TITLE, _TOP_AXIS = 44, 96  # pixels above a figure: for its title, and for an axis of tokens
+_PIXELS = {"px": 1.0, "in": 96.0, "cm": 96.0 / 2.54, "mm": 96.0 / 25.4}
+_LEAST, _MOST = 100, 10_000
+
+
+def finished(
+    drawn: go.Figure | Spec,
+    title: str | None,
+    size: tuple[Length | None, Length | None],
+    own_size: tuple[int, int],
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """The figure with its title, background and size.
+
+    Args:
+        drawn: The figure.
+        title: What stands above it, as text; None for nothing, and the room that it would take.
+        size: Width and height; None for the figure's own.
+        own_size: Its own, in pixels.
+        theme: Colours.
+
+    Raises:
+        UsageError: A size is none, or not between 100 and 10000 pixels.
+    """
+    figure = go.Figure(drawn)
+    width, height = (
+        own if asked is None else pixels(asked) for asked, own in zip(size, own_size, strict=True)
+    )
+    layout = figure.to_dict()["layout"]
+    margin = layout.get("margin", {})
+    on_top = layout["xaxis"].get("side") == "top" and margin.get("autoexpand", True)
+    above = _TITLE * (title is not None) + (_TOP_AXIS if on_top else margin.get("t", 28))
+    figure.update_layout(
+        width=width,
+        height=height,
+        paper_bgcolor=theme.surface,
+        margin={"t": above, "r": max(24, margin.get("r", 24)), "l": max(16, margin.get("l", 68))},
+    )
+    if title is not None:
+        figure.update_layout(
+            title={
+                "text": literal(title),
+                **{"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 16, "t": 14}},
+                **{"y": 1, "yref": "container", "yanchor": "top"},
+            }
+        )
+    return figure
+
+
+def pixels(length: Length) -> int:
+    """A length in pixels, 96 to the inch. Raises UsageError where it is none, or too small or large for a figure."""
+    text = f"{length}px" if isinstance(length, int) or length.isdigit() else length
+    number, unit = text[:-2], text[-2:]
+    try:
+        count = round(float(number) * _PIXELS[unit])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"a size is a number of pixels, or has a unit such as 9cm, not {length!r}"
+        ) from error
+    if not _LEAST <= count <= _MOST:
+        raise UsageError(f"a figure is {_LEAST} to {_MOST} pixels wide and high, not {count}")
+    return count

@@ -1,0 +1,60 @@
+"""How much of a map lies how far back: the profile that `diagonal_sharpness` reads."""
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from ssmlens.plot.packing import rounded
+from ssmlens.plot.theme import LIGHT, Spec, Theme, plain_template
+
+
+def lag_profile(
+    energy: Float[np.ndarray, " lag"], first_lag: int = 1, *, theme: Theme = LIGHT
+) -> go.Figure:
+    """Draw the energy of each sub-diagonal as its share of the whole, and name the sharpest lag.
+
+    Args:
+        energy: e(ℓ) = mean_i map[i, i−ℓ]² (`ssmlens.scores.diagonal.lag_energy`).
+        first_lag: Lags below it are shaded: `diagonal_sharpness` leaves them to the convolution.
+        theme: LIGHT or DARK.
+    """
+    return go.Figure(lag_profile_spec(energy, first_lag, theme=theme))
+
+
+def lag_profile_spec(
+    energy: Float[np.ndarray, " lag"], first_lag: int = 1, *, theme: Theme = LIGHT
+) -> Spec:
+    """`lag_profile` as plain values."""
+    total = float(energy.sum())
+    share = energy / total if total > 0 else np.zeros_like(energy)
+    line = {
+        **{"type": "scatter", "mode": "lines", "fill": "tozeroy"},
+        **{"x0": 0, "dx": 1, "y": rounded(share)},
+        "line": {"shape": "hvh", "width": 1.5, "color": theme.accent},
+        "hovertemplate": "%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
+    }
+    convolution = {
+        **{"type": "rect", "xref": "x", "yref": "y domain"},
+        **{"x0": -0.5, "x1": first_lag - 0.5, "y0": 0, "y1": 1},
+        **{"fillcolor": theme.muted, "opacity": 0.12, "line": {"width": 0}},
+        "label": {
+            **{"text": "recency", "textangle": -90, "textposition": "top right"},
+            **{"xanchor": "right", "yanchor": "top", "padding": 3},
+            "font": {"size": 11, "color": theme.muted},
+        },
+    }
+    layout = {
+        "template": plain_template(theme),
+        "xaxis": {"title": {"text": "tokens back (lag)"}, "rangemode": "nonnegative"},
+        "yaxis": {"title": {"text": "share of energy"}, "tickformat": ".0%", "rangemode": "tozero"},
+        "shapes": [convolution],
+    }
+    if total > 0 and len(energy) > first_lag:
+        sharpest = first_lag + int(np.argmax(share[first_lag:]))
+        layout["annotations"] = [
+            {
+                **{"x": sharpest, "y": float(share[sharpest]), "yshift": 10},
+                **{"text": f"{sharpest} back", "showarrow": False},
+            }
+        ]
+    return {"data": [line], "layout": layout}

@@ -1,0 +1,372 @@
+"""`ssmlens.plot`'s figures of layers: a layer or a record in, a plotly figure out.
+
+>>> cap = ssmlens.open_capture("run.h5")
+>>> ssmlens.plot.map(cap.layer(3))
+>>> with ssmlens.recording(model) as rec:
+...     model(ids)
+>>> ssmlens.plot.map(rec[3], tokens=[["a", "b", "c"]])
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+import plotly.graph_objects as go
+
+from ssmlens.errors import UsageError
+from ssmlens.names import ERASE, MASK
+from ssmlens.plot.catalogue import FIGURES, check
+from ssmlens.plot.finish import DEFAULT, Length, finished
+from ssmlens.plot.labels import visible
+from ssmlens.plot.layer_figures import matrix_spec
+from ssmlens.plot.matrix import colour_limit
+from ssmlens.plot.recorded import Record, RecordedLayer
+from ssmlens.plot.scales import Scale
+from ssmlens.plot.selection import (
+    HeadOrder,
+    Kind,
+    Region,
+    Selection,
+    Span,
+    kinds_of,
+)
+from ssmlens.plot.side_by_side import Panel, side_by_side
+from ssmlens.plot.theme import DARK, LIGHT, Theme
+from ssmlens.store import Layer
+
+AnyLayer = Layer | Record | RecordedLayer
+"""A layer of a capture (`cap.layer(3)`), or a record (`rec[3]`)."""
+
+ThemeName = Literal["light", "dark"]
+Rectangle = Region | tuple[Span, Span] | str
+"""Queries and keys, each first and one after the last: ((0, 64), (16, 80)) or "0-64,16-80"."""
+
+Signal = Literal["steps", "norms", "half-lives", "rates"]
+Weight = Literal[
+    "input-product", "state-product", "input-entries", "state-entries", "kernels", "taps"
+]
+
+
+class MapOptions(TypedDict, total=False):
+    """The options of `map`, which every figure of a matrix has."""
+
+    tokens: Sequence[Sequence[str]] | None
+    region: Rectangle | None
+    scale: Scale
+    limit: float | None
+    query: int | None
+    title: str | None
+    size: tuple[Length | None, Length | None]
+    theme: ThemeName
+
+
+def map(
+    layer: AnyLayer,
+    prompt: int = 0,
+    *,
+    kind: Kind = "map",
+    channel: int = 0,
+    tokens: Sequence[Sequence[str]] | None = None,
+    region: Rectangle | None = None,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    query: int | None = None,
+    title: str | None = DEFAULT,
+    size: tuple[Length | None, Length | None] = (None, None),
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """Draw what a layer attends to: queries run down, keys to the right; the pointer reads tokens and values.
+
+    Args:
+        layer: A layer of a capture, or a record of `recording`.
+        prompt: Number of the prompt; of a record, of the sequence in its batch.
+        kind: Which of the layer's matrices: "map", "mask", "erase", "channel" or "softmax".
+        channel: The head that kind "channel" draws.
+        tokens: The tokens of each sequence as text, for a record; positions stand for them where absent.
+        region: The rectangle drawn; None: all.
+        scale: "linear", "symlog" (symmetric logarithm) or "rank".
+        limit: The value at the end of the colours, so that figures can be compared; None: of this matrix.
+        query: A query to mark.
+        title: What stands above; "default" says layer, matrix and prompt, None leaves it out.
+        size: Width and height: pixels, or with a unit such as "9cm"; None: 900 × 860 pixels.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: The layer, prompt, kind, channel or region is not there; the message says what is.
+    """
+    what = _selection(
+        layer,
+        tokens,
+        theme,
+        region=_region(region),
+        prompt=prompt,
+        kind=kind,
+        channel=channel,
+        scale=scale,
+        limit=limit,
+        query=query,
+    )
+    return figure_of(kind, what, title, size)
+
+
+def mask(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
+    """Draw what a layer could still remember: the mean decay from key to query, in 0..1. Options as of `map`."""
+    return map(layer, prompt, kind=MASK, **options)
+
+
+def erase(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
+    """Draw what a delta rule takes back. Options as of `map`."""
+    return map(layer, prompt, kind=ERASE, **options)
+
+
+def softmax(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
+    """Draw the softmax attention that stands beside a mixer in its block. Options as of `map`."""
+    return map(layer, prompt, kind="softmax", **options)
+
+
+def channel(
+    layer: AnyLayer, channel: int, prompt: int = 0, **options: Unpack[MapOptions]
+) -> go.Figure:
+    """Draw the matrix M of one head. Options as of `map`."""
+    return map(layer, prompt, kind="channel", channel=channel, **options)
+
+
+def maps(
+    layers: Sequence[AnyLayer],
+    prompt: int = 0,
+    *,
+    kind: Kind = "map",
+    channels: Sequence[int] = (),
+    tokens: Sequence[Sequence[str]] | None = None,
+    region: Rectangle | None = None,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    columns: int = 4,
+    side: int = 260,
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """Draw small maps side by side, with one end of the colours for all and axes that zoom together.
+
+    Args:
+        layers: Layers of captures, or records. A single one is drawn once for each of `channels`.
+        prompt: Number of the prompt.
+        kind: Which of their matrices.
+        channels: The heads drawn, with kind "channel"; one for each layer, or several of a single layer.
+        tokens: The tokens of each sequence as text, for records.
+        region: The rectangle drawn; None: all.
+        scale: Colour scale.
+        limit: The value at the end of the colours; None: the largest of the panels' own.
+        columns: Panels in a row.
+        side: Width and height of a panel's map in pixels.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: As of `map`; or there is nothing to draw.
+    """
+    if len(layers) == 1 and channels:
+        layers = [layers[0]] * len(channels)
+    if not layers:
+        raise UsageError("give at least one layer to draw")
+    if channels and len(channels) != len(layers):
+        raise UsageError(f"{len(channels)} channels for {len(layers)} layers: give one for each")
+    if channels:
+        kind = "channel"
+    heads = channels or [0] * len(layers)
+    asked: dict[str, Any] = {"prompt": prompt, "kind": kind, "scale": scale, "limit": limit}
+    shown = [
+        _selection(layer, tokens, theme, region=_region(region), channel=head, **asked)
+        for layer, head in zip(layers, heads, strict=True)
+    ]
+    for what in shown:
+        check(kind, what)
+    limits = [end for what in shown if (end := colour_limit(what)) is not None]
+    common = max(limits, default=None)
+    panels = [
+        Panel(
+            _panel_title(what),
+            matrix_spec(dataclasses.replace(what, limit=common), hover="positions"),
+        )
+        for what in shown
+    ]
+    rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
+    texts = {tuple(what.tokens) for what in shown}
+    joined = side_by_side(rows, side=side, same_queries=len(texts) == 1, theme=theme_of(theme))
+    return go.Figure(joined).update_layout(paper_bgcolor=theme_of(theme).surface)
+
+
+def lag_profile(
+    layer: AnyLayer,
+    prompt: int = 0,
+    *,
+    kind: Kind = "map",
+    channel: int = 0,
+    title: str | None = DEFAULT,
+    size: tuple[Length | None, Length | None] = (None, None),
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """Draw how much of a matrix lies how far back: e(ℓ) = mean_i M[i, i−ℓ]² as shares; what `diagonal_sharpness` reads.
+
+    Args:
+        layer: A layer of a capture, or a record.
+        prompt: Number of the prompt.
+        kind: Which of the layer's matrices.
+        channel: The head, for kind "channel".
+        title: What stands above; None leaves it out.
+        size: Width and height; None: 900 × 460 pixels.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: As of `map`.
+    """
+    what = _selection(layer, None, theme, prompt=prompt, kind=kind, channel=channel)
+    check(kind, what)
+    return figure_of("lags", what, title, size)
+
+
+def signals(
+    layer: AnyLayer,
+    prompt: int = 0,
+    *,
+    show: Signal = "steps",
+    tokens: Sequence[Sequence[str]] | None = None,
+    region: Rectangle | None = None,
+    sort: HeadOrder = "index",
+    scale: Scale = "linear",
+    limit: float | None = None,
+    title: str | None = DEFAULT,
+    size: tuple[Length | None, Length | None] = (None, None),
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """Draw what drives a layer's states along a prompt.
+
+    Args:
+        layer: A layer of a capture, or a record.
+        prompt: Number of the prompt.
+        show: "steps": Δ by token and head; "norms": ‖B‖ and ‖C‖ by token; "half-lives": how long states last at the
+            mean Δ; "rates": how often which |A| occurs.
+        tokens: The tokens of each sequence as text, for a record.
+        region: Its keys are the tokens drawn; None: all.
+        sort: What orders the heads of "steps".
+        scale: Colour scale of "steps".
+        limit: The value at the end of its colours.
+        title: What stands above; None leaves it out.
+        size: Width and height.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: The layer has no such signals; the message says why.
+    """
+    _check_one_of("show", show, get_args(Signal))
+    asked: dict[str, Any] = {"prompt": prompt, "sort": sort, "scale": scale, "limit": limit}
+    what = _selection(layer, tokens, theme, region=_region(region), **asked)
+    return figure_of(show, what, title, size)
+
+
+def weights(
+    layer: AnyLayer,
+    *,
+    show: Weight = "input-product",
+    group: int = 0,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    title: str | None = DEFAULT,
+    size: tuple[Length | None, Length | None] = (None, None),
+    theme: ThemeName = "light",
+) -> go.Figure:
+    """Draw whether queries look for what keys write, and the kernels of the convolution.
+
+    Args:
+        layer: A layer of a capture, or a record.
+        show: "input-product": W_Cᵀ W_B; "state-product": W_B W_Cᵀ; "input-entries", "state-entries": their diagonals
+            against the rest; "kernels": of the convolution; "taps": the kernels' energy by tap.
+        group: The group of W_B and W_C.
+        scale: Colour scale of the products.
+        limit: The value at the end of their colours.
+        title: What stands above; None leaves it out.
+        size: Width and height.
+        theme: "light" or "dark".
+
+    Raises:
+        UsageError: The layer has no such weights; the message says why.
+    """
+    _check_one_of("show", show, get_args(Weight))
+    what = _selection(layer, None, theme, group=group, scale=scale, limit=limit)
+    return figure_of(show, what, title, size)
+
+
+def figure_of(
+    name: str,
+    what: Selection,
+    title: str | None,
+    size: tuple[Length | None, Length | None],
+    model: str = "",
+) -> go.Figure:
+    """A figure of `catalogue.FIGURES`, finished.
+
+    Args:
+        name: Its name.
+        what: What it shows.
+        title: What stands above; None leaves it out.
+        size: Width and height; None: its own.
+        model: What the default title ends with.
+
+    Raises:
+        UsageError: Something of it is not there.
+    """
+    check(name, what)
+    made = FIGURES[name]
+    if title == DEFAULT:
+        title = made.title(what) + f" · {visible(model, longest=80)}" * bool(model)
+    return finished(made.draw(what), title, size, made.size, what.theme)
+
+
+def layer_of(
+    layer: AnyLayer, tokens: Sequence[Sequence[str]] | None = None
+) -> Layer | RecordedLayer:
+    """What figures read. Raises UsageError where it is no layer."""
+    if isinstance(layer, Layer | RecordedLayer):
+        return layer
+    if hasattr(layer, "call") and hasattr(layer, "layer"):
+        return RecordedLayer(layer, tokens)
+    raise UsageError(
+        f"give a layer of a capture, cap.layer(3), or a record, rec[3], not {type(layer).__name__}"
+    )
+
+
+def theme_of(name: ThemeName) -> Theme:
+    """The theme of a name. Raises UsageError where there is none."""
+    _check_one_of("theme", name, get_args(ThemeName))
+    return DARK if name == "dark" else LIGHT
+
+
+def _selection(
+    layer: AnyLayer, tokens: Sequence[Sequence[str]] | None, theme: ThemeName, **asked: Any
+) -> Selection:
+    kind = asked.get("kind", "map")
+    known = layer_of(layer, tokens)
+    if kind not in kinds_of(known):
+        there = ", ".join(kinds_of(known))
+        raise UsageError(f"layer {known.index} has no {kind}; it has {there}")
+    return Selection(layer=known, theme=theme_of(theme), **asked)
+
+
+def _region(region: Rectangle | None) -> Region | None:
+    if region is None or isinstance(region, Region):
+        return region
+    try:
+        text = region if isinstance(region, str) else "{}-{},{}-{}".format(*region[0], *region[1])
+        return Region.parse(text)
+    except (ValueError, TypeError, IndexError) as error:
+        raise UsageError(
+            f"region {region!r} is no rectangle of queries and keys such as 0-64,16-80"
+        ) from error
+
+
+def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{name} is {value!r}; choose from: {', '.join(known)}")
+
+
+def _panel_title(what: Selection) -> str:
+    head = f", channel {what.channel}" if what.kind == "channel" else ""
+    return f"layer {what.layer.index}{head}"

@@ -1,0 +1,105 @@
+"""Cells as an image on a pair of axes, with the colour bar beside it: the one place where a map gets its colours."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.plot.colour_bar import colour_bar
+from ssmlens.plot.raster import LEVELS, data_uri, palette_png
+from ssmlens.plot.scales import Scale, coloured
+from ssmlens.plot.theme import SIGNED, UNIT, Stop
+
+SIDE = 700
+"""Pixels a side of an image: about what a map gets on a screen. Fewer cells become several pixels each."""
+
+_QUICK = 1  # zlib's level: a picture is looked at at once, and seldom kept
+
+
+def picture(
+    cells: Float[np.ndarray, "row column"],
+    place: tuple[float, float, float, float],
+    *,
+    signed: bool,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    axes: tuple[str, str] = ("x", "y"),
+    bar_length: float = 0.6,
+    level: int = _QUICK,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An image for `layout.images`, and a trace that draws its colour bar.
+
+    Args:
+        cells: The values; NaN where there is nothing.
+        place: Left and upper edge on the axes, width and height.
+        signed: True for a diverging scale about 0, False for values in [0, limit].
+        scale: "linear", "symlog" or "rank" (`scales.coloured`).
+        limit: The value at the end of the colour scale; of these cells by default.
+        axes: The axes of a subplot.
+        bar_length: Share of the subplot's height.
+        level: zlib's, 1 (fast) to 9 (small).
+    """
+    colours = coloured(cells, scale, signed=signed, limit=limit)
+    tall, wide = (max(1, SIDE // max(1, n)) for n in cells.shape)
+    x, y, width, height = place
+    image = {
+        **{"source": data_uri(_png(colours.position, signed, (tall, wide), level))},
+        **{"xref": axes[0], "yref": axes[1], "sizing": "stretch", "layer": "below"},
+        **{"x": x, "y": y, "sizex": width, "sizey": height},
+    }
+    return image, colour_bar(colours.ticks, signed=signed, axes=axes, length=bar_length)
+
+
+def stamp(
+    cells: Float[np.ndarray, "row column"],
+    *,
+    signed: bool,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    pixels: int = 1,
+) -> bytes:
+    """The same image alone, as a small PNG: for thumbnails, and pages that draw the rest themselves.
+
+    Args:
+        cells: The values; NaN where there is nothing.
+        signed: Whether they have signs.
+        scale: "linear", "symlog" or "rank".
+        limit: The value at the end of the colour scale; of these cells by default.
+        pixels: A side of each cell.
+    """
+    position = coloured(cells, scale, signed=signed, limit=limit).position
+    return _png(position, signed, (pixels, pixels), level=9)
+
+
+def colour_edges(
+    values: Float[np.ndarray, "row column"],
+    scale: Scale = "linear",
+    *,
+    signed: bool,
+    limit: float | None = None,
+) -> Float[np.ndarray, " level"]:
+    """At which |value| the image takes on each of its levels of colour: who knows them needs no scale.
+
+    A cell of value v has as many levels, of all, as there are edges ≤ |v|; infinity for levels that no cell has.
+
+    Args:
+        values: The cells; NaN where there is nothing.
+        scale: "linear", "symlog" or "rank".
+        signed: Whether they have signs: then half of the palette is for each sign.
+        limit: The value at the end of the colour scale; of these cells by default.
+    """
+    position = coloured(values, scale, signed=signed, limit=limit).position
+    known = np.isfinite(values) & (values != 0)
+    order = np.argsort(np.abs(values[known]), kind="stable")
+    size = np.abs(values[known])[order]
+    levels = LEVELS // 2 if signed else LEVELS
+    reached = np.rint(np.abs(position[known])[order] * levels)
+    first = np.searchsorted(reached, np.arange(1, levels + 1))
+    return np.append(size, np.inf)[first].astype(np.float32)
+
+
+def _png(
+    position: Float[np.ndarray, "row column"], signed: bool, pixels: tuple[int, int], level: int
+) -> bytes:
+    stops: tuple[Stop, ...] = SIGNED if signed else UNIT
+    return palette_png(position, stops, signed=signed, pixels=pixels, level=level)

@@ -1,0 +1,118 @@
+"""Maps as small images: fewer cells by blocks, and PNGs transparent where a map says nothing."""
+
+import base64
+import functools
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ssmlens.plot.theme import Stop
+
+Reduction = Literal["mean", "peak"]
+_NOTHING = 255  # the palette's last entry, fully transparent: NaN
+
+LEVELS = _NOTHING - 1
+"""Steps of the palette from its first colour to its last."""
+
+
+def causal(
+    values: Float[np.ndarray, "query key"], first: int = 0
+) -> Float[np.ndarray, "query key"]:
+    """The map with NaN where a key lies after its query: cells that hold nothing, not zeros.
+
+    Args:
+        values: A map, or a rectangle of it.
+        first: Position of the first query minus position of the first key, 0 for a whole map.
+    """
+    query, key = np.ogrid[: values.shape[0], : values.shape[1]]
+    return np.where(key <= query + first, values, np.nan)
+
+
+def block_reduce(
+    values: Float[np.ndarray, "query key"], block: int, how: Reduction
+) -> Float[np.ndarray, "query_block key_block"]:
+    """One value for each `block` x `block` square of tokens; the last blocks may be smaller.
+
+    Args:
+        values: A map; NaN cells are left out, and a block of nothing else is NaN.
+        block: Tokens a side.
+        how: "mean", or "peak": the value of largest magnitude, sign kept, which a one-token
+            diagonal survives.
+    """
+    if block == 1:
+        return values
+    rows, columns = (-(-n // block) for n in values.shape)
+    padded = np.full((rows * block, columns * block), np.nan, values.dtype)
+    padded[: values.shape[0], : values.shape[1]] = values
+    cells = padded.reshape(rows, block, columns, block).swapaxes(1, 2).reshape(rows, columns, -1)
+    held = ~np.isnan(cells)
+    if how == "mean":
+        total = np.where(held, cells, 0).sum(-1)
+        count = held.sum(-1)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(values.dtype)
+    largest = np.where(held, np.abs(cells), -1).argmax(-1)[..., None]
+    return np.take_along_axis(cells, largest, -1)[..., 0]
+
+
+def palette_png(
+    position: Float[np.ndarray, "row column"],
+    stops: tuple[Stop, ...],
+    *,
+    signed: bool,
+    pixels: int | tuple[int, int] = 1,
+    level: int = 9,
+) -> bytes:
+    """A PNG of colour positions, one palette index a pixel; NaN is transparent.
+
+    Args:
+        position: In [-1, 1] when signed, [0, 1] otherwise (`scales.coloured`); clipped to it.
+        stops: The colour scale, from `theme`.
+        signed: Whether position 0 lies in the middle of the scale.
+        pixels: A side of each cell, or its height and width.
+        level: zlib's, 1 (fast) to 9 (small).
+    """
+    half = (_NOTHING - 1) / 2
+    share = position * half + half if signed else position * (2 * half)
+    np.clip(share, 0, 2 * half, out=share)
+    index = np.rint(np.where(np.isfinite(share), share, _NOTHING)).astype(np.uint8)
+    tall, wide = (pixels, pixels) if isinstance(pixels, int) else pixels
+    if tall > 1 or wide > 1:
+        index = index.repeat(tall, axis=0).repeat(wide, axis=1)
+    return _png(index, _palette(stops), level)
+
+
+@functools.cache
+def _palette(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
+    palette = np.zeros((256, 4), np.uint8)
+    places, colours = [p for p, _ in stops], np.array([c for _, c in stops]) * [1, 1, 1, 255]
+    for channel in range(4):
+        levels = np.interp(np.arange(_NOTHING) / (_NOTHING - 1), places, colours[:, channel])
+        palette[:_NOTHING, channel] = np.rint(levels)
+    return palette
+
+
+def data_uri(png: bytes) -> str:
+    """The PNG as a `data:` URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _png(
+    index: UInt8[np.ndarray, "row column"], palette: UInt8[np.ndarray, "256 rgba=4"], level: int
+) -> bytes:
+    height, width = index.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1)  # filter 0 before each
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", palette[:, :3].tobytes()),
+        (b"tRNS", palette[:, 3].tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), level)),
+        (b"IEND", b""),
+    )
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body

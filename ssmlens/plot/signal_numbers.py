@@ -1,0 +1,151 @@
+"""What drives a layer's states along a prompt: Δ, B, C and A, and how long the states last."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssmlens.names import ATTENTION
+from ssmlens.plot.cells import runs, shrink_means
+from ssmlens.plot.scales import Scale, robust_limit
+from ssmlens.plot.selection import Drawable, HeadOrder, Selection, Span
+
+COLUMNS, ROWS = 700, 350
+"""Most cells of the image of Δ: about the pixels that it gets on a screen."""
+
+POINTS = 2048
+"""Most points of a line along the prompt."""
+
+_BINS = 60
+_SAMPLE = 250_000
+
+
+def why_not(layer: Drawable) -> str:
+    """Why a layer has no signals to show, in a line; "" where it has."""
+    if layer.kind == ATTENTION:
+        return f"Layer {layer.index} is softmax attention: it has no Δ, A, B or C, only a map."
+    if "delta" not in layer or not ("A" in layer or "log_decay" in layer):
+        return f"Layer {layer.index} is no selective scan: it has no Δ and A."
+    return ""
+
+
+def steps(what: Selection) -> Float[np.ndarray, "token head"]:
+    """Δ, after softplus and clamp; kept."""
+    return what.keep((*what.key, "delta"), lambda: _read(what, "delta"))
+
+
+def mean_steps(what: Selection) -> Float[np.ndarray, " head"]:
+    """Mean Δ of each head over the prompt, in float64."""
+    return what.keep((*what.key, "steps"), lambda: steps(what).mean(0, dtype=np.float64))
+
+
+def half_lives(what: Selection) -> Float[np.ndarray, "head state"]:
+    """Tokens after which half of a state is left at the head's mean step: ln 2 / (|A| · mean Δ).
+
+    Where the decay depends on the data (Mamba-3) ln 2 over the mean of −log_decay, one a head.
+    """
+
+    def make() -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            if "log_decay" in what.layer:
+                rate = -_read(what, "log_decay").mean(0, dtype=np.float64)
+                return math.log(2) / rate[:, None]
+            return math.log(2) / (_rates_of_heads(what.layer) * mean_steps(what)[:, None])
+
+    return what.keep((*what.key, "half-lives"), make)
+
+
+def rates(what: Selection) -> Float[np.ndarray, "_ _"]:
+    """|A| of heads and states; of tokens and heads, −log_decay / Δ, where it depends on the data."""
+    if "log_decay" in what.layer:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return -_read(what, "log_decay").astype(np.float64) / steps(what)
+    return _rates_of_heads(what.layer)
+
+
+def rate_counts(
+    what: Selection,
+) -> tuple[Float[np.ndarray, " edge"], Int[np.ndarray, " bin"]]:
+    """How often which |A| occurs: edges in log10 |A|, and counts; what is 0 or not finite is left out."""
+    values = rates(what)
+    logs = np.log10(values[np.isfinite(values) & (values > 0)])
+    counts, edges = np.histogram(logs, _BINS)
+    return edges, counts
+
+
+def counted(layer: Drawable) -> str:
+    """What `rates` has a value for."""
+    if "log_decay" in layer:
+        return "token and head"
+    return "head and state" if len(layer.shape("A")) == 2 else "head"
+
+
+def norm(what: Selection, name: str) -> Float[np.ndarray, "token group"]:
+    """‖B_i‖ or ‖C_i‖ over the states of each group."""
+    return what.keep((*what.key, name), lambda: np.linalg.norm(_read(what, name), axis=2))
+
+
+def norms(what: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column group"]]:
+    """‖B_i‖ and ‖C_i‖ as means over `block_of` tokens a column."""
+    several = block_of(shown, POINTS)
+    return {n: shrink_means(norm(what, n)[slice(*shown)], several, 1) for n in ("B", "C")}
+
+
+def head_order(what: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:
+    """Heads from the first row to the last: by number, from the largest mean step, from the longest half-life."""
+    if order == "step":
+        return np.argsort(-mean_steps(what), kind="stable")
+    if order == "half-life":
+        return np.argsort(-np.median(half_lives(what), axis=1), kind="stable")
+    return np.arange(steps(what).shape[1])
+
+
+def step_cells(
+    what: Selection, shown: Span, order: HeadOrder
+) -> tuple[Float[np.ndarray, "row column"], list[str]]:
+    """Mean Δ in as many cells as a screen shows, and a label a row.
+
+    Args:
+        what: Layer and prompt.
+        shown: First token and the one after the last.
+        order: The order of the heads.
+    """
+    first, end = shown
+    columns = shrink_means(steps(what)[first:end], block_of(shown, COLUMNS), 1)
+    heads = columns.shape[1]
+    several = math.ceil(heads / ROWS)
+    cells = shrink_means(columns[:, head_order(what, order)], 1, several)
+    if order == "index":
+        return cells.T, runs(0, heads, several)
+    if several == 1:
+        return cells.T, [str(head) for head in head_order(what, order)]
+    return cells.T, [f"rank {run}" for run in runs(0, heads, several)]
+
+
+def step_limit(what: Selection, scale: Scale) -> float | None:
+    """The value at the end of Δ's colours: of the whole prompt, so that zooming leaves them alone."""
+    if scale == "rank" or what.limit is not None:
+        return what.limit
+
+    def make() -> np.ndarray:
+        values = steps(what)
+        if scale == "symlog":
+            return np.array(values[np.isfinite(values)].max(initial=0.0) or 1.0)
+        return np.array(robust_limit(values[:: max(1, values.size // _SAMPLE)]))
+
+    return float(what.keep((*what.key, "limit", scale), make))
+
+
+def block_of(shown: Span, most: int) -> int:
+    """Tokens that share a column of at most `most`."""
+    return math.ceil((shown[1] - shown[0]) / most)
+
+
+def _read(what: Selection, name: str) -> np.ndarray:
+    """One of the layer's arrays, of the prompt's real tokens."""
+    return what.layer.read(name, what.prompt)
+
+
+def _rates_of_heads(layer: Drawable) -> Float[np.ndarray, "head state"]:
+    A = np.abs(layer.read("A").astype(np.float64))
+    return A if A.ndim == 2 else A[:, None]

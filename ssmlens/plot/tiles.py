@@ -1,0 +1,271 @@
+"""A rectangle of a map, brought down to the cells that a screen shows, and its figure: for maps of any size."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.plot.labels import block_labels, label_pixels, literal, visible
+from ssmlens.plot.picture import SIDE, picture
+from ssmlens.plot.raster import Reduction, block_reduce
+from ssmlens.plot.scales import Scale
+from ssmlens.plot.theme import LABEL, LIGHT, Spec, Theme, plain_template
+
+LABELS = 36
+"""Most token labels along an axis of positions."""
+
+NUMBERS = 300 * 300
+"""Most cells whose values a figure that stands alone carries one by one."""
+
+HOVER_SIDE = 256
+"""Of more, so many a side."""
+
+Hover = Literal["positions", "tokens"] | None
+Range = tuple[int, int]
+_STRIP = 128  # rows of entries reduced at a time: what they need stays in a core's own cache
+_TITLE, _BAR = 24, 72  # pixels of an axis's title, and of the colour bar with its numbers
+_DOWN, _ACROSS = "query token (looking)", "key token (looked at)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A rectangle of a map, a value for each square of `block` tokens.
+
+    Attributes:
+        cells: The value of largest magnitude in each square with its sign, or the mean; NaN where no
+            key of the square is at or before a query of it.
+        queries: First query and the one after the last.
+        keys: First key and the one after the last.
+        block: Tokens a side of a square; 1 where every entry is shown.
+    """
+
+    cells: Float[np.ndarray, "row column"]
+    queries: Range
+    keys: Range
+    block: int
+
+
+def tile(
+    values: Float[np.ndarray, "query key"],
+    queries: Range,
+    keys: Range,
+    how: Reduction,
+    side: int = SIDE,
+) -> Tile:
+    """A rectangle of a map as a tile of at most `side` cells a side.
+
+    Args:
+        values: The map's entries in that rectangle.
+        queries: First query and the one after the last.
+        keys: First key and the one after the last.
+        how: "peak" for maps, which a one-token diagonal survives, or "mean" for masks.
+        side: Most cells a side.
+    """
+    block = math.ceil(max(values.shape) / side)
+    cells = shrink(values, block, how, queries[0] - keys[0])
+    return Tile(cells, queries, keys, block)
+
+
+def shrink(
+    values: Float[np.ndarray, "query key"], block: int, how: Reduction, first: int = 0
+) -> Float[np.ndarray, "row column"]:
+    """One value for each `block` × `block` square of a causal map; NaN where no key is at or before a query.
+
+    As `raster.block_reduce(raster.causal(values))`, some ten times faster. Entries with key > query
+    must be zero, as they are in maps and masks.
+
+    Args:
+        values: A rectangle of a map.
+        block: Tokens a side of a square.
+        how: "peak" or "mean" over the causal entries of a square.
+        first: Position of the first query minus position of the first key.
+    """
+    cells = np.zeros((-(-values.shape[0] // block), -(-values.shape[1] // block)), values.dtype)
+    strip = max(1, _STRIP // block)
+    for row in range(0, len(cells), strip):
+        part = values[row * block : (row + strip) * block]
+        causal = min(
+            values.shape[1], row * block + len(part) + first
+        )  # keys beyond have no query here
+        if causal > 0:
+            part = part[:, :causal]
+            cells[row : row + strip, : -(-causal // block)] = _join(part, block, how, row, first)
+    rows, columns = np.ogrid[: cells.shape[0], : cells.shape[1]]
+    last_query = np.minimum((rows + 1) * block, len(values)) - 1
+    cells[columns * block > last_query + first] = np.nan
+    return cells
+
+
+def tile_spec(
+    shown: Tile,
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str] | None = None,
+    *,
+    signed: bool = True,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    query: int | None = None,
+    hover: Hover = None,
+    theme: Theme = LIGHT,
+) -> Spec:
+    """Draw a tile, as plain values of a plotly figure: an image on axes of tokens, queries down, keys to the right.
+
+    A page that fetches numbers, and a new tile at every zoom, needs pixels alone. A figure that stands alone carries
+    the cells' values for the pointer too.
+
+    Args:
+        shown: The tile.
+        query_tokens: The prompt's tokens.
+        key_tokens: The tokens along the other axis; the prompt's when absent.
+        signed: True for maps (a diverging scale about 0), False for masks (0 to 1).
+        scale: "linear", "symlog" or "rank" (`scales.coloured`).
+        limit: The value at the end of the colour scale; of the tile itself by default. A rank scale
+            ranks among the tile's cells.
+        query: A query to mark, by its position in the prompt.
+        hover: What the pointer reads: nothing; values at "positions", on axes as of a tile without; or values at
+            "tokens", on axes of categories, whose labels plotly chooses anew at every zoom.
+        theme: LIGHT or DARK.
+    """
+    key_tokens = query_tokens if key_tokens is None else key_tokens
+    first, first_key = shown.queries[0], shown.keys[0]
+    rows, columns = shown.cells.shape
+    size = columns * shown.block, rows * shown.block
+    place = (first_key - 0.5, first - 0.5, float(size[0]), float(size[1]))
+    numbers = []
+    if hover == "tokens":
+        labels = [
+            block_labels(tokens, shown.block, *span)
+            for tokens, span in ((query_tokens, shown.queries), (key_tokens, shown.keys))
+        ]
+        down, across = (_categories(of, t) for of, t in zip(labels, (_DOWN, _ACROSS), strict=True))
+        place = (-0.5, -0.5, float(columns), float(rows))
+        numbers = [_numbers(shown, {"y": labels[0], "x": labels[1]})]
+    else:
+        down = _positions(query_tokens, shown.queries, _DOWN)
+        across = _positions(key_tokens, shown.keys, _ACROSS)
+        if hover == "positions":
+            numbers = [_numbers(shown, None)]
+    image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
+    layout = {
+        "template": plain_template(theme),
+        "margin": _margin(down, across),
+        "dragmode": "zoom",
+        "images": [image],
+        "xaxis": {**across, "side": "top", "tickangle": -90},
+        "yaxis": {**down, "range": down["range"][::-1]},
+    }
+    spec = {"data": [*numbers, bar], "layout": layout}
+    at = query if query is None or hover != "tokens" else (query - first) / shown.block
+    return marked(spec, at, theme)
+
+
+def marked(spec: Spec, query: int | float | None, theme: Theme = LIGHT) -> Spec:
+    """A figure of `tile_spec`, made without a query, with one marked where it is in the tile."""
+    end, first = spec["layout"]["yaxis"]["range"]
+    if query is None or not first < query < end:
+        return spec
+    line = {"color": theme.muted, "width": 1, "dash": "dot"}
+    where = {"xref": "x domain", "x0": 0, "x1": 1, "y0": query, "y1": query}
+    mark = {"type": "line", **where, "line": line}
+    return {**spec, "layout": {**spec["layout"], "shapes": [mark]}}
+
+
+def _join(
+    values: np.ndarray, block: int, how: Reduction, row: int, first: int
+) -> Float[np.ndarray, "row column"]:
+    """Squares of a strip of rows, the first of them row `row` of the squares."""
+    if how == "peak":
+        high, low = _fold(values, block, np.maximum), _fold(values, block, np.minimum)
+        return np.where(-low > high, low, high)
+    entries = _causal_entries(values.shape[0], values.shape[1], block, row * block + first)
+    return _fold(values, block, np.add) / np.maximum(entries, 1)
+
+
+def _fold(values: np.ndarray, block: int, join: np.ufunc) -> np.ndarray:
+    """Squares of `block` joined into one value each; slices, which numpy joins many at a time."""
+    rows = values[::block].copy()
+    for step in range(1, block):
+        part = values[step::block]
+        join(rows[: len(part)], part, out=rows[: len(part)])
+    cells = rows[:, ::block].copy()
+    for step in range(1, block):
+        part = rows[:, step::block]
+        join(cells[:, : part.shape[1]], part, out=cells[:, : part.shape[1]])
+    return cells
+
+
+def _causal_entries(rows: int, columns: int, block: int, first: int) -> np.ndarray:
+    """How many entries of each square have key ≤ query."""
+    starts = np.arange(0, columns, block, dtype=np.int32)
+    widths = np.minimum(starts + block, columns) - starts
+    up_to = np.arange(rows, dtype=np.int32)[:, None] + first + 1 - starts
+    return np.add.reduceat(np.clip(up_to, 0, widths), np.arange(0, rows, block), axis=0)
+
+
+def _positions(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any]:
+    """An axis of positions in the prompt, with as many labels as there is room for."""
+    first, end = shown
+    step = max(1, math.ceil((end - first) / LABELS))
+    at = list(range(first + (-first) % step, end, step))
+    return {
+        "tickvals": at,
+        "ticktext": [literal(f"{i} {visible(tokens[i], longest=12)}") for i in at],
+        "range": [first - 0.5, end - 0.5],
+        "tickfont": LABEL,
+        "showgrid": False,
+        "zeroline": False,
+        "automargin": False,  # measuring labels takes the browser longer than all the rest
+        "title": {"text": title, "standoff": 4},
+    }
+
+
+def _categories(labels: Sequence[str], title: str) -> dict[str, Any]:
+    """An axis of labels, of which plotly draws those that there is room for."""
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": list(labels),
+        "range": [-0.5, len(labels) - 0.5],
+        "tickfont": LABEL,
+        "showgrid": False,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"text": title},
+    }
+
+
+def _margin(down: dict[str, Any], across: dict[str, Any]) -> dict[str, Any]:
+    if "ticktext" not in down:
+        return {"l": 48, "r": 16, "t": 48, "b": 16}
+    left, top = (_TITLE + label_pixels(axis["ticktext"]) for axis in (down, across))
+    return {"l": left, "r": _BAR, "t": top, "b": 8, "autoexpand": False}
+
+
+def _numbers(shown: Tile, labels: dict[str, list[str]] | None) -> dict[str, Any]:
+    """What the pointer reads: the cells, unseen; of very many, the largest in magnitude of some.
+
+    Args:
+        shown: The tile.
+        labels: Of its columns (x) and rows (y), where the axes are of categories.
+    """
+    several = 1 if shown.cells.size <= NUMBERS else -(-max(shown.cells.shape) // HOVER_SIDE)
+    values = block_reduce(shown.cells, several, "peak")
+    span = several * shown.block
+    where: dict[str, Any] = dict(labels or {})
+    if labels is None:
+        first, first_key, middle = shown.queries[0], shown.keys[0], (span - 1) / 2
+        where = {"x0": first_key + middle, "dx": span, "y0": first + middle, "dy": span}
+    elif several > 1:
+        middle = (several - 1) / 2
+        where = {"x0": middle, "dx": several, "y0": middle, "dy": several}
+    name = (
+        "value" if span == 1 else f"of {span}×{span}" if several == 1 else f"peak of {span}×{span}"
+    )
+    return {
+        **{"type": "heatmap", "z": values.astype(np.float32), **where},
+        **{"opacity": 0, "showscale": False, "hoverongaps": False},
+        "hovertemplate": f"query  %{{y}}<br>key    %{{x}}<br>{name}  %{{z:.3g}}<extra></extra>",
+    }

@@ -1,0 +1,163 @@
+"""May a layer's maps be believed? One answer, from the errors stored with it; asked wherever somebody wants to know."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from ssmlens.names import AGREEMENTS, ATTENTION, FINITE, MAMBA, MAP, MAP_ARRAYS, MAP_ERRORS, MAPS
+
+Answer = Literal["yes", "no", "not resolved"]
+
+CLOSURE = "closure_error"
+CLOSURE_TOLERANCE = 1e-4
+"""Largest closure error of float32 kernels: holds where a capture names no `closure_tolerance`."""
+
+MAP_TOLERANCE = 1e-5
+"""Largest error of a stored map times a vector, in whatever precision the model runs."""
+
+
+@runtime_checkable
+class Proven(Protocol):
+    """What is asked of a layer."""
+
+    @property
+    def state(self) -> str:
+        """`names.FINITE`, or what is not finite."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Its attributes."""
+        ...
+
+    def __contains__(self, name: str, /) -> bool:
+        """Whether it has an array."""
+        ...
+
+    def read(self, name: str, prompt: int | None = None) -> np.ndarray:
+        """An array."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An error that is not within its tolerance.
+
+    Attributes:
+        error_name: "closure_error", "map_error", ...
+        prompt: Number of the prompt.
+        error: The error; NaN fails.
+        tolerance: The largest it may be.
+    """
+
+    error_name: str
+    prompt: int
+    error: float
+    tolerance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a layer's maps may be believed.
+
+    Attributes:
+        answer: "yes"; "no" where its numbers are not finite or an error is not within tolerance; "not resolved" where
+            nothing is wrong but a proof is missing.
+        reason: Why, in one line; "" for a plain yes.
+        errors: The worst over prompts of each error, by name; NaN where none is stored or one is NaN.
+        tolerances: The largest each may be.
+        failures: Every error that is not within its tolerance.
+        worst_token: Position of the token that closes worst, in the prompt that does; None where none is stored.
+        agreement: Mean over prompts of ‖mean M‖² / mean ‖M_d‖²: what of the heads' energy the map keeps.
+    """
+
+    answer: Answer
+    reason: str
+    errors: dict[str, float]
+    tolerances: dict[str, float]
+    failures: tuple[Failure, ...]
+    worst_token: int | None
+    agreement: float
+
+    @property
+    def believed(self) -> bool:
+        """Whether the answer is yes."""
+        return self.answer == "yes"
+
+
+def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
+    """The verdict on a layer (`Layer.verdict`).
+
+    Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
+    Softmax attention needs no proof, for its map is the model's own weights. Where the capture says that the output
+    cannot be computed again (`closure_reason`), closure is not resolved.
+
+    Args:
+        layer: The layer.
+        closure_tolerance: The largest closure error, as the capture says; it depends on dtype and kernels.
+    """
+    closure = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
+    tolerances = {CLOSURE: closure} | dict.fromkeys(MAP_ERRORS.values(), MAP_TOLERANCE)
+    softmax = layer.attributes.get("kind", MAMBA) == ATTENTION
+    unknown = str(layer.attributes.get("closure_reason", ""))
+    required = [] if softmax else [CLOSURE, *(MAP_ERRORS[kind] for kind in whole_maps(layer))]
+    named = [name for name in tolerances if name in layer or name in required]
+    held = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
+    failures = tuple(
+        Failure(name, prompt, float(error), tolerances[name])
+        for name in held
+        for prompt, error in enumerate(_values(layer, name))
+        if not error <= tolerances[name]  # so that NaN fails
+    )
+    errors = {name: worst(layer, name) for name in named}
+    missing = [f"no {name} is stored" for name in required if name not in layer]
+    missing += [unknown] if unknown and not softmax else []
+    answer, reason = _answer(layer, failures, errors, missing)
+    tokens, closures = _values(layer, "closure_worst_token"), _values(layer, CLOSURE)
+    agreements = _values(layer, AGREEMENTS[MAP])
+    return Verdict(
+        answer=answer,
+        reason="the model's own weights" if answer == "yes" and softmax else reason,
+        errors=errors,
+        tolerances={name: tolerances[name] for name in named},
+        failures=failures,
+        worst_token=int(tokens[closures.argmax()]) if tokens.size and closures.size else None,
+        agreement=float(agreements.mean()) if agreements.size else math.nan,
+    )
+
+
+def worst(layer: Proven, name: str) -> float:
+    """The largest of an error over prompts; NaN where one is NaN or none is stored."""
+    values = _values(layer, name)
+    return (
+        float(values.max()) if values.size else math.nan
+    )  # numpy's max keeps a NaN, Python's may not
+
+
+def whole_maps(layer: Proven) -> list[str]:
+    """Which of `names.MAPS` the layer stores whole."""
+    return [kind for kind in MAPS if MAP_ARRAYS[kind] in layer]
+
+
+def _answer(
+    layer: Proven,
+    failures: tuple[Failure, ...],
+    errors: Mapping[str, float],
+    missing: list[str],
+) -> tuple[Answer, str]:
+    if layer.state != FINITE:
+        why = str(layer.attributes.get("reason", ""))
+        return "no", f"{layer.state} not finite" + (f": {why}" if why else "")
+    if failures:
+        limits = {failure.error_name: failure.tolerance for failure in failures}
+        return "no", "; ".join(f"{n} {errors[n]:.1e} > {limit:.0e}" for n, limit in limits.items())
+    if missing:
+        return "not resolved", "; ".join(missing)
+    return "yes", ""
+
+
+def _values(layer: Proven, name: str) -> np.ndarray:
+    return np.atleast_1d(layer.read(name)) if name in layer else np.empty(0)

@@ -1,0 +1,30 @@
+"""Rows of text as an aligned table: the only place that lays one out."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+Form = Literal["plain", "markdown"]
+
+
+def text_table(
+    rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), form: Form = "plain"
+) -> str:
+    """The rows as lines of text.
+
+    Args:
+        rows: The rows, the first of them the header.
+        left: Columns that are aligned to the left, by number, negative ones from the last; the others to the right.
+        form: "plain" for a terminal, "markdown" for a README.
+    """
+    from tabulate import tabulate  # here, since every command's help imports this module
+
+    count = len(rows[0])
+    lefts = {column % count for column in left}
+    align = ["left" if column in lefts else "right" for column in range(count)]
+    if form == "markdown":
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    header, *others = rows
+    if not others:  # tabulate would align no column of an empty table
+        others, align = [], None
+    style = "pipe" if form == "markdown" else "plain"
+    return tabulate(others, headers=header, tablefmt=style, colalign=align, disable_numparse=True)
