@@ -62,7 +62,8 @@ LABEL = "label"
 
 # Arrays of one layer in a capture, by role, with their axes; operands are what the layer's operator declares
 # (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all of them.
-# Trailing axes that a layer lacks are dropped: A_log and dt_bias are (head,) in Mamba-2, D is (head,) without D_has_hdim.
+# Trailing axes that a layer lacks are dropped: A_log and dt_bias are (head,) in Mamba-2, D is (head,) without
+# D_has_hdim.
 ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
     MAP_ROLE: {
         "attention_map": (PROMPT, QUERY, KEY),

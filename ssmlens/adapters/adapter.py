@@ -173,7 +173,12 @@ def own_forward(mixer: nn.Module) -> Callable[..., Any]:
 def _holds_state(cache: Any, mixer: nn.Module) -> bool:
     if hasattr(cache, "seqlen_offset"):  # mamba_ssm's InferenceParams
         return cache.seqlen_offset > 0
-    try:
-        return bool(cache.has_previous_state(mixer.layer_idx))
-    except (TypeError, ValueError, AttributeError):
-        return cache.get_seq_length() > 0
+    for of_layer in (
+        ("layer_idx",),
+        (),
+    ):  # older caches are asked as a whole, or have no such question
+        try:
+            return bool(cache.has_previous_state(*(getattr(mixer, name) for name in of_layer)))
+        except (TypeError, ValueError, AttributeError):
+            continue
+    return cache.get_seq_length() > 0

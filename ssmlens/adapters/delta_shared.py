@@ -21,6 +21,7 @@ class DeltaAdapter(TransformersAdapter):
     """Mixers that write with a delta rule (`models.projections_delta`)."""
 
     block_kind = names.DELTA_RULE
+    tf32_kernels = True  # flash-linear-attention's
     fresh_A_log = (-math.inf, math.log(16))
 
     @abstractmethod
@@ -158,11 +159,11 @@ def convolution(mixer: Any) -> dict[str, Any]:
 
 
 def gated_norm(norm: Any) -> dict[str, Any]:
-    """The fields of `DeltaWeights` that are those of the norm and its gate."""
+    """The fields of `DeltaWeights` that are those of the norm and its gate; before 5.15 the gate is always SiLU."""
     return {
         "norm_weight": norm.weight,
         "norm_eps": norm.variance_epsilon,
-        "gate_activation": _activation(norm.activation),
+        "gate_activation": _activation(getattr(norm, "activation", "silu")),
     }
 
 

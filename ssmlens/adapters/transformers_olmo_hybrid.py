@@ -1,11 +1,14 @@
 """transformers' OLMo-Hybrid: gated delta nets whose writes may overshoot (β up to 2), some blocks softmax attention."""
 
+import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
+from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.models.projections_delta import DeltaWeights
 
 
@@ -30,8 +33,21 @@ class TransformersOlmoHybrid(DeltaAdapter):
             out_proj_weight=mixer.o_proj.weight,
             beta_scale=2.0 if mixer.allow_neg_eigval else 1.0,
             round_norm=True,
-            **convolution(mixer),
+            **(convolution(mixer) if hasattr(mixer, "conv1d") else _three_convolutions(mixer)),
             **gated_norm(mixer.o_norm),
+        )
+
+    def weights(self, mixer: Any) -> WeightViews:
+        """See `Adapter.weights`. Where q, k and v have a convolution each, no view is the whole of it."""
+        views = super().weights(mixer)
+        if hasattr(mixer, "conv1d"):
+            return views
+        per_group = (mixer.num_k_heads, -1)
+        return dataclasses.replace(
+            views,
+            conv=None,
+            conv_B=mixer.k_conv1d.weight.squeeze(1).unflatten(0, per_group),
+            conv_C=mixer.q_conv1d.weight.squeeze(1).unflatten(0, per_group),
         )
 
     def tiny_model(self) -> nn.Module:
@@ -54,3 +70,9 @@ class TransformersOlmoHybrid(DeltaAdapter):
             eos_token_id=1,
         )
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def _three_convolutions(mixer: Any) -> dict[str, Any]:
+    """As `convolution`, of transformers' older code: q, k and v have one each, with SiLU."""
+    parts = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
+    return {"conv_weight": torch.cat([part.weight.squeeze(1) for part in parts])}

@@ -58,7 +58,7 @@ class _Hooks:
             if site.adapter.needs_weights(module):
                 weights_device(site)  # refuses what cannot be recorded
             if site.adapter.shared:
-                enter, leave = partial(self._enter, site), partial(self._leave, module)
+                enter = partial(self._enter, site)
                 yield block.module.register_forward_pre_hook(enter, prepend=True)
             else:
                 self._running[module] = site
@@ -69,6 +69,7 @@ class _Hooks:
                 yield module.register_forward_pre_hook(before, with_kwargs=True)
                 yield module.register_forward_hook(after)
             if site.adapter.shared:
+                leave = partial(self._leave, module)
                 yield block.module.register_forward_hook(leave, always_call=True)
 
     def _enter(self, site: MixerSite, *_: Any) -> None:

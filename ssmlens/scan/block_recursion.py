@@ -20,6 +20,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssmlens.scan.denormals import drop_tiny_
+
 # Tokens whose pairs are taken one by one; their decay is a product of exponentials. Longer ones take it from sums in
 # float64, so that rounding does not pile up over a long sequence.
 _LEAF = 4
@@ -171,6 +173,8 @@ class _Square:
             left, right = self._decays(sums, size).unflatten(1, (-1, 2)).unsqueeze(3).unbind(2)
             queries *= left
             keys *= right
+            drop_tiny_(queries)
+            drop_tiny_(keys)
             size *= 2
         across = self._decays(sums, size)
         for n in range(1, self.count):
@@ -178,6 +182,7 @@ class _Square:
             if n > 1:
                 Q = Q.clone() if keeps else Q
                 Q[:, :, : start - size] *= across[:, n - 1 : n]
+                drop_tiny_(Q[:, :, : start - size])
             yield start, P[:, :, start : min(start + size, self._tokens)], Q[:, :, :start]
 
     def _decays(
@@ -222,6 +227,8 @@ def _leaves(
             sums[:, :, :, i, j] = (seen.permute(2, 0, 1, 3) * (read[i] * write[j])).sum(-1)
         Q[:, :, :, j] = put if between is None else between * put
     P, Q = (x.flatten(4).flatten(2, 3) for x in (P, Q))
+    drop_tiny_(P)
+    drop_tiny_(Q)
     return sums, P, Q
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn.functional import hardshrink, pad
+from torch.nn.functional import pad
 
+from ssmlens.scan.denormals import drop_tiny
 from ssmlens.scan.operator import Span
 
 _LEAF = 128
 # Side of the triangular blocks that are inverted by substitution.
-_SUBSTITUTED = 16
+_SUBSTITUTED = 32
 FORGOTTEN = -800.0
 """A log decay that is 0 as a decay, in float64 too. What is below it counts as this, so that sums have differences."""
 
@@ -103,10 +104,10 @@ def leaves(o: Operands) -> Leaves:
     size = min(_LEAF, 1 << max(0, tokens - 1).bit_length())
     q, k, beta, steps = (_by_block(x, size) for x in (o.q, o.k, o.beta.unsqueeze(-1), o.log_decay))
     sums = steps.clamp(min=FORGOTTEN).double().cumsum(-2)
-    since, until = (x.to(q.dtype).exp() for x in (sums, sums[..., -1:, :] - sums))
+    since, until = (drop_tiny(x.to(q.dtype).exp()) for x in (sums, sums[..., -1:, :] - sums))
     scores, overlaps = _decayed_products(q, k, sums)
     inverse = _inverse(beta * overlaps)
-    own = scores @ inverse
+    own = drop_tiny(scores @ inverse)
     seen, kept = since * k, until * k
     weighted = beta * seen
     readers = torch.stack([since * q - own @ weighted, -(inverse @ weighted)], dim=2)
@@ -118,11 +119,6 @@ def leaves(o: Operands) -> Leaves:
         across=drop_tiny(readers[:, :, 1].mT @ kept + _diagonal(since[..., -1, :], k.shape[-1])),
     )
     return Leaves(blocks, torch.stack([own, inverse - one], dim=2))
-
-
-def drop_tiny(x: Tensor) -> Tensor:
-    """0 where a product of two such numbers would be denormal: under 1e-19 in float32. A CPU is slow with those."""
-    return hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5)
 
 
 def _by_block(x: Float[Tensor, "head token _"], size: int) -> Float[Tensor, "head block time _"]:
@@ -144,15 +140,15 @@ def _decayed_products(
     size = q.shape[-2]
     if sums.shape[-1] == 1:
         later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
-        decay = (sums - sums.mT).to(q.dtype).masked_fill(later, -torch.inf).exp()
+        decay = drop_tiny((sums - sums.mT).to(q.dtype).masked_fill(later, -torch.inf).exp())
         return (q @ k.mT) * decay, ((k @ k.mT) * decay).tril(-1)
     out = q.new_zeros(2, *q.shape[:-1], size)
     side = 1
     while side < size:
         S, queries, keys, earlier = (x.unflatten(-2, (-1, 2, side)) for x in (sums, q, k, k))
         middle = S[..., :1, -1:, :]
-        since = (S[..., 1:, :, :] - middle).to(q.dtype).exp().squeeze(-3)
-        until = (middle - S[..., :1, :, :]).to(q.dtype).exp().squeeze(-3)
+        since = drop_tiny((S[..., 1:, :, :] - middle).to(q.dtype).exp()).squeeze(-3)
+        until = drop_tiny((middle - S[..., :1, :, :]).to(q.dtype).exp()).squeeze(-3)
         earlier = (until * earlier[..., 0, :, :]).mT
         for n, later in enumerate((queries, keys)):
             products = (since * later[..., 1, :, :]) @ earlier
@@ -174,7 +170,8 @@ def _inverse(
     )
     while size < below.shape[-1]:
         left, right = inverse.unflatten(-3, (-1, 2)).unbind(-3)
-        corner = -(right @ _on_diagonal(below, 2 * size)[..., size:, :size]) @ left
+        corner = drop_tiny(right @ _on_diagonal(below, 2 * size)[..., size:, :size])
+        corner = drop_tiny(-corner @ left)
         top = torch.cat([left, torch.zeros_like(left)], dim=-1)
         inverse = torch.cat([top, torch.cat([corner, right], dim=-1)], dim=-2)
         size *= 2

@@ -16,21 +16,23 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssmlens.scan.denormals import drop_tiny
+
 # Tokens in a chunk where a head has one decay, and where every key component decays by itself.
 _CHUNK_TOKENS, _CHUNK_TOKENS_BY_STATE = 64, 16
 
 
 @dataclass(frozen=True)
-class Written:
-    """What the recurrence puts out and what it wrote.
+class Run:
+    """What the recurrence puts out and what it takes back.
 
     Attributes:
         output: o_t = S_t q_t.
-        value: δ_t, what token t adds to the state along its key: S_t = α_t S_{t−1} + δ_t k_tᵀ.
+        erased: δ_t − u_t, computed without that difference: it may be much smaller than u.
     """
 
     output: Float[Tensor, "batch head token headdim"]
-    value: Float[Tensor, "batch head token headdim"]
+    erased: Float[Tensor, "batch head token headdim"]
 
 
 def run_delta_rule(
@@ -39,7 +41,7 @@ def run_delta_rule(
     beta: Float[Tensor, "batch head token"],
     log_decay: Float[Tensor, "batch head token #state"],
     u: Float[Tensor, "batch head token headdim"],
-) -> Written:
+) -> Run:
     """Run δ_t = u_t − β_t α_t S_{t−1} k_t, S_t = α_t S_{t−1} + δ_t k_tᵀ, o_t = S_t q_t.
 
     Args:
@@ -54,25 +56,24 @@ def run_delta_rule(
     q, k, log_decay, u = (_by_chunk(x, size) for x in (q, k, log_decay, u))
     beta = _by_chunk(beta.unsqueeze(-1), size)
     reads, overlaps = _decayed_products(q, k, log_decay)
-    since = log_decay.cumsum(-2).exp()
-    until = pad(log_decay, (0, 0, 0, 1))[..., 1:, :].flip(-2).cumsum(-2).flip(-2).exp()
-    erased = torch.linalg.solve_triangular(
-        beta * overlaps,
-        torch.cat([u, beta * since * k], dim=-1),
-        upper=False,
-        unitriangular=True,
+    since = drop_tiny(log_decay.cumsum(-2).exp())
+    later = pad(log_decay, (0, 0, 0, 1))[..., 1:, :]
+    until = drop_tiny(later.flip(-2).cumsum(-2).flip(-2).exp())
+    seen, kept, across = since * k, until * k, since[..., -1:, :]
+    solved = torch.linalg.solve_triangular(
+        beta * overlaps, torch.cat([u, beta * seen], dim=-1), upper=False, unitriangular=True
     )
-    value, erased = erased.split([u.shape[-1], k.shape[-1]], dim=-1)
-    kept, across = until * k, since[..., -1:, :]
+    value, known = drop_tiny(solved).split([u.shape[-1], k.shape[-1]], dim=-1)
     state, before = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1]), []
     for chunk in range(u.shape[2]):
         before.append(state)
-        written = value[:, :, chunk] - erased[:, :, chunk] @ state.mT
-        state = across[:, :, chunk] * state + written.mT @ kept[:, :, chunk]
+        written = value[:, :, chunk] - known[:, :, chunk] @ state.mT
+        state = drop_tiny(across[:, :, chunk] * state + written.mT @ kept[:, :, chunk])
     states = torch.stack(before, dim=2).mT
-    value = value - erased @ states
+    value = value - known @ states
     output = (since * q) @ states + reads @ value
-    return Written(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, value)))
+    erased = -beta * (seen @ states + overlaps.tril(-1) @ value)
+    return Run(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, erased)))
 
 
 def _decayed_products(
@@ -86,12 +87,12 @@ def _decayed_products(
     size = q.shape[-2]
     if log_decay.shape[-1] == 1:
         steps = log_decay.expand(*log_decay.shape[:-1], size)
-        decay = steps.tril(-1).cumsum(-2).exp().tril()
+        decay = drop_tiny(steps.tril(-1).cumsum(-2).exp().tril())
         return (q @ k.mT) * decay, (k @ k.mT) * decay
     columns = []
     for j in range(size):
         steps = pad(log_decay[..., j + 1 :, :], (0, 0, 1, 0))
-        key = steps.cumsum(-2).exp() * k[..., j : j + 1, :]
+        key = drop_tiny(steps.cumsum(-2).exp()) * k[..., j : j + 1, :]
         products = ((x[..., j:, :] * key).sum(-1) for x in (q, k))
         columns.append(torch.stack([pad(x, (j, 0)) for x in products]))
     reads, overlaps = torch.stack(columns, dim=-1)

@@ -160,7 +160,7 @@ class Operator(ABC):
             ValueError: They do not fit together.
         """
         axes = {**cls.axes, "D": _BESIDE["D"]}
-        whole = {
+        whole: dict[str, Any] = {
             name: array.unsqueeze(-1)
             if array is not None and array.ndim < len(axes[name])
             else array

@@ -1,6 +1,7 @@
 """Every option of a family's configuration that its mixer reads: the adapter still closes on the mixer's output."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
@@ -85,6 +86,8 @@ def test_every_family_is_here():
 )
 def test_closure_with_options(mixer, options, padded):
     adapter = adapters[BY_CLASS[mixer]]
+    if importlib.util.find_spec(BY_CLASS[mixer].rsplit(".", 2)[0]) is None:
+        pytest.skip("not in this version")
     torch.manual_seed(0)
     tiny = adapter.tiny_model()
     config = copy.deepcopy(tiny.config)
@@ -104,6 +107,8 @@ def test_closure_with_options(mixer, options, padded):
         and sites[0].module.in_proj.bias is not None
     ):
         pytest.skip("before 5.15 in_proj's bias is zeroed in padding, as nowhere else")
+    if "hidden_act" in options and hasattr(sites[0].module, "chunk_gated_delta_rule"):
+        pytest.skip("before 5.15 the torch code has SiLU whatever the configuration says")
     calls = []
     for site in sites:
 

@@ -148,14 +148,15 @@ def test_a_capture_of_another_schema_version(refused, cli, copies, here):
     other = here / "other.h5"
     shutil.copy(copies(SHIPPED, 17), other)
     with h5py.File(other, "r+") as file:
-        file.attrs["schema_version"] = 3
+        file.attrs["schema_version"] = 4
+        file.attrs["needs"] = "packed-maps"
     for command in ("info", "rank-layers", "report"):
         line = refused(1, command, other)
-        assert "has schema version 3, this ssmlens reads versions 1 and 2" in line
-        assert "capture it again" in line
+        assert "needs packed-maps to be read (schema version 4), which this ssmlens lacks" in line
+        assert "a later ssmlens, or capture it again" in line
     verified = cli("verify", other, "--json")
     assert verified.code == 1
-    assert "has schema version 3" in verified.json["problems"][0]
+    assert "needs packed-maps" in verified.json["problems"][0]
 
 
 class RunsCode:

@@ -6,6 +6,7 @@ import torch
 from delta_rules import random_delta_rule, row_by_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import relative
 
 from ssmlens.scan import delta_blocks, spans
 from ssmlens.scan.operators import delta_rule
@@ -162,6 +163,13 @@ def test_probes_are_the_maps_times_a_vector(layer):
     assert set(got) == set(KINDS)
     for n, kind in enumerate(KINDS):
         torch.testing.assert_close(got[kind], (means[:, n] @ vector.unsqueeze(2)).squeeze(2))
+
+
+def test_a_small_erase_is_probed_as_exactly_as_a_large_one():
+    o = random_delta_rule(1, 150, 2, 1, 4, strongest=1e-3)
+    vector = torch.randn(1, 150, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    wanted = (reference_delta_maps(o)[1].mean(1) @ vector.unsqueeze(2)).squeeze(2)
+    assert relative(o.map(lambda t: t.float()).probe(vector.float())["erase"], wanted) < 2e-6
 
 
 @pytest.mark.usefixtures("_small_leaves")

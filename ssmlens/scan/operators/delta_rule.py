@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,16 +11,16 @@ from torch import Tensor
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_blocks import Operands
 from ssmlens.scan.delta_maps import READERS, Product, Square, add_mask, parts
-from ssmlens.scan.delta_recurrence import Written, run_delta_rule
+from ssmlens.scan.delta_recurrence import Run, run_delta_rule
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import tiles
 
-# Entries [token head state] whose readers and writers are computed at once.
-_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
+# Entries [token head state] whose readers and writers are computed at once: on a CPU, as many as its caches hold.
+_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
 
 
 @register
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeltaRule(Operator):
     """Operands of S_t = α_t S_{t−1} + β_t (v_t − α_t S_{t−1} k_t) k_tᵀ, o_t = S_t q_t; `x` is v.
 
@@ -47,8 +47,9 @@ class DeltaRule(Operator):
     beta: Float[Tensor, "batch token head"]
     log_decay: Float[Tensor, "batch token head #state"]
 
-    kind = "delta_rule"
-    maps = (MAP, MASK, ERASE)
+    kind: ClassVar[str] = "delta rule"
+    maps: ClassVar[tuple[str, ...]] = (MAP, MASK, ERASE)
+    may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ("log_decay",)
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "q": (PROMPT, TOKEN, GROUP, STATE),
         "k": (PROMPT, TOKEN, GROUP, STATE),
@@ -76,19 +77,11 @@ class DeltaRule(Operator):
                 f"{self.beta.shape[2]} heads do not divide over {self.q.shape[2]} groups of q and k"
             )
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor | None]) -> "DeltaRule":
-        """The operator made of these arrays; a last axis of one may be missing.
-
-        Raises:
-            ValueError: The arrays do not fit together.
-        """
-        whole: dict[str, Any] = {
-            name: array.unsqueeze(-1) if array.ndim == len(cls.axes[name]) - 1 else array
-            for name, array in arrays.items()
-            if array is not None
-        }
-        return cls(**whole)
+    @property
+    def finite(self) -> bool:
+        """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
+        decay = self.log_decay.exp()
+        return all(bool(x.isfinite().all()) for x in (self.q, self.k, self.beta, decay))
 
     @property
     def batch(self) -> int:
@@ -170,7 +163,7 @@ class DeltaRule(Operator):
         return {
             MAP: self(u).mean((2, 3)),
             MASK: torch.cat(masked, dim=1),
-            ERASE: o._run(u).value.mean((1, 3)) - v,
+            ERASE: o._run(u).erased.mean((1, 3)),
         }
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
@@ -196,7 +189,7 @@ class DeltaRule(Operator):
         count = min(wide, max(1, sample // max(1, self.groups)))
         return [g * wide + h * wide // count for g in range(self.groups) for h in range(count)]
 
-    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Written:
+    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Run:
         """The recurrence of all heads where β v is u."""
         o = self.select_heads(range(self.heads))
         return run_delta_rule(*(x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u)))
