@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ssmlens.runs.metrics import EVAL, TRAIN, Metrics
+from ssmlens.runs.run import Run, find_runs, open_run
 from ssmlens.store import disk
-from ssmlens.store.run_metrics import EVAL, MEASURES, TRAIN, Metrics
-from ssmlens.store.runs import Run, find_runs, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
@@ -94,7 +94,7 @@ def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) 
     steps = metrics.curve("loss", split, length)[0]
     every = max(1, -(-len(steps) // most)) if most else 1
     kept = np.arange(len(steps))[::-1][::every][::-1]
-    curves = {name: metrics.curve(name, split, length)[1][kept] for name in MEASURES}
+    curves = {name: metrics.curve(name, split, length)[1][kept] for name in metrics.measures(split)}
     measured = {k: [_plain(v) for v in c] for k, c in curves.items() if np.isfinite(c).any()}
     return {"step": [int(step) for step in steps[kept]], **measured}
 

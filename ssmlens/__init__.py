@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ssmlens.recorder.capture import capture
     from ssmlens.recorder.prompts import Prompts
     from ssmlens.recorder.recording import recording
+    from ssmlens.runs.compare import compare
+    from ssmlens.runs.run import find_runs, open_run
     from ssmlens.scan.hidden_attention import (
         attention_map,
         attention_map_and_mask,
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from ssmlens.scan.selective_scan import selective_scan
     from ssmlens.scores import rank_layers
     from ssmlens.store import open_capture, verify
-    from ssmlens.training.compare import compare
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
     from ssmlens.training.sweep import sweep
@@ -52,9 +53,11 @@ __all__ = [
     "channel_maps",
     "compare",
     "erase_map",
+    "find_runs",
     "load_model",
     "mimetic_",
     "open_capture",
+    "open_run",
     "rank_layers",
     "recording",
     "report",
@@ -74,11 +77,13 @@ _HOMES = {
     "attention_mask": "scan.hidden_attention",
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
-    "compare": "training.compare",
+    "compare": "runs.compare",
     "erase_map": "scan.hidden_attention",
+    "find_runs": "runs.run",
     "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
+    "open_run": "runs.run",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "report": "plot.report_page",

@@ -10,18 +10,20 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "registry", "text_table", "notebook"}
+LEAVES = {"names", "errors", "registry", "options", "text_table", "notebook"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
 STORE = {"store", *SCAN}
 TASKS = {"tasks", *LEAVES}
 SCORES = {"scores", *STORE}
+RUNS = {"runs", "store", *LEAVES}
 # Room → the rooms that its modules may import, inside functions too.
 MAY_IMPORT = {
     "names": set(),
     "errors": set(),
     "registry": {"errors"},
+    "options": set(),
     "text_table": set(),
     "notebook": {"registry"},
     "scan": SCAN,
@@ -32,21 +34,29 @@ MAY_IMPORT = {
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
-    "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS},
-    "plot": {"plot", *SCORES},
+    "runs": RUNS,
+    "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},
+    "plot": {"plot", *SCORES, *RUNS},
 }
 # Rooms whose arithmetic must run anywhere: nothing from outside but these.
 OUTSIDE = {
     "names": set(),
     "errors": set(),
     "registry": set(),
+    "options": set(),
     "scan": {"torch", "jaxtyping"},
     "tasks": {"torch", "jaxtyping"},
+    # The dashboard reads runs where nothing can be trained.
+    "runs": {"numpy", "xarray", "scipy", "jaxtyping"},
+}
+COMMANDS_THAT_TRAIN = {
+    PACKAGE / "cli" / f"{name}.py"
+    for name in ("config_options", "train", "sweep", "sweep_options", "transplant")
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "scores", "plot", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"store", "runs", "scores", "plot", "names", "errors"}
 
 
 def room_of(path):
@@ -111,9 +121,10 @@ def test_the_command_line_imports_inside_its_functions():
             if at_import:
                 first, *rest = module.split(".")
                 known = sys.stdlib_module_names | {"tyro"}
-                # A training config is the options of `ssmlens train`, and imports nothing heavy.
-                mine = first == "ssmlens" and rest[:1] in (["cli"], ["errors"], ["text_table"])
-                mine = mine or module == "ssmlens.training.config"
+                leaves = (["cli"], ["errors"], ["options"], ["text_table"])
+                mine = first == "ssmlens" and rest[:1] in leaves
+                # Tasks and inits declare the options of the commands that train: torch comes with them.
+                mine = mine or (path in COMMANDS_THAT_TRAIN and module == "ssmlens.training.config")
                 assert first in known or mine, f"{path} imports {module} when imported"
 
 
@@ -159,6 +170,12 @@ def test_every_public_name_is_there():
     assert set(ssmlens.__all__) <= set(dir(ssmlens))
     with pytest.raises(AttributeError, match="atention_map"):
         ssmlens.atention_map  # noqa: B018
+
+
+def test_runs_are_read_and_compared_without_torch():
+    rooms = "compare, students, table"
+    code = f"import sys; from ssmlens.runs import {rooms}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_figures_are_a_package_that_is_imported_when_asked_for():

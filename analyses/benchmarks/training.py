@@ -17,6 +17,7 @@ from analyses.benchmarks import cuda_timing, results
 from ssmlens.training import build
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.pack import Pack
+from ssmlens.training.plan import check
 from ssmlens.training.trainee import Trainee
 
 _TASK: dict[str, Any] = {"task": "copy", "length": 50, "min_length": 5, "precision": "bf16"}
@@ -131,7 +132,7 @@ def _pack(config: TrainConfig, size: int) -> Pack:
 
 def _trainees(config: TrainConfig, count: int) -> list[Trainee]:
     return [
-        Trainee(dataclasses.replace(config, seed=seed), torch.device("cuda"))
+        Trainee(check(dataclasses.replace(config, seed=seed)), torch.device("cuda"))
         for seed in range(count)
     ]
 

@@ -9,9 +9,9 @@ from statistics import fmean
 from analyses.results_file import restore, runs_below
 from ssmlens.cli.compare import rows, title
 from ssmlens.inits.mimetic import COMPONENTS
-from ssmlens.store.runs import Run
+from ssmlens.runs.compare import ArmSummary, Comparison, compare
+from ssmlens.runs.run import Run
 from ssmlens.text_table import text_table
-from ssmlens.training.compare import ArmSummary, Comparison, Share, compare
 
 HERE = Path(__file__).parent
 
@@ -33,7 +33,7 @@ def main() -> None:
 def tables(runs: Sequence[Run]) -> str:
     """A comparison of the arms at each length, and what each component does on average over the other three."""
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
-    asked: list[tuple[Share, int]] = [("char", n) for n in lengths]
+    asked: list[tuple[str, int]] = [("char", n) for n in lengths]
     if lengths:
         asked.insert(1, ("string", lengths[0]))
     found = [compare(runs, measure=measure, length=n) for measure, n in asked]
@@ -42,7 +42,7 @@ def tables(runs: Sequence[Run]) -> str:
         parts += [
             f"**{_capital(title(it))}**",
             text_table(rows(it), form="markdown"),
-            f"{_capital(it.verdict)}.",
+            *(f"{_capital(said)}." for said in (it.verdict, *it.notes)),
         ]
     parts += [
         "**What a component does** (mean over the arms with it, less that over those without)"
@@ -55,10 +55,10 @@ def tables(runs: Sequence[Run]) -> str:
 
 
 def effects(found: Sequence[Comparison]) -> list[list[str]]:
-    """The main effect of every component, at the arms' best rates and over all rates, in each comparison."""
+    """The main effect of every component, over all rates and at the arms' best ones, in each comparison."""
     header = ["component"]
     for it in found:
-        header += [f"{it.measure} at {it.length}", "all rates"]
+        header += [f"{it.measure} at {it.length}, all rates", "at best"]
     table = [header]
     for component in COMPONENTS:
         row = [component]
@@ -66,8 +66,8 @@ def effects(found: Sequence[Comparison]) -> list[list[str]]:
             with_it = [arm for arm in it.arms if component in _components(arm)]
             without = [arm for arm in it.arms if component not in _components(arm)]
             row += [
-                _difference([arm.mean for arm in with_it], [arm.mean for arm in without]),
                 _difference([arm.overall for arm in with_it], [arm.overall for arm in without]),
+                _difference([arm.best for arm in with_it], [arm.best for arm in without]),
             ]
         table.append(row)
     return table

@@ -11,7 +11,6 @@ import torch
 
 import ssmlens
 from ssmlens.adapters.adapter import Adapter, adapters
-from ssmlens.recorder.recording import LayerRecord
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def worst_closure(adapter: Adapter) -> float:
         for options in _options(adapter, ids):
             with torch.no_grad(), ssmlens.recording(model) as rec:
                 model(ids, **options)
-            errors += [record.closure_error for record in rec if isinstance(record, LayerRecord)]
+            errors += [r.closure_error for r in rec if r.call.site.adapter is adapter]
     return max(errors)
 
 

@@ -4,7 +4,6 @@ import torch
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
-from ssmlens.recorder.recording import LayerRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,7 +25,7 @@ def rows():
                 for padding in (None, mask):
                     with torch.no_grad(), ssmlens.recording(model) as rec:
                         model(ids, attention_mask=padding, use_cache=False)
-                    errors += [r.closure_error for r in rec if isinstance(r, LayerRecord)]
+                    errors += [r.closure_error for r in rec if r.call.site.adapter is adapter]
                 row[name] = max(errors)
                 if not all(e == e for e in errors):
                     row[name] = "NaN"

@@ -9,10 +9,10 @@ from typing import Any
 from analyses.results_file import restore, runs_below
 from ssmlens.cli import compare as comparison
 from ssmlens.cli.transplant import draw, rows, shown
-from ssmlens.store.runs import Run
+from ssmlens.runs.compare import compare
+from ssmlens.runs.run import Run
+from ssmlens.runs.students import students
 from ssmlens.text_table import text_table
-from ssmlens.training.compare import compare
-from ssmlens.training.transplant import students
 
 HERE = Path(__file__).parent
 
@@ -40,8 +40,8 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
     ranks = {int(layer): rank for layer, rank in about["ranks"].items()}
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
     parts = [
-        f"{len(runs)} runs. Scores are of the teacher's layer, before training. Each arm at the rate that is best for "
-        f"length {lengths[0]}: characters right, mean (least..most of its seeds); then the mean over all rates.",
+        f"{len(runs)} runs. Scores are of the teacher's layer, before training. Characters right: mean over all rates "
+        f"(least..most of the seeds), then each seed at the rate that is best for the others at length {lengths[0]}.",
         text_table(rows(students(runs), ranks, shown(about["by"])), form="markdown"),
     ]
     for length in lengths:
@@ -51,7 +51,7 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
             f"**{title[:1].upper()}{title[1:]}**",
             text_table(comparison.rows(found), form="markdown"),
         ]
-        parts += [f"{found.verdict[:1].upper()}{found.verdict[1:]}."]
+        parts += [f"{said[:1].upper()}{said[1:]}." for said in (found.verdict, *found.notes)]
     return "\n\n".join(parts) + "\n"
 
 

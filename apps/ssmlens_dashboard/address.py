@@ -13,11 +13,10 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from ssmlens.plot.scales import SCALES, Scale
 from ssmlens.plot.selection import HEAD_ORDERS, KINDS, HeadOrder, Kind, Region
+from ssmlens.runs.measures import DEFAULT, LOSS
 
 Limits = Literal["shared", "own"]
 LIMITS: tuple[Limits, ...] = ("shared", "own")
-RunMeasure = Literal["string", "char"]
-RUN_MEASURES: tuple[RunMeasure, ...] = ("string", "char")
 ThemeName = Literal["light", "dark"]
 LONGEST = 4096
 """Characters of a query string that are read."""
@@ -65,6 +64,17 @@ def _rate(text: str) -> float:
 
 def _name(text: str) -> str:
     return _matching(_NAME, text)[0]
+
+
+def _measure(text: str) -> str:
+    if text == LOSS:  # it has a figure of its own
+        raise ValueError(text)
+    return _name(text)
+
+
+def can_be_named(name: str) -> bool:
+    """Whether an address can carry this name of a measure or a score."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _places(text: str) -> tuple[Place, ...]:
@@ -125,7 +135,7 @@ class Address:
     against: tuple[Place, ...] = field(default=(), metadata={"read": _places})
     limits: Limits = field(default="shared", metadata={"read": _one_of(*LIMITS)})
     runs: tuple[str, ...] = field(default=(), metadata={"read": _identifiers})
-    measure: RunMeasure = field(default="string", metadata={"read": _one_of(*RUN_MEASURES)})
+    measure: str = field(default=DEFAULT, metadata={"read": _measure})
     length: int | None = field(default=None, metadata={"read": _number})
     rate: float | None = field(default=None, metadata={"read": _rate})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})

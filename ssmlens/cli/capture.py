@@ -133,19 +133,22 @@ def describe(captured: Any, out: Path) -> Result:
     """A finished capture in a line for people, and in full for --json."""
     import math
 
+    from ssmlens.names import ATTENTION
+
     errors, marks = {}, {}
     for index in captured.layers:
         layer = captured.layer(index)
-        if "closure_error" in layer.verdict.errors:  # softmax attention has nothing to close
+        if "closure_error" in layer.verdict.errors:
             errors[index] = layer.verdict.errors["closure_error"]
         if not layer.finite:
             marks[index] = f"{layer.state}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
-    parts = [_layers(len(errors), len(captured.layers) - len(errors))]
+    attention = sum(captured.layer(index).kind == ATTENTION for index in captured.layers)
+    parts = [_layers(len(captured.layers) - attention, attention)]
     parts.append(_count(len(captured.length), "prompt"))
     if errors:
-        found = f"closure error at most {max(believed):.1e}" if believed else "no finite layer"
-        parts.append(found)
+        worst = max(believed, key=lambda error: (error != error, error), default=None)  # NaN first
+        parts.append("no finite layer" if worst is None else f"closure error at most {worst:.1e}")
     lines = [f"{out}: {', '.join(parts)}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {

@@ -12,8 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ssmlens.errors import SsmlensError
+from ssmlens.options import flag
 
 Options = TypeVar("Options")
+# Arguments of the library in a message, and those whose options have other names.
+_ARGUMENT = re.compile(r"`([a-z_]+)`")
+_OPTIONS = {"devices": "device", "trackers": "tracker"}
 _BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")
 
 
@@ -54,7 +58,7 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
         sys.stdout.flush()
         return result.exit_code
     except SsmlensError as error:
-        return _fail(str(error), error.exit_code, wants_json)
+        return _fail(_in_flags(str(error)), error.exit_code, wants_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
@@ -66,6 +70,8 @@ def parse_options(options: Callable[..., Options], name: str, words: Sequence[st
     """A command, or another dataclass of options, from words; bad ones raise _BadOptionsError with one line."""
     import tyro
 
+    if not {"-h", "--help"}.isdisjoint(words):
+        options = getattr(options, "help_page", lambda words: options)(words)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -87,6 +93,11 @@ def _gist(box: str) -> str:
     lines = [_BOX.sub("", line).strip() for line in box.splitlines() if not line.startswith("╭")]
     wrong, *more = "\n".join(lines).strip().split("\n\n")
     return " ".join([wrong, *(part for part in more if part.startswith("Perhaps"))])
+
+
+def _in_flags(message: str) -> str:
+    """What the library says of its arguments (`eval_lengths`), of the options that set them (--eval-lengths)."""
+    return _ARGUMENT.sub(lambda found: flag(_OPTIONS.get(found[1], found[1])), message)
 
 
 class _BadOptionsError(SsmlensError):

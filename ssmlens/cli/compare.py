@@ -3,20 +3,23 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.curves import or_none, share
 from ssmlens.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareCommand:
-    """Compare the arms of a sweep, each at its best learning rate, and call a winner only where that is fair.
+    """Compare the arms of a sweep over all learning rates, and call a winner only where that is fair.
 
-    A run locks in when it reaches --threshold. The window is the row of learning rates around the best at which at
-    least half of the seeds do, ≥ where it ends with the rates that were tried. Of 95 % is Student's t over seeds.
+    An arm's first number is its mean over all rates, with a 95 % confidence interval over seeds (Student's t).
+    "At best" takes each seed at the rate that is best for the other seeds; "edge" marks a best rate at the end of
+    the grid. A run locks in when it reaches --threshold. Window: the unbroken range of rates around the best at which
+    at least half of the seeds lock in; ≥ means that it reaches the edge of the grid.
     """
 
     sweep: tyro.conf.Positional[Path]
@@ -25,8 +28,9 @@ class CompareCommand:
     """Where accuracy is measured. Default: the training length."""
     choose_at: int | None = None
     """The length that each arm's best learning rate is chosen at. Default: the training length."""
-    measure: Literal["char", "string", "char_free", "string_free"] = "char"
-    """Share of characters, or of whole strings, that are right; _free: where the model reads its own answers."""
+    measure: str = "char"
+    """char, string: share of characters, or of whole strings, that are right; char_free, string_free: where the model
+    reads its own answers; or another number that the runs have measured."""
     threshold: float = 0.9
     """What a run that has locked in reaches."""
     json: bool = False
@@ -34,37 +38,44 @@ class CompareCommand:
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.store.runs import find_runs, open_run
-        from ssmlens.training.compare import compare
+        from ssmlens.runs.compare import compare
+        from ssmlens.runs.run import find_runs
 
-        runs = [open_run(path) for path in find_runs(self.sweep)]
         found = compare(
-            runs,
+            find_runs(self.sweep),
             measure=self.measure,
             length=self.length,
             choose_at=self.choose_at,
             threshold=self.threshold,
         )
-        text = "\n".join([title(found), text_table(rows(found)), found.verdict])
+        text = "\n".join([title(found), text_table(rows(found)), found.verdict, *found.notes])
         return Result(_plain(found), text)
 
 
 def title(found: Any) -> str:
     """What a comparison is of, in a line."""
-    from ssmlens.store.run_metrics import SHARES
+    from ssmlens.runs.measures import in_words
 
     chosen = "" if found.chosen_at == found.length else f", rates chosen at {found.chosen_at}"
-    return f"{SHARES[found.measure]} at length {found.length}{chosen}"
+    return f"{in_words(found.measure)} at length {found.length}{chosen}"
 
 
 def rows(found: Any) -> list[list[str]]:
     """A comparison as a table: a header, then a row an arm, the best first."""
-    header = ["arm", "best rate", "mean", "95 %", "lock-in", "window", "all rates", "seeds"]
+    header = ["arm", "all rates", "95 %", "best rate", "at best", "lock-in", "window", "seeds"]
     return [[*header, "failed"], *map(_row, found.arms)]
 
 
+def best_rate(arm: Any) -> str:
+    """An arm's best rate, and those that its seeds chose for each other where they differ."""
+    chosen = sorted({arm.best_rate, *arm.chosen.values()})
+    return "-".join(f"{rate:g}" for rate in (chosen[0], chosen[-1])[: len(chosen)]) + (
+        " edge" if arm.edges else ""
+    )
+
+
 def _row(arm: Any) -> list[str]:
-    low, high = arm.interval
+    low, high = arm.overall_interval
     window = "none"
     if arm.window:
         first, last = arm.window
@@ -75,23 +86,34 @@ def _row(arm: Any) -> list[str]:
             else f"{first:g}..{last:g} ({least}{arm.decades:.1f} decades)"
         )
     between = "-" if math.isnan(low) else f"{low:.3f}..{high:.3f}"
-    locked = f"{arm.lock_in:.0%}"
-    cells = [arm.arm, f"{arm.best_rate:g}", f"{arm.mean:.3f}", between, locked, window]
-    return [*cells, f"{arm.overall:.3f}", str(arm.seeds), str(arm.failed)]
+    return [
+        arm.arm,
+        share(arm.overall),
+        between,
+        best_rate(arm),
+        share(arm.best),
+        f"{arm.lock_in:.0%}",
+        window,
+        str(arm.seeds),
+        str(arm.failed),
+    ]
 
 
 def _plain(found: Any) -> dict[str, Any]:
-    arms = []
-    for arm in found.arms:
-        told = dataclasses.asdict(arm)
-        told["rates"] = [[rate, mean] for rate, mean in arm.rates.items()]
-        told["interval"] = None if math.isnan(arm.interval[0]) else list(arm.interval)
-        told["deviation"] = None if math.isnan(arm.deviation) else arm.deviation
-        told["overall"] = arm.overall
-        told["cut_off"] = arm.cut_off
-        told["decades"] = None if arm.window is None else arm.decades
-        arms.append(told)
-    return {**dataclasses.asdict(found), "arms": arms}
+    return {**dataclasses.asdict(found), "arms": [_arm(arm) for arm in found.arms]}
+
+
+def _arm(arm: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(arm)
+    for name in ("by_seed", "rates", "chosen"):
+        values[name] = [[key, or_none(value)] for key, value in values[name].items()]
+    for name in ("overall_interval", "overall_spread", "best_interval", "best_spread"):
+        low, high = values[name]
+        values[name] = None if math.isnan(low) else [low, high]
+    for name in ("overall", "best_rate", "best"):
+        values[name] = or_none(values[name])
+    decades = None if arm.window is None else arm.decades
+    return values | {"cut_off": arm.cut_off, "edges": list(arm.edges), "decades": decades}
 
 
 COMMAND = CompareCommand

@@ -31,23 +31,25 @@ def _reached(run: Any, length: int) -> str:
 
 def plain(run: Any) -> dict[str, Any]:
     """A run in plain values, for JSON."""
-    from ssmlens.store.run_metrics import MEASURES
+    from ssmlens.runs.measures import WORDS
 
     lengths = run.metrics.lengths()
+    measures = dict.fromkeys([*WORDS, *run.metrics.measures()])
     return {
         "out": str(run.path),
         "arm": run.arm,
         "seed": run.seed,
         "state": run.status.state,
+        "error": run.status.error,
         "steps": run.status.steps,
         "seconds": run.status.seconds,
         "accuracy": {
-            str(n): {name: _or_none(run.metrics.final(name, n)) for name in MEASURES}
+            str(n): {name: or_none(run.metrics.final(name, n)) for name in measures}
             for n in lengths
         },
         "curve": {
             str(n): [
-                [int(step), _or_none(float(value))]
+                [int(step), or_none(float(value))]
                 for step, value in zip(*run.metrics.curve("char", "eval", n), strict=True)
             ]
             for n in lengths
@@ -70,5 +72,6 @@ def share(value: float) -> str:
     return "-" if value != value else f"{value:.3f}"
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A number for JSON: None for NaN."""
     return None if value != value else value

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
 from ssmlens.training.config import TrainConfig
 
@@ -25,7 +26,8 @@ class SweepCommand(SweepOptions):
     """What varies: name=value,value,... such as init=mamba-ssm,mimetic learning-rate=1e-3,3e-3 seed=0,1,2; parts of a
     list are joined by +, as in components=A,A+BC."""
     configs: Path | None = None
-    """A Python file that makes a list of TrainConfig called configs; it is run."""
+    """A Python file that makes a list of TrainConfig called configs; it is run, by each worker as well: tasks and inits
+    that it registers can be trained."""
     out: Path | None = None
     """Folder of the run folders. Default: sweeps/ and the task, or the Python file's name."""
     json: bool = False
@@ -37,8 +39,9 @@ class SweepCommand(SweepOptions):
 
         configs, name = self._configs()
         out = self.out or Path("sweeps") / name
+        files = () if self.configs is None else (self.configs.resolve(),)
         with progress(f"sweeping {out}") as tell:
-            runs = sweep(configs, out, progress=tell, **self.how())
+            runs = sweep(configs, out, files=files, progress=tell, **self.how())
         return summary(runs, out)
 
     def _configs(self) -> tuple[list[TrainConfig], str]:
@@ -48,7 +51,7 @@ class SweepCommand(SweepOptions):
                 raise UsageError(
                     "nothing varies: give --axis learning-rate=1e-3,3e-3, or --configs"
                 )
-            return combinations(base, self.axis), self.task
+            return combinations(base, self.axis), base.task
         if self.axis or base != TrainConfig():
             raise UsageError("--configs goes without --axis and without options of a config")
         return _from_file(self.configs), self.configs.stem
@@ -69,18 +72,21 @@ def combinations(base: TrainConfig, axes: tuple[str, ...]) -> list[TrainConfig]:
 
 
 def summary(runs: list[Any], out: Path) -> Result:
-    """A sweep in a line, and by run for --json."""
+    """A sweep in a line, with one more for each run that failed, and by run for --json; exit code 1 if any failed."""
     from ssmlens.cli.curves import plain
 
     states = [run.status.state for run in runs]
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     text = f"{out}: {len(runs)} runs, {', '.join(parts) or 'none begun'}"
-    failed = [run for run in runs if run.status.state == "failed"]
-    lines = [f"{run.name}: {run.status.error}" for run in failed[:5]]
-    more = [f"... and {len(failed) - 5} more"] if len(failed) > 5 else []
-    told = [text, *lines, *more, f"compare its arms: ssmlens compare {out}"]
+    failed = failures(runs)
+    lines = [text, *failed, f"compare its arms: ssmlens compare {out}"]
     data = {"out": str(out), "runs": [plain(run) for run in runs]}
-    return Result(data, "\n".join(told))
+    return Result(data, "\n".join(lines), exit_code=int(bool(failed)))
+
+
+def failures(runs: Sequence[Any]) -> list[str]:
+    """A line for each run that failed: its folder's name and why."""
+    return [f"{r.name}: {r.status.error}" for r in runs if r.status.state == "failed"]
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any, Literal
 
+from ssmlens.cli.config_options import ConfigCommand
 from ssmlens.cli.shard import parse_shard
-from ssmlens.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepOptions(TrainConfig):
+class SweepOptions(ConfigCommand):
     """A command that trains many runs; `how` is what it hands to `sweep`."""
 
     engine: Literal["local", "ray"] = "local"

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.config_options import ConfigCommand, config_of
 from ssmlens.cli.curves import curves, plain, share
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.options import flag
+from ssmlens.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainCommand(TrainConfig):
+class TrainCommand(ConfigCommand):
     """Train a model on a recall task: a run folder with its curve, and checkpoints that every command opens.
 
     Start with: ssmlens train --preset copy-in-a-minute
+    Then with your own: ssmlens train --task copy --length 50 --init mimetic --learning-rate 3e-3 --seed 1
     """
 
     preset: str | None = None
@@ -27,8 +30,13 @@ class TrainCommand(TrainConfig):
     """Go on with a stopped run; what is trained is then as its folder says."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    threads: int | None = None
+    """CPU threads. Default: OMP_NUM_THREADS, else 1 for a model narrower than 256, which more would only slow down, and
+    all cores for others."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    keep_checkpoints: bool = False
+    """Keep every checkpoint, as checkpoints/step-N, not the last alone."""
     tracker: tuple[str, ...] = ()
     """Tell trackio, wandb or tensorboard as well."""
     json: bool = False
@@ -49,8 +57,6 @@ class TrainCommand(TrainConfig):
         return Result({"runs": [plain(run)]}, text)
 
     def _run_preset(self, name: str) -> Result:
-        import torch
-
         from ssmlens.training.presets import find_preset
 
         preset = find_preset(name)
@@ -58,13 +64,12 @@ class TrainCommand(TrainConfig):
         if changed:
             raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
         out = self.out or Path("runs") / name
-        torch.set_num_threads(preset.threads)
         runs = [self._train(c, out / c.name) for c in preset.configs]
         text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
 
     def _stored(self, given: TrainConfig, out: Path) -> TrainConfig:
-        from ssmlens.store.runs import CONFIG
+        from ssmlens.runs.run import CONFIG
 
         if not out.is_dir():
             raise UsageError(f"--resume: there is no run in {out}; give its folder with --out")
@@ -78,8 +83,10 @@ class TrainCommand(TrainConfig):
 
     def _train(self, config: TrainConfig, out: Path) -> Any:
         from ssmlens.training.loop import train
+        from ssmlens.training.threads import use_threads, usual_threads
 
-        with progress(f"{config.task}, {config.arm_name}") as tell:
+        threads = usual_threads(config) if self.threads is None else self.threads
+        with use_threads(threads), progress(f"{config.task}, {config.arm_name}") as tell:
 
             def told(now: Any) -> None:
                 tell(now.step, now.steps, f"loss {share(now.loss)}, accuracy {share(now.char)}")
@@ -90,15 +97,10 @@ class TrainCommand(TrainConfig):
                 resume=self.resume,
                 device=self.device,
                 checkpoint_every=self.checkpoint_every,
+                keep_checkpoints=self.keep_checkpoints,
                 trackers=self.tracker,
                 progress=told,
             )
-
-
-def config_of(command: TrainConfig) -> TrainConfig:
-    """The config in a command that has its fields."""
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return TrainConfig(**{name: getattr(command, name) for name in names})
 
 
 def _all_changed(config: TrainConfig, other: TrainConfig) -> Sequence[str]:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.compare import best_rate
+from ssmlens.cli.config_options import config_of
 from ssmlens.cli.progress import progress
+from ssmlens.cli.sweep import failures
 from ssmlens.cli.sweep_options import SweepOptions
-from ssmlens.cli.train import config_of
 from ssmlens.errors import UsageError
+from ssmlens.options import flag
 from ssmlens.text_table import text_table
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.training.config import TrainConfig
 
 # What each arm sets itself.
 _OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "arm", "components", "c")
@@ -56,12 +59,13 @@ class TransplantCommand(SweepOptions):
             raise UsageError(
                 f"--figure {self.figure.name} ends in none of {', '.join(FIGURE_FILES)}"
             )
-        if self.teacher is None:
+        teacher = config_of(self).teacher
+        if teacher is None:
             raise UsageError("--teacher is missing: a shipped model, a folder or a hub id")
-        out = self.out or Path("transplants") / Path(self.teacher).name
-        with progress(f"transplanting {self.teacher}") as tell:
+        out = self.out or Path("transplants") / Path(teacher).name
+        with progress(f"transplanting {teacher}") as tell:
             made = transplant(
-                self.teacher,
+                teacher,
                 self.student_config(),
                 out,
                 layers=self.layers,
@@ -78,10 +82,11 @@ class TransplantCommand(SweepOptions):
 
     def student_config(self) -> TrainConfig:
         """What the students learn, without how they start."""
+        given = config_of(self)
         for name in _OF_ARMS:
-            if getattr(self, name) != getattr(TrainConfig, name):
+            if getattr(given, name) != getattr(TrainConfig, name):
                 raise UsageError(f"{flag(name)} is what the arms differ in; leave it out")
-        own = dataclasses.replace(config_of(self), teacher=None)
+        own = dataclasses.replace(given, teacher=None)
         if self.student is None:
             return own
         if own != TrainConfig():
@@ -102,10 +107,13 @@ def shown(by: Sequence[str]) -> list[str]:
 def rows(
     students: Sequence[Any], ranks: Mapping[int, float | None], scores: Sequence[str]
 ) -> list[list[str]]:
-    """Students as a table: a header, then a row an arm; a range is over the seeds of the best learning rate."""
+    """Students as a table: a header, then a row an arm; a range is over its seeds.
+
+    First the mean over all rates at each length, then what each seed reaches at the rate that the others chose.
+    """
     lengths = list(students[0].at)
-    measured = [f"at {n}" for n in lengths] + [f"all rates at {n}" for n in lengths]
-    table = [["arm", "rank", *scores, "best rate", *measured, "seeds", "failed"]]
+    overall, best = ([f"{what} at {n}" for n in lengths] for what in ("all rates", "best"))
+    table = [["arm", "rank", *scores, *overall, "best rate", *best, "seeds", "failed"]]
     for student in students:
         one, rank = student.at[lengths[0]], ranks.get(student.layer)
         table.append(
@@ -113,9 +121,9 @@ def rows(
                 student.arm,
                 "-" if rank is None else f"{rank:g}",
                 *(_number(student.scores.get(name)) for name in scores),
-                f"{one.best_rate:g}",
-                *(_over_seeds(student.at[n]) for n in lengths),
-                *(_number(student.at[n].overall) for n in lengths),
+                *(_over_seeds(arm.overall, arm.overall_spread) for arm in student.at.values()),
+                best_rate(one),
+                *(_over_seeds(arm.best, arm.best_spread) for arm in student.at.values()),
                 str(one.seeds),
                 str(one.failed),
             ]
@@ -140,18 +148,23 @@ def _result(made: Any, out: Path) -> Result:
     told = [_plain(student, ranks.get(student.layer)) for student in students]
     title = (
         f"{len(made.runs)} runs in {out}; scores are of the teacher's layer, before training, "
-        "numbers after the rate are characters right"
+        "other numbers are characters right"
     )
     more = f"open them with ssmlens dashboard {out}"
     data = {"out": str(out), "layers": list(made.layers), "students": told}
-    return Result(data, "\n".join([title, table, more]))
+    failed = failures(made.runs)
+    return Result(data, "\n".join([title, table, *failed, more]), exit_code=int(bool(failed)))
 
 
 def _plain(student: Any, rank: float | None) -> dict[str, Any]:
     one, *_ = student.at.values()
     measured = {
-        str(n): {"mean": arm.mean, "least": arm.spread[0], "most": arm.spread[1]}
-        | {"all_rates": arm.overall}
+        str(n): {
+            "all_rates": _or_none(arm.overall),
+            "least": _or_none(arm.overall_spread[0]),
+            "most": _or_none(arm.overall_spread[1]),
+            "best": _or_none(arm.best),
+        }
         for n, arm in student.at.items()
     }
     return {
@@ -160,16 +173,16 @@ def _plain(student: Any, rank: float | None) -> dict[str, Any]:
         "shuffled": student.shuffled,
         "rank": rank,
         "scores": {name: _or_none(value) for name, value in student.scores.items()},
-        "rate": one.best_rate,
+        "rate": _or_none(one.best_rate),
         "accuracy": measured,
         "seeds": one.seeds,
         "failed": one.failed,
     }
 
 
-def _over_seeds(arm: Any) -> str:
-    low, high = arm.spread
-    return f"{arm.mean:.3f}" + (f" ({low:.3f}..{high:.3f})" if arm.seeds > 1 else "")
+def _over_seeds(mean: float, spread: tuple[float, float]) -> str:
+    low, high = spread
+    return _number(mean) + (f" ({low:.3f}..{high:.3f})" if high > low else "")
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,11 @@ class MambaSsm(_Redraw):
     log U(1, 16) in Mamba-2, softplus(dt_bias) log-uniform in [.001, .1], dt_proj U(±1/√dt_rank), D and norms 1, other
     biases 0; out_proj and fc2 divided by √(residual branches). `MambaLM` is drawn so when it is made.
     """
+
+    @classmethod
+    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
+        """See `Init.arm`: what others are held against."""
+        return "default"
 
     def draws(self, depth: float) -> dict[str, Draw]:
         """See `_Redraw.draws`."""

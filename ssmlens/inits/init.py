@@ -2,7 +2,8 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from ssmlens.adapters.blocks import block_kinds
 from ssmlens.adapters.find import MixerSite, find_mixers
 from ssmlens.errors import UsageError
+from ssmlens.options import option
 from ssmlens.registry import Registry
 
 # What was done to a mixer is written on it, as an attribute: copies and pickles keep it.
@@ -20,6 +22,16 @@ _NORM = re.compile(r"Norm(Gated)?$")
 class Init(ABC):
     """A way to start a model: a frozen dataclass whose fields are its options."""
 
+    @classmethod
+    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
+        """What arms are called that start so, before their options (`options.Option.in_arm`).
+
+        Args:
+            name: The name under which it is registered.
+            given: The options that are given, by field.
+        """
+        return name
+
     @abstractmethod
     def apply_(self, model: nn.Module, seed: int = 0) -> None:
         """Set the model's weights in place, or raise UsageError and leave it as it was.
@@ -28,6 +40,15 @@ class Init(ABC):
             model: Any model whose mixers an adapter reads: of ssmlens, mamba_ssm or transformers.
             seed: Of what is drawn.
         """
+
+
+def layers_option() -> Any:
+    """The field of an init that says which of the model's blocks it sets; None: all with a Mamba mixer."""
+    return option(
+        None,
+        name="init_layers",
+        in_arm=lambda _, layers: "layers " + ",".join(map(str, layers)),
+    )
 
 
 inits: Registry[type[Init]] = Registry("init", "ssmlens.inits")

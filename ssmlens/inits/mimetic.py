@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
 from ssmlens.inits.fresh import require_fresh
-from ssmlens.inits.init import Init, choose_mixers, inits, mark
+from ssmlens.inits.init import Init, choose_mixers, inits, layers_option, mark
 from ssmlens.inits.mixer_weights import MixerWeights
 from ssmlens.models.parameters import Number
+from ssmlens.options import option
 
 COMPONENTS = ("A", "delta", "BC", "conv")
 CONV_SCOPES = ("all", "bc", "tie_bc")
@@ -81,16 +82,16 @@ class Mimetic(Init):
             weight, or an option is impossible. The model is then as it was.
     """
 
-    components: tuple[str, ...] | None = None
+    components: tuple[str, ...] | None = option(None, in_arm=lambda _, value: "+".join(value))
     c: Number = 8
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = layers_option()
     a_rule: str = "power"
     w_delta_scale: Number = 0
-    bc_mix: tuple[Number, Number] = (0.5, 0.5)
+    bc_mix: tuple[Number, Number] = option((0.5, 0.5), in_arm=None)
     bc_rescale: str = "none"
     conv_scope: str = "all"
-    keep_conv_bias: bool = False
-    force: bool = False
+    keep_conv_bias: bool = option(False, in_arm=None)
+    force: bool = option(False, offered=False)
 
     def __post_init__(self):
         for component in self.components or ():

@@ -12,7 +12,8 @@ from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
-from ssmlens.inits.init import Init, choose_mixers, generator, inits, mark
+from ssmlens.inits.init import Init, choose_mixers, generator, inits, layers_option, mark
+from ssmlens.options import option
 
 SCOPES = ("block", "mixer", "ssm", "bc")
 # The views that a part of a mixer is made of.
@@ -65,11 +66,17 @@ class Transplant(Init):
             student is then as it was.
     """
 
-    teacher: nn.Module | str | os.PathLike[str]
-    layer: int
+    teacher: nn.Module | str | os.PathLike[str] = option(kind=str, in_arm=None)
+    layer: int = option(name="teacher_layer", in_arm=None)
     scope: str = "block"
-    student_layers: tuple[int, ...] | None = None
-    shuffled: bool = False
+    student_layers: tuple[int, ...] | None = layers_option()
+    shuffled: bool = option(False, in_arm=None)
+
+    @classmethod
+    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
+        """See `Init.arm`: "transplant 3" or, of the control, "shuffled 3"."""
+        kind = "shuffled" if given.get("shuffled") else name
+        return f"{kind} {given['layer']}" if "layer" in given else name
 
     def __post_init__(self):
         if self.scope not in SCOPES:

@@ -10,7 +10,9 @@ from ssmlens.errors import UsageError
 from ssmlens.plot.finish import Length, finished
 from ssmlens.plot.of_layers import ThemeName, theme_of
 from ssmlens.plot.training_curves import Curve, training_curves
-from ssmlens.plot.transplant_panels import LayerStudents, transplant_panels
+from ssmlens.plot.transplant_panels import transplant_panels
+from ssmlens.runs.measures import DEFAULT, LOSS, SHARES, in_words
+from ssmlens.runs.students import Student, panels
 
 _SIZE = (900, 460)
 
@@ -18,7 +20,7 @@ _SIZE = (900, 460)
 def training(
     runs: Sequence[Any],
     *,
-    measure: str = "string",
+    measure: str = DEFAULT,
     length: int | None = None,
     title: str | None = None,
     size: tuple[Length | None, Length | None] = (None, None),
@@ -28,7 +30,7 @@ def training(
 
     Args:
         runs: Training runs, as `ssmlens.train` and `open_run` return them.
-        measure: "loss" (of training), or a share that is evaluated, such as "char" or "string".
+        measure: "loss" (of training), or a measure that is evaluated, such as "char" or "string".
         length: The length evaluated at; None: the longest that a run trained on.
         title: What stands above; None leaves it out.
         size: Width and height; None: 900 × 460 pixels.
@@ -37,10 +39,10 @@ def training(
     Raises:
         UsageError: No run has measured it.
     """
-    loss = measure == "loss"
+    loss = measure == LOSS
     at = max((run.length or 0 for run in runs), default=0) if length is None else length
     place = ("train", None) if loss else ("eval", at)
-    arms: dict[str, list[Any]] = {}
+    arms: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for run in runs:
         steps, values = run.metrics.curve(measure, *place)
         if len(steps):
@@ -49,23 +51,22 @@ def training(
         where = "" if loss else f" at length {at}"
         raise UsageError(f"none of these {len(runs)} runs has measured {measure}{where}")
     curves = [_curve(arm, style, found) for style, (arm, found) in enumerate(arms.items())]
-    name = "loss" if loss else f"{measure} right at length {at}"
-    figure = training_curves(curves, "step", name, share=not loss, theme=theme_of(theme))
+    name = "loss" if loss else f"{in_words(measure)} at length {at}"
+    figure = training_curves(curves, "step", name, share=measure in SHARES, theme=theme_of(theme))
     return finished(figure, title, size, _SIZE, theme_of(theme))
 
 
 def students(
-    of: Sequence[Any],
+    of: Sequence[Student],
     scores: Sequence[str],
     *,
-    measured: str = "characters right",
+    measured: str = f"{in_words(DEFAULT)}, all rates",
     theme: ThemeName = "light",
 ) -> go.Figure:
     """Draw what students reach against the scores of the teacher's layer that they started as.
 
     Args:
-        of: The students of a transplant: each with `arm`, `layer` (None without a teacher), `shuffled`, `scores`, and
-            `at`, by length an arm's `mean` and `spread` over seeds.
+        of: The students of a transplant, see `runs.students.students`: a point is the mean over all rates.
         scores: The scores drawn, a column each.
         measured: What was measured, in words.
         theme: "light" or "dark".
@@ -76,29 +77,10 @@ def students(
     if not of:
         raise UsageError("there are no students to draw")
 
-    def accuracy(group: Sequence[Any]) -> dict[int, Any]:
-        return {
-            n: np.array([[one.at[n].mean, *one.at[n].spread] for one in group]) for n in of[0].at
-        }
-
-    grown = {
-        name: [s for s in of if s.layer is not None and s.shuffled is shuffled]
-        for name, shuffled in (("transplant", False), ("shuffled", True))
-    }
-    arms = [
-        LayerStudents(
-            name,
-            np.array([one.layer for one in group]),
-            {n: np.array([one.scores.get(n, np.nan) for one in group]) for n in scores},
-            accuracy(group),
-        )
-        for name, group in grown.items()
-        if group
-    ]
-    alone = sorted((s for s in of if s.layer is None), key=lambda student: student.arm)
-    references = {s.arm: {n: v[0] for n, v in accuracy([s]).items()} for s in alone}
     lengths = list(of[0].at)
-    return transplant_panels(arms, references, scores, lengths, measured, theme=theme_of(theme))
+    return transplant_panels(
+        *panels(of, scores, lengths), scores, lengths, measured, theme=theme_of(theme)
+    )
 
 
 def _curve(arm: str, style: int, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Curve:

@@ -138,6 +138,11 @@ def kinds_of(layer: Drawable) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind in there)
 
 
+def maps_of(layer: Drawable) -> list[Kind]:
+    """The matrices among them that are means over all of its heads."""
+    return [kind for kind in KINDS if kind in layer.maps]
+
+
 def heads_of(layer: Drawable) -> int:
     """Heads of a layer whose own maps can be had; 0 where a file stores no operands."""
     return layer.heads

@@ -118,7 +118,7 @@ class _Joined:
             **{"orientation": "h", "lenmode": "fraction", "len": (across[1] - across[0]) * 0.9},
             **{"x": sum(across) / 2, "xanchor": "center", "xpad": 0},
             **{"y": down[0], "yanchor": "top", "ypad": 6},
-            "tickfont": {"size": 11, "color": self._theme.muted},
+            **{"tickfont": {"size": 11, "color": self._theme.muted}, "tickangle": 0},
         }
         marker = bar["marker"] | {"colorbar": colorbar}
         self._traces.append(bar | {"marker": marker, "xaxis": x, "yaxis": y})

@@ -1,6 +1,5 @@
 """Every score of the teacher's layers against what their students learn, at several lengths: a panel each."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -8,34 +7,19 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from plotly.subplots import make_subplots
+from scipy import stats
 
 from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, Theme, template
 from ssmlens.plot.training_curves import arm_name
+from ssmlens.runs.students import LayerStudents
 
 _PANEL, _LEFT, _TOP, _BOTTOM = (276, 220), 84, 56, 52  # pixels
 _GAP = 26
 _SYMBOLS = ("circle", "diamond-open", "square-open", "triangle-up-open")
 _DASHES = ("dash", "dot", "dashdot")
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerStudents:
-    """Students that differ in the teacher's layer that they started as.
-
-    Attributes:
-        arm: "transplant", or "shuffled".
-        layer: The teacher's layers.
-        scores: Their scores by name, from before any training.
-        accuracy: By length: mean, least and most over seeds of each layer's student.
-    """
-
-    arm: str
-    layer: Int[np.ndarray, " layer"]
-    scores: Mapping[str, Float[np.ndarray, " layer"]]
-    accuracy: Mapping[int, Float[np.ndarray, "layer 3"]]
 
 
 def transplant_panels(
@@ -112,10 +96,10 @@ def rank_correlation(a: Float[np.ndarray, " layer"], b: Float[np.ndarray, " laye
     both = np.isfinite(a) & np.isfinite(b)
     if both.sum() < 3:
         return float("nan")
-    ranks = np.stack([_ranks(a[both]), _ranks(b[both])])
-    if (ranks.std(axis=1) == 0).any():
+    if np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
         return float("nan")
-    return float(np.corrcoef(ranks)[0, 1])
+    found: Any = stats.spearmanr(a[both], b[both])
+    return float(found.statistic)
 
 
 def _points(
@@ -178,9 +162,3 @@ def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
     found = [rank_correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
     told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
     return f"rank corr.: {', '.join(told)}".replace("-", "−") if told else ""
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    return (last - (count - 1) / 2)[place]

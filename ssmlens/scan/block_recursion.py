@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssmlens.scan.denormals import drop_tiny_
+from ssmlens.scan.denormals import any_tiny, drop_tiny_
 
 # Tokens whose pairs are taken one by one; their decay is a product of exponentials. Longer ones take it from sums in
 # float64, so that rounding does not pile up over a long sequence.
@@ -165,24 +165,31 @@ class _Square:
         P, Q, sums = self._P, self._Q, self._pairs.sums()
         keeps = P.requires_grad or Q.requires_grad  # the products have saved both
         size = _LEAF
+        across = self._decays(sums, size)
+        if any_tiny(across):
+            drop_tiny_(P)
+            drop_tiny_(Q)
         while size < self.size:
             yield 0, *_halves(P, Q, size)
             if keeps:
                 P, Q = P.clone(), Q.clone()
             queries, keys = _halves(P, Q, size)
-            left, right = self._decays(sums, size).unflatten(1, (-1, 2)).unsqueeze(3).unbind(2)
+            left, right = across.unflatten(1, (-1, 2)).unsqueeze(3).unbind(2)
             queries *= left
             keys *= right
-            drop_tiny_(queries)
-            drop_tiny_(keys)
             size *= 2
-        across = self._decays(sums, size)
+            across = self._decays(sums, size)
+            if any_tiny(across):
+                drop_tiny_(queries)
+                drop_tiny_(keys)
+        tiny = any_tiny(self._pairs.decay(sums[:, -1:] - sums[:, :1]))
         for n in range(1, self.count):
             start = n * size
             if n > 1:
                 Q = Q.clone() if keeps else Q
                 Q[:, :, : start - size] *= across[:, n - 1 : n]
-                drop_tiny_(Q[:, :, : start - size])
+                if tiny:
+                    drop_tiny_(Q[:, :, : start - size])
             yield start, P[:, :, start : min(start + size, self._tokens)], Q[:, :, :start]
 
     def _decays(
@@ -227,8 +234,6 @@ def _leaves(
             sums[:, :, :, i, j] = (seen.permute(2, 0, 1, 3) * (read[i] * write[j])).sum(-1)
         Q[:, :, :, j] = put if between is None else between * put
     P, Q = (x.flatten(4).flatten(2, 3) for x in (P, Q))
-    drop_tiny_(P)
-    drop_tiny_(Q)
     return sums, P, Q
 
 

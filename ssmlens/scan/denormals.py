@@ -19,3 +19,8 @@ def drop_tiny_(x: Tensor) -> None:
         x *= x.abs() > torch.finfo(x.dtype).tiny ** 0.5  # a NaN stays one
     else:
         torch.hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5, out=x)
+
+
+def any_tiny(decays: Tensor) -> bool:
+    """Whether what has decayed so far may be worth a `drop_tiny_`: never on a GPU, which denormals do not slow down."""
+    return not decays.is_cuda and bool((decays < torch.finfo(decays.dtype).tiny ** 0.5).any())

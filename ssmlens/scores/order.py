@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from scipy import stats
 
 from ssmlens.errors import UsageError
 from ssmlens.names import FINITE, LAYER, NONFINITE_WEIGHTS
@@ -92,9 +93,7 @@ def _sign(name: str) -> int:
 
 def _ranks(values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
     """1 for the highest; equal values share the mean of their ranks."""
-    above = (values[None] > values[:, None]).sum(axis=1)
-    equal = (values[None] == values[:, None]).sum(axis=1)
-    return above + (equal + 1) / 2
+    return stats.rankdata(-values, method="average")
 
 
 def _order(scores: xr.Dataset, asked: list[str], present: list[str]) -> tuple[list[str], list[str]]:

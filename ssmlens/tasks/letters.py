@@ -55,8 +55,8 @@ class LetterTask(Task):
     layout: str = "default"
 
     def __post_init__(self):
-        self._require(self.layout in LAYOUTS, "--layout", f"among {LAYOUTS}", self.layout)
-        self._require(self.letters >= 1, "--letters", "of at least 1", self.letters)
+        self._require(self.layout in LAYOUTS, "`layout`", f"among {LAYOUTS}", self.layout)
+        self._require(self.letters >= 1, "`letters`", "of at least 1", self.letters)
         super().__post_init__()
 
     @property

@@ -28,6 +28,15 @@ class Accuracy:
     string: float
 
 
+MEASURES: dict[str, Callable[[Int[Tensor, "example token"], TaskBatch], float]] = {
+    "char": lambda said, batch: accuracy(said, batch).character,
+    "string": lambda said, batch: accuracy(said, batch).string,
+}
+"""What is measured of what a model says at each position. An entry here is all that a new measure takes: it is written
+to metrics.jsonl under its name (and, running freely, with _free after it), and tables, curves and `compare` have it;
+`runs.measures.WORDS` may give it words."""
+
+
 def masked_loss(
     logits: Float[Tensor, "example token vocabulary"], labels: Int[Tensor, "example token"]
 ) -> Float[Tensor, ""]:
@@ -55,16 +64,16 @@ def measure(model: Model, batch: TaskBatch, *, freely: bool = False) -> dict[str
         freely: Measure accuracy also where the model reads its own answers (`free_running`).
 
     Returns:
-        "loss", see `masked_loss`; "char" and "string", see `Accuracy`, every earlier answer being given; with `freely`
-        "char_free" and "string_free".
+        "loss", see `masked_loss`; `MEASURES`, every earlier answer being given; with `freely` the same, "_free" after
+        their names.
     """
     logits = _logits(model, batch.tokens)
-    right = accuracy(logits.argmax(dim=-1), batch)
     values = {"loss": float(masked_loss(logits, batch.labels))}
-    values |= {"char": right.character, "string": right.string}
+    said = logits.argmax(dim=-1)
+    values |= {name: of(said, batch) for name, of in MEASURES.items()}
     if freely:
-        free = accuracy(free_running(model, batch), batch)
-        values |= {"char_free": free.character, "string_free": free.string}
+        free = free_running(model, batch)
+        values |= {f"{name}_free": of(free, batch) for name, of in MEASURES.items()}
     return values
 
 

@@ -45,12 +45,12 @@ class Ngram(LetterTask):
     cue: str = "suffix"
 
     def __post_init__(self):
-        self._require(self.n >= 1, "--n", "of at least 1", self.n)
-        self._require(self.answer >= 0, "--answer", "of at least 0", self.answer)
-        self._require(self.cue in _CUES, "--cue", f"among {_CUES}", self.cue)
+        self._require(self.n >= 1, "`n`", "of at least 1", self.n)
+        self._require(self.answer >= 0, "`answer`", "of at least 0", self.answer)
+        self._require(self.cue in _CUES, "`cue`", f"among {_CUES}", self.cue)
         super().__post_init__()
         need = self.n + max(self.answer, 1)
-        option = "--length" if self.min_length is None else "--min-length"
+        option = "`length`" if self.min_length is None else "`min_length`"
         fits = self.shortest >= need
         self._require(fits, option, f"of at least {need}, a cue and its answer", self.shortest)
 

@@ -50,18 +50,18 @@ class Recall(Task):
     power: float | int = 0.01
 
     def __post_init__(self):
-        self._require(self.layout in _LAYOUTS, "--layout", f"among {_LAYOUTS}", self.layout)
+        self._require(self.layout in _LAYOUTS, "`layout`", f"among {_LAYOUTS}", self.layout)
         super().__post_init__()
         keys = self.letters // 2 - (1 if self.layout == "zoology" else 0)
         least = 2 * self.length + (2 if self.layout == "zoology" else 0)
-        enough = f"of at least {least}: a key of its own for each pair of --length"
-        self._require(keys >= self.length, "--letters", enough, self.letters)
+        enough = f"of at least {least}: a key of its own for each pair of `length`"
+        self._require(keys >= self.length, "`letters`", enough, self.letters)
         if self.layout == "zoology":
-            self._require(self.min_length is None, "--min-length", "left out", self.min_length)
-            self._require(not self.packing, "--packing", "left out", self.packing)
-            even = f"even and of at least {4 * self.length}, 4 for each pair of --length"
+            self._require(self.min_length is None, "`min_length`", "left out", self.min_length)
+            self._require(not self.packing, "`packing`", "left out", self.packing)
+            even = f"even and of at least {4 * self.length}, 4 for each pair of `length`"
             fits = self.context % 2 == 0 and self.context >= 4 * self.length
-            self._require(fits, "--context", even, self.context)
+            self._require(fits, "`context`", even, self.context)
 
     @property
     def vocab_size(self) -> int:

@@ -39,9 +39,9 @@ class Repeat(Task):
     def __post_init__(self):
         super().__post_init__()
         least = self.first_token + 2
-        enough = f"of at least {least}: two tokens to draw from, after --first-token"
-        self._require(self.vocab_size >= least, "--vocab-size", enough, self.vocab_size)
-        self._require(self.first_token >= 0, "--first-token", "of at least 0", self.first_token)
+        enough = f"of at least {least}: two tokens to draw from, after `first_token`"
+        self._require(self.vocab_size >= least, "`vocab_size`", enough, self.vocab_size)
+        self._require(self.first_token >= 0, "`first_token`", "of at least 0", self.first_token)
 
     def row_tokens(self, length: int) -> int:
         """See `Task.row_tokens`."""

@@ -29,8 +29,8 @@ class Sort(StringTask):
 
     def __post_init__(self):
         super().__post_init__()
-        enough = f"of at least {self.length} (--length): no letter comes twice"
-        self._require(self.letters >= self.length, "--letters", enough, self.letters)
+        enough = f"of at least {self.length} (`length`): no letter comes twice"
+        self._require(self.letters >= self.length, "`letters`", enough, self.letters)
 
     def draw_strings(self, draws: Draws, count: int) -> Int[Tensor, "{count} {self.length}"]:
         """See `LetterTask.draw_strings`: without replacement."""

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssmlens.errors import UsageError
+from ssmlens.options import option
 from ssmlens.registry import Registry
 from ssmlens.tasks.draws import Draws, Seed
 from ssmlens.tasks.rows import NO_LABEL, NO_TARGET, Examples, TaskBatch, pack
@@ -23,13 +24,13 @@ class Task(ABC):
     Attributes:
         length: What the task counts (letters of a string, pairs), at most.
         count: Number of rows.
-        min_length: Lengths are drawn uniformly from min_length .. length, both included; None: all are `length`.
+        min_length: Lengths are drawn uniformly from here to `length`, both included; None: all are `length`.
         packing: Whether rows are filled with one example after another, not one a row; None: as the layout has it.
         context: Tokens of a row that is packed.
     """
 
     length: int = 40
-    count: int = 4
+    count: int = option(4, name="batch")
     min_length: int | None = None
     packing: bool | None = None
     context: int = 220
@@ -37,17 +38,17 @@ class Task(ABC):
     least_length: ClassVar[int] = 1
 
     def __post_init__(self):
-        self._require(self.count >= 1, "--count", "of at least 1", self.count)
+        self._require(self.count >= 1, "`count`", "of at least 1", self.count)
         least = self.least_length
-        self._require(self.length >= least, "--length", f"of at least {least}", self.length)
+        self._require(self.length >= least, "`length`", f"of at least {least}", self.length)
         if self.min_length is not None:
-            bounds = f"in {least}..{self.length} (--length)"
+            bounds = f"in {least}..{self.length} (`length`)"
             within = least <= self.min_length <= self.length
-            self._require(within, "--min-length", bounds, self.min_length)
+            self._require(within, "`min_length`", bounds, self.min_length)
         if self.packs:
             row = self.row_tokens(self.length)
             need = f"of at least {row}, the tokens of its longest example"
-            self._require(self.context >= row, "--context", need, self.context)
+            self._require(self.context >= row, "`context`", need, self.context)
 
     @property
     @abstractmethod

@@ -1,68 +1,112 @@
-"""From a config to the architecture of its model, in mamba_ssm's terms: which block has which mixer."""
+"""The part of a config that says what the model is, and the architecture it makes, in mamba_ssm's terms."""
 
+import dataclasses
 from typing import Any
 
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_config import MIXER_OF_LAYER, MambaConfig
-from ssmlens.tasks.task import Task
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.options import option
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What the model is; options of the mixer that are left out are its own.
+
+    Attributes:
+        mixer: The mixer of every block: Mamba1, Mamba2 or Mamba3.
+        d_model: Width of the hidden states.
+        n_layer: Number of blocks.
+        d_state: State size of the mixer.
+        d_conv: Taps of the mixer's convolution.
+        expand: Inner width of the mixer over d_model.
+        headdim: Channels of a head of the mixer.
+        ngroups: Groups of heads that share B and C.
+        d_intermediate: Width of a gated MLP after each mixer; 0 for none.
+        attention_layers: Blocks with causal self-attention instead of the mixer.
+        attention_heads: Heads of that attention.
+        linear_attention_layers: Blocks with causal linear attention instead of the mixer.
+        linear_attention: Its class: MambaLinearAttention (in the place of the scan) or LinearAttention (by itself).
+        linear_attention_state: MambaLinearAttention: width of its queries and keys.
+    """
+
+    mixer: str = "Mamba2"
+    d_model: int = option(64, least=1)
+    n_layer: int = option(2, least=1)
+    d_state: int | None = option(None, least=1)
+    d_conv: int | None = option(None, least=1)
+    expand: int | None = option(None, least=1)
+    headdim: int | None = option(None, least=1)
+    ngroups: int | None = option(None, least=1)
+    d_intermediate: int = option(0, least=0)
+    attention_layers: tuple[int, ...] = ()
+    attention_heads: int = 1
+    linear_attention_layers: tuple[int, ...] = ()
+    linear_attention: str = "MambaLinearAttention"
+    linear_attention_state: int | None = None
+
 
 MIXER_OPTIONS = ("d_state", "d_conv", "expand", "headdim", "ngroups")
-"""Fields of a config that are arguments of its mixer."""
+"""Those that are arguments of the mixer."""
 
 
-def model_config(config: TrainConfig, task: Task) -> MambaConfig:
-    """The architecture, in mamba_ssm's terms, with a token for each of the task's."""
+def model_config(config: ModelOptions, vocab_size: int) -> MambaConfig:
+    """The architecture, in mamba_ssm's terms, of a model with so many tokens.
+
+    Raises:
+        UsageError: It cannot be built; one mixer of each kind is, without weights.
+    """
     if config.mixer not in MIXER_OF_LAYER:
         raise UsageError(
-            f"--mixer {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
+            f"`mixer` {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
         )
     given = {name: getattr(config, name) for name in MIXER_OPTIONS}
     options = {name: value for name, value in given.items() if value is not None}
     _check_blocks(config)
+    # The last, which is no block, has the mixer in any case.
+    kinds = [*config.attention_layers[:1], *config.linear_attention_layers[:1], config.n_layer]
     try:
         made = MambaConfig(
             d_model=config.d_model,
             n_layer=config.n_layer,
             d_intermediate=config.d_intermediate,
-            vocab_size=task.vocab_size,
+            vocab_size=vocab_size,
             ssm_cfg={"layer": config.mixer, **options},
             attn_layer_idx=list(config.attention_layers),
             attn_cfg=_attention(config),
             linear_attn_cfg=_linear_attention(config),
         )
-        for layer in range(config.n_layer + 1):  # one beyond the last has the mixer in any case
+        for layer in kinds:
             made.build_mixer(layer, device="meta")
     except UsageError as error:
-        named = [flag(name) for name in options or MIXER_OPTIONS if name in str(error)]
-        raise UsageError(f"{' '.join([f'--mixer {config.mixer}', *named])}: {error}") from None
+        named = [f"`{name}`" for name in options or MIXER_OPTIONS if name in str(error)]
+        raise UsageError(f"{' '.join([f'`mixer` {config.mixer}', *named])}: {error}") from None
     return made
 
 
-def _check_blocks(config: TrainConfig) -> None:
+def _check_blocks(config: ModelOptions) -> None:
     for name in ("attention_layers", "linear_attention_layers"):
         for layer in getattr(config, name):
             if not 0 <= layer < config.n_layer:
                 last = config.n_layer - 1
-                raise UsageError(f"{flag(name)} {layer} is out of range: there are 0..{last}")
+                raise UsageError(f"`{name}` {layer} is out of range: there are 0..{last}")
     both = set(config.attention_layers) & set(config.linear_attention_layers)
     if both:
         raise UsageError(
-            f"block {min(both)} is in --attention-layers and in --linear-attention-layers"
+            f"block {min(both)} is in `attention_layers` and in `linear_attention_layers`"
         )
     if config.attention_heads < 1 or config.d_model % config.attention_heads:
         raise UsageError(
-            f"--attention-heads {config.attention_heads} does not divide --d-model {config.d_model}"
+            f"`attention_heads` {config.attention_heads} does not divide `d_model` {config.d_model}"
         )
 
 
-def _attention(config: TrainConfig) -> dict[str, Any]:
+def _attention(config: ModelOptions) -> dict[str, Any]:
     if not config.attention_layers:
         return {}
     return {"num_heads": config.attention_heads, "causal": True}
 
 
-def _linear_attention(config: TrainConfig) -> dict[str, Any]:
+def _linear_attention(config: ModelOptions) -> dict[str, Any]:
     if not config.linear_attention_layers:
         return {}
     cfg = {

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a folder in mamba_ssm's layout each, with what it takes to go on; only the last is kept."""
+"""Checkpoints of a run: a folder in mamba_ssm's layout each, with what it takes to go on; the last is kept, or all."""
 
 import dataclasses
 import json
@@ -21,13 +21,16 @@ LAST = "last"
 _WEIGHTS, _STATE = "model.safetensors", "training.pt"
 
 
-def save(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> Path:
-    """Write `folder`/step-N, point `folder`/last to it, and remove the one before. Whole, or not there.
+def save(
+    folder: Path, trainee: Trainee, progress: dict[str, Any], *, keep_all: bool = False
+) -> Path:
+    """Write `folder`/step-N, point `folder`/last to it, and remove those before. Whole, or not there.
 
     Args:
         folder: checkpoints/ of the run.
         trainee: The model and its optimiser.
         progress: Plain values that `load` gives back.
+        keep_all: Leave those before where they are.
     """
     path = folder / f"step-{trainee.step:06}"
     partial = path.with_name(path.name + ".partial")
@@ -52,7 +55,7 @@ def save(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> Path:
             shutil.rmtree(path)
         rename(partial, path)
         _point(folder, path)
-        for old in folder.glob("step-*"):
+        for old in [] if keep_all else folder.glob("step-*"):
             if old != path:
                 shutil.rmtree(old)
     return path

@@ -7,10 +7,10 @@ from typing import Any
 
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.models.device import find_device
-from ssmlens.store.runs import METRICS, Run, open_run
-from ssmlens.training.build import check
+from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.pack import Pack
+from ssmlens.training.plan import Plan, check
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.session import Progress, Session
 from ssmlens.training.trackers import find_tracker
@@ -24,10 +24,11 @@ def train(
     resume: bool = False,
     device: str = "auto",
     checkpoint_every: int = 500,
+    keep_checkpoints: bool = False,
     trackers: Iterable[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
-    """Train a model; its folder is a run as `store.runs` reads it, with checkpoints that `load_model` opens.
+    """Train a model; its folder is a run as `runs.run` reads it, with checkpoints that `load_model` opens.
 
     >>> run = ssmlens.train(TrainConfig(task="copy", length=20, init="mimetic"), "runs/mimetic")
     >>> model = ssmlens.load_model("runs/mimetic/checkpoints/last")
@@ -41,6 +42,7 @@ def train(
         resume: Go on from the last checkpoint, or from the start where there is none; a run that is done is returned.
         device: cpu, cuda, cuda:1, ...; auto is cuda where there is one.
         checkpoint_every: Steps between checkpoints; there is one at the end in any case.
+        keep_checkpoints: Keep them all, as checkpoints/step-N, not the last alone.
         trackers: Some of trackio, wandb, tensorboard, which are told all that metrics.jsonl is.
         progress: Called now and then.
 
@@ -49,14 +51,14 @@ def train(
         TrainingError: The loss is not finite; status.json says so, too.
         SsmlensError: The disk is full, or a capture failed.
     """
-    check(config)
+    plan = check(config)
     where, starts = find_device(device), [find_tracker(name) for name in trackers]
     out = Path("runs", config.name) if out is None else Path(out)
     if not resume and (out / METRICS).exists():
         raise UsageError(
-            f"{out} has a run already; --resume goes on with it, --out NAME is another"
+            f"{out} has a run already; `resume` goes on with it, another `out` is another"
         )
-    trainee = Trainee(config, where)  # before there is a folder: it may be refused
+    trainee = Trainee(plan, where)  # before there is a folder: it may be refused
     with ExitStack() as held:
         folder = held.enter_context(RunFolder(out, config))
         if resume and open_run(out).status.state == "done":
@@ -68,6 +70,7 @@ def train(
             trackers=followers,
             progress=progress or (lambda told: None),
             checkpoint_every=checkpoint_every,
+            keep_checkpoints=keep_checkpoints,
         )
         try:
             for _, error in _together([session]):
@@ -103,24 +106,23 @@ def train_pack(
     """
     where = find_device(device)
     with ExitStack() as held:
-        folders: dict[int, RunFolder] = {}
+        begun: dict[int, tuple[RunFolder, Plan]] = {}
         places: dict[Session, int] = {}
         # All folders before any model: nobody else shall begin on the rest.
         for place, (path, config) in enumerate(jobs):
             try:
-                check(config)
-                folders[place] = held.enter_context(RunFolder(path, config))
+                plan = check(config)
+                begun[place] = held.enter_context(RunFolder(path, config)), plan
             except BusyError:
                 told(place, "elsewhere", "")
             except SsmlensError as error:
                 told(place, "failed", str(error))
-        for place, folder in folders.items():
-            path, config = jobs[place]
+        for place, (folder, plan) in begun.items():
             try:
-                if open_run(path).status.state == "done":
+                if open_run(folder.path).status.state == "done":
                     told(place, "done", "")
                 else:
-                    session = Session(Trainee(config, where), folder, progress=lambda now: beat())
+                    session = Session(Trainee(plan, where), folder, progress=lambda now: beat())
                     places[session] = place
             except SsmlensError as error:
                 told(place, "failed", str(error))

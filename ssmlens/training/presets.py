@@ -13,13 +13,10 @@ class Preset:
     Attributes:
         configs: What is trained, one after another.
         note: What a reader must know of the comparison.
-        threads: CPU threads to train with: the products of a small model are done before a second thread has begun,
-            and on a busy machine each waits for the other.
     """
 
     configs: tuple[TrainConfig, ...]
     note: str
-    threads: int = 1
 
 
 _COPY = TrainConfig(
@@ -47,5 +44,5 @@ PRESETS = {
 def find_preset(name: str) -> Preset:
     """The preset of this name. Raises UsageError where there is none."""
     if name not in PRESETS:
-        raise UsageError(f"--preset {name!r} is unknown; choose from: {', '.join(PRESETS)}")
+        raise UsageError(f"`preset` {name!r} is unknown; choose from: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""The folder of a run, as its trainer writes it; `store.runs` says what is in it and reads it."""
+"""The folder of a run, as its trainer writes it; `runs.run` says what is in it and reads it."""
 
 import fcntl
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.errors import UsageError
+from ssmlens.runs.run import CONFIG, METRICS, SCORES, STATUS
 from ssmlens.store import disk
-from ssmlens.store.runs import CONFIG, METRICS, SCORES, STATUS
-from ssmlens.training.config import TrainConfig
+from ssmlens.training.config import START, STARTS, TrainConfig
 
 _LOCK = ".lock"
 
@@ -48,7 +48,8 @@ class RunFolder:
         if (self.path / CONFIG).exists():
             _require_same(self.path, config, TrainConfig.read(self.path / CONFIG))
         else:
-            disk.write_file(self.path / CONFIG, _json(config.to_dict(), indent=1))
+            told = config.to_dict() | {START: sorted(STARTS)}
+            disk.write_file(self.path / CONFIG, _json(told, indent=1))
         self._metrics = (self.path / METRICS).open("ab", buffering=0)
 
     def __enter__(self) -> "RunFolder":
@@ -98,10 +99,12 @@ class BusyError(UsageError):
 
 def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:
     ours, theirs = asked.to_dict(), there.to_dict()
-    for name, value in ours.items():
-        if value != theirs[name]:
+    for name in ours | theirs:
+        default = getattr(TrainConfig, name)  # of an option that only one of them sets
+        value, other = ours.get(name, default), theirs.get(name, default)
+        if value != other:
             raise UsageError(
-                f"{path} holds a run with {name} {theirs[name]!r}, not {value!r}; give another --out"
+                f"{path} holds a run with {name} {other!r}, not {value!r}; give another `out`"
             )
 
 

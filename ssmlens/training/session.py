@@ -12,7 +12,7 @@ from torch import Tensor
 from ssmlens.errors import SsmlensError
 from ssmlens.recorder.capture import capture
 from ssmlens.recorder.prompts import from_task
-from ssmlens.store.run_metrics import EVAL, TRAIN
+from ssmlens.runs.metrics import EVAL, TRAIN
 from ssmlens.training import checkpoints
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trackers import Tracker
@@ -58,6 +58,7 @@ class Session:
         trackers: What is told all that metrics.jsonl is.
         progress: Called now and then.
         checkpoint_every: Steps between checkpoints; there is one at the end in any case.
+        keep_checkpoints: Keep them all, not the last alone.
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Session:
         trackers: Sequence[Tracker] = (),
         progress: Callable[[Progress], None] = lambda told: None,
         checkpoint_every: int = 500,
+        keep_checkpoints: bool = False,
     ):
         self.config, self.trainee, self.folder = trainee.config, trainee, folder
         self._trackers, self._progress = trackers, progress
-        self._checkpoint_every = checkpoint_every
+        self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
         self._before, self._began, self._told = 0.0, time.monotonic(), 0.0
         self._losses: list[Tensor] = []  # those that are not logged yet
@@ -117,7 +119,12 @@ class Session:
             losses = self._read_losses()
             self.folder.sync()
             told = {"losses": losses, "seconds": self._seconds}
-            checkpoints.save(self.folder.path / "checkpoints", self.trainee, told)
+            checkpoints.save(
+                self.folder.path / "checkpoints",
+                self.trainee,
+                told,
+                keep_all=self._keep_checkpoints,
+            )
         if last:
             self._tell("done")
 
@@ -125,7 +132,7 @@ class Session:
         """Say in status.json why it ended."""
         told = str(error) if isinstance(error, SsmlensError) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt):
-            told = "interrupted; --resume goes on"
+            told = "interrupted; `resume` goes on"
         self._tell("failed", " ".join(told.split())[:1000])
 
     @property
@@ -162,7 +169,7 @@ class Session:
         config, trainee = self.config, self.trainee
         folder = self.folder.path / "captures"
         folder.mkdir(exist_ok=True)
-        exam, model = trainee.exam(config.length, _PROMPTS), trainee.model.eval()
+        exam, model = trainee.plan.exam(config.length, _PROMPTS), trainee.model.eval()
         prompts = from_task(config.task, exam, config.seed, model.tokenizer)
         made = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)
         assert made is not None
@@ -184,6 +191,6 @@ class Session:
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss is {loss} at step {self._step - back} (learning rate "
-                    f"{self.config.learning_rate:g}); try a lower one, or --clip 1"
+                    f"{self.config.learning_rate:g}); try a lower one, or `clip` 1"
                 )
         return losses

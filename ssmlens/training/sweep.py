@@ -1,16 +1,17 @@
 """`sweep`: many configs, a run folder each, named after what it trains: whatever is there already is not done again."""
 
+import runpy
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.store.disk import told_in_one_line
-from ssmlens.store.runs import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place, Work, Workers, engines
 from ssmlens.training.pool import Outcome, run_pool
@@ -37,6 +38,7 @@ def sweep(
     retry_failed: bool = False,
     hang_after: float = 900.0,
     attempts: int = 3,
+    files: Sequence[Path] = (),
     progress: Callable[[int, int, str], None] | None = None,
     work: Work | None = None,
 ) -> list[Run]:
@@ -64,6 +66,7 @@ def sweep(
         retry_failed: Go on with runs that have failed, from their last checkpoint; otherwise they stay so.
         hang_after: Seconds without a step, after which a worker is killed.
         attempts: How often a run is begun, at most.
+        files: Python files that every worker runs first: those that register the configs' tasks or inits.
         progress: Called with (runs that have ended, runs, how they ended), first with those that had before.
         work: What a worker does with a pack of `SweepJob`s; None: train them.
 
@@ -74,11 +77,11 @@ def sweep(
     """
     i, n = shard
     if not 1 <= i <= n:
-        raise UsageError(f"--shard {i}/{n}: i/N needs 1 ≤ i ≤ N")
+        raise UsageError(f"`shard` {i}/{n}: i/N needs 1 ≤ i ≤ N")
     if pack is not None and pack < 1:
-        raise UsageError(f"--pack is at least 1, not {pack}")
+        raise UsageError(f"`pack` is at least 1, not {pack}")
     if not hang_after > 0:
-        raise UsageError(f"--hang-after is above 0, not {hang_after:g}")
+        raise UsageError(f"`hang_after` is above 0, not {hang_after:g}")
     asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
     started = engines[engine](asked)
     if work is None:
@@ -108,7 +111,9 @@ def sweep(
             most = pack or _usual_pack(running.places)
             packs = make_packs(left, most, len(running.places))
             limits = {"hang_after": hang_after, "attempts": attempts}
-            yield from run_pool(packs, work or _train, running, skip=settled, **limits)
+            yield from run_pool(
+                packs, work or partial(_train, files=tuple(files)), running, skip=settled, **limits
+            )
 
     tell()
     done = []
@@ -133,7 +138,7 @@ def run_path(out: Path, config: TrainConfig) -> Path:
 
 
 def _check_all(configs: Sequence[TrainConfig]) -> None:
-    from ssmlens.training.build import check
+    from ssmlens.training.plan import check
 
     for number, config in enumerate(configs):
         try:
@@ -147,9 +152,14 @@ def _train(
     place: Place,
     told: Callable[[int, str, str], None],
     beat: Callable[[], None],
+    *,
+    files: Sequence[Path] = (),
 ) -> None:
     """What a worker does."""
     import torch
+
+    for file in files:
+        _run_once(file)
 
     from ssmlens.training.loop import train_pack
 
@@ -163,6 +173,11 @@ def _train(
         torch.cuda.set_device(device)
     torch.set_num_threads(max(1, _cores() // place.sharing))
     train_pack(pack, device=place.device, told=told, beat=beat)
+
+
+@cache
+def _run_once(file: Path) -> None:
+    runpy.run_path(str(file))
 
 
 @cache

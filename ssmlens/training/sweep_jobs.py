@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ssmlens.training.config import STARTS, TrainConfig
+from ssmlens.training.config import STARTS, TrainConfig, part_of
+from ssmlens.training.optimiser import OptimiserOptions
 
 # Fields of a config that change numbers alone: the model, its data and its steps stay as large and as many.
-_VALUES = STARTS - {"init_from", "embeddings"} | {
-    *("seed", "learning_rate", "warmup", "schedule", "clip", "weight_decay", "decay_ssm")
-}
+_VALUES = (STARTS - {"init_from", "embeddings"}) | part_of(OptimiserOptions) | {"seed"}
 
 
 class SweepJob(NamedTuple):

@@ -16,7 +16,7 @@ from ssmlens.scores.order import rank
 from ssmlens.scores.ranking import Ranking
 from ssmlens.scores.table import compute, summary
 from ssmlens.store.reader import Capture, open_capture
-from ssmlens.training.config import TrainConfig, flag
+from ssmlens.training.config import TrainConfig
 
 _TOP = re.compile(r"top:(\d+)")
 
@@ -38,12 +38,12 @@ class LayerRequest:
             return cls(int(top[1]), frozenset(there))
         if not words or not all(word.isdecimal() for word in words):
             raise UsageError(
-                f"--layers {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
+                f"`layers` {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
             )
         these = frozenset(map(int, words))
         for layer in sorted(these - set(there)):
             raise UsageError(
-                f"--layers {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
+                f"`layers` {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
             )
         return cls(len(these), these)
 
@@ -101,7 +101,7 @@ def like_teacher(student: TrainConfig, site: MixerSite) -> TrainConfig:
     for name, value in shape.items():
         if name not in taken and getattr(student, name) != value:
             raise UsageError(
-                f"{flag(name)} {getattr(student, name)} does not fit the teacher, whose layer "
+                f"`{name}` {getattr(student, name)} does not fit the teacher, whose layer "
                 f"{site.layer} has {value}; leave it out"
             )
     return dataclasses.replace(student, **taken)

@@ -59,10 +59,10 @@ def find_tracker(name: str) -> Callable[[Path, TrainConfig], Tracker]:
         UsageError: There is none of this name, or its library is not installed.
     """
     if name not in TRACKERS:
-        raise UsageError(f"--tracker {name!r} is unknown; choose from: {', '.join(TRACKERS)}")
+        raise UsageError(f"`trackers` {name!r} is unknown; choose from: {', '.join(TRACKERS)}")
     board = name == "tensorboard"
     try:
         library = import_module("torch.utils.tensorboard" if board else name)
     except ImportError:
-        raise UsageError(f"--tracker {name}: pip install {name}") from None
+        raise UsageError(f"`trackers` {name}: pip install {name}") from None
     return partial(_Board if board else _Project, library)

@@ -1,47 +1,41 @@
 """A model that learns: one optimiser step at a time, on data that never repeat."""
 
-import dataclasses
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssmlens.models.tokenizers import Vocabulary
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.tasks.rows import TaskBatch
-from ssmlens.tasks.task import Task
-from ssmlens.training.build import build_model, build_task, exam
-from ssmlens.training.config import TrainConfig
-from ssmlens.training.schedule import rate_at
+from ssmlens.training.build import build_model
+from ssmlens.training.optimiser import clip_gradient, make_optimizer, rate_at
+from ssmlens.training.plan import Plan
 
 # Held-out examples are the same for every run of a task, so that runs are compared on one exam.
 _EXAM_SEED = 0
-# Parameters of a mixer that are no weights of a product.
-_SSM = ("A_log", "D", "dt_bias")
 
 
 class Trainee:
     """A model with its task, optimiser and place in the schedule.
 
     Args:
-        config: What is trained; see `build.check`.
+        plan: What is trained; see `plan.check`.
         device: Where.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device):
-        self.config, self.device = config, device
-        self.task = build_task(config)
-        self.model: Any = build_model(config, self.task, device)
+    def __init__(self, plan: Plan, device: torch.device):
+        self.plan, self.config, self.task, self.device = plan, plan.config, plan.task, device
+        self.model: Any = build_model(plan, device)
         strings = self.task.token_strings
         self.model.tokenizer = Vocabulary(strings) if strings else None
         self.step = 0
         on_gpu = device.type == "cuda"
         # On a GPU a number on the device, which a recorded step reads anew.
         self._rate = torch.zeros((), device=device) if on_gpu else None
-        groups = _groups(self.model, config)
-        self.optimizer = torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
+        self.optimizer = make_optimizer(self.config, self.model, on_gpu=on_gpu)
 
     def train_step(self) -> Float[Tensor, ""]:
         """One step on the next batch; returns its loss, still on the device."""
@@ -54,7 +48,7 @@ class Trainee:
         """
         config, step = self.config, self.step
         if step < config.steps:
-            rate = rate_at(step, config)
+            rate = rate_at(step, config.steps, config)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate if self._rate is None else self._rate
             if self._rate is not None:
@@ -70,22 +64,17 @@ class Trainee:
         loss = masked_loss(logits, batch.labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.config.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        clip_gradient(self.config, self.model)
         self.optimizer.step()
         return loss.detach()
 
     def evaluate(self, length: int) -> dict[str, float]:
         """See `measure`: on held-out examples of exactly this length; running freely too, if the config asks for it."""
-        task = self.exam(length, self.config.eval_count)
+        task = self.plan.exam(length, self.config.eval_count)
         batch = task.build(batch_seed(_EXAM_SEED, length, held_out=True), self.device)
         self.model.eval()
         with self._autocast():
             return measure(self.model, batch, freely=self.config.free_running)
-
-    def exam(self, length: int, count: int) -> Task:
-        """The task that draws so many examples of exactly this length."""
-        return dataclasses.replace(exam(self.task, length), count=count)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the weights; the same for every device."""
@@ -102,13 +91,3 @@ class Trainee:
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
         )
-
-
-def _groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters that weight decay pulls on, and those that it leaves alone."""
-    decayed, left = [], []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim > 1 and not name.endswith(_SSM)
-        (decayed if matrix or config.decay_ssm else left).append(parameter)
-    groups = [(decayed, config.weight_decay), (left, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]

@@ -1,7 +1,7 @@
 """Which layer of a trained model is a good start? A student from each, beside the arms that they are held against."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -9,37 +9,17 @@ from typing import Any, Literal
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import choose_mixers
+from ssmlens.runs.run import Run
+from ssmlens.runs.students import Student, students
 from ssmlens.scores.ranking import Ranking
 from ssmlens.store.disk import told_in_one_line
-from ssmlens.store.runs import Run
-from ssmlens.training.build import check
-from ssmlens.training.compare import ArmSummary, compare
 from ssmlens.training.config import TrainConfig
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import LayerRequest, like_teacher, score_layers
 
 Controls = Literal["best", "all"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Student:
-    """How an arm of the experiment came out.
-
-    Attributes:
-        arm: Its name.
-        layer: The teacher's layer that it started as, or as the shuffled values of; None for default and mimetic.
-        shuffled: Whether it is a control: that layer's values, their structure destroyed.
-        scores: Every score of that layer, from before any training, NaN where it does not apply; else empty.
-        at: Its summary by the length that characters were counted at, always at the learning rate that is best for
-            the training length.
-    """
-
-    arm: str
-    layer: int | None
-    shuffled: bool
-    scores: Mapping[str, float]
-    at: Mapping[int, ArmSummary]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,27 +39,6 @@ class Transplants:
     def students(self) -> list[Student]:
         """The arms, the best first."""
         return students(self.runs)
-
-
-def students(runs: Sequence[Run]) -> list[Student]:
-    """The arms of a `transplant` by their runs, the best at the training length first.
-
-    Raises:
-        UsageError: There is no run, or none has measured anything.
-    """
-    first = {run.arm: run for run in runs}
-    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
-    at = {n: {arm.arm: arm for arm in compare(runs, length=n).arms} for n in lengths}
-    return [
-        Student(
-            arm.arm,
-            first[arm.arm].teacher_layer,
-            first[arm.arm].shuffled,
-            first[arm.arm].teacher_scores,
-            {n: at[n][arm.arm] for n in lengths},
-        )
-        for arm in compare(runs).arms
-    ]
 
 
 def transplant(
@@ -123,8 +82,8 @@ def transplant(
     shaped = like_teacher(student, mixers[0])
     for arm in _arms(shaped, teacher, [mixers[0].layer], controls):
         check(arm)
-    _check_each(shaped, "--rates", "learning_rate", rates)
-    _check_each(shaped, "--seeds", "seed", seeds)
+    _check_each(shaped, "`rates`", "learning_rate", rates)
+    _check_each(shaped, "`seeds`", "seed", seeds)
     with told_in_one_line(out, 0):
         out.mkdir(parents=True, exist_ok=True)
     ranking, scores = score_layers(model, out / "teacher.h5", progress)

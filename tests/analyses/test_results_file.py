@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from analyses.results_file import keep, restore, runs_below
-from ssmlens.store.runs import open_run, tabulate
-from ssmlens.training.compare import compare
+from ssmlens.runs.compare import compare
+from ssmlens.runs.run import open_run
+from ssmlens.runs.table import tabulate
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path, sweep
@@ -60,7 +61,9 @@ def test_what_ended_is_as_it_was_but_for_rounding(runs, tmp_path):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4)
     ours, theirs = compare(again), compare(ended)
     assert ours.verdict == theirs.verdict
-    assert [arm.mean for arm in ours.arms] == pytest.approx([a.mean for a in theirs.arms], abs=1e-4)
+    assert [arm.overall for arm in ours.arms] == pytest.approx(
+        [arm.overall for arm in theirs.arms], abs=1e-4
+    )
 
 
 def test_losses_are_thinned_from_the_last_one_back(runs, tmp_path):

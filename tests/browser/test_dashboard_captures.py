@@ -139,6 +139,7 @@ def test_what_goes_while_it_is_open_is_a_message_on_every_page(visit, serve, tmp
     other = write_capture(tmp_path / "newer.h5", layers=2, tokens=20)
     with h5py.File(other, "r+") as file:
         file.attrs["schema_version"] = 99
+        file.attrs["needs"] = np.bytes_(b"more-than-this")
     other.rename(path)
     page.keyboard.press("ArrowRight")
     page.locator(".trouble", has_text="99").wait_for()

@@ -222,6 +222,7 @@ def test_what_goes_bad_while_open_is_a_message_and_comes_back(visit, serve, tmp_
     drawn(page, "Layer 1: attention map")
     with h5py.File(shutil.copy(sound, tmp_path / "other.bin"), "r+") as file:
         file.attrs["schema_version"] = 99
+        file.attrs["needs"] = np.bytes_(b"more-than-this")
     (tmp_path / "other.bin").rename(path)
     page.keyboard.press("ArrowLeft")
     page.locator(".trouble", has_text="99").wait_for()

@@ -9,6 +9,10 @@ import pytest
 
 import ssmlens
 from ssmlens.cli import COMMANDS
+from ssmlens.inits.init import inits
+from ssmlens.tasks.task import tasks
+from ssmlens.training.config import PARTS
+from ssmlens.training.gather import option_docs
 
 
 def test_help_lists_every_command(cli):
@@ -34,13 +38,43 @@ def test_help_of_a_command_lists_every_option_with_what_it_is_for(cli, name, mon
     text = " ".join(said.out.split())
     assert " ".join(command.__doc__.split())[:60] in text
     assert f"usage: ssmlens {name} " in text
-    for field in dataclasses.fields(command):
+    fields = dataclasses.fields(command)
+    parts = [field.name for field in fields if dataclasses.is_dataclass(field.type)]
+    assert parts in ([], list(PARTS)), "each a group of its own"
+    assert [title for title in PARTS if f" {title} options " in said.out] == parts
+    for field in [f for f in fields if f.name not in parts] + [
+        field for part in parts for field in dataclasses.fields(PARTS[part])
+    ]:
         there, not_there = ("no-", "") if field.default is True else ("", "no-")
         option = f"--{there}{field.name.replace('_', '-')}"
         assert f"--{not_there}{field.name.replace('_', '-')}" not in said.out
         positional = hasattr(field.type, "__metadata__")  # tyro.conf.Positional
         assert positional or option in said.out
     assert "--json" in said.out
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "registry"),
+    [*(("--task", name, tasks) for name in tasks), *(("--init", name, inits) for name in inits)],
+)
+def test_help_of_a_task_or_an_init_says_what_its_own_options_are_for(
+    cli, option, name, registry, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "100")
+    said = cli("train", option, name, "--help")
+    lines = [line.strip("│ ") for line in said.out.splitlines()]
+    for field, told in option_docs(registry[name]).items():
+        flag = f"--{field.replace('_', '-')}"
+        assert told, f"{field} of {name} has no docstring"
+        assert any(line.split(" ")[0] == flag for line in lines), flag
+
+
+def test_options_of_another_task_are_listed_by_name(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    said = cli("train", "--help").out
+    assert "ngram: --n --answer --cue" in " ".join(said.split())
+    assert not any(line.strip("│ ").startswith("--cue") for line in said.splitlines())
+    assert "Letters of the cue" in cli("train", "--task=ngram", "-h").out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["capure"]])

@@ -4,8 +4,9 @@ import dataclasses
 import os
 
 import pytest
+import torch
 
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.training import presets
 from ssmlens.training.config import TrainConfig
 
@@ -91,6 +92,24 @@ def test_a_preset_sets_its_arms_side_by_side(cli, here, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "threads"),
+    [((), None, 1), ((), "2", 2), (("--threads", 3), "2", 3), (("--threads", 3), None, 3)],
+)
+def test_a_tiny_model_trains_with_one_thread_unless_told(
+    cli, monkeypatch, words, environment, threads
+):
+    seen = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: int(environment or 8))
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    said = cli("train", *SMALL, "--steps", 1, "--out", "run", "--device", "cpu", *words)
+    assert said.code == 0, said.err
+    assert seen == [threads, int(environment or 8)]
+
+
 @pytest.mark.skipif(
     "SSMLENS_PRESET" not in os.environ, reason="SSMLENS_PRESET=1 runs it: two minutes"
 )
@@ -116,6 +135,7 @@ def test_copy_in_a_minute_keeps_its_promise(cli):
         ("--preset copy", "--preset 'copy' is unknown; choose from: copy-in-a-minute"),
         ("--device cuda:x", "unknown device 'cuda:x'; such as cpu, cuda or cuda:1"),
         ("--tracker nobody", "--tracker 'nobody' is unknown"),
+        ("--threads 0", "--threads is at least 1, not 0"),
         ("--checkpoint-every 0", "--checkpoint-every is at least 1"),
         ("--init-from nowhere", "unknown model 'nowhere'"),
         ("--init transplant --teacher copy-mamba2-default --teacher-layer 9", "9 is out of range"),

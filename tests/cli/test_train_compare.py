@@ -28,10 +28,10 @@ def test_what_is_measured_running_freely_can_be_compared(cli):
     assert (told["length"], told["chosen_at"]) == (8, 4)
     told = cli("compare", "runs", "--measure", "char_free", "--json").json
     (arm,) = told["arms"]
-    assert f"{arm['mean']:.3f}" in row
-    low, high = arm["spread"]
+    assert f"{arm['overall']:.3f}" in row
+    low, high = arm["overall_spread"]
     assert low <= measured["char_free"] <= high
-    assert arm["overall"] == arm["mean"], "of one rate"
+    assert arm["overall"] == arm["best"], "of one rate"
 
 
 def test_it_is_told_beside_the_other_accuracy(cli):

@@ -4,6 +4,7 @@ import pytest
 
 from ssmlens.cli.sweep import combinations
 from ssmlens.errors import UsageError
+from ssmlens.tasks.task import tasks
 from ssmlens.training.config import TrainConfig
 
 TINY = {
@@ -35,12 +36,52 @@ def test_a_sweep_and_its_comparison(cli, here):
     assert told.code == 0, told.err
     title, header, *rows, verdict = told.out.splitlines()
     assert title == "characters right at length 4"
-    assert header.split()[:3] == ["arm", "best", "rate"]
+    assert header.split()[:3] == ["arm", "all", "rates"]
     assert sorted(row.split()[0] for row in rows) == ["default", "mimetic"]
     assert verdict.startswith("no winner")
     at_8 = cli("compare", "sweep", "--length", 8, "--measure", "string", "--json").json
     assert (at_8["length"], at_8["measure"], at_8["winner"]) == (8, "string", None)
     assert {arm["arm"]: arm["seeds"] for arm in at_8["arms"]} == {"default": 2, "mimetic": 2}
+
+
+def test_a_sweep_with_runs_that_failed_says_each_and_ends_with_1(cli):
+    wild = ["--clip", 0, "--warmup", 0, "--out", "sweep", "--steps", 10]
+    rates = [f"learning-rate=1e-3,{','.join(f'1e3{k}' for k in range(6))}"]
+    said = cli("sweep", *SMALL, *wild, "--axis", *rates)
+    assert said.code == 1
+    title, *failed, _ = said.out.splitlines()
+    assert title == "sweep: 7 runs, 1 done, 6 failed"
+    assert len(failed) == 6, "one line each"
+    assert all("-seed0-" in line and ": the loss is nan at step" in line for line in failed)
+    again = cli("sweep", *SMALL, *wild, "--axis", *rates, "--json")
+    assert again.code == 1, "they stay so"
+    assert sorted(run["state"] for run in again.json["runs"]) == ["done"] + ["failed"] * 6
+    assert sum("the loss is nan" in run["error"] for run in again.json["runs"]) == 6
+
+
+def test_a_task_that_the_file_of_configs_registers_is_trained_by_workers(cli, here):
+    (here / "mine.py").write_text(
+        """
+import dataclasses
+from ssmlens import TrainConfig
+from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.task import tasks
+
+@tasks.register("mycopy")
+@dataclasses.dataclass(frozen=True)
+class MyCopy(Copy):
+    pass
+
+small = TrainConfig(task="mycopy", length=4, letters=5, d_model=16, n_layer=1, d_state=8)
+configs = [dataclasses.replace(small, headdim=8, steps=2, batch=2, eval_count=2)]
+"""
+    )
+    try:
+        said = cli("sweep", "--configs", "mine.py", "--device", "cpu", "--out", "sweep")
+    finally:
+        tasks._things.pop("mycopy", None)
+    assert said.code == 0, said.out + said.err
+    assert said.out.splitlines()[0] == "sweep: 1 runs, 1 done"
 
 
 def test_axes_make_every_combination():

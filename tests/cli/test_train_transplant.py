@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
 import ssmlens
+from ssmlens.cli.command import parse_options
 from ssmlens.cli.transplant import TransplantCommand
 from ssmlens.inits.init import choose_mixers
-from ssmlens.store.runs import find_runs, open_run
+from ssmlens.runs.run import find_runs, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.teacher import like_teacher
 
@@ -72,9 +72,8 @@ def test_a_student_from_a_file(here):
     student = TrainConfig(letters=20, length=3, steps=1)
     mimetic = dataclasses.replace(student, init="mimetic", c=4)
     (here / "student.json").write_text(json.dumps(mimetic.to_dict()))
-    assert (
-        TransplantCommand(teacher=TEACHER, student=Path("student.json")).student_config() == student
-    )
+    words = ["--teacher", TEACHER, "--student", "student.json"]
+    assert parse_options(TransplantCommand, "transplant", words).student_config() == student
 
 
 def test_the_shape_of_a_student_is_its_teachers():

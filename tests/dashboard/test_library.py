@@ -3,6 +3,7 @@ import re
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 from ssmlens_dashboard.library import GrowingError, Library
 
@@ -122,7 +123,7 @@ def _newer(path):
     shutil.copy(path, newer)
     with h5py.File(newer, "r+") as file:
         file.attrs["schema_version"] = 99
-        file.attrs["needs"] = "what this version does not know"
+        file.attrs["needs"] = np.bytes_(b"more-than-this")
     newer.rename(path)
 
 

@@ -12,6 +12,10 @@ from ssmlens_dashboard.pages import runs as page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.views import arms, runs
 
+from ssmlens.runs.compare import compare
+from ssmlens.runs.run import find_runs
+from ssmlens.runs.students import scores_known
+
 HERE = Path(__file__)
 written = runpy.run_path(str(HERE.with_name("synthetic_runs.py")))
 HOSTILE = runpy.run_path(str(HERE.with_name("hostile.py")))["HOSTILE"]
@@ -153,12 +157,12 @@ def test_transplants_are_set_against_their_layers_scores(transplants):
     assert other.layout.xaxis4.title.text == "mask_ones"
 
 
-def test_the_page_and_the_command_say_the_same_of_transplants(tmp_path):
-    """Learning rates, a run that failed, a rate that is best only at twice the length: as `ssmlens transplant`."""
-    training = pytest.importorskip("ssmlens.training.transplant")
+def test_transplants_are_their_mean_over_all_rates_as_the_command_has_it(tmp_path):
+    """Learning rates, a run that failed, a rate that is best only at twice the length; and one rate alone."""
     ends = {("transplant 0", 1e-3): (0.6, 0.7), ("transplant 0", 1e-2): (0.9, None)}
     ends |= {("shuffled 0", 1e-3): (0.3, 0.2), ("shuffled 0", 1e-2): (0.1, 0.4)}
     ends |= {("default", 1e-3): (0.2, 0.1), ("default", 1e-2): (None, None)}
+    reached = {}
     for (arm, rate), seeds in ends.items():
         for seed, learns in enumerate(seeds):
             more = {} if arm == "default" else {"teacher_layer": 0, "scores": {"mask_ones": 0.5}}
@@ -168,31 +172,72 @@ def test_the_page_and_the_command_say_the_same_of_transplants(tmp_path):
             name = written["name_of"](arm, seed, rate)
             folder = tmp_path / "x" / name
             written["write_run"](folder, arm, seed, rate, learns=learns, state=state, **more)
-    held = runs.legible(runs.listed(at(tmp_path).library))
-    best = {
-        arm: arms.at_rate(group, None, "char", arms.length_shown(held, None))
-        for arm, group in arms.by_arm(held).items()
-    }
-    found = {
-        name: {n: v.tolist() for n, v in by_length.items()}
-        for name, by_length in arms.references(best, "char", [25, 50]).items()
-    }
-    for it in arms.layer_students(best, ["mask_ones"], "char", [25, 50]):
-        found[f"{it.arm} 0"] = {n: values[0].tolist() for n, values in it.accuracy.items()}
-    expected = {
-        student.arm: {n: [arm.mean, *arm.spread] for n, arm in student.at.items() if n < 100}
-        for student in training.students(held)
-    }
-    assert found.keys() == expected.keys()
-    for name, by_length in expected.items():
-        for length, values in by_length.items():
-            assert found[name][length] == pytest.approx(values), (name, length)
-    assert best[arms.Arm("transplant 0", 0)][0].learning_rate == 1e-3, "one of 1e-2 failed"
+            lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+            for line in lines:
+                if line["split"] == "eval":
+                    value = 0.0 if state == "failed" else line["char"]
+                    reached[arm, line["length"], seed, rate] = value
+
+    def drawn(search):
+        figure = answered(at(tmp_path, search))["runs-transplants.figure"]
+        points = [t for t in figure.data if t.error_y.array is not None]
+        found = {}
+        for length, pair in ((25, points[:2]), (50, points[2:])):
+            for name, trace in zip(("transplant 0", "shuffled 0"), pair, strict=True):
+                found[name, length] = [trace.y[0], *trace.customdata[0]]
+        lines = [s.y0 for s in figure.layout.shapes if s.type == "line"]
+        return found | {("default", length): lines[k] for k, length in enumerate((25, 50))}
+
+    for search, rates in (("", (1e-3, 1e-2)), ("rate=0.01", (1e-2,))):
+        found = drawn(f"measure=char&{search}")
+        for name, length in found:
+            seeds = [np.mean([reached[name, length, s, rate] for rate in rates]) for s in (0, 1)]
+            expected = [np.mean(seeds), min(seeds), max(seeds)]
+            if name == "default":
+                expected = expected[0]
+            assert found[name, length] == pytest.approx(expected), (name, length, search)
+
+
+def test_the_page_and_compare_choose_the_same_rate_while_a_sweep_runs(tmp_path):
+    """At 3e-3 one of two seeds is not measured yet: it is missing, which is not 0."""
+    for rate, seeds in ((1e-3, (0.6, 0.6)), (3e-3, (0.9, None))):
+        for seed, learns in enumerate(seeds):
+            folder = tmp_path / "x" / written["name_of"]("mimetic", seed, rate)
+            state = "running" if learns is None else "done"
+            written["write_run"](folder, "mimetic", seed, rate, learns=learns or 0.5, state=state)
+            if learns is None:
+                lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+                kept = "".join(line for line in lines if '"eval"' not in line)
+                (folder / "metrics.jsonl").write_text(kept)
+    (arm,) = compare(find_runs(tmp_path)).arms
+    assert arm.best_rate == 3e-3
+    answer = answered(at(tmp_path))
+    assert "at its best learning rate (mimetic 0.003)" in answer["runs-told.children"]
+    assert f"mean over all rates: mimetic {arm.overall:.3f}" in answer["runs-told.children"]
+    assert "edge of the grid: mimetic (0.001, 0.003)" in answer["runs-told.children"]
+
+
+def test_a_measure_without_words_has_a_column_and_can_be_looked_at(tmp_path):
+    folder = written["write_run"](tmp_path / "s" / "one")
+    with (folder / "metrics.jsonl").open("a") as stream:
+        line = {"step": 999, "split": "eval", "length": 25, "edit_distance": 3.5, "seed": 0.5}
+        stream.write(json.dumps(line) + "\n")
+    answer = answered(at(tmp_path, "measure=edit_distance&length=25"))
+    (row,) = answer["runs-table.rowData"]
+    headers = [
+        column["headerName"] for column in answer["runs-table.columnDefs"] if "headerName" in column
+    ]
+    assert "edit_distance at 25" in headers
+    assert row["seed"] == 0, "the run's own, not the measure of this name"
+    (line,) = (t for t in answer["runs-accuracy.figure"].data if t.showlegend is None)
+    assert line.y[-1] == 3.5
+    offered = str(page.offered(at(tmp_path)))
+    assert "edit_distance" in offered
 
 
 def test_scores_that_no_layer_has_are_not_offered(transplants):
     held = runs.legible(runs.listed(at(transplants).library))
-    assert arms.scores_known(held) == ["mask_ones", "diagonal_sharpness"]
+    assert scores_known(held, page._SCORES) == ["mask_ones", "diagonal_sharpness"]
 
 
 def test_a_run_leads_to_the_captures_of_its_training(tmp_path, write_capture):
@@ -290,10 +335,10 @@ def test_a_run_that_cannot_be_read_is_a_row_with_its_reason_and_no_path(sweep, t
     assert "metrics.jsonl: line" in rows["bad"]["problem"]
     assert str(tmp_path) not in json.dumps(answer, default=str)
     assert rows["failed"]["problem"] == "out of memory"
-    assert rows["failed"]["string"] is not None, "what it had measured"
+    assert rows["failed"]["at char"] is not None, "what it had measured"
     assert "one that failed counts as 0" in answer["runs-told.children"]
     (line,) = (t for t in answer["runs-lengths.figure"].data if t.showlegend is None)
-    good = runs.open_run(tmp_path / "s" / "good").metrics.final("string", 25)
+    good = runs.open_run(tmp_path / "s" / "good").metrics.final("char", 25)
     assert line.customdata[0].tolist() == pytest.approx([0, good, 2])
     assert line.y[0] == pytest.approx(good / 2)
     for name in ("loss", "accuracy"):
@@ -362,7 +407,7 @@ def test_a_run_with_nothing_yet(tmp_path):
     (folder / "metrics.jsonl").touch()
     answer = answered(at(tmp_path))
     (row,) = answer["runs-table.rowData"]
-    assert (row["state"], row["loss"], row["string"]) == ("starting", None, None)
+    assert (row["state"], row["loss"], row["at char"]) == ("starting", None, None)
     assert not any(answer[f"runs-{name}.figure"].data for name in ("loss", "accuracy", "lengths"))
 
 
@@ -399,6 +444,6 @@ def test_only_what_some_run_has_measured_is_offered(tmp_path):
     (folder / "metrics.jsonl").write_text(
         '{"step": 0, "split": "eval", "length": 5, "char": 0.5}\n'
     )
-    for search, expected in (("measure=char", ["char"]), ("", ["string", "char"])):
+    for search, expected in (("measure=char", ["char"]), ("measure=string", ["char", "string"])):
         measures, *_ = page.offered(at(tmp_path, search))
         assert [option["value"] for option in measures.data] == expected

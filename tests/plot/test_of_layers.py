@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ssmlens
+from ssmlens.adapters.adapter import adapters
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
@@ -215,3 +216,33 @@ def test_tokens_of_a_record_are_as_many_as_it_has(recorded):
         ssmlens.plot.map(rec[0], tokens=[["a"]])
     with pytest.raises(UsageError, match=r"prompt 2 is out of range: 0\.\.1"):
         ssmlens.plot.map(rec[0], 2)
+
+
+@pytest.fixture(scope="module")
+def delta_rule():
+    """What a hybrid's layers recorded: delta rules and softmax attention."""
+    (path,) = [path for path in adapters if path.endswith(".Qwen3NextGatedDeltaNet")]
+    torch.manual_seed(0)
+    model = adapters[path].tiny_model().eval()
+    with ssmlens.recording(model) as rec, torch.no_grad():
+        model(torch.arange(TOKENS)[None] % 7)
+    return rec
+
+
+def test_a_delta_rule_has_what_it_erases_and_softmax_attention_its_heads(delta_rule):
+    by_operator = {
+        delta_rule[index].operands.kind: delta_rule[index] for index in delta_rule.layers
+    }
+    rule, softmax = by_operator["delta_rule"], by_operator["softmax"]
+    for draw, compute in (
+        (ssmlens.plot.map, ssmlens.attention_map),
+        (ssmlens.plot.erase, ssmlens.erase_map),
+    ):
+        expected = lower(compute(rule.operands)[0].numpy())
+        assert np.allclose(numbers(draw(rule))[0], expected, atol=1e-5, equal_nan=True)
+    with pytest.raises(UsageError, match="no selective scan"):
+        ssmlens.plot.signals(rule)
+    head = numbers(ssmlens.plot.channel(softmax, 1))[0]
+    assert np.allclose(np.nansum(head, axis=1), 1, atol=1e-5), "shares of a query"
+    with pytest.raises(UsageError, match="has no mask"):
+        ssmlens.plot.mask(softmax)

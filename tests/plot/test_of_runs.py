@@ -1,13 +1,14 @@
 """`ssmlens.plot.training` and `.students`, from runs whose numbers are known."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import ssmlens
 from ssmlens.errors import UsageError
+from ssmlens.runs.compare import ArmSummary
+from ssmlens.runs.students import Student
 
 
 @dataclasses.dataclass
@@ -27,7 +28,7 @@ class Run:
 
 
 def run(arm, steps, values, **more):
-    return Run(arm, Metrics({("string", "eval", 17): (steps, values), **more}))
+    return Run(arm, Metrics({("char", "eval", 17): (steps, values), **more}))
 
 
 def lines(figure):
@@ -54,16 +55,21 @@ def test_loss_is_of_training_and_has_no_length():
     loss = Run("default", Metrics({("loss", "train", None): ([0, 5], [2.0, 1.0])}))
     figure = ssmlens.plot.training([loss], measure="loss")
     assert figure.layout.yaxis.title.text == "loss"
-    with pytest.raises(UsageError, match="none of these 1 runs has measured string at length 17"):
+    with pytest.raises(UsageError, match="none of these 1 runs has measured char at length 17"):
         ssmlens.plot.training([loss])
     with pytest.raises(UsageError, match="none of these 0 runs"):
         ssmlens.plot.training([])
 
 
 def student(arm, layer, shuffled, score, mean):
-    at = {17: SimpleNamespace(mean=mean, spread=(mean - 0.1, mean + 0.1))}
+    spread = (mean - 0.1, mean + 0.1)
+    overall = {"overall": mean, "overall_interval": spread, "overall_spread": spread}
+    best = {"best_rate": 1e-3, "best": 1.0, "best_interval": (1.0, 1.0), "best_spread": (1.0, 1.0)}
+    more = {"by_seed": {}, "rates": {}, "chosen": {}, "held_out": True, "lock_in": 1.0}
+    counts = {"window": None, "seeds": 2, "failed": 0}
+    at = {17: ArmSummary(arm=arm, **overall, **best, **more, **counts)}
     scores = {} if score is None else {"copy_score": score}
-    return SimpleNamespace(arm=arm, layer=layer, shuffled=shuffled, scores=scores, at=at)
+    return Student(arm, layer, shuffled, scores, at)
 
 
 def test_students_stand_at_their_layers_score_and_accuracy():
@@ -74,9 +80,9 @@ def test_students_stand_at_their_layers_score_and_accuracy():
     alone = student("default", None, False, None, 0.25)
     figure = ssmlens.plot.students([*grown, alone], ["copy_score"])
     points = next(t for t in figure.data if t.name == "transplant")
-    assert list(points.x) == [0.9, 0.2]
-    assert list(points.y) == [0.8, 0.3]
-    assert list(points.text) == ["3", "1"]
+    assert list(points.x) == [0.2, 0.9]
+    assert list(points.y) == [0.3, 0.8]
+    assert list(points.text) == ["1", "3"]
     assert any(shape.y0 == 0.25 for shape in figure.layout.shapes), "the reference's mean"
     with pytest.raises(UsageError, match="no students"):
         ssmlens.plot.students([], ["copy_score"])

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from ssmlens.tasks import metrics
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.metrics import accuracy, free_running, masked_loss, measure
 from ssmlens.tasks.recall import Recall
@@ -132,3 +133,21 @@ def test_what_is_measured_is_the_loss_and_both_accuracies():
     told = measure(model, batch)
     assert (told["char"], told["string"]) == (1.0, 1.0)
     assert set(told) == {"loss", "char", "string"}
+
+
+def test_an_entry_is_all_that_a_new_measure_takes(monkeypatch):
+    """Asked of what is said with every earlier answer given, and running freely."""
+    monkeypatch.setitem(metrics.MEASURES, "first", lambda said, batch: float(said[0, 3]))
+    batch, model = knowing(Copy(length=3, count=2))
+    told = measure(model, batch, freely=True)
+    expected = float(batch.labels[0, 3])
+    assert (told["first"], told["first_free"]) == (expected, expected)
+    assert list(told) == [
+        "loss",
+        "char",
+        "string",
+        "first",
+        "char_free",
+        "string_free",
+        "first_free",
+    ]

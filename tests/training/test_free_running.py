@@ -7,9 +7,9 @@ import torch
 
 from ssmlens.adapters.load import load_model
 from ssmlens.tasks.draws import batch_seed
-from ssmlens.training.build import build_task
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
+from ssmlens.training.plan import check
 from ssmlens.training.trainee import Trainee
 
 
@@ -28,7 +28,7 @@ def test_it_is_what_the_checkpoint_says_row_by_row(tiny, tmp_path):
     config = tiny(free_running=True, steps=40, eval_every=40, eval_count=32, eval_lengths=(8,))
     run = train(config, tmp_path / "run", device="cpu")
     model = load_model(str(tmp_path / "run" / "checkpoints" / "last"), device="cpu")
-    task = build_task(config).at_length(8)
+    task = check(config).task.at_length(8)
     batch = type(task)(**{**vars(task), "count": 32}).build(batch_seed(0, 8, held_out=True))
     right = []
     for row, labels, target in zip(batch.tokens, batch.labels, batch.target, strict=True):
@@ -42,8 +42,8 @@ def test_it_is_what_the_checkpoint_says_row_by_row(tiny, tmp_path):
 
 
 def test_only_where_it_is_asked_for(tiny):
-    asked = Trainee(tiny(free_running=True), torch.device("cpu")).evaluate(4)
-    plain = Trainee(tiny(), torch.device("cpu")).evaluate(4)
+    asked = Trainee(check(tiny(free_running=True)), torch.device("cpu")).evaluate(4)
+    plain = Trainee(check(tiny()), torch.device("cpu")).evaluate(4)
     assert set(asked) - set(plain) == {"char_free", "string_free"}
     assert {name: asked[name] for name in plain} == plain
     assert all(math.isfinite(value) for value in asked.values())

@@ -74,7 +74,7 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny, tmp_path, fields, precision):
     config = tiny(**(shape | fields), steps=10, capture_at=(10,))
     cpu = train(config, tmp_path / "cpu", device="cpu")
     gpu = train(config, tmp_path / "gpu", device="cuda", checkpoint_every=4)
-    model: Any = loop.Trainee(config, torch.device("cuda")).model
+    model: Any = loop.Trainee(loop.check(config), torch.device("cuda")).model
     mixers = model.backbone.layers
     assert type(mixers[0].mixer).__module__.startswith("mamba_ssm")
     first = [float(run.metrics.curve("loss")[1][0]) for run in (cpu, gpu)]

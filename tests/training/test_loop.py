@@ -13,14 +13,15 @@ import torch
 
 import ssmlens
 from ssmlens.errors import UsageError
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.training import loop
-from ssmlens.training.build import build_model, build_task
+from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.session import TrainingError
 
@@ -79,8 +80,8 @@ def test_the_curve_is_that_of_plain_torch(tiny, tmp_path):
     """An independent loop: the same loss at every step, to the last bit, and so the same weights."""
     config = tiny(steps=12, decay_ssm=True, schedule="cosine", eval_every=5)
     run = train(config, tmp_path / "run", **CPU)
-    task = build_task(config)
-    model = build_model(config, task, torch.device("cpu"))
+    task = check(config).task
+    model = build_model(check(config), torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.1)
     rates = [0.2, 0.4, 0.6, 0.8, 1.0]
     angles = torch.arange(0, 7) / 7 * torch.pi
@@ -163,7 +164,7 @@ def test_a_run_that_is_done_is_left_alone(tiny, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     train(tiny(), tmp_path / "run", **CPU, resume=True)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    with pytest.raises(UsageError, match="has a run already; --resume"):
+    with pytest.raises(UsageError, match="has a run already; `resume`"):
         train(tiny(), tmp_path / "run", **CPU)
     with pytest.raises(UsageError, match="holds a run with seed 0, not 1"):
         train(tiny(seed=1), tmp_path / "run", **CPU, resume=True)
@@ -228,3 +229,17 @@ def test_it_learns(tiny, tmp_path):
     run = train(config, tmp_path / "run", **CPU)
     assert run.metrics.final("char", 2) > 0.9
     assert run.metrics.curve("loss")[1][-1] < 0.5
+
+
+def test_every_checkpoint_is_kept_where_that_is_asked_for(tiny, tmp_path):
+    def kept(name, **options):
+        run = train(tiny(steps=6), tmp_path / name, **CPU, checkpoint_every=2, **options)
+        return sorted(path.name for path in (run.path / "checkpoints").iterdir())
+
+    assert kept("last") == ["last", "step-000006"]
+    every = ["last", "step-000002", "step-000004", "step-000006"]
+    assert kept("all", keep_checkpoints=True) == every
+    first, last = (
+        ssmlens.load_model(tmp_path / "all" / "checkpoints" / name) for name in (every[1], "last")
+    )
+    assert not torch.equal(first.lm_head.weight, last.lm_head.weight)

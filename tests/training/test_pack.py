@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 
-from ssmlens.store.runs import open_run
+from ssmlens.runs.run import open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train, train_pack
 from ssmlens.training.pack import Pack
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trainee import Trainee
 
@@ -66,7 +67,7 @@ def test_one_that_fails_leaves_its_neighbours_alone(tiny, tmp_path):
         "failed",
     ]
     assert "the loss is" in told[0][1]
-    assert "--headdim" in told[4][1]
+    assert "`headdim`" in told[4][1]
     assert "holds a run with seed 6" in told[5][1]
     assert "the loss is" in open_run(tmp_path / "wild").status.error
     alone = train(tiny(), tmp_path / "alone", device="cpu")
@@ -136,10 +137,10 @@ def test_a_recorded_step_is_the_eager_step(tiny, kind):
     device = torch.device("cuda")
     configs = [tiny(**(shape | kind), seed=1), tiny(**(shape | kind), learning_rate=1e-3)]
     assert base.steps == 12
-    pack = Pack([Trainee(config, device) for config in configs])
+    pack = Pack([Trainee(check(config), device) for config in configs])
     recorded = torch.stack([pack.step() for _ in range(12)]).T.tolist()
     for losses, config in zip(recorded, configs, strict=True):
-        trainee = Trainee(config, device)
+        trainee = Trainee(check(config), device)
         eager = [float(trainee.train_step()) for _ in range(12)]
         assert losses == pytest.approx(eager, rel=2e-2 if base.precision == "bf16" else 5e-3)
         assert len(set(losses)) == 12

@@ -15,7 +15,8 @@ import torch
 
 import ssmlens
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.store.runs import find_runs, open_run, tabulate
+from ssmlens.runs.run import find_runs, open_run
+from ssmlens.runs.table import tabulate
 from ssmlens.training import loop
 from ssmlens.training import sweep as sweep_module
 from ssmlens.training.config import TrainConfig
@@ -231,11 +232,11 @@ def test_a_sweep_trains_its_configs_and_goes_on_where_it_was(grid, tmp_path, tin
 
 def test_what_no_sweep_can_do_is_refused_before_it_begins(grid, tmp_path):
     for options, told in (
-        ({"shard": (3, 2)}, "--shard 3/2: i/N needs 1 ≤ i ≤ N"),
-        ({"pack": 0}, "--pack is at least 1, not 0"),
-        ({"hang_after": 0.0}, "--hang-after is above 0, not 0"),
-        ({"hang_after": float("nan")}, "--hang-after is above 0, not nan"),
-        ({"devices": ()}, "--device names none"),
+        ({"shard": (3, 2)}, "`shard` 3/2: i/N needs 1 ≤ i ≤ N"),
+        ({"pack": 0}, "`pack` is at least 1, not 0"),
+        ({"hang_after": 0.0}, "`hang_after` is above 0, not 0"),
+        ({"hang_after": float("nan")}, "`hang_after` is above 0, not nan"),
+        ({"devices": ()}, "`devices` names none"),
         ({"engine": "lokal"}, "unknown engine 'lokal'; did you mean 'local'"),
     ):
         with pytest.raises(UsageError, match=told):
@@ -283,7 +284,7 @@ def say_done(pack, place, told, beat):
 
 
 def test_a_bad_config_is_told_before_anything_is_begun(grid, tmp_path, tiny):
-    with pytest.raises(UsageError, match=r"config 4 \(default\): --mixer Mamba2 --headdim"):
+    with pytest.raises(UsageError, match=r"config 4 \(default\): `mixer` Mamba2 `headdim`"):
         sweep([*grid, tiny(headdim=5)], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -52,7 +52,7 @@ def test_a_tracker_is_told_all_that_is_measured(tiny, tmp_path, monkeypatch, nam
 
 def test_a_tracker_that_is_not_there(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match="--tracker wandb: pip install wandb"):
+    with pytest.raises(UsageError, match="`trackers` wandb: pip install wandb"):
         train(tiny(), tmp_path / "run", device="cpu", trackers=["wandb"])
-    with pytest.raises(UsageError, match="--tracker 'wndb' is unknown"):
+    with pytest.raises(UsageError, match="`trackers` 'wndb' is unknown"):
         train(tiny(), tmp_path / "run", device="cpu", trackers=["wndb"])

@@ -3,9 +3,8 @@
 
 (() => {
   const PARTS = ["capture", "layer", "prompt"]; // of a place
-  let facts = null, wanted = null;
+  let facts = null;
 
-  const graph = () => document.querySelector("#compare-maps .js-plotly-plot");
   const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
 
   /** The places of the address, where it names any; those that the server shows for it as soon as it has answered. */
@@ -15,46 +14,26 @@
     return [PARTS.map(shown).join("."), ...(against ? against.split("~") : [])];
   }
 
-  /** The cell under the pointer, in whichever panel it is; null outside and above the diagonal. */
-  function cell(event) {
-    const panel = event.target.closest("#compare-maps .nsewdrag");
-    const plot = graph();
-    if (!panel || !plot || !plot._fullLayout) return null;
-    const [, number] = panel.dataset.subplot.match(/^x(\d*)y/);
-    const { ["xaxis" + number]: xaxis, ["yaxis" + number]: yaxis } = plot._fullLayout;
-    return window.ssmlens.matrix.entry(event, plot, xaxis, yaxis);
-  }
-
   /** The value of a place's matrix there, or null where it has no such tokens. */
   const value = async (side, at) => at.query >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
 
   const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
 
-  document.addEventListener("mousemove", async (event) => {
-    const label = document.getElementById("compare-hover");
-    if (!label) return;
-    const under = facts && cell(event);
-    wanted = under;
-    if (!under) { label.hidden = true; return; }
-    const word = (side, at) => (facts.texts[side.text] || [])[at - facts.first] || "";
-    let values;
-    try {
-      values = await Promise.all(facts.sides.map((side) => value(side, under)));
-    } catch {
-      values = facts.sides.map(() => NaN);
-    }
-    if (wanted !== under) return;
-    const lines = [`query ${under.query}   key ${under.key}`];
+  const under = (event) => facts && window.ssmlens.matrix.entry(event, "compare-maps");
+
+  window.ssmlens.matrix.hover("compare-hover", under, async (at) => {
+    const word = (side, token) => (facts.texts[side.text] || [])[token - facts.first] || "";
+    const values = await Promise.all(facts.sides.map((side) => value(side, at))).catch(() => facts.sides.map(() => NaN));
+    const lines = [`query ${at.query}   key ${at.key}`];
     facts.sides.forEach((side, i) => {
-      const words = under.query < side.tokens ? `   ${word(side, under.query)} ← ${word(side, under.key)}` : "";
+      const words = at.query < side.tokens ? `   ${word(side, at.query)} ← ${word(side, at.key)}` : "";
       lines.push(`${side.letter}      ${told(values[i]).padStart(10)}${words}`);
     });
     values.slice(1).forEach((other, i) => {
       const apart = values[0] === null || other === null ? null : values[0] - other;
       lines.push(`${facts.sides[0].letter} − ${facts.sides[i + 1].letter}  ${told(apart).padStart(10)}`);
     });
-    label.textContent = lines.join("\n");
-    window.ssmlens.matrix.place(label, event);
+    return lines.join("\n");
   });
 
   document.addEventListener("dblclick", (event) => {
@@ -62,7 +41,6 @@
   });
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#compare-whole")) window.ssmlens.go({ zoom: null });
     if (!facts) return;
     if (event.target.closest("#compare-add")) compare([...places(), places().at(-1)]);
     const out = event.target.closest("[data-remove]");
@@ -89,13 +67,6 @@
   }, true);
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** The reader drew a rectangle in some panel; all of them have followed. */
-    compare_zoomed(change) {
-      const plot = graph();
-      if (!plot || !Object.keys(change || {}).some((name) => /^[xy]axis\d*\.range\[0\]$/.test(name))) return;
-      window.ssmlens.matrix.zoom(plot);
-    },
-
     /** What is shown now. */
     compare_sides(sides) {
       facts = sides;

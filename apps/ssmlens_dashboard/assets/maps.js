@@ -7,23 +7,13 @@
   const REST = 80; // milliseconds that the pointer stays at a row before it is painted
   // The row of the address, the one that colours the text, and the query under the pointer.
   let tokens = [], pinned = null, painted = null, pointed = null;
-  let pressed = null, wanted = null, resting = null;
+  let pressed = null, resting = null;
 
-  const graph = () => document.querySelector("#maps-map .js-plotly-plot");
-
-  /** Whether the pointer is over the map; while a button is down, plotly lays a sheet over everything. */
-  const over = (event) => {
-    const area = document.querySelector("#maps-map .nsewdrag");
-    if (!area || !event.target.closest("#maps-map, .dragcover")) return false;
-    const { left, right, top, bottom } = area.getBoundingClientRect();
-    return event.clientX >= left && event.clientX < right && event.clientY >= top && event.clientY < bottom;
-  };
+  const CARD = "maps-map";
 
   /** The cell under the pointer, or null outside of the map and above its diagonal. */
   function cell(event) {
-    if (!over(event)) return null;
-    const plot = graph(), { xaxis, yaxis } = plot._fullLayout;
-    const under = window.ssmlens.matrix.entry(event, plot, xaxis, yaxis);
+    const under = window.ssmlens.matrix.entry(event, CARD);
     return under && under.query < tokens.length ? under : null;
   }
 
@@ -34,27 +24,15 @@
     return "/values?" + at;
   }
 
-  document.addEventListener("mousemove", async (event) => {
-    const label = document.getElementById("hover");
-    if (!label) return;
-    const under = cell(event);
-    wanted = under;
-    if (!under) { label.hidden = true; return; }
+  window.ssmlens.matrix.hover("hover", cell, async (under) => {
     const name = (i) => `${i} ${tokens[i]}`;
-    try {
-      const number = await window.ssmlens.matrix.value(values(), under);
-      if (wanted !== under) return;
-      const told = Number.isFinite(number) ? number.toPrecision(3) : "not finite";
-      label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${told}`;
-    } catch {
-      if (wanted !== under) return;
-      label.textContent = `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  cannot be read`;
-    }
-    window.ssmlens.matrix.place(label, event);
+    const number = await window.ssmlens.matrix.value(values(), under).catch(() => null);
+    const told = number === null ? "cannot be read" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
+    return `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${told}`;
   });
 
   document.addEventListener("mousedown", (event) => {
-    pressed = over(event) ? { x: event.clientX, y: event.clientY, twice: event.detail === 2 } : null;
+    pressed = window.ssmlens.matrix.over(event, CARD) ? { x: event.clientX, y: event.clientY, twice: event.detail === 2 } : null;
   }, true);
 
   // A press that does not move is a click on the map: it takes the query, or, the second time, shows the whole map.
@@ -67,7 +45,6 @@
   }, true);
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#maps-whole")) window.ssmlens.go({ zoom: null });
     const token = event.target.closest("#maps-text [data-token]");
     if (token) window.ssmlens.go({ query: token.dataset.token });
   });
@@ -164,13 +141,6 @@
   });
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** The reader drew a rectangle: it goes into the address, and the server answers with its cells. */
-    zoomed(change) {
-      const plot = graph();
-      if (!change || !("xaxis.range[0]" in change) || !plot) return;
-      window.ssmlens.matrix.zoom(plot);
-    },
-
     /** Paint the text; returns the title over it. */
     titled(row, texts) {
       tokens = texts || [];

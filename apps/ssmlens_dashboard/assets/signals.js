@@ -30,8 +30,4 @@
     if (twice && Math.hypot(event.clientX - twice[0], event.clientY - twice[1]) < 4) window.ssmlens.go({ zoom: null });
     twice = null;
   }, true);
-
-  document.addEventListener("click", (event) => {
-    if (event.target.closest("#signals-whole")) window.ssmlens.go({ zoom: null });
-  });
 })();

@@ -322,7 +322,7 @@ def _cell(value: float) -> Component:
     return html.Td(f"{value:.0f}" if whole else f"{value:.3g}".replace("-", "−"))
 
 
-PAGE.clientside("compare_zoomed", Input("compare-maps", "relayoutData"))
+PAGE.clientside("zoomed", Input("compare-maps", "relayoutData"))
 PAGE.clientside("compare_sides", Input("compare-sides", "data"))
 PAGE.clientside("compare_place", Input(places.select_id(ALL, ALL), "value"))
 PAGE.clientside("compare_places", Output(places.select_id(ALL, ALL), "value"), SHOWN)

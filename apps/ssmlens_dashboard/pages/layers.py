@@ -11,8 +11,8 @@ from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import MAP, MASK
 from ssmlens.plot.score_table import score_heatmap
+from ssmlens.plot.selection import maps_of
 from ssmlens.scores import SCORES, Ranking, rank, summary
 from ssmlens.store import Layer
 from ssmlens.store.verdict import CLOSURE
@@ -168,7 +168,7 @@ def blocks(scene: Scene) -> list[dict[str, Any]]:
 
 def _captured(scene: Scene, index: int, kind: str) -> dict[str, Any]:
     layer = scene.capture.layer(index)
-    views = [kind for kind in (MAP, MASK) if kind in layer.maps]
+    views = maps_of(layer)
     there = scene.address.but(layer=index, page="maps", zoom=None, query=None, by=None)
     return {
         "index": index,

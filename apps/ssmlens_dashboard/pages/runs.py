@@ -13,16 +13,21 @@ from dash.development.base_component import Component
 
 from ssmlens.plot.training_curves import readable, training_curves
 from ssmlens.plot.transplant_panels import transplant_panels
-from ssmlens.store.run_metrics import EVAL, SHARES, TRAIN
-from ssmlens.store.runs import Run, tabulate
-from ssmlens_dashboard.address import RUN_MEASURES, Address, RunMeasure
+from ssmlens.runs.arms import Arm, by_arm, lengths, rates, training_length
+from ssmlens.runs.compare import notes, summarise
+from ssmlens.runs.measures import LOSS, SHARES, in_words
+from ssmlens.runs.metrics import EVAL, TRAIN
+from ssmlens.runs.run import Run
+from ssmlens.runs.students import panels, scores_known, students
+from ssmlens.runs.table import measures, tabulate
+from ssmlens.scores.order import STRUCTURAL, TARGETED
+from ssmlens_dashboard.address import Address, can_be_named
 from ssmlens_dashboard.controls import choices
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.tables import height_of, table_card
 from ssmlens_dashboard.views import arms, runs
-from ssmlens_dashboard.views.arms import Arm
 from ssmlens_dashboard.views.runs import Listed
 from ssmlens_dashboard.views.runs_table import table
 
@@ -31,6 +36,7 @@ _LATER = 10_000  # where there are none yet
 _BEST = "best"
 _MOST_SCORES = 4  # panels beside each other
 _TRANSPLANTS = 520  # pixels
+_SCORES = (*TARGETED, *STRUCTURAL)  # that layers are ordered by stand first
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
 _TRAIN = "ssmlens train --preset copy-in-a-minute --out runs"
 _OPEN = "ssmlens dashboard runs"
@@ -130,17 +136,19 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
     if not found and not runs.everywhere(scene.library):
         return (*[no_update] * 13, False, True)
     held = runs.legible(found)
-    length, trained = (arms.length_shown(held, asked) for asked in (at.length, None))
-    gathered = arms.by_arm(held)
+    trained = training_length(held, lengths(held))
+    length = length_shown(held, at.length)
+    gathered = by_arm(held)
     styles = {arm: number for number, arm in enumerate(gathered)}
-    best = {
-        arm: there
-        for arm, all_of_it in gathered.items()
-        if (there := arms.at_rate(all_of_it, at.rate, at.measure, trained))
+    asked = arms.with_rate(gathered, at.rate)
+    drawn = {
+        arm: arms.at_best_rate(asked[arm], at.measure, trained)
+        for arm in arms.most_telling(asked, at.measure, length)
     }
-    drawn = arms.most_telling(best, at.measure, length)
-    what = SHARES[at.measure]
-    transplants = transplants_figure(scene, best, length)
+    what, is_share = readable(in_words(at.measure)), at.measure in SHARES
+    transplants = transplants_figure(
+        scene, [run for runs in asked.values() for run in runs], length
+    )
     columns, rows = table(found, length, runs.captures(scene.library), at)
     return (
         training_curves(
@@ -150,14 +158,14 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
             arms.curves(drawn, styles, at.measure, EVAL, length),
             "step",
             what,
-            share=True,
+            share=is_share,
             theme=scene.theme,
         ),
         training_curves(
             arms.by_length(drawn, styles, at.measure),
             "length",
             what,
-            share=True,
+            share=is_share,
             marked=True,
             theme=scene.theme,
         ),
@@ -165,7 +173,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
             arms.by_rate({arm: gathered[arm] for arm in drawn}, styles, at.measure, length),
             "learning rate",
             what,
-            share=True,
+            share=is_share,
             marked=True,
             logarithmic=True,
             theme=scene.theme,
@@ -173,12 +181,12 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         transplants or no_update,
         "Accuracy" if length is None else f"Accuracy at length {length}",
         "Learning rates" if length is None else f"Learning rates, at length {length}",
-        len(arms.rates(held)) < 2,
+        len(rates(held)) < 2,
         transplants is None,
         columns,
         rows,
         height_of(rows),
-        told(found, gathered, drawn, at),
+        told(found, asked, drawn, at, trained, length),
         True,
         False,
     )
@@ -188,30 +196,26 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
 def offered(scene: Scene, _seen: object = None) -> list[Component]:
     """The controls. Where they are the same as before, what a reader has open stays open."""
     held = runs.legible(runs.listed(scene.library, scene.address.runs))
-    return toolbar(scene, held, arms.length_shown(held, scene.address.length))
+    return toolbar(scene, held, length_shown(held, scene.address.length))
 
 
-def transplants_figure(
-    scene: Scene, best: Mapping[Arm, Sequence[Run]], length: int | None
-) -> go.Figure | None:
+def transplants_figure(scene: Scene, held: Sequence[Run], length: int | None) -> go.Figure | None:
     """The figure of `ssmlens transplant --figure`, at the length shown and at twice it; None without transplants.
 
     The score that is chosen comes first.
     """
     at = scene.address
-    held = [run for group in best.values() for run in group]
-    names = arms.scores_known(held)
+    names = scores_known(held, _SCORES)
     if not names or length is None:
         return None
     scores = sorted(names, key=lambda name: name != at.by)[:_MOST_SCORES]
-    twice = min(arms.lengths(held), key=lambda n: (abs(n - 2 * length), n))
+    twice = min(lengths(held), key=lambda n: (abs(n - 2 * length), n))
     shown = sorted({length, twice})
     figure = transplant_panels(
-        arms.layer_students(best, scores, at.measure, shown),
-        arms.references(best, at.measure, shown),
+        *panels(students(held, at.measure), scores, shown),
         scores,
         shown,
-        SHARES[at.measure],
+        in_words(at.measure) + ("" if len(rates(held)) < 2 else ", all rates"),
         theme=scene.theme,
     )
     return figure.update_layout(width=None, height=None, paper_bgcolor=None)
@@ -219,14 +223,12 @@ def transplants_figure(
 
 def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Component]:
     """What can be chosen, as it stands."""
-    at, there = scene.address, arms.lengths(held)
-    measures: list[RunMeasure] = [
-        name for name in RUN_MEASURES if name == at.measure or arms.evaluated(held, name)
-    ]
+    at, there = scene.address, lengths(held)
+    taken = [name for name in measures(held) if name != LOSS and can_be_named(name)]
     controls: list[Component] = [
         dmc.SegmentedControl(
             id=_control("measure"),
-            data=choices([(name, SHARES[name]) for name in measures]),
+            data=choices([(n, readable(in_words(n))) for n in dict.fromkeys([*taken, at.measure])]),
             value=at.measure,
             size="xs",
         )
@@ -234,15 +236,15 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     if there:
         options = [(str(n), f"length {n}") for n in there]
         controls.append(_select("length", options, str(length), 110))
-    rates = arms.rates(held)
-    if len(rates) > 1:
+    grid = rates(held)
+    if len(grid) > 1:
         options = [
             (_BEST, "best learning rate"),
-            *((str(r), f"learning rate {r:g}") for r in rates),
+            *((str(r), f"learning rate {r:g}") for r in grid),
         ]
-        now = _BEST if at.rate not in rates else str(at.rate)
+        now = _BEST if at.rate not in grid else str(at.rate)
         controls.append(_select("rate", options, now, 180))
-    scores = arms.scores_known(held)
+    scores = scores_known(held, _SCORES)
     if scores:
         now = at.by if at.by in scores else scores[0]
         options = [(name, readable(name)) for name in scores]
@@ -255,8 +257,10 @@ def told(
     gathered: Mapping[Arm, Sequence[Run]],
     drawn: Mapping[Arm, Sequence[Run]],
     at: Address,
+    trained: int | None,
+    length: int | None,
 ) -> str:
-    """How many runs there are in which state, and what of them is drawn."""
+    """How many runs there are in which state, what of them is drawn, and what the arms drawn give over all rates."""
     states = Counter(it.state for it in found)
     lines = [f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
     if any(it.state == "failed" for it in found):
@@ -265,17 +269,22 @@ def told(
         lines.append(
             f"{arms.MOST_ARMS} of {len(gathered)} arms drawn: those without a teacher, then the best"
         )
-    chosen = {
-        arm.name: rate
-        for arm, group in drawn.items()
-        if len(arms.rates(gathered[arm])) > 1
-        for rate in arms.rates(group)
-    }
-    if chosen and at.rate is None:
-        shown = ", ".join(f"{readable(arm)} {rate:g}" for arm, rate in chosen.items())
-        lines.append(f"each arm at its best learning rate ({shown})")
+    several = [arm for arm in drawn if len(rates(gathered[arm])) > 1]
+    summaries = [summarise(a.name, gathered[a], at.measure, length, trained) for a in several]
+    if summaries:
+        shown = ", ".join(f"{readable(arm.arm)} {arm.best_rate:g}" for arm in summaries)
+        lines.append(f"curves of each arm at its best learning rate ({shown})")
+        reached = ", ".join(f"{readable(a.arm)} {a.overall:.3f}" for a in summaries if a.seeds)
+        lines.append(f"mean over all rates: {reached}" if reached else "nothing is measured yet")
+        lines += [readable(note, 400) for note in notes(summaries)]
     lines.append("bands span the seeds")
     return "; ".join(lines)
+
+
+def length_shown(held: Sequence[Run], asked: int | None) -> int | None:
+    """The length to compare at: the one asked for where it was measured, else the one that was trained on."""
+    there = lengths(held)
+    return asked if asked in there else training_length(held, there)
 
 
 def data(scene: Scene) -> xr.Dataset:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from ssmlens.errors import SsmlensError
-from ssmlens.store.runs import Run, open_run
+from ssmlens.runs.run import Run, open_run
 from ssmlens_dashboard.library import Entry, Library, without_folders
 
 _QUIET = (

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmlens.plot.training_curves import readable
-from ssmlens.store.run_metrics import TRAIN, Measure
-from ssmlens.store.runs import Run
-from ssmlens_dashboard.address import RUN_MEASURES, Address, Place
+from ssmlens.runs.measures import LOSS, SHARES
+from ssmlens.runs.metrics import TRAIN
+from ssmlens.runs.run import Run
+from ssmlens.runs.table import measures
+from ssmlens_dashboard.address import Address, Place
 from ssmlens_dashboard.library import Entry
 from ssmlens_dashboard.tables import Column, cell, columns, numbers
 from ssmlens_dashboard.views.runs import Listed
@@ -27,7 +29,8 @@ def table(
         captures: The captures of each run, by its id, in order.
         at: The address of the page; what is led to keeps its theme.
     """
-    number, share = numbers(), numbers(".1%")
+    number = numbers()
+    shown = _shown(found)
     long = "" if length is None else f" at {length}"
     told = columns(
         {"field": "run", "pinned": "left", "width": 230, "tooltipField": "run"},
@@ -43,16 +46,31 @@ def table(
         *(_LINKS if captures else ()),
         {"field": "step", "type": "rightAligned", "width": 110},
         {"field": "loss", "width": 70, **number},
-        {"field": "char", "headerName": f"characters{long}", "width": 116, **share},
-        {"field": "string", "headerName": f"strings{long}", "width": 100, **share},
+        *(_measure(name, long) for name in shown),
         {"field": "seconds", "headerName": "time", "width": 92, **_TIME},
         {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
     )
-    rows = [_row(it, length) | _links(captures.get(it.entry.id, ()), at) for it in found]
+    rows = [_row(it, length, shown) | _links(captures.get(it.entry.id, ()), at) for it in found]
     return told, rows
 
 
-def _row(it: Listed, length: int | None) -> dict[str, Any]:
+def _shown(found: Sequence[Listed]) -> list[str]:
+    """The measures that have a column: characters and strings always, others where a run has them."""
+    there = [name for name in measures([it.run for it in found if it.run]) if name != LOSS]
+    return list(dict.fromkeys(["char", "string", *there]))
+
+
+def _measure(name: str, long: str) -> dict[str, Any]:
+    """The column of a measure. Its field is not the measure's own name, which may be that of another column."""
+    title = _TITLES.get(name) or readable(name, 30)
+    kind = numbers(".1%") if name in SHARES else numbers()
+    return {"field": f"at {name}", "headerName": f"{title}{long}", "width": 116, **kind}
+
+
+_TITLES = {"char": "characters", "string": "strings"}
+
+
+def _row(it: Listed, length: int | None, shown: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": it.entry.id,
         "run": readable(it.entry.name, 60),
@@ -69,14 +87,14 @@ def _row(it: Listed, length: int | None) -> dict[str, Any]:
         "rate": cell(it.run.learning_rate),
         "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
         "loss": cell(float(loss[-1])) if len(loss) else None,
-        **{name: _final(it.run, name, length) for name in RUN_MEASURES},
+        **{f"at {name}": _final(it.run, name, length) for name in shown},
         "seconds": cell(status.seconds),
         "time": _time(status.seconds),
         "problem": readable(status.error, 400),
     }
 
 
-def _final(run: Run, measure: Measure, length: int | None) -> float | None:
+def _final(run: Run, measure: str, length: int | None) -> float | None:
     return None if length is None else cell(run.metrics.final(measure, length))
 
 

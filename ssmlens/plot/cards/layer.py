@@ -3,7 +3,7 @@
 from ssmlens.notebook import CARDS
 from ssmlens.plot.cards.template import picture, render
 from ssmlens.plot.layer_figures import MATRICES
-from ssmlens.plot.selection import KINDS
+from ssmlens.plot.selection import maps_of
 from ssmlens.store import Layer
 
 
@@ -18,7 +18,7 @@ def layer_card(layer: Layer) -> str:
         verdict.agreement == verdict.agreement
     )
     facts += [("heads", str(layer.heads))] * bool(layer.heads)
-    kinds = [kind for kind in KINDS if kind in layer.maps] if layer.finite else []
+    kinds = maps_of(layer) if layer.finite else []
     pictures = [picture(layer, kind, MATRICES[kind]) for kind in kinds]
     note = f"ssmlens.plot.map(layer, prompt) draws it; prompt 0 has {layer.length(0)} tokens"
     return render(f"Layer {layer.index}", facts, pictures, note=note)

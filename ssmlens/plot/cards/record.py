@@ -6,7 +6,7 @@ from ssmlens.notebook import CARDS
 from ssmlens.plot.cards.template import LONGEST, picture, render
 from ssmlens.plot.layer_figures import MATRICES
 from ssmlens.plot.recorded import RecordedLayer
-from ssmlens.plot.selection import KINDS
+from ssmlens.plot.selection import maps_of
 
 
 @CARDS.register("LayerRecord")
@@ -14,7 +14,7 @@ def record_card(record: Any) -> str:
     """A record as HTML; nothing is computed of sequences too long for a picture but how they close."""
     layer, operands = RecordedLayer(record), record.operands
     long = operands.tokens > LONGEST
-    kinds = [] if long else [kind for kind in KINDS if kind in layer.maps]
+    kinds = [] if long else maps_of(layer)
     facts = [
         ("mixer", type(record.call.site.module).__name__),
         ("operator", operands.kind),

@@ -28,9 +28,9 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
-            raise UsageError(f"--workers is at least 1, not {self.count}")
+            raise UsageError(f"`workers` is at least 1, not {self.count}")
         if not self.devices:
-            raise UsageError("--device names none")
+            raise UsageError("`devices` names none")
 
 
 class Place(NamedTuple):

@@ -24,11 +24,11 @@ class LocalEngine(Engine):
 
     def __init__(self, asked: Workers):
         if asked.gpus is not None or asked.cpus is not None:
-            raise UsageError("--gpus-per-worker and --cpus-per-worker go with --engine ray")
+            raise UsageError("`gpus_per_worker` and `cpus_per_worker` go with `engine` ray")
         devices = [_find(name) for name in asked.devices]
         count = len(devices) if asked.count is None else asked.count
         if count < len(devices):
-            raise UsageError(f"{len(devices)} devices need as many --workers, not {count}")
+            raise UsageError(f"{len(devices)} devices need as many `workers`, not {count}")
         self.places = [Place(devices[k % len(devices)], count) for k in range(count)]
 
     def start(self, work: Work, place: Place) -> Worker:

@@ -37,18 +37,18 @@ class RayEngine(Engine):
     def __init__(self, asked: Workers):
         if asked.devices not in (("auto",), ("cpu",)):
             raise UsageError(
-                "--engine ray finds the GPUs itself: --device is auto or cpu; see --gpus-per-worker"
+                "`engine` ray finds the GPUs itself: `devices` is auto or cpu; see `gpus_per_worker`"
             )
         if asked.gpus is not None and not 0 <= asked.gpus <= 1:
-            raise UsageError(f"--gpus-per-worker is a share of one GPU, 0..1, not {asked.gpus:g}")
+            raise UsageError(f"`gpus_per_worker` is a share of one GPU, 0..1, not {asked.gpus:g}")
         if asked.gpus and asked.devices == ("cpu",):
-            raise UsageError("--gpus-per-worker goes without --device cpu")
+            raise UsageError("`gpus_per_worker` goes without `devices` cpu")
         if asked.cpus is not None and not asked.cpus > 0:
-            raise UsageError(f"--cpus-per-worker is above 0, not {asked.cpus:g}")
+            raise UsageError(f"`cpus_per_worker` is above 0, not {asked.cpus:g}")
         try:
             self._ray = import_module("ray")
         except ImportError:
-            raise UsageError("--engine ray: pip install 'ssmlens[ray]'") from None
+            raise UsageError("`engine` ray: pip install 'ssmlens[ray]'") from None
         self._asked = asked
         self._ours = False
 
@@ -59,7 +59,7 @@ class RayEngine(Engine):
                 self._ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 told = " ".join(str(error).split())[:1000]
-                raise SsmlensError(f"--engine ray: no cluster to connect to: {told}") from None
+                raise SsmlensError(f"`engine` ray: no cluster to connect to: {told}") from None
             self._ours = True
         try:
             self._allot([node["Resources"] for node in self._ray.nodes() if node["Alive"]])

@@ -42,15 +42,15 @@ def test_workers_take_the_devices_in_turn(four_gpus, count, devices, expected):
 
 
 def test_what_cannot_be_placed_is_refused(four_gpus):
-    with pytest.raises(UsageError, match="4 devices need as many --workers, not 2"):
+    with pytest.raises(UsageError, match="4 devices need as many `workers`, not 2"):
         LocalEngine(asked(2, *FOUR))
     with pytest.raises(UsageError, match="cuda:4"):
         LocalEngine(asked(1, "cuda:4"))
-    with pytest.raises(UsageError, match="--gpus-per-worker and --cpus-per-worker go with"):
+    with pytest.raises(UsageError, match="`gpus_per_worker` and `cpus_per_worker` go with"):
         LocalEngine(Workers(gpus=0.5))
-    with pytest.raises(UsageError, match="--workers is at least 1, not 0"):
+    with pytest.raises(UsageError, match="`workers` is at least 1, not 0"):
         asked(0)
-    with pytest.raises(UsageError, match="--device names none"):
+    with pytest.raises(UsageError, match="`devices` names none"):
         Workers(1, ())
     with pytest.raises(UsageError, match="unknown engine 'lokal'; did you mean 'local'"):
         engines["lokal"]

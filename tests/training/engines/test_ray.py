@@ -53,17 +53,17 @@ def test_what_cannot_be_placed_is_refused(cluster, monkeypatch):
     ):
         pass
     for asked, told in (
-        (Workers(devices=("cuda:0",)), "--device is auto or cpu"),
-        (Workers(devices=("cpu", "cpu")), "--device is auto or cpu"),
-        (Workers(gpus=1.5), "--gpus-per-worker is a share of one GPU, 0..1, not 1.5"),
-        (Workers(gpus=float("nan")), "--gpus-per-worker is a share of one GPU"),
-        (Workers(gpus=0.5, devices=("cpu",)), "--gpus-per-worker goes without --device cpu"),
-        (Workers(cpus=0.0), "--cpus-per-worker is above 0, not 0"),
+        (Workers(devices=("cuda:0",)), "`devices` is auto or cpu"),
+        (Workers(devices=("cpu", "cpu")), "`devices` is auto or cpu"),
+        (Workers(gpus=1.5), "`gpus_per_worker` is a share of one GPU, 0..1, not 1.5"),
+        (Workers(gpus=float("nan")), "`gpus_per_worker` is a share of one GPU"),
+        (Workers(gpus=0.5, devices=("cpu",)), "`gpus_per_worker` goes without `devices` cpu"),
+        (Workers(cpus=0.0), "`cpus_per_worker` is above 0, not 0"),
     ):
         with pytest.raises(UsageError, match=told):
             RayEngine(asked)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"--engine ray: pip install 'ssmlens\[ray\]'"):
+    with pytest.raises(UsageError, match=r"`engine` ray: pip install 'ssmlens\[ray\]'"):
         RayEngine(Workers())
 
 

@@ -2,25 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlens.errors import RunFileError
+from ssmlens.runs.measures import WORDS
 from ssmlens.store.plain_json import count_of, loads, number_of, read_bytes, text_of
 
-Share = Literal["char", "string", "char_free", "string_free"]
-Measure = Literal["loss", Share]
-SHARES: dict[Share, str] = {
-    "char": "characters right",
-    "string": "strings right",
-    "char_free": "characters right, running freely",
-    "string_free": "strings right, running freely",
-}
-"""Accuracies in words; a model that runs freely reads its own answers."""
-MEASURES: tuple[Measure, ...] = ("loss", *SHARES)
 TRAIN = "train"
 EVAL = "eval"
 
@@ -30,8 +22,19 @@ MOST_BYTES = 64 << 20
 _LONGEST_LINE = 1 << 16
 _LONGEST_NAME = 64
 _MOST_SPLITS = 64
+_MOST_MEASURES = 64
 _NO_LENGTH = -1
 _MOST_STEPS = 2**53
+
+
+_FIELDS = frozenset({"step", "split", "length"})
+
+
+class Column(NamedTuple):
+    """The numbers of one measure: `line` is the row of `Metrics` that each stands in, ascending."""
+
+    line: Int[np.ndarray, " number"]
+    value: Float[np.ndarray, " number"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class Metrics:
         step: Training step.
         split: Index into `splits`.
         length: Length that was measured at; -1 where a line names none.
-        values: `MEASURES`; NaN where null or absent.
+        columns: The numbers of each measure by its name, those without words (`measures.WORDS`) among them.
         splits: Names of the splits.
         lines: How many lines of the file these are, blank ones with them.
         end: Bytes that they take up in the file.
@@ -52,7 +55,7 @@ class Metrics:
     step: Int[np.ndarray, " line"]
     split: Int[np.ndarray, " line"]
     length: Int[np.ndarray, " line"]
-    values: Float[np.ndarray, "line measure=5"]
+    columns: Mapping[str, Column]
     splits: tuple[str, ...] = ()
     lines: int = 0
     end: int = 0
@@ -61,28 +64,36 @@ class Metrics:
     def __len__(self) -> int:
         return len(self.step)
 
+    def measures(self, split: str = EVAL) -> list[str]:
+        """The measures of which a split has numbers: those with words first, others in the order in which they came."""
+        rows = self._rows(split)
+        there = [name for name, column in self.columns.items() if rows[column.line].any()]
+        return [*(n for n in WORDS if n in there), *(n for n in there if n not in WORDS)]
+
     def lengths(self, split: str = EVAL) -> list[int]:
         """The lengths that a split was measured at."""
         return [int(n) for n in np.unique(self.length[self._rows(split)]) if n != _NO_LENGTH]
 
     def curve(
-        self, measure: Measure, split: str = TRAIN, length: int | None = None
+        self, measure: str, split: str = TRAIN, length: int | None = None
     ) -> tuple[Int[np.ndarray, " step"], Float[np.ndarray, " step"]]:
-        """Steps, ascending, and the measure at each; where a step comes twice the later line counts.
+        """Steps, ascending, and the measure at each, NaN where a line lacks it; a step's last line counts.
 
         Args:
-            measure: "loss", or a share: of characters ("char"), of whole strings ("string"), of either where the model
-                reads its own answers ("char_free", "string_free").
+            measure: A key of `measures.WORDS`, or any other name in the file. One that is not there is NaN.
             split: "train" or "eval".
             length: The length measured at. None: lines that name none.
         """
         rows = self._rows(split) & (self.length == (_NO_LENGTH if length is None else length))
-        steps, values = self.step[rows], self.values[rows, MEASURES.index(measure)]
+        every = np.full(len(self), np.nan)
+        if measure in self.columns:
+            every[self.columns[measure].line] = self.columns[measure].value
+        steps, values = self.step[rows], every[rows]
         at, last = np.unique(steps[::-1], return_index=True)
         return at, values[::-1][last]
 
-    def final(self, measure: Measure, length: int, split: str = EVAL) -> float:
-        """The measure at the last step that it was taken; NaN where it never was."""
+    def final(self, measure: str, length: int, split: str = EVAL) -> float:
+        """The measure at the last step that was evaluated at this length; NaN where there is none."""
         values = self.curve(measure, split, length)[1]
         return float(values[-1]) if len(values) else math.nan
 
@@ -95,7 +106,7 @@ class Metrics:
 def no_metrics() -> Metrics:
     """The metrics of a run that has measured nothing yet."""
     none = np.zeros(0, dtype=np.int64)
-    return Metrics(none, none, none, np.zeros((0, len(MEASURES))))
+    return Metrics(none, none, none, {})
 
 
 def read_metrics(path: Path, known: Metrics) -> Metrics:
@@ -117,7 +128,8 @@ def read_metrics(path: Path, known: Metrics) -> Metrics:
 
 def _extended(known: Metrics, text: bytes, path: Path) -> Metrics:
     splits = {name: index for index, name in enumerate(known.splits)}
-    whole, values = [], []
+    whole: list[tuple[int, int, int]] = []
+    numbers: dict[str, list[tuple[int, float]]] = {}
     lines = text.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, start=known.lines + 1):
         if not line.strip():
@@ -126,16 +138,19 @@ def _extended(known: Metrics, text: bytes, path: Path) -> Metrics:
             step, split, length, measured = _line(line)
         except ValueError as error:
             raise RunFileError(f"{path}: line {number}: {error}") from error
+        for name, value in measured.items():
+            numbers.setdefault(name, []).append((len(known) + len(whole), value))
         whole.append((step, splits.setdefault(split, len(splits)), length))
-        values.append(measured)
     if len(splits) > _MOST_SPLITS:
         raise RunFileError(f"{path} names more than {_MOST_SPLITS} splits")
+    if len(known.columns.keys() | numbers.keys()) > _MOST_MEASURES:
+        raise RunFileError(f"{path} names more than {_MOST_MEASURES} measures")
     rows = np.array(whole, dtype=np.int64).reshape(-1, 3)
     return Metrics(
         step=np.concatenate([known.step, rows[:, 0]]),
         split=np.concatenate([known.split, rows[:, 1]]),
         length=np.concatenate([known.length, rows[:, 2]]),
-        values=np.concatenate([known.values, np.array(values).reshape(-1, len(MEASURES))]),
+        columns=_joined(known.columns, numbers),
         splits=tuple(splits),
         lines=known.lines + len(lines),
         end=known.end + len(text),
@@ -143,16 +158,42 @@ def _extended(known: Metrics, text: bytes, path: Path) -> Metrics:
     )
 
 
-def _line(line: bytes) -> tuple[int, str, int, list[float]]:
+def _joined(
+    columns: Mapping[str, Column], numbers: Mapping[str, list[tuple[int, float]]]
+) -> dict[str, Column]:
+    joined = dict(columns)
+    for name, pairs in numbers.items():
+        line = np.array([row for row, _ in pairs], dtype=np.int64)
+        value = np.array([number for _, number in pairs], dtype=float)
+        if name in joined:
+            line = np.concatenate([joined[name].line, line])
+            value = np.concatenate([joined[name].value, value])
+        joined[name] = Column(line, value)
+    return joined
+
+
+def _line(line: bytes) -> tuple[int, str, int, dict[str, float]]:
     """Step, split, length and measures of a line. Raises ValueError where it is not what it must be."""
     if len(line) > _LONGEST_LINE:
         raise ValueError(f"it is longer than {_LONGEST_LINE} bytes")
-    held = loads(line)
-    if not isinstance(held, dict):
+    fields = loads(line)
+    if not isinstance(fields, dict):
         raise ValueError("it is no object")
-    step, split = count_of(held, "step"), text_of(held, "split", _LONGEST_NAME)
+    step, split = count_of(fields, "step"), text_of(fields, "split", _LONGEST_NAME)
     if step is None or step > _MOST_STEPS or split is None:
         raise ValueError("it lacks a step or a split")
-    length = count_of(held, "length")
-    measures = [number_of(held, name) for name in MEASURES]
-    return step, split, _NO_LENGTH if length is None else length, measures
+    length = count_of(fields, "length")
+    return step, split, _NO_LENGTH if length is None else length, _measured(fields)
+
+
+def _measured(fields: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a line by name. What has words must be a number or null; of other names numbers are taken."""
+    for name in WORDS:
+        number_of(fields, name)
+    names = [n for n, v in fields.items() if type(v) in (int, float) and n not in _FIELDS]
+    for name in names:
+        if not 0 < len(name) <= _LONGEST_NAME:
+            raise ValueError(
+                f"the name of a measure is not a text of 1 to {_LONGEST_NAME} characters"
+            )
+    return {name: float(fields[name]) for name in names}

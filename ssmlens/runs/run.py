@@ -8,6 +8,8 @@
                          length         the longest length trained on
                          teacher_layer  of a transplant, and of its shuffled control: the block it comes from
                          shuffled       whether it is such a control
+                         start          names of the fields here that say how the model starts, in which arms may
+                                        differ; absent: `FIRST_STARTS`
                        all of them optional, and whatever else the trainer wants to keep.
       metrics.jsonl    an object a line, appended:
                          step    an integer from 0
@@ -16,6 +18,7 @@
                          loss    mean cross entropy of the answers
                          char, string   shares in 0..1 of characters and of whole strings that are right
                          char_free, string_free   the same where the model reads its own answers
+                         any other name   of a number: a measure that is kept under this name
                        each measure a finite number, or null where it was not taken or was not finite.
       status.json      one object, replaced (written aside, then renamed) as the run goes on:
                          state   "running", "done" or "failed"
@@ -33,26 +36,26 @@ Infinity are refused. A last line without its line end is still being written, a
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import xarray as xr
-
 from ssmlens.errors import RunFileError, UsageError
+from ssmlens.runs.metrics import Metrics, no_metrics, read_metrics
 from ssmlens.store.plain_json import count_of, number_of, read_object, text_of
-from ssmlens.store.run_metrics import (
-    MEASURES,
-    TRAIN,
-    Metrics,
-    no_metrics,
-    read_metrics,
-)
 
 CONFIG, METRICS, STATUS, SCORES = "config.json", "metrics.jsonl", "status.json", "scores.json"
 MOST_RUNS = 4096
 """Run folders that are listed below one folder."""
+
+FIRST_STARTS = frozenset(
+    {
+        *("arm", "init", "init_layers", "components", "c", "a_rule", "w_delta_scale", "bc_mix"),
+        *("bc_rescale", "conv_scope", "keep_conv_bias", "std", "teacher", "teacher_layer", "scope"),
+        *("shuffled", "init_from", "embeddings"),
+    }
+)
+"""Fields of config.json that say how a model starts, in folders that do not say which do."""
 
 State = Literal["starting", "running", "done", "failed"]
 _STATES: dict[str, State] = {"running": "running", "done": "done", "failed": "failed"}
@@ -139,6 +142,12 @@ class Run:
         """Whether it is a transplant's control: that block's values, their structure destroyed."""
         return self.config.get("shuffled") is True
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Its config but for how the model starts, its seed and its learning rate: what arms must have in common."""
+        own = {"start", "seed", "learning_rate", *self.config.get("start", FIRST_STARTS)}
+        return {name: value for name, value in self.config.items() if name not in own}
+
     def reread(self) -> "Run":
         """The run as it is now: of metrics.jsonl only what grew is read. Itself where no file has changed.
 
@@ -176,46 +185,6 @@ def find_runs(folder: Path | str) -> list[Path]:
     return found
 
 
-def tabulate(runs: Sequence[Run]) -> xr.Dataset:
-    """Runs side by side: what each was, how far it is, and what it last measured.
-
-    Returns:
-        A Dataset with dims (run, length): `train_loss` (run) is the last loss of training; `MEASURES` (run, length) are
-        the last of evaluation, NaN where there is none. Coordinates of run: `arm`, `seed` (−1: none),
-        `learning_rate`, `teacher_layer` (−1: none), `state`, `step`.
-    """
-    lengths = sorted({n for run in runs for n in run.metrics.lengths()})
-    shape = (len(runs), len(lengths))
-    last = {
-        measure: [[run.metrics.final(measure, n) for n in lengths] for run in runs]
-        for measure in MEASURES
-    }
-    trained = [run.metrics.curve("loss", TRAIN)[1] for run in runs]
-    told = {
-        "arm": np.array([run.arm for run in runs], dtype=str),
-        "seed": np.array([_or_none(run.seed) for run in runs], dtype=np.int64),
-        "learning_rate": np.array([run.learning_rate for run in runs], dtype=float),
-        "teacher_layer": np.array([_or_none(run.teacher_layer) for run in runs], dtype=np.int64),
-        "state": np.array([run.status.state for run in runs], dtype=str),
-        "step": np.array([run.status.step for run in runs], dtype=np.int64),
-    }
-    return xr.Dataset(
-        {
-            "train_loss": ("run", np.array([v[-1] if len(v) else math.nan for v in trained])),
-            **{m: (("run", "length"), np.array(v).reshape(shape)) for m, v in last.items()},
-        },
-        coords={
-            "run": np.array([run.name for run in runs], dtype=str),
-            "length": np.array(lengths, dtype=np.int64),
-            **{name: ("run", values) for name, values in told.items()},
-        },
-    )
-
-
-def _or_none(value: int | None) -> int:
-    return -1 if value is None else value
-
-
 def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / METRICS).is_file():
         yield folder
@@ -248,9 +217,16 @@ def _read(path: Path, known: Metrics) -> Run:
     )
     try:  # so that nobody who asks later meets a bad field
         _ = run.arm, run.seed, run.learning_rate, run.length, run.teacher_layer
+        _require_names(run.config, "start")
     except ValueError as error:
         raise RunFileError(f"{path / CONFIG}: {error}") from error
     return run
+
+
+def _require_names(config: Mapping[str, Any], field: str) -> None:
+    names = config.get(field, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{field} is no list of names")
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ssmlens.errors import RunFileError, UsageError
-from ssmlens.store import runs
-from ssmlens.store.run_metrics import MEASURES, SHARES
-from ssmlens.store.runs import find_runs, open_run, tabulate
+from ssmlens.runs import run as runs
+from ssmlens.runs.measures import SHARES, WORDS
+from ssmlens.runs.run import find_runs, open_run
+from ssmlens.runs.table import tabulate
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_accuracy_of_a_model_that_runs_freely_is_read_where_it_was_measured(fold
     assert np.isnan(metrics.curve("char_free", "eval", 25)[1][:-1]).all(), "earlier lines lack it"
     assert np.isnan(metrics.final("string_free", 25))
     assert np.isnan(metrics.final("char_free", 50))
-    assert set(MEASURES) == {"loss", *SHARES}
+    assert set(WORDS) == {"loss", *SHARES}
 
 
 @pytest.mark.parametrize(
@@ -294,3 +295,64 @@ def test_a_control_says_that_it_is_one(folder, told, shuffled):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | told))
     assert open_run(folder).shuffled is shuffled
+
+
+def test_measures_without_words_are_kept_under_their_names(folder):
+    """Beside text and lists, which are no measures; and read again only where the file grew."""
+    extra = {"f1": 0.5, "grad_norm": 2, "note": "x", "list": [1], "none": None, "flag": True}
+    append(folder, json.dumps({"step": 4, "split": "eval", "length": 25, **extra}) + "\n")
+    run = open_run(folder)
+    assert run.metrics.measures() == ["loss", "char", "string", "f1", "grad_norm"]
+    assert run.metrics.measures("train") == ["loss"]
+    assert (run.metrics.final("f1", 25), run.metrics.final("grad_norm", 25)) == (0.5, 2)
+    append(folder, '{"step": 5, "split": "train", "grad_norm": 3}\n')
+    append(folder, '{"step": 6, "split": "eval", "length": 25, "f1": 0.75}\n')
+    later = run.reread()
+    assert later.metrics.curve("f1", "eval", 25)[1][-2:].tolist() == [0.5, 0.75]
+    assert later.metrics.curve("grad_norm")[1][-1] == 3
+    table = tabulate([later])
+    np.testing.assert_array_equal(table["f1"], [[0.75, np.nan]])
+    assert table["train_grad_norm"].values.tolist() == [3]
+    assert table["train_loss"].isnull().all(), "not in the last line of training"
+    assert run.metrics.measures("train") == ["loss"], "what was read before stays as it was"
+
+
+def test_a_measure_named_like_a_column_of_the_table_does_not_hide_it(folder, tmp_path):
+    append(folder, '{"step": 4, "split": "eval", "length": 25, "seed": 0.5, "a/b": 0.25}\n')
+    table = tabulate([open_run(folder)])
+    assert table["seed"].values.tolist() == [3]
+    np.testing.assert_array_equal(table["seed_"], [[0.5, np.nan]])
+    table.to_netcdf(tmp_path / "table.nc", engine="h5netcdf")
+
+
+def test_too_many_measures_are_refused(folder):
+    names = {f"m{k}": k for k in range(70)}
+    append(folder, json.dumps({"step": 4, "split": "train", **names}) + "\n")
+    with pytest.raises(RunFileError, match="more than 64 measures"):
+        open_run(folder)
+    append(folder, "")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65])
+def test_a_measure_has_a_name_of_a_bounded_length(folder, name):
+    append(folder, json.dumps({"step": 4, "split": "train", name: 1.0}) + "\n")
+    with pytest.raises(RunFileError, match="line 7: the name of a measure"):
+        open_run(folder)
+
+
+@pytest.mark.parametrize("start", ["init", [1], {"a": 1}])
+def test_what_says_how_a_model_starts_is_a_list_of_names(folder, start):
+    (folder / "config.json").write_text(json.dumps({"start": start}))
+    with pytest.raises(RunFileError, match="start is no list of names"):
+        open_run(folder)
+
+
+def test_arms_may_differ_in_how_they_start_and_in_nothing_else(folder):
+    def setting(**more):
+        config = {"arm": "a", "init": "mimetic", "batch": 8, "seed": 1, "learning_rate": 0.1}
+        (folder / "config.json").write_text(json.dumps(config | more))
+        return open_run(folder).setting
+
+    assert setting() == {"batch": 8}
+    assert setting(new=1) == {"batch": 8, "new": 1}
+    assert setting(new=1, start=["arm", "init", "new"]) == {"batch": 8}

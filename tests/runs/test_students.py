@@ -5,9 +5,10 @@ import json
 import pytest
 
 from ssmlens.errors import UsageError
-from ssmlens.store.runs import find_runs, open_run
+from ssmlens.runs.run import find_runs, open_run
+from ssmlens.runs.students import panels, students
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.transplant import _arms, students
+from ssmlens.training.transplant import _arms
 
 PLAIN = TrainConfig(length=20, scope="mixer")
 
@@ -50,9 +51,15 @@ def test_each_arm_at_the_rate_that_is_best_for_the_training_length(write, tmp_pa
     assert grown.scores["mask_ones"] == 0.5
     assert grown.scores["copy_score"] != grown.scores["copy_score"]
     assert {n: arm.best_rate for n, arm in grown.at.items()} == {20: 1e-3, 40: 1e-3}
-    assert (grown.at[40].mean, grown.at[40].spread) == (pytest.approx(0.2), (0.1, 0.3))
+    assert (grown.at[40].best, grown.at[40].best_spread) == (pytest.approx(0.2), (0.1, 0.3))
     assert grown.at[40].overall == pytest.approx((0.2 + 0.6) / 2)
-    assert (plain.at[20].mean, plain.at[20].failed) == (0, 1), "what failed has learned nothing"
+    assert grown.at[40].overall_spread == pytest.approx((0.35, 0.45))
+    assert (plain.at[20].best, plain.at[20].failed) == (0, 1), "what failed has learned nothing"
+    arms, references = panels([grown, control, plain], ["mask_ones"], [20, 40])
+    assert [(it.arm, it.layer.tolist()) for it in arms] == [("transplant", [3]), ("shuffled", [3])]
+    assert arms[0].scores["mask_ones"].tolist() == [0.5]
+    assert arms[0].accuracy[40].tolist() == [pytest.approx([0.4, 0.35, 0.45])]
+    assert references["default"][20].tolist() == [0, 0, 0]
 
 
 def test_no_run_has_no_students():

@@ -1,0 +1,63 @@
+"""What `turns` runs in each checkout: it uses only names that both have. Reads names of things, prints seconds."""
+
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import ssmlens
+from analyses.benchmarks import operands
+from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
+
+
+def things() -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    torch.manual_seed(0)
+    found: dict[str, Callable[[], object]] = {}
+    for decay in operands.DECAYS:
+        layer = operands.mamba1(1024, decay)
+        found[f"map and mask, Mamba-1, 1024, {decay}"] = partial(attention_map_and_mask, layer)
+    mamba2 = operands.mamba2(1024, heads=64)
+    found["map and mask, Mamba-2, 1024, 64 heads"] = partial(attention_map_and_mask, mamba2)
+    found["map and mask, Mamba-1, 128"] = partial(attention_map_and_mask, operands.mamba1(128))
+    found["one channel, 2048"] = partial(channel_maps, operands.mamba1(2048), [1000])
+    found["agreement, Mamba-1, 1024"] = partial(channel_agreement, operands.mamba1(1024))
+    for name, layer, headdim in (
+        ("Mamba-1", operands.mamba1(1024), 1),
+        ("Mamba-2", operands.mamba2(1024, heads=32), 64),
+    ):
+        x = torch.randn(1, 1024, layer.heads, headdim)
+        found[f"scan, {name}, 1024"] = partial(
+            ssmlens.selective_scan, dataclasses.replace(layer, x=x)
+        )
+    model = ssmlens.load_model("copy-mamba1-mimetic")
+    folder = Path(tempfile.mkdtemp())
+    ids = torch.randint(0, 20, (4, 512))
+
+    def capture() -> None:
+        captured = ssmlens.capture(model, ids, folder / "run.h5", overwrite=True)
+        assert captured is not None
+        captured.close()
+
+    return found | {"capture of copy-mamba1-mimetic, 4 x 512": capture}
+
+
+def main() -> None:
+    """Say what can be timed; then time what is asked for, a line each."""
+    known = things()
+    print(json.dumps([*known]), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        with torch.no_grad():
+            known[line.strip()]()
+        print(json.dumps(time.perf_counter() - start), flush=True)
+
+
+if __name__ == "__main__":
+    main()

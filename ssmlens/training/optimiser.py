@@ -1,0 +1,75 @@
+"""AdamW, and its learning rate over a run: the part of a config that says how the model learns."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ssmlens.errors import UsageError
+from ssmlens.options import option
+
+Number = float | int
+# Parameters of a mixer that are no weights of a product.
+_SSM = ("A_log", "D", "dt_bias")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimiserOptions:
+    """How the model learns: AdamW with a warm-up.
+
+    Attributes:
+        learning_rate: Highest learning rate of AdamW.
+        warmup: Steps over which the learning rate rises to it.
+        schedule: How it falls to 0 by the last step.
+        clip: Largest norm of the gradient; 0 for no limit.
+        weight_decay: Weight decay of matrices.
+        decay_ssm: Decay A_log, D, dt_bias, biases and norms as well.
+    """
+
+    learning_rate: Number = 1e-3
+    warmup: int = option(100, least=0)
+    schedule: Literal["linear", "cosine"] = "linear"
+    clip: Number = option(1.0, least=0)
+    weight_decay: Number = option(0.1, least=0)
+    decay_ssm: bool = False
+
+
+def check_optimiser(options: OptimiserOptions) -> None:
+    """Raise UsageError where the learning rate is not positive."""
+    if not 0 < options.learning_rate < float("inf"):
+        raise UsageError(f"`learning_rate` is positive, not {options.learning_rate:g}")
+
+
+def make_optimizer(
+    options: OptimiserOptions, model: nn.Module, *, on_gpu: bool
+) -> torch.optim.Optimizer:
+    """AdamW over the model's parameters: those that weight decay pulls on, and those that it leaves alone."""
+    decayed, left = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim > 1 and not name.endswith(_SSM)
+        (decayed if matrix or options.decay_ssm else left).append(parameter)
+    pairs = [(decayed, options.weight_decay), (left, 0.0)]
+    groups: list[dict[str, Any]] = [
+        {"params": params, "weight_decay": decay} for params, decay in pairs if params
+    ]
+    return torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
+
+
+def clip_gradient(options: OptimiserOptions, model: nn.Module) -> None:
+    """Scale the gradient down to the largest norm, where there is one."""
+    if options.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+
+
+def rate_at(step: int, steps: int, options: OptimiserOptions) -> float:
+    """The learning rate of step 0 .. steps − 1: up to the highest over `warmup` steps, then down towards 0.
+
+    linear: in proportion to the steps that are left; cosine: by half a cosine.
+    """
+    if step < options.warmup:
+        return options.learning_rate * (step + 1) / options.warmup
+    left = (steps - step) / max(1, steps - options.warmup)
+    fall = left if options.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return options.learning_rate * fall
