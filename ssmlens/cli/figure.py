@@ -26,6 +26,7 @@ View = Literal[
     "state-entries",
     "kernels",
     "taps",
+    "beta",
 ]
 
 

@@ -15,6 +15,7 @@ from ssmlens.plot import weight_numbers as weights
 from ssmlens.plot.matrix import lag_energy, window
 from ssmlens.plot.selection import KINDS, Drawable, Selection, Span, heads_of, kinds_of
 from ssmlens.plot.theme import Spec
+from ssmlens.plot.words import words
 
 MOST_NUMBERS = 2048
 """Tokens a side of a matrix whose numbers are given."""
@@ -81,7 +82,7 @@ def signal_data(what: Selection) -> xr.Dataset:
     first, end = what.keys
     return xr.Dataset(
         {
-            signals.words(what.layer).array: (("token", "head"), signals.steps(what)[first:end]),
+            words(what.layer).array: (("token", "head"), signals.steps(what)[first:end]),
             "half_life": ("head", np.median(signals.half_lives(what), axis=1)),
             **_lines(what),
         },
@@ -164,6 +165,10 @@ def _kernels(what: Selection) -> xr.Dataset:
     return xr.Dataset({"weight": (("channel", "back"), taps)}, {"part": ("channel", parts)})
 
 
+def _beta(what: Selection) -> xr.Dataset:
+    return xr.Dataset({"W_beta": (("head", "input"), weights.beta_rows(what.layer))})
+
+
 def _no_kernels(layer: Drawable) -> str:
     return "" if weights.kernels(layer) else f"layer {layer.index} has no convolution"
 
@@ -173,13 +178,13 @@ def _at_most(tokens: Span) -> Span:
 
 
 def _signal(
-    place: int,
+    name: str,
     drawing: Callable[[Selection], go.Figure],
     numbers: Callable[[Selection], xr.Dataset],
     size: tuple[int, int] = _LOW,
 ) -> Figure:
     def title(what: Selection) -> str:
-        return _of_prompt(signals.words(what.layer).titles[place])(what)
+        return _of_prompt(words(what.layer).signals[name])(what)
 
     return Figure(title, drawing, numbers, signals.why_not, size)
 
@@ -191,7 +196,10 @@ def _weight(
     why_not: Callable[[Drawable], str] = weights.why_not,
     size: tuple[int, int] = _LOW,
 ) -> Figure:
-    return Figure(_of_layer(name), drawing, numbers, why_not, size)
+    def title(what: Selection) -> str:
+        return _of_layer(words(what.layer).weights[name])(what)
+
+    return Figure(title, drawing, numbers, why_not, size)
 
 
 MATRIX_FIGURES: dict[str, Figure] = {
@@ -200,30 +208,31 @@ MATRIX_FIGURES: dict[str, Figure] = {
 }
 SIGNAL_FIGURES: dict[str, Figure] = {
     "steps": _signal(
-        0,
+        "steps",
         draw.steps,
-        lambda w: signal_data(w)[[signals.words(w.layer).array]],
+        lambda w: signal_data(w)[[words(w.layer).array]],
         (900, 600),
     ),
-    "norms": _signal(1, draw.norms, lambda w: signal_data(w)[list(_lines(w))]),
-    "half-lives": _signal(2, draw.half_lives, _half_lives),
-    "rates": _signal(3, draw.rates, _rates),
+    "norms": _signal("norms", draw.norms, lambda w: signal_data(w)[list(_lines(w))]),
+    "half-lives": _signal("half-lives", draw.half_lives, _half_lives),
+    "rates": _signal("rates", draw.rates, _rates),
 }
 WEIGHT_FIGURES: dict[str, Figure] = {
-    "input-product": _weight("W_Cᵀ W_B", draw.input_product, _input_product, size=_SQUARE),
-    "state-product": _weight("W_B W_Cᵀ", draw.state_product, _state_product, size=_SQUARE),
+    "input-product": _weight("input-product", draw.input_product, _input_product, size=_SQUARE),
+    "state-product": _weight("state-product", draw.state_product, _state_product, size=_SQUARE),
     "input-entries": _weight(
-        "entries of W_Cᵀ W_B",
+        "input-entries",
         draw.input_entries,
         lambda what: _entries(weights.input_entries(weights.pair(what))),
     ),
     "state-entries": _weight(
-        "entries of W_B W_Cᵀ",
+        "state-entries",
         draw.state_entries,
         lambda what: _entries(weights.state_entries(weights.pair(what))),
     ),
-    "kernels": _weight("kernels of the convolution", draw.kernels, _kernels, _no_kernels, _SQUARE),
-    "taps": _weight("energy of the kernels by tap", draw.taps, _kernels, _no_kernels),
+    "kernels": _weight("kernels", draw.kernels, _kernels, _no_kernels, _SQUARE),
+    "taps": _weight("taps", draw.taps, _kernels, _no_kernels),
+    "beta": _weight("beta", draw.beta, _beta, weights.why_no_beta),
 }
 FIGURES: dict[str, Figure] = {
     **MATRIX_FIGURES,

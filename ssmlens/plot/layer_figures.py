@@ -17,8 +17,10 @@ from ssmlens.plot.weights_kernels import kernels_figure, tap_energy_figure
 from ssmlens.plot.weights_products import (
     entries_figure,
     input_product_figure,
+    rows_figure,
     state_product_figure,
 )
+from ssmlens.plot.words import words
 
 MATRICES = {
     MAP: "attention map",
@@ -73,7 +75,7 @@ def first_lag(layer: Drawable) -> int:
 
 def orders(layer: Drawable) -> dict[HeadOrder, str]:
     """What orders the heads of a layer, in words."""
-    strength = signals.words(layer).strength
+    strength = words(layer).strength
     return {"index": "by number", "step": f"by mean {strength}", "half-life": "by half-life"}
 
 
@@ -85,7 +87,7 @@ def steps(what: Selection) -> go.Figure:
         heads,
         "head" if what.sort == "index" else f"heads {orders(what.layer)[what.sort]}",
         Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.COLUMNS)),
-        symbol=signals.words(what.layer).strength,
+        symbol=words(what.layer).strength,
         scale=what.scale,
         limit=signals.step_limit(what, what.scale),
         theme=what.theme,
@@ -95,7 +97,7 @@ def steps(what: Selection) -> go.Figure:
 def norms(what: Selection) -> go.Figure:
     """‖B‖ and ‖C‖ over the tokens; of a delta rule, whose q and k have unit length, the decay α."""
     window = Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.POINTS))
-    shown, title = signals.shown_lines(what, what.keys), signals.words(what.layer).lines
+    shown, title = signals.shown_lines(what, what.keys), words(what.layer).lines
     return lines_figure(shown, title, window, theme=what.theme)
 
 
@@ -107,22 +109,23 @@ def half_lives(what: Selection) -> go.Figure:
 def rates(what: Selection) -> go.Figure:
     """How often which |A|, of a delta rule which −log α, occurs."""
     edges, counts = signals.rate_counts(what)
-    symbol = signals.words(what.layer).rate
+    symbol = words(what.layer).rate
     return rates_figure(edges, counts, signals.counted(what.layer), symbol=symbol, theme=what.theme)
 
 
 def input_product(what: Selection) -> go.Figure:
-    """W_Cᵀ W_B of the group, with as many cells as a screen shows."""
+    """W_Cᵀ W_B (of a delta rule W_qᵀ W_k) of the group, with as many cells as a screen shows."""
     pair = weights.pair(what)
     cells, several = weights.product_cells(pair)
     look = {"scale": what.scale, "limit": what.limit, "theme": what.theme}
-    return input_product_figure(cells, several, pair.W_B.shape[1], **look)
+    return input_product_figure(cells, several, pair.W_B.shape[1], names=_names(what), **look)
 
 
 def state_product(what: Selection) -> go.Figure:
-    """W_B W_Cᵀ of the group."""
+    """W_B W_Cᵀ (of a delta rule W_k W_qᵀ) of the group."""
     product = weights.state_product(weights.pair(what))
-    return state_product_figure(product, scale=what.scale, limit=what.limit, theme=what.theme)
+    look = {"scale": what.scale, "limit": what.limit, "theme": what.theme}
+    return state_product_figure(product, names=_names(what), **look)
 
 
 def input_entries(what: Selection) -> go.Figure:
@@ -136,7 +139,7 @@ def state_entries(what: Selection) -> go.Figure:
 
 
 def kernels(what: Selection) -> go.Figure:
-    """The kernels that x, B and C pass through."""
+    """The kernels that x, B and C (of a delta rule v, k and q) pass through."""
     found = weights.kernels(what.layer)
     return kernels_figure(found, theme=what.theme) if found else nothing(_NO_KERNEL, what.theme)
 
@@ -145,6 +148,18 @@ def taps(what: Selection) -> go.Figure:
     """How far back the kernels reach."""
     found = weights.kernels(what.layer)
     return tap_energy_figure(found, theme=what.theme) if found else nothing(_NO_KERNEL, what.theme)
+
+
+def beta(what: Selection) -> go.Figure:
+    """W_β of a delta rule: a row a head."""
+    rows = weights.beta_rows(what.layer)
+    return rows_figure(rows, scale=what.scale, limit=what.limit, theme=what.theme)
+
+
+def _names(what: Selection) -> tuple[str, str]:
+    """What writes, and what reads."""
+    called = words(what.layer)
+    return called.write, called.read
 
 
 def _entries(entries: weights.Entries, what: Selection) -> go.Figure:

@@ -43,7 +43,7 @@ Rectangle = Region | tuple[Span, Span] | str
 
 Signal = Literal["steps", "norms", "half-lives", "rates"]
 Weight = Literal[
-    "input-product", "state-product", "input-entries", "state-entries", "kernels", "taps"
+    "input-product", "state-product", "input-entries", "state-entries", "kernels", "taps", "beta"
 ]
 
 
@@ -279,7 +279,8 @@ def weights(
     Args:
         layer: A layer of a capture, or a record.
         show: "input-product": W_Cᵀ W_B; "state-product": W_B W_Cᵀ; "input-entries", "state-entries": their diagonals
-            against the rest; "kernels": of the convolution; "taps": the kernels' energy by tap.
+            against the rest; "kernels": of the convolution; "taps": the kernels' energy by tap; "beta": the rows
+            that make a delta rule's β.
         group: The group of W_B and W_C.
         scale: Colour scale of the products.
         limit: The value at the end of their colours.

@@ -3,7 +3,6 @@
 What is said of Δ below is said of β where a layer has it: both are how strongly a token writes, one a token and head.
 """
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from ssmlens.plot.cells import runs, shrink_means
 from ssmlens.plot.scales import Scale, robust_limit
 from ssmlens.plot.selection import Drawable, HeadOrder, Selection, Span
+from ssmlens.plot.words import words
 from ssmlens.scores.reading import is_softmax
 
 COLUMNS, ROWS = 700, 350
@@ -22,44 +22,6 @@ POINTS = 2048
 
 _BINS = 60
 _SAMPLE = 250_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """What the signals of a layer are called.
-
-    Attributes:
-        array: What is stored of how strongly tokens write.
-        strength: Its symbol.
-        lines: What is drawn along the prompt below it.
-        mean: What half-lives are taken at the mean of.
-        rate: The symbol of the rates of decay.
-    """
-
-    array: str
-    strength: str
-    lines: str
-    mean: str
-    rate: str
-
-    @property
-    def titles(self) -> tuple[str, str, str, str]:
-        """The titles of the four figures of signals: along the prompt, then of the decay."""
-        return (
-            f"{self.strength} by token and head",
-            f"{self.lines} by token",
-            f"half-lives at the mean {self.mean}",
-            f"rates of decay {self.rate}",
-        )
-
-
-_SCAN = Words("delta", "Δ", "length of B and C", "Δ", "|A|")
-_DELTA_RULE = Words("beta", "β", "decay α", "log α", "−log α")
-
-
-def words(layer: Drawable) -> Words:
-    """What this layer's signals are called."""
-    return _DELTA_RULE if _DELTA_RULE.array in layer else _SCAN
 
 
 def why_not(layer: Drawable) -> str:

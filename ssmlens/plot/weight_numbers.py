@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ssmlens.plot.cells import shrink_means
 from ssmlens.plot.selection import Drawable, Selection
+from ssmlens.plot.words import words
 from ssmlens.scores.reading import is_softmax
 
 SIDE = 300
@@ -63,6 +64,8 @@ def why_not(layer: Drawable) -> str:
         return f"Layer {layer.index} stores no W_B and W_C: its adapter names none."
     if not all(np.isfinite(layer.read(name)).all() for name in ("W_B", "W_C")):
         return f"Layer {layer.index}: W_B or W_C is not finite."
+    if layer.shape("W_B") != layer.shape("W_C"):
+        return f"Layer {layer.index}: W_B and W_C are not of one shape."
     return ""
 
 
@@ -123,16 +126,28 @@ def state_entries(weights: Pair) -> Entries:
 
 
 def kernels(layer: Drawable) -> dict[str, Float[np.ndarray, "channel tap"]]:
-    """The taps that x, B and C pass through, the current token's first; empty without a convolution."""
+    """The taps that x, B and C pass through (v, k, q), the current token's first; empty without a convolution."""
     if "conv" not in layer:
         return {}
     conv = layer.read("conv")[:, ::-1]
     if "conv_B" not in layer:
-        return {"x": conv}
+        return {words(layer).convolved[0]: conv}
     B, C = (layer.read(name) for name in ("conv_B", "conv_C"))
     taps = conv.shape[1]
     own = len(conv) - (B.size + C.size) // taps
-    return {"x": conv[:own], **{n: k.reshape(-1, taps)[:, ::-1] for n, k in (("B", B), ("C", C))}}
+    mixed = conv[:own] if words(layer).mixed_first else conv[-own:]
+    parts = (mixed, *(kernel.reshape(-1, taps)[:, ::-1] for kernel in (B, C)))
+    return dict(zip(words(layer).convolved, parts, strict=True))
+
+
+def why_no_beta(layer: Drawable) -> str:
+    """Why a layer has no weights of β to show, in a line; "" where it has."""
+    return "" if "W_beta" in layer else f"Layer {layer.index} stores no W_beta, which makes β."
+
+
+def beta_rows(layer: Drawable) -> Float[np.ndarray, "head input"]:
+    """The rows that make β, the strength of a delta rule's writes."""
+    return layer.read("W_beta")
 
 
 def _entries(diagonal: np.ndarray, others: np.ndarray, *, total: float, energy: float) -> Entries:

@@ -1,15 +1,18 @@
-"""W_B and W_C against each other: their two products as images, and the diagonals against the rest."""
+"""W_B and W_C against each other: their two products as images, the diagonals against the rest; rows of weights."""
+
+import math
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ssmlens.plot.cells import labelled_axis, number_ticks, paint, runs
+from ssmlens.plot.cells import labelled_axis, number_ticks, paint, runs, shrink_means
 from ssmlens.plot.scales import Scale
 from ssmlens.plot.theme import LIGHT, SIGNED, Theme, colorscale, template
 
 _SECOND = str(colorscale(SIGNED)[-1][1])
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
+_ROWS, _COLUMNS = 300, 700  # most cells of rows of weights
 
 
 def input_product_figure(
@@ -17,6 +20,7 @@ def input_product_figure(
     several: int,
     inputs: int,
     *,
+    names: tuple[str, str] = ("W_B", "W_C"),
     scale: Scale = "linear",
     limit: float | None = None,
     theme: Theme = LIGHT,
@@ -27,23 +31,33 @@ def input_product_figure(
         cells: Its entries, or means of squares of them.
         several: Inputs a cell spans a side.
         inputs: How many inputs there are.
+        names: What writes, and what reads.
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
         limit: The value at the end of the colour scale; of these cells by default.
         theme: LIGHT or DARK.
     """
-    hover = "read by W_C      %{y}<br>written by W_B   %{x}<br>" + (
+    write, read = names
+    hover = f"read by {read}      %{{y}}<br>written by {write}   %{{x}}<br>" + (
         "value            %{customdata:.3g}"
         if several == 1
         else f"mean of {several}×{several}    %{{customdata:.3g}}"
     )
     return _square(
-        cells, several, inputs, hover, ("input of W_B", "input of W_C"), scale, limit, theme
+        cells,
+        several,
+        inputs,
+        hover,
+        (f"input of {write}", f"input of {read}"),
+        scale,
+        limit,
+        theme,
     )
 
 
 def state_product_figure(
     cells: Float[np.ndarray, "write read"],
     *,
+    names: tuple[str, str] = ("W_B", "W_C"),
     scale: Scale = "linear",
     limit: float | None = None,
     theme: Theme = LIGHT,
@@ -52,14 +66,48 @@ def state_product_figure(
 
     Args:
         cells: Its entries.
+        names: What writes, and what reads.
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
         limit: The value at the end of the colour scale; of these cells by default.
         theme: LIGHT or DARK.
     """
+    write, read = names
     hover = "state written   %{y}<br>state read      %{x}<br>value           %{customdata:.3g}"
     return _square(
-        cells, 1, len(cells), hover, ("state of W_C", "state of W_B"), scale, limit, theme
+        cells, 1, len(cells), hover, (f"state of {read}", f"state of {write}"), scale, limit, theme
     )
+
+
+def rows_figure(
+    rows: Float[np.ndarray, "head input"],
+    *,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """Draw weights that make a value a head: heads run down, inputs to the right; neighbours share a cell.
+
+    Args:
+        rows: A row a head.
+        scale: "linear", "symlog" or "rank" (`scales.coloured`).
+        limit: The value at the end of the colour scale; of these cells by default.
+        theme: LIGHT or DARK.
+    """
+    heads, inputs = rows.shape
+    down, across = (math.ceil(count / most) for count, most in ((heads, _ROWS), (inputs, _COLUMNS)))
+    figure = go.Figure()
+    hover = "head     %{y}<br>input    %{x}<br>weight   %{customdata:.3g}"
+    cells = shrink_means(rows, down, across)
+    paint(figure, cells, hover=hover, signed=True, scale=scale, limit=limit)
+    axes = ((runs(0, n, m), number_ticks(0, n, m)) for n, m in ((heads, down), (inputs, across)))
+    of_heads, of_inputs = axes
+    figure.update_layout(
+        template=template(theme),
+        margin=_MARGIN,
+        xaxis={**labelled_axis(of_inputs[0], "input", of_inputs[1]), "fixedrange": True},
+        yaxis={**labelled_axis(of_heads[0], "head", of_heads[1], down=True), "fixedrange": True},
+    )
+    return figure
 
 
 def entries_figure(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ssmlens.scores.reading import Reading
+from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
 
 
@@ -120,14 +120,22 @@ def _mean_ratio(above: Float[np.ndarray, " group"], below: Float[np.ndarray, " g
     return float(np.clip(above / below, -1.0, 1.0).mean())
 
 
-def _correlation(reading: Reading) -> Measured:
+def _pair(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    """W_B and W_C; in a delta rule W_k and W_q, whose keys write and whose queries read."""
     W_B, W_C = reading.weight("W_B"), reading.weight("W_C")
+    if W_B.shape != W_C.shape:
+        raise NotApplicable(f"W_B is {list(W_B.shape)} and W_C {list(W_C.shape)}: not one shape")
+    return W_B, W_C
+
+
+def _correlation(reading: Reading) -> Measured:
+    W_B, W_C = _pair(reading)
     value = bc_correlation(W_B, W_C)
     return Measured(value, detail=bc_z(value, *W_B.shape))
 
 
 def _effective(reading: Reading) -> Measured:
-    W_B, W_C = reading.weight("W_B"), reading.weight("W_C")
+    W_B, W_C = _pair(reading)
     if reading.has("conv_B"):
         conv_B, conv_C = reading.weight("conv_B"), reading.weight("conv_C")
     else:
@@ -162,7 +170,7 @@ SCORES.register("bc_effective")(
 SCORES.register("bc_identity")(
     Score(
         description="how close W_Cᵀ W_B is to a multiple of an orthogonal projection",
-        measure=lambda reading: Measured(bc_identity(reading.weight("W_B"), reading.weight("W_C"))),
+        measure=lambda reading: Measured(bc_identity(*_pair(reading))),
         reads="weights",
         range=(-1.0, 1.0),
     )

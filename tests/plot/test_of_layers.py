@@ -233,15 +233,20 @@ def test_a_delta_rule_has_what_it_erases_and_softmax_attention_its_heads(delta_r
     by_operator = {
         delta_rule[index].operands.kind: delta_rule[index] for index in delta_rule.layers
     }
-    rule, softmax = by_operator["delta_rule"], by_operator["softmax"]
+    rule, softmax = by_operator["delta rule"], by_operator["softmax"]
     for draw, compute in (
         (ssmlens.plot.map, ssmlens.attention_map),
         (ssmlens.plot.erase, ssmlens.erase_map),
     ):
         expected = lower(compute(rule.operands)[0].numpy())
         assert np.allclose(numbers(draw(rule))[0], expected, atol=1e-5, equal_nan=True)
-    with pytest.raises(UsageError, match="no selective scan"):
-        ssmlens.plot.signals(rule)
+    beta, alpha = rule.operands.beta[0], rule.operands.log_decay[0].exp().mean(2)
+    assert np.allclose(ssmlens.plot.signals(rule).data[0].customdata, beta.T.numpy())
+    _, line = ssmlens.plot.signals(rule, show="norms").data
+    assert line.name == "α"
+    assert np.allclose(line.y, alpha.mean(1).numpy(), atol=1e-6)
+    with pytest.raises(UsageError, match="Layer 1 is softmax attention"):
+        ssmlens.plot.signals(softmax)
     head = numbers(ssmlens.plot.channel(softmax, 1))[0]
     assert np.allclose(np.nansum(head, axis=1), 1, atol=1e-5), "shares of a query"
     with pytest.raises(UsageError, match="has no mask"):

@@ -11,6 +11,7 @@ from ssmlens.plot import signal_numbers as signals
 from ssmlens.plot.catalogue import signal_data
 from ssmlens.plot.layer_figures import half_lives, norms, orders, rates, steps
 from ssmlens.plot.scales import SCALES
+from ssmlens.plot.words import heading, words
 from ssmlens_dashboard.controls import choices, follow, segments
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.page import Page, control_id
@@ -71,7 +72,7 @@ def everything(scene: Scene) -> tuple[Any, ...]:
 
 def titles(scene: Scene) -> list[str]:
     """What the figures are called."""
-    return [title[0].upper() + title[1:] for title in signals.words(scene.layer).titles]
+    return [heading(title) for title in words(scene.layer).signals.values()]
 
 
 def told(scene: Scene) -> str:
@@ -81,7 +82,7 @@ def told(scene: Scene) -> str:
     if not scene.layer.finite:
         return f"layer {index}: {scene.layer.verdict.reason}"
     longer = np.mean(lives > what.length)
-    mean = f"mean {signals.words(what.layer).strength} {signals.mean_steps(what).mean():.3g}"
+    mean = f"mean {words(what.layer).strength} {signals.mean_steps(what).mean():.3g}"
     return (
         f"layer {index}: {lives.shape[0]} heads, {mean}, median half-life {np.median(lives):.3g} tokens; "
         f"{longer:.0%} of the states have one longer than the prompt"

@@ -1,4 +1,4 @@
-"""Weights: do queries look for what keys write? W_B against W_C, and the kernels of the convolution."""
+"""Weights: do queries look for what keys write? W_B against W_C (W_k, W_q); the convolution's kernels; what makes β."""
 
 import math
 from typing import Any
@@ -11,6 +11,7 @@ from dash.development.base_component import Component
 from ssmlens.plot import layer_figures as figures
 from ssmlens.plot import weight_numbers as weights
 from ssmlens.plot.scales import SCALES
+from ssmlens.plot.words import heading, words
 from ssmlens_dashboard.controls import follow, segments
 from ssmlens_dashboard.elements import figure_card
 from ssmlens_dashboard.page import Page
@@ -19,6 +20,14 @@ from ssmlens_dashboard.views.weights import Number, scored_weights
 
 _TALL = "max(290px, 60vh - 183px)"  # both rows on one screen
 _LOW = "max(195px, 40vh - 122px)"
+_FIGURES = {
+    "inputs": _TALL,
+    "states": _TALL,
+    "kernels": _TALL,
+    "input-entries": _LOW,
+    "state-entries": _LOW,
+    "taps": _LOW,
+}
 
 
 def layout(scene: Scene) -> Component:
@@ -41,15 +50,14 @@ def layout(scene: Scene) -> Component:
             html.Div(id="weights-numbers", className="numbers"),
             html.Div(
                 [
-                    figure_card("weights-inputs", "W_Cᵀ W_B: inputs", height=_TALL),
-                    figure_card("weights-states", "W_B W_Cᵀ: states", height=_TALL),
-                    figure_card("weights-kernels", "Kernels of the convolution", height=_TALL),
-                    figure_card("weights-input-entries", "Entries of W_Cᵀ W_B", height=_LOW),
-                    figure_card("weights-state-entries", "Entries of W_B W_Cᵀ", height=_LOW),
-                    figure_card("weights-taps", "Energy of the kernels by tap", height=_LOW),
+                    figure_card(f"weights-{name}", title, height=height)
+                    for (name, height), title in zip(_FIGURES.items(), titles(scene), strict=True)
                 ],
                 id="weights-figures",
                 className="three-columns",
+            ),
+            html.Div(
+                figure_card("weights-beta", "W_β: what makes β", height=_LOW), id="weights-of-beta"
             ),
         ]
     )
@@ -59,30 +67,41 @@ PAGE = Page(name="weights", title="Weights", order=4, layout=layout, data=lambda
 
 
 @PAGE.view(
-    Output("weights-inputs", "figure"),
-    Output("weights-states", "figure"),
-    Output("weights-input-entries", "figure"),
-    Output("weights-state-entries", "figure"),
-    Output("weights-kernels", "figure"),
-    Output("weights-taps", "figure"),
+    *(Output(f"weights-{name}", "figure") for name in _FIGURES),
     Output("weights-figures", "hidden"),
     Output("weights-numbers", "children"),
     Output("weights-told", "children"),
+    *(Output(f"weights-{name}-title", "children") for name in _FIGURES),
+    Output("weights-beta", "figure"),
+    Output("weights-of-beta", "hidden"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
     """All that follows from the address, in one answer."""
     missing = weights.why_not(scene.layer)
+    beta = (
+        (no_update, True)
+        if weights.why_no_beta(scene.layer)
+        else (figures.beta(scene.selection), False)
+    )
     if missing:
-        return (*[no_update] * 6, True, [], missing)
+        return (*[no_update] * 6, True, [], missing, *[no_update] * 6, *beta)
     draws = (
         figures.input_product,
         figures.state_product,
+        figures.kernels,
         figures.input_entries,
         figures.state_entries,
-        figures.kernels,
         figures.taps,
     )
-    return (*(draw(scene.selection) for draw in draws), False, numbers(scene), told(scene))
+    drawn = (draw(scene.selection) for draw in draws)
+    return (*drawn, False, numbers(scene), told(scene), *titles(scene), *beta)
+
+
+def titles(scene: Scene) -> list[str]:
+    """What the figures are called, in their order."""
+    names = ("input-product", "state-product", "kernels", "input-entries", "state-entries", "taps")
+    called = words(scene.layer).weights
+    return [heading(called[name]) for name in names]
 
 
 def numbers(scene: Scene) -> list[Component]:
