@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssmlens.scores import compute
 from ssmlens.scores.bc import bc_correlation, bc_effective, bc_identity, bc_z
 
 
@@ -156,3 +157,12 @@ def test_zero_weights_have_no_score():
     assert math.isnan(bc_identity(W_B, W_C))
     assert math.isnan(bc_effective(W_B, W_C, taps, taps).value)
     assert math.isnan(bc_effective(W_C, W_C, taps, 0 * taps).value)
+
+
+def test_weights_of_two_shapes_have_no_score_and_the_reason(make_capture):
+    W_B, W_C = np.ones((2, 3, 5), np.float32), np.ones((2, 4, 5), np.float32)
+    scores = compute(make_capture([{"W_B": W_B, "W_C": W_C}]))
+    for name in ("bc_correlation", "bc_effective", "bc_identity"):
+        assert np.isnan(scores[name]).all()
+        reasons = set(scores["reason"].sel(score=name).values.ravel())
+        assert reasons == {"W_B is [2, 3, 5] and W_C [2, 4, 5]: not one shape"}
