@@ -1,4 +1,4 @@
-"""Delta-rule hybrids in a real browser: what they erase, how they write and forget, their queries against their keys."""
+"""Delta-rule hybrids in a real browser: what they erase, how they write and forget, queries against keys."""
 
 import re
 import shutil
@@ -74,7 +74,7 @@ def test_signals_are_its_strengths_decays_and_half_lives(visit, address, stored)
     beta = stored.layer(2).read("beta", 0)
     tokens, heads = beta.shape
     pointed_at(page, "signals-steps", 1, 4, heads, tokens)
-    page.wait_for_selector("#signals-steps .hoverlayer text")
+    page.locator("#signals-steps .hoverlayer", has_text=re.compile(r"token\s+4 ")).wait_for()
     text = page.locator("#signals-steps .hoverlayer").text_content()
     assert float(re.search(r"β\s+([\d.]+)", text)[1]) == pytest.approx(beta[4, 1], rel=6e-3)
     page.get_by_text("by mean β", exact=True).click()
