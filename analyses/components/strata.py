@@ -128,11 +128,14 @@ def arm_of(run: Run) -> Arm:
     return frozenset(run.config.get("components") or ())
 
 
-def effect(values: Cells, contrast: Contrast) -> Effect | None:
-    """The effect; None where a pair of arms lacks values."""
-    pairs = [(values.get(a), values.get(b)) for a, b in contrast.pairs()]
-    held = [(a, b) for a, b in pairs if a is not None and b is not None and len(a) and len(b)]
-    if len(held) < len(pairs):
+def effect(
+    values: Cells, contrast: Contrast, pairs: Sequence[tuple[Arm, Arm]] | None = None
+) -> Effect | None:
+    """The effect over the contrast's pairs of arms, or over some of them; None where one lacks values."""
+    pairs = contrast.pairs() if pairs is None else pairs
+    none = np.zeros(0)
+    held = [(values.get(a, none), values.get(b, none)) for a, b in pairs]
+    if not held or not all(len(values) for pair in held for values in pair):
         return None
     mean = fmean(float(b.mean() - a.mean()) for a, b in held)
     return Effect(contrast, mean, _interval(held, mean), permutation_p(held), len(held))
