@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.results_file import keep, restore, runs_below
-from ssmlens.store.runs import Run
+from ssmlens.runs.run import Run
 
 RESULTS = "results.json"
 _EVERY = 15.0  # seconds between two writings of the results

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from analyses.components.exams import DUPLICATES, OTHER
 from analyses.components.strata import Arm, Outcome, cells
-from ssmlens.store.runs import Run
+from ssmlens.runs.run import Run
 
 _COPIES = 0.5
 """Share of letters that an arm must say from one of the two places, so that the quotient says something."""

@@ -16,14 +16,14 @@ import torch
 
 from analyses.components.one_by_one import run_freely
 from ssmlens.adapters.load import load_model
-from ssmlens.store.runs import Run, open_run
+from ssmlens.runs.run import Run, open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.duplicates import Duplicates, other_continuation
 from ssmlens.tasks.metrics import accuracy
 from ssmlens.tasks.rows import TaskBatch
-from ssmlens.training.build import build_task
 from ssmlens.training.config import TrainConfig
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 
 FREE = "free"
@@ -63,7 +63,7 @@ def give_up(path: Path, config: TrainConfig, why: str) -> None:
 def _measure(
     model: Any, config: TrainConfig, device: torch.device
 ) -> Iterator[tuple[str, int, dict[str, float]]]:
-    task = build_task(config)
+    task = check(config).task
     assert isinstance(task, Copy)
     plain = [_rows(task.at_length(n), n, config, device) for n in config.lengths]
     free = run_freely(model, plain)

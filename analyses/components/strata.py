@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlens.inits.mimetic import COMPONENTS
-from ssmlens.store.run_metrics import EVAL, Measure
-from ssmlens.store.runs import Run
+from ssmlens.runs.metrics import EVAL
+from ssmlens.runs.run import Run
 
 Arm = frozenset[str]
 
@@ -25,7 +25,7 @@ Arm = frozenset[str]
 class Outcome:
     """What runs are judged by: a measure of a split at a length."""
 
-    measure: Measure
+    measure: str
     length: int
     split: str = EVAL
 

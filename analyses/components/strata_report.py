@@ -24,9 +24,9 @@ from analyses.components.strata import (
     effect,
     holm,
 )
-from analyses.markdown import markdown
 from analyses.results_file import restore, runs_below
-from ssmlens.store.runs import Run
+from ssmlens.runs.run import Run
+from ssmlens.text_table import text_table
 
 LENGTHS = (50, 100, 150)
 PRIMARY = Outcome("char", 100)
@@ -38,6 +38,10 @@ SECONDARY = {
     "running freely at 50": Outcome("char", 50, FREE),
     "running freely at 100": Outcome("char", 100, FREE),
 }
+
+
+def _table(rows: list[list[str]]) -> str:
+    return text_table(rows, form="markdown")
 
 
 def main() -> None:
@@ -70,17 +74,17 @@ def tables(runs: Sequence[Run]) -> str:
         return parts[0] + "\n"
     parts += [
         "**What each component does to characters at 100** (the primary outcome)",
-        markdown(effects(kept, PRIMARY, corrected=True)),
+        _table(effects(kept, PRIMARY, corrected=True)),
     ]
     for name, outcome in SECONDARY.items():
         found = effects(kept, outcome)
         if len(found) > 1:
-            parts += [f"**The same for {name}**", markdown(found)]
-    parts += ["**Every arm**, mean (least..most of the seeds)", markdown(arms(kept))]
-    parts += ["**After n-grams that stand twice**, means", markdown(duplicates(kept))]
-    parts += ["**What the convolution does to `content`, in arms with A**", markdown(content(kept))]
+            parts += [f"**The same for {name}**", _table(found)]
+    parts += ["**Every arm**, mean (least..most of the seeds)", _table(arms(kept))]
+    parts += ["**After n-grams that stand twice**, means", _table(duplicates(kept))]
+    parts += ["**What the convolution does to `content`, in arms with A**", _table(content(kept))]
     for length in LENGTHS:
-        parts += [f"**Characters at {length} by learning rate**", markdown(by_rate(kept, length))]
+        parts += [f"**Characters at {length} by learning rate**", _table(by_rate(kept, length))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,7 +8,7 @@ import torch
 
 from analyses.components.exams import examine, give_up, is_examined
 from ssmlens.models.device import find_device
-from ssmlens.store.runs import Run
+from ssmlens.runs.run import Run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place
 from ssmlens.training.loop import train_pack

@@ -11,12 +11,12 @@ from analyses import sitting
 from analyses.components import arms, exams, run, work
 from analyses.results_file import keep, restore, runs_below
 from ssmlens.adapters.load import load_model
-from ssmlens.store.runs import find_runs, open_run
+from ssmlens.runs.run import find_runs, open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import accuracy, free_running
-from ssmlens.training.build import check
 from ssmlens.training.engines.engine import Place
+from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
 from ssmlens.training.sweep_jobs import SweepJob
