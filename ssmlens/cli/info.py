@@ -76,7 +76,8 @@ def _cells(layer: dict[str, Any] | None) -> list[str]:
     if layer is None:
         return ["not captured", "", "", ""]
     error = layer["closure_error"]
-    none = "nan" if "closure_error" in layer["arrays"] else "-"
+    stored = "closure_error" in layer["arrays"]
+    none = "nan" if stored and layer["believed"] == "no" else "-"
     cells = [layer["finite"], none if error is None else f"{error:.1e}", layer["believed"]]
     return [*cells, layer["mixer"]]
 

@@ -71,7 +71,8 @@ class Verdict:
         errors: The worst over prompts of each error, by name; NaN where none is stored or one is NaN.
         tolerances: The largest each may be.
         failures: Every error that is not within its tolerance.
-        worst_token: Position of the token that closes worst, in the prompt that does; None where none is stored.
+        worst_token: Position of the token that closes worst, in the prompt that does; None where none is stored, or
+            closure is unknown.
         agreement: Mean over prompts of ‖mean M‖² / mean ‖M_d‖²: what of the heads' energy the map keeps.
     """
 
@@ -93,7 +94,8 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     """The verdict on a layer (`Layer.verdict`).
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
-    Softmax attention needs no proof, for its map is the model's own weights. Where the capture says that the output
+    Softmax attention needs no proof, for its map is the model's own weights; it has no closure error where its values
+    cannot be read. Where the capture says that the output
     cannot be computed again (`closure_reason`), closure is not resolved.
 
     Args:
@@ -106,6 +108,8 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     unknown = str(layer.attributes.get("closure_reason", ""))
     required = [] if softmax else [CLOSURE, *(MAP_ERRORS[kind] for kind in whole_maps(layer))]
     named = [name for name in tolerances if name in layer or name in required]
+    if softmax and unknown:  # then NaN is stored: nothing is wrong, and nothing is proven by it
+        named = [name for name in named if name != CLOSURE]
     held = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
     failures = tuple(
         Failure(name, prompt, float(error), tolerances[name])
@@ -118,6 +122,7 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     missing += [unknown] if unknown and not softmax else []
     answer, reason = _answer(layer, failures, errors, missing)
     tokens, closures = _values(layer, "closure_worst_token"), _values(layer, CLOSURE)
+    tokens = tokens[:0] if unknown else tokens
     agreements = _values(layer, AGREEMENTS[MAP])
     return Verdict(
         answer=answer,

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_prompts_of_several_lengths(cli, delta_capture, family, tmp_path):
     assert [(la["kind"], la["believed"]) for la in told["layers"]] == [(k, "yes") for k in KINDS]
     assert all(told["layers"][i]["closure_error"] < 1e-5 for i in (0, 2))
     assert told["layers"][1]["reason"] == "the model's own weights"
+    assert "nan" not in cli("info", out).out.lower().replace(family.lower(), "")
     with open_capture(out) as capture:
         for index in (0, 2):
             layer = capture.layer(index)
@@ -86,6 +88,7 @@ def test_repeated_sequences_are_ranked_by_induction(cli, delta_folder, family, t
     options = ["--channels", 0, 2, "--store-discretized", "--out", out]
     said = cli("capture", "--model", delta_folder(family), *REPEAT, *options)
     assert said.code == 0, said.err
+    assert re.search(r"2 layers and 1 of softmax attention, .* at most \d\.\de-0[678]\n", said.out)
     assert verify(out) == []
     ranked = cli("rank-layers", out, "--json").json
     assert ranked["by"] == ["induction_score"]

@@ -37,7 +37,7 @@ def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     assert fields[:5] == ["rank", "layer", "kind", "proof", "closure_error"], (
         "seen without scrolling"
     )
-    assert set(fields) == set(rows[0]) - {"id", "reason"}, "no layer needs a reason"
+    assert set(fields) == set(rows[0]) - {"id", "reason", "believed"}, "no layer needs a reason"
     assert 4 * 28 < style["height"] < 6 * 28, "four rows of 28 pixels and what is around them"
     assert "copy_score" in figure.data[0].y
 

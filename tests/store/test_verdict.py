@@ -72,6 +72,25 @@ def test_a_third_map_needs_its_own_proof():
     assert judge(Stored(**MAPS, **GOOD, **erase, erase_error=[0, 0, 1])).answer == "no"
 
 
+def test_softmax_attention_whose_values_cannot_be_read_has_no_closure_error():
+    """NaN is stored, with the reason: it is no error, and no token closes worst."""
+    unknown = {"closure_error": [np.nan] * 3, "closure_worst_token": [0, 0, 0]}
+    layer = Stored(
+        kind="attention", attention_map=MAPS["attention_map"], map_error=[0] * 3, **unknown
+    )
+    layer.attributes["closure_reason"] = "the values of Attention cannot be read"
+    verdict = judge(layer)
+    assert (verdict.answer, verdict.reason) == ("yes", "the model's own weights")
+    assert verdict.errors == {"map_error": 0}
+    assert verdict.worst_token is None
+    del layer.attributes["closure_reason"]
+    assert judge(layer).answer == "no"
+    mixer = Stored(**MAPS, **GOOD | unknown)
+    mixer.attributes["closure_reason"] = "its weights are offloaded"
+    assert judge(mixer).answer == "not resolved"
+    assert np.isnan(judge(mixer).errors["closure_error"])
+
+
 def test_reduced_maps_need_only_closure():
     reduced = {"attention_map_max": np.zeros((1, 2, 2)), "closure_error": [1e-6]}
     assert judge(Stored(**reduced)).answer == "yes"

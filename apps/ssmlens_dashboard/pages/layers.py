@@ -27,7 +27,7 @@ _SOON, _MORE = (
     0.1,
     0.6,
 )  # seconds of scoring before the page shows what there is, at first and later
-_IN_RED = {"failed": "params.value !== 'proven'"}
+_IN_RED = {"failed": "!params.data.believed"}
 _REASON = 240  # pixels
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
@@ -137,6 +137,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "layer": row.layer,
             "kind": scene.capture.layer(row.layer).kind,
             "proof": verdict(scene.capture.layer(row.layer)),
+            "believed": scene.capture.layer(row.layer).verdict.believed,
             "reason": row.reason,
             "closure_error": cell(row.closure_error),
             **{name: cell(row.scores[name]) for name in names},

@@ -52,12 +52,16 @@ def layout(scene: Scene) -> Component:
                 [
                     figure_card(f"weights-{name}", title, height=height)
                     for (name, height), title in zip(_FIGURES.items(), titles(scene), strict=True)
+                ]
+                + [
+                    html.Div(
+                        figure_card("weights-beta", "W_β: what makes β", height=_LOW),
+                        id="weights-of-beta",
+                        style={"gridColumn": "1 / -1"},
+                    )
                 ],
                 id="weights-figures",
                 className="three-columns",
-            ),
-            html.Div(
-                figure_card("weights-beta", "W_β: what makes β", height=_LOW), id="weights-of-beta"
             ),
         ]
     )
