@@ -121,7 +121,7 @@ def test_a_small_one_of_its_kind_is_loaded_and_captured(cli, tmp_path):
     out = tmp_path / "run.h5"
     said = cli("capture", "--model", tmp_path, "--task", "repeat", "--length", 4, "--out", out)
     assert said.code == 0, said.err
-    assert "3 layers, 4 prompts, closure error at most" in said.out
+    assert "2 layers and 1 of softmax attention, 4 prompts, closure error at most" in said.out
     with ssmlens.open_capture(out) as captured:
         assert captured.block_kinds == ["mamba", "attention", "mamba"]
         assert captured.layer(1).kind == "attention"
