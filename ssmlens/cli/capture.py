@@ -133,8 +133,6 @@ def describe(captured: Any, out: Path) -> Result:
     """A finished capture in a line for people, and in full for --json."""
     import math
 
-    from ssmlens.names import ATTENTION
-
     errors, marks = {}, {}
     for index in captured.layers:
         layer = captured.layer(index)
@@ -143,7 +141,7 @@ def describe(captured: Any, out: Path) -> Result:
         if not layer.finite:
             marks[index] = f"{layer.state}: {layer.attributes['reason']}"
     believed = [error for index, error in errors.items() if index not in marks]
-    attention = sum(captured.layer(index).kind == ATTENTION for index in captured.layers)
+    attention = sum(not captured.layer(index).has_operands for index in captured.layers)
     parts = [_layers(len(captured.layers) - attention, attention)]
     parts.append(_count(len(captured.length), "prompt"))
     if errors:

@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from ssmlens_dashboard.pages import layers, maps, signals, weights
+from ssmlens_dashboard.library import Library
+from ssmlens_dashboard.pages import compare, layers, maps, signals, weights
+from ssmlens_dashboard.views.compare import difference_tile, sides
 from ssmlens_dashboard.views.weights import scored_weights
 
 from ssmlens.plot import signal_numbers, weight_numbers
@@ -69,6 +71,22 @@ def test_values_and_pictures_are_served(path, client_of, stored, kind):
     data = values.get_data()
     got = np.frombuffer(data, "<f4")
     assert np.array_equal(got, stored.whole_map(kind)[3:9, 1:5].ravel())
+
+
+def test_compare_sets_what_two_layers_erase_side_by_side(path, at, stored):
+    (entry,) = Library([path]).entries("capture")
+    scene = at("compare", f"layer=0&view=erase&against={entry.id}.2.0")
+    assert "'value': 'erase'" in str(compare.layout(scene))
+    one, other = sides(scene)
+    cells = difference_tile(one.drawn, other.drawn, None).cells
+    erase = scene.layer.whole_map("erase") - stored.whole_map("erase")
+    lower = np.tri(len(erase), dtype=bool)
+    np.testing.assert_allclose(cells[lower], erase[lower], rtol=1e-5, atol=1e-7)
+    figure, _, title = compare.drawn(scene)
+    assert "rase" in title
+    assert len(figure["layout"]["images"]) == 3
+    beside_softmax = at("compare", f"layer=0&view=erase&against={entry.id}.1.0")
+    assert "layer 1 has no erase; shown is its map" in sides(beside_softmax)[1].notes
 
 
 def test_layers_names_the_blocks_and_ranks_them(at):
