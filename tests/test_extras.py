@@ -169,13 +169,10 @@ def test_extras_bring_what_is_asked_of_them_and_the_base_does_not():
     def names(lines):
         found = set()
         for line in lines:
-            inner = re.fullmatch(r"ssmlens\[(.*)\]", line)
-            name = re.match(r"[\w-]+", line)
-            found |= (
-                names([x for e in inner[1].split(",") for x in extras[e]])
-                if inner
-                else {name[0].replace("-", "_")}
-            )
+            if inner := re.fullmatch(r"ssmlens\[(.*)\]", line):
+                found |= names([x for each in inner[1].split(",") for x in extras[each]])
+            else:
+                found.add(re.split(r"[><=]", line)[0].replace("-", "_"))
         return found
 
     for name, packages in EXTRAS.items():
