@@ -5,36 +5,29 @@ from collections.abc import Iterator
 
 from ssmlens.errors import MissingExtraError
 
-EXTRAS = {
-    "dashboard": ("dash", "dash_mantine_components", "dash_ag_grid"),
-    "export": ("kaleido",),
-    "plot": ("plotly", "jinja2", "markupsafe"),
-    "ray": ("ray",),
-    "transformers": ("transformers",),
-}
-"""Extra → the packages that code imports of it."""
+_OURS = ("ssmlens", "ssmlens_dashboard")
 
 
 @contextlib.contextmanager
 def extra(name: str, user: str, otherwise: str = "") -> Iterator[None]:
-    """Around imports of an extra's packages: where one is missing, the error says what to install.
+    """Around imports of what an extra brings: where a package is missing, the error says what to install.
 
     >>> with extra("dashboard", "ssmlens dashboard"):
     ...     import dash
 
     Args:
-        name: The extra, of `EXTRAS`.
+        name: The extra, as in pyproject.toml.
         user: What needs it: the first words of the message.
         otherwise: What else can be done.
 
     Raises:
-        MissingExtraError: A package of the extra is not installed.
+        MissingExtraError: A package is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS[name]:
+        if package in _OURS:
             raise
         remedy = f"pip install 'ssmlens[{name}]'" + (f"; {otherwise}" if otherwise else "")
         raise MissingExtraError(f"{user} needs {package}: {remedy}") from None

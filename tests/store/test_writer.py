@@ -206,7 +206,7 @@ def test_names_that_are_taken(sample, tmp_path, digest):
     out = tmp_path / "run.h5"
     options = {"layers": [0, 2]}
     CaptureWriter(out, sample.header(), **options)
-    with pytest.raises(UsageError, match="`resume`.*`overwrite`"):
+    with pytest.raises(UsageError, match=r"`resume`.*`overwrite`"):
         CaptureWriter(out, sample.header(), **options)
     sample.write_capture(out, resume=True)
     with pytest.raises(UsageError, match="exists; pass `overwrite`"):
