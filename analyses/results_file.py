@@ -82,16 +82,23 @@ def _told(run: Run) -> dict[str, Any]:
             "error": status.error,
         },
         "train": _curves(run.metrics, TRAIN, None, _POINTS),
-        "eval": {str(n): _curves(run.metrics, EVAL, n, None) for n in run.metrics.lengths()},
+        "eval": _by_length(run.metrics, EVAL),
     }
+    exams = [split for split in run.metrics.splits if split not in (TRAIN, EVAL)]
+    if exams:
+        told["exams"] = {split: _by_length(run.metrics, split) for split in exams}
     if run.teacher_scores:
         told["scores"] = {name: _plain(value) for name, value in run.teacher_scores.items()}
     return told
 
 
+def _by_length(metrics: Metrics, split: str) -> dict[str, Any]:
+    return {str(n): _curves(metrics, split, n, None) for n in metrics.lengths(split)}
+
+
 def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) -> dict[str, Any]:
     """What was measured by step, at about `most` steps with the last among them."""
-    steps = metrics.curve("loss", split, length)[0]
+    steps = metrics.curve("loss", split, length)[0]  # those of every measure
     every = max(1, -(-len(steps) // most)) if most else 1
     kept = np.arange(len(steps))[::-1][::every][::-1]
     curves = {name: metrics.curve(name, split, length)[1][kept] for name in metrics.measures(split)}
@@ -102,7 +109,10 @@ def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) 
 def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[str, float]]]:
     """Split, length, step and measures of each line, as metrics.jsonl has them."""
     groups = [(TRAIN, None, run["train"])]
-    groups += [(EVAL, int(n), curves) for n, curves in run["eval"].items()]
+    splits = {EVAL: run["eval"], **run.get("exams", {})}
+    groups += [
+        (s, int(n), curves) for s, lengths in splits.items() for n, curves in lengths.items()
+    ]
     lines = []
     for split, length, curves in groups:
         names = [name for name in curves if name != "step"]

@@ -1,6 +1,7 @@
 """An experiment that takes several sittings: its options, and results that are kept as runs end."""
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.results_file import keep, restore, runs_below
+from ssmlens.runs.run import Run
 
 RESULTS = "results.json"
 _EVERY = 15.0  # seconds between two writings of the results
@@ -19,7 +21,7 @@ class _TimeUpError(Exception):
 
 
 def options(
-    description: str, results: Path, rates: tuple[float, ...], seeds: int
+    description: str, results: Path | None, rates: tuple[float, ...], seeds: int
 ) -> argparse.ArgumentParser:
     """The options that experiments share, with an experiment's own folder of results, rates and number of seeds."""
     parser = argparse.ArgumentParser(description=description)
@@ -34,7 +36,9 @@ def options(
     parser.add_argument("--rates", type=float, nargs="+", default=list(rates))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(seeds)))
     parser.add_argument("--steps", type=int, help="other than the experiment's, for a trial")
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no more runs after these")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after these, whatever is at work"
+    )
     return parser
 
 
@@ -42,6 +46,7 @@ def sit(
     asked: argparse.Namespace,
     train: Callable[..., Any],
     about: Callable[[], dict[str, Any]] = dict,
+    whole: Callable[[Run], bool] = lambda run: True,
 ) -> None:
     """Train what is left to do and keep what has ended, also when time is up or somebody stops it.
 
@@ -49,13 +54,14 @@ def sit(
         asked: Of `options`.
         train: Called with the options of `sweep`: progress, devices, workers and pack.
         about: What belongs to all runs, asked whenever results are kept.
+        whole: Whether a run that has ended has all that is kept of it; one that has not is trained again elsewhere.
     """
     file, began, kept = asked.results / RESULTS, time.monotonic(), time.monotonic()
     for have in [file] * file.exists() + asked.have:
         restore(have, asked.out)
 
     def write() -> int:
-        return keep(runs_below(asked.out), file, about())
+        return keep(filter(whole, runs_below(asked.out)), file, about())
 
     def progress(done: int, of: int, what: str) -> None:
         nonlocal kept
@@ -65,12 +71,20 @@ def sit(
         if time.monotonic() - began > 60 * asked.minutes:
             raise _TimeUpError
 
+    def stop(*_: object) -> None:
+        raise _TimeUpError
+
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rang = signal.signal(signal.SIGALRM, stop)
+    if 0 < asked.minutes < math.inf:
+        signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
     where = {"devices": asked.devices, "workers": asked.workers, "pack": asked.pack}
     try:
         train(progress=progress, **where)
     except _TimeUpError:
         print("time is up; start again with --have to go on", flush=True)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, rang)
         signal.signal(signal.SIGTERM, before)
         print(f"{write()} runs in {file}, {time.monotonic() - began:.0f} s", flush=True)

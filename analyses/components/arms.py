@@ -10,7 +10,7 @@ from ssmlens.training.config import TrainConfig
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = 5
 
-MODEL = TrainConfig(
+_MAMBA2 = TrainConfig(
     task="copy",
     length=50,
     min_length=5,
@@ -24,7 +24,11 @@ MODEL = TrainConfig(
     eval_lengths=(50, 100, 150),
     eval_every=500,
 )
-"""As in the paper: state 128, heads of 64; d_model and layers are 256 and 4 instead of 1024 and 24."""
+MODELS = {
+    "mamba2": _MAMBA2,
+    "mamba1": dataclasses.replace(_MAMBA2, mixer="Mamba1", d_state=32, headdim=None),
+}
+"""The paper's states and heads (Mamba-2: 128, of 64 channels; Mamba-1: 32); 256 wide, 4 layers, not 1024 and 24."""
 
 
 def combinations() -> list[tuple[str, ...]]:
@@ -34,10 +38,14 @@ def combinations() -> list[tuple[str, ...]]:
 
 
 def configs(
-    rates: Sequence[float] = RATES, seeds: Sequence[int] = range(SEEDS), steps: int | None = None
+    rates: Sequence[float] = RATES,
+    seeds: Sequence[int] = range(SEEDS),
+    steps: int | None = None,
+    generation: str = "mamba2",
 ) -> list[TrainConfig]:
     """Every run, a seed's whole grid before the next seed's: what is stopped can be compared."""
-    base = dataclasses.replace(MODEL, steps=steps or MODEL.steps)
+    model = MODELS[generation]
+    base = dataclasses.replace(model, steps=steps or model.steps)
     return [
         dataclasses.replace(_start(base, chosen), seed=seed, learning_rate=rate)
         for seed in seeds

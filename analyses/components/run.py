@@ -1,23 +1,42 @@
 """Train the sixteen combinations of the mimetic components: 5 seeds, 4 learning rates, 320 runs of 1500 steps.
 
-`python -m analyses.components.run --out runs/components [--results DIR] [--have EARLIER …]`, on a GPU, as often as it
-takes: it goes on where it was, by the run folders in --out, results.json in --results (this folder) and the files in
---have. `analyses.components.report` makes the tables.
+`python -m analyses.components.run --out runs/components [--generation mamba1] [--results DIR] [--have EARLIER …]`, on a
+GPU, as often as it takes: it goes on where it was, by the run folders in --out, results.json in --results (a folder of
+the generation's own) and the files in --have. Mamba-2's runs are as they were; each of Mamba-1's is examined when it
+has ended (`exams`). `analyses.components.report` and `analyses.components.strata` make the tables.
 """
 
 from pathlib import Path
+from typing import Any
 
-from analyses.components.arms import RATES, SEEDS, configs
+from analyses.components.arms import MODELS, RATES, SEEDS, configs
+from analyses.components.exams import is_examined
+from analyses.components.work import reopen, train_and_examine
+from analyses.results_file import runs_below
 from analyses.sitting import options, sit
 from ssmlens.training.sweep import sweep
+
+HERE = Path(__file__).parent
+RESULTS = {"mamba2": HERE, "mamba1": HERE / "mamba1"}
 
 
 def main() -> None:
     """Train what is left to do."""
     assert __doc__
-    asked = options(__doc__, Path(__file__).parent, RATES, SEEDS).parse_args()
-    todo = configs(asked.rates, asked.seeds, asked.steps)
-    sit(asked, lambda **where: sweep(todo, asked.out, **where))
+    parser = options(__doc__, None, RATES, SEEDS)
+    parser.add_argument("--generation", choices=list(MODELS), default="mamba2")
+    asked = parser.parse_args()
+    asked.results = asked.results or RESULTS[asked.generation]
+    todo = configs(asked.rates, asked.seeds, asked.steps, asked.generation)
+    if asked.generation == "mamba2":
+        sit(asked, lambda **where: sweep(todo, asked.out, **where))
+        return
+
+    def train(**where: Any) -> None:
+        reopen(runs_below(asked.out))
+        sweep(todo, asked.out, work=train_and_examine, **where)
+
+    sit(asked, train, whole=is_examined)
 
 
 if __name__ == "__main__":

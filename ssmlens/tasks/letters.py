@@ -132,7 +132,12 @@ class StringTask(LetterTask):
 
     def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
-        string = self.draw_strings(draws, len(length))
+        return self.rows_of(self.draw_strings(draws, len(length)), length)
+
+    def rows_of(
+        self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example"]
+    ) -> Examples:
+        """The rows of these strings, of which the first `length` letters count."""
         rows, first = self.open_rows(len(length), string.device)
         k = torch.arange(self.length, device=string.device)
         rows.write((first + k).expand_as(string), string, k < length[:, None])

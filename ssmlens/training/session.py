@@ -91,7 +91,7 @@ class Session:
         if told:
             self._before = told["seconds"]
             self._losses = list(torch.tensor(told["losses"], device=trainee.device))
-        self._tell("running")
+        self._tell("done" if self.done else "running")  # stopped right after its last checkpoint
         if self._step == 0:
             self._look()
 

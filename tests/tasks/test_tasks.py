@@ -6,6 +6,7 @@ import torch
 from ssmlens.errors import UsageError
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import Draws
+from ssmlens.tasks.duplicates import Duplicates
 from ssmlens.tasks.ngram import Ngram
 from ssmlens.tasks.recall import Recall
 from ssmlens.tasks.repeat import Repeat
@@ -47,6 +48,7 @@ PACKED = [
     Stack(length=20, min_length=1, packing=True, context=50),
     Sort(length=20, min_length=5, layout="jelassi"),
     Ngram(length=30, min_length=5, cue="prefix", layout="jelassi"),
+    Duplicates(length=30, min_length=12, packing=True, context=70),
     Recall(length=5, min_length=1, packing=True, context=61),
     Repeat(length=9, min_length=2, packing=True, context=40),
 ]
@@ -305,7 +307,7 @@ def test_impossible_options_are_refused(task, options, told):
 
 
 def test_tasks_are_found_by_name():
-    assert set(tasks) == {"copy", "ngram", "recall", "repeat", "sort", "stack"}
+    assert set(tasks) == {"copy", "duplicates", "ngram", "recall", "repeat", "sort", "stack"}
     with pytest.raises(UsageError, match="did you mean 'copy'"):
         tasks["coppy"]
 

@@ -170,6 +170,17 @@ def test_a_run_that_is_done_is_left_alone(tiny, tmp_path):
         train(tiny(seed=1), tmp_path / "run", **CPU, resume=True)
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_done(tiny, tmp_path):
+    """Its status.json did not come to say so."""
+    config = tiny(steps=10)
+    whole = train(config, tmp_path / "run", device="cpu")
+    told = (tmp_path / "run" / "status.json").read_text()
+    (tmp_path / "run" / "status.json").write_text(told.replace("done", "running"))
+    again = train(config, tmp_path / "run", resume=True, device="cpu")
+    assert (again.status.state, again.status.step) == ("done", 10)
+    assert len(again.metrics) == len(whole.metrics)
+
+
 def test_a_folder_is_trained_in_by_one_process(tiny, tmp_path):
     with RunFolder(tmp_path / "run", tiny()), pytest.raises(BusyError, match="another process"):
         train(tiny(), tmp_path / "run", **CPU, resume=True)

@@ -1,0 +1,92 @@
+"""What a finished run is asked beside characters read with every answer given: running freely, and n-grams twice.
+
+An exam is a split of metrics.jsonl at the run's last step, `char` and `string` at each length:
+
+    free                the rows of "eval", the model reads its own answers
+    duplicates-4, -8    letters after n-grams that stand twice (`tasks.duplicates`), n = 4 and 8, every answer given
+    other-4, -8         the share of the same letters at which it says what follows the n-gram's OTHER place
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analyses.components.one_by_one import run_freely
+from ssmlens.adapters.load import load_model
+from ssmlens.runs.run import Run, open_run
+from ssmlens.tasks.copy import Copy
+from ssmlens.tasks.draws import batch_seed
+from ssmlens.tasks.duplicates import Duplicates, other_continuation
+from ssmlens.tasks.metrics import accuracy
+from ssmlens.tasks.rows import TaskBatch
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.plan import check
+from ssmlens.training.run_folder import RunFolder
+
+FREE = "free"
+NGRAMS = (4, 8)
+"""Taps of the convolution, and about as far as two of them reach."""
+
+DUPLICATES, OTHER = "duplicates-{}", "other-{}"
+# As in `Trainee.evaluate`: one exam for all runs, and rows that no training batch has.
+_EXAM_SEED = 0
+
+
+def is_examined(run: Run) -> bool:
+    """Whether there is nothing more to ask a run that has ended: it failed, was examined, or could not be."""
+    failed = run.status.state == "failed" or bool(run.status.error)
+    return failed or FREE in run.metrics.splits
+
+
+def examine(path: Path, config: TrainConfig, device: torch.device | str) -> None:
+    """Measure all exams on a finished run's model, into its metrics.jsonl."""
+    model = load_model(path / "checkpoints" / "last", device=device)
+    where = torch.device(device)
+    with torch.autocast(where.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        measured = list(_measure(model, config, where))
+    with RunFolder(path, config) as folder:
+        for split, length, values in measured:
+            folder.measure(config.steps, split, length, **values)
+
+
+def give_up(path: Path, config: TrainConfig, why: str) -> None:
+    """Write into status.json why a finished run could not be examined."""
+    status, told = open_run(path).status, " ".join(f"exam: {why}".split())[:1000]
+    with RunFolder(path, config) as folder:
+        folder.tell("done", status.step, config.steps, status.seconds, told)
+
+
+@torch.no_grad()
+def _measure(
+    model: Any, config: TrainConfig, device: torch.device
+) -> Iterator[tuple[str, int, dict[str, float]]]:
+    task = check(config).task
+    assert isinstance(task, Copy)
+    plain = [_rows(task.at_length(n), n, config, device) for n in config.lengths]
+    free = run_freely(model, plain)
+    for length, batch, said in zip(config.lengths, plain, free, strict=True):
+        yield FREE, length, _shares(said, batch)
+    for n in NGRAMS:
+        for length in config.lengths:
+            batch = _rows(_with_duplicates(task, length, n), length, config, device)
+            said = model(batch.tokens).logits.argmax(-1)
+            yield DUPLICATES.format(n), length, _shares(said, batch)
+            other = other_continuation(batch, n)
+            yield OTHER.format(n), length, _shares(said, other)
+
+
+def _with_duplicates(task: Copy, length: int, n: int) -> Duplicates:
+    return Duplicates(length=length, n=n, letters=task.letters, layout=task.layout, packing=False)
+
+
+def _rows(task: Any, length: int, config: TrainConfig, device: torch.device) -> TaskBatch:
+    exam = dataclasses.replace(task, count=config.eval_count)
+    return exam.build(batch_seed(_EXAM_SEED, length, held_out=True), device)
+
+
+def _shares(said: torch.Tensor, batch: TaskBatch) -> dict[str, float]:
+    right = accuracy(said, batch)
+    return {"char": right.character, "string": right.string}

@@ -1,0 +1,203 @@
+"""What each component does where the others are what they are: effects by stratum, with exact permutation tests.
+
+A run counts by what it reaches at its last step; an arm and a seed by the mean over all learning rates, so that no rate
+is chosen on what is reported. An effect is the mean difference of arms that differ in one component alone. Its test
+takes, in each such pair of arms, every way to deal the seeds' values to the two arms (252 for five and five), and every
+combination of these over the pairs.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+from jaxtyping import Float
+
+from ssmlens.inits.mimetic import COMPONENTS
+from ssmlens.runs.metrics import EVAL
+from ssmlens.runs.run import Run
+
+Arm = frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What runs are judged by: a measure of a split at a length."""
+
+    measure: str
+    length: int
+    split: str = EVAL
+
+    def of(self, run: Run) -> float:
+        """What the run reached; 0 where it failed, NaN where it was not measured."""
+        if run.status.state == "failed":
+            return 0.0
+        return run.metrics.final(self.measure, self.length, self.split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A component, added to the arms of a stratum.
+
+    Attributes:
+        component: What is added.
+        stratum: In words.
+        keeps: Whether an arm, without the component, belongs to it.
+    """
+
+    component: str
+    stratum: str
+    keeps: Callable[[Arm], bool]
+
+    def pairs(self) -> list[tuple[Arm, Arm]]:
+        """The arms without and with the component, all else alike."""
+        others = [name for name in COMPONENTS if name != self.component]
+        sizes = range(len(others) + 1)
+        rest = [frozenset(chosen) for k in sizes for chosen in itertools.combinations(others, k)]
+        return [(arm, arm | {self.component}) for arm in rest if self.keeps(arm)]
+
+
+def _with_A(arm: Arm) -> bool:
+    return "A" in arm
+
+
+def _with_neither(arm: Arm) -> bool:
+    return not arm & {"A", "delta"}
+
+
+def _delta_alone(arm: Arm) -> bool:
+    return "delta" in arm and "A" not in arm
+
+
+CONTRASTS = (
+    Contrast("A", "without delta", lambda arm: "delta" not in arm),
+    Contrast("A", "with delta", lambda arm: "delta" in arm),
+    Contrast("delta", "with A", _with_A),
+    Contrast("delta", "without A", lambda arm: "A" not in arm),
+    Contrast("BC", "with A", _with_A),
+    Contrast("BC", "with neither A nor delta", _with_neither),
+    Contrast("BC", "with delta, without A", _delta_alone),
+    Contrast("conv", "with A", _with_A),
+    Contrast("conv", "with neither A nor delta", _with_neither),
+    Contrast("conv", "with delta, without A", _delta_alone),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a component does in a stratum.
+
+    Attributes:
+        contrast: Which.
+        mean: The mean difference, with less without.
+        interval: All shifts of the arms with the component that the test does not reject at 5 %.
+        p: Two-sided.
+        pairs: Pairs of arms.
+    """
+
+    contrast: Contrast
+    mean: float
+    interval: tuple[float, float]
+    p: float
+    pairs: int
+
+
+Cells = Mapping[Arm, Float[np.ndarray, " seed"]]
+
+
+def cells(runs: Sequence[Run], outcome: Outcome) -> dict[Arm, Float[np.ndarray, " seed"]]:
+    """Every arm's value for each seed: the mean over all rates. A seed that lacks a rate is left out."""
+    found: dict[Arm, dict[int, dict[float, float]]] = {}
+    for run in runs:
+        value = outcome.of(run)
+        if run.seed is not None and np.isfinite(value):
+            seeds = found.setdefault(arm_of(run), {})
+            seeds.setdefault(run.seed, {})[run.learning_rate] = value
+    rates = {rate for seeds in found.values() for held in seeds.values() for rate in held}
+    return {
+        arm: np.array(
+            [fmean(held.values()) for _, held in sorted(seeds.items()) if len(held) == len(rates)]
+        )
+        for arm, seeds in found.items()
+    }
+
+
+def arm_of(run: Run) -> Arm:
+    """Its components; none is the default."""
+    return frozenset(run.config.get("components") or ())
+
+
+def effect(
+    values: Cells, contrast: Contrast, pairs: Sequence[tuple[Arm, Arm]] | None = None
+) -> Effect | None:
+    """The effect over the contrast's pairs of arms, or over some of them; None where one lacks values."""
+    pairs = contrast.pairs() if pairs is None else pairs
+    none = np.zeros(0)
+    held = [(values.get(a, none), values.get(b, none)) for a, b in pairs]
+    if not held or not all(len(values) for pair in held for values in pair):
+        return None
+    mean = fmean(float(b.mean() - a.mean()) for a, b in held)
+    return Effect(contrast, mean, _interval(held, mean), permutation_p(held), len(held))
+
+
+def permutation_p(
+    pairs: Sequence[tuple[Float[np.ndarray, " ours"], Float[np.ndarray, " theirs"]]],
+) -> float:
+    """Share of all ways to deal each pair's values anew whose summed difference of means is as far from 0. Exact.
+
+    The sums of half of the pairs are sorted, and each sum of the other half looks up how many of them suffice, so that
+    four pairs of five and five (252⁴ ways) take milliseconds.
+    """
+    deals = [_deals(a, b) for a, b in pairs]
+    observed = sum(float(b.mean() - a.mean()) for a, b in pairs)
+    least = abs(observed) - 1e-9 * max(1.0, abs(observed))
+    half = len(deals) // 2
+    left, right = _sums(deals[:half]), np.sort(_sums(deals[half:]))
+    below = np.searchsorted(right, -least - left, side="right")
+    above = len(right) - np.searchsorted(right, least - left, side="left")
+    count = below.sum() + above.sum() if least > 0 else len(left) * len(right)
+    return min(1.0, float(count) / (len(left) * len(right)))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values corrected for their number, by Holm's method."""
+    order = np.argsort(ps)
+    corrected, most = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(order):
+        most = max(most, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = most
+    return corrected
+
+
+def _deals(
+    a: Float[np.ndarray, " ours"], b: Float[np.ndarray, " theirs"]
+) -> Float[np.ndarray, " deal"]:
+    """Mean of b less mean of a, for every way to choose b's values of all."""
+    both = np.concatenate([a, b])
+    chosen = np.array(list(itertools.combinations(range(len(both)), len(b))))
+    theirs = both[chosen].sum(1)
+    return theirs / len(b) - (both.sum() - theirs) / len(a)
+
+
+def _sums(deals: Sequence[Float[np.ndarray, " deal"]]) -> Float[np.ndarray, " deal"]:
+    total = np.zeros(1)
+    for deal in deals:
+        total = (total[:, None] + deal).ravel()
+    return total
+
+
+def _interval(pairs: Sequence[tuple[np.ndarray, np.ndarray]], mean: float) -> tuple[float, float]:
+    """Shifts whose removal leaves p above 5 %: found by halving, to .0005."""
+
+    def kept(shift: float) -> bool:
+        return permutation_p([(a, b - shift) for a, b in pairs]) > 0.05
+
+    def edge(sign: int) -> float:
+        inside, outside = 0.0, 2.0  # of shares in 0..1
+        while outside - inside > 5e-4:
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if kept(mean + sign * middle) else (inside, middle)
+        return mean + sign * inside
+
+    return edge(-1), edge(1)
