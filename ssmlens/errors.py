@@ -17,6 +17,10 @@ class UnsupportedModelError(UsageError):
     """No adapter takes this model; the message names its class and what is supported."""
 
 
+class MissingExtraError(UsageError, ImportError):
+    """A package is not installed that only some of ssmlens needs; the message names the extra that brings it."""
+
+
 class ClosureError(SsmlensError):
     """A layer's recomputed output is not what the layer computed: its maps must not be believed."""
 

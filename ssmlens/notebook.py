@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ssmlens.errors import MissingExtraError
 from ssmlens.registry import Registry
 
 CARDS: Registry[Callable[[Any], str]] = Registry("card", "ssmlens.plot.cards")
@@ -12,5 +13,8 @@ CARDS: Registry[Callable[[Any], str]] = Registry("card", "ssmlens.plot.cards")
 class ShownInNotebooks:
     """A class whose objects a notebook shows as their card."""
 
-    def _repr_html_(self) -> str:
-        return CARDS[type(self).__name__](self)
+    def _repr_html_(self) -> str | None:
+        try:
+            return CARDS[type(self).__name__](self)
+        except MissingExtraError:
+            return None  # the notebook prints its repr

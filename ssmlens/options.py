@@ -22,6 +22,7 @@ class Option:
         offered: Whether a config has it at all.
         least: The least value that it may have.
         in_arm: What the name of an arm says of its value ("c=4"); None: nothing.
+        was: What files of runs called it before it was renamed: they are read, and their folders found; None: this.
     """
 
     name: str | None = None
@@ -29,6 +30,7 @@ class Option:
     offered: bool = True
     least: float | int | None = None
     in_arm: Callable[[str, Any], str] | None = None
+    was: str | None = None
 
 
 def named_value(name: str, value: Any) -> str:
@@ -44,9 +46,10 @@ def option(
     offered: bool = True,
     least: float | int | None = None,
     in_arm: Callable[[str, Any], str] | None = named_value,
+    was: str | None = None,
 ) -> Any:
     """A dataclass field with what `Option` says; a field without is an option that says nothing more."""
-    told = Option(name, kind, offered, least, in_arm)
+    told = Option(name, kind, offered, least, in_arm, was)
     return dataclasses.field(default=default, metadata={_KEY: told})
 
 

@@ -10,7 +10,7 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "registry", "options", "text_table", "notebook"}
+LEAVES = {"names", "errors", "extras", "registry", "options", "text_table", "notebook"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
@@ -22,10 +22,11 @@ RUNS = {"runs", "store", *LEAVES}
 MAY_IMPORT = {
     "names": set(),
     "errors": set(),
+    "extras": {"errors"},
     "registry": {"errors"},
     "options": set(),
     "text_table": set(),
-    "notebook": {"registry"},
+    "notebook": {"errors", "registry"},
     "scan": SCAN,
     "models": MODELS,
     "adapters": ADAPTERS,
@@ -42,6 +43,7 @@ MAY_IMPORT = {
 OUTSIDE = {
     "names": set(),
     "errors": set(),
+    "extras": set(),
     "registry": set(),
     "options": set(),
     "scan": {"torch", "jaxtyping"},

@@ -32,9 +32,12 @@ class DashboardCommand:
         import secrets
         import webbrowser
 
-        from ssmlens_dashboard.app import make_app
-        from ssmlens_dashboard.guard import Access
-        from ssmlens_dashboard.serve import listen, serve
+        from ssmlens.extras import extra
+
+        with extra("dashboard", "ssmlens dashboard"):
+            from ssmlens_dashboard.app import make_app
+            from ssmlens_dashboard.guard import Access
+            from ssmlens_dashboard.serve import listen, serve
 
         leave_cores()
         with listen(self.host, self.port) as here:

@@ -27,6 +27,7 @@ class DemoCommand:
 
     def run(self) -> Result:
         """Do it."""
+        import ssmlens.plot  # noqa: F401  # what is missing is said before anything is captured
         from ssmlens.store import disk
 
         if self.out.exists() and not self.out.is_dir():

@@ -52,13 +52,10 @@ class TransplantCommand(SweepOptions):
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.plot.image import FIGURE_FILES
         from ssmlens.training.transplant import transplant
 
-        if self.figure is not None and self.figure.suffix.lower() not in FIGURE_FILES:
-            raise UsageError(
-                f"--figure {self.figure.name} ends in none of {', '.join(FIGURE_FILES)}"
-            )
+        if self.figure is not None:
+            _require_form(self.figure)
         teacher = config_of(self).teacher
         if teacher is None:
             raise UsageError("--teacher is missing: a shipped model, a folder or a hub id")
@@ -129,6 +126,13 @@ def rows(
             ]
         )
     return table
+
+
+def _require_form(path: Path) -> None:
+    from ssmlens.plot.image import FIGURE_FILES
+
+    if path.suffix.lower() not in FIGURE_FILES:
+        raise UsageError(f"--figure {path.name} ends in none of {', '.join(FIGURE_FILES)}")
 
 
 def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any) -> None:

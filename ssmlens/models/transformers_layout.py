@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens.errors import UnsupportedModelError
+from ssmlens.extras import extra
 from ssmlens.models import checkpoint
 
 SUPPORTED = (
@@ -24,10 +25,12 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
     the text model, or all of it where transformers has no text model by itself (GLM-5 next).
 
     Raises:
+        MissingExtraError: transformers is not installed.
         UnsupportedModelError: transformers does not know it, or its own code would have to run.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto import modeling_auto
+    with extra("transformers", name):
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+        from transformers.models.auto import modeling_auto
 
     declared = (
         ", ".join(config.get("architectures") or []) or f"model_type {config['model_type']!r}"

@@ -5,19 +5,22 @@
 >>> ssmlens.plot.scores(ssmlens.rank_layers(cap))
 """
 
-from ssmlens.plot.of_captures import closure, scores
-from ssmlens.plot.of_layers import (
-    channel,
-    erase,
-    lag_profile,
-    map,
-    maps,
-    mask,
-    signals,
-    softmax,
-    weights,
-)
-from ssmlens.plot.of_runs import students, training
+from ssmlens.extras import extra
+
+with extra("plot", "ssmlens.plot"):
+    from ssmlens.plot.of_captures import closure, scores
+    from ssmlens.plot.of_layers import (
+        channel,
+        erase,
+        lag_profile,
+        map,
+        maps,
+        mask,
+        signals,
+        softmax,
+        weights,
+    )
+    from ssmlens.plot.of_runs import students, training
 
 __all__ = [
     "channel",

@@ -3,6 +3,7 @@
 import plotly.graph_objects as go
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.extras import extra
 
 FIGURE_FILES = (".svg", ".png", ".pdf", ".html")
 """What a figure can be written as."""
@@ -24,13 +25,9 @@ def figure_file(figure: go.Figure, form: str) -> bytes:
     if form == ".html":
         page = figure.to_html(include_plotlyjs=True, div_id="figure", config={"displaylogo": False})
         return page.encode()
-    try:
+    with extra("export", form, otherwise=".html needs nothing"):
         import kaleido
         from kaleido.errors import ChromeNotFoundError
-    except ImportError as error:
-        raise UsageError(
-            f"{form} needs kaleido: pip install 'ssmlens[export]'; .html needs nothing"
-        ) from error
     made = figure.to_dict()
     size = {name: made["layout"][name] for name in ("width", "height")}
     page = kaleido.PageGenerator(mathjax=False)

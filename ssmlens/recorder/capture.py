@@ -188,7 +188,7 @@ class _Job:
             raise ClosureError(
                 f"layer {layer} ({adapter.family}): recomputed output differs by "
                 f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
-                "(--keep-going stores them all the same)"
+                "(`keep_going` stores them all the same)"
             )
         return got
 

@@ -51,7 +51,7 @@ def for_long_prompts(
     limit = f"which is done up to {names.LARGEST_WHOLE_MAP} tokens"
     if channels:
         raise UsageError(
-            f"--channels stores their maps whole, {limit}; leave it out, and read them with Layer.channel_map"
+            f"`channels` stores their maps whole, {limit}; leave it out, and read them with Layer.channel_map"
         )
     alone = [block.layer for block in chosen if not block.mixer]
     if alone and (layers or len(alone) == len(chosen)):

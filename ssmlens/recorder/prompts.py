@@ -164,7 +164,7 @@ def _on_letters(name: str, kind: type[Task], letters: range, length: int | None)
     marks_first = letters.start > 0
     if not letters or not (marks_first or issubclass(kind, LetterTask)):
         raise UsageError(
-            f"--task {name} is for models whose tokens are letters, as the shipped ones'; use --task repeat"
+            f"`task` {name} is for models whose tokens are letters, as the shipped ones'; use `task` repeat"
         )
     own: dict[str, Any] = {"letters": len(letters)}
     if not marks_first:
@@ -173,7 +173,7 @@ def _on_letters(name: str, kind: type[Task], letters: range, length: int | None)
         longest = len(letters) // _DIFFERENT[kind]
         if length is not None and length > longest:
             raise UsageError(
-                f"--task {name} takes no letter twice: of this model's {len(letters)}, --length is at most {longest}"
+                f"`task` {name} takes no letter twice: of this model's {len(letters)}, `length` is at most {longest}"
             )
         own["length"] = min(kind.length, longest) if length is None else length
     return own

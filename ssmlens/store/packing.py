@@ -23,9 +23,9 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
     if out.suffix != ".h5":
         raise UsageError(f"{out} must end in .h5: pack writes one HDF5 file")
     if out.is_dir() or (out.exists() and not overwrite):
-        raise UsageError(f"{out} exists; pass --overwrite to replace it, or choose another --out")
+        raise UsageError(f"{out} exists; pass `overwrite` to replace it, or choose another `out`")
     if disk.partial_path(out).is_dir():
-        raise UsageError(f"{out} is half captured ({disk.partial_path(out)}); choose another --out")
+        raise UsageError(f"{out} is half captured ({disk.partial_path(out)}); choose another `out`")
     manifest = read_manifest(folder)
     header = folder / manifest.header
     with open_guarded(header) as file:

@@ -230,7 +230,7 @@ def _check_finished(path: Path) -> None:
     half = path if path.name.endswith(disk.PARTIAL) else disk.partial_path(path)
     if half.is_dir() and (half == path or not path.exists()):
         raise CaptureFileError(
-            f"{half} is not finished: run the same capture again with --resume to complete it"
+            f"{half} is not finished: run the same capture again with `resume` to complete it"
         )
     if not path.exists():
         raise UsageError(f"there is no capture {path}")

@@ -177,7 +177,7 @@ class CaptureWriter:
 
     def _check_request(self) -> None:
         if self.out.name.endswith(disk.PARTIAL) or self.out.name in ("", ".."):
-            raise UsageError(f"{self.out} cannot be the name of a capture; choose another --out")
+            raise UsageError(f"{self.out} cannot be the name of a capture; choose another `out`")
         if not 1 <= self.batches <= self.header.prompts:
             raise ValueError(f"{self.batches} batches of {self.header.prompts} prompts")
         foreign = sorted(set(self.layers) - set(self.header.layers))
@@ -201,7 +201,7 @@ class CaptureWriter:
             self._lock.unlink(missing_ok=True)
             return True
         raise UsageError(
-            f"{self.out} exists; pass --overwrite to replace it, or choose another --out"
+            f"{self.out} exists; pass `overwrite` to replace it, or choose another `out`"
         )
 
     def _check_is_capture(self) -> None:
@@ -209,7 +209,7 @@ class CaptureWriter:
             read_manifest(self.out)
         except CaptureFileError as error:
             raise UsageError(
-                f"{self.out} is a folder but not a capture, so it is not overwritten; choose another --out"
+                f"{self.out} is a folder but not a capture, so it is not overwritten; choose another `out`"
             ) from error
 
     def _prepare(self, resume: bool) -> None:
@@ -228,7 +228,7 @@ class CaptureWriter:
                 path.unlink()
         elif not resume and (ours or not self._shared):
             raise UsageError(
-                f"{self.out} is half captured; pass --resume to go on, or --overwrite to start again"
+                f"{self.out} is half captured; pass `resume` to go on, or `overwrite` to start again"
             )
         asked = self._shards.stored_header()
         differing = asked.differences(self.header) if asked else []

@@ -37,10 +37,10 @@ class Duplicates(Copy):
     n: int = 4
 
     def __post_init__(self):
-        self._require(self.n >= 1, "--n", "of at least 1", self.n)
-        self._require(self.letters >= 2, "--letters", "of at least 2", self.letters)
+        self._require(self.n >= 1, "`n`", "of at least 1", self.n)
+        self._require(self.letters >= 2, "`letters`", "of at least 2", self.letters)
         super().__post_init__()
-        option = "--length" if self.min_length is None else "--min-length"
+        option = "`length`" if self.min_length is None else "`min_length`"
         least = 2 * self._block
         fits = self.shortest >= least
         self._require(fits, option, f"of at least {least}, two n-grams", self.shortest)

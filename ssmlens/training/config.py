@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssmlens.errors import UsageError
+from ssmlens.options import option_of
 from ssmlens.training.architecture import ModelOptions
 from ssmlens.training.evaluation import EvaluationOptions
 from ssmlens.training.init_options import InitOptions, arm_name
@@ -91,7 +92,7 @@ class TrainConfig(
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in _FIRST or value != field.default:
+            if _first_name(field) in _FIRST or value != field.default:
                 values[field.name] = _plain(value, "float" in str(field.type))
         return values | {"arm": self.arm_name}
 
@@ -102,8 +103,9 @@ class TrainConfig(
         Raises:
             UsageError: There is no such field, or its value is of another type.
         """
-        values = {name: value for name, value in values.items() if name != START}
-        fields = [field.name for field in dataclasses.fields(cls)]
+        renamed = {_first_name(field): field.name for field in dataclasses.fields(cls)}
+        values = {renamed.get(name, name): it for name, it in values.items() if name != START}
+        fields = list(renamed.values())
         for name in values:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
@@ -132,8 +134,15 @@ class TrainConfig(
         return cls.from_dict(values)
 
     def digest(self) -> str:
-        """sha256 of `to_dict`: the config's identity, which names its folder in a sweep."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        """sha256 of `to_dict`, under the fields' first names: the identity that names its folder in a sweep."""
+        first = {field.name: _first_name(field) for field in dataclasses.fields(self)}
+        values = {first[name]: value for name, value in self.to_dict().items()}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _first_name(field: dataclasses.Field[Any]) -> str:
+    """What the first files that had this field called it."""
+    return option_of(field).was or field.name
 
 
 def part_of(part: type) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 
-from ssmlens.options import option_of
+from ssmlens.options import option, option_of
 
 
 def with_options(own: type, entries: Mapping[str, type], elsewhere: Collection[str] = ()) -> Any:
@@ -27,7 +27,7 @@ def with_options(own: type, entries: Mapping[str, type], elsewhere: Collection[s
             field = declared[field_name]
             kind = option_of(field).kind or kinds[field_name]
             if name not in fields and name not in there:
-                fields[name] = (name, *_left_open(kind, field.default))
+                fields[name] = (name, *_left_open(kind, field.default, option_of(field).was))
     part = dataclasses.make_dataclass(
         own.__name__, fields.values(), bases=(own,), frozen=True, kw_only=True
     )
@@ -56,12 +56,12 @@ def option_docs(entry: type) -> dict[str, str]:
     return {name: docs.get(field, "") for field, name in options_of(entry).items()}
 
 
-def _left_open(kind: Any, default: Any) -> tuple[Any, Any]:
+def _left_open(kind: Any, default: Any, was: str | None) -> tuple[Any, Any]:
     """The type and default of an option that a config may leave to the entry."""
     if kind is bool:
-        return bool, dataclasses.field(default=default)
+        return bool, option(default, was=was)
     union = get_origin(kind) in (Union, types.UnionType)
     given = [part for part in get_args(kind) if part is not type(None)] if union else [kind]
     if len(given) == 1 and get_origin(given[0]) is tuple and get_args(given[0])[-1] is ...:
-        return given[0], dataclasses.field(default=())
-    return kind | None, dataclasses.field(default=None)
+        return given[0], option((), was=was)
+    return kind | None, option(None, was=was)

@@ -149,7 +149,7 @@ def test_a_capture_of_another_schema_version(refused, cli, copies, here):
     shutil.copy(copies(SHIPPED, 17), other)
     with h5py.File(other, "r+") as file:
         file.attrs["schema_version"] = 4
-        file.attrs["needs"] = "packed-maps"
+        file.attrs.create("needs", "packed-maps", dtype=h5py.string_dtype(length=11))
     for command in ("info", "rank-layers", "report"):
         line = refused(1, command, other)
         assert "needs packed-maps to be read (schema version 4), which this ssmlens lacks" in line

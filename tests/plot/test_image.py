@@ -27,7 +27,7 @@ def test_a_page_needs_neither_exporter_nor_network(figure, monkeypatch):
 
     def without(name, *rest, **more):
         if name.startswith("kaleido"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return there(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)

@@ -178,7 +178,7 @@ def test_stopped_anywhere_and_resumed(mamba, tmp_path, monkeypatch, out):
         with pytest.raises(KeyboardInterrupt):
             ssmlens.capture(mamba, IDS, path, resume=True, progress=stop)
         assert not path.exists()
-        with pytest.raises(UsageError, match="is half captured; pass --resume"):
+        with pytest.raises(UsageError, match="is half captured; pass `resume`"):
             ssmlens.capture(mamba, IDS, path)
         if len(list((tmp_path / f"{out}.partial").glob("layer*"))) == 6:
             break

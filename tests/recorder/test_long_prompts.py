@@ -90,7 +90,7 @@ def test_a_prompt_of_8193_tokens(tiny_model, tmp_path):
 
 
 def test_maps_of_channels_are_refused_before_anything_runs(tiny_model, tmp_path):
-    with pytest.raises(UsageError, match=r"--channels .* up to 8192 tokens"):
+    with pytest.raises(UsageError, match=r"`channels` .* up to 8192 tokens"):
         ssmlens.capture(tiny_model("ssmlens Mamba"), [[1] * 8193], tmp_path / "x.h5", channels=[0])
     assert not list(tmp_path.iterdir())
 

@@ -176,7 +176,7 @@ def test_tasks_draw_from_the_models_own_tokens():
 @pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram"])
 @pytest.mark.parametrize("tokenizer", [None, Bytes(), Vocabulary(["<pad>", "|", "<end>"])])
 def test_tasks_of_letters_need_letters(task, tokenizer):
-    with pytest.raises(UsageError, match=f"--task {task} is for models .*; use --task repeat"):
+    with pytest.raises(UsageError, match=f"`task` {task} is for models .*; use `task` repeat"):
         from_named_task(task, Model(tokenizer), {})
 
 
@@ -218,7 +218,7 @@ def test_pieces_of_strings():
 
 @pytest.mark.parametrize(("task", "most"), [("sort", 26), ("recall", 13)])
 def test_no_more_letters_than_there_are(task, most):
-    with pytest.raises(UsageError, match=f"--task {task} .* --length is at most {most}$"):
+    with pytest.raises(UsageError, match=f"`task` {task} .* `length` is at most {most}$"):
         from_named_task(task, Model(LETTERS), {"length": most + 1})
     assert len(from_named_task(task, Model(LETTERS), {"length": most, "count": 3})) == 3
 
@@ -229,7 +229,7 @@ def test_rows_are_laid_out_as_the_model_knows_them():
         assert text == f"<begin>{text[7:12]}|abcde<end>"
     five = Model(Vocabulary(["·pad", "|", "end", *"abcde"]))
     assert set("".join(from_named_task("copy", five, {}).texts)) == set("abcde|<end>")
-    with pytest.raises(UsageError, match="--task recall is for models"):
+    with pytest.raises(UsageError, match="`task` recall is for models"):
         from_named_task("recall", jelassi, {})
 
 

@@ -195,7 +195,7 @@ def test_to_xarray_is_lazy_and_equal(path, sample):
 def test_unfinished_captures_say_how_to_resume(sample, tmp_path):
     writer = sample.CaptureWriter(tmp_path / "run.h5", sample.header(), layers=[0, 2])
     for path in (writer.out, writer.partial):
-        with pytest.raises(CaptureFileError, match="--resume"):
+        with pytest.raises(CaptureFileError, match="`resume`"):
             open_capture(path)
 
 

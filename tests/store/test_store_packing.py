@@ -44,7 +44,7 @@ def test_requests_that_must_change(folder, sample, tmp_path):
 def test_overwriting(folder, tmp_path):
     out = tmp_path / "packed.h5"
     out.write_text("old")
-    with pytest.raises(UsageError, match="exists; pass --overwrite"):
+    with pytest.raises(UsageError, match="exists; pass `overwrite`"):
         pack(folder, out)
     pack(folder, out, overwrite=True)
     assert verify(out) == []

@@ -206,13 +206,13 @@ def test_names_that_are_taken(sample, tmp_path, digest):
     out = tmp_path / "run.h5"
     options = {"layers": [0, 2]}
     CaptureWriter(out, sample.header(), **options)
-    with pytest.raises(UsageError, match=r"--resume.*--overwrite"):
+    with pytest.raises(UsageError, match=r"`resume`.*`overwrite`"):
         CaptureWriter(out, sample.header(), **options)
     sample.write_capture(out, resume=True)
-    with pytest.raises(UsageError, match="exists; pass --overwrite"):
+    with pytest.raises(UsageError, match="exists; pass `overwrite`"):
         CaptureWriter(out, sample.header(), **options)
     other = sample.header(attributes={"model": "another"})
-    with pytest.raises(UsageError, match="exists; pass --overwrite"):
+    with pytest.raises(UsageError, match="exists; pass `overwrite`"):
         CaptureWriter(out, other, resume=True, **options)
     with pytest.raises(UsageError, match="choose another"):
         CaptureWriter(tmp_path / "run.partial", sample.header(), **options)
@@ -255,7 +255,7 @@ def test_writers_that_share_a_capture(sample, tmp_path, digest, out):
     first = CaptureWriter(tmp_path / out, sample.header(), layers=[2])
     assert sample.write_missing(first, arrays) == 1
     assert first.finish() is None
-    with pytest.raises(UsageError, match="--resume"):
+    with pytest.raises(UsageError, match="`resume`"):
         CaptureWriter(tmp_path / out, sample.header(), layers=[2])
     second = CaptureWriter(tmp_path / out, sample.header(), layers=[0], batches=3)
     assert sample.write_missing(second, arrays) == 3

@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_rows():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"length": 11}, "the duplicates task needs --length of at least 12, two n-grams, not 11"),
+        ({"length": 11}, "the duplicates task needs `length` of at least 12, two n-grams, not 11"),
         ({"length": 20, "min_length": 11}, "--min-length of at least 12"),
         ({"n": 0}, "--n of at least 1, not 0"),
         ({"letters": 1}, "--letters of at least 2, not 1"),

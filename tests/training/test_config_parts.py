@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ssmlens.errors import UsageError
 from ssmlens.inits.default import Transformers
 from ssmlens.inits.init import inits
-from ssmlens.options import option
+from ssmlens.options import option, option_of
 from ssmlens.runs.run import FIRST_STARTS
 from ssmlens.tasks.copy import Copy
 from ssmlens.training import config as module
@@ -83,6 +84,45 @@ def test_a_new_option_with_a_default_orphans_no_sweep(part):
     assert other.digest() != TrainConfig().digest()
     assert other.to_dict()["order"] == 4
     assert larger.from_dict(other.to_dict()).digest() == other.digest()
+
+
+def renamed(part, old, new) -> Any:
+    """The config with an option of a part called otherwise, as it is when somebody has renamed it there."""
+    kept = [(f.name, f.type, f) for f in dataclasses.fields(TrainConfig) if f.name != old]
+    (field,) = (f for f in dataclasses.fields(PARTS[part]) if f.name == old)
+    kept.append((new, field.type, option(field.default, was=old)))
+    names = ("arm_name", "name", "to_dict", "from_dict", "digest")
+    methods = {name: vars(TrainConfig)[name] for name in names}
+    return dataclasses.make_dataclass("Renamed", kept, namespace=methods, frozen=True, kw_only=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "value"),
+    [("optimiser", "clip", 0), ("init", "embeddings", "redraw"), ("task", "power", 1)],
+)
+def test_a_renamed_option_orphans_no_sweep_and_old_files_are_read(part, old, value):
+    later = renamed(part, old, "other_name")
+    for given, name in EARLIER:
+        called = {"other_name" if key == old else key: it for key, it in given.items()}
+        config = later(**called)
+        assert f"{config.name}-{config.digest()[:12]}" == name
+    before = TrainConfig.from_dict({old: value})
+    read = later.from_dict(before.to_dict())
+    assert read.other_name == value
+    assert read.digest() == before.digest()
+    assert later.from_dict(read.to_dict()) == read
+    assert old not in read.to_dict()
+
+
+def test_an_option_that_an_init_renamed_says_so_in_the_config():
+    @dataclasses.dataclass(frozen=True)
+    class Wide(Transformers):
+        """Wider."""
+
+        breadth: int = option(2, was="width")
+
+    fields = dataclasses.fields(with_options(InitOptions, {"wide": Wide}))
+    assert {option_of(f).was for f in fields if f.name == "breadth"} == {"width"}
 
 
 def test_a_run_that_sets_a_newer_option_is_another_run(tmp_path, monkeypatch):

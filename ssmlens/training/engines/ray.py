@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.extras import extra
 from ssmlens.training.engines.engine import Engine, Place, Told, Work, Worker, Workers, engines
 from ssmlens.training.engines.serve import serve
 
@@ -45,10 +46,8 @@ class RayEngine(Engine):
             raise UsageError("`gpus_per_worker` goes without `devices` cpu")
         if asked.cpus is not None and not asked.cpus > 0:
             raise UsageError(f"`cpus_per_worker` is above 0, not {asked.cpus:g}")
-        try:
+        with extra("ray", "`engine` ray"):
             self._ray = import_module("ray")
-        except ImportError:
-            raise UsageError("`engine` ray: pip install 'ssmlens[ray]'") from None
         self._asked = asked
         self._ours = False
 

@@ -63,7 +63,7 @@ def test_what_cannot_be_placed_is_refused(cluster, monkeypatch):
         with pytest.raises(UsageError, match=told):
             RayEngine(asked)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"`engine` ray: pip install 'ssmlens\[ray\]'"):
+    with pytest.raises(UsageError, match=r"`engine` ray needs ray: pip install 'ssmlens\[ray\]'"):
         RayEngine(Workers())
 
 
