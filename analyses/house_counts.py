@@ -50,9 +50,9 @@ def flags_in_messages(checkout: Path) -> Iterator[str]:
             continue
         nodes = list(ast.walk(tree(path)))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-        for node in nodes:
-            text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and id(node) not in docstrings and FLAG.search(text):
+        strings = [it for it in nodes if isinstance(it, ast.Constant) and id(it) not in docstrings]
+        for node in strings:
+            if isinstance(node.value, str) and FLAG.search(node.value):
                 yield f"{path.relative_to(checkout)}:{node.lineno}"
 
 

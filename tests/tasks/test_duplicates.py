@@ -107,10 +107,10 @@ def test_the_same_seed_gives_the_same_rows():
     ("options", "told"),
     [
         ({"length": 11}, "the duplicates task needs `length` of at least 12, two n-grams, not 11"),
-        ({"length": 20, "min_length": 11}, "--min-length of at least 12"),
-        ({"n": 0}, "--n of at least 1, not 0"),
-        ({"letters": 1}, "--letters of at least 2, not 1"),
-        ({"length": 50, "n": 24}, "--length of at least 52"),
+        ({"length": 20, "min_length": 11}, "`min_length` of at least 12"),
+        ({"n": 0}, "`n` of at least 1, not 0"),
+        ({"letters": 1}, "`letters` of at least 2, not 1"),
+        ({"length": 50, "n": 24}, "`length` of at least 52"),
     ],
 )
 def test_what_cannot_be_is_refused(options, told):
