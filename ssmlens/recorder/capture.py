@@ -3,7 +3,10 @@
 import dataclasses
 import inspect
 import math
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +52,7 @@ def capture(
     | Tensor
     | str
     | None = None,
-    out: str | Path = "capture.h5",
+    out: str | Path | None = "capture.h5",
     *,
     layers: Sequence[int] | None = None,
     channels: Sequence[int] | None = None,
@@ -71,7 +74,8 @@ def capture(
         model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
         prompts: Texts, lists of token ids, a tensor [prompt token], one text or one list of ids, or `Prompts` with
             targets. None: see `default_prompts`.
-        out: `name.h5` for one file, any other name for a folder of them.
+        out: `name.h5` for one file, any other name for a folder of them. None: a temporary file, which is gone with
+            the capture, so that a cell of a notebook can run again.
         layers: Block indices to capture. None: all with a Mamba mixer, and those with attention that can be read.
         channels: Heads whose own maps are stored. None: in each layer the four that write most; of prompts above
             `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks, none.
@@ -87,10 +91,16 @@ def capture(
         The capture, open; None while shards of other machines are missing.
 
     Raises:
-        UsageError: The request cannot be served: see the message.
+        UsageError: The request cannot be served, or `shard` or `resume` go without `out`: see the message.
         ClosureError: A layer's output could not be recomputed from its operands.
         SsmlensError: The disk is full or cannot be written.
     """
+    if out is None:
+        if shard is not None or resume:
+            raise UsageError("`shard` and `resume` need `out`: a temporary capture has no name")
+        options = {"layers": layers, "channels": channels, "keep_going": keep_going}
+        options |= {"store_discretized": store_discretized, "progress": progress}
+        return _temporary(model, prompts, **options)
     blocks = find_blocks(model)
     chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
@@ -117,6 +127,19 @@ def capture(
             job.run(mine, batch)
     path = writer.finish()
     return None if path is None else open_capture(path)
+
+
+def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
+    """A capture in a folder of its own, which is removed when nothing refers to the capture any more."""
+    folder = Path(tempfile.mkdtemp(prefix="ssmlens-"))
+    try:
+        captured = capture(model, prompts, folder / "capture.h5", **options)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    assert captured is not None
+    weakref.finalize(captured, shutil.rmtree, folder, ignore_errors=True)
+    return captured
 
 
 @dataclasses.dataclass
