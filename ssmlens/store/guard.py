@@ -16,7 +16,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.errors import CaptureFileError, UsageError
-from ssmlens.names import CHANNEL, MAMBA
+from ssmlens.names import BLOCK_KINDS, CHANNEL, MAMBA
 from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
 from ssmlens.store.schema import (
     AXES,
@@ -165,7 +165,8 @@ class _Guard:
             self._attributes(layer, where)
             attributes = read_attributes(h5py.Group(layer))
             kind = attributes.get("kind", MAMBA)
-            if not (kind in LAYER_KINDS or (self._later and isinstance(kind, str))):
+            later = self._later and isinstance(kind, str) and kind not in BLOCK_KINDS
+            if kind not in LAYER_KINDS and not later:
                 self._refuse(f"{where} is of no known kind ({kind!r})")
             if missing := missing_arrays(members, attributes, first=first):
                 self._refuse(f"{where} lacks {', '.join(missing)}")
