@@ -38,14 +38,14 @@ def things() -> dict[str, Callable[[], object]]:
         )
     model = ssmlens.load_model("copy-mamba1-mimetic")
     folder = Path(tempfile.mkdtemp())
-    ids = torch.randint(0, 20, (4, 512))
+    ids = torch.randint(0, 20, (4, 128))
 
     def capture() -> None:
         captured = ssmlens.capture(model, ids, folder / "run.h5", overwrite=True)
         assert captured is not None
         captured.close()
 
-    return found | {"capture of copy-mamba1-mimetic, 4 x 512": capture}
+    return found | {"capture of copy-mamba1-mimetic, 4 x 128": capture}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ one product. Nothing overflows, nothing is divided, and the work is that of half
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import torch
@@ -20,7 +21,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssmlens.scan.denormals import any_tiny, drop_tiny_
+from ssmlens.scan.denormals import drop_tiny_, smallest_log_decay
 
 # Tokens whose pairs are taken one by one; their decay is a product of exponentials. Longer ones take it from sums in
 # float64, so that rounding does not pile up over a long sequence.
@@ -151,6 +152,7 @@ class _Square:
         self._tokens = tokens
         self._pairs = pairs.tokens(0, self.size * self.count)
         self.leaves, self._P, self._Q = _leaves(self._pairs)
+        self._tokens_until_tiny = _tokens_until_tiny(pairs)
 
     def neighbours(
         self,
@@ -166,7 +168,7 @@ class _Square:
         keeps = P.requires_grad or Q.requires_grad  # the products have saved both
         size = _LEAF
         across = self._decays(sums, size)
-        if any_tiny(across):
+        if self._tokens_until_tiny < size:
             drop_tiny_(P)
             drop_tiny_(Q)
         while size < self.size:
@@ -179,16 +181,15 @@ class _Square:
             keys *= right
             size *= 2
             across = self._decays(sums, size)
-            if any_tiny(across):
+            if self._tokens_until_tiny < size:
                 drop_tiny_(queries)
                 drop_tiny_(keys)
-        tiny = any_tiny(self._pairs.decay(sums[:, -1:] - sums[:, :1]))
         for n in range(1, self.count):
             start = n * size
             if n > 1:
                 Q = Q.clone() if keeps else Q
                 Q[:, :, : start - size] *= across[:, n - 1 : n]
-                if tiny:
+                if self._tokens_until_tiny < start:
                     drop_tiny_(Q[:, :, : start - size])
             yield start, P[:, :, start : min(start + size, self._tokens)], Q[:, :, :start]
 
@@ -197,6 +198,14 @@ class _Square:
     ) -> Float[Tensor, "slab block k"]:
         """Decay across every block of a size."""
         return self._pairs.decay(sums[:, ::size].diff(dim=1)).flatten(2)
+
+
+def _tokens_until_tiny(pairs: DecayedPairs) -> float:
+    """The fewest tokens after which a product with a decay may be denormal; none on a GPU, which they do not slow."""
+    if pairs.rate.is_cuda or not pairs.steps.numel():
+        return math.inf
+    most = float((pairs.steps.detach().amax(1).unsqueeze(-1) * pairs.rate.detach()).amin())
+    return smallest_log_decay(pairs.rate.dtype) / most if most < 0 else math.inf
 
 
 def _halves(

@@ -1,5 +1,7 @@
 """Numbers too small to count, which a CPU is slow with."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
@@ -21,6 +23,6 @@ def drop_tiny_(x: Tensor) -> None:
         torch.hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5, out=x)
 
 
-def any_tiny(decays: Tensor) -> bool:
-    """Whether what has decayed so far may be worth a `drop_tiny_`: never on a GPU, which denormals do not slow down."""
-    return not decays.is_cuda and bool((decays < torch.finfo(decays.dtype).tiny ** 0.5).any())
+def smallest_log_decay(dtype: torch.dtype) -> float:
+    """The log of the smallest decay that `drop_tiny` keeps."""
+    return math.log(torch.finfo(dtype).tiny) / 2

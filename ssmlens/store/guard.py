@@ -17,9 +17,8 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[repor
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import BLOCK_KINDS, CHANNEL, MAMBA
-from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes
+from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes, said_axes
 from ssmlens.store.schema import (
-    AXES,
     FINITE_STATES,
     FORMAT,
     HEADER,
@@ -210,16 +209,17 @@ class _Guard:
             declared = math.prod(shape) * dataset.get_type().get_size()
             if not 0 < declared <= self.most:
                 self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
-            axes = self._axes(h5py.Dataset(dataset), name, where, at)
+            axes = self._axes(dataset, len(shape), name, where, at)
             for axis, size in zip(axes, shape, strict=True):
                 one = axis_of_size(axis)
                 if sizes.setdefault(one, size) != size:
                     self._refuse(f"{at} has {size} along {axis}, its neighbours {sizes[one]}")
         return sizes
 
-    def _axes(self, dataset: h5py.Dataset, name: str, where: str, at: str) -> tuple[str, ...]:
-        ndim, attributes = dataset.ndim, read_attributes(dataset)
-        said = None if AXES not in attributes else tuple(str(attributes[AXES]).split())
+    def _axes(
+        self, dataset: h5d.DatasetID, ndim: int, name: str, where: str, at: str
+    ) -> tuple[str, ...]:
+        said = said_axes(dataset)
         if name in ROOT_ARRAYS and not where:
             axes = ROOT_ARRAYS[name]
         elif name in STORED_LAYER_ARRAYS and where:

@@ -9,15 +9,17 @@ Nothing that is read back lives in HDF5's global heap (strings and references of
 checksum; the dimension scales' references do, and only h5netcdf and h5py's `dims` look at them.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
+from h5py import h5a, h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.names import (
     CHANNEL,
@@ -52,6 +54,7 @@ _LARGEST = {
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
+_SCALAR = h5s.create(h5s.SCALAR)
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
 
@@ -112,15 +115,25 @@ def create_dataset(
         for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):
             h5ds.attach_scale(dataset.id, _dimension(group, axis, size), number)
             h5ds.set_label(dataset.id, number, axis.encode())
-    write_attributes(dataset, {AXES: " ".join(axes), ROLE: role or role_of(name)})
+    _write_text(dataset, AXES, " ".join(axes))
+    _write_text(dataset, ROLE, role or role_of(name))
     return dataset
 
 
 def axes_of(dataset: h5py.Dataset) -> tuple[str, ...]:
     """The axes of a layer's stored array: what the dataset says, or, before version 3, the schema."""
-    said = dataset.attrs.get(AXES)
-    if said is None:
-        return layer_axes(str(dataset.name).rsplit("/", 1)[-1], dataset.ndim)
+    said = said_axes(dataset.id)
+    return said or layer_axes(str(dataset.name).rsplit("/", 1)[-1], dataset.ndim)
+
+
+def said_axes(dataset: h5d.DatasetID) -> tuple[str, ...] | None:
+    """The axes that a dataset says it has; None before version 3."""
+    if not h5a.exists(dataset, AXES.encode()):
+        return None
+    attribute = h5a.open(dataset, AXES.encode())
+    text = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(text, mtype=attribute.get_type())
+    said = text.item()
     return tuple((said.decode() if isinstance(said, bytes) else str(said)).split())
 
 
@@ -194,6 +207,19 @@ def write_attributes(thing: h5py.HLObject, attributes: Mapping[str, Attribute]) 
             thing.attrs.create(name, np.float64(value))
         else:
             thing.attrs.create(name, np.int64(value))
+
+
+def _write_text(dataset: h5py.Dataset, name: str, text: str) -> None:
+    """One attribute of `write_attributes`, without what h5py does around it: every dataset has two."""
+    data = encode_text(text)
+    kind = _text_type(len(data))
+    attribute = h5a.create(dataset.id, name.encode(), kind, _SCALAR)
+    attribute.write(np.array(data, dtype=f"S{len(data)}"), mtype=kind)
+
+
+@functools.cache
+def _text_type(size: int) -> Any:
+    return h5t.py_create(h5py.string_dtype("utf-8", size), logical=True)
 
 
 def read_attributes(thing: h5py.HLObject) -> dict[str, Attribute]:
