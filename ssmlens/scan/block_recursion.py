@@ -204,7 +204,7 @@ def _tokens_until_tiny(pairs: DecayedPairs) -> float:
     """The fewest tokens after which a product with a decay may be denormal; none on a GPU, which they do not slow."""
     if pairs.rate.is_cuda or not pairs.steps.numel():
         return math.inf
-    most = float((pairs.steps.detach().amax(1).unsqueeze(-1) * pairs.rate.detach()).amin())
+    most = float(pairs.steps.detach().amax()) * float(pairs.rate.detach().amin())
     return smallest_log_decay(pairs.rate.dtype) / most if most < 0 else math.inf
 
 

@@ -38,6 +38,7 @@ from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
     ROLE,
+    STORED_LAYER_ARRAYS,
     TOKEN_AXES,
     Attribute,
     layer_axes,
@@ -121,9 +122,11 @@ def create_dataset(
 
 
 def axes_of(dataset: h5py.Dataset) -> tuple[str, ...]:
-    """The axes of a layer's stored array: what the dataset says, or, before version 3, the schema."""
-    said = said_axes(dataset.id)
-    return said or layer_axes(str(dataset.name).rsplit("/", 1)[-1], dataset.ndim)
+    """The axes of a layer's stored array: the schema's; of an array of a later version, what the dataset says."""
+    name = str(dataset.name).rsplit("/", 1)[-1]
+    if name in STORED_LAYER_ARRAYS:  # `guard` has compared what the dataset says with it
+        return layer_axes(name, dataset.ndim)
+    return said_axes(dataset.id) or ()
 
 
 def said_axes(dataset: h5d.DatasetID) -> tuple[str, ...] | None:
@@ -169,7 +172,8 @@ def like(
 ) -> h5py.Dataset:
     """An empty dataset of the same name, dtype and filters as `model`, for `move_chunks` to fill."""
     name = str(model.name).rsplit("/", 1)[-1]
-    role = read_attributes(model).get(ROLE)
+    known = name in STORED_LAYER_ARRAYS
+    role = role_of(name) if known else read_attributes(model).get(ROLE)
     return create_dataset(
         group,
         name,
