@@ -14,7 +14,7 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class CaptureCommand:
-    """Run prompts through a model and store, layer by layer, what its Mamba layers attend to, with the proof of it.
+    """Run prompts through a model and store, layer by layer, what its layers attend to, with the proof of it.
 
     Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
     """
@@ -36,9 +36,9 @@ class CaptureCommand:
     out: Path | None = None
     """NAME.h5 for one file, any other name for a folder of files. Default: the model's name, .h5."""
     layers: tuple[int, ...] = ()
-    """Blocks to capture. Default: all with a Mamba mixer, and a hybrid's attention where its weights can be read."""
+    """Blocks to capture. Default: all with a mixer that can be read, and a hybrid's attention where its weights can be read."""
     channels: tuple[int, ...] = ()
-    """Channels (heads, in Mamba-2) whose own maps are stored. Default: in each layer the four that write most."""
+    """Heads (channels, in Mamba-1) whose own maps are stored. Default: in each layer the four that write most."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
