@@ -36,7 +36,7 @@ class CaptureCommand:
     out: Path | None = None
     """NAME.h5 for one file, any other name for a folder of files. Default: the model's name, .h5."""
     layers: tuple[int, ...] = ()
-    """Blocks to capture. Default: all with a mixer that can be read, and a hybrid's attention where its weights can be read."""
+    """Blocks to capture. Default: all whose mixer, or whose attention weights, can be read."""
     channels: tuple[int, ...] = ()
     """Heads (channels, in Mamba-1) whose own maps are stored. Default: in each layer the four that write most."""
     device: str = "auto"

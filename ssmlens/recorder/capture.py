@@ -76,7 +76,7 @@ def capture(
             targets. None: see `default_prompts`.
         out: `name.h5` for one file, any other name for a folder of them. None: a temporary file, which is gone with
             the capture, so that a cell of a notebook can run again.
-        layers: Block indices to capture. None: all with a mixer that can be read, and those with attention that can be read.
+        layers: Block indices to capture. None: all whose mixer, or whose attention weights, can be read.
         channels: Heads whose own maps are stored. None: in each layer the four that write most; of prompts above
             `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks, none.
         shard: (i, N), i from 1: only the i-th N-th of the layers, for several machines sharing `out`.
