@@ -10,7 +10,7 @@ from ssmlens.names import ERASE, MAP
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
 from ssmlens.scan.delta_blocks import FORGOTTEN, Blocks, Operands, leaves
 from ssmlens.scan.operator import Span
-from ssmlens.scan.spans import causal_parts
+from ssmlens.scan.spans import causal_parts, place
 
 READERS = (MAP, ERASE)
 # Entries [token term] of the mask's factors that are computed at once.
@@ -132,10 +132,7 @@ def add_mask(
             steps[None], rate, one, one, one[..., 0, None].expand_as(steps[None, None])
         )
         for rows, columns in causal:
-            i, j = (
-                slice(at - first, end - first)
-                for (at, end), (first, _) in ((rows, queries), (columns, keys))
-            )
+            i, j = place(rows, columns, queries, keys)
             if rows == columns:
                 add_square(out[None, None, i, j], pairs.tokens(*rows))
                 out[i, j].diagonal().add_(steps.shape[1])

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span
-from ssmlens.scan.spans import causal_parts
+from ssmlens.scan.spans import causal_parts, place
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
 _INNER = {"cpu": 1024, "cuda": 4096}
@@ -29,10 +29,7 @@ def mean_over_heads(
     o = operands.bare()
     out = o.delta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
     for rows, columns in causal_parts(queries, keys):
-        i, j = (
-            slice(at - first, end - first)
-            for (at, end), (first, _) in ((rows, queries), (columns, keys))
-        )
+        i, j = place(rows, columns, queries, keys)
         for sequence in range(o.batch):
             _add_head_sums(out[sequence, :, i, j], kinds, o.sequence(sequence), rows, columns)
     terms = {"map": o.heads, "mask": o.heads * o.decay[1].shape[1]}

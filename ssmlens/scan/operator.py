@@ -24,9 +24,8 @@ from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
 from ssmlens.scan.surroundings import Surroundings
 
-Self = TypeVar(
-    "Self", bound="Operator"
-)  # typing's own is beyond beartype, which checks these files in tests
+# typing's own is beyond beartype, which checks these files in tests.
+Self = TypeVar("Self", bound="Operator")
 
 Span = tuple[int, int]
 """A range of tokens: the first one, and the one after the last."""
@@ -240,6 +239,13 @@ class Operator(ABC):
         arrays = {name: getattr(self, name) for name in (*self.axes, *_BESIDE)}
         shapes = [f"{n} {list(v.shape)}" for n, v in arrays.items() if v is not None]
         return f"<{type(self).__name__} of {self.heads} heads: {', '.join(shapes)}>"
+
+    def _evenly_spaced_heads(self, sample: int) -> list[int]:
+        """About `sample` of the heads, as many of every group."""
+        groups = max(1, self.groups)
+        wide = self.heads // groups
+        count = min(wide, max(1, sample // groups))
+        return [g * wide + h * wide // count for g in range(groups) for h in range(count)]
 
     def _cut(self: Self, at: Mapping[str, Any]) -> Self:
         """The same with every array cut along the axes that `at` names."""

@@ -32,6 +32,14 @@ def causal_parts(queries: Span, keys: Span) -> Iterator[tuple[Span, Span]]:
             yield (end, queries[1]), (first, end)
 
 
+def place(rows: Span, columns: Span, queries: Span, keys: Span) -> tuple[slice, slice]:
+    """Where a part (rows, columns) lies in its rectangle of queries and keys."""
+    return (
+        slice(rows[0] - queries[0], rows[1] - queries[0]),
+        slice(columns[0] - keys[0], columns[1] - keys[0]),
+    )
+
+
 def tiles(operator: Operator, block: int = 1) -> Iterator[tuple[Span, Span]]:
     """Ranges (queries, keys) of the tiles that hold every pair j ≤ i, row after row; none cuts a block of tokens."""
     size = TILE_TOKENS["cuda" if operator.like.is_cuda else "cpu"]

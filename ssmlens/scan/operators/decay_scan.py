@@ -22,7 +22,7 @@ from ssmlens.scan.decay_recurrence import run_recurrence
 from ssmlens.scan.head_sums import mean_over_heads
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span, register
-from ssmlens.scan.spans import causal_parts, tiles
+from ssmlens.scan.spans import causal_parts, place, tiles
 
 # Entries [head token state] whose energy is computed at once.
 _ENTRIES = 2**22
@@ -49,10 +49,7 @@ class DecayScan(DecayOperands):
         o = self.select_heads(heads).bare()
         out = o.delta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
         for rows, columns in causal_parts(queries, keys) if heads else ():
-            i, j = (
-                slice(at - first, end - first)
-                for (at, end), (first, _) in ((rows, queries), (columns, keys))
-            )
+            i, j = place(rows, columns, queries, keys)
             for n in range(o.batch):
                 _add_matrix(out[n, :, i, j], o.sequence(n), rows, columns)
         return out
@@ -80,7 +77,8 @@ class DecayScan(DecayOperands):
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """See `Operator.agreement`."""
-        o = self.bare()._evenly_spaced_heads(sample)
+        chosen = self.select_heads(self._evenly_spaced_heads(sample))
+        o = dataclasses.replace(chosen, B=self.B, C=self.C).bare()  # the groups' own
         kept = o.delta.new_zeros(o.batch)
         for queries, keys in tiles(o):
             kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
@@ -99,13 +97,6 @@ class DecayScan(DecayOperands):
             "A_bar": discretize.discretize_A(*self.decay),
             "B_bar": discretize.discretize_B(self.writes[0], self.B),
         }
-
-    def _evenly_spaced_heads(self, sample: int) -> "DecayScan":
-        """About `sample` of the heads, as many of every group; B and C stay the groups' own."""
-        heads = self.heads // self.groups
-        count = min(heads, max(1, sample // self.groups))
-        chosen = [g * heads + h * heads // count for g in range(self.groups) for h in range(count)]
-        return dataclasses.replace(self.select_heads(chosen), B=self.B, C=self.C)
 
 
 ScanOperands = DecayScan

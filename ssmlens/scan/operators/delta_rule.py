@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_blocks import Operands
-from ssmlens.scan.delta_maps import READERS, Product, Square, add_mask, parts
+from ssmlens.scan.delta_maps import READERS, add_mask, parts
 from ssmlens.scan.delta_recurrence import Run, run_delta_rule
 from ssmlens.scan.operator import Operator, Span, register
-from ssmlens.scan.spans import tiles
+from ssmlens.scan.spans import place, tiles
 
 # Entries [token head state] whose readers and writers are computed at once: on a CPU, as many as its caches hold.
 _ENTRIES = {"cpu": 2**19, "cuda": 2**25}
@@ -118,7 +118,7 @@ class DeltaRule(Operator):
         out = o.beta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
         for n in range(o.batch):
             for part in parts(o._operands(n), queries, keys):
-                out[n, :, *_place(part, queries, keys)] = part.by_head(MAP)
+                out[n, :, *place(part.rows, part.columns, queries, keys)] = part.by_head(MAP)
         return out
 
     def diagonal(self) -> Float[Tensor, "batch token head"]:
@@ -136,7 +136,7 @@ class DeltaRule(Operator):
         for some in o._slabs(max(0, queries[1] - keys[0])) if signed else ():
             for sequence in range(o.batch):
                 for part in parts(some._operands(sequence), queries, keys):
-                    i, j = _place(part, queries, keys)
+                    i, j = place(part.rows, part.columns, queries, keys)
                     for n, kind in signed:
                         out[sequence, n, i, j] += part.summed(kind)
         out /= o.heads
@@ -183,12 +183,6 @@ class DeltaRule(Operator):
         """Ā, the decay α."""
         return {"A_bar": self.log_decay.exp()}
 
-    def _evenly_spaced_heads(self, sample: int) -> list[int]:
-        """About `sample` of the heads, as many of every group."""
-        wide = self.heads // max(1, self.groups)
-        count = min(wide, max(1, sample // max(1, self.groups)))
-        return [g * wide + h * wide // count for g in range(self.groups) for h in range(count)]
-
     def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Run:
         """The recurrence of all heads where β v is u."""
         o = self.select_heads(range(self.heads))
@@ -205,9 +199,3 @@ class DeltaRule(Operator):
         at_once = max(1, entries // max(1, tokens * self.q.shape[3]))
         for heads in torch.arange(self.heads).split(at_once):
             yield self.select_heads(heads.tolist())
-
-
-def _place(part: Square | Product, queries: Span, keys: Span) -> tuple[slice, slice]:
-    """Where the entries of a part are in their rectangle."""
-    (row, last), (column, end) = part.rows, part.columns
-    return slice(row - queries[0], last - queries[0]), slice(column - keys[0], end - keys[0])
