@@ -3,16 +3,13 @@
 Two tables: map, mask and erase against Q Kᵀ and K Kᵀ of the same layer, and against TransformerLens 4.3.
 """
 
-import json
-import subprocess
-import sys
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, silu
 
-from analyses.benchmarks import delta_against_transformerlens, results
+from analyses.benchmarks import delta_against_transformerlens, results, transformerlens
 from analyses.benchmarks.timing import take_turns
 from ssmlens.names import ERASE, MAP, MAPS, MASK
 from ssmlens.scan.operators.delta_rule import DeltaRule
@@ -26,7 +23,10 @@ def main() -> None:
         "machine": results.machine(),
         "threads": torch.get_num_threads(),
         "against_matrix_products": _against_matrix_products(),
-        "against_transformerlens": _against_transformerlens(),
+        "against_transformerlens": transformerlens.compare(
+            delta_against_transformerlens,
+            "map, mask and erase against TransformerLens's effective attention and its mean, one process",
+        ),
     }
     print(f"\nwritten: {results.write('delta', found)}")
 
@@ -127,32 +127,6 @@ def _exact_rows(layer: DeltaRule, i: int) -> tuple[Tensor, Tensor, Tensor]:
             eraser = -beta[i].unsqueeze(-1) * alpha[i] * k[i]
         passed = alpha[j] * passed
     return found[MAP], found[MASK], found[ERASE]
-
-
-def _against_transformerlens() -> dict[str, object] | None:
-    python = results.CHECKOUT / ".venv-transformerlens/bin/python"
-    print(
-        "\nmap, mask and erase against TransformerLens's effective attention and its mean, one process"
-    )
-    if not python.exists():
-        print(
-            "left out: make the environment with analyses/benchmarks/transformerlens_env.sh, then run again"
-        )
-        return None
-    answer = subprocess.run(
-        [python, "-m", delta_against_transformerlens.__name__],
-        cwd=results.CHECKOUT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        sys.exit(
-            f"the comparison in {python} failed (exit {answer.returncode}); its error is above"
-        )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    delta_against_transformerlens.show(found)
-    return found
 
 
 if __name__ == "__main__":

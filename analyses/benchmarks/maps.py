@@ -3,14 +3,11 @@
 Two tables: against the bare matrix products of the same layer, and against TransformerLens 4.3.
 """
 
-import json
-import subprocess
-import sys
 from functools import partial
 
 import torch
 
-from analyses.benchmarks import against_transformerlens, operands, results
+from analyses.benchmarks import against_transformerlens, operands, results, transformerlens
 from analyses.benchmarks.accuracy import worst_row_error
 from analyses.benchmarks.timing import take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_maps
@@ -26,7 +23,10 @@ def main() -> None:
         "machine": results.machine(),
         "against_matrix_products": _against_matrix_products(),
         "one_channel": _one_channel(),
-        "against_transformerlens": _against_transformerlens(),
+        "against_transformerlens": transformerlens.compare(
+            against_transformerlens,
+            "attention_map_and_mask against TransformerLens's channel maps and their mean (no mask), one process",
+        ),
     }
     print(f"\nwritten: {results.write('maps', found)}")
 
@@ -99,32 +99,6 @@ def _one_channel(tokens: int = 2048) -> dict[str, object]:
         f"\none channel's map, {tokens} tokens: {1e3 * timing.median:.1f} ms (slowest {1e3 * max(timing.seconds):.1f})"
     )
     return {"tokens": tokens, **timing.record()}
-
-
-def _against_transformerlens() -> dict[str, object] | None:
-    python = results.CHECKOUT / ".venv-transformerlens/bin/python"
-    print(
-        "\nattention_map_and_mask against TransformerLens's channel maps and their mean (no mask), one process"
-    )
-    if not python.exists():
-        print(
-            "left out: make the environment with analyses/benchmarks/transformerlens_env.sh, then run again"
-        )
-        return None
-    answer = subprocess.run(
-        [python, "-m", against_transformerlens.__name__],
-        cwd=results.CHECKOUT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        sys.exit(
-            f"the comparison in {python} failed (exit {answer.returncode}); its error is above"
-        )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    against_transformerlens.show(found)
-    return found
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class LayerCapture:
     """What is stored of one layer for one batch of prompts.
 
     Attributes:
-        arrays: Names of `names.LAYER_ARRAYS` to arrays.
+        arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
             `block_tokens` of reduced maps.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or

@@ -13,7 +13,7 @@ from ssmlens.names import (
     NONFINITE_WEIGHTS,
 )
 from ssmlens.scores import statistics
-from ssmlens.store.schema import operator_name
+from ssmlens.store import schema
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -51,7 +51,7 @@ class LayerLike(Protocol):
         ...
 
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """An array of `names.LAYER_ARRAYS`; with a prompt, that prompt's, cut to its length."""
+        """An array of `store.schema.LAYER_ARRAYS`; with a prompt, that prompt's, cut to its length."""
         ...
 
 
@@ -86,7 +86,7 @@ class CaptureLike(Protocol):
 
 def is_softmax(layer: LayerLike) -> bool:
     """Whether the layer is softmax attention, whose map is the model's own weights, and which has nothing else."""
-    return operator_name(layer.attributes) == "softmax"
+    return schema.is_softmax(layer.attributes)
 
 
 class Reading:

@@ -10,9 +10,9 @@ from ssmlens.names import MAP_ARRAYS
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
+from ssmlens.store.schema import is_softmax
 from ssmlens.store.verdict import CLOSURE
 
-SOFTMAX = "softmax"
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
 _SUM_TOLERANCE = {"bfloat16": 1e-2}
 
@@ -77,7 +77,7 @@ def _closure_problems(layer: Layer) -> list[str]:
 
 
 def _prompt_problems(capture: Capture, layer: Layer, prompt: int) -> list[str]:
-    softmax = "attention_map" if layer.operator == SOFTMAX else "softmax_attention_map"
+    softmax = "attention_map" if is_softmax(layer.attributes) else "softmax_attention_map"
     found = _softmax_problems(capture, layer, softmax, prompt) if softmax in layer else []
     if layer.has_operands:
         found += _map_problems(layer, prompt)

@@ -159,7 +159,7 @@ class Layer(ShownInNotebooks):
         """A stored array; with `prompt`, that prompt's, its tokens (or blocks of them) cut to its real length.
 
         Args:
-            name: A name in `names.LAYER_ARRAYS` that the layer has (see `names`).
+            name: A name in `store.schema.LAYER_ARRAYS` that the layer has (see `names`).
             prompt: Number of a prompt. Arrays without prompts (weights, A) are the same for all of them.
 
         Raises:

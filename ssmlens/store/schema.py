@@ -22,6 +22,7 @@ from ssmlens.names import (
     TOKEN,
 )
 from ssmlens.scan.operator import Operator, operators
+from ssmlens.scan.operators.softmax import Softmax
 
 # Version 2 adds `block_kinds`, layers of softmax attention, data-dependent decay and reduced maps to version 1.
 # Version 3: a layer names its operator, every dataset carries its axes and its role, and readers pass over datasets
@@ -140,7 +141,12 @@ def role_of(name: str) -> str:
 def operator_name(attributes: Mapping[str, Attribute]) -> str:
     """The name of a layer's operator, from the layer's attributes; before version 3 its kind says it."""
     attends = attributes.get("kind", names.MAMBA) == names.ATTENTION
-    return str(attributes.get("operator", "softmax" if attends else "decay scan"))
+    return str(attributes.get("operator", Softmax.kind if attends else "decay scan"))
+
+
+def is_softmax(attributes: Mapping[str, Attribute]) -> bool:
+    """Whether a layer is softmax attention, from its attributes."""
+    return operator_name(attributes) == Softmax.kind
 
 
 def layer_name(index: int) -> str:

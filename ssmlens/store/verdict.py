@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from ssmlens.names import AGREEMENTS, FINITE, MAP, MAP_ARRAYS, MAP_ERRORS, MAPS
-from ssmlens.store.schema import operator_name
+from ssmlens.store.schema import is_softmax
 
 Answer = Literal["yes", "no", "not resolved"]
 
@@ -104,7 +104,7 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     """
     closure = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     tolerances = {CLOSURE: closure} | dict.fromkeys(MAP_ERRORS.values(), MAP_TOLERANCE)
-    softmax = operator_name(layer.attributes) == "softmax"
+    softmax = is_softmax(layer.attributes)
     unknown = str(layer.attributes.get("closure_reason", ""))
     required = [] if softmax else [CLOSURE, *(MAP_ERRORS[kind] for kind in whole_maps(layer))]
     named = [name for name in tolerances if name in layer or name in required]

@@ -126,7 +126,7 @@ class CaptureWriter:
         Args:
             layer: Block index, one of the writer's.
             batch: Number of the batch of prompts.
-            arrays: Names of `names.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis is
+            arrays: Names of `store.schema.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis is
                 that of the batch. Those without prompts (weights, A, D) are kept from batch 0.
             attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (Mamba where it is not said), `reason`,
                 `mixer`, `adapter`, `block_tokens` (of reduced maps), ...

@@ -1,0 +1,33 @@
+"""Comparisons with TransformerLens run in an environment of their own: it needs an older transformers."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+from analyses.benchmarks import results
+
+
+def compare(module: ModuleType, title: str) -> dict[str, object] | None:
+    """What `module`, run there, prints in its last line, shown by its `show`; None where there is no environment."""
+    python = results.CHECKOUT / ".venv-transformerlens/bin/python"
+    print(f"\n{title}")
+    if not python.exists():
+        print(
+            "left out: make the environment with analyses/benchmarks/transformerlens_env.sh, then run again"
+        )
+        return None
+    answer = subprocess.run(
+        [python, "-m", module.__name__],
+        cwd=results.CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if answer.returncode:
+        sys.exit(
+            f"the comparison in {python} failed (exit {answer.returncode}); its error is above"
+        )
+    found = json.loads(answer.stdout.splitlines()[-1])
+    module.show(found)
+    return found
