@@ -7,8 +7,8 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ssmlens.recorder import closure as closing
 from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.hooks import hooked, log
-from ssmlens.recorder.layer_capture import LayerCapture, capture_layer
+from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_map
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -186,9 +186,8 @@ class _Job:
         stored = self._captured(first, length, batch)
         arrays = dict(stored.arrays)
         for call in beside:  # softmax attention that shares the block with another mixer
-            arrays["softmax_attention_map"] = self._captured(call, length, batch).arrays[
-                "attention_map"
-            ]
+            with _named(layer):
+                arrays["softmax_attention_map"] = capture_map(call, length)
         self.writer.write(layer, batch, arrays, stored.attributes)
         self._done += 1
         self._tell(batch, f"layer {layer}")
@@ -200,10 +199,8 @@ class _Job:
             channels = None if stored is None else stored.tolist()
         rows, target = self.writer.prompts(batch), self.prompts.padded_target()
         here = None if target is None else target[rows.start : rows.stop]
-        try:
+        with _named(layer):
             got = capture_layer(call, length, channels, self.store_discretized, here)
-        except UsageError as error:
-            raise UsageError(f"layer {layer}: {error}") from error
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
         closes = unknown or got.worst_closure <= limit
@@ -240,6 +237,15 @@ class _Calls:
     def of_sites(self) -> list[MixerCall]:
         """The calls in the order of the block's sites: its mixer first."""
         return [self._calls[site.name] for site in self._block.sites]
+
+
+@contextmanager
+def _named(layer: int) -> Iterator[None]:
+    """Put the layer before what is wrong with it."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"layer {layer}: {error}") from error
 
 
 class _EnoughError(Exception):

@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def zeros_on_host(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Zeros on the host that copies from the device of `like` go into."""
-    return torch.zeros(*shape, dtype=like.dtype, pin_memory=like.is_cuda)
+    """Zeros on the host, in float32 at least, that copies from the device of `like` go into."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.zeros(*shape, dtype=dtype, pin_memory=like.is_cuda)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -115,6 +115,13 @@ def capture_layer(
     return LayerCapture(on_host, attributes, float(closed.error.max()))
 
 
+def capture_map(call: MixerCall, length: Tensor) -> np.ndarray:
+    """The attention map alone, of softmax attention that shares its block with another mixer."""
+    operands = call.operands().bare()
+    with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
+        return to_numpy(maps.attention_map(operands, length))
+
+
 def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
     """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
     if y is None or operands.x is None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ssmlens.names import AGREEMENTS, MAP_ARRAYS, MAP_ERRORS
+from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS
 from ssmlens.recorder.host import zeros_on_host
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
@@ -40,6 +40,15 @@ def whole(
             of_channels[prompt, :, :real, :real] = one.matrix(channels, everything, everything)[0]
     named = {MAP_ARRAYS[kind]: array for kind, array in maps.items()}
     return named | ({"channel_map": of_channels} if channels else {}) | checks
+
+
+def attention_map(operands: Operator, length: Int[Tensor, " prompt"]) -> Tensor:
+    """The attention map alone, over each prompt's real tokens, in zeros."""
+    array = zeros_on_host((operands.batch, operands.tokens, operands.tokens), operands.like)
+    for prompt, real in enumerate(length.tolist()):
+        mean = operands.sequence(prompt, real).means((MAP,), (0, real), (0, real))
+        array[prompt, :real, :real] = mean[0, 0]
+    return array
 
 
 def reduced(

@@ -155,3 +155,13 @@ def test_no_cache_is_filled(tiny_model, tmp_path):
     model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs), with_kwargs=True)
     ssmlens.capture(model, IDS, tmp_path / "run", layers=[0]).close()
     assert asked == [{"use_cache": False}]
+
+
+def test_the_mean_of_half_precision_weights_is_not_rounded_again(tiny_model, tmp_path):
+    model = tiny_model("transformers BambaMixer").bfloat16()
+    model.set_attn_implementation("eager")
+    with ssmlens.recording(model) as rec, torch.no_grad():
+        model(torch.tensor(IDS[:1]), use_cache=False)
+    wanted = rec[1].operands.weights.float().mean(1)[0].numpy()
+    with ssmlens.capture(model, IDS[:1], tmp_path / "run.h5") as captured:
+        np.testing.assert_allclose(captured.layer(1).attention_map(0), wanted, rtol=1e-6)
