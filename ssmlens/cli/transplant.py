@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.compare import best_rate
@@ -29,6 +29,12 @@ class TransplantCommand(SweepOptions):
 
     The options are those of a student, as in ssmlens train; the shape of its mixers is the teacher's.
     """
+
+    # The arms set the init, and the teacher the mixers.
+    first_page: ClassVar = (
+        *("task", "length", "n_layer", "steps", "teacher", "layers", "rates", "seeds"),
+        *("figure", "out", "workers", "device"),
+    )
 
     layers: tuple[str, ...] = ("all",)
     """The teacher's layers: all, top:K for the K best ranked, or indices."""
