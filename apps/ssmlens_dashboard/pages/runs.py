@@ -15,6 +15,7 @@ from ssmlens.plot.training_curves import readable, training_curves
 from ssmlens.plot.transplant_panels import transplant_panels
 from ssmlens.runs.arms import Arm, by_arm, lengths, rates, training_length
 from ssmlens.runs.compare import notes, summarise
+from ssmlens.runs.curves import by_length, by_rate, by_step
 from ssmlens.runs.measures import LOSS, SHARES, in_words
 from ssmlens.runs.metrics import EVAL, TRAIN
 from ssmlens.runs.run import Run
@@ -152,17 +153,17 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
     columns, rows = table(found, length, runs.captures(scene.library), at)
     return (
         training_curves(
-            arms.curves(drawn, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
+            by_step(drawn, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
         ),
         training_curves(
-            arms.curves(drawn, styles, at.measure, EVAL, length),
+            by_step(drawn, styles, at.measure, EVAL, length),
             "step",
             what,
             share=is_share,
             theme=scene.theme,
         ),
         training_curves(
-            arms.by_length(drawn, styles, at.measure),
+            by_length(drawn, styles, at.measure),
             "length",
             what,
             share=is_share,
@@ -170,7 +171,7 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
             theme=scene.theme,
         ),
         training_curves(
-            arms.by_rate({arm: gathered[arm] for arm in drawn}, styles, at.measure, length),
+            by_rate({arm: gathered[arm] for arm in drawn}, styles, at.measure, length),
             "learning rate",
             what,
             share=is_share,
