@@ -1,7 +1,7 @@
 """What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -14,6 +14,7 @@ from ssmlens.names import (
 )
 from ssmlens.scores import statistics
 from ssmlens.store import schema
+from ssmlens.store.layer_like import LayerLike
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -25,34 +26,6 @@ _WHY_NOT_FINITE = {
 
 class NotApplicable(Exception):
     """A score has no value here; the message is the reason, kept beside the NaN."""
-
-
-@runtime_checkable
-class LayerLike(Protocol):
-    """What is asked of a layer of a capture (`ssmlens.store`)."""
-
-    @property
-    def index(self) -> int:
-        """Block index in the model."""
-        ...
-
-    @property
-    def state(self) -> str:
-        """`names.FINITE`, or what is not finite."""
-        ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Whatever is stored about the layer in one value."""
-        ...
-
-    def __contains__(self, name: str, /) -> bool:
-        """Whether the layer has this array."""
-        ...
-
-    def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """An array of `store.schema.LAYER_ARRAYS`; with a prompt, that prompt's, cut to its length."""
-        ...
 
 
 @runtime_checkable
