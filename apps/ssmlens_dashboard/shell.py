@@ -116,6 +116,13 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         sent, now = changes([address.theme, _links(pages, address), *around], told)
         return [*sent, now]
 
+    connect_scripts(app)
+    for page in pages:
+        bind(app, page, library, trouble)
+
+
+def connect_scripts(app: Dash) -> None:
+    """Make the frame's callbacks that run in the browser, see assets/address.js."""
     app.clientside_callback(
         ClientsideFunction("ssmlens", "control"),
         Input(control_id(ALL), "value"),
@@ -139,8 +146,6 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         Output("mounted", "data"),
         Input(here_id(ALL), "data"),
     )
-    for page in pages:
-        bind(app, page, library, trouble)
 
 
 def surroundings_of(

@@ -15,10 +15,13 @@ SIDE = 700
 
 _QUICK = 1  # zlib's level: a picture is looked at at once, and seldom kept
 
+Place = tuple[float, float, float, float]
+"""Where an image lies on its axes: left and upper edge, width and height."""
+
 
 def picture(
     cells: Float[np.ndarray, "row column"],
-    place: tuple[float, float, float, float],
+    place: Place,
     *,
     signed: bool,
     scale: Scale = "linear",

@@ -102,16 +102,9 @@ def capture(
         options |= {"store_discretized": store_discretized, "progress": progress}
         return _temporary(model, prompts, **options)
     blocks = find_blocks(model)
-    chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
-    if max(asked.length) > names.LARGEST_WHOLE_MAP:
-        chosen = for_long_prompts(chosen, layers, channels)
-    for block in chosen:
-        if block.mixer:
-            weights_device(block.mixer)
-            _check_channels(block.mixer, channels)
-    _tell_of_attention(chosen if layers else blocks)
+    chosen = _chosen(blocks, layers, channels, max(asked.length))
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
     writer = CaptureWriter(
         Path(out),
@@ -127,6 +120,24 @@ def capture(
             job.run(mine, batch)
     path = writer.finish()
     return None if path is None else open_capture(path)
+
+
+def _chosen(
+    blocks: list[Block],
+    layers: Sequence[int] | None,
+    channels: Sequence[int] | None,
+    tokens: int,
+) -> list[Block]:
+    """The blocks that are captured; raises UsageError for one that cannot be, and logs attention without weights."""
+    chosen = choose_blocks(blocks, layers)
+    if tokens > names.LARGEST_WHOLE_MAP:
+        chosen = for_long_prompts(chosen, layers, channels)
+    for block in chosen:
+        if block.mixer:
+            weights_device(block.mixer)
+            _check_channels(block.mixer, channels)
+    _tell_of_attention(chosen if layers else blocks)
+    return chosen
 
 
 def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:

@@ -1,7 +1,7 @@
 """Which layer of a trained model is a good start? A student from each, beside the arms that they are held against."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -95,13 +95,20 @@ def transplant(
         for rate in rates or (student.learning_rate,)
         for arm in _arms(shaped, teacher, chosen, controls)
     ]
+    _keep_scores(configs, out, scores)
+    runs = sweep(configs, out, progress=progress, **options)
+    return Transplants(tuple(chosen), ranking, runs)
+
+
+def _keep_scores(
+    configs: Sequence[TrainConfig], out: Path, scores: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Write the scores of its teacher's layer into the folder of each run that has one."""
     for config in configs:
         if config.teacher_layer is not None:
             # Another launcher that holds the folder has told it there.
             with suppress(BusyError), RunFolder(run_path(out, config), config) as folder:
                 folder.keep_scores(config.teacher_layer, scores[config.teacher_layer])
-    runs = sweep(configs, out, progress=progress, **options)
-    return Transplants(tuple(chosen), ranking, runs)
 
 
 def _check_each(
