@@ -125,14 +125,12 @@ def project_attention(
         mha: This module's `MHA`, or mamba_ssm's.
     """
     heads, shared, size = mha.num_heads, mha.num_heads_kv, mha.head_dim
-    qkv, mlp = F.linear(x, mha.in_proj.weight, mha.in_proj.bias), None
+    qkv, mlp = mha.in_proj(x), None
     if mha.mlp_dim > 0:
         qkv, up, gate = qkv.split([qkv.shape[2] - mha.mlp_dim, *[mha.mlp_dim // 2] * 2], dim=2)
         mlp = up * F.silu(gate)
     if mha.d_conv > 0:
-        conv = mha.conv1d
-        past = F.pad(qkv.transpose(1, 2), (mha.d_conv - 1, 0))
-        qkv = F.conv1d(past, conv.weight, conv.bias, groups=len(conv.weight)).transpose(1, 2)
+        qkv = mha.conv1d(qkv.mT)[..., : qkv.shape[1]].mT
     split = qkv.unflatten(2, (heads + 2 * shared, size)).transpose(1, 2)
     q, k, v = split.split([heads, shared, shared], dim=1)
     if mha.rotary_emb_dim > 0:
@@ -161,7 +159,7 @@ def finish_attention(
     """The module's output from what its heads mixed."""
     context = y.flatten(2).to(mha.out_proj.weight.dtype)
     whole = context if mlp is None else torch.cat([context, mlp], dim=-1)
-    return F.linear(whole, mha.out_proj.weight, mha.out_proj.bias)
+    return mha.out_proj(whole)
 
 
 def rotate(x: Heads, dim: int, base: float, interleaved: bool) -> Heads:

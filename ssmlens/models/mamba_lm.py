@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.norms import LayerNorm, RMSNorm
 
 
 class CausalLMOutput(NamedTuple):
@@ -128,13 +129,13 @@ class MambaLM(nn.Module):
                 parameter.div_(math.sqrt(self.config.n_layer))
 
 
-def _norm(config: MambaConfig, made: dict[str, Any]) -> nn.RMSNorm | nn.LayerNorm:
-    return (nn.RMSNorm if config.rms_norm else nn.LayerNorm)(config.d_model, eps=1e-5, **made)
+def _norm(config: MambaConfig, made: dict[str, Any]) -> RMSNorm | LayerNorm:
+    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, eps=1e-5, **made)
 
 
 def _add_norm(
     config: MambaConfig,
-    norm: nn.RMSNorm | nn.LayerNorm,
+    norm: nn.Module,
     hidden_states: Float[Tensor, "batch token d_model"],
     residual: Float[Tensor, "batch token d_model"] | None,
 ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
@@ -147,14 +148,5 @@ def _add_norm(
     if config.fused_add_norm:
         hidden_states = hidden_states.to(wide)
     total = hidden_states if residual is None else hidden_states + residual
-    normed = _normalise(norm, total if config.fused_add_norm else total.to(dtype)).to(dtype)
+    normed = norm(total if config.fused_add_norm else total.to(dtype)).to(dtype)
     return normed, total.to(wide if config.residual_in_fp32 else dtype)
-
-
-def _normalise(
-    norm: nn.RMSNorm | nn.LayerNorm, x: Float[Tensor, "batch token d_model"]
-) -> Float[Tensor, "batch token d_model"]:
-    weight = norm.weight.to(x.dtype)
-    if isinstance(norm, nn.RMSNorm):
-        return F.rms_norm(x, x.shape[2:], weight, norm.eps)
-    return F.layer_norm(x, x.shape[2:], weight, norm.bias.to(x.dtype), norm.eps)
