@@ -82,5 +82,15 @@ def versions(module: nn.Module) -> list[tuple[int, int]]:
     return [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in module.parameters()]
 
 
+def hooks_inside(module: nn.Module) -> set[tuple[str, int]]:
+    """What tells whether hooks on the module's layers were taken off: where each stands, and its number."""
+    return {
+        (name, number)
+        for name, layer in module.named_modules()
+        if name
+        for number in (*layer._forward_hooks, *layer._forward_pre_hooks)
+    }
+
+
 def _precision(device: torch.device, autocast: torch.dtype | None) -> Any:
     return nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)

@@ -21,6 +21,7 @@ from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
+from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
 from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
@@ -219,7 +220,7 @@ class _Job:
             raise ClosureError(
                 f"layer {layer} ({adapter.family}): recomputed output differs by "
                 f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
-                "(`keep_going` stores them all the same)"
+                f"(`keep_going` stores them all the same){_suspects(call.site.module)}"
             )
         return got
 
@@ -227,6 +228,17 @@ class _Job:
         if self.progress is not None:
             done = batch * self._all + self._done
             self.progress(done, self.writer.batches * self._all, what)
+
+
+def _suspects(mixer: nn.Module) -> str:
+    """What stands on the mixer's layers and may be why its output cannot be computed again."""
+    names = [name for name, _ in hooked_layers(mixer)]
+    if not names:
+        return ""
+    return (
+        f"; on its {', '.join(names)} are hooks or an adapter: take them off, merge the adapter "
+        "(`merge_and_unload()`), or call `model.eval()` if it drops out"
+    )
 
 
 class _Calls:

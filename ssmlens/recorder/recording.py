@@ -1,5 +1,6 @@
 """`recording(model)`: look into any model at hand, without a file."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,12 +13,14 @@ from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.softmax import SOFTMAX
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.notebook import ShownInNotebooks
-from ssmlens.recorder.calls import MixerCall, versions
+from ssmlens.recorder.calls import MixerCall, hooks_inside, versions
 from ssmlens.recorder.choose import choose_blocks, why_not
 from ssmlens.recorder.closure import Closure, closure
 from ssmlens.recorder.hooks import hooked
 from ssmlens.scan.hidden_attention import attention_map
 from ssmlens.scan.operator import Operator
+
+log = logging.getLogger("ssmlens")
 
 
 class LayerRecord(ShownInNotebooks):
@@ -29,6 +32,7 @@ class LayerRecord(ShownInNotebooks):
     def __init__(self, call: MixerCall):
         self.call = call
         self._weights = versions(call.site.module)
+        self._hooks = hooks_inside(call.site.module)
 
     @property
     def layer(self) -> int:
@@ -42,6 +46,13 @@ class LayerRecord(ShownInNotebooks):
             raise SsmlensError(
                 f"layer {self.layer}: the weights have changed since the recording; "
                 "read .operands before training on"
+            )
+        if gone := self._hooks - hooks_inside(self.call.site.module):
+            log.warning(
+                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
+                "them; read .operands before taking them off, or see .closure_error",
+                self.layer,
+                ", ".join(sorted({name for name, _ in gone})),
             )
         return self.call.operands()
 
