@@ -12,11 +12,11 @@ M is made of, its inherited ones what the mixer puts around it.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.errors import UsageError
@@ -270,6 +270,42 @@ class Operator(ABC):
     def between(self: Self, first: int, end: int) -> Self:
         """Only tokens first ≤ t < end, as if the sequence began there; without what surrounds the mixing."""
         return dataclasses.replace(self._cut({TOKEN: slice(first, end)}), surroundings=None)
+
+    def rows(self: Self, sequences: Sequence[int], first: int, end: int) -> Self:
+        """Some sequences, and of these only tokens first ≤ t < end; without what surrounds the mixing."""
+        if len(sequences) == self.batch and (first, end) == (0, self.tokens):
+            return dataclasses.replace(self, surroundings=None)
+        cut = self._cut({PROMPT: list(sequences)})
+        return cut.between(first, end)
+
+    def where(self: Self, tokens: Bool[Tensor, "batch token"], other: Self) -> Self:
+        """The same, with what `other` has at some tokens."""
+        changed = {}
+        for name, mine, its in self._with_tokens(other):
+            chosen = tokens.to(mine.device).reshape(*tokens.shape, *[1] * (mine.ndim - 2))
+            changed[name] = torch.where(chosen, its, mine)
+        return dataclasses.replace(self, **changed)
+
+    def with_rows(self: Self, sequences: Sequence[int], first: int, other: Self) -> Self:
+        """The same, with `other` in place of some sequences' tokens from `first` on."""
+        changed = {}
+        for name, mine, its in self._with_tokens(other):
+            changed[name] = mine.clone()
+            changed[name][list(sequences), first : first + its.shape[1]] = its
+        return dataclasses.replace(self, **changed)
+
+    def _with_tokens(self: Self, other: Self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        for name, axes in {**self.axes, **_BESIDE}.items():
+            mine = getattr(self, name)
+            if mine is not None and axes[:2] == (PROMPT, TOKEN):
+                yield name, mine, getattr(other, name)
+
+    def over_heads(self: Self) -> Self:
+        """The same where every head has its own copy of what its group shares (groups = heads)."""
+        if self.groups == self.heads:
+            return self
+        alone = self.select_heads(range(self.heads))
+        return dataclasses.replace(alone, gate=self.gate, surroundings=self.surroundings)
 
     def select_heads(self: Self, heads: Sequence[int]) -> Self:
         """Only these heads, in this order, each with its own copy of what its group shares (groups = heads).
