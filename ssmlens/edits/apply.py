@@ -32,6 +32,11 @@ class Apply(ValueEdit):
         """See `Edit.stage`."""
         return Stage.ENTRIES if self.what == MATRIX else super().stage
 
+    @property
+    def is_differentiable(self) -> bool:
+        """See `ValueEdit.is_differentiable`: what a function holds is not known."""
+        return True
+
     def check(self) -> None:
         """See `Edit.check`."""
         if not callable(self.function):

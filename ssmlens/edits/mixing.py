@@ -22,7 +22,7 @@ from ssmlens.edits.positions import Positions
 from ssmlens.edits.source import quantity_of
 from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
-from ssmlens.names import GROUP
+from ssmlens.names import GROUP, HEAD
 from ssmlens.scan.edges import change_of_rows, passed_over
 from ssmlens.scan.operator import Operator, scan_dtype
 
@@ -40,6 +40,8 @@ def difference(
     if reason := site.adapter.unclosable(site.module):
         raise UsageError(f"{edits[0]}: {reason}")
     before = site.adapter.project(site.module, given)
+    if any(getattr(edit, "heads", None) is not None for edit in edits):
+        before = before.over_heads()  # both sides in one layout, so that they round alike
     mixed = _mix(before)
     unedited = _with_skip(before, mixed)
     stages = {stage: [edit for edit in edits if edit.stage is stage] for stage in Stage}
@@ -97,11 +99,11 @@ def _edit_operand(operands: Operator, edit: ValueEdit, positions: Positions) -> 
         value, axes = quantity_of(operands, edit.what)
     except UsageError as error:
         raise UsageError(f"{edit}: the mixer {error}") from None
-    if edit.heads is not None and GROUP in axes:
-        operands = operands.over_heads()
-        value, axes = quantity_of(operands, edit.what)
-        axes = tuple("head" if axis == GROUP else axis for axis in axes)
+    if edit.heads is not None and operands.groups == operands.heads:
+        axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
     new = edit.apply(value, Place(edit.what, axes, positions))
+    if torch.equal(new, value) and not edit.is_differentiable:
+        return operands
     if edit.what == "gate":
         whole, _ = operands.quantity("gate")
         flat = new.flatten(2)

@@ -128,6 +128,12 @@ class ValueEdit(Edit):
     def new(self, old: Tensor, place: Place) -> Tensor:
         """The new value, everywhere; only what is selected of it is taken."""
 
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether somebody may ask how the output depends on it, also where it changes nothing."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return any(isinstance(value, Tensor) and value.requires_grad for value in values)
+
     def tokens_named(self) -> list[tuple[Selection, str]]:
         """See `Edit.tokens_named`."""
         return [] if self.tokens is None else [(self.tokens, "token")]
