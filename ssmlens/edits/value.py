@@ -128,6 +128,11 @@ class ValueEdit(Edit):
     def new(self, old: Tensor, place: Place) -> Tensor:
         """The new value, everywhere; only what is selected of it is taken."""
 
+    def check_number(self, value: float | Tensor, name: str) -> None:
+        """Raise UsageError unless this is a number or a tensor."""
+        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+            raise UsageError(f"{self}: {name} is a number, or from Python a tensor")
+
     @property
     def is_differentiable(self) -> bool:
         """Whether somebody may ask how the output depends on it, also where it changes nothing."""
