@@ -15,8 +15,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ssmlens import edits as edits
     from ssmlens import plot as plot
     from ssmlens.adapters.load import load_model
+    from ssmlens.edits.context import editing
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
     from ssmlens.plot.report_page import report
@@ -52,6 +54,7 @@ __all__ = [
     "capture",
     "channel_maps",
     "compare",
+    "editing",
     "erase_map",
     "find_runs",
     "load_model",
@@ -78,6 +81,7 @@ _HOMES = {
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "runs.compare",
+    "editing": "edits.context",
     "erase_map": "scan.hidden_attention",
     "find_runs": "runs.run",
     "load_model": "adapters.load",
@@ -95,7 +99,7 @@ _HOMES = {
 }
 
 
-_PACKAGES = ("plot",)
+_PACKAGES = ("edits", "plot")
 
 
 def __getattr__(name: str) -> object:

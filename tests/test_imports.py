@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "store": STORE,
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
+    "edits": {"edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "runs": RUNS,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},

@@ -73,7 +73,7 @@ class Adapter(ABC):
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""
-        given = self._given(mixer, args, kwargs)
+        given = arguments(mixer, args, kwargs)
         hidden = given[next(iter(given))]
         return MixerInput(hidden, given.get("attention_mask"))
 
@@ -82,14 +82,12 @@ class Adapter(ABC):
 
         What a mixer computes from a state it was handed is not M x of the tokens at hand.
         """
-        given = self._given(mixer, args, kwargs)
+        given = arguments(mixer, args, kwargs)
         for name in _PACKED:
             if given.get(name) is not None:
                 return f"packed sequences ({name}) are not recorded; pass them one a row"
-        for name in _CACHES:
-            if given.get(name) is not None and _holds_state(given[name], mixer):
-                return f"a cached step ({name}) is not recorded; record the prefill"
-        return None
+        name = cache_with_state(mixer, given)
+        return name and f"a cached step ({name}) is not recorded; record the prefill"
 
     def read_output(
         self, mixer: nn.Module, given: MixerInput, output: Any
@@ -144,12 +142,6 @@ class Adapter(ABC):
         """What `mimetic_` sets in its components "A" and "delta": weights, each with its value. None: as in Mamba."""
         return None
 
-    def _given(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        bound = inspect.signature(own_forward(mixer)).bind(mixer, *args, **kwargs)
-        _, *names = bound.arguments
-        given = {name: bound.arguments[name] for name in names}
-        return given | given.pop("kwargs", {})
-
 
 adapters: Registry[Adapter] = Registry("adapter", "ssmlens.adapters")
 
@@ -168,6 +160,22 @@ def own_forward(mixer: nn.Module) -> Callable[..., Any]:
     inside = [cell.cell_contents for cell in forward.__closure__ or ()]
     hidden = [f for f in inside if inspect.isfunction(f) and f.__name__ == "forward"]
     return hidden[0] if hidden else forward
+
+
+def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module is called with, by the names of its own forward, in their order."""
+    bound = inspect.signature(own_forward(module)).bind(module, *args, **kwargs)
+    _, *names = bound.arguments
+    given = {name: bound.arguments[name] for name in names}
+    return given | given.pop("kwargs", {})
+
+
+def cache_with_state(mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
+    """The argument that holds the state of earlier tokens of this mixer, or None: this is no cached step."""
+    for name in _CACHES:
+        if given.get(name) is not None and _holds_state(given[name], mixer):
+            return name
+    return None
 
 
 def _holds_state(cache: Any, mixer: nn.Module) -> bool:

@@ -45,6 +45,20 @@ class Block:
         return [site for site in both if site.adapter.unreadable(site.module) is None]
 
     @property
+    def mlps(self) -> list[nn.Module]:
+        """Its MLP or mixture of experts: of nested ones the outermost, and none inside of what mixes tokens."""
+        mixing = [site.module for site in (self.mixer, self.attention) if site]
+        found: dict[str, nn.Module] = {}
+        for name, module in self.module.named_modules():
+            if module in mixing or any(is_within(name, outer) for outer in found):
+                continue
+            if any(module in mixer.modules() for mixer in mixing):
+                continue
+            if any(pattern.search(type(module).__name__) for pattern in (_MOE, _MLP)):
+                found[name] = module
+        return list(found.values())
+
+    @property
     def kind(self) -> str:
         """One of `names.BLOCK_KINDS`: what mixes its tokens, or what else it is."""
         kinds = [site.adapter.block_kind for site in (self.mixer, self.attention) if site]

@@ -11,6 +11,7 @@ COMMANDS = {
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
+    "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
     "pack": ("pack", "make one HDF5 file of a capture folder"),

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ssmlens.models.projections import Calls, TokenMask, group_rms_norm, zero_padding
 from ssmlens.models.submodules import called, linear
+from ssmlens.names import HEAD, HEADDIM, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.surroundings import Surroundings
@@ -69,6 +71,86 @@ class Mamba3Weights:
         return [*known, self.in_proj_weight.shape[0] - sum(known)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Mamba3Signals:
+    """What the operands of a Mamba-3 scan are derived from: Δ drives the decay, both weights of a write, the rotation.
+
+    Attributes:
+        delta: Δ.
+        rate: What Δ decays at: log_decay = −Δ rate.
+        share: λ, the share of a token's step that its own write has.
+        angle: How far a token turns each pair of states, before tanh.
+        B: Write vectors before their rotation.
+        C: Read vectors before their rotation.
+        x: What is written.
+        D: Skip weights.
+        gate: The gate's branch.
+        surroundings: The norm after the scan.
+    """
+
+    delta: Float[Tensor, "batch token head"]
+    rate: Float[Tensor, "batch token head"]
+    share: Float[Tensor, "batch token head"]
+    angle: Float[Tensor, "batch token pair"]
+    B: Float[Tensor, "batch token head state"]
+    C: Float[Tensor, "batch token head state"]
+    x: Float[Tensor, "batch token head headdim"]
+    D: Float[Tensor, "head 1"]
+    gate: Float[Tensor, "batch token d_inner"]
+    surroundings: Surroundings
+
+    _axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **dict.fromkeys(("delta", "log_decay", "rate", "share"), (PROMPT, TOKEN, HEAD)),
+        "angle": (PROMPT, TOKEN, "pair"),
+        **dict.fromkeys(("B", "C"), (PROMPT, TOKEN, HEAD, STATE)),
+        "x": (PROMPT, TOKEN, HEAD, HEADDIM),
+        "D": (HEAD, HEADDIM),
+        "gate": (PROMPT, TOKEN, "d_inner"),
+    }
+
+    @property
+    def log_decay(self) -> Float[Tensor, "batch token head"]:
+        """The log of each token's decay."""
+        return -self.delta * self.rate
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """See `Signals.quantities`."""
+        return tuple(self._axes)
+
+    def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
+        """See `Signals.quantity`."""
+        return getattr(self, name), self._axes[name]
+
+    def with_quantity(self, name: str, value: Tensor) -> DecayScan:
+        """See `Signals.with_quantity`. A log decay is set through the rate, so that Δ goes on driving it."""
+        if name == "log_decay":
+            name, value = "rate", -value / self.delta.clamp(min=torch.finfo(value.dtype).tiny)
+        changed: dict[str, Any] = {name: value}
+        return dataclasses.replace(self, **changed).operands()
+
+    def operands(self) -> DecayScan:
+        """The operands: see `project_mamba3`."""
+        # Of a token's step, for what the one before wrote.
+        left_over = (1 - self.share) * self.delta
+        write_now = self.share * self.delta
+        after = torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1)
+        phase = _phase(self.angle, self.delta)
+        return DecayScan(
+            delta=self.delta,
+            A=None,
+            B=_rotate(self.B, phase),
+            C=_rotate(self.C, phase),
+            x=self.x,
+            D=self.D,
+            gate=self.gate,
+            log_decay=self.log_decay,
+            write=write_now + after,
+            write_now=write_now,
+            surroundings=dataclasses.replace(self.surroundings, signals=self),
+        )
+
+
 def project_mamba3(
     hidden: Float[Tensor, "batch token d_model"],
     weights: Mamba3Weights,
@@ -91,30 +173,23 @@ def project_mamba3(
     projected = zero_padding(projected, token_mask)
     gate, x, B, C, dt, rate, trap, angle = projected.split(weights.rows, dim=-1)
     wide = scan_dtype(projected)
-    delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
-    decay_rate = F.softplus(rate.to(wide)).clamp(min=weights.A_floor)
-    share = torch.sigmoid(trap.to(wide))
-    left_over = (1 - share) * delta  # of a token's step, for what the token before it wrote
-    write_now = share * delta
-    phase = _phase(angle, delta)
-    return DecayScan(
-        delta=delta,
-        A=None,
-        B=_rotate(_per_head(B, "B", weights), phase),
-        C=_rotate(_per_head(C, "C", weights), phase),
+    return Mamba3Signals(
+        delta=F.softplus(dt.to(wide) + weights.dt_bias.to(wide)),
+        rate=F.softplus(rate.to(wide)).clamp(min=weights.A_floor),
+        share=torch.sigmoid(trap.to(wide)),
+        angle=angle,
+        B=_per_head(B, "B", weights),
+        C=_per_head(C, "C", weights),
         x=x.to(wide).unflatten(2, (heads, -1)),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
-        log_decay=-delta * decay_rate,
-        write=write_now + torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1),
-        write_now=write_now,
         surroundings=Surroundings(
             norm_weight=weights.norm_weight,
             norm_eps=weights.eps,
             norm_groups=heads,
             norm_before_gate=True,
         ),
-    )
+    ).operands()
 
 
 def finish_mamba3(

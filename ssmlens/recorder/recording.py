@@ -62,6 +62,29 @@ class LayerRecord(ShownInNotebooks):
         with torch.no_grad():
             return attention_map(self.operands)
 
+    def states(self, at: int | Sequence[int]) -> Float[Tensor, "batch at head headdim state"]:
+        """The state h_t after the write of some tokens: h_t = Ā_t h_{t−1} + B̄_t x_t; of a delta rule S_t [d_v d_k].
+
+        In Mamba-3 it has what token t still writes at t + 1. `Set(what="state", tokens=t, value=…)` puts one back.
+
+        Args:
+            at: Tokens, counted as in the tensors, padding included; negative ones from the end.
+
+        Raises:
+            UsageError: A token is out of range, or the layer has no state (softmax attention).
+        """
+        operands = self.operands
+        tokens = [at] if isinstance(at, int) else list(at)
+        for token in tokens:
+            if not -operands.tokens <= token < operands.tokens:
+                raise UsageError(f"token {token} is out of range: there are {operands.tokens}")
+        if operands.x is None:
+            raise UsageError(f"layer {self.layer}: what it mixes cannot be read")
+        x = operands.x
+        with torch.no_grad():
+            states = [operands.state_after(x, token % operands.tokens) for token in tokens]
+        return torch.stack(states, dim=1)
+
     @cached_property
     def closure(self) -> Closure:
         """How far the operands are from what the mixer put out, by sequence."""

@@ -29,10 +29,12 @@ class Run:
     Attributes:
         output: o_t = S_t q_t.
         erased: δ_t − u_t, computed without that difference: it may be much smaller than u.
+        state: S after the last token.
     """
 
     output: Float[Tensor, "batch head token headdim"]
     erased: Float[Tensor, "batch head token headdim"]
+    state: Float[Tensor, "batch head headdim state"]
 
 
 def run_delta_rule(
@@ -41,6 +43,7 @@ def run_delta_rule(
     beta: Float[Tensor, "batch head token"],
     log_decay: Float[Tensor, "batch head token #state"],
     u: Float[Tensor, "batch head token headdim"],
+    state: Float[Tensor, "batch head headdim state"] | None = None,
 ) -> Run:
     """Run δ_t = u_t − β_t α_t S_{t−1} k_t, S_t = α_t S_{t−1} + δ_t k_tᵀ, o_t = S_t q_t.
 
@@ -50,6 +53,7 @@ def run_delta_rule(
         beta: Strength of each write.
         log_decay: log α.
         u: β v for the layer itself.
+        state: S before the first token. None: 0.
     """
     tokens = u.shape[2]
     size = _CHUNK_TOKENS if log_decay.shape[3] == 1 else _CHUNK_TOKENS_BY_STATE
@@ -64,7 +68,9 @@ def run_delta_rule(
         beta * overlaps, torch.cat([u, beta * seen], dim=-1), upper=False, unitriangular=True
     )
     value, known = drop_tiny(solved).split([u.shape[-1], k.shape[-1]], dim=-1)
-    state, before = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1]), []
+    if state is None:
+        state = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1])
+    before = []
     for chunk in range(u.shape[2]):
         before.append(state)
         written = value[:, :, chunk] - known[:, :, chunk] @ state.mT
@@ -73,7 +79,8 @@ def run_delta_rule(
     value = value - known @ states
     output = (since * q) @ states + reads @ value
     erased = -beta * (seen @ states + overlaps.tril(-1) @ value)
-    return Run(*(x.flatten(2, 3)[:, :, :tokens] for x in (output, erased)))
+    output, erased = (x.flatten(2, 3)[:, :, :tokens] for x in (output, erased))
+    return Run(output, erased, state)
 
 
 def _decayed_products(

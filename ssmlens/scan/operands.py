@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import Operator
 
@@ -129,3 +130,38 @@ class DecayOperands(Operator):
             self.delta if self.write is None else self.write,
             self.delta if self.write_now is None else self.write_now,
         )
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """See `Operator.quantities`: the log of the decay too, where it is ΔA."""
+        own = super().quantities
+        return own if "log_decay" in own else (*own, "log_decay")
+
+    def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
+        """See `Operator.quantity`."""
+        if name != "log_decay" or self.A is None:
+            return super().quantity(name)
+        log_decay = self.delta.unsqueeze(3) * self.A
+        if self.scalar_decay:
+            return log_decay.squeeze(3), self.axes["log_decay"]
+        return log_decay, (*self.axes["log_decay"], STATE)
+
+    def with_quantity(self, name: str, value: Tensor) -> "DecayOperands":
+        """See `Operator.with_quantity`. Another log decay leaves the writes as they are.
+
+        Raises:
+            UsageError: A log decay of Mamba-1 that is not one step times A: a head has one step for all its states.
+        """
+        if name != "log_decay" or self.A is None:
+            return super().with_quantity(name, value)
+        write, write_now = self.writes
+        if self.scalar_decay:
+            return dataclasses.replace(
+                self, A=None, log_decay=value, write=write, write_now=write_now
+            )
+        steps = (value * self.A).sum(3) / self.A.square().sum(1).clamp(min=1e-30)
+        if not torch.allclose(steps.unsqueeze(3) * self.A, value, rtol=1e-4):
+            raise UsageError(
+                "a head of this scan has one step for all its states: scale log_decay at all of them, or change A"
+            )
+        return dataclasses.replace(self, delta=steps, write=write, write_now=write_now)

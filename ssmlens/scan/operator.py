@@ -12,17 +12,17 @@ M is made of, its inherited ones what the mixer puts around it.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
-from ssmlens.scan.surroundings import Surroundings
+from ssmlens.scan.surroundings import Signals, Surroundings
 
 # typing's own is beyond beartype, which checks these files in tests.
 Self = TypeVar("Self", bound="Operator")
@@ -134,6 +134,69 @@ class Operator(ABC):
             sample: Heads to sample, evenly spaced in each group; all where there are fewer.
         """
 
+    # What edits ask.
+
+    def entries(
+        self, queries: Int[Tensor, " pair"], keys: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "batch pair head"] | None:
+        """M[i, j] of every head for some pairs j < i, or None: where no pair costs less than a rectangle."""
+        return None
+
+    def state_after(
+        self, x: Float[Tensor, "batch token head headdim"], token: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """The state after the write of a token.
+
+        Raises:
+            UsageError: This operator has no state (softmax).
+        """
+        raise UsageError(f"a {self.kind} has no state")
+
+    def state_left(
+        self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """What is left, after the write of token `until`, of a state that stood after that of token `since`."""
+        raise UsageError(f"a {self.kind} has no state")
+
+    def read_state(
+        self, state: Float[Tensor, "batch head headdim state"], since: int
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """What every token reads of a state that stands after token `since` (−1: before the first one).
+
+        0 before that token. The state is read as the layer reads its own; nothing is written.
+        """
+        raise UsageError(f"a {self.kind} has no state")
+
+    def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
+        """Something that can be edited before the mixing, with its axes.
+
+        Raises:
+            UsageError: It has no such thing; says what it has.
+        """
+        if name not in self.quantities:
+            raise UsageError(f"has no {name!r}; it has: {', '.join(self.quantities)}")
+        if self._signals is not None:
+            return self._signals.quantity(name)
+        return getattr(self, name), {**self.axes, **_BESIDE}[name]
+
+    def with_quantity(self: Self, name: str, value: Tensor) -> Self:
+        """The same with another value of what `quantity` returns, and with what is derived from it."""
+        if self._signals is not None:
+            return self._signals.with_quantity(name, value)
+        changed: dict[str, Any] = {name: value}
+        return dataclasses.replace(self, **changed)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names that `quantity` takes."""
+        if self._signals is not None:
+            return self._signals.quantities
+        return tuple(n for n in (*self.axes, *_BESIDE) if getattr(self, n) is not None)
+
+    @property
+    def _signals(self) -> Signals | None:
+        return None if self.surroundings is None else self.surroundings.signals
+
     # What follows from `axes`.
 
     @property
@@ -207,6 +270,42 @@ class Operator(ABC):
     def between(self: Self, first: int, end: int) -> Self:
         """Only tokens first ≤ t < end, as if the sequence began there; without what surrounds the mixing."""
         return dataclasses.replace(self._cut({TOKEN: slice(first, end)}), surroundings=None)
+
+    def rows(self: Self, sequences: Sequence[int], first: int, end: int) -> Self:
+        """Some sequences, and of these only tokens first ≤ t < end; without what surrounds the mixing."""
+        if len(sequences) == self.batch and (first, end) == (0, self.tokens):
+            return dataclasses.replace(self, surroundings=None)
+        cut = self._cut({PROMPT: list(sequences)})
+        return cut.between(first, end)
+
+    def where(self: Self, tokens: Bool[Tensor, "batch token"], other: Self) -> Self:
+        """The same, with what `other` has at some tokens."""
+        changed = {}
+        for name, mine, its in self._with_tokens(other):
+            chosen = tokens.to(mine.device).reshape(*tokens.shape, *[1] * (mine.ndim - 2))
+            changed[name] = torch.where(chosen, its, mine)
+        return dataclasses.replace(self, **changed)
+
+    def with_rows(self: Self, sequences: Sequence[int], first: int, other: Self) -> Self:
+        """The same, with `other` in place of some sequences' tokens from `first` on."""
+        changed = {}
+        for name, mine, its in self._with_tokens(other):
+            changed[name] = mine.clone()
+            changed[name][list(sequences), first : first + its.shape[1]] = its
+        return dataclasses.replace(self, **changed)
+
+    def _with_tokens(self: Self, other: Self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        for name, axes in {**self.axes, **_BESIDE}.items():
+            mine = getattr(self, name)
+            if mine is not None and axes[:2] == (PROMPT, TOKEN):
+                yield name, mine, getattr(other, name)
+
+    def over_heads(self: Self) -> Self:
+        """The same where every head has its own copy of what its group shares (groups = heads)."""
+        if self.groups == self.heads:
+            return self
+        alone = self.select_heads(range(self.heads))
+        return dataclasses.replace(alone, gate=self.gate, surroundings=self.surroundings)
 
     def select_heads(self: Self, heads: Sequence[int]) -> Self:
         """Only these heads, in this order, each with its own copy of what its group shares (groups = heads).

@@ -2,10 +2,29 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+
+@runtime_checkable
+class Signals(Protocol):
+    """What a family derives its operands from, where changing one alone would leave others stale (Mamba-3)."""
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of what can be edited."""
+        ...
+
+    def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
+        """One of them, with its axes."""
+        ...
+
+    def with_quantity(self, name: str, value: Tensor) -> Any:
+        """The operands derived from another value of it."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +47,7 @@ class Surroundings:
         norm_groups: Equal parts of the channels, in order, each normalised by itself.
         norm_before_gate: Whether the gate comes after the norm.
         gate_activation: What the gate's branch passes before it multiplies.
+        signals: What the operands were derived from. None where each stands for itself.
     """
 
     u: Float[Tensor, "batch token channel"] | None = None
@@ -38,18 +58,18 @@ class Surroundings:
     norm_groups: int = 1
     norm_before_gate: bool = False
     gate_activation: Callable[[Tensor], Tensor] = F.silu
+    signals: Signals | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Surroundings":
-        """The same with `function` applied to every tensor."""
+        """The same with `function` applied to every tensor; without `signals`."""
         tensors = {
             f.name: function(value)
             for f in dataclasses.fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(self, **tensors, signals=None)
 
     def sequence(self, index: int, length: int | None = None) -> "Surroundings":
-        """That of one sequence of the batch (a batch of one), cut to its first `length` tokens."""
-        if self.u is None:
-            return self
-        return dataclasses.replace(self, u=self.u[index : index + 1, :length])
+        """That of one sequence of the batch (a batch of one), cut to its first `length` tokens; without `signals`."""
+        u = None if self.u is None else self.u[index : index + 1, :length]
+        return dataclasses.replace(self, u=u, signals=None)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssmlens.names import MAP, MASK
-from ssmlens.scan import discretize
+from ssmlens.scan import decay_states, discretize
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square, energies
 from ssmlens.scan.decay_recurrence import run_recurrence
 from ssmlens.scan.head_sums import mean_over_heads
@@ -58,6 +58,31 @@ class DecayScan(DecayOperands):
         """See `Operator.diagonal`: C·B times what a token writes for itself."""
         own = (self.B * self.C).sum(-1).unsqueeze(3)
         return (own * self.writes[1].unflatten(2, (self.groups, -1))).flatten(2)
+
+    def entries(
+        self, queries: Int[Tensor, " pair"], keys: Int[Tensor, " pair"]
+    ) -> Float[Tensor, "batch pair head"]:
+        """See `Operator.entries`."""
+        return decay_states.entries(self.bare(), queries, keys)
+
+    def state_after(
+        self, x: Float[Tensor, "batch token head headdim"], token: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """See `Operator.state_after`. In Mamba-3 it has what the token still writes at the next one, too."""
+        o = self.bare()
+        return decay_states.state_after(o, x.to(o.delta.dtype), token)
+
+    def state_left(
+        self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """See `Operator.state_left`."""
+        return decay_states.state_left(self.bare(), state, since, until)
+
+    def read_state(
+        self, state: Float[Tensor, "batch head headdim state"], since: int
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """See `Operator.read_state`."""
+        return decay_states.read_state(self.bare(), state, since)
 
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span

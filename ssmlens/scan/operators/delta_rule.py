@@ -126,6 +126,35 @@ class DeltaRule(Operator):
         o = self.bare()
         return o.beta * (o.q * o.k).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
 
+    def state_after(
+        self, x: Float[Tensor, "batch token head headdim"], token: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """See `Operator.state_after`: S [head d_v d_k]."""
+        o = self.bare().between(0, token + 1)
+        return o._run(o.beta.unsqueeze(-1) * x[:, : token + 1].to(o.beta)).state
+
+    def state_left(
+        self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
+    ) -> Float[Tensor, "batch head headdim state"]:
+        """See `Operator.state_left`: what the tokens between decay and erase is gone."""
+        o = self.bare().between(since + 1, until + 1)
+        return o._run(_nothing(o, state), state.to(o.beta)).state
+
+    def read_state(
+        self, state: Float[Tensor, "batch head headdim state"], since: int
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """See `Operator.read_state`."""
+        o = self.bare()
+        state = state.to(o.beta)
+        later = o.between(since + 1, self.tokens)
+        seen = later._run(_nothing(later, state), state).output.movedim(1, 2)
+        if since < 0:
+            return seen
+        q = o.q[:, since].repeat_interleave(o.heads // o.groups, dim=1)
+        now = (state @ q.unsqueeze(-1)).mT  # batch head 1 headdim
+        before = seen.new_zeros(o.batch, since, *seen.shape[2:])
+        return torch.cat([before, now.movedim(2, 1), seen], dim=1)
+
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span
     ) -> Float[Tensor, "batch kind query key"]:
@@ -183,10 +212,15 @@ class DeltaRule(Operator):
         """Ā, the decay α."""
         return {"A_bar": self.log_decay.exp()}
 
-    def _run(self, u: Float[Tensor, "batch token head headdim"]) -> Run:
-        """The recurrence of all heads where β v is u."""
+    def _run(
+        self,
+        u: Float[Tensor, "batch token head headdim"],
+        state: Float[Tensor, "batch head headdim state"] | None = None,
+    ) -> Run:
+        """The recurrence of all heads where β v is u, from a state."""
         o = self.select_heads(range(self.heads))
-        return run_delta_rule(*(x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u)))
+        q, k, beta, log_decay, u = (x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u))
+        return run_delta_rule(q, k, beta, log_decay, u, state)
 
     def _operands(self, sequence: int) -> Operands:
         """Those of one sequence, where every head has its own q and k."""
@@ -199,3 +233,10 @@ class DeltaRule(Operator):
         at_once = max(1, entries // max(1, tokens * self.q.shape[3]))
         for heads in torch.arange(self.heads).split(at_once):
             yield self.select_heads(heads.tolist())
+
+
+def _nothing(
+    o: DeltaRule, state: Float[Tensor, "batch head headdim state"]
+) -> Float[Tensor, "batch token head headdim"]:
+    """Tokens that write nothing."""
+    return o.beta.new_zeros(o.batch, o.tokens, o.heads, state.shape[2])

@@ -1,0 +1,130 @@
+"""Edits of one block: of its residual stream, of what it adds, of its MLP, and of what mixes its tokens."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import arguments
+from ssmlens.adapters.blocks import Block
+from ssmlens.adapters.find import MixerSite
+from ssmlens.edits.edit import ATTENTION, Edit, Stage
+from ssmlens.edits.forward import Forward
+from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream
+from ssmlens.edits.module_calls import (
+    first_input,
+    first_output,
+    hands_on_residual,
+    with_first_input,
+    with_first_output,
+)
+from ssmlens.errors import UsageError
+from ssmlens.recorder.calls import weights_device
+from ssmlens.recorder.choose import why_not
+
+_OF_MIXER = range(Stage.INPUT, Stage.OUTPUT + 1)
+
+
+class BlockHooks:
+    """What carries out the edits of one block while its model runs.
+
+    Attributes:
+        ran: Whether the block has run.
+
+    Raises:
+        UsageError: The block lacks what an edit changes.
+    """
+
+    def __init__(self, block: Block, edits: Sequence[Edit], forward: Forward):
+        self.ran = False
+        self._block, self._forward = block, forward
+        self._running = False  # several blocks may share a module
+        self._stream: Tensor | None = None
+        self._residual = [edit for edit in edits if edit.stage is Stage.RESIDUAL]
+        self._added = [edit for edit in edits if edit.stage is Stage.BLOCK]
+        self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]
+        if self._mlp and not block.mlps:
+            raise UsageError(f"{self._mlp[0]}: layer {block.layer} has no MLP")
+        self._mixers: list[tuple[nn.Module, MixerHooks]] = []
+        by_module: dict[nn.Module, tuple[MixerSite, list[Edit]]] = {}
+        for edit in edits:
+            if edit.stage in _OF_MIXER:
+                site = _site(block, edit)
+                by_module.setdefault(site.module, (site, []))[1].append(edit)
+        for module, (site, some) in by_module.items():
+            hooks = MixerHooks(site, some, forward, lambda: self._running)
+            self._mixers.append((module, hooks))
+
+    def attach(self, stack: ExitStack) -> None:
+        """Hook the block's modules; `stack` unhooks them."""
+        block = self._block.module
+        keep = stack.callback
+        keep(block.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
+        for module, hooks in self._mixers:
+            keep(module.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
+            keep(module.register_forward_hook(hooks.after, with_kwargs=True).remove)
+        for module in self._block.mlps if self._mlp else ():
+            keep(module.register_forward_hook(self._after_mlp).remove)
+        if self._added:
+            keep(block.register_forward_hook(self._after_block).remove)
+        keep(block.register_forward_hook(self._leave, always_call=True).remove)
+
+    def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        self._running = self.ran = True
+        if not self._residual and not self._added:
+            return None
+        _, hidden = first_input(module, args, kwargs)
+        residual = _residual(module, args, kwargs)
+        before = hidden if residual is None else hidden + residual
+        self._stream = edit_stream(self._residual, before, self._forward)
+        if not self._residual:
+            return None
+        new = self._stream
+        if residual is not None:
+            new = hidden + (new - before).to(hidden.dtype)
+        return with_first_input(module, args, kwargs, new)
+
+    def _after_mlp(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if not self._running:
+            return None
+        new = edit_stream(self._mlp, first_output(output), self._forward)
+        return with_first_output(output, new)
+
+    def _after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        stream, first = self._stream, first_output(output)
+        assert stream is not None
+        beside = output[1] if hands_on_residual(module) else None
+        put_out = first if beside is None else first + beside
+        new = stream + edit_stream(self._added, put_out - stream, self._forward)
+        if beside is not None:
+            new = new - beside
+        return with_first_output(output, new.to(first.dtype))
+
+    def _leave(self, *_: Any) -> None:
+        self._running, self._stream = False, None
+
+
+def _residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    return (
+        arguments(module, args, kwargs).get("residual", None) if hands_on_residual(module) else None
+    )
+
+
+def _site(block: Block, edit: Edit) -> MixerSite:
+    """The module that an edit of this block is of.
+
+    Raises:
+        UsageError: The block has no such module, or its weights cannot be read where the edit needs them.
+    """
+    site = block.attention if edit.part == ATTENTION else block.mixer or block.attention
+    if site is None:
+        why = why_not(block) if edit.part != ATTENTION else "a block without softmax attention"
+        raise UsageError(f"{edit}: layer {block.layer} is {why}")
+    if Stage.OPERANDS <= edit.stage <= Stage.SCAN_OUTPUT:
+        reason = site.adapter.unreadable(site.module) or site.adapter.unclosable(site.module)
+        if reason:
+            raise UsageError(f"{edit}: {reason}")
+        if site.adapter.needs_weights(site.module):
+            weights_device(site)
+    return site

@@ -1,0 +1,102 @@
+"""Edits of the convolution before the scan: operands are projected again, with other taps, or from a token on alone."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import MixerInput
+from ssmlens.adapters.find import MixerSite
+from ssmlens.edits.edit import Edit
+from ssmlens.edits.positions import Positions
+from ssmlens.edits.value import CONV_AXES, CutTaps, Place, ValueEdit
+from ssmlens.errors import UsageError
+from ssmlens.scan.operator import Operator
+
+
+def is_of_convolution(edit: Edit) -> bool:
+    """Whether an edit changes the taps, or cuts them off."""
+    return isinstance(edit, CutTaps) or (isinstance(edit, ValueEdit) and edit.what == "conv")
+
+
+def project_again(
+    site: MixerSite,
+    given: MixerInput,
+    positions: Positions,
+    operands: Operator,
+    edits: Sequence[Edit],
+) -> Operator:
+    """The operands as these edits of the convolution leave them.
+
+    Raises:
+        UsageError: An edit sets taps, and the mixer has no convolution.
+    """
+    of_taps = [edit for edit in edits if isinstance(edit, ValueEdit)]
+    taps = {
+        f"mixer.{name}.weight": module.weight
+        for name, module in site.module.named_modules()
+        if isinstance(module, nn.Conv1d)
+    }
+    if of_taps and not taps:
+        raise UsageError(f"{of_taps[0]}: the mixer has no convolution")
+    if not taps:
+        return operands
+    cuts = [edit for edit in edits if isinstance(edit, CutTaps)]
+    projection = _Projection(site)
+    # Which of the edits hold at a token: 1 for the first, 2 for the second, 4 for the third …
+    chosen = [positions.chosen(edit.tokens) for edit in of_taps]
+    holds = sum(
+        (mask.long() << n for n, mask in enumerate(chosen)), torch.zeros_like(positions.here)
+    )
+    out = operands
+    for pattern in holds.unique().tolist():
+        some = [edit for n, edit in enumerate(of_taps) if pattern >> n & 1]
+        changed = {name: _edit_taps(some, weight, positions) for name, weight in taps.items()}
+        new = _in_pieces(projection, changed, given, positions, cuts)
+        out = new if bool((holds == pattern).all()) else out.where(holds == pattern, new)
+    return out
+
+
+def _edit_taps(edits: Sequence[ValueEdit], weight: Tensor, positions: Positions) -> Tensor:
+    taps = weight.flatten(1)
+    for edit in edits:
+        everywhere = dataclasses.replace(edit, tokens=None)
+        taps = everywhere.apply(taps, Place("conv", CONV_AXES, positions))
+    return taps.view_as(weight)
+
+
+def _in_pieces(
+    projection: "_Projection",
+    weights: dict[str, Tensor],
+    given: MixerInput,
+    positions: Positions,
+    cuts: Sequence[CutTaps],
+) -> Operator:
+    """Project all tokens, then, for every cut, those after it alone."""
+
+    def project(of: MixerInput) -> Operator:
+        return torch.func.functional_call(projection, weights, (of,))
+
+    whole = project(given)
+    by_length = any(cut.tokens.counts_back for cut in cuts)
+    for rows, first, end in positions.groups(by_length=by_length) if cuts else ():
+        length = end - first
+        masks = [cut.tokens.clipped(length, length) for cut in cuts]
+        for token in torch.stack(masks).any(0).nonzero().flatten().tolist():
+            start = first + token + 1
+            later = given.map(lambda tensor, start=start, rows=rows: tensor[rows, start:])
+            whole = whole.with_rows(rows, start, project(later))
+    return whole
+
+
+class _Projection(nn.Module):
+    """A mixer's projection as a module, so that it can be called with other weights."""
+
+    def __init__(self, site: MixerSite):
+        super().__init__()
+        self.mixer = site.module
+        self._project = site.adapter.project
+
+    def forward(self, given: MixerInput) -> Operator:
+        return self._project(self.mixer, given)

@@ -1,0 +1,56 @@
+"""What edits must know of the forward that runs: where its tokens stand, and whether it is a cached step."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import arguments, cache_with_state
+from ssmlens.edits.positions import Positions
+
+
+class Forward:
+    """The forward that runs.
+
+    Attributes:
+        called: Whether there was one.
+        cached_step: Whether it goes on from the state of earlier tokens, as in `generate`.
+        longest: Real tokens of the longest prompt so far.
+    """
+
+    def __init__(self, mixers: list[nn.Module]):
+        self.called = False
+        self.cached_step = False
+        self.longest = 0
+        self._mixers = mixers
+        self._mask: Tensor | None = None
+        self._before, self._seen = 0, 0
+        self._prefill: Tensor | None = None
+
+    def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before the model runs: read its attention mask and its cache."""
+        self.called = True
+        given = arguments(model, args, kwargs)
+        mask = given.get("attention_mask")
+        self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        self.cached_step = any(cache_with_state(mixer, given) for mixer in self._mixers)
+        self._before = self._seen if self.cached_step else 0
+        if not self.cached_step:
+            self._prefill = None
+
+    def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
+        """Those of the tokens of a hidden state [batch token d_model] of this forward.
+
+        Args:
+            hidden: The hidden state.
+            mask: 1 at real tokens, as the module was given it, where the model itself was given none.
+        """
+        batch, tokens = hidden.shape[:2]
+        mask = mask if self._mask is None else self._mask
+        if mask is not None and (len(mask) != batch or mask.shape[1] < tokens):
+            mask = None
+        positions = Positions.of(batch, tokens, mask, self._before, self._prefill)
+        if self._prefill is None or not self.cached_step:
+            self._prefill = positions.length
+        self._seen = self._before + tokens
+        self.longest = max(self.longest, positions.longest)
+        return positions

@@ -1,0 +1,96 @@
+"""Edits of what mixes the tokens of a block: its input, what is inside, its output."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssmlens.adapters.adapter import CallRefusedError, MixerInput
+from ssmlens.adapters.find import MixerSite
+from ssmlens.edits.edit import Edit, Stage
+from ssmlens.edits.forward import Forward
+from ssmlens.edits.mixing import difference
+from ssmlens.edits.module_calls import (
+    first_input,
+    first_output,
+    with_first_input,
+    with_first_output,
+)
+from ssmlens.edits.value import STREAM_AXES, Place, ValueEdit
+from ssmlens.errors import UsageError
+from ssmlens.recorder.calls import call_device
+
+
+def edit_stream(edits: Sequence[Edit], value: Tensor, forward: Forward) -> Tensor:
+    """A hidden state as these edits leave it, one after another: also in a cached step."""
+    for edit in edits:
+        assert isinstance(edit, ValueEdit)
+        place = Place(edit.what, STREAM_AXES, forward.positions(value))
+        value = edit.apply(value, place)
+    return value
+
+
+class MixerHooks:
+    """The edits of one mixer, or of softmax attention."""
+
+    def __init__(
+        self,
+        site: MixerSite,
+        edits: Sequence[Edit],
+        forward: Forward,
+        running: Callable[[], bool],
+    ):
+        self._site, self._forward, self._running = site, forward, running
+        self._input = [edit for edit in edits if edit.stage is Stage.INPUT]
+        self._inside = [edit for edit in edits if Stage.OPERANDS <= edit.stage <= Stage.SCAN_OUTPUT]
+        self._output = [edit for edit in edits if edit.stage is Stage.OUTPUT]
+        self._given: MixerInput | None = None
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Before the mixer runs: change its input. Raises UsageError in a cached step that cannot be edited."""
+        if not self._running():
+            return None
+        site, changed = self._site, None
+        if self._inside and (reason := site.adapter.refusal(module, args, kwargs)):
+            raise self._refused(reason)
+        if self._input:
+            _, hidden = first_input(module, args, kwargs)
+            new = edit_stream(self._input, hidden, self._forward)
+            args, kwargs = changed = with_first_input(module, args, kwargs, new)
+        if self._inside:
+            self._given = site.adapter.read_input(module, args, kwargs)
+        return changed
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """After the mixer ran: add what the edits inside change, then change its output."""
+        if not self._running():
+            return None
+        first = first_output(output)
+        if self._inside:
+            first = self._edited(module, first, output)
+        first = edit_stream(self._output, first, self._forward)
+        return with_first_output(output, first)
+
+    def _edited(self, module: nn.Module, first: Tensor, output: Any) -> Tensor:
+        site, given = self._site, self._given
+        self._given = None
+        assert given is not None
+        try:
+            given, _ = site.adapter.read_output(module, given, output)
+        except CallRefusedError as refused:
+            raise self._refused(str(refused)) from None
+        where = call_device(site, first)
+        given = given.map(lambda tensor: tensor.to(where))
+        positions = self._forward.positions(given.hidden, given.token_mask)
+        for edit in self._inside:
+            edit.check_tokens(positions)
+        change = difference(site, given, positions, self._inside).to(first.device)
+        return (first.to(change.dtype) + change).to(first.dtype)
+
+    def _refused(self, reason: str) -> UsageError:
+        if "cached" in reason:
+            reason = (
+                "it holds in the prefill, and this is a cached step; generate with use_cache=False, "
+                "or edit what goes in or comes out"
+            )
+        return UsageError(f"{self._inside[0]}: {reason.replace('recorded', 'edited')}")

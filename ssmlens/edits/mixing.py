@@ -1,0 +1,205 @@
+"""Edits inside a mixer: its operands, its state, entries of its M, its scan's output.
+
+The mixer runs as it is, fused. What an edit changes is the difference of two computations from the same operands,
+finish(edited) − finish(unedited), taken in float32 and rounded once with the mixer's own output. So an edit that
+changes nothing leaves the output as it is, bit by bit.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.adapters.adapter import MixerInput
+from ssmlens.adapters.find import MixerSite
+from ssmlens.edits.apply import Apply
+from ssmlens.edits.convolution import is_of_convolution, project_again
+from ssmlens.edits.edit import Edit, Stage
+from ssmlens.edits.knock_out import KnockOut
+from ssmlens.edits.positions import Positions
+from ssmlens.edits.source import quantity_of
+from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
+from ssmlens.errors import UsageError
+from ssmlens.names import GROUP, HEAD
+from ssmlens.scan.edges import change_of_rows, passed_over
+from ssmlens.scan.operator import Operator, scan_dtype
+
+Scanned = Float[Tensor, "batch token head headdim"]
+
+
+def difference(
+    site: MixerSite, given: MixerInput, positions: Positions, edits: Sequence[Edit]
+) -> Float[Tensor, "batch token d_model"]:
+    """What these edits, of stages from OPERANDS to SCAN_OUTPUT, add to the mixer's output.
+
+    Raises:
+        UsageError: The family lacks what an edit changes, or it is out of range.
+    """
+    if reason := site.adapter.unclosable(site.module):
+        raise UsageError(f"{edits[0]}: {reason}")
+    before = site.adapter.project(site.module, given)
+    if any(getattr(edit, "heads", None) is not None for edit in edits):
+        before = before.over_heads()  # both sides in one layout, so that they round alike
+    mixed = _mix(before)
+    unedited = _with_skip(before, mixed)
+    stages = {stage: [edit for edit in edits if edit.stage is stage] for stage in Stage}
+    after = _edit_operands(site, given, positions, before, stages[Stage.OPERANDS])
+    if after is not before:
+        mixed = _mix(after)
+    for edit_rows, some in (
+        (_edit_state, stages[Stage.STATE]),
+        (_edit_entries, stages[Stage.ENTRIES]),
+    ):
+        if some:
+            mixed = mixed + _by_groups(edit_rows, after, positions, some)
+    y = _with_skip(after, mixed)
+    for edit in stages[Stage.SCAN_OUTPUT]:
+        assert isinstance(edit, ValueEdit)
+        y = edit.apply(y, Place(edit.what, SCAN_AXES, positions))
+    finish = site.adapter.finish
+    edited = finish(site.module, y, after)
+    wide = scan_dtype(edited)
+    return edited.to(wide) - finish(site.module, unedited, before).to(wide)
+
+
+def _mix(o: Operator) -> Scanned:
+    if o.x is None:
+        raise UsageError("what this layer mixes cannot be read")
+    with torch.autocast(o.x.device.type, enabled=False):
+        return o(o.x.to(scan_dtype(o.like)))
+
+
+def _with_skip(o: Operator, mixed: Scanned) -> Scanned:
+    assert o.x is not None
+    return mixed if o.D is None else mixed + o.D.to(mixed.dtype) * o.x.to(mixed.dtype)
+
+
+def _edit_operands(
+    site: MixerSite,
+    given: MixerInput,
+    positions: Positions,
+    operands: Operator,
+    edits: Sequence[Edit],
+) -> Operator:
+    """The operands, projected with other taps where edits say so, then changed one by one."""
+    of_convolution = [edit for edit in edits if is_of_convolution(edit)]
+    if of_convolution:
+        operands = project_again(site, given, positions, operands, of_convolution)
+    for edit in edits:
+        if not is_of_convolution(edit):
+            assert isinstance(edit, ValueEdit)
+            operands = _edit_operand(operands, edit, positions)
+    return operands
+
+
+def _edit_operand(operands: Operator, edit: ValueEdit, positions: Positions) -> Operator:
+    try:
+        value, axes = quantity_of(operands, edit.what)
+    except UsageError as error:
+        raise UsageError(f"{edit}: the mixer {error}") from None
+    if edit.heads is not None and operands.groups == operands.heads:
+        axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
+    new = edit.apply(value, Place(edit.what, axes, positions))
+    if torch.equal(new, value) and not edit.is_differentiable:
+        return operands
+    if edit.what == "gate":
+        whole, _ = operands.quantity("gate")
+        flat = new.flatten(2)
+        new = torch.cat([whole[..., : whole.shape[2] - flat.shape[2]], flat], dim=2)
+    return operands.with_quantity(edit.what, new)
+
+
+def _by_groups(
+    change: Callable[[Operator, Sequence[Any], Positions, list[int]], Scanned],
+    operands: Operator,
+    positions: Positions,
+    edits: Sequence[Edit],
+) -> Scanned:
+    """What `change` adds to y, for prompts that begin at the same token at once: positions count from there."""
+    assert operands.x is not None
+    total = operands.x.new_zeros(operands.x.shape, dtype=scan_dtype(operands.like))
+    by_length = any(named.counts_back for edit in edits for named, _ in edit.tokens_named())
+    for rows, first, end in positions.groups(by_length=by_length):
+        added = change(operands.rows(rows, first, end), edits, positions, rows)
+        if len(rows) == len(total) and (first, end) == (0, total.shape[1]):
+            return added
+        whole = torch.zeros_like(total)
+        whole[rows, first:end] = added
+        total = total + whole
+    return total
+
+
+def _edit_state(
+    o: Operator, edits: Sequence[ValueEdit], positions: Positions, rows: list[int]
+) -> Scanned:
+    """What later tokens read of the changes of the state, earlier tokens first."""
+    x = _wide_x(o)
+    total, changes = torch.zeros_like(x), []
+    for token, edit in _by_token(o, edits):
+        state = o.state_after(x, max(0, token))
+        state = torch.zeros_like(state) if token < 0 else state
+        for since, change in changes:
+            state = state + o.state_left(change, since, token)
+        place = Place(edit.what, STATE_AXES, positions, rows)
+        change = edit.apply(state, place) - state
+        changes.append((token, change))
+        total = total + o.read_state(change, token)
+    return total
+
+
+def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueEdit]]:
+    """Every token after which a state changes, −1 for the initial one, with its edit; in time, then as given."""
+    pairs = []
+    for edit in edits:
+        if edit.what == "initial_state":
+            pairs.append((-1, edit))
+        else:
+            assert edit.tokens is not None
+            chosen = edit.tokens.clipped(o.tokens, o.tokens).nonzero().flatten().tolist()
+            pairs += [(token, edit) for token in chosen]
+    return sorted(pairs, key=lambda pair: pair[0])
+
+
+def _edit_entries(
+    o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
+) -> Scanned:
+    """What knocking out edges takes from y, and what functions of M's rows add to it."""
+    x = _wide_x(o)
+    if all(isinstance(edit, KnockOut) for edit in edits):
+        knocked = [
+            edit.edges(o.tokens, o.heads, x.device) for edit in edits if isinstance(edit, KnockOut)
+        ]
+        return -passed_over(o, x, knocked)
+
+    everything = torch.ones(o.heads, dtype=torch.bool)
+    selections = [getattr(edit, "heads", None) for edit in edits]
+    masks = [everything if some is None else some.mask(o.heads, "head") for some in selections]
+    heads = torch.stack(masks).any(0).nonzero().flatten().tolist()
+
+    def change(M: Tensor, queries: tuple[int, int]) -> Tensor:
+        for edit in edits:
+            M = _edit_rows(edit, M, queries, heads, o.heads)
+        return M
+
+    return change_of_rows(o, x, heads, change)
+
+
+def _edit_rows(
+    edit: Edit, M: Tensor, queries: tuple[int, int], heads: list[int], of: int
+) -> Tensor:
+    """Rows of M of these heads, of so many, as the edit leaves them."""
+    if isinstance(edit, KnockOut):
+        edges = edit.edges(M.shape[3], of, M.device)
+        return M.masked_fill(edges.within(*queries) & edges.heads[heads, None, None], 0)
+    assert isinstance(edit, Apply)
+    if edit.heads is None:
+        return edit.rows(M, range(*queries))
+    own = edit.heads.mask(of, "head")[heads].nonzero().flatten().to(M.device)
+    return M.index_copy(1, own, edit.rows(M[:, own], range(*queries)))
+
+
+def _wide_x(o: Operator) -> Scanned:
+    assert o.x is not None
+    return o.x.to(scan_dtype(o.like))

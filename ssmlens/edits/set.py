@@ -1,0 +1,41 @@
+"""Set something to a value: 0, a constant, a tensor."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ssmlens.edits.edit import register
+from ssmlens.edits.value import Place, ValueEdit
+from ssmlens.errors import UsageError
+
+
+@register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Set(ValueEdit):
+    """Give `what` a value: `Set(layer=3, what="state", tokens=40, value=0)` resets the state after token 40.
+
+    A state goes on from there: every later token reads what is left of the change.
+
+    Attributes:
+        value: The value: a number, or a tensor that broadcasts over it.
+    """
+
+    value: float | Tensor
+    kind: ClassVar[str] = "set"
+
+    def check(self) -> None:
+        """See `Edit.check`."""
+        self.check_number(self.value, "value")
+
+    def new(self, old: Tensor, place: Place) -> Tensor:
+        """See `ValueEdit.new`."""
+        value = torch.as_tensor(self.value, dtype=old.dtype, device=old.device)
+        try:
+            return value.expand_as(old)
+        except RuntimeError:
+            raise UsageError(
+                f"{self}: a value of shape {list(value.shape)} does not broadcast over {place.what}, "
+                f"[{' '.join(place.axes)}] = {list(old.shape)}"
+            ) from None

@@ -1,0 +1,175 @@
+"""Edges of a layer: entries (query, key) of its matrices M, and what the layer's output owes to them.
+
+M is never made whole. All edges between some queries and some keys are one more run of the recurrence, over the keys'
+tokens alone: M is linear in x. Everything off the diagonal is what the layer computed less the diagonal. Other sets are
+summed pair by pair, or by tiles of M.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ssmlens.scan.operator import Operator, Span
+
+# Entries [batch head query key] of M in memory at once.
+_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
+# Pairs are taken one by one where they are fewer than this share of the rectangle that holds them.
+_FEW = 1 / 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """Entries of M of some heads: those whose query, key and lag are all chosen, and that `mask` allows; j ≤ i.
+
+    Attributes:
+        queries: Which tokens' rows.
+        keys: Which tokens' columns.
+        lags: How many tokens back, i − j.
+        heads: Whose M.
+        mask: Which entries, or None: all.
+    """
+
+    queries: Bool[Tensor, " token"]
+    keys: Bool[Tensor, " token"]
+    lags: Bool[Tensor, " token"]
+    heads: Bool[Tensor, " head"]
+    mask: Bool[Tensor, "token token"] | None = None
+
+    def __and__(self, other: "Edges") -> "Edges":
+        """The edges in both."""
+        masks = [edges.mask for edges in (self, other) if edges.mask is not None]
+        return Edges(
+            self.queries & other.queries,
+            self.keys & other.keys,
+            self.lags & other.lags,
+            self.heads & other.heads,
+            None if not masks else masks[0] if len(masks) == 1 else masks[0] & masks[1],
+        )
+
+    @property
+    def is_product(self) -> bool:
+        """Whether every query goes with every key before it."""
+        return self.mask is None and bool(self.lags.all())
+
+    @property
+    def is_off_diagonal(self) -> bool:
+        """Whether it is everything off the diagonal."""
+        everything = self.mask is None and bool(self.queries.all() and self.keys.all())
+        return everything and not self.lags[:1].any() and bool(self.lags[1:].all())
+
+    def __bool__(self) -> bool:
+        return all(bool(part.any()) for part in (self.queries, self.keys, self.lags, self.heads))
+
+    def within(self, first: int, end: int) -> Bool[Tensor, "query key"]:
+        """Which entries of the rows first ≤ i < end, and of all columns, it has."""
+        tokens = torch.arange(len(self.queries), device=self.queries.device)
+        lag = tokens[first:end, None] - tokens
+        chosen = self.queries[first:end, None] & self.keys & (lag >= 0)
+        chosen &= self.lags[lag.clamp(min=0)]
+        return chosen if self.mask is None else chosen & self.mask[first:end]
+
+
+def passed_over(
+    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Sequence[Edges]
+) -> Float[Tensor, "batch token head headdim"]:
+    """Σ M[i, j] x[j] over the edges that are in any of these sets, each once: what knocking them out takes away."""
+    total = torch.zeros_like(x)
+    for n, some in enumerate(edges):
+        if some:
+            total = total + _sum_over(o, x, some)
+            twice = [both for other in edges[:n] if (both := some & other)]
+            if twice:
+                total = total - passed_over(o, x, twice)
+    return total
+
+
+def _sum_over(
+    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+) -> Float[Tensor, "batch token head headdim"]:
+    heads = edges.heads.nonzero().flatten().tolist()
+    if edges.is_product:
+        return _of_product(o, x, edges)
+    if edges.is_off_diagonal:
+        mixed = o(x) - o.diagonal().unsqueeze(3) * x
+        return mixed * edges.heads[:, None]
+    total = torch.zeros_like(x)
+    total[:, :, heads] = _by_rows(o.select_heads(heads), x[:, :, heads], edges)
+    return total
+
+
+def _of_product(
+    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+) -> Float[Tensor, "batch token head headdim"]:
+    of_keys = torch.where(edges.keys[:, None, None] & edges.heads[:, None], x, 0)
+    return torch.where(edges.queries[:, None, None], o(of_keys), 0)
+
+
+def _by_rows(
+    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+) -> Float[Tensor, "batch token head headdim"]:
+    """As many rows at a time as fit in memory: pair by pair where there are few, else by M itself."""
+    limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
+    at_once = max(1, limit // max(1, o.batch * o.tokens))
+    out = []
+    for first in range(0, o.tokens, at_once):
+        end = min(first + at_once, o.tokens)
+        chosen = edges.within(first, end)
+        i, j = chosen.nonzero(as_tuple=True)
+        own = i + first == j
+        of_pairs = o.entries(i[~own] + first, j[~own]) if len(i) < _FEW * chosen.numel() else None
+        if of_pairs is not None:
+            put = x.new_zeros(o.batch, end - first, *x.shape[2:])
+            put = put.index_add(1, i[~own], of_pairs.unsqueeze(3) * x[:, j[~own]])
+            at = j[own]
+            diagonal = o.diagonal()[:, at].unsqueeze(3) * x[:, at]
+            out.append(put.index_add(1, i[own], diagonal))
+        else:
+            out.append(_by_matrix(o, x, chosen, first, end))
+    return torch.cat(out, dim=1)
+
+
+def _by_matrix(
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    chosen: Bool[Tensor, "query key"],
+    first: int,
+    end: int,
+) -> Float[Tensor, "batch query head headdim"]:
+    limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
+    some = max(1, limit // max(1, o.batch * (end - first) * end))
+    parts = [x.new_zeros(o.batch, end - first, 0, x.shape[3])]
+    if not bool(chosen.any()):
+        return x.new_zeros(o.batch, end - first, *x.shape[2:])
+    for heads in torch.arange(o.heads).split(some):
+        M = o.matrix(heads.tolist(), (first, end), (0, end)) * chosen[:, :end]
+        parts.append((M @ x[:, :end, heads].transpose(1, 2)).transpose(1, 2))
+    return torch.cat(parts, dim=2)
+
+
+def change_of_rows(
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    heads: Sequence[int],
+    change: Callable[[Tensor, Span], Tensor],
+) -> Float[Tensor, "batch token head headdim"]:
+    """What changing rows of M adds to the layer's y: (change(M) − M) x, for some heads, rows by rows.
+
+    Args:
+        o: The operator.
+        x: What it mixes.
+        heads: Whose M is changed.
+        change: M of some heads and queries, [batch head query key] with every key of the prompt, to another one.
+    """
+    limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
+    total = torch.zeros_like(x)
+    rows = max(1, limit // max(1, o.batch * o.tokens * len(heads)))
+    for first in range(0, o.tokens if heads else 0, rows):
+        queries = (first, min(first + rows, o.tokens))
+        M = o.matrix(heads, queries, (0, o.tokens))
+        difference = change(M, queries) - M
+        put = (difference @ x[:, :, heads].transpose(1, 2)).transpose(1, 2)
+        total[:, slice(*queries), list(heads)] = put
+    return total
