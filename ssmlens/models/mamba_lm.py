@@ -101,10 +101,11 @@ class Backbone(nn.Module):
             streams: A list that takes the residual stream before each block, and the hidden states at the end.
         """
         hidden_states, residual = self.embedding(input_ids), None
+        masked = {} if attention_mask is None else {"attention_mask": attention_mask}
         for layer in self.layers:
             if streams is not None:
                 streams.append(hidden_states if residual is None else hidden_states + residual)
-            hidden_states, residual = layer(hidden_states, residual, attention_mask)
+            hidden_states, residual = layer(hidden_states, residual, **masked)
         normed = _add_norm(self.config, self.norm_f, hidden_states, residual)[0]
         if streams is not None:
             streams.append(normed)
