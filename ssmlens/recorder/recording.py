@@ -141,7 +141,8 @@ def recording(
             model(input_ids)
         rec[31].operands, rec[31].closure_error
 
-    Any mamba_ssm, transformers or ssmlens model, as it is. Its outputs do not change; the hooks are gone afterwards.
+    Any mamba_ssm, transformers or ssmlens model, as it is. Its outputs do not change; the hooks are gone afterwards. A
+    compiled model runs uncompiled inside the block.
     Of a hybrid's softmax attention the weights are recorded, where the model puts them out
     (`attn_implementation="eager"`): `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
 
