@@ -23,21 +23,35 @@ class MixerCall:
         given: Its input, on the device of its weights.
         output: What it really put out, on the device of its weights.
         autocast: The dtype autocast computed with, or None.
+        gradients: Whether what is computed from the call is differentiable; its input and output then keep their graph.
     """
 
     site: MixerSite
     given: MixerInput
     output: Float[Tensor, "batch token d_model"]
     autocast: torch.dtype | None = None
+    gradients: bool = False
 
     def operands(self) -> Operator:
         """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
-        with torch.no_grad(), self.precision():
+        with torch.set_grad_enabled(self.gradients), self.precision():
             return self.site.adapter.project(self.site.module, self.given)
 
     def precision(self) -> Any:
         """A context that computes in the precision of the call."""
         return _precision(self.output.device, self.autocast)
+
+    def with_gradients(self) -> "MixerCall":
+        """The call, whose operands are differentiable: back to weights and embeddings.
+
+        Raises:
+            UsageError: The model runs without gradients.
+        """
+        if not torch.is_grad_enabled():
+            raise UsageError(
+                "gradients=True needs the graph of the forward: call the model outside torch.no_grad()"
+            )
+        return dataclasses.replace(self, gradients=True)
 
     def detached(self) -> "MixerCall":
         """The call without its autograd graph."""

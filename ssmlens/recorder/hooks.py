@@ -18,6 +18,7 @@ from ssmlens.adapters.blocks import Block
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
 from ssmlens.recorder.calls import MixerCall, autocast_dtype, call_device, weights_device
+from ssmlens.recorder.eager import eager
 from ssmlens.recorder.layer_calls import LayerCalls
 
 log = logging.getLogger("ssmlens")
@@ -29,15 +30,15 @@ OnCall = Callable[[MixerCall], None]
 def hooked(blocks: Sequence[Block], on_call: OnCall) -> Iterator[None]:
     """Call `on_call` after every call of what mixes tokens in these blocks (`Block.sites`).
 
-    The hooks are gone afterwards, whatever happened. A cached step after a recorded prefill (as in
-    `model.generate()`) is passed over, and logged once.
+    The hooks are gone afterwards, whatever happened. Compiled models run uncompiled meanwhile (`eager`). A cached step
+    after a recorded prefill (as in `model.generate()`) is passed over, and logged once.
 
     Raises:
         UsageError: A mixer's weights are nowhere, or on several devices; or, in the model's call: it cannot be
             recorded, and why.
     """
     hooks = _Hooks(on_call)
-    with ExitStack() as stack:
+    with eager(), ExitStack() as stack:
         stack.callback(hooks.stop)
         for block in blocks:
             for handle in hooks.on(block):
