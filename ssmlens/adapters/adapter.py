@@ -1,6 +1,7 @@
 """What an adapter must be able to do, and the registry of adapters."""
 
 import dataclasses
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -115,6 +116,12 @@ class Adapter(ABC):
     def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The operands, with x, D and gate, that the mixer's scan gets for this input."""
 
+    def mix(
+        self, operands: Operator, x: Float[Tensor, "batch token head headdim"]
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """M x of the operands, without D, as fast as it can be had: what edits run. Default: their own recurrence."""
+        return operands(x)
+
     @abstractmethod
     def finish(
         self,
@@ -156,15 +163,25 @@ def register(adapter_class: type[Adapter]) -> type[Adapter]:
 
 def own_forward(mixer: nn.Module) -> Callable[..., Any]:
     """The mixer's forward under its decorators, also under one that hides it (transformers 5.14 has such)."""
-    forward = inspect.unwrap(type(mixer).forward)
+    return _undecorated(type(mixer).forward)
+
+
+@functools.lru_cache(maxsize=256)  # of classes made on the way, too
+def _undecorated(decorated: Callable[..., Any]) -> Callable[..., Any]:
+    forward = inspect.unwrap(decorated)
     inside = [cell.cell_contents for cell in forward.__closure__ or ()]
     hidden = [f for f in inside if inspect.isfunction(f) and f.__name__ == "forward"]
     return hidden[0] if hidden else forward
 
 
+@functools.lru_cache(maxsize=256)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
+
+
 def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module is called with, by the names of its own forward, in their order."""
-    bound = inspect.signature(own_forward(module)).bind(module, *args, **kwargs)
+    bound = _signature(own_forward(module)).bind(module, *args, **kwargs)
     _, *names = bound.arguments
     given = {name: bound.arguments[name] for name in names}
     return given | given.pop("kwargs", {})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter, MixerInput
 from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.models.fused_scan import fused_scan
 from ssmlens.models.projections import (
     Mamba1Weights,
     Mamba2Weights,
@@ -53,6 +54,13 @@ class Mamba1Adapter(_AdapterFromWeights):
     def named_weights(self, mixer: Any) -> Mamba1Weights:
         """The weights as `models.projections` takes them."""
         return Mamba1Weights.of(mixer)
+
+    def mix(
+        self, operands: Operator, x: Float[Tensor, "batch token head headdim"]
+    ) -> Float[Tensor, "batch token head headdim"]:
+        """See `Adapter.mix`: mamba_ssm's kernel, where it is there and computes this."""
+        mixed = fused_scan(operands, x)
+        return operands(x) if mixed is None else mixed
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""

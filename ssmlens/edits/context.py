@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from torch import nn
 
-from ssmlens.adapters.blocks import find_blocks
+from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.edits.block_hooks import BlockHooks
 from ssmlens.edits.edit import ATTENTION, MIXER, Edit, from_json
 from ssmlens.edits.forward import Forward
@@ -42,10 +42,28 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
         UsageError: A layer is out of range or lacks what an edit changes; the model is being edited already; or, in the
             model's call or at the end: a token, head or state is out of range, or the layer did not run.
     """
+    with edit_blocks(model, find_blocks(model), edits_of(edits)):
+        yield
+
+
+def edits_of(edits: Edit | Sequence[Edit | Mapping[str, Any]]) -> list[Edit]:
+    """The edits that were given, whether as edits or as their JSON.
+
+    Raises:
+        UsageError: Such JSON is of no edit.
+    """
     given = [edits] if isinstance(edits, Edit | Mapping) else list(edits)
-    wanted = [edit if isinstance(edit, Edit) else from_json(edit) for edit in given]
-    blocks = find_blocks(model)
-    for edit in wanted:
+    return [edit if isinstance(edit, Edit) else from_json(edit) for edit in given]
+
+
+@contextmanager
+def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]) -> Iterator[None]:
+    """What `editing` does, where the blocks of the model are known: finding them in a large one takes milliseconds.
+
+    Raises:
+        UsageError: As `editing`.
+    """
+    for edit in edits:
         if not 0 <= edit.layer < len(blocks):
             raise UsageError(f"{edit}: layer {edit.layer} is out of range: there are {len(blocks)}")
         if edit.part not in (MIXER, ATTENTION):
@@ -53,7 +71,7 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
         edit.check()
     if model in _edited:
         raise UsageError("the model is being edited already: give all edits at once")
-    parts = [part for edit in wanted for part in edit.parts()]
+    parts = [part for edit in edits for part in edit.parts()]
     forward = Forward([block.mixer.module for block in blocks if block.mixer])
     layers = sorted({edit.layer for edit in parts})
     hooks = {
@@ -68,7 +86,7 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
         for layer in layers:
             hooks[layer].attach(stack)
         yield
-    _check_done(wanted, hooks, forward)
+    _check_done(edits, hooks, forward)
 
 
 def _check_done(edits: Sequence[Edit], hooks: Mapping[int, BlockHooks], forward: Forward) -> None:

@@ -25,6 +25,7 @@ class Forward:
         self._mask: Tensor | None = None
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
+        self._known: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before the model runs: read its attention mask and its cache."""
@@ -36,6 +37,7 @@ class Forward:
         self._before = self._seen if self.cached_step else 0
         if not self.cached_step:
             self._prefill = None
+        self._known.clear()
 
     def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
         """Those of the tokens of a hidden state [batch token d_model] of this forward.
@@ -46,6 +48,15 @@ class Forward:
         """
         batch, tokens = hidden.shape[:2]
         mask = mask if self._mask is None else self._mask
+        # A mask on a GPU is asked for once a forward, not once a layer.
+        kept, known = self._known.get((batch, tokens, id(mask)), (None, None))
+        if known is not None and kept is mask:
+            return known
+        positions = self._positions(batch, tokens, mask)
+        self._known[batch, tokens, id(mask)] = (mask, positions)
+        return positions
+
+    def _positions(self, batch: int, tokens: int, mask: Tensor | None) -> Positions:
         if mask is not None and (len(mask) != batch or mask.shape[1] < tokens):
             mask = None
         positions = Positions.of(batch, tokens, mask, self._before, self._prefill)

@@ -5,11 +5,12 @@ finish(edited) − finish(unedited), taken in float32 and rounded once with the 
 changes nothing leaves the output as it is, bit by bit.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssmlens.adapters.adapter import MixerInput
@@ -22,8 +23,9 @@ from ssmlens.edits.positions import Positions
 from ssmlens.edits.source import quantity_of
 from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
+from ssmlens.models.edge_sums import edge_sums
 from ssmlens.names import GROUP, HEAD
-from ssmlens.scan.edges import change_of_rows, passed_over
+from ssmlens.scan.edges import Mix, change_of_rows, passed_over
 from ssmlens.scan.operator import Operator, scan_dtype
 
 Scanned = Float[Tensor, "batch token head headdim"]
@@ -42,18 +44,18 @@ def difference(
     before = site.adapter.project(site.module, given)
     if any(getattr(edit, "heads", None) is not None for edit in edits):
         before = before.over_heads()  # both sides in one layout, so that they round alike
-    mixed = _mix(before)
-    unedited = _with_skip(before, mixed)
     stages = {stage: [edit for edit in edits if edit.stage is stage] for stage in Stage}
-    after = _edit_operands(site, given, positions, before, stages[Stage.OPERANDS])
-    if after is not before:
-        mixed = _mix(after)
-    for edit_rows, some in (
-        (_edit_state, stages[Stage.STATE]),
-        (_edit_entries, stages[Stage.ENTRIES]),
-    ):
-        if some:
-            mixed = mixed + _by_groups(edit_rows, after, positions, some)
+    after, changed = _edit_operands(site, given, positions, before, stages[Stage.OPERANDS])
+    mix = _mix_without_autocast(site)
+    unedited, mixed = _mix_both(mix, before, after)
+    if changed is not None:
+        mixed = torch.where(changed, mixed, unedited)
+    unedited = _with_skip(before, unedited)
+    if stages[Stage.STATE]:
+        mixed = mixed + _by_groups(_edit_state, after, positions, stages[Stage.STATE])
+    if stages[Stage.ENTRIES]:
+        edit_entries = functools.partial(_edit_entries, mix)
+        mixed = mixed + _by_groups(edit_entries, after, positions, stages[Stage.ENTRIES])
     y = _with_skip(after, mixed)
     for edit in stages[Stage.SCAN_OUTPUT]:
         assert isinstance(edit, ValueEdit)
@@ -64,11 +66,25 @@ def difference(
     return edited.to(wide) - finish(site.module, unedited, before).to(wide)
 
 
-def _mix(o: Operator) -> Scanned:
-    if o.x is None:
-        raise UsageError("what this layer mixes cannot be read")
-    with torch.autocast(o.x.device.type, enabled=False):
-        return o(o.x.to(scan_dtype(o.like)))
+def _mix_without_autocast(site: MixerSite) -> Mix:
+    def mix(o: Operator, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return site.adapter.mix(o, x)
+
+    return mix
+
+
+def _mix_both(mix: Mix, before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
+    """M x of both: in one run where they can be one batch, since on a GPU it is the number of kernels that costs."""
+    if after is before:
+        mixed = mix(before, _wide_x(before))
+        return mixed, mixed
+    x, edited = _wide_x(before), _wide_x(after)
+    both = before.beside(after) if x.shape == edited.shape else None
+    if both is None:
+        return mix(before, x), mix(after, edited)
+    one, other = mix(both, torch.cat([x, edited])).split(len(x))
+    return one, other
 
 
 def _with_skip(o: Operator, mixed: Scanned) -> Scanned:
@@ -82,19 +98,40 @@ def _edit_operands(
     positions: Positions,
     operands: Operator,
     edits: Sequence[Edit],
-) -> Operator:
-    """The operands, projected with other taps where edits say so, then changed one by one."""
+) -> tuple[Operator, Bool[Tensor, ""] | None]:
+    """The operands, projected with other taps where edits say so, then changed one by one; and whether they changed.
+
+    That stays on the device, so that nothing waits for it. None: they count as changed, since somebody may ask how the
+    output depends on them.
+    """
+    changed, differentiable = torch.zeros((), dtype=torch.bool, device=given.hidden.device), False
     of_convolution = [edit for edit in edits if is_of_convolution(edit)]
     if of_convolution:
-        operands = project_again(site, given, positions, operands, of_convolution)
+        new = project_again(site, given, positions, operands, of_convolution)
+        changed = changed | _differ(operands, new)
+        operands = new
     for edit in edits:
         if not is_of_convolution(edit):
             assert isinstance(edit, ValueEdit)
-            operands = _edit_operand(operands, edit, positions)
-    return operands
+            operands, differs = _edit_operand(operands, edit, positions)
+            changed = changed | differs
+        differentiable |= isinstance(edit, ValueEdit) and edit.is_differentiable
+    return operands, None if differentiable else changed
 
 
-def _edit_operand(operands: Operator, edit: ValueEdit, positions: Positions) -> Operator:
+def _differ(before: Operator, after: Operator) -> Bool[Tensor, ""]:
+    assert before.x is not None
+    differs = torch.zeros((), dtype=torch.bool, device=before.x.device)
+    for name in (*before.axes, "x", "gate"):
+        one, other = getattr(before, name), getattr(after, name)
+        if one is not None and one is not other:
+            differs = differs | (one != other).any()
+    return differs
+
+
+def _edit_operand(
+    operands: Operator, edit: ValueEdit, positions: Positions
+) -> tuple[Operator, Bool[Tensor, ""]]:
     try:
         value, axes = quantity_of(operands, edit.what)
     except UsageError as error:
@@ -102,13 +139,12 @@ def _edit_operand(operands: Operator, edit: ValueEdit, positions: Positions) -> 
     if edit.heads is not None and operands.groups == operands.heads:
         axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
     new = edit.apply(value, Place(edit.what, axes, positions))
-    if torch.equal(new, value) and not edit.is_differentiable:
-        return operands
+    differs = (new != value).any()
     if edit.what == "gate":
         whole, _ = operands.quantity("gate")
         flat = new.flatten(2)
         new = torch.cat([whole[..., : whole.shape[2] - flat.shape[2]], flat], dim=2)
-    return operands.with_quantity(edit.what, new)
+    return operands.with_quantity(edit.what, new), differs
 
 
 def _by_groups(
@@ -163,15 +199,13 @@ def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueE
 
 
 def _edit_entries(
-    o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
+    mix: Mix, o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
 ) -> Scanned:
     """What knocking out edges takes from y, and what functions of M's rows add to it."""
     x = _wide_x(o)
     if all(isinstance(edit, KnockOut) for edit in edits):
-        knocked = [
-            edit.edges(o.tokens, o.heads, x.device) for edit in edits if isinstance(edit, KnockOut)
-        ]
-        return -passed_over(o, x, knocked)
+        knocked = [edit.edges(o.tokens, o.heads) for edit in edits if isinstance(edit, KnockOut)]
+        return -passed_over(o, x, knocked, mix, edge_sums)
 
     everything = torch.ones(o.heads, dtype=torch.bool)
     selections = [getattr(edit, "heads", None) for edit in edits]
@@ -191,8 +225,9 @@ def _edit_rows(
 ) -> Tensor:
     """Rows of M of these heads, of so many, as the edit leaves them."""
     if isinstance(edit, KnockOut):
-        edges = edit.edges(M.shape[3], of, M.device)
-        return M.masked_fill(edges.within(*queries) & edges.heads[heads, None, None], 0)
+        edges = edit.edges(M.shape[3], of)
+        of_heads = edges.heads[heads, None, None].to(M.device)
+        return M.masked_fill(edges.within(*queries, M.device) & of_heads, 0)
     assert isinstance(edit, Apply)
     if edit.heads is None:
         return edit.rows(M, range(*queries))
@@ -201,5 +236,6 @@ def _edit_rows(
 
 
 def _wide_x(o: Operator) -> Scanned:
-    assert o.x is not None
+    if o.x is None:
+        raise UsageError("what this layer mixes cannot be read")
     return o.x.to(scan_dtype(o.like))

@@ -14,6 +14,12 @@ from torch import Tensor
 
 from ssmlens.scan.operator import Operator, Span
 
+Mix = Callable[[Operator, Tensor], Tensor]
+"""M x [batch token head headdim] of an operator, without D."""
+
+SumChosen = Callable[[Operator, Tensor, Tensor, int], Tensor | None]
+"""Σ_j M[i, j] x[j] over chosen edges [query token] of the queries from a first one on, or None: it cannot."""
+
 # Entries [batch head query key] of M in memory at once.
 _ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # Pairs are taken one by one where they are fewer than this share of the rectangle that holds them.
@@ -23,6 +29,8 @@ _FEW = 1 / 8
 @dataclasses.dataclass(frozen=True)
 class Edges:
     """Entries of M of some heads: those whose query, key and lag are all chosen, and that `mask` allows; j ≤ i.
+
+    What is chosen lies on the CPU, where asking for it makes no GPU wait; `mask` lies anywhere.
 
     Attributes:
         queries: Which tokens' rows.
@@ -63,72 +71,122 @@ class Edges:
     def __bool__(self) -> bool:
         return all(bool(part.any()) for part in (self.queries, self.keys, self.lags, self.heads))
 
-    def within(self, first: int, end: int) -> Bool[Tensor, "query key"]:
+    def within(
+        self, first: int, end: int, device: torch.device | None = None
+    ) -> Bool[Tensor, "query key"]:
         """Which entries of the rows first ≤ i < end, and of all columns, it has."""
-        tokens = torch.arange(len(self.queries), device=self.queries.device)
+        tokens = torch.arange(len(self.queries), device=device)
         lag = tokens[first:end, None] - tokens
-        chosen = self.queries[first:end, None] & self.keys & (lag >= 0)
-        chosen &= self.lags[lag.clamp(min=0)]
-        return chosen if self.mask is None else chosen & self.mask[first:end]
+        chosen = lag >= 0
+        if not self.queries.all():
+            chosen &= self.queries[first:end, None].to(device)
+        if not self.keys.all():
+            chosen &= self.keys.to(device)
+        if not self.lags.all():
+            chosen &= self.lags.to(device)[lag.clamp(min=0)]
+        return chosen if self.mask is None else chosen & self.mask[first:end].to(device)
+
+
+def mix_by_recurrence(o: Operator, x: Tensor) -> Tensor:
+    """M x as the operator itself computes it."""
+    return o(x)
 
 
 def passed_over(
-    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Sequence[Edges]
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    edges: Sequence[Edges],
+    mix: Mix = mix_by_recurrence,
+    sum_chosen: SumChosen | None = None,
 ) -> Float[Tensor, "batch token head headdim"]:
-    """Σ M[i, j] x[j] over the edges that are in any of these sets, each once: what knocking them out takes away."""
+    """Σ M[i, j] x[j] over the edges that are in any of these sets, each once: what knocking them out takes away.
+
+    Args:
+        o: The operator.
+        x: What it mixes.
+        edges: The sets.
+        mix: What computes M x; by default the operator's recurrence.
+        sum_chosen: What sums over any edges, where it can.
+    """
     total = torch.zeros_like(x)
     for n, some in enumerate(edges):
         if some:
-            total = total + _sum_over(o, x, some)
+            total = total + _sum_over(o, x, some, mix, sum_chosen)
             twice = [both for other in edges[:n] if (both := some & other)]
             if twice:
-                total = total - passed_over(o, x, twice)
+                total = total - passed_over(o, x, twice, mix, sum_chosen)
     return total
 
 
 def _sum_over(
-    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    edges: Edges,
+    mix: Mix,
+    sum_chosen: SumChosen | None,
 ) -> Float[Tensor, "batch token head headdim"]:
-    heads = edges.heads.nonzero().flatten().tolist()
     if edges.is_product:
-        return _of_product(o, x, edges)
+        return _of_product(o, x, edges, mix)
     if edges.is_off_diagonal:
-        mixed = o(x) - o.diagonal().unsqueeze(3) * x
-        return mixed * edges.heads[:, None]
+        mixed = mix(o, x) - o.diagonal().unsqueeze(3) * x
+        return mixed if edges.heads.all() else mixed * edges.heads.to(x.device)[:, None]
+    if edges.heads.all():
+        return _by_rows(o, x, edges, sum_chosen)
+    heads = edges.heads.nonzero().flatten().tolist()
     total = torch.zeros_like(x)
-    total[:, :, heads] = _by_rows(o.select_heads(heads), x[:, :, heads], edges)
+    total[:, :, heads] = _by_rows(o.select_heads(heads), x[:, :, heads], edges, sum_chosen)
     return total
 
 
 def _of_product(
-    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges, mix: Mix
 ) -> Float[Tensor, "batch token head headdim"]:
-    of_keys = torch.where(edges.keys[:, None, None] & edges.heads[:, None], x, 0)
-    return torch.where(edges.queries[:, None, None], o(of_keys), 0)
+    of_keys = edges.keys.to(x.device)[:, None, None]
+    if not edges.heads.all():
+        of_keys = of_keys & edges.heads.to(x.device)[:, None]
+    of_queries = edges.queries.to(x.device)[:, None, None]
+    return torch.where(of_queries, mix(o, torch.where(of_keys, x, 0)), 0)
 
 
 def _by_rows(
-    o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    edges: Edges,
+    sum_chosen: SumChosen | None,
 ) -> Float[Tensor, "batch token head headdim"]:
-    """As many rows at a time as fit in memory: pair by pair where there are few, else by M itself."""
+    """As many rows at a time as fit in memory: by `sum_chosen`; pair by pair where there are few; else by M itself."""
     limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
     at_once = max(1, limit // max(1, o.batch * o.tokens))
     out = []
     for first in range(0, o.tokens, at_once):
         end = min(first + at_once, o.tokens)
-        chosen = edges.within(first, end)
-        i, j = chosen.nonzero(as_tuple=True)
-        own = i + first == j
-        of_pairs = o.entries(i[~own] + first, j[~own]) if len(i) < _FEW * chosen.numel() else None
-        if of_pairs is not None:
-            put = x.new_zeros(o.batch, end - first, *x.shape[2:])
-            put = put.index_add(1, i[~own], of_pairs.unsqueeze(3) * x[:, j[~own]])
-            at = j[own]
-            diagonal = o.diagonal()[:, at].unsqueeze(3) * x[:, at]
-            out.append(put.index_add(1, i[own], diagonal))
-        else:
-            out.append(_by_matrix(o, x, chosen, first, end))
+        chosen = edges.within(first, end, x.device)
+        summed = None if sum_chosen is None else sum_chosen(o, x, chosen, first)
+        if summed is None:
+            summed = _by_pairs(o, x, chosen, first)
+        out.append(_by_matrix(o, x, chosen, first, end) if summed is None else summed)
     return torch.cat(out, dim=1)
+
+
+def _by_pairs(
+    o: Operator,
+    x: Float[Tensor, "batch token head headdim"],
+    chosen: Bool[Tensor, "query key"],
+    first: int,
+) -> Float[Tensor, "batch query head headdim"] | None:
+    """The sum over pairs one by one; None where they are many, or where a pair costs as much as a rectangle."""
+    i, j = chosen.nonzero(as_tuple=True)
+    if len(i) >= _FEW * chosen.numel():
+        return None
+    own = i + first == j
+    of_pairs = o.entries(i[~own] + first, j[~own])
+    if of_pairs is None:
+        return None
+    put = x.new_zeros(o.batch, len(chosen), *x.shape[2:])
+    put = put.index_add(1, i[~own], of_pairs.unsqueeze(3) * x[:, j[~own]])
+    at = j[own]
+    diagonal = o.diagonal()[:, at].unsqueeze(3) * x[:, at]
+    return put.index_add(1, i[own], diagonal)
 
 
 def _by_matrix(

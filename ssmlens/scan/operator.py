@@ -300,6 +300,24 @@ class Operator(ABC):
             if mine is not None and axes[:2] == (PROMPT, TOKEN):
                 yield name, mine, getattr(other, name)
 
+    def beside(self: Self, other: Self) -> Self | None:
+        """Both in one batch, the sequences of `other` after its own, without what stands around the mixing.
+
+        None where they differ in an array that all sequences share, such as A.
+        """
+        together = {}
+        for name, axes in self.axes.items():
+            mine, its = getattr(self, name), getattr(other, name)
+            if mine is None or its is None or axes[0] != PROMPT:
+                if mine is not its:
+                    return None
+                continue
+            if mine.shape[1:] != its.shape[1:]:
+                return None
+            together[name] = torch.cat([mine, its])
+        nothing = dict.fromkeys(("x", "D", "gate", "surroundings"))
+        return dataclasses.replace(self, **together, **nothing)
+
     def over_heads(self: Self) -> Self:
         """The same where every head has its own copy of what its group shares (groups = heads)."""
         if self.groups == self.heads:

@@ -1,0 +1,61 @@
+"""mamba_ssm's selective scan on the operands of a Mamba-1 layer: one kernel, where torch takes some 300."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.scan.operands import DecayOperands
+from ssmlens.scan.operator import Operator
+
+# More states than this, a power of two of whose kernel's own, it refuses.
+_MOST_STATES = 256
+
+
+def fused_scan(
+    o: Operator, x: Float[Tensor, "batch token head headdim"]
+) -> Float[Tensor, "batch token head headdim"] | None:
+    """M x without D, by `mamba_ssm.ops.selective_scan_interface.selective_scan_fn`; differentiable once.
+
+    None where that kernel does not compute this: on a CPU, without mamba_ssm, in another dtype than float32, where a
+    head has one decay for all its states (Mamba-2), or where a token's write is another than Δ.
+    """
+    if not _fits(o, x):
+        return None
+    scan = _kernel()
+    if scan is None:
+        return None
+    assert isinstance(o, DecayOperands)
+    assert o.A is not None
+    B, C = (of_group.permute(0, 2, 3, 1).contiguous() for of_group in (o.B, o.C))
+    y = scan(x.squeeze(3).mT.contiguous(), o.delta.mT.contiguous(), o.A.contiguous(), B, C)
+    return y.mT.unsqueeze(3)
+
+
+def _fits(o: Operator, x: Tensor) -> bool:
+    return (
+        x.is_cuda
+        and isinstance(o, DecayOperands)
+        and o.A is not None
+        and not o.scalar_decay
+        and o.write is None
+        and o.write_now is None
+        and x.shape[3] == 1
+        and 0 < o.states <= _MOST_STATES
+        and x.numel() > 0
+        and all(tensor.dtype == torch.float32 for tensor in (x, o.delta, o.A, o.B, o.C))
+    )
+
+
+@functools.cache
+def _kernel() -> Callable[..., Any] | None:
+    """Its function, or None where mamba_ssm cannot be imported."""
+    try:
+        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+        return module.selective_scan_fn
+    except Exception:  # a missing package, driver or kernel: each raises its own
+        return None
