@@ -102,7 +102,8 @@ def _edit_operand(operands: Operator, edit: ValueEdit, positions: Positions) -> 
     if edit.heads is not None and operands.groups == operands.heads:
         axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
     new = edit.apply(value, Place(edit.what, axes, positions))
-    if torch.equal(new, value) and not edit.is_differentiable:
+    asked_for = edit.is_differentiable and torch.is_grad_enabled()
+    if torch.equal(new, value) and not asked_for:
         return operands
     if edit.what == "gate":
         whole, _ = operands.quantity("gate")
