@@ -27,7 +27,7 @@ def project_again(
     operands: Operator,
     edits: Sequence[Edit],
 ) -> Operator:
-    """The operands as these edits of the convolution leave them.
+    """The operands as these edits of the convolution leave them, every head with its own copy where they have so.
 
     Raises:
         UsageError: An edit sets taps, and the mixer has no convolution.
@@ -54,6 +54,8 @@ def project_again(
         some = [edit for n, edit in enumerate(of_taps) if pattern >> n & 1]
         changed = {name: _edit_taps(some, weight, positions) for name, weight in taps.items()}
         new = _in_pieces(projection, changed, given, positions, cuts)
+        if operands.groups == operands.heads:
+            new = new.over_heads()
         out = new if bool((holds == pattern).all()) else out.where(holds == pattern, new)
     return out
 

@@ -115,7 +115,8 @@ def _edit_operands(
             assert isinstance(edit, ValueEdit)
             operands, differs = _edit_operand(operands, edit, positions)
             changed = changed | differs
-        differentiable |= isinstance(edit, ValueEdit) and edit.is_differentiable
+        asked_for = isinstance(edit, ValueEdit) and edit.is_differentiable
+        differentiable |= asked_for and torch.is_grad_enabled()
     return operands, None if differentiable else changed
 
 

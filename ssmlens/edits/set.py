@@ -9,6 +9,7 @@ from torch import Tensor
 from ssmlens.edits.edit import register
 from ssmlens.edits.value import Place, ValueEdit
 from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number
 
 
 @register
@@ -22,7 +23,7 @@ class Set(ValueEdit):
         value: The value: a number, or a tensor that broadcasts over it.
     """
 
-    value: float | Tensor
+    value: Number | Tensor
     kind: ClassVar[str] = "set"
 
     def check(self) -> None:

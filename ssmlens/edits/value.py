@@ -157,8 +157,12 @@ class ValueEdit(Edit):
 
     def _chosen(self, old: Tensor, place: Place) -> Bool[Tensor, "..."] | None:
         masks = []
-        if self.tokens is not None and TOKEN in place.axes:
-            masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
+        if TOKEN in place.axes:
+            real = self._tokens(place)
+            if self.tokens is not None or not bool(real.all()):
+                masks.append(self._along(real, (PROMPT, TOKEN), old, place))
+        elif self.tokens is not None and place.what != "state":
+            raise UsageError(f"{self}: {place.what} has no tokens to choose from")
         headdim = _size(HEADDIM, old, place)
         for selection, axis, name in (
             (self.heads, HEAD, "head"),
