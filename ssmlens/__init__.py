@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ssmlens import edits as edits
     from ssmlens import plot as plot
     from ssmlens.adapters.load import load_model
+    from ssmlens.attribution.logit import attribute
     from ssmlens.edits.context import editing
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
@@ -51,6 +52,7 @@ __all__ = [
     "attention_map",
     "attention_map_and_mask",
     "attention_mask",
+    "attribute",
     "capture",
     "channel_maps",
     "compare",
@@ -78,6 +80,7 @@ _HOMES = {
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",
     "attention_mask": "scan.hidden_attention",
+    "attribute": "attribution.logit",
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "runs.compare",

@@ -27,6 +27,9 @@ CONV_CHANNEL = "conv_channel"
 TAP = "tap"
 LAYER = "layer"
 BLOCK = "block"
+TERM = "term"  # of a logit: what one module adds to it
+MIXER = "mixer"  # a term that is split by heads and sources
+SOURCE = "source"  # the token that part of a term comes from
 
 # The maps of a layer: means over its heads, of M, of the decay, and of what a delta rule takes back.
 MAP = "map"

@@ -1,0 +1,141 @@
+"""What one module that mixes tokens adds to a logit, by head, by the token it comes from, by tap of its convolution."""
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from ssmlens.recorder.calls import MixerCall
+from ssmlens.scan.fold import activation_scale, gate_scale
+from ssmlens.scan.operator import Operator
+from ssmlens.scan.row import matrix_row
+
+# Entries [head state key] of M that are computed at once.
+_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The parts of what a mixer adds; all of them sum to it.
+
+    Attributes:
+        sources: By head, by tap and by the token that it comes from. Tap a is that of the token a places back; without
+            taps there is one, and the tokens are those of x, after the convolution.
+        offset: What the convolution's bias adds; 0 without taps, where it is part of x.
+        bias: What out_proj's bias adds.
+        beside: What the gated MLP beside the heads adds.
+    """
+
+    sources: Float64[Tensor, "head tap source"]
+    offset: float
+    bias: float
+    beside: float
+
+    @property
+    def whole(self) -> float:
+        """Their sum."""
+        return float(self.sources.sum()) + self.offset + self.bias + self.beside
+
+
+def split_mixing(
+    call: MixerCall, position: int, reach: Float64[Tensor, " d_model"], taps: bool
+) -> Split:
+    """Split what a mixer adds to a logit.
+
+    Its output at p is W_out diag(r) (M + D) x + biases, r being gate and norm, frozen. With taps, x is
+    s ⊙ (Σ_a κ_a u[j − a] + b), s being what the activation multiplies with, frozen (`scan.fold`).
+
+    Args:
+        call: The mixer's call, of one sequence.
+        position: The token p.
+        reach: What a unit of each entry of the mixer's output there adds to the logit.
+        taps: Whether to take x apart into taps of the convolution.
+    """
+    with torch.no_grad():
+        o = call.operands()
+        out = out_projection(call.site.module)
+        weight, bias = out.weight.double(), 0.0
+        if out.bias is not None:
+            bias = float(reach @ out.bias.double())
+        assert o.x is not None
+        width = o.x.shape[2] * o.x.shape[3]
+        # Attention has its MLP after its heads, a mixer before them.
+        columns = weight[:, :width] if o.kind == "softmax" else weight[:, -width:]
+        read = reach @ columns
+        if o.surroundings is not None:
+            read = read * gate_scale(o, torch.float64)[0, position]
+        beside = 0.0
+        if weight.shape[1] > width:
+            beside = _of_nothing(call, o, position, reach) - bias
+        given = _taps(o) if taps else [o.x[0].double()]
+        sources = _sources(o, position, read.unflatten(0, o.x.shape[2:]), given)
+        offset = 0.0
+        constant = _of_bias(o) if taps else None
+        if constant is not None:
+            offset = float(
+                _sources(o, position, read.unflatten(0, o.x.shape[2:]), [constant]).sum()
+            )
+    # What tap a reads at token j stands a places before j.
+    moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(sources.unbind(1))]
+    return Split(torch.stack(moved, 1), offset, bias, beside)
+
+
+def out_projection(mixer: Any) -> nn.Linear:
+    """The layer that makes a mixer's output of its heads'."""
+    return mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
+
+
+def _sources(
+    o: Operator,
+    position: int,
+    read: Float64[Tensor, "head headdim"],
+    given: list[Float64[Tensor, "token head headdim"]],
+) -> Float64[Tensor, "head tap token"]:
+    """read · (M + D)[p, j] x_j for every head and token, x being a sum of several."""
+    written = torch.stack([torch.einsum("hp,thp->ht", read, x) for x in given], 1)
+    kind = "cuda" if written.is_cuda else "cpu"
+    B = getattr(o, "B", getattr(o, "k", None))
+    at_once = max(1, _ENTRIES[kind] // (o.tokens * (1 if B is None else B.shape[-1])))
+    for heads in torch.arange(o.heads).split(at_once):
+        row = matrix_row(o, heads.tolist(), position)[0].double()
+        written[heads] *= row.unsqueeze(1)
+    if o.D is not None:
+        through = read * o.D.double()
+        own = [(through * x[position]).sum(1) for x in given]
+        written[:, :, position] += torch.stack(own, 1)
+    return written
+
+
+def _taps(o: Operator) -> list[Float64[Tensor, "token head headdim"]]:
+    """What each tap of the convolution brings to x, at the token that reads it; x itself where there is none."""
+    around = o.surroundings
+    assert o.x is not None
+    if around is None or around.u is None or around.conv_weight is None:
+        return [o.x[0].double()]
+    scale, u = activation_scale(o, torch.float64)[0], around.u[0].double()
+    kernel = around.conv_weight.double().flip(1).unbind(1)
+    back = [F.pad(u, (0, 0, a, 0))[: len(u)] for a in range(len(kernel))]
+    shape = o.x.shape[2:]
+    return [(scale * tap * x).unflatten(1, shape) for tap, x in zip(kernel, back, strict=True)]
+
+
+def _of_bias(o: Operator) -> Float64[Tensor, "token head headdim"] | None:
+    around = o.surroundings
+    if around is None or around.u is None or around.conv_bias is None:
+        return None
+    assert o.x is not None
+    of_bias = activation_scale(o, torch.float64)[0] * around.conv_bias.double()
+    return of_bias.unflatten(1, o.x.shape[2:])
+
+
+def _of_nothing(
+    call: MixerCall, o: Operator, position: int, reach: Float[Tensor, " d_model"]
+) -> float:
+    """What the mixer adds where its heads put out 0."""
+    assert o.x is not None
+    with call.precision():
+        output = call.site.adapter.finish(call.site.module, torch.zeros_like(o.x), o)
+    return float(reach @ output[0, position].double())
