@@ -103,6 +103,12 @@ class Prompts:
         Raises:
             UsageError: There is no such task, an option is impossible, or the model's tokens do not suit it.
         """
+        known = [field.name for field in dataclasses.fields(tasks[name])]
+        for option in options:
+            if option not in known:
+                raise UsageError(
+                    f"the task {name} has no option `{option}`; it has {', '.join(known)}"
+                )
         return from_named_task(name, model, options, seed)
 
     def _check(self) -> None:

@@ -309,6 +309,10 @@ def test_of_a_task_for_a_model():
     assert any(position >= 0 for position in prompts.target[0])
     with pytest.raises(UsageError, match="nonsense"):
         Prompts.of_task("nonsense", model)
+    with pytest.raises(
+        UsageError, match="the task copy has no option `lenght`; it has length, count"
+    ):
+        Prompts.of_task("copy", model, lenght=5)
 
 
 def test_json_lines_with_targets(tmp_path):
