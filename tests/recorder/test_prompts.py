@@ -239,3 +239,104 @@ def test_what_is_captured_where_nobody_chose():
     passage, *repeated = default_prompts(Model(Bytes())).kinds
     assert passage == "text"
     assert repeated == ["repeat"] * 4
+
+
+def test_tokens_are_enough():
+    prompts = Prompts([[3, 4], [5]])
+    assert prompts == Prompts(((3, 4), (5,)), ("tokens", "tokens"), ("", ""), (None, None))
+    assert Prompts(torch.tensor([3, 4])).tokens == ((3, 4),)
+    assert Prompts([3, 4], "mine").kinds == ("mine",)
+
+
+@pytest.mark.parametrize("target", [[[-1, 0]], torch.tensor([[-1, 0]]), [torch.tensor([-1, 0])]])
+def test_a_target_of_ones_own(target):
+    prompts = Prompts([[3, 4]], target=target)
+    assert prompts.padded_target().tolist() == [[-1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"kinds": ["a"]}, "`kinds` has 1 entries for 2 prompts"),
+        ({"texts": ["a", "b", "c"]}, "`texts` has 3 entries for 2 prompts"),
+        ({"target": [[0]]}, "`target` has 1 entries for 2 prompts"),
+        ({"target": [None, [0.5]]}, "prompt 1: its target must say"),
+        ({"target": [None, 0]}, "a target is a list of positions, not 0"),
+    ],
+)
+def test_what_does_not_fit_the_tokens(given, told):
+    with pytest.raises(UsageError, match=told):
+        Prompts([[3], [4]], **given)
+
+
+def test_repeated_sequences_point_at_what_came_next_the_last_time():
+    prompts = Prompts.repeated([[7, 8, 9], [5, 6]], times=3)
+    assert prompts.tokens == ((7, 8, 9) * 3, (5, 6) * 3)
+    assert prompts.target == ((-1, -1, -1, 1, 2, 3, 4, 5, -1), (-1, -1, 1, 2, 3, -1))
+    for row, target in zip(prompts.tokens, prompts.target, strict=True):
+        for query, seen in enumerate(target):
+            if seen >= 0:  # what it looks at is what comes next, and stands after its own token
+                assert row[seen] == row[query + 1]
+                assert row[seen - 1] == row[query]
+    assert prompts.kinds == ("repeat", "repeat")
+
+
+def test_repeated_is_the_task_of_that_name():
+    from ssmlens.tasks.repeat import Repeat
+
+    batch = Repeat(length=6, count=3, vocab_size=20).build(1)
+    again = Prompts.repeated(batch.tokens[:, :6])
+    assert torch.equal(again.padded(), batch.tokens)
+    assert torch.equal(again.padded_target(), batch.target)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "times", "told"),
+    [([[1, 2]], 1, "`times` is 2 or more"), ([[1, 2], [3]], 2, "prompt 1: a sequence to repeat")],
+)
+def test_what_cannot_be_repeated(tokens, times, told):
+    with pytest.raises(UsageError, match=told):
+        Prompts.repeated(tokens, times)
+
+
+def test_of_a_task_for_a_model():
+    import ssmlens
+
+    model = ssmlens.load_model("copy-mamba1-mimetic")
+    prompts = Prompts.of_task("copy", model, length=5, count=2, seed=3)
+    assert prompts == from_named_task("copy", model, {"length": 5, "count": 2}, 3)
+    assert prompts.kinds == ("copy", "copy")
+    assert any(position >= 0 for position in prompts.target[0])
+    with pytest.raises(UsageError, match="nonsense"):
+        Prompts.of_task("nonsense", model)
+    with pytest.raises(
+        UsageError, match="the task copy has no option `lenght`; it has length, count"
+    ):
+        Prompts.of_task("copy", model, lenght=5)
+
+
+def test_json_lines_with_targets(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = ['{"tokens": [3, 1, 3], "target": [-1, null, 1]}', '{"text": "ab", "target": [0, 0]}']
+    path.write_text("\n".join([*lines, '{"text": "z"}']), encoding="utf-8")
+    prompts = from_file(path, LETTERS)
+    assert prompts.target == ((-1, -1, 1), (0, 0), None)
+    assert prompts.texts == ("", "ab", "z")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"tokens": [3, 1], "target": [0]}',
+        '{"tokens": [3, 1], "target": [0, 2]}',
+        '{"tokens": [3, 1], "target": [0, true]}',
+        '{"text": "ab", "target": [0, "b"]}',
+        '{"text": "ab", "target": 3}',
+        '{"text": "ab", "targets": [0, 0]}',
+    ],
+)
+def test_targets_in_json_lines_that_are_refused(tmp_path, line):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"prompts\.jsonl, line 1: .*(target|a line is)"):
+        from_file(path, LETTERS)
