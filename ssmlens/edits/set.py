@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ssmlens.edits.edit import register
@@ -32,7 +31,8 @@ class Set(ValueEdit):
 
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
-        value = torch.as_tensor(self.value, dtype=old.dtype, device=old.device)
+        given = self.value
+        value = given.to(old) if isinstance(given, Tensor) else old.new_full((), given)
         try:
             return value.expand_as(old)
         except RuntimeError:

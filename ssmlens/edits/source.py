@@ -83,10 +83,10 @@ def laid_over(source: Tensor, of: Positions | None, old: Tensor, place: Place) -
     here = place.positions.here if place.rows is None else place.positions.here[list(place.rows)]
     index = here - of.first.expand(len(old)).unsqueeze(1)
     there = (index >= 0) & (index < source.shape[1]) & (here >= 0)
-    index = index.clamp(0, source.shape[1] - 1).to(old.device)
+    index = index.clamp(0, source.shape[1] - 1).to(old.device, non_blocking=True)
     rows = torch.arange(len(old), device=old.device).unsqueeze(1)
     taken = source.expand(len(old), *source.shape[1:])[rows, index]
-    there = there.to(old.device).reshape(*there.shape, *[1] * (old.ndim - 2))
+    there = there.to(old.device, non_blocking=True).reshape(*there.shape, *[1] * (old.ndim - 2))
     return torch.where(there, taken, old)
 
 

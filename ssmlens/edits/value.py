@@ -201,11 +201,11 @@ class ValueEdit(Edit):
             raise UsageError(f"{self}: {error}") from None
 
     def _along(self, mask: Tensor, axes: tuple[str, ...], old: Tensor, place: Place) -> Tensor:
-        """A mask of some axes, shaped to be broadcast over the value."""
+        """A mask of some axes, on the CPU, shaped to be broadcast over the value; no GPU is waited for."""
         shape = [1] * old.ndim
         for axis, size in zip(axes, mask.shape, strict=True):
             shape[place.axes.index(axis)] = size
-        return mask.reshape(shape).to(old.device)
+        return mask.reshape(shape).to(old.device, non_blocking=True)
 
 
 def _size(axis: str, value: Tensor, place: Place) -> int | None:

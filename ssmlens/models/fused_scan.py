@@ -26,7 +26,7 @@ def fused_scan(
     """
     if not _fits(o, x):
         return None
-    scan = _kernel()
+    scan = _kernel(x.device.type)
     if scan is None:
         return None
     assert isinstance(o, DecayOperands)
@@ -38,8 +38,7 @@ def fused_scan(
 
 def _fits(o: Operator, x: Tensor) -> bool:
     return (
-        x.is_cuda
-        and isinstance(o, DecayOperands)
+        isinstance(o, DecayOperands)
         and o.A is not None
         and not o.scalar_decay
         and o.write is None
@@ -52,8 +51,10 @@ def _fits(o: Operator, x: Tensor) -> bool:
 
 
 @functools.cache
-def _kernel() -> Callable[..., Any] | None:
-    """Its function, or None where mamba_ssm cannot be imported."""
+def _kernel(device: str) -> Callable[..., Any] | None:
+    """Its function, or None where mamba_ssm cannot be imported, and on a CPU."""
+    if device != "cuda":
+        return None
     try:
         module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
         return module.selective_scan_fn

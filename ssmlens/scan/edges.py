@@ -79,12 +79,17 @@ class Edges:
         lag = tokens[first:end, None] - tokens
         chosen = lag >= 0
         if not self.queries.all():
-            chosen &= self.queries[first:end, None].to(device)
+            chosen &= _sent(self.queries, device)[first:end, None]
         if not self.keys.all():
-            chosen &= self.keys.to(device)
+            chosen &= _sent(self.keys, device)
         if not self.lags.all():
-            chosen &= self.lags.to(device)[lag.clamp(min=0)]
+            chosen &= _sent(self.lags, device)[lag.clamp(min=0)]
         return chosen if self.mask is None else chosen & self.mask[first:end].to(device)
+
+
+def _sent(chosen: Tensor, device: torch.device | None) -> Tensor:
+    """What is chosen, from the CPU to where it is needed, without waiting for that device."""
+    return chosen.to(device, non_blocking=True)
 
 
 def mix_by_recurrence(o: Operator, x: Tensor) -> Tensor:
@@ -129,7 +134,7 @@ def _sum_over(
         return _of_product(o, x, edges, mix)
     if edges.is_off_diagonal:
         mixed = mix(o, x) - o.diagonal().unsqueeze(3) * x
-        return mixed if edges.heads.all() else mixed * edges.heads.to(x.device)[:, None]
+        return mixed if edges.heads.all() else mixed * _sent(edges.heads, x.device)[:, None]
     if edges.heads.all():
         return _by_rows(o, x, edges, sum_chosen)
     heads = edges.heads.nonzero().flatten().tolist()
@@ -141,10 +146,10 @@ def _sum_over(
 def _of_product(
     o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges, mix: Mix
 ) -> Float[Tensor, "batch token head headdim"]:
-    of_keys = edges.keys.to(x.device)[:, None, None]
+    of_keys = _sent(edges.keys, x.device)[:, None, None]
     if not edges.heads.all():
-        of_keys = of_keys & edges.heads.to(x.device)[:, None]
-    of_queries = edges.queries.to(x.device)[:, None, None]
+        of_keys = of_keys & _sent(edges.heads, x.device)[:, None]
+    of_queries = _sent(edges.queries, x.device)[:, None, None]
     return torch.where(of_queries, mix(o, torch.where(of_keys, x, 0)), 0)
 
 
