@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ssmlens.adapters.load import load_model
     from ssmlens.attribution.logit import attribute
     from ssmlens.edits.context import editing
+    from ssmlens.effect.effects import effects
+    from ssmlens.effect.probe import probe
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
     from ssmlens.plot.report_page import report
@@ -57,12 +59,14 @@ __all__ = [
     "channel_maps",
     "compare",
     "editing",
+    "effects",
     "erase_map",
     "find_runs",
     "load_model",
     "mimetic_",
     "open_capture",
     "open_run",
+    "probe",
     "rank_layers",
     "recording",
     "report",
@@ -85,12 +89,14 @@ _HOMES = {
     "channel_maps": "scan.hidden_attention",
     "compare": "runs.compare",
     "editing": "edits.context",
+    "effects": "effect.effects",
     "erase_map": "scan.hidden_attention",
     "find_runs": "runs.run",
     "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "open_run": "runs.run",
+    "probe": "effect.probe",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "report": "plot.report_page",

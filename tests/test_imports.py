@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "edits": {"edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "attribution": {"attribution", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
+    "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "runs": RUNS,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},

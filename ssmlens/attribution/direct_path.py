@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from ssmlens import names
 from ssmlens.adapters.adapter import arguments
 from ssmlens.adapters.blocks import Block, find_blocks
-from ssmlens.adapters.find import is_within
 from ssmlens.attribution.frozen_norm import freeze_norm
 from ssmlens.attribution.readout import Readout, find_final_norm, find_head, read_out
 from ssmlens.edits.module_calls import (

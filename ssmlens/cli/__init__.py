@@ -12,6 +12,7 @@ COMMANDS = {
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
     "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
+    "effects": ("effects", "what edits do where prompts have targets, layer by layer"),
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
     "pack": ("pack", "make one HDF5 file of a capture folder"),

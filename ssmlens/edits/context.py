@@ -46,7 +46,9 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
         yield
 
 
-def edits_of(edits: Edit | Sequence[Edit | Mapping[str, Any]]) -> list[Edit]:
+def edits_of(
+    edits: Edit | Mapping[str, Any] | Sequence[Edit | Mapping[str, Any]],
+) -> list[Edit]:
     """The edits that were given, whether as edits or as their JSON.
 
     Raises:

@@ -188,7 +188,7 @@ class _Job:
 
         blocks_to_hook = list(missing.values())
         with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
-            self.model(ids.to(next(self.model.parameters()).device), **_without_cache(self.model))
+            self.model(ids.to(next(self.model.parameters()).device), **without_cache(self.model))
         if calls:
             left = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {left.name}")
@@ -346,7 +346,7 @@ def _digest(model: nn.Module) -> str:
     return digest(state)
 
 
-def _without_cache(model: nn.Module) -> dict[str, bool]:
+def without_cache(model: nn.Module) -> dict[str, bool]:
     """What keeps a transformers model from filling a cache that nobody reads."""
     takes = inspect.signature(model.forward).parameters
     return {"use_cache": False} if "use_cache" in takes else {}
