@@ -60,9 +60,7 @@ class EditedLayer:
         if scanned is not None:
             y = scanned(y)
         gate = a["gate"].flatten(2) if "gate" in a else None
-        return self._adapter.finish(
-            self._module, y, dataclasses.replace(self._operands, gate=gate)
-        )
+        return self._adapter.finish(self._module, y, dataclasses.replace(self._operands, gate=gate))
 
     @torch.no_grad()
     def states(self):
@@ -108,7 +106,9 @@ def decay_scan(log_decay, write, write_now, B, C, x, state):
 
 
 def mamba3(a, x, state):
-    """The trapezoid rule: H_t = α_t (H_{t−1} + (1 − λ_t) Δ_t x_{t−1} k_{t−1}ᵀ) + λ_t Δ_t x_t k_tᵀ, k and q turned by θ_t.
+    """The trapezoid rule, k and q being turned by θ_t:
+
+        H_t = α_t (H_{t−1} + (1 − λ_t) Δ_t x_{t−1} k_{t−1}ᵀ) + λ_t Δ_t x_t k_tᵀ.
 
     The state after token t is H_t with what the token still writes at t + 1.
     """
@@ -124,9 +124,7 @@ def mamba3(a, x, state):
     later = torch.zeros_like(delta)
     later[:, :-1] = ((1 - share) * delta)[:, 1:]
     now = share * delta
-    return decay_scan(
-        a["log_decay"], now + later, now, turned(a["B"]), turned(a["C"]), x, state
-    )
+    return decay_scan(a["log_decay"], now + later, now, turned(a["B"]), turned(a["C"]), x, state)
 
 
 def delta_rule(a, x, state):
