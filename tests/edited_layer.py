@@ -106,7 +106,9 @@ def decay_scan(log_decay, write, write_now, B, C, x, state):
 
 
 def mamba3(a, x, state):
-    """The trapezoid rule: H_t = α_t (H_{t−1} + (1 − λ_t) Δ_t x_{t−1} k_{t−1}ᵀ) + λ_t Δ_t x_t k_tᵀ, k and q turned by θ_t.
+    """The trapezoid rule, k and q being turned by θ_t:
+
+        H_t = α_t (H_{t−1} + (1 − λ_t) Δ_t x_{t−1} k_{t−1}ᵀ) + λ_t Δ_t x_t k_tᵀ.
 
     The state after token t is H_t with what the token still writes at t + 1.
     """
