@@ -10,6 +10,7 @@ COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
+    "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
