@@ -131,7 +131,7 @@ def trace(
     with torch.inference_mode(False), torch.enable_grad():
         with hooked(blocks, on_call), tracer.attached(norm, head):
             output = model(ids, **options)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", output[0])
+        logits = output.logits if hasattr(output, "logits") else first_output(output)
         stream, given, raw = tracer.read()
         readout = read_out(model, norm, head, stream[0, position], given, raw, logits[0, position])
         token, against = choose(readout.logits)
