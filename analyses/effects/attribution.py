@@ -1,6 +1,6 @@
 """Which token a copied letter comes from: `python -m analyses.effects.attribution`, a few minutes on a CPU.
 
-Strings of 30 letters, twelve a model. At each letter of the answer the right letter's logit is split by source token,
+Strings of 30 letters, four a model. At each letter of the answer the right letter's logit is split by source token,
 before the convolution is folded in (the tokens of x) and with it (the tokens of its input). Prints, for each shipped
 model, for what share of the letters the token with the largest term is the one to copy: of the terms summed over
 layers, and of the single terms of a layer and a token.
@@ -15,7 +15,7 @@ import ssmlens
 from ssmlens.models.shipped import shipped_names
 from ssmlens.recorder.prompts import from_named_task
 
-LENGTH, STRINGS = 30, 12
+LENGTH, STRINGS = 30, 4
 NEAR = 3  # tokens beside the right one
 
 
