@@ -131,7 +131,7 @@ def trace(
     with torch.inference_mode(False), torch.enable_grad():
         with hooked(blocks, on_call), tracer.attached(norm, head):
             output = model(ids, **options)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", output[0])
+        logits = output.logits if hasattr(output, "logits") else first_output(output)
         stream, given, raw = tracer.read()
         readout = read_out(model, norm, head, stream[0, position], given, raw, logits[0, position])
         token, against = choose(readout.logits)
@@ -160,11 +160,9 @@ def trace(
     return DirectPath(parts, readout, token, against, _unexplained(blocks, parts, tracer.stages))
 
 
-def _unexplained(
-    blocks: list[Block], parts: list[Part], stages: list[Tensor | None]
-) -> dict[int, float]:
+def _unexplained(blocks: list[Block], parts: list[Part], stages: list[Tensor]) -> dict[int, float]:
     """For each block: what the logit owes to the stream after it, less that before it, less its parts."""
-    at = [float("nan") if stage is None else float(stage) for stage in stages]
+    at = [float(stage) for stage in stages]
     added = {block.layer: at[n + 1] - at[n] for n, block in enumerate(blocks)}
     for part in parts:
         if part.layer >= 0:
@@ -184,7 +182,7 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, blocks: list[Block], position: int):
         self.leaves: list[_Leaf] = []
-        self.stages: list[Any] = []
+        self.stages: list[Tensor] = []
         self._model, self._blocks, self._position = model, blocks, position
         self._block: Block | None = None
         self._grad: list[bool] = []  # what the modules that are running found
@@ -249,11 +247,11 @@ class _Tracer:
     def _enter(self, block: Block, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._block = block
         _, hidden = first_input(module, args, kwargs)
-        streams = [hidden]
+        streams: list[Any] = [hidden]
         if hands_on_residual(module):
             streams.append(arguments(module, args, kwargs).get("residual"))
         stage = len(self.stages)
-        self.stages.append(None)
+        self.stages.append(hidden.new_zeros((), dtype=torch.double))
         for stream in streams:
             if isinstance(stream, Tensor) and stream.requires_grad:
                 value = stream[:, self._position].detach()
@@ -261,14 +259,12 @@ class _Tracer:
 
     def _reached(self, stage: int, value: Tensor, gradient: Tensor) -> None:
         owed = (gradient[:, self._position].double() * value.double()).sum()
-        before = self.stages[stage]
-        self.stages[stage] = owed if before is None else before + owed
+        self.stages[stage] = self.stages[stage] + owed
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._block = None
         hidden = first_output(output)
-        both = hands_on_residual(module) and isinstance(output, tuple) and len(output) > 1
-        self._stream = hidden + output[1] if both else hidden
+        self._stream = hidden + output[1] if hands_on_residual(module) else hidden  # pyright: ignore
 
     def _after_part(self, module: nn.Module, args: tuple, output: Any) -> Any:
         self._after_untracked()

@@ -64,7 +64,8 @@ def attribute(
         by_tap (mixer, tap, source), with `taps`: tap a is that of the token a places back.
         by_head_and_source (mixer, head, source), with `joint`.
         Attributes: position, token, against (−1: none), logit (before a soft cap), sum, largest_logit (the largest
-            magnitude at p), closure (|sum − logit| / largest_logit), soft_cap (0: none).
+            magnitude at p), closure (|sum − logit| / largest_logit), soft_cap (0: none); with a tokenizer token_text
+            and against_text.
 
     Raises:
         UsageError: The prompt, position or token is not one of the model's.
@@ -83,7 +84,8 @@ def attribute(
         raise UsageError(f"`attention_mask` has {mask.shape[1]} tokens, the prompt {count}")
     path = trace(model, ids, position, lambda logits: _choose(token, logits), mask)
     terms = terms_of(path, position, taps, progress)
-    return _dataset(path, terms, position, _strings(model, found), taps, joint)
+    data = _dataset(path, terms, position, taps, joint)
+    return _with_strings(data, getattr(model, "tokenizer", None), found)
 
 
 def _prompt(model: Any, prompt: str | Sequence[int] | Tensor | Prompts) -> Prompts:
@@ -114,16 +116,24 @@ def _choose(token: int | tuple[int, int] | None, logits: Tensor) -> tuple[int, i
     return first, second
 
 
-def _strings(model: Any, prompt: Prompts) -> list[str] | None:
-    tokenizer = getattr(model, "tokenizer", None)
-    return None if tokenizer is None else tokenizer.token_strings(prompt.tokens[0])
+def _with_strings(data: xr.Dataset, tokenizer: Any, prompt: Prompts) -> xr.Dataset:
+    """With the tokens' strings, where the model has a tokenizer."""
+    if tokenizer is None:
+        return data
+    chosen = {name: data.attrs[name] for name in ("token", "against")}
+    data.attrs |= {
+        f"{name}_text": tokenizer.token_strings([token])[0]
+        for name, token in chosen.items()
+        if token >= 0
+    }
+    strings = tokenizer.token_strings(prompt.tokens[0])
+    return data.assign_coords(token_string=(SOURCE, strings)) if SOURCE in data.dims else data
 
 
 def _dataset(
     path: DirectPath,
     terms: list[Term],
     position: int,
-    strings: list[str] | None,
     taps: bool,
     joint: bool,
 ) -> xr.Dataset:
@@ -156,7 +166,7 @@ def _dataset(
             "soft_cap": path.readout.soft_cap or 0.0,
         },
     )
-    return data.assign(_splits(terms, taps, joint)).assign_coords(_sources(strings))
+    return data.assign(_splits(terms, taps, joint))
 
 
 def _splits(terms: list[Term], taps: bool, joint: bool) -> dict[str, Any]:
@@ -183,7 +193,3 @@ def _splits(terms: list[Term], taps: bool, joint: bool) -> dict[str, Any]:
 def _padded(rows: np.ndarray, count: int, fill: float) -> np.ndarray:
     more = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
     return np.pad(rows, more, constant_values=fill)
-
-
-def _sources(strings: list[str] | None) -> dict[str, Any]:
-    return {} if strings is None else {"token_string": (SOURCE, strings)}

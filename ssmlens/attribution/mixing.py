@@ -13,9 +13,6 @@ from ssmlens.scan.fold import activation_scale, gate_scale
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.row import matrix_row
 
-# Entries [head state key] of M that are computed at once.
-_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
-
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -96,12 +93,7 @@ def _sources(
 ) -> Float64[Tensor, "head tap token"]:
     """read · (M + D)[p, j] x_j for every head and token, x being a sum of several."""
     written = torch.stack([torch.einsum("hp,thp->ht", read, x) for x in given], 1)
-    kind = "cuda" if written.is_cuda else "cpu"
-    B = getattr(o, "B", getattr(o, "k", None))
-    at_once = max(1, _ENTRIES[kind] // (o.tokens * (1 if B is None else B.shape[-1])))
-    for heads in torch.arange(o.heads).split(at_once):
-        row = matrix_row(o, heads.tolist(), position)[0].double()
-        written[heads] *= row.unsqueeze(1)
+    written *= matrix_row(o, position)[0].double().unsqueeze(1)
     if o.D is not None:
         through = read * o.D.double()
         own = [(through * x[position]).sum(1) for x in given]

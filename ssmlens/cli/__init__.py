@@ -10,6 +10,7 @@ COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
+    "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
     "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
     "effects": ("effects", "what edits do where prompts have targets, layer by layer"),
