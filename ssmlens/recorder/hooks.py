@@ -109,7 +109,8 @@ class _Hooks:
             for name in watched.close():
                 self._say(
                     f"layer {site.layer}: {type(module).__name__} reads the weight of {name} and never calls it: "
-                    "the hooks or the adapter there do nothing; hook the mixer, or merge the adapter"
+                    "the hooks or the adapter there do nothing; hook the mixer, or merge the adapter",
+                    once=f"{type(module).__name__}.{name}",
                 )
         try:
             given, first = site.adapter.read_output(module, given, output)

@@ -165,6 +165,49 @@ def test_a_hook_that_the_library_never_calls_is_told_of(tiny_model, said):
     assert rec[0].closure_error < 1e-5
 
 
+def test_of_many_layers_one_is_told_of(tiny_model, said):
+    """This transformers reads the weight of conv1d in every layer."""
+    model = tiny_model("transformers MambaMixer")
+    for block in model.backbone.layers:
+        block.mixer.conv1d.register_forward_hook(halve_some)
+    clean = logits_of(tiny_model("transformers MambaMixer"))
+    with ssmlens.recording(model) as rec:
+        if not torch.equal(model(IDS).logits, clean):
+            pytest.skip("this version calls conv1d")
+    assert max(record.closure_error for record in rec) < 1e-5
+    assert len(said.records) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="mamba_ssm needs a GPU")
+@pytest.mark.parametrize(
+    ("family", "layer", "acts"),
+    [
+        ("mamba_ssm Mamba", "in_proj", False),
+        ("mamba_ssm Mamba", "out_proj", False),
+        ("mamba_ssm Mamba2", "in_proj", True),
+        ("mamba_ssm Mamba2", "norm", False),
+        ("mamba_ssm Mamba3", "in_proj", True),
+        ("mamba_ssm Mamba3", "B_norm", True),
+    ],
+)
+def test_fused_kernels_close_whether_they_call_a_layer_or_not(said, family, layer, acts):
+    from ssmlens.adapters.adapter import adapters
+
+    (adapter,) = {a for p in adapters if (a := adapters[p]).family == family}
+    torch.manual_seed(0)
+    model, ids = adapter.tiny_model().eval(), IDS.cuda()
+    with torch.no_grad():
+        clean = model(ids).logits
+        model.backbone.layers[0].mixer.get_submodule(layer).register_forward_hook(
+            lambda _, args, out: out * torch.linspace(0.2, 1, out.shape[-1]).to(out)
+        )
+        with ssmlens.recording(model) as rec:
+            hooked = model(ids).logits
+    assert torch.equal(hooked, clean) is not acts
+    assert bool(said.records) is not acts
+    assert rec[0].closure_error < 1e-2  # TF32
+
+
 def test_hooks_taken_off_before_the_operands_were_read_are_told_of(tiny_model, said):
     model = tiny_model("ssmlens Mamba")
     handle = mixer_of(model).in_proj.register_forward_hook(halve_some)
