@@ -50,7 +50,8 @@ def effects(
         prompts: Prompts with targets, or a probe (`ssmlens.effect.probe.probe`). Without targets, "kl" alone can be
             measured: at every position.
         edits: What is done; a list within the list is done together.
-        measure: "log_probability" of the right token, "logit_difference" to the foil, "accuracy", "rank", or "kl".
+        measure: "log_probability" of the right token, its "logit", "logit_difference" to the foil, "accuracy",
+            "rank", or "kl".
         progress: Called as progress(edits done, edits) over all prompts.
 
     Returns:
