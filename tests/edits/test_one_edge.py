@@ -39,8 +39,8 @@ def test_one_edge_carries_the_answer_and_no_other_of_that_query_does(copying):
     assert whole.min() > 19
     assert drops[KEY].min() > 14
     assert (whole - drops[KEY]).mean() < 4
-    assert drops[others].abs().max() < 6
-    assert drops[others].mean(1).abs().max() < 4
+    assert drops[others].abs().max() < 8
+    assert drops[others].mean(1).abs().max() < 5
 
 
 def test_all_other_edges_at_once_matter_less_than_that_one(copying):
