@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import arguments, cache_with_state
@@ -25,6 +26,7 @@ class Forward:
         self._mask: Tensor | None = None
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
+        self._prefill_mask: Tensor | None = None  # cached steps of some models are given no mask
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before the model runs: read its attention mask and its cache."""
@@ -35,7 +37,7 @@ class Forward:
         self.cached_step = any(cache_with_state(mixer, given) for mixer in self._mixers)
         self._before = self._seen if self.cached_step else 0
         if not self.cached_step:
-            self._prefill = None
+            self._prefill, self._prefill_mask = None, self._mask
 
     def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
         """Those of the tokens of a hidden state [batch token d_model] of this forward.
@@ -46,6 +48,9 @@ class Forward:
         """
         batch, tokens = hidden.shape[:2]
         mask = mask if self._mask is None else self._mask
+        if mask is None and self.cached_step and self._prefill_mask is not None:
+            later = self._before + tokens - self._prefill_mask.shape[1]
+            mask = torch.nn.functional.pad(self._prefill_mask, (0, later), value=1)
         if mask is not None and (len(mask) != batch or mask.shape[1] < tokens):
             mask = None
         positions = Positions.of(batch, tokens, mask, self._before, self._prefill)
