@@ -13,7 +13,7 @@ LAYER, QUERY, KEY = 3, 30, 10
 @pytest.fixture(scope="module")
 def copying():
     """The model, rows of a string of 20 letters and its copy, and the letters that are right at the query."""
-    rows = tasks["copy"](length=20, count=8).build(seed=0)
+    rows = tasks["copy"](length=20, count=3).build(seed=0)
     assert (rows.target[:, QUERY] == KEY).all()
     return ssmlens.load_model("copy-mamba1-mimetic"), rows.tokens, rows.labels[:, QUERY]
 
