@@ -1,5 +1,7 @@
 """Edits around the mixer: the residual stream, what a block or its MLP adds, attention beside it, shared modules."""
 
+import copy
+
 import pytest
 import torch
 
@@ -154,3 +156,23 @@ def test_values_of_attention_beside_a_mixer_come_from_its_own_record(beside):
     assert torch.equal(
         logits(model, mixer), logits(model, Swap(layer=layer, what="output", source=rec[layer]))
     )
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_block_of_mixer_alone_that_is_ablated_is_as_if_it_were_not_there(tiny_model, layer):
+    """Where the stream is handed on beside what a block adds, too."""
+    model = tiny_model("ssmlens Mamba")
+    shorter = copy.deepcopy(model)
+    del shorter.backbone.layers[layer]
+    with torch.no_grad():
+        wanted = shorter(IDS).logits
+        for what in ("block", "output"):
+            with ssmlens.editing(model, Ablate(layer=layer, what=what)):
+                torch.testing.assert_close(model(IDS).logits, wanted)
+
+
+def test_edits_of_mlps_and_blocks_that_change_nothing_change_no_bit(tiny_model):
+    for family in WITH_MLP:
+        model, layer = tiny_model(family), WITH_MLP[family]
+        edits = [Scale(layer=layer, what=what, factor=1) for what in ("mlp", "block", "residual")]
+        assert torch.equal(logits(model, *edits), logits(model))

@@ -37,8 +37,8 @@ def test_one_edge_carries_the_answer_and_no_other_of_that_query_does(copying):
     )
     others = torch.arange(QUERY + 1) != KEY
     assert whole.min() > 19
-    assert drops[KEY].min() > 14
-    assert (whole - drops[KEY]).mean() < 4
+    assert drops[KEY].min() > 12
+    assert (whole - drops[KEY]).mean() < 8
     assert drops[others].abs().max() < 8
     assert drops[others].mean(1).abs().max() < 5
 
