@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import arguments
@@ -41,6 +42,9 @@ class BlockHooks:
         self._block, self._forward = block, forward
         self._running = False  # several blocks may share a module
         self._stream: Tensor | None = None
+        self._others: list[
+            Tensor
+        ] = []  # what MLPs of this block have put out: some add experts and one more
         self._residual = [edit for edit in edits if edit.stage is Stage.RESIDUAL]
         self._added = [edit for edit in edits if edit.stage is Stage.BLOCK]
         self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]
@@ -72,6 +76,7 @@ class BlockHooks:
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         self._running = self.ran = True
+        self._others = []
         if not self._residual and not self._added:
             return None
         _, hidden = first_input(module, args, kwargs)
@@ -88,7 +93,16 @@ class BlockHooks:
     def _after_mlp(self, module: nn.Module, args: tuple, output: Any) -> Any:
         if not self._running:
             return None
-        new = edit_stream(self._mlp, first_output(output), self._forward)
+        first = first_output(output)
+        self._others.append(first)
+        if len(self._others) < len(self._block.mlps):
+            return None
+        # Several are added up: what the sum changes by goes to the last of them.
+        together = sum(self._others[:-1], start=first)
+        new = edit_stream(self._mlp, together, self._forward)
+        if len(self._others) > 1:
+            new = first + (new - together)
+        self._others = []
         return with_first_output(output, new)
 
     def _after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
@@ -96,7 +110,10 @@ class BlockHooks:
         assert stream is not None
         beside = output[1] if hands_on_residual(module) else None
         put_out = first if beside is None else first + beside
-        new = stream + edit_stream(self._added, put_out - stream, self._forward)
+        added = put_out - stream
+        edited = edit_stream(self._added, added, self._forward)
+        # Where nothing changes, not a bit does.
+        new = torch.where(edited == added, put_out + (edited - added), stream + edited)
         if beside is not None:
             new = new - beside
         return with_first_output(output, new.to(first.dtype))

@@ -47,6 +47,8 @@ class KnockOut(Edit):
             isinstance(mask, Tensor) and mask.ndim == 2 and mask.dtype == torch.bool
         ):
             raise UsageError(f"{self}: its mask is a boolean matrix [query key]")
+        if self.lags is not None and self.lags.counts_back:
+            raise UsageError(f"{self}: a lag is 0 or more tokens back")
         if not isinstance(self.taps, bool):
             raise UsageError(f"{self}: taps is true or false")
 

@@ -53,11 +53,13 @@ def _record_of(source: Recording, edit: Edit) -> LayerRecord:
 
 
 def quantity_of(operands: Operator, what: str) -> tuple[Tensor, tuple[str, ...]]:
-    """An operand with its axes; of the gate, the part that belongs to heads, as [batch token head headdim].
+    """An operand with its axes; D of every channel; of the gate the part of heads, as [batch token head headdim].
 
     A gate may have columns before those of the heads: a gated MLP beside the scan (Mamba-2 with d_ssm < d_inner).
     """
     value, axes = operands.quantity(what)
+    if what == "D" and operands.x is not None:
+        return value.expand(-1, operands.x.shape[3]), axes
     if what == "gate" and operands.x is not None:
         heads, headdim = operands.x.shape[2:]
         return value[..., -heads * headdim :].unflatten(2, (heads, headdim)), SCAN_AXES

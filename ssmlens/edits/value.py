@@ -105,9 +105,9 @@ class ValueEdit(Edit):
     def __post_init__(self):
         for name in ("tokens", "heads", "channels", "states", "taps"):
             object.__setattr__(self, name, Selection.of(getattr(self, name)))
-        object.__setattr__(self, "what", _ALSO.get(self.what, self.what))
         if self.what == "state" and self.tokens is None:
             raise UsageError(f"{self}: say after which token the state changes, as tokens=40")
+        object.__setattr__(self, "what", _ALSO.get(self.what, self.what))
         if self.cut_taps and self.what != "state":
             raise UsageError(f"{self}: cut_taps goes with the state after a token")
 

@@ -158,7 +158,7 @@ def identities(subject):
     yield [Scale(layer=layer, what=name, factor=1.0, heads=0) for name in of_heads]
     streams = [Add(layer=layer, what=n, vector=0) for n in ("input", "output", "scan_output")]
     streams += [Swap(layer=layer, what=n, source=subject.record) for n in ("input", "output")]
-    streams += [Scale(layer=layer, what=n, factor=1) for n in ("residual", "input", "scan_output")]
+    streams += [Scale(layer=layer, what=n, factor=1) for n in ("residual", "input", "scan_output", "block")]
     streams += [Apply(layer=layer, what="output", function=lambda value: value)]
     yield streams
     none = torch.zeros(TOKENS, TOKENS, dtype=torch.bool)
