@@ -1,6 +1,7 @@
 """Which token of its prompt every token of a call is, counted from the first real one."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -47,7 +48,8 @@ class Positions:
             prefill: Real tokens in the first call, where this is a later one.
         """
         if mask is None:
-            mask = torch.ones(batch, before + tokens, dtype=torch.bool)
+            first, length = _unpadded(batch, tokens, before)
+            return cls(tokens, first, length, length if prefill is None else prefill)
         real = mask.to("cpu", torch.bool)
         padding = torch.where(real.any(1), real.int().argmax(1), real.shape[1])
         length = real.sum(1)
@@ -102,3 +104,9 @@ class Positions:
             start, end = int(starts[rows[0]]), int(ends[rows].max())
             if start < end:
                 yield rows, start, end
+
+
+@functools.lru_cache(maxsize=64)
+def _unpadded(batch: int, tokens: int, before: int) -> tuple[Tensor, Tensor]:
+    """The first position and the number of tokens so far of prompts without padding."""
+    return torch.full((batch,), before), torch.full((batch,), before + tokens)

@@ -148,7 +148,9 @@ class ValueEdit(Edit):
         if new.device != old.device:
             new = new.to(old.device)
         chosen = self._chosen(old, place)
-        return new.expand_as(old) if chosen is None else torch.where(chosen, new, old)
+        if chosen is not None:
+            return torch.where(chosen, new, old)
+        return new if new.shape == old.shape else new.expand_as(old)
 
     def _chosen(self, old: Tensor, place: Place) -> Bool[Tensor, "..."] | None:
         masks = []
