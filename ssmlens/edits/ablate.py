@@ -62,7 +62,7 @@ class Ablate(ValueEdit):
         if self.how == MEAN:
             return self._mean(old, place)
         if self.source is not None:
-            return laid_over(*value_from(self.source, self.layer, place), old, place)
+            return laid_over(*value_from(self.source, self, place), old, place)
         if len(old) < 2:
             raise UsageError(f"{self}: a batch of one has no other prompt to take values from")
         return laid_over(old.roll(-1, 0), _rolled(place), old, place)
@@ -70,7 +70,7 @@ class Ablate(ValueEdit):
     def _mean(self, old: Tensor, place: Place) -> Tensor:
         value, positions = old, place.positions
         if self.source is not None:
-            value, positions = value_from(self.source, self.layer, place)
+            value, positions = value_from(self.source, self, place)
             value = value.to(old.device, old.dtype)
             if TOKEN not in place.axes or value.ndim < old.ndim:
                 return value.expand_as(old)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ssmlens.edits.edit import register
 from ssmlens.edits.value import Place, ValueEdit
 from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number
 
 
 @register
@@ -19,7 +20,7 @@ class Add(ValueEdit):
         vector: What is added: a number, or a tensor that broadcasts over `what`, such as [d_model].
     """
 
-    vector: float | Tensor
+    vector: Number | Tensor
     what: str = "output"
     kind: ClassVar[str] = "add"
 

@@ -41,6 +41,9 @@ class BlockHooks:
         self._block, self._forward = block, forward
         self._running = False  # several blocks may share a module
         self._stream: Tensor | None = None
+        self._others: list[
+            Tensor
+        ] = []  # what MLPs of this block have put out: some add experts and one more
         self._residual = [edit for edit in edits if edit.stage is Stage.RESIDUAL]
         self._added = [edit for edit in edits if edit.stage is Stage.BLOCK]
         self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]
@@ -70,6 +73,7 @@ class BlockHooks:
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         self._running = self.ran = True
+        self._others = []
         if not self._residual and not self._added:
             return None
         _, hidden = first_input(module, args, kwargs)
@@ -86,7 +90,15 @@ class BlockHooks:
     def _after_mlp(self, module: nn.Module, args: tuple, output: Any) -> Any:
         if not self._running:
             return None
-        new = edit_stream(self._mlp, first_output(output), self._forward)
+        first = first_output(output)
+        self._others.append(first)
+        if len(self._others) < len(self._block.mlps):
+            return None
+        # What the last of them puts out makes the sum of all what it is to be.
+        *others, last = self._others
+        together = sum(others, start=last)
+        new = edit_stream(self._mlp, together, self._forward) - sum(others)
+        self._others = []
         return with_first_output(output, new)
 
     def _after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:

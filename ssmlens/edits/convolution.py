@@ -27,7 +27,7 @@ def project_again(
     operands: Operator,
     edits: Sequence[Edit],
 ) -> Operator:
-    """The operands as these edits of the convolution leave them.
+    """The operands as these edits of the convolution leave them, every head with its own copy where they have so.
 
     Raises:
         UsageError: An edit sets taps, and the mixer has no convolution.
@@ -54,8 +54,21 @@ def project_again(
         some = [edit for n, edit in enumerate(of_taps) if pattern >> n & 1]
         changed = {name: _edit_taps(some, weight, positions) for name, weight in taps.items()}
         new = _in_pieces(projection, changed, given, positions, cuts)
+        if operands.groups == operands.heads:
+            new = new.over_heads()
         out = new if bool((holds == pattern).all()) else out.where(holds == pattern, new)
-    return out
+    asked_for = torch.is_grad_enabled() and any(edit.is_differentiable for edit in of_taps)
+    return out if asked_for or not _same(out, operands) else operands
+
+
+def _same(one: Operator, other: Operator) -> bool:
+    """Whether all that a convolution goes into is equal: laid out otherwise in memory, it would round otherwise."""
+    names = [
+        name
+        for name in one.quantities
+        if name in (*one.axes, "x", "gate") and getattr(one, name) is not None
+    ]
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def _edit_taps(edits: Sequence[ValueEdit], weight: Tensor, positions: Positions) -> Tensor:

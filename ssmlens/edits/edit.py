@@ -131,8 +131,9 @@ def from_json(data: Mapping[str, Any]) -> Edit:
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in given:
             raise UsageError(f"a {kind.kind} edit needs {name}=…")
-    if isinstance(given["layer"], bool) or not isinstance(given["layer"], int):
-        raise UsageError(f"layer {given['layer']!r} is no number of a layer")
+    for name, value in given.items():
+        if not _fits(value, fields[name].type) or (name == "layer" and isinstance(value, bool)):
+            raise UsageError(f"{name}={value!r} does not fit: see the {name} of {kind.__name__}")
     return kind(**given)
 
 
@@ -143,9 +144,12 @@ def from_text(text: str) -> Edit:
         UsageError: As `from_json`.
     """
     try:
-        kind, *words = shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise UsageError(f"{text!r}: {error}") from None
+    if not words:
+        raise UsageError("an edit begins with its kind, such as knock-out layer=17")
+    kind, *words = words
     data: dict[str, Any] = {"edit": kind}
     for word in words:
         name, equals, value = word.partition("=")
@@ -153,6 +157,14 @@ def from_text(text: str) -> Edit:
             raise UsageError(f"{word!r} is no name=value, such as layer=17")
         data[name.replace("-", "_")] = _value(value)
     return from_json(data)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value has the type of its field, where that can be told of any value."""
+    try:
+        return isinstance(value, annotation)
+    except TypeError:
+        return True
 
 
 def _plain(value: Any) -> bool:

@@ -42,8 +42,13 @@ class KnockOut(Edit):
     def __post_init__(self):
         for name in ("queries", "keys", "lags", "heads"):
             object.__setattr__(self, name, Selection.of(getattr(self, name)))
-        if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != torch.bool):
+        mask = self.mask
+        if mask is not None and not (
+            isinstance(mask, Tensor) and mask.ndim == 2 and mask.dtype == torch.bool
+        ):
             raise UsageError(f"{self}: its mask is a boolean matrix [query key]")
+        if self.lags is not None and self.lags.counts_back:
+            raise UsageError(f"{self}: a lag is 0 or more tokens back")
         if not isinstance(self.taps, bool):
             raise UsageError(f"{self}: taps is true or false")
 

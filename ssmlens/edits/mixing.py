@@ -116,7 +116,8 @@ def _edit_operands(
             operands, differs = _edit_operand(operands, edit, positions)
             changed = changed | differs
         differentiable |= isinstance(edit, ValueEdit) and edit.is_differentiable
-    return operands, None if differentiable else changed
+    asked_for = differentiable and torch.is_grad_enabled()
+    return operands, None if asked_for else changed
 
 
 def _differ(before: Operator, after: Operator) -> Bool[Tensor, ""]:

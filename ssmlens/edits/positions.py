@@ -48,8 +48,8 @@ class Positions:
             prefill: Real tokens in the first call, where this is a later one.
         """
         if mask is None:
-            first, length = _unpadded(batch, tokens, before)
-            return cls(tokens, first, length, length if prefill is None else prefill)
+            positions = _unpadded(batch, tokens, before)
+            return positions if prefill is None else dataclasses.replace(positions, prefill=prefill)
         real = mask.to("cpu", torch.bool)
         padding = torch.where(real.any(1), real.int().argmax(1), real.shape[1])
         length = real.sum(1)
@@ -65,6 +65,11 @@ class Positions:
     def real(self) -> Bool[Tensor, "batch token"]:
         """Which tokens of the call are real."""
         return (self.here >= 0) & (self.here < self.length.unsqueeze(1))
+
+    @functools.cached_property
+    def padded(self) -> bool:
+        """Whether some token of the call is padding."""
+        return not bool(self.real.all())
 
     @property
     def longest(self) -> int:
@@ -107,6 +112,7 @@ class Positions:
 
 
 @functools.lru_cache(maxsize=64)
-def _unpadded(batch: int, tokens: int, before: int) -> tuple[Tensor, Tensor]:
-    """The first position and the number of tokens so far of prompts without padding."""
-    return torch.full((batch,), before), torch.full((batch,), before + tokens)
+def _unpadded(batch: int, tokens: int, before: int) -> Positions:
+    """Those of prompts without padding: the same in every forward."""
+    length = torch.full((batch,), before + tokens)
+    return Positions(tokens, torch.full((batch,), before), length, length)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssmlens.edits.edit import register
 from ssmlens.edits.value import Place, ValueEdit
+from ssmlens.models.parameters import Number
 
 
 @register
@@ -21,7 +22,7 @@ class Scale(ValueEdit):
         factor: What it is multiplied by: a number, or a tensor that broadcasts over it.
     """
 
-    factor: float | Tensor
+    factor: Number | Tensor
     kind: ClassVar[str] = "scale"
 
     def new(self, old: Tensor, place: Place) -> Tensor:

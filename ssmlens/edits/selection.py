@@ -32,10 +32,15 @@ class Selection:
         """Read a selection; None selects all, and stays None.
 
         Raises:
-            UsageError: It is none of what `Chosen` says.
+            UsageError: It is none of what `Chosen` says, or selects nothing whatever the length: [], "5:3".
         """
         if chosen is None or isinstance(chosen, Selection):
             return chosen
+        selection = cls._read(chosen)
+        return _refuse(chosen) if all(map(_is_empty, selection.parts)) else selection
+
+    @classmethod
+    def _read(cls, chosen: Any) -> "Selection":
         if isinstance(chosen, str):
             return cls(tuple(_part(word) for word in chosen.split(",")))
         if isinstance(chosen, slice):
@@ -101,6 +106,14 @@ class Selection:
             else ":".join("" if edge is None else str(edge) for edge in part)
             for part in self.parts
         )
+
+
+def _is_empty(part: int | tuple[int | None, int | None]) -> bool:
+    """Whether this is a range that ends before it begins."""
+    if isinstance(part, int):
+        return False
+    first, end = (0 if edge is None else edge for edge in part)
+    return end <= first and (first < 0) == (end < 0) and part[1] is not None
 
 
 def _part(word: str) -> int | tuple[int | None, int | None]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ssmlens.edits.edit import register
 from ssmlens.edits.value import Place, ValueEdit
 from ssmlens.errors import UsageError
+from ssmlens.models.parameters import Number
 
 
 @register
@@ -21,7 +22,7 @@ class Set(ValueEdit):
         value: The value: a number, or a tensor that broadcasts over it.
     """
 
-    value: float | Tensor
+    value: Number | Tensor
     kind: ClassVar[str] = "set"
 
     def new(self, old: Tensor, place: Place) -> Tensor:

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmlens.edits.edit import ATTENTION, Edit
 from ssmlens.edits.positions import Positions
 from ssmlens.edits.value import SCAN_AXES, STREAM_AXES, Place
 from ssmlens.errors import UsageError
-from ssmlens.names import PROMPT, TOKEN
+from ssmlens.names import HEAD, PROMPT, TOKEN
 from ssmlens.recorder.recording import LayerRecord, Recording
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
@@ -23,7 +24,7 @@ def check_source(source: Source, edit: Any) -> None:
         raise UsageError(f"{edit}: give it a recording to take values from, not {source!r}")
 
 
-def value_from(source: Source, layer: int, place: Place) -> tuple[Tensor, Positions | None]:
+def value_from(source: Source, edit: Edit, place: Place) -> tuple[Tensor, Positions | None]:
     """The value of `place.what` in the source, and the positions of its tokens; a tensor's are its own.
 
     Raises:
@@ -31,7 +32,7 @@ def value_from(source: Source, layer: int, place: Place) -> tuple[Tensor, Positi
     """
     if isinstance(source, Tensor):
         return source, None
-    record = source[layer] if isinstance(source, Recording) else source
+    record = _record_of(source, edit) if isinstance(source, Recording) else source
     hidden = record.call.given.hidden
     positions = Positions.of(len(hidden), hidden.shape[1], record.call.given.token_mask)
     if place.what == "input":
@@ -42,15 +43,23 @@ def value_from(source: Source, layer: int, place: Place) -> tuple[Tensor, Positi
         return selective_scan(record.operands), positions
     if place.axes == STREAM_AXES or place.what in ("state", "initial_state", "conv"):
         raise UsageError(f"a recording holds no {place.what}: give a tensor")
-    return quantity_of(record.operands, place.what)[0], positions
+    operands = record.operands.over_heads() if HEAD in place.axes else record.operands
+    return quantity_of(operands, place.what)[0], positions
+
+
+def _record_of(source: Recording, edit: Edit) -> LayerRecord:
+    beside = edit.part == ATTENTION and edit.layer in source.softmax_attention
+    return source.softmax_attention[edit.layer] if beside else source[edit.layer]
 
 
 def quantity_of(operands: Operator, what: str) -> tuple[Tensor, tuple[str, ...]]:
-    """An operand with its axes; of the gate, the part that belongs to heads, as [batch token head headdim].
+    """An operand with its axes; D of every channel; of the gate the part of heads, as [batch token head headdim].
 
     A gate may have columns before those of the heads: a gated MLP beside the scan (Mamba-2 with d_ssm < d_inner).
     """
     value, axes = operands.quantity(what)
+    if what == "D" and operands.x is not None:
+        return value.expand(-1, operands.x.shape[3]), axes
     if what == "gate" and operands.x is not None:
         heads, headdim = operands.x.shape[2:]
         return value[..., -heads * headdim :].unflatten(2, (heads, headdim)), SCAN_AXES

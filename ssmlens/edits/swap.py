@@ -34,6 +34,6 @@ class Swap(ValueEdit):
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
         try:
-            return laid_over(*value_from(self.source, self.layer, place), old, place)
+            return laid_over(*value_from(self.source, self, place), old, place)
         except UsageError as error:
             raise UsageError(f"{self}: {error}") from None

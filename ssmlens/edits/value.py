@@ -105,9 +105,9 @@ class ValueEdit(Edit):
     def __post_init__(self):
         for name in ("tokens", "heads", "channels", "states", "taps"):
             object.__setattr__(self, name, Selection.of(getattr(self, name)))
-        object.__setattr__(self, "what", _ALSO.get(self.what, self.what))
         if self.what == "state" and self.tokens is None:
             raise UsageError(f"{self}: say after which token the state changes, as tokens=40")
+        object.__setattr__(self, "what", _ALSO.get(self.what, self.what))
         if self.cut_taps and self.what != "state":
             raise UsageError(f"{self}: cut_taps goes with the state after a token")
 
@@ -154,8 +154,11 @@ class ValueEdit(Edit):
 
     def _chosen(self, old: Tensor, place: Place) -> Bool[Tensor, "..."] | None:
         masks = []
-        if self.tokens is not None and TOKEN in place.axes:
-            masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
+        if TOKEN in place.axes:
+            if self.tokens is not None or place.positions.padded:
+                masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
+        elif self.tokens is not None and place.what != "state":
+            raise UsageError(f"{self}: {place.what} has no tokens to choose from")
         headdim = _size(HEADDIM, old, place)
         for selection, axis, name in (
             (self.heads, HEAD, "head"),

@@ -118,7 +118,8 @@ class Mamba3Signals:
     def with_quantity(self, name: str, value: Tensor) -> DecayScan:
         """See `Signals.with_quantity`. A log decay is set through the rate, so that Δ goes on driving it."""
         if name == "log_decay":
-            name, value = "rate", -value / self.delta.clamp(min=torch.finfo(value.dtype).tiny)
+            step = self.delta.clamp(min=torch.finfo(value.dtype).tiny)
+            name, value = "rate", self.rate - (value - self.log_decay) / step
         changed: dict[str, Any] = {name: value}
         return dataclasses.replace(self, **changed).operands()
 

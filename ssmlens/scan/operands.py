@@ -159,7 +159,9 @@ class DecayOperands(Operator):
             return dataclasses.replace(
                 self, A=None, log_decay=value, write=write, write_now=write_now
             )
-        steps = (value * self.A).sum(3) / self.A.square().sum(1).clamp(min=1e-30)
+        # By the difference, so that a log decay that does not change leaves the step as it is.
+        change = value - self.delta.unsqueeze(3) * self.A
+        steps = self.delta + (change * self.A).sum(3) / self.A.square().sum(1).clamp(min=1e-30)
         if not torch.allclose(steps.unsqueeze(3) * self.A, value, rtol=1e-4):
             raise UsageError(
                 "a head of this scan has one step for all its states: scale log_decay at all of them, or change A"

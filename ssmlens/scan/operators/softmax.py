@@ -27,6 +27,11 @@ class Softmax(Operator):
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     stored: ClassVar[bool] = False
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """See `Operator.quantities`. What is kept as `gate` is an MLP's output beside the heads, and gates nothing."""
+        return tuple(name for name in super().quantities if name != "gate")
+
     @abstractmethod
     def head(self, head: int) -> Float[Tensor, "batch query key"]:
         """The weights of one head, in float32 at least."""
@@ -113,6 +118,11 @@ class SoftmaxWeights(Softmax):
     def head(self, head: int) -> Float[Tensor, "batch query key"]:
         """See `Softmax.head`."""
         return self.weights[:, head].to(scan_dtype(self.weights))
+
+    def between(self, first: int, end: int) -> "SoftmaxWeights":
+        """See `Operator.between`: queries and keys are tokens, too."""
+        cut = super().between(first, end)
+        return dataclasses.replace(cut, weights=self.weights[:, :, first:end, first:end])
 
     def sequence(self, index: int, length: int | None = None) -> "SoftmaxWeights":
         """See `Operator.sequence`.
