@@ -8,9 +8,11 @@ layers of mamba-370m's shape, ablated one at a time, against 48 whole forwards.
 import contextlib
 import copy
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,19 +46,19 @@ def main() -> None:
     asked = sys.argv[1:] or parts
     if not set(asked) <= set(parts):
         sys.exit(f"parts to choose from: {', '.join(parts)}")
-    found: dict[str, Any] = {
-        "machine": {**results.machine(), "gpu": torch.cuda.get_device_name()},
-        "layers": [],
-        "one_by_one": [],
-    }
     for part in asked:
         for dtype in DTYPES:
-            if part == "layers":
-                found["one_by_one"].append(_show(one_by_one(dtype)))
-            else:
-                found["layers"].append(_show(layer(part, dtype)))
-            results.write("edits", found)
-    print(f"\nwritten: {results.write('edits', found)}")
+            row = one_by_one(dtype) if part == "layers" else layer(part, dtype)
+            print(f"written: {_keep(_show(row))}", flush=True)
+
+
+def _keep(row: dict[str, Any]) -> Path:
+    """Write the row into results/edits.json, in place of that of the same layer and dtype: parts may run one by one."""
+    path = results.CHECKOUT / "analyses" / "benchmarks" / "results" / "edits.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {(each["layer"], each["dtype"]): each for each in (*kept, row)}
+    machine = {**results.machine(), "gpu": torch.cuda.get_device_name()}
+    return results.write("edits", {"machine": machine, "rows": list(rows.values())})
 
 
 def layer(generation: str, dtype: str) -> dict[str, Any]:

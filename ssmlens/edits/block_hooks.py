@@ -50,24 +50,22 @@ class BlockHooks:
         self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]
         if self._mlp and not block.mlps:
             raise UsageError(f"{self._mlp[0]}: layer {block.layer} has no MLP")
-        self._mixers: list[tuple[nn.Module, MixerHooks]] = []
+        self._mixers: list[MixerHooks] = []
         by_module: dict[nn.Module, tuple[MixerSite, list[Edit]]] = {}
         for edit in edits:
             if edit.stage in _OF_MIXER:
                 site = _site(block, edit)
                 by_module.setdefault(site.module, (site, []))[1].append(edit)
-        for module, (site, some) in by_module.items():
-            hooks = MixerHooks(site, some, forward, lambda: self._running)
-            self._mixers.append((module, hooks))
+        for site, some in by_module.values():
+            self._mixers.append(MixerHooks(site, some, forward, lambda: self._running))
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the block's modules; `stack` unhooks them."""
         block = self._block.module
         keep = stack.callback
         keep(block.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
-        for module, hooks in self._mixers:
-            keep(module.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
-            keep(module.register_forward_hook(hooks.after, with_kwargs=True).remove)
+        for hooks in self._mixers:
+            hooks.attach(stack)
         for module in self._block.mlps if self._mlp else ():
             keep(module.register_forward_hook(self._after_mlp).remove)
         if self._added:

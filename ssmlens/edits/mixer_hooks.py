@@ -1,6 +1,7 @@
 """Edits of what mixes the tokens of a block: its input, what is inside, its output."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,7 +47,16 @@ class MixerHooks:
         self._output = [edit for edit in edits if edit.stage is Stage.OUTPUT]
         self._given: MixerInput | None = None
 
-    def before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def attach(self, stack: ExitStack) -> None:
+        """Hook the module; `stack` unhooks it."""
+        module = self._site.module
+        if self._input or self._inside:
+            before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+            stack.callback(before.remove)
+        after = module.register_forward_hook(self._after)
+        stack.callback(after.remove)
+
+    def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Before the mixer runs: change its input. Raises UsageError in a cached step that cannot be edited."""
         if not self._running():
             return None
@@ -61,7 +71,7 @@ class MixerHooks:
             self._given = site.adapter.read_input(module, args, kwargs)
         return changed
 
-    def after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    def _after(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """After the mixer ran: add what the edits inside change, then change its output."""
         if not self._running():
             return None

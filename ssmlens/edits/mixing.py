@@ -115,9 +115,9 @@ def _edit_operands(
             assert isinstance(edit, ValueEdit)
             operands, differs = _edit_operand(operands, edit, positions)
             changed = changed | differs
-        asked_for = isinstance(edit, ValueEdit) and edit.is_differentiable
-        differentiable |= asked_for and torch.is_grad_enabled()
-    return operands, None if differentiable else changed
+        differentiable |= isinstance(edit, ValueEdit) and edit.is_differentiable
+    asked_for = differentiable and torch.is_grad_enabled()
+    return operands, None if asked_for else changed
 
 
 def _differ(before: Operator, after: Operator) -> Bool[Tensor, ""]:

@@ -1,6 +1,7 @@
 """Which token of its prompt every token of a call is, counted from the first real one."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -47,7 +48,8 @@ class Positions:
             prefill: Real tokens in the first call, where this is a later one.
         """
         if mask is None:
-            mask = torch.ones(batch, before + tokens, dtype=torch.bool)
+            positions = _unpadded(batch, tokens, before)
+            return positions if prefill is None else dataclasses.replace(positions, prefill=prefill)
         real = mask.to("cpu", torch.bool)
         padding = torch.where(real.any(1), real.int().argmax(1), real.shape[1])
         length = real.sum(1)
@@ -63,6 +65,11 @@ class Positions:
     def real(self) -> Bool[Tensor, "batch token"]:
         """Which tokens of the call are real."""
         return (self.here >= 0) & (self.here < self.length.unsqueeze(1))
+
+    @functools.cached_property
+    def padded(self) -> bool:
+        """Whether some token of the call is padding."""
+        return not bool(self.real.all())
 
     @property
     def longest(self) -> int:
@@ -102,3 +109,10 @@ class Positions:
             start, end = int(starts[rows[0]]), int(ends[rows].max())
             if start < end:
                 yield rows, start, end
+
+
+@functools.lru_cache(maxsize=64)
+def _unpadded(batch: int, tokens: int, before: int) -> Positions:
+    """Those of prompts without padding: the same in every forward."""
+    length = torch.full((batch,), before + tokens)
+    return Positions(tokens, torch.full((batch,), before), length, length)

@@ -153,14 +153,15 @@ class ValueEdit(Edit):
         if new.device != old.device:
             new = new.to(old.device)
         chosen = self._chosen(old, place)
-        return new.expand_as(old) if chosen is None else torch.where(chosen, new, old)
+        if chosen is not None:
+            return torch.where(chosen, new, old)
+        return new if new.shape == old.shape else new.expand_as(old)
 
     def _chosen(self, old: Tensor, place: Place) -> Bool[Tensor, "..."] | None:
         masks = []
         if TOKEN in place.axes:
-            real = self._tokens(place)
-            if self.tokens is not None or not bool(real.all()):
-                masks.append(self._along(real, (PROMPT, TOKEN), old, place))
+            if self.tokens is not None or place.positions.padded:
+                masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
         elif self.tokens is not None and place.what != "state":
             raise UsageError(f"{self}: {place.what} has no tokens to choose from")
         headdim = _size(HEADDIM, old, place)

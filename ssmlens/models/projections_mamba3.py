@@ -136,12 +136,12 @@ class Mamba3Signals:
         left_over = (1 - self.share) * self.delta
         write_now = self.share * self.delta
         after = torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1)
-        phase = _phase(self.angle, self.delta)
+        B, C = _rotate(torch.stack([self.B, self.C]), _phase(self.angle, self.delta))
         return DecayScan(
             delta=self.delta,
             A=None,
-            B=_rotate(self.B, phase),
-            C=_rotate(self.C, phase),
+            B=B,
+            C=C,
             x=self.x,
             D=self.D,
             gate=self.gate,
@@ -240,11 +240,11 @@ def _phase(
 
 
 def _rotate(
-    v: Float[Tensor, "batch token head state"], phase: Float[Tensor, "batch token head pair"]
-) -> Float[Tensor, "batch token head state"]:
+    v: Float[Tensor, "which batch token head state"], phase: Float[Tensor, "batch token head pair"]
+) -> Float[Tensor, "which batch token head state"]:
     """Turn the pairs (v[0], v[1]), (v[2], v[3]), … by their phases; states beyond the last pair stay."""
-    turned, still = v.tensor_split([2 * phase.shape[3]], dim=3)
-    even, odd = turned.unflatten(3, (-1, 2)).unbind(4)
+    turned, still = v.tensor_split([2 * phase.shape[3]], dim=4)
+    even, odd = turned.unflatten(4, (-1, 2)).unbind(5)
     cos, sin = phase.cos(), phase.sin()
-    pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=4)
-    return torch.cat([pairs.flatten(3), still], dim=3)
+    pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=5)
+    return torch.cat([pairs.flatten(4), still], dim=4)
