@@ -139,7 +139,9 @@ def train_students(asked: argparse.Namespace) -> None:
         raise SystemExit("there is no score yet: the steps before are teacher and score")
     (site, *_) = choose_mixers(load_model(_checkpoint(asked), backend="torch"))
     steps = {"steps": asked.steps} if asked.steps else {}
-    student = TrainConfig.from_dict(STUDENT.to_dict() | {"arm": ""} | json.loads(asked.student) | steps)
+    student = TrainConfig.from_dict(
+        STUDENT.to_dict() | {"arm": ""} | json.loads(asked.student) | steps
+    )
     shaped = like_teacher(student, site)
     configs = student_configs(shaped, _checkpoint(asked), held["ranked"], asked.rates, asked.seeds)
     asked.out = asked.out / "students"

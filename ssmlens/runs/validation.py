@@ -105,7 +105,7 @@ def layer_table(
     there = lengths(real)
     in_training = measure == TRAINING_LOSS
     at = length or (training_length(real, there) if in_training else max(there, default=None))
-    reached = _by_seed(real, layers, measure, at)
+    reached = reached_by_seed(real, layers, measure, at)
     if not reached.shape[1]:
         raise UsageError("no seed has students of every layer at every rate yet")
     first = {run.teacher_layer: run.teacher_scores for run in reversed(real)}
@@ -114,7 +114,7 @@ def layer_table(
         np.array(layers),
         {name: np.array([first[n].get(name, math.nan) for n in layers]) for name in names},
         reached,
-        _by_seed(shuffled, layers, measure, at),
+        reached_by_seed(shuffled, layers, measure, at),
         f"{measure} at {at}",
     )
 
@@ -187,7 +187,7 @@ def _finite(*values: Float[np.ndarray, " layer"]) -> tuple[Float[np.ndarray, " k
     return tuple(value[there] for value in values)
 
 
-def _by_seed(
+def reached_by_seed(
     runs: Sequence[Run], layers: Sequence[int], measure: str, length: int | None
 ) -> Float[np.ndarray, "layer seed"]:
     """The mean over rates of each layer and seed; seeds that are not whole are left out."""

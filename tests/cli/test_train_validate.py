@@ -80,6 +80,6 @@ def test_fewer_than_three_layers_have_no_order(cli, here):
         *["validate-ranking", "--teacher", TEACHER, *SMALL, "--layers", 0, "--out", "out"],
         *["--rates", 1e-3, "--seeds", 0, "--controls", "best", "gaussian", "memory-only"],
     )
-    assert "students of 1 layers: an order takes three" in said.complaint
+    assert "students of 1 layers: an order takes three" in said.err
     arms = {open_run(path).arm for path in find_runs(here / "out")}
     assert arms == {"default", "mimetic", "transplant 0", "gaussian 0", "memory-only 0"}
