@@ -147,7 +147,7 @@ class Bytes(Task):
         """Rows of strings said twice, of one byte more than a row has, and the targets of their tokens."""
         device = draws.device
         k = torch.arange(rows, device=device)[:, None]
-        letters = self.length >> (_HALVINGS - 1 - k % _HALVINGS)
+        letters = torch.full_like(k, self.length) >> (_HALVINGS - 1 - k % _HALVINGS)
         place = torch.arange(self.context + 1, device=device)
         first = place // (2 * letters) * (2 * letters) + place % letters
         drawn = PRINTABLE.start + draws.integers(len(PRINTABLE), (rows, self.context + 1))
