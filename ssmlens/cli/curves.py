@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ssmlens.runs.measures import BITS
-
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 40
 
@@ -12,6 +10,7 @@ _WIDTH = 40
 def curves(runs: Sequence[Any]) -> str:
     """A line a run: its arm, the share of characters right at the training length as it rose, and the last values."""
     from ssmlens.runs.arms import lengths, training_length
+    from ssmlens.runs.measures import BITS
 
     arms = [run.arm for run in runs]
     width = max(map(len, arms))
