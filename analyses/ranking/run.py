@@ -1,6 +1,6 @@
 """One teacher of the experiment: train it, score its layers, train its students; each step goes on where it was.
 
-    python -m analyses.ranking.run --name P0 --text build/corpora/P --out build/ranking/P0 --devices cuda --minutes 9
+    python -m analyses.ranking.run --name P0 --text build/text/P --out build/ranking/P0 --devices cuda --minutes 9
 
 Steps: teacher, score, students. Whatever is there below --out is not done
 again, so that the same command is given until it says that all is done. Written to --results as it
@@ -90,6 +90,9 @@ def main() -> None:
 
 def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
     """Train the teacher, and write down how it went."""
+    held = _held(asked)
+    if "run" in held:
+        return
     own = {"text": str(asked.text), "seed": asked.seed, "arm": ""}
     config = TrainConfig.from_dict(TEACHER.to_dict() | own | json.loads(asked.teacher))
     run = train(
@@ -100,21 +103,11 @@ def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
         checkpoint_every=_CHECKPOINT,
         progress=tell,
     )
-    held = _held(asked)
-    if "run" not in held:
-        texts = read_texts(Path(asked.text))
-        corpus: dict[str, Any] = {"works": len(texts.works), "bytes": sum(texts.works.values())}
-        corpus["held_out"] = {name: texts.works[name] for name in texts.kept_back}
-        _hold(
-            asked,
-            {
-                **held,
-                "name": asked.name,
-                "corpus": corpus,
-                "config": dict(run.config),
-                "run": plain_run(run),
-            },
-        )
+    texts = read_texts(Path(asked.text))
+    corpus: dict[str, Any] = {"works": len(texts.works), "bytes": sum(texts.works.values())}
+    corpus["held_out"] = {name: texts.works[name] for name in texts.kept_back}
+    told = {"name": asked.name, "corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
+    _hold(asked, told)
 
 
 def score_teacher(
