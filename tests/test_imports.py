@@ -56,7 +56,14 @@ OUTSIDE = {
 }
 COMMANDS_THAT_TRAIN = {
     PACKAGE / "cli" / f"{name}.py"
-    for name in ("config_options", "train", "sweep", "sweep_options", "transplant")
+    for name in (
+        "config_options",
+        "train",
+        "sweep",
+        "sweep_options",
+        "transplant",
+        "validate_ranking",
+    )
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ("sweep", "train many: arms, learning rates, seeds; goes on where it was"),
     "compare": ("compare", "the arms of a sweep, each at its best learning rate"),
     "transplant": ("transplant", "a student from each layer of a teacher, against its scores"),
+    "validate-ranking": ("validate_ranking", "does rank-layers predict what students learn?"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, open report and dashboard"),
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:12}  {line}" for name, (_, line) in COMMANDS.items()]
+    lines = [f"  {name:16}  {line}" for name, (_, line) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: ssmlens COMMAND [options]",

@@ -9,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, Theme, template
 from ssmlens.plot.training_curves import arm_name
+from ssmlens.runs.rank_statistics import correlation
 from ssmlens.runs.students import LayerStudents
 
 _PANEL, _LEFT, _TOP, _BOTTOM = (276, 220), 84, 56, 52  # pixels
@@ -92,17 +92,6 @@ def _name_axes(
         figure.update_xaxes(title={"text": literal(score)}, row=len(lengths), col=column)
 
 
-def rank_correlation(a: Float[np.ndarray, " layer"], b: Float[np.ndarray, " layer"]) -> float:
-    """Spearman's rank correlation over the pairs that are finite; ties share their mean rank; NaN below three pairs."""
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3:
-        return float("nan")
-    if np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
-        return float("nan")
-    found: Any = stats.spearmanr(a[both], b[both])
-    return float(found.statistic)
-
-
 def _points(
     arm: LayerStudents,
     number: int,
@@ -177,6 +166,6 @@ def _grey_first(number: int, theme: Theme) -> str:
 
 
 def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
-    found = [rank_correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
+    found = [correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
     told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
     return f"rank corr.: {', '.join(told)}".replace("-", "−") if told else ""

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from ssmlens.errors import UsageError
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
+from ssmlens.tasks.bytes import Bytes
 from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.recall import Recall
-from ssmlens.tasks.repeat import Repeat
+from ssmlens.tasks.repeat import PRINTABLE, Repeat
 from ssmlens.tasks.sort import Sort
 from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
 
+_BYTES = 256
 # Tasks that take no letter twice, and how many letters each unit of their length takes: a key is one of two.
 _DIFFERENT: dict[type[Task], int] = {Sort: 1, Recall: 2}
 
@@ -205,7 +207,7 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
     Args:
         name: A registered task.
         model: The model they are for.
-        options: The task's length and count, where they are not its own.
+        options: The task's own, by field, such as length and count, where they are not its defaults.
         seed: Which examples.
 
     Raises:
@@ -214,12 +216,24 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
     tokenizer = getattr(model, "tokenizer", None)
     letters = tokenizer.letters if isinstance(tokenizer, Vocabulary) else range(0)
     kind = tasks[name]
+    own: dict[str, Any]
     if kind is Repeat:
-        ids = letters or range(vocabulary_size(model))
-        own: dict[str, Any] = {"first_token": ids.start, "vocab_size": ids.stop}
+        ids = letters or _without_letters(vocabulary_size(model))
+        own = {"first_token": ids.start, "vocab_size": ids.stop}
+    elif kind is Bytes:
+        if letters or vocabulary_size(model) < _BYTES:
+            raise UsageError(
+                f"`task` {name} is for models whose tokens are bytes; use `task` repeat"
+            )
+        own = {}
     else:
         own = _on_letters(name, kind, letters, options.get("length"))
     return from_task(name, kind(**options | own), seed, tokenizer)
+
+
+def _without_letters(size: int) -> range:
+    """The ids that are repeated in a vocabulary of this size: those of printable characters where it is the bytes."""
+    return PRINTABLE if size == _BYTES else range(size)
 
 
 def _on_letters(name: str, kind: type[Task], letters: range, length: int | None) -> dict[str, Any]:

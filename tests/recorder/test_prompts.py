@@ -154,9 +154,9 @@ def test_targets_of_prompts_of_different_length_are_padded():
 
 
 class Model(torch.nn.Module):
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, size=40):
         super().__init__()
-        self.embedding = torch.nn.Embedding(40, 2)
+        self.embedding = torch.nn.Embedding(size, 2)
         self.tokenizer = tokenizer
 
 
@@ -173,7 +173,27 @@ def test_tasks_draw_from_the_models_own_tokens():
         from_named_task("repaet", Model(None), {})
 
 
-@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram"])
+def test_a_model_of_bytes_repeats_printable_ones(tmp_path):
+    repeat = from_named_task("repeat", Model(None, 256), {"length": 2000, "count": 1})
+    assert set(repeat.tokens[0]) == set(range(32, 127))
+    for name in "ab":
+        (tmp_path / name).write_text(name * 2000)
+    options = {"text": str(tmp_path), "count": 4}
+    rows = from_named_task("bytes", Model(Bytes(), 256), options)
+    assert rows.length == [1024] * 4
+    assert rows.kinds == ("bytes",) * 4
+    for model in (Model(LETTERS), Model(None)):
+        with pytest.raises(UsageError, match="`task` bytes is for models whose tokens are bytes"):
+            from_named_task("bytes", model, options)
+
+
+def test_duplicates_of_the_models_letters():
+    prompts = from_named_task("duplicates", Model(LETTERS), {"count": 2})
+    assert prompts.length == [82, 82]
+    assert set(prompts.tokens[0][:40]) <= set(range(3, 29))
+
+
+@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram", "duplicates"])
 @pytest.mark.parametrize("tokenizer", [None, Bytes(), Vocabulary(["<pad>", "|", "<end>"])])
 def test_tasks_of_letters_need_letters(task, tokenizer):
     with pytest.raises(UsageError, match=f"`task` {task} is for models .*; use `task` repeat"):
