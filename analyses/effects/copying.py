@@ -21,7 +21,7 @@ PAGE = Path(__file__).parent / "copying.md"
 
 def main() -> None:
     """Print both tables and write them."""
-    cut = [
+    cut: list[tuple[str, ...]] = [
         (
             "model",
             "copying layer",
@@ -95,7 +95,9 @@ def _columns(name: str, model: torch.nn.Module, prompts: Prompts) -> list[tuple[
         for measure, name in (("log_probability", "effect"), ("accuracy", "after"))
     }
     nats, left = (values.reshape(3, -1) for values in of.values())
-    with ssmlens.capture(model, prompts, None) as captured:
+    captured = ssmlens.capture(model, prompts, None)
+    assert captured is not None
+    with captured:
         ranking = ssmlens.rank_layers(captured, by="copy_score")
     looks = {row.layer: row.scores["copy_score"] for row in ranking.rows}
     return [
