@@ -189,5 +189,5 @@ def _splits(terms: list[Term], taps: bool) -> dict[str, Any]:
 
 
 def _padded(rows: np.ndarray, count: int, fill: float) -> np.ndarray:
-    more = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
-    return np.pad(rows, more, constant_values=fill)
+    missing = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    return np.pad(rows, missing, constant_values=fill)
