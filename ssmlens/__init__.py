@@ -6,6 +6,7 @@
 >>> rec[3].operands, rec[3].closure_error
 >>> cap = ssmlens.capture(model, prompts, out="run.h5")
 >>> ssmlens.rank_layers(cap)
+>>> ssmlens.attribute(model, "abcd|abc")
 >>> ssmlens.plot.map(cap.layer(3))
 
 The names below are imported when first used, so that `import ssmlens` costs nothing.

@@ -83,8 +83,8 @@ def attribute(
     if mask is not None and mask.shape != ids.shape:
         raise UsageError(f"`attention_mask` has {mask.shape[1]} tokens, the prompt {count}")
     path = trace(model, ids, position, lambda logits: _choose(token, logits), mask)
-    terms = terms_of(path, position, taps, progress)
-    data = _dataset(path, terms, position, taps, joint)
+    terms = terms_of(path, position, taps, joint, progress)
+    data = _dataset(path, terms, position, taps)
     return _with_strings(data, getattr(model, "tokenizer", None), found)
 
 
@@ -130,13 +130,7 @@ def _with_strings(data: xr.Dataset, tokenizer: Any, prompt: Prompts) -> xr.Datas
     return data.assign_coords(token_string=(SOURCE, strings)) if SOURCE in data.dims else data
 
 
-def _dataset(
-    path: DirectPath,
-    terms: list[Term],
-    position: int,
-    taps: bool,
-    joint: bool,
-) -> xr.Dataset:
+def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> xr.Dataset:
     logits = path.readout.logits
     logit = float(logits[path.token])
     if path.against is not None:
@@ -166,30 +160,34 @@ def _dataset(
             "soft_cap": path.readout.soft_cap or 0.0,
         },
     )
-    return data.assign(_splits(terms, taps, joint))
+    return data.assign(_splits(terms, taps))
 
 
-def _splits(terms: list[Term], taps: bool, joint: bool) -> dict[str, Any]:
+def _splits(terms: list[Term], taps: bool) -> dict[str, Any]:
     """The variables of the terms that split."""
-    whole = {term.label: term.split.sources.cpu().numpy() for term in terms if term.split}
-    if not whole:
+    splits = {term.label: term.split for term in terms if term.split}
+    if not splits:
         return {}
-    heads = max(len(sources) for sources in whole.values())
-    most = max(sources.shape[1] for sources in whole.values())
+    by_head, by_tap = (
+        [getattr(split, name).cpu().numpy() for split in splits.values()]
+        for name in ("by_head", "by_tap")
+    )
+    both = [s.by_head_and_source for s in splits.values() if s.by_head_and_source is not None]
+    heads, most = (max(map(len, rows)) for rows in (by_head, by_tap))
     variables = {
-        "by_head": ((MIXER, HEAD), [_padded(s.sum((1, 2)), heads, np.nan) for s in whole.values()]),
-        "by_source": ((MIXER, SOURCE), [s.sum((0, 1)) for s in whole.values()]),
+        MIXER: (MIXER, list(splits)),
+        "by_head": ((MIXER, HEAD), np.stack([_padded(row, heads, np.nan) for row in by_head])),
+        "by_source": ((MIXER, SOURCE), np.stack([rows.sum(0) for rows in by_tap])),
     }
     if taps:
-        by_tap = [_padded(sources.sum(0), most, 0.0) for sources in whole.values()]
-        variables["by_tap"] = ((MIXER, TAP, SOURCE), by_tap)
-    if joint:
-        both = [_padded(sources.sum(1), heads, np.nan) for sources in whole.values()]
-        variables["by_head_and_source"] = ((MIXER, HEAD, SOURCE), both)
-    arrays = {name: (axes, np.stack(rows)) for name, (axes, rows) in variables.items()}
-    return {MIXER: list(whole)} | arrays
+        rows = np.stack([_padded(rows, most, 0.0) for rows in by_tap])
+        variables["by_tap"] = ((MIXER, TAP, SOURCE), rows)
+    if both:
+        rows = np.stack([_padded(rows.cpu().numpy(), heads, np.nan) for rows in both])
+        variables["by_head_and_source"] = ((MIXER, HEAD, SOURCE), rows)
+    return variables
 
 
 def _padded(rows: np.ndarray, count: int, fill: float) -> np.ndarray:
-    more = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
-    return np.pad(rows, more, constant_values=fill)
+    missing = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
+    return np.pad(rows, missing, constant_values=fill)

@@ -19,26 +19,39 @@ class Split:
     """The parts of what a mixer adds; all of them sum to it.
 
     Attributes:
-        sources: By head, by tap and by the token that it comes from. Tap a is that of the token a places back; without
-            taps there is one, and the tokens are those of x, after the convolution.
+        by_head: What each head adds.
+        by_tap: What comes from each token, by tap. Tap a is that of the token a places back; without taps there is
+            one, and the tokens are those of x, after the convolution.
+        by_head_and_source: Heads and tokens together, where asked for.
         offset: What the convolution's bias adds; 0 without taps, where it is part of x.
         bias: What out_proj's bias adds.
         beside: What the gated MLP beside the heads adds.
     """
 
-    sources: Float64[Tensor, "head tap source"]
+    by_head: Float64[Tensor, " head"]
+    by_tap: Float64[Tensor, "tap source"]
+    by_head_and_source: Float64[Tensor, "head source"] | None
     offset: float
     bias: float
     beside: float
 
     @property
+    def own(self) -> float:
+        """What the heads add."""
+        return float(self.by_head.sum())
+
+    @property
     def whole(self) -> float:
-        """Their sum."""
-        return float(self.sources.sum()) + self.offset + self.bias + self.beside
+        """Everything."""
+        return self.own + self.offset + self.bias + self.beside
 
 
 def split_mixing(
-    call: MixerCall, position: int, reach: Float64[Tensor, " d_model"], taps: bool
+    call: MixerCall,
+    position: int,
+    reach: Float64[Tensor, " d_model"],
+    taps: bool = False,
+    joint: bool = False,
 ) -> Split:
     """Split what a mixer adds to a logit.
 
@@ -50,34 +63,32 @@ def split_mixing(
         position: The token p.
         reach: What a unit of each entry of the mixer's output there adds to the logit.
         taps: Whether to take x apart into taps of the convolution.
+        joint: Whether to give heads and sources together, too.
     """
     with torch.no_grad():
         o = call.operands()
         out = out_projection(call.site.module)
-        weight, bias = out.weight.double(), 0.0
-        if out.bias is not None:
-            bias = float(reach @ out.bias.double())
-        assert o.x is not None
-        width = o.x.shape[2] * o.x.shape[3]
-        # Attention has its MLP after its heads, a mixer before them.
-        columns = weight[:, :width] if o.kind == "softmax" else weight[:, -width:]
-        read = reach @ columns
-        if o.surroundings is not None:
-            read = read * gate_scale(o, torch.float64)[0, position]
+        bias = 0.0 if out.bias is None else float(reach @ out.bias.double())
+        read = _read(o, out.weight.double(), position, reach)
         beside = 0.0
-        if weight.shape[1] > width:
+        if out.in_features > read.numel():
             beside = _of_nothing(call, o, position, reach) - bias
+        assert o.x is not None
         given = _taps(o) if taps else [o.x[0].double()]
-        sources = _sources(o, position, read.unflatten(0, o.x.shape[2:]), given)
-        offset = 0.0
         constant = _of_bias(o) if taps else None
-        if constant is not None:
-            offset = float(
-                _sources(o, position, read.unflatten(0, o.x.shape[2:]), [constant]).sum()
-            )
+        added = _added(o, position, read, given if constant is None else [*given, constant])
+        offset = 0.0 if constant is None else float(added[:, -1].sum())
+        added = added[:, : len(given)]
     # What tap a reads at token j stands a places before j.
-    moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(sources.unbind(1))]
-    return Split(torch.stack(moved, 1), offset, bias, beside)
+    moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(added.unbind(1))]
+    return Split(
+        by_head=added.sum((1, 2)),
+        by_tap=torch.stack([part.sum(0) for part in moved]),
+        by_head_and_source=sum(moved[1:], moved[0]) if joint else None,
+        offset=offset,
+        bias=bias,
+        beside=beside,
+    )
 
 
 def out_projection(mixer: Any) -> nn.Linear:
@@ -85,7 +96,25 @@ def out_projection(mixer: Any) -> nn.Linear:
     return mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
 
 
-def _sources(
+def _read(
+    o: Operator,
+    weight: Float64[Tensor, "d_model d_inner"],
+    position: int,
+    reach: Float64[Tensor, " d_model"],
+) -> Float64[Tensor, "head headdim"]:
+    """What a unit of each channel of y at the position adds to the logit, through gate, norm and out_proj."""
+    assert o.x is not None
+    heads, headdim = o.x.shape[2:]
+    # Attention has its MLP after its heads, a mixer before them.
+    last = o.kind != "softmax"
+    columns = weight[:, -heads * headdim :] if last else weight[:, : heads * headdim]
+    read = reach @ columns
+    if o.surroundings is not None:
+        read = read * gate_scale(o, torch.float64)[0, position]
+    return read.unflatten(0, (heads, headdim))
+
+
+def _added(
     o: Operator,
     position: int,
     read: Float64[Tensor, "head headdim"],

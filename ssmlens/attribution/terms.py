@@ -37,7 +37,11 @@ class Term:
 
 
 def terms_of(
-    path: DirectPath, position: int, taps: bool, progress: Progress | None = None
+    path: DirectPath,
+    position: int,
+    taps: bool = False,
+    joint: bool = False,
+    progress: Progress | None = None,
 ) -> list[Term]:
     """Every term, those of a block in the order its modules ran.
 
@@ -55,7 +59,7 @@ def terms_of(
     for number, part in enumerate(path.parts):
         if progress is not None:
             progress(number, len(path.parts), f"layer {part.layer}" if part.layer >= 0 else "")
-        for term in _terms_of(part, position, taps, largest):
+        for term in _terms_of(part, position, taps, joint, largest):
             label = _unique(term.label, taken)
             taken.add(label)
             terms.append(dataclasses.replace(term, label=label))
@@ -70,21 +74,20 @@ def coarsest(path: DirectPath) -> float:
     return max([TOLERANCE["float32" if exact else "bfloat16"], *of_mixers])
 
 
-def _terms_of(part: Part, position: int, taps: bool, largest: float) -> Iterator[Term]:
+def _terms_of(part: Part, position: int, taps: bool, joint: bool, largest: float) -> Iterator[Term]:
     name = part.kind if part.layer < 0 else f"{part.layer} {part.kind}"
     call = part.call
     if call is None or call.site.adapter.unclosable(call.site.module):
         yield Term(name, part.kind, part.layer, part.module, part.value)
         return
-    split = split_mixing(call, position, part.reach, taps)
+    split = split_mixing(call, position, part.reach, taps, joint)
     wrong = abs(split.whole - part.value)
     if not wrong <= largest * tolerance(call.output, call.site.adapter):
         raise ClosureError(
             f"layer {part.layer}: the heads of {part.module} add {split.whole:.4g} to the logit, "
             f"the module itself {part.value:.4g}: its terms must not be believed"
         )
-    own = float(split.sources.sum())
-    yield Term(name, part.kind, part.layer, part.module, own, split)
+    yield Term(name, part.kind, part.layer, part.module, split.own, split)
     rest = {
         "convolution bias": (BIAS, split.offset),
         "bias": (BIAS, split.bias),

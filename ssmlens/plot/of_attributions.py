@@ -62,9 +62,9 @@ def attribution(
         limit=limit,
         theme=theme_of(theme),
     )
-    shown = _title(of) if title == DEFAULT else title
+    heading = _title(of) if title == DEFAULT else title
     height = figure.to_dict()["layout"]["height"]
-    return finished(figure, shown, size, (_WIDTH, height), theme_of(theme))
+    return finished(figure, heading, size, (_WIDTH, height), theme_of(theme))
 
 
 def _tokens(of: xr.Dataset) -> list[str]:

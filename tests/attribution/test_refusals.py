@@ -20,18 +20,18 @@ def model():
     return spread(MambaLM(config)).cpu()
 
 
-class WithMore(Block):
+class WithExtra(Block):
     """A block that adds something of a module that nobody knows."""
 
     def forward(self, hidden_states, residual):
         hidden_states, residual = super().forward(hidden_states, residual)
-        return hidden_states + self.more(residual), residual
+        return hidden_states + self.extra(residual), residual
 
 
 @pytest.mark.parametrize("function", [nn.Tanh(), nn.Sequential(nn.Linear(12, 12), nn.Tanh())])
 def test_a_block_that_adds_what_no_module_put_out(model, function):
     block = model.backbone.layers[1]
-    block.__class__, block.more = WithMore, function
+    block.__class__, block.extra = WithExtra, function
     with pytest.raises(ClosureError, match="layer 1 adds to the residual stream what is no output"):
         ssmlens.attribute(model, IDS)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -40,7 +40,7 @@ def test_a_block_that_adds_what_no_module_put_out(model, function):
 
 def test_a_constant_added_in_a_block(model):
     block = model.backbone.layers[2]
-    block.__class__, block.more = WithMore, lambda x: torch.ones_like(x)
+    block.__class__, block.extra = WithExtra, lambda x: torch.ones_like(x)
     with pytest.raises(ClosureError, match="layer 2 adds"):
         ssmlens.attribute(model, IDS)
 
