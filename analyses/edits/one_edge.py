@@ -5,6 +5,7 @@ A string of 20 letters, layer 3 of copy-mamba1-mimetic, the query at token 30: w
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -36,7 +37,8 @@ def main() -> None:
     ):
         low, middle, high = np.percentile(values, [0, 50, 100])
         print(f"{name}: {middle:.1f} (median of {STRINGS} strings; {low:.1f} to {high:.1f})")
-    letters = model.tokenizer.token_strings(drawn.tokens[0])[: QUERY + 1]
+    tokenizer: Any = model.tokenizer
+    letters = tokenizer.token_strings(drawn.tokens[0])[: QUERY + 1]
     _draw(letters, after[:, 0].tolist(), float(before[0]))
     print(f"written: {FIGURE.name}")
 
