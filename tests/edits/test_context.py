@@ -179,3 +179,17 @@ def test_a_recording_shows_operands_before_the_edit_and_the_output_after_it(mamb
     assert not torch.equal(rec[1].call.output, plain[1].call.output)
     assert torch.equal(rec[0].call.output, plain[0].call.output)
     assert not torch.equal(rec[2].call.given.hidden, plain[2].call.given.hidden)
+
+
+@pytest.mark.parametrize("family", ["ssmlens Mamba2", "ssmlens Mamba3", "ssmlens LinearAttention"])
+def test_a_token_that_forgets_everything_cuts_all_edges_across_it(tiny_model, family):
+    """Whatever else is done to the layer: a log decay of −∞ makes no NaN."""
+    model = tiny_model(family)
+    others = [
+        KnockOut(layer=0, lags=2, queries=5),
+        Scale(layer=0, what="state", tokens=4, factor=0.5),
+    ]
+    forget = Set(layer=0, what="log_decay", tokens=3, value=-float("inf"))
+    wanted = logits(model, KnockOut(layer=0, queries="3:", keys=":3"))
+    torch.testing.assert_close(logits(model, forget), wanted, rtol=1e-4, atol=1e-4)
+    assert logits(model, forget, *others).isfinite().all()
