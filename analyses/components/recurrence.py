@@ -41,11 +41,12 @@ class Recurrence(ABC):
 
     def _convolve(self, x: Float[Tensor, "row channel"]) -> Float[Tensor, "row channel"]:
         """SiLU of the convolution at this token, in x's dtype."""
-        if self._window is None:
-            self._window = self._taps.new_zeros(*x.shape, self._taps.shape[1])
-        self._window = torch.cat([self._window[..., 1:], x.float()[..., None]], dim=-1)
+        window = self._window
+        if window is None:
+            window = self._taps.new_zeros(*x.shape, self._taps.shape[1])
+        self._window = window = torch.cat([window[..., 1:], x.float()[..., None]], dim=-1)
         bias = self._mixer.conv1d.bias
-        summed = (self._window * self._taps).sum(-1)
+        summed = (window * self._taps).sum(-1)
         return F.silu(summed if bias is None else summed + bias.float()).to(x.dtype)
 
 
