@@ -30,8 +30,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 """The fields of a config in which an arm differs from the others, by its name."""
 
-BASES = {"A+BC+conv": "A+BC", "A+conv packed": "A packed"}
-"""What an arm is compared with, where that is not A."""
+BASES = {
+    **{arm: "A" for arm in ARMS if arm not in ("A", "A packed")},
+    **{"A+BC+conv": "A+BC", "A+conv packed": "A packed"},
+}
+"""What an arm is compared with, for those that are compared."""
 
 QUESTIONS = (("taps", "bias"), ("B,C", "x"), ("layer 0", "layers 1-3"))
 """Pairs of arms that are the two halves of A+conv."""
