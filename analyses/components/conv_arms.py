@@ -31,7 +31,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 """The fields of a config in which an arm differs from the others, by its name."""
 
 BASES = {
-    **{arm: "A" for arm in ARMS if arm not in ("A", "A packed")},
+    **{arm: "A" for arm, fields in ARMS.items() if arm != "A" and "packing" not in fields},
     **{"A+BC+conv": "A+BC", "A+conv packed": "A packed"},
 }
 """What an arm is compared with, for those that are compared."""

@@ -29,9 +29,6 @@ def effects_figure(by_length: Mapping[int, Mapping[str, ArmEffect]]) -> go.Figur
         means = [it.difference.mean for it in found]
         least, most = zip(*(it.difference.interval for it in found), strict=True)
         here: dict[str, Any] = {"row": 1, "col": column}
-        figure.add_vrect(
-            -MATTERS, MATTERS, fillcolor=LIGHT.line, line_width=0, layer="below", **here
-        )
         figure.add_trace(
             go.Scatter(
                 x=means,
@@ -46,8 +43,11 @@ def effects_figure(by_length: Mapping[int, Mapping[str, ArmEffect]]) -> go.Figur
             ),
             **here,
         )
+        figure.add_vrect(
+            -MATTERS, MATTERS, fillcolor=LIGHT.line, line_width=0, layer="below", **here
+        )
     figure.update_yaxes(autorange="reversed", col=1)
-    figure.update_xaxes(title_text="characters right, less the base's")
+    figure.update_xaxes(title_text="characters right, less the base's", matches="x")
     figure.update_layout(
         template=template(),
         paper_bgcolor=LIGHT.surface,
