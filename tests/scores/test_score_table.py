@@ -23,6 +23,10 @@ ALL = {
     "copy_score",
     "induction_score",
     "previous_token_score",
+    "receptive_field",
+    "sink",
+    "delta_sink",
+    "retention",
 }
 
 
