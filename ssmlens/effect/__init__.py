@@ -1,0 +1,1 @@
+"""What edits do to what a model says."""
