@@ -9,6 +9,7 @@ from scipy import stats
 
 from ssmlens.errors import UsageError
 from ssmlens.names import FINITE, LAYER, NONFINITE_WEIGHTS
+from ssmlens.scores.effect import EFFECTS
 from ssmlens.scores.ranking import RankedLayer, Ranking
 from ssmlens.scores.reading import CaptureLike
 from ssmlens.scores.score import SCORES
@@ -28,7 +29,9 @@ def rank_layers(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
-    """Order a capture's layers, the most attention-like first.
+    """Order a capture's layers, the most attention-like first; by an effect, the one that matters most.
+
+    Effects stand beside the scores wherever the capture has them, and a note says where they disagree.
 
     Args:
         capture: An open capture.
@@ -42,7 +45,7 @@ def rank_layers(
         UsageError: A score is unknown, or none of those asked for applies to this capture.
     """
     asked = _names(by)
-    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL])
+    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL, *EFFECTS])
     return rank(compute(capture, shown, progress=progress), by, top)
 
 
@@ -160,15 +163,25 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
 
 
 def _disagreements(means: xr.Dataset, first: int, present: list[str]) -> list[str]:
-    """A note for each score that would put another layer first than the ranking does."""
-    notes = []
-    layers = means[LAYER].values
-    for name in present:
-        values = _sign(name) * means[name].values
-        if not np.isfinite(values).any():
-            continue
-        best = np.nanmax(values)
-        if values[layers == first][0] == best:
-            continue
-        notes.append(f"{name} would put layer {layers[np.nanargmax(values)]} first")
-    return notes
+    """A note for each look that would put another layer first than the ranking does, and one for the effects."""
+    firsts = {name: _firsts(means, name) for name in present}
+    firsts = {name: layers for name, layers in firsts.items() if layers}
+    notes = [
+        f"{name} would put layer {layers[0]} first"
+        for name, layers in firsts.items()
+        if name not in EFFECTS and first not in layers
+    ]
+    effects = {name: layers for name, layers in firsts.items() if name in EFFECTS}
+    if not effects or all(first in layers for layers in effects.values()):
+        return notes
+    looks = [name for name in (*TARGETED, *STRUCTURAL) if name in firsts][:1]
+    said = [f"{name} layer {firsts[name][0]}" for name in (*looks, *effects)]
+    return [*notes, f"looks and effects disagree on what comes first: {', '.join(said)}"]
+
+
+def _firsts(means: xr.Dataset, name: str) -> list[int]:
+    """The layers that a score puts first; none where it has no value."""
+    values = _sign(name) * means[name].values
+    if not np.isfinite(values).any():
+        return []
+    return means[LAYER].values[values == np.nanmax(values)].tolist()

@@ -90,6 +90,15 @@ class Reading:
         """Whether the layer has reduced maps in place of whole ones."""
         return self.has("attention_map_max") and not self.has("attention_map")
 
+    def attribute(self, name: str) -> str:
+        """An attribute of the layer as text, "" where it has none."""
+        return str(self._layer.attributes.get(name, ""))
+
+    def number(self, name: str) -> float:
+        """The prompt's value in an array of one value a prompt, NaN too."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        return float(self._layer.read(name, self._prompt))
+
     def operand(self, name: str) -> Float[np.ndarray, "..."]:
         """One of the prompt's operands, cut to its length. Raises as `attention_map`."""
         return self._of_prompt(name)
