@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
-    from ssmlens.scores import rank_layers
+    from ssmlens.scores import rank_heads, rank_layers
     from ssmlens.store import open_capture, verify
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
@@ -63,6 +63,7 @@ __all__ = [
     "mimetic_",
     "open_capture",
     "open_run",
+    "rank_heads",
     "rank_layers",
     "recording",
     "report",
@@ -91,6 +92,7 @@ _HOMES = {
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "open_run": "runs.run",
+    "rank_heads": "scores",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "report": "plot.report_page",
