@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
-    from ssmlens.scores import rank_layers
+    from ssmlens.scores import rank_heads, rank_layers
     from ssmlens.store import open_capture, verify
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
@@ -68,6 +68,7 @@ __all__ = [
     "open_capture",
     "open_run",
     "probe",
+    "rank_heads",
     "rank_layers",
     "recording",
     "report",
@@ -98,6 +99,7 @@ _HOMES = {
     "open_capture": "store",
     "open_run": "runs.run",
     "probe": "effect.probe",
+    "rank_heads": "scores",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "report": "plot.report_page",

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "edits": {"edits", "recorder", *ADAPTERS, *STORE, *TASKS},
+    "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "attribution": {"attribution", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,

@@ -62,6 +62,9 @@ class CaptureCommand:
     """Store layers whose closure fails, instead of stopping there."""
     store_discretized: bool = False
     """Store the discretised A and B as well; otherwise the reader computes them when asked."""
+    effects: bool = False
+    """Store what each layer does for the right next token at the prompts' targets: the effect of ablating its mixer
+    (zero, mean) and of knocking out its cross-talk."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -109,6 +112,7 @@ class CaptureCommand:
                 overwrite=self.overwrite,
                 keep_going=self.keep_going,
                 store_discretized=self.store_discretized,
+                further=self._further(),
                 progress=tell,
                 command=shlex.join(["ssmlens", *sys.argv[1:]]),
             )
@@ -117,6 +121,13 @@ class CaptureCommand:
             return Result({"out": str(out), "complete": False}, text)
         with captured:
             return describe(captured, out)
+
+    def _further(self) -> Any:
+        if not self.effects:
+            return None
+        from ssmlens.effect.layers import LayerEffects
+
+        return LayerEffects
 
     def _check_options(self) -> None:
         sources = [

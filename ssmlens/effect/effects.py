@@ -16,7 +16,7 @@ from ssmlens.edits.resume import UneditedRun
 from ssmlens.effect.measure import MEASURES, Measure, Readout
 from ssmlens.effect.probe import Probe
 from ssmlens.errors import UsageError
-from ssmlens.recorder.capture import without_cache
+from ssmlens.recorder.calls import without_cache
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.recorder.recording import recording
 

@@ -1,6 +1,7 @@
 """What a mixer was given and gave in one call, and what can be computed from that."""
 
 import dataclasses
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -89,6 +90,12 @@ def weights_device(site: MixerSite) -> torch.device:
 def call_device(site: MixerSite, output: Tensor) -> torch.device:
     """Where a call is computed again: with the module's weights, or, where none are read, with its output."""
     return weights_device(site) if site.adapter.needs_weights(site.module) else output.device
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """What keeps a transformers model from filling a cache that nobody reads."""
+    takes = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 def versions(module: nn.Module) -> list[tuple[int, int]]:

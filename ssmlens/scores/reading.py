@@ -86,6 +86,29 @@ class Reading:
         return self._finite(name, None).astype(np.float64)
 
     @property
+    def is_reduced(self) -> bool:
+        """Whether the layer has reduced maps in place of whole ones."""
+        return self.has("attention_map_max") and not self.has("attention_map")
+
+    def attribute(self, name: str) -> str:
+        """An attribute of the layer as text, "" where it has none."""
+        return str(self._layer.attributes.get(name, ""))
+
+    def number(self, name: str) -> float:
+        """The prompt's value in an array of one value a prompt, NaN too."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        return float(self._layer.read(name, self._prompt))
+
+    def operand(self, name: str) -> Float[np.ndarray, "..."]:
+        """One of the prompt's operands, cut to its length. Raises as `attention_map`."""
+        return self._of_prompt(name)
+
+    @property
+    def log_decay(self) -> Float[np.ndarray, "..."]:
+        """The prompt's log decay; −∞ is a token that forgets everything. Raises NotApplicable when absent or NaN."""
+        return self._of_prompt("log_decay", finite=lambda array: np.isfinite(np.exp(array)))
+
+    @property
     def attention_map(self) -> Float[np.ndarray, "query key"]:
         """The prompt's whole map. Raises NotApplicable when absent, reduced, not finite, or of one token."""
         return self._of_prompt("attention_map")
@@ -149,20 +172,27 @@ class Reading:
         """A statistic of a map or a mask: stored, where those are reduced, else `of_whole`."""
         return self._of_prompt(name).astype(np.float64) if self.has(name) else of_whole()
 
-    def _of_prompt(self, name: str) -> Float[np.ndarray, "..."]:
+    def _of_prompt(
+        self, name: str, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite
+    ) -> Float[np.ndarray, "..."]:
         assert self._prompt is not None, "a weight score has no prompt"
         if self._capture.length[self._prompt] < 2:
             raise NotApplicable("a one-token prompt has no past to look at")
-        return self._finite(name, self._prompt)
+        return self._finite(name, self._prompt, finite)
 
-    def _finite(self, name: str, prompt: int | None) -> Num[np.ndarray, "..."]:
+    def _finite(
+        self,
+        name: str,
+        prompt: int | None,
+        finite: Callable[[np.ndarray], np.ndarray] = np.isfinite,
+    ) -> Num[np.ndarray, "..."]:
         if name not in self._arrays:
             if not self.has(name):
                 who = "softmax attention" if is_softmax(self._layer) else "the layer"
                 raise NotApplicable(f"{who} has no {name}")
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]
-        if not np.isfinite(array).all():
+        if not finite(array).all():
             why = _WHY_NOT_FINITE.get(self._layer.state, self._layer.state)
             raise NotApplicable(f"{name} is not finite ({why})")
         return array
