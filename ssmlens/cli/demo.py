@@ -28,13 +28,13 @@ class DemoCommand:
     def run(self) -> Result:
         """Do it."""
         import ssmlens.plot  # noqa: F401  # what is missing is said before anything is captured
-        from ssmlens.store import disk
+        from ssmlens.files import disk
 
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file; --out is a folder for the captures and the page"
             )
-        with disk.told_in_one_line(self.out, 0):
+        with disk.told_in_one_line(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         page = self.out / "report.html"
         captured = self._capture(self.model)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens.errors import SsmlensError
+from ssmlens.files.new import write_file
 from ssmlens.models import backends, checkpoint
 from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
@@ -84,10 +85,10 @@ def save(model: Any, folder: Path) -> None:
 
     The head is stored also where it is the embedding: mamba_ssm's `load_state_dict` wants every name.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as safetensors_bytes
 
     config = MambaConfig.from_dict(vars(model.config)).to_dict()
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     # Copies: the format takes no tensors that share memory, as head and embedding do.
     state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    write_file(folder / "model.safetensors", safetensors_bytes(state))

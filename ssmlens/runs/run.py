@@ -41,10 +41,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssmlens.errors import RunFileError, UsageError
+from ssmlens.files.plain_json import count_of, number_of, read_object, text_of
 from ssmlens.runs.metrics import Metrics, no_metrics, read_metrics
-from ssmlens.store.plain_json import count_of, number_of, read_object, text_of
 
 CONFIG, METRICS, STATUS, SCORES = "config.json", "metrics.jsonl", "status.json", "scores.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 MOST_RUNS = 4096
 """Run folders that are listed below one folder."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import ssmlens
-from ssmlens.errors import UsageError
+from ssmlens.errors import BusyError, SsmlensError, UsageError
 from ssmlens.runs.run import open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
@@ -22,7 +23,7 @@ from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
 from ssmlens.training.plan import check
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.session import TrainingError
 
 CPU = {"device": "cpu"}
@@ -254,3 +255,28 @@ def test_every_checkpoint_is_kept_where_that_is_asked_for(tiny, tmp_path):
         ssmlens.load_model(tmp_path / "all" / "checkpoints" / name) for name in (every[1], "last")
     )
     assert not torch.equal(first.lm_head.weight, last.lm_head.weight)
+
+
+def test_links_in_a_run_folder_lead_nowhere(tiny, tmp_path):
+    """From a run folder that somebody sent: nothing outside is written or removed."""
+    precious, outside = tmp_path / "precious", tmp_path / "outside"
+    precious.write_text("dear")
+    (outside / "step-999999").mkdir(parents=True)
+    train(tiny(steps=4), tmp_path / "run", **CPU, checkpoint_every=2)
+    run = tmp_path / "run"
+    (run / "status.json").write_text('{"state": "running", "step": 2, "steps": 4}')
+    (run / "status.json.partial").symlink_to(precious)
+    (run / "checkpoints" / "step-000001").symlink_to(outside)
+    train(tiny(steps=4), run, **CPU, resume=True)
+    assert not (run / "status.json.partial").is_symlink()
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(outside)
+    (run / "status.json").write_text('{"state": "running", "step": 0, "steps": 4}')
+    with pytest.raises(SsmlensError, match="checkpoints: a link stands in its place"):
+        train(tiny(steps=4), run, **CPU, resume=True)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(precious)
+    with pytest.raises(SsmlensError, match=r"metrics\.jsonl: a link stands in its place"):
+        train(tiny(steps=4), run, **CPU, resume=True)
+    assert precious.read_text() == "dear"
+    assert [path.name for path in outside.iterdir()] == ["step-999999"]
