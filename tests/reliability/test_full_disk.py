@@ -14,35 +14,14 @@ from ssmlens.store import CaptureWriter, open_capture, pack, verify
 LINE = r"cannot write {path}: {reason}; needs [\d.]+ (bytes|[KMGT]iB), [\d.]+ (bytes|[KMGT]iB) free"
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def told(error, path, reason):
     pattern = LINE.format(path=re.escape(str(path)), reason=reason)
     assert re.fullmatch(pattern, str(error.value)), str(error.value)
     assert error.value.exit_code == 1
 
 
-def fill(folder: Path, leave: int) -> Path:
-    ballast = folder / "ballast"
-    state = os.statvfs(folder)
-    ballast.write_bytes(bytes(max(0, state.f_bavail * state.f_frsize - leave)))
-    return ballast
-
-
 @pytest.mark.parametrize("out", ["run.h5", "run"])
-def test_no_room_for_a_shard(sample, small_disk, out):
+def test_no_room_for_a_shard(sample, small_disk, out, fill):
     arrays = sample.samples()
     writer = CaptureWriter(small_disk / out, sample.header(), layers=[0, 2])
     writer.write(0, 0, arrays[0], sample.attributes(0))
@@ -59,7 +38,7 @@ def test_no_room_for_a_shard(sample, small_disk, out):
     assert verify(resumed.finish()) == []
 
 
-def test_the_disk_fills_up_while_a_shard_is_written(sample, small_disk, monkeypatch):
+def test_the_disk_fills_up_while_a_shard_is_written(sample, small_disk, monkeypatch, fill):
     """As when another program takes the room between the look at it and the write."""
     monkeypatch.setattr("ssmlens.files.disk.check_space", lambda *_: None)
     writer = CaptureWriter(small_disk / "run", sample.header(), layers=[0, 2])
@@ -71,7 +50,7 @@ def test_the_disk_fills_up_while_a_shard_is_written(sample, small_disk, monkeypa
 
 
 @pytest.mark.parametrize("out", ["run.h5", "run"])
-def test_the_disk_fills_up_beside_a_caller_that_computes(sample, small_disk, out):
+def test_the_disk_fills_up_beside_a_caller_that_computes(sample, small_disk, out, fill):
     asked, arrays = sample.header(layers=(0, 2, 3)), sample.samples((0, 2, 3))
     with CaptureWriter(small_disk / out, asked, layers=asked.layers) as writer:
         writer.write(0, 0, arrays[0], sample.attributes(0))
@@ -88,13 +67,13 @@ def test_the_disk_fills_up_beside_a_caller_that_computes(sample, small_disk, out
         assert verify(resumed.finish()) == []
 
 
-def test_no_room_for_the_header(sample, small_disk):
+def test_no_room_for_the_header(sample, small_disk, fill):
     fill(small_disk, 0)
     with pytest.raises(SsmlensError, match="no space left on the disk; needs"):
         CaptureWriter(small_disk / "run", sample.header(), layers=[0, 2])
 
 
-def test_no_room_to_assemble(sample, small_disk):
+def test_no_room_to_assemble(sample, small_disk, fill):
     writer = CaptureWriter(small_disk / "run.h5", sample.header(), layers=[0, 2])
     sample.write_missing(writer, sample.samples())
     ballast = fill(small_disk, 30_000)
@@ -106,7 +85,7 @@ def test_no_room_to_assemble(sample, small_disk):
     assert verify(writer.finish()) == []
 
 
-def test_no_room_to_merge_or_pack(sample, small_disk):
+def test_no_room_to_merge_or_pack(sample, small_disk, fill):
     writer = CaptureWriter(small_disk / "run", sample.header(), layers=[0, 2], batches=2)
     sample.write_missing(writer, sample.samples())
     ballast = fill(small_disk, 30_000)
