@@ -16,6 +16,7 @@ _REASONS = {
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "the folder is not a folder",
+    errno.EISDIR: "a folder stands in its place",
     errno.ELOOP: "a link stands in its place",
     errno.ENAMETOOLONG: "its name is too long",
 }

@@ -50,19 +50,20 @@ def check_name(path: Path) -> None:
 
 
 def put(complete: Path, path: Path) -> None:
-    """Give `complete` the name `path`; a folder that has it goes. Nobody finds `path` absent or mixed meanwhile.
+    """Give `complete` the name `path`; what has it goes. Nobody finds `path` absent or mixed meanwhile.
 
     Raises:
-        OSError: It cannot be done: also where a link would have to give way to a folder.
+        OSError: It cannot be done: also where a folder would have to give way to a file, or a link to a folder.
     """
     if is_folder(complete) and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    if is_folder(path):
+    if is_folder(complete) and is_folder(path):
         exchange(complete, path)
+        sync_folder(path.parent)
         remove(complete)
     else:
         complete.replace(path)
-    sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def exchange(one: Path, other: Path) -> None:

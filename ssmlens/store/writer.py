@@ -297,4 +297,8 @@ class CaptureWriter:
             if place.is_folder(self.out):
                 with suppress(OSError):
                     (self.out / _REPLACED).touch()
-            place.put(complete, self.out)
+                place.exchange(complete, self.out)
+                place.sync_folder(self.out.parent)
+                place.remove(complete)
+            else:
+                place.put(complete, self.out)

@@ -102,6 +102,15 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert names(tmp_path) == ["step"]
 
 
+def test_no_folder_gives_way_to_a_file(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("dear")
+    with pytest.raises(SsmlensError, match="a folder stands in its place"):
+        write_file(tmp_path / "thesis", b"report")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
+    assert names(tmp_path) == ["thesis"]
+
+
 def test_a_link_in_the_place_of_a_folder_is_refused(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -250,6 +250,14 @@ def test_overwriting_keeps_the_old_until_the_new_is_complete(sample, tmp_path, d
     assert [p.name for p in tmp_path.iterdir()] == [out]
 
 
+def test_a_capture_in_files_gives_way_to_one_file(sample, tmp_path, digest):
+    """Somebody has renamed it."""
+    sample.write_capture(tmp_path / "run").rename(tmp_path / "run.h5")
+    assert digest_of(sample.write_capture(tmp_path / "run.h5", overwrite=True)) == digest
+    assert (tmp_path / "run.h5").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.h5"]
+
+
 def test_a_folder_of_something_else_is_not_overwritten(sample, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("dear")
