@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from ssmlens.errors import RunFileError
 from ssmlens.files import place
 from ssmlens.files.disk import told_in_one_line
 from ssmlens.files.new import ensure_folder, new_folder
@@ -60,15 +61,28 @@ def save(
 
 
 def load(folder: Path, trainee: Trainee) -> dict[str, Any] | None:
-    """Take up the last checkpoint in `folder`; returns what `save` was given, or None where there is none."""
+    """Take up the last checkpoint in `folder`; returns what `save` was given, or None where there is none.
+
+    Raises:
+        RunFileError: It is damaged, or of another model.
+    """
     last = folder / LAST
     if not last.exists():
         return None
-    weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
-    # The optimiser brings what belongs there to the device itself; its step counts stay.
-    state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
-    trainee.load(weights, state)
-    return state["progress"]
+    try:
+        weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
+        # The optimiser brings what belongs there to the device itself; its step counts stay.
+        state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
+        trainee.load(weights, state)
+        told = state["progress"]
+        return {"seconds": float(told["seconds"]), "losses": [float(x) for x in told["losses"]]}
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RunFileError(
+            f"{last} cannot be gone on with ({said[:300]}); remove it to start again"
+        ) from None
 
 
 def _point(folder: Path, path: Path) -> None:

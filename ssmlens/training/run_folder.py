@@ -3,15 +3,18 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import UsageError
+from ssmlens.errors import RunFileError, UsageError
 from ssmlens.files import place
 from ssmlens.files.appended import AppendedFile
 from ssmlens.files.disk import told_in_one_line
 from ssmlens.files.lock import Lock
 from ssmlens.files.new import write_file
+from ssmlens.files.plain_json import count_of, loads, read_bytes
+from ssmlens.runs.metrics import MOST_BYTES
 from ssmlens.runs.run import CHECKPOINTS, CONFIG, LOCK, METRICS, SCORES, STATUS
 from ssmlens.training.config import START, STARTS, TrainConfig
 
@@ -90,13 +93,21 @@ class RunFolder:
 
     def cut_back(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond this step, and one that was not written to its end."""
-        text = (self.path / METRICS).read_bytes()
+        text = read_bytes(self.path / METRICS, MOST_BYTES)
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-        kept = b"".join(line for line in lines if json.loads(line)["step"] <= step)
+        kept = b"".join(line for line in lines if self._step(line) <= step)
         if kept != text:
             self._metrics.close()
             write_file(self.path / METRICS, kept)
             self._metrics = AppendedFile(self.path / METRICS)
+
+    def _step(self, line: bytes) -> int:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            step = count_of(loads(line), "step")
+            if step is not None:
+                return step
+        path = self.path / METRICS
+        raise RunFileError(f"{path} cannot be gone on with: {line[:80]!r} is no line of metrics")
 
 
 def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:

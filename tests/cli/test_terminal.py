@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -96,11 +95,8 @@ def test_names_that_are_not_utf_8(tmp_path):
     for line in (["capture", *words], ["info", out], ["info", out, "--json"], ["verify", out]):
         said = run(line)
         assert (said.returncode, said.stderr) == (0, b""), said
-    page = Path(tmp_path / "r.html")
-    for made in (
-        ["report", out, "--out", str(page)],
-        ["figure", out, "--layer", "0", "--out", str(page)],
-    ):
+    page, figure = str(tmp_path / "r.html"), str(tmp_path / "f.html")
+    for made in (["report", out, "--out", page], ["figure", out, "--layer", "0", "--out", figure]):
         said = run(made)
         assert (said.returncode, said.stderr) == (0, b""), said
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ssmlens
-from ssmlens.errors import BusyError, SsmlensError, UsageError
+from ssmlens.errors import BusyError, RunFileError, SsmlensError, UsageError
 from ssmlens.runs.run import open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
@@ -280,3 +280,50 @@ def test_links_in_a_run_folder_lead_nowhere(tiny, tmp_path):
         train(tiny(steps=4), run, **CPU, resume=True)
     assert precious.read_text() == "dear"
     assert [path.name for path in outside.iterdir()] == ["step-999999"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+@pytest.mark.parametrize(
+    "kind", ["garbage", "empty", "evil", "other model", "weights", "no losses"]
+)
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(tiny, tmp_path, kind):
+    out = train(tiny(steps=4), tmp_path / "run", **CPU, checkpoint_every=2).path
+    last = out / "checkpoints" / "last"
+    state, weights = last / "training.pt", last / "model.safetensors"
+    if kind == "other model":
+        other = train(tiny(steps=4, d_model=32), tmp_path / "other", **CPU).path
+        shutil.copy(other / "checkpoints" / "last" / "model.safetensors", weights)
+    elif kind == "weights":
+        weights.write_bytes(b"\xff" * 100)
+    elif kind == "no losses":
+        torch.save({**torch.load(state, weights_only=True), "progress": {"losses": "x"}}, state)
+    elif kind == "evil":
+        torch.save({"progress": Evil()}, state)
+    else:
+        state.write_bytes(b"garbage" if kind == "garbage" else b"")
+    (out / "status.json").write_text('{"state": "running", "step": 2, "steps": 4}')
+    with pytest.raises(
+        RunFileError, match=r"last cannot be gone on with \(.*\); remove it"
+    ) as error:
+        train(tiny(steps=4), out, **CPU, resume=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "status.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "garbage", "deep"])
+def test_files_of_a_run_that_are_not_what_they_must_be(tiny, tmp_path, name, kind):
+    out = train(tiny(steps=2), tmp_path / "run", **CPU).path
+    path = out / name
+    if name != "status.json":
+        (out / "status.json").write_text('{"state": "running", "step": 0, "steps": 2}')
+    path.unlink()
+    make = {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir}
+    text = {"garbage": '{"a": \n', "deep": "[" * 100_000 + "\n"}
+    make[kind]() if kind in make else path.write_text(text[kind])
+    with pytest.raises(SsmlensError, match=name.replace(".", r"\.")) as error:
+        train(tiny(steps=2), out, **CPU, resume=True)
+    assert "\n" not in str(error.value)
