@@ -86,7 +86,11 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     CHECK: dict.fromkeys(
-        ("closure_error", "closure_worst_token", *MAP_ERRORS.values(), *AGREEMENTS.values()),
+        (
+            *("closure_error", "map_closure", "map_rounding", "closure_worst_token"),
+            *MAP_ERRORS.values(),
+            *AGREEMENTS.values(),
+        ),
         (PROMPT,),
     ),
     WEIGHT: {
