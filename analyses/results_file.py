@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ssmlens.files.new import write_file
 from ssmlens.runs.metrics import EVAL, TRAIN, Metrics
 from ssmlens.runs.run import Run, find_runs, open_run
-from ssmlens.store import disk
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
@@ -42,7 +42,7 @@ def keep(runs: Iterable[Run], file: Path, about: Mapping[str, Any]) -> int:
     lines = ",\n".join(json.dumps(run, allow_nan=False) for run in told)
     head = json.dumps({"about": dict(about), "common": common}, allow_nan=False)[:-1]
     file.parent.mkdir(parents=True, exist_ok=True)
-    disk.write_file(file, f'{head}, "runs": [\n{lines}\n]}}\n'.encode())
+    write_file(file, f'{head}, "runs": [\n{lines}\n]}}\n'.encode())
     return len(ended)
 
 

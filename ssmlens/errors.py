@@ -13,6 +13,10 @@ class UsageError(SsmlensError, ValueError):
     exit_code = 2
 
 
+class BusyError(UsageError):
+    """Another process is writing there; the message says where."""
+
+
 class UnsupportedModelError(UsageError):
     """No adapter takes this model; the message names its class and what is supported."""
 

@@ -93,7 +93,11 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         ("ablation_effect", "mean_ablation_effect", "cross_talk_effect"), (PROMPT,)
     ),
     CHECK: dict.fromkeys(
-        ("closure_error", "closure_worst_token", *MAP_ERRORS.values(), *AGREEMENTS.values()),
+        (
+            *("closure_error", "map_closure", "map_rounding", "closure_worst_token"),
+            *MAP_ERRORS.values(),
+            *AGREEMENTS.values(),
+        ),
         (PROMPT,),
     ),
     WEIGHT: {

@@ -10,7 +10,7 @@ import pytest
 import ssmlens
 
 PACKAGE = Path(ssmlens.__file__).parent
-LEAVES = {"names", "errors", "extras", "registry", "options", "text_table", "notebook"}
+LEAVES = {*("names", "errors", "extras", "registry", "options", "text_table", "notebook"), "files"}
 SCAN = {"scan", *LEAVES}
 MODELS = {"models", *SCAN}
 ADAPTERS = {"adapters", *MODELS}
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "registry": {"errors"},
     "options": set(),
     "text_table": set(),
+    "files": {"files", "errors"},
     "notebook": {"errors", "registry"},
     "scan": SCAN,
     "models": MODELS,
@@ -37,7 +38,6 @@ MAY_IMPORT = {
     "edits": {"edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "attribution": {"attribution", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
-    "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "runs": RUNS,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},
@@ -50,6 +50,7 @@ OUTSIDE = {
     "extras": set(),
     "registry": set(),
     "options": set(),
+    "files": {"filelock"},
     "scan": {"torch", "jaxtyping"},
     "tasks": {"torch", "jaxtyping"},
     # The dashboard reads runs where nothing can be trained.
@@ -69,7 +70,7 @@ COMMANDS_THAT_TRAIN = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))
 # What the dashboard shows is stored, scored and drawn elsewhere: it imports no other room.
-DASHBOARD_MAY_IMPORT = {"store", "runs", "scores", "plot", "names", "errors"}
+DASHBOARD_MAY_IMPORT = {"files", "store", "runs", "scores", "plot", "names", "errors"}
 
 
 def room_of(path):

@@ -24,9 +24,9 @@ from analyses.components.exams import DUPLICATES, FREE, NGRAMS, OTHER
 from analyses.components.shares import mean, span, spread
 from analyses.components.strata import Outcome, cells_by, difference
 from analyses.results_file import restore, runs_below
+from ssmlens.files.new import write_file
 from ssmlens.plot.image import figure_file
 from ssmlens.runs.run import Run
-from ssmlens.store import disk
 from ssmlens.text_table import text_table
 
 SECONDARY = {
@@ -53,7 +53,7 @@ def main() -> None:
     print(out / "table.md")
     if kept:
         by_length = {n: effects(cells_by(kept, Outcome("char", n), arm_name)) for n in LENGTHS}
-        disk.write_file(out / "figure.svg", figure_file(effects_figure(by_length), ".svg"))
+        write_file(out / "figure.svg", figure_file(effects_figure(by_length), ".svg"))
         print(out / "figure.svg")
 
 

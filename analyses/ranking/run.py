@@ -30,10 +30,10 @@ from analyses.ranking.scoring import score
 from analyses.results_file import plain, plain_run
 from analyses.sitting import options, sit
 from ssmlens.adapters.load import load_model
+from ssmlens.files.new import write_file
 from ssmlens.inits.init import choose_mixers
 from ssmlens.models.device import find_device
 from ssmlens.runs.run import SCORES
-from ssmlens.store import disk
 from ssmlens.tasks.bytes import read_texts
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
@@ -80,7 +80,7 @@ def main() -> None:
         return
     finally:
         if (asked.out / TOLD).exists():
-            disk.write_file(_made(asked.results) / TOLD, (asked.out / TOLD).read_bytes())
+            write_file(_made(asked.results) / TOLD, (asked.out / TOLD).read_bytes())
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if "students" in asked.only:
@@ -173,7 +173,7 @@ def _held(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _hold(asked: argparse.Namespace, held: dict[str, Any]) -> None:
-    disk.write_file(asked.out / TOLD, (json.dumps(held, indent=1) + "\n").encode())
+    write_file(asked.out / TOLD, (json.dumps(held, indent=1) + "\n").encode())
 
 
 def _made(folder: Path) -> Path:

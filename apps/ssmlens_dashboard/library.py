@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.files.place import PARTIAL, partial_path
 from ssmlens.store import Capture, open_capture
-from ssmlens.store.disk import PARTIAL, partial_path
 
 Kind = Literal["capture", "run"]
 _DEPTH = 3

@@ -131,6 +131,11 @@ class Adapter(ABC):
     ) -> Float[Tensor, "batch token d_model"]:
         """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
 
+    def out_weight(self, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:
+        """The weight of the mixer's last projection; those columns that y's channels pass are its last. None: none."""
+        last = getattr(mixer, "out_proj", getattr(mixer, "o_proj", None))
+        return getattr(last, "weight", None)
+
     @abstractmethod
     def weights(self, mixer: nn.Module) -> WeightViews:
         """Named views of the mixer's weights; they share its memory."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from ssmlens.recorder.calls import MixerCall
-from ssmlens.scan.fold import activation_scale, gate_scale
+from ssmlens.scan.fold import activation_scale, output_scale
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.row import matrix_row
 
@@ -110,7 +110,7 @@ def _read(
     columns = weight[:, -heads * headdim :] if last else weight[:, : heads * headdim]
     read = reach @ columns
     if o.surroundings is not None:
-        read = read * gate_scale(o, torch.float64)[0, position]
+        read = read * output_scale(o, torch.float64)[0, position]
     return read.unflatten(0, (heads, headdim))
 
 

@@ -30,27 +30,27 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 bad use, 130 interrupted."""
+    from ssmlens.cli import terminal
+    from ssmlens.cli.command import print_all, run
+
     words = list(sys.argv[1:] if argv is None else argv)
+    terminal.open_streams()
     if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if words else 2
+        return print_all(_help(), 0 if words else 2)
     if words[0] == "--version":
         from ssmlens import __version__
 
-        print(f"ssmlens {__version__}")
-        return 0
+        return print_all(f"ssmlens {__version__}")
     if words[0] not in COMMANDS:
         near = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
-        print(f"ssmlens: unknown command {words[0]!r}; {hint}", file=sys.stderr)
+        terminal.complain(f"unknown command {words[0]!r}; {hint}")
         return 2
     try:
-        from ssmlens.cli.command import run
-
         module = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}")
         return run(module.COMMAND, words[0], words[1:])
     except KeyboardInterrupt:  # before the command was there to take it
-        print("ssmlens: interrupted", file=sys.stderr)
+        terminal.complain("interrupted")
         return 130
 
 

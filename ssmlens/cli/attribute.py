@@ -114,14 +114,14 @@ def _token(model: Any, text: str) -> int:
 
 
 def _write(found: Any, out: Path) -> None:
+    from ssmlens.files.new import write_file
     from ssmlens.plot import attribution
     from ssmlens.plot.image import figure_file
     from ssmlens.plot.number_files import as_netcdf
-    from ssmlens.store import disk
 
     form = out.suffix.lower()
     file = as_netcdf(found) if form == ".nc" else figure_file(attribution(found), form)
-    disk.write_file(out, file)
+    write_file(out, file)
 
 
 def _plain(found: Any, out: Path | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ssmlens.cli import terminal
 from ssmlens.errors import SsmlensError
 from ssmlens.options import flag
 
@@ -50,22 +51,58 @@ class Command(Protocol):
 
 
 def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) -> int:
-    """Parse the options, run the command, print what it says; returns the exit code."""
+    """Parse the options, run the command, print what it says; returns the exit code.
+
+    Nothing that goes wrong is more than one line: what nobody foresaw, too, unless SSMLENS_DEBUG is set.
+    """
     wants_json = "--json" in words
     try:
         command = parse_options(command_class, name, words)
         result = command.run()
         text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
-        print(text)
-        sys.stdout.flush()
-        return result.exit_code
+        return print_all(text, result.exit_code)
     except SsmlensError as error:
         return _fail(_in_flags(str(error)), error.exit_code, wants_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        return _fail("there is not enough memory for this", 1, wants_json)
+    except Exception as error:
+        if os.environ.get("SSMLENS_DEBUG"):
+            raise
+        said = str(error).strip().split("\n")[0]
+        return _fail(
+            f"{type(error).__name__}: {said or 'no more is known'} (nobody foresaw this: "
+            "SSMLENS_DEBUG=1 shows where; please report it)",
+            1,
+            wants_json,
+        )
+
+
+def print_all(text: str, exit_code: int = 0) -> int:
+    """Print to stdout; returns `exit_code`, or 1 where stdout does not take it."""
+    try:
+        terminal.say(text)
+    except OSError as error:
+        return _without_stdout(error) or exit_code
+    return exit_code
+
+
+def _flushed() -> int:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _without_stdout(error)
+    return 0
+
+
+def _without_stdout(error: OSError) -> int:
+    """The exit code where stdout takes no more: 0 if its reader has gone, as `| head` does."""
+    terminal.give_up_stdout()
+    if isinstance(error, BrokenPipeError):
         return 0
+    terminal.complain(f"cannot write to stdout: {os.strerror(error.errno or 0).lower()}")
+    return 1
 
 
 def parse_options(options: Callable[..., Options], name: str, words: Sequence[str]) -> Options:
@@ -87,9 +124,11 @@ def parse_options(options: Callable[..., Options], name: str, words: Sequence[st
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
-        if not stop.code:
-            raise
+        if not stop.code:  # it has printed its help
+            raise SystemExit(_flushed()) from None
         raise _BadOptionsError(f"{_gist(said.getvalue())} (see ssmlens {name} --help)") from None
+    except OSError as error:  # nothing is read or written there but help
+        raise SystemExit(_without_stdout(error)) from None
 
 
 def _gist(box: str) -> str:
@@ -109,8 +148,8 @@ class _BadOptionsError(SsmlensError):
 
 
 def _fail(message: str, exit_code: int, wants_json: bool) -> int:
-    one_line = " ".join(message.split())
-    print(f"ssmlens: {one_line}", file=sys.stderr)
+    terminal.complain(message)
     if wants_json:
-        print(json.dumps({"error": one_line, "exit_code": exit_code}))
+        said = {"error": terminal.one_line(message), "exit_code": exit_code}
+        return print_all(json.dumps(said), exit_code)
     return exit_code

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class DashboardCommand:
 
             def ready() -> None:
                 if not self.json:
-                    print(f"{address}  (Ctrl-C ends it)", flush=True)
+                    say(f"{address}  (Ctrl-C ends it)")
                 if self.browser:
                     webbrowser.open(address)
 

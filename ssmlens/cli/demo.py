@@ -9,6 +9,7 @@ from ssmlens.cli.command import Result
 from ssmlens.cli.dashboard import DashboardCommand, side_by_side
 from ssmlens.cli.rank_layers import RankLayersCommand
 from ssmlens.cli.report import ReportCommand
+from ssmlens.cli.terminal import say
 from ssmlens.errors import UsageError
 
 
@@ -28,13 +29,13 @@ class DemoCommand:
     def run(self) -> Result:
         """Do it."""
         import ssmlens.plot  # noqa: F401  # what is missing is said before anything is captured
-        from ssmlens.store import disk
+        from ssmlens.files import disk
 
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file; --out is a folder for the captures and the page"
             )
-        with disk.told_in_one_line(self.out, 0):
+        with disk.told_in_one_line(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         page = self.out / "report.html"
         captured = self._capture(self.model)
@@ -49,9 +50,8 @@ class DemoCommand:
             data["beside"] = str(beside)
         if not self.serve or self.json or not sys.stdout.isatty():
             return Result(data, f"{text}\nor browse it: ssmlens dashboard {self.out}")
-        print(
-            text,
-            "\nor browse it, the layer that copies beside the same layer of a model that does not:",
+        say(
+            f"{text}\nor browse it, the layer that copies beside the same layer of a model that does not:"
         )
         first = ranked.data["layers"][0]["layer"]
         view = f"maps?layer={first}" if beside is None else side_by_side(beside, file, first)

@@ -72,11 +72,12 @@ class FigureCommand:
 
     def run(self) -> Result:
         """Do it."""
+        from ssmlens.files.new import write_file
         from ssmlens.plot.file_forms import FORMS, as_file
         from ssmlens.plot.finish import DEFAULT, pixels
         from ssmlens.plot.selection import Selection
         from ssmlens.plot.theme import DARK, LIGHT
-        from ssmlens.store import disk, open_capture
+        from ssmlens.store import open_capture
 
         if self.out.suffix.lower() not in FORMS:
             raise UsageError(f"--out {self.out.name} ends in none of {', '.join(FORMS)}")
@@ -103,7 +104,7 @@ class FigureCommand:
             title = DEFAULT if self.title is None else self.title or None
             model = str(capture.attributes.get("model", ""))
             file = as_file(view, what, self.out.suffix.lower(), title, (sides[0], sides[1]), model)
-        disk.write_file(self.out, file)
+        write_file(self.out, file)
         return Result({"out": str(self.out), "view": view, "bytes": len(file)}, f"{self.out}")
 
 

@@ -42,9 +42,10 @@ class InfoCommand:
 
 
 def _layer(layer: Any) -> dict[str, Any]:
-    """What is told of one layer; closure_error is None where there is none or it is not finite."""
+    """What is told of one layer; closure_error and map_closure are None where there is none or it is not finite."""
     verdict = layer.verdict
-    error = verdict.errors.get("closure_error", math.nan)
+    errors = (verdict.errors.get(name, math.nan) for name in ("closure_error", "map_closure"))
+    error, of_map = (value if math.isfinite(value) else None for value in errors)
     return {
         "layer": layer.index,
         "kind": layer.kind,
@@ -52,7 +53,8 @@ def _layer(layer: Any) -> dict[str, Any]:
         "finite": layer.state,
         "believed": verdict.answer,
         "reason": verdict.reason,
-        "closure_error": error if math.isfinite(error) else None,
+        "closure_error": error,
+        "map_closure": of_map,
         "arrays": {name: list(layer.dims(name)) for name in layer.names},
     }
 
@@ -64,7 +66,7 @@ def _text(data: dict[str, Any]) -> str:
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
     layers = {layer["layer"]: layer for layer in data["layers"]}
-    table = [["block", "kind", "finite", "closure_error", "believed", "mixer"]]
+    table = [["block", "kind", "finite", "closure_error", "map_closure", "believed", "mixer"]]
     for block, kind in enumerate(data["block_kinds"]):
         table.append([str(block), kind, *_cells(layers.get(block))])
     lines += ["", text_table(table, left=(1, 2, -1))]
@@ -74,12 +76,12 @@ def _text(data: dict[str, Any]) -> str:
 def _cells(layer: dict[str, Any] | None) -> list[str]:
     """What a row says of a block: nothing but that where it was not captured."""
     if layer is None:
-        return ["not captured", "", "", ""]
-    error = layer["closure_error"]
-    stored = "closure_error" in layer["arrays"]
-    none = "nan" if stored and layer["believed"] == "no" else "-"
-    cells = [layer["finite"], none if error is None else f"{error:.1e}", layer["believed"]]
-    return [*cells, layer["mixer"]]
+        return ["not captured", "", "", "", ""]
+    errors = []
+    for name in ("closure_error", "map_closure"):
+        none = "nan" if name in layer["arrays"] and layer["believed"] == "no" else "-"
+        errors.append(none if layer[name] is None else f"{layer[name]:.1e}")
+    return [layer["finite"], *errors, layer["believed"], layer["mixer"]]
 
 
 COMMAND = InfoCommand

@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from ssmlens.cli.terminal import escaped
 
 # Seconds between plain lines.
 _PAUSE = 5.0
@@ -23,7 +25,9 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
         now = time.monotonic()
         if now - last >= _PAUSE:
             last = now
-            print(f"{title}: {done} of {total} {what}".rstrip(), file=sys.stderr, flush=True)
+            with suppress(OSError):
+                line = escaped(f"{title}: {done} of {total} {what}".rstrip())
+                print(line, file=sys.stderr, flush=True)
 
     yield tell
 
@@ -56,6 +60,6 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         bar = bars.add_task(title, total=None, what="")
 
         def tell(done: int, total: int, what: str = "") -> None:
-            bars.update(bar, completed=done, total=total, what=what)
+            bars.update(bar, completed=done, total=total, what=escaped(what))
 
         yield tell

@@ -24,14 +24,15 @@ class ReportCommand:
 
     def run(self) -> Result:
         """Do it."""
+        from ssmlens.files.new import write_file
         from ssmlens.plot.report_page import report
-        from ssmlens.store import disk, open_capture
+        from ssmlens.store import open_capture
 
         if self.out.exists() and not self.overwrite:
             raise UsageError(f"{self.out} exists; pass --overwrite, or choose another --out")
         with open_capture(self.capture) as capture:
             page = report(capture).html.encode()
-        disk.write_file(self.out, page)
+        write_file(self.out, page)
         return Result({"out": str(self.out), "bytes": len(page)}, f"{self.out}")
 
 

@@ -149,12 +149,12 @@ def _require_form(path: Path) -> None:
 
 def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any) -> None:
     """Write the figure of some students to a file."""
+    from ssmlens.files.new import write_file
     from ssmlens.plot import students as students_figure
     from ssmlens.plot.image import figure_file
-    from ssmlens.store import disk
 
     figure = students_figure(students, scores, theme=theme)
-    disk.write_file(path, figure_file(figure, path.suffix.lower()))
+    write_file(path, figure_file(figure, path.suffix.lower()))
 
 
 def _result(made: Any, out: Path) -> Result:

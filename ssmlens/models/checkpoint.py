@@ -1,7 +1,6 @@
 """Weights files: read them without running anything, name what is wrong with them, digest them."""
 
 import hashlib
-import json
 import pickle
 import re
 import warnings
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.files.plain_json import read_object
 
 # In order of preference. An index lists the shards that the tensors are spread over.
 WEIGHTS_FILES = (
@@ -24,16 +24,21 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json",
 )
 
+_MOST_BYTES = 1 << 26
+# Of a file in the index's own folder.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
+
 
 def shard_names(index: Path) -> list[str]:
     """The files that an index (`*.index.json`) spreads its tensors over, each once, in order."""
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SsmlensError(f"{index} is not an index of weights files: {error}") from None
-    if any(Path(name).name != name for name in names):
-        raise SsmlensError(f"{index} names weights files outside its own folder")
-    return names
+    held = read_object(index, _MOST_BYTES, links=True, finite=False, refused=SsmlensError)
+    names = held.get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise SsmlensError(f"{index} is not an index of weights files: it has no weight_map")
+    for name in names.values():
+        if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+            raise SsmlensError(f"{index} names {str(name)[:80]!r}, which is no plain file name")
+    return sorted(set(names.values()))
 
 
 def read_checkpoint(folder: Path) -> dict[str, Tensor]:

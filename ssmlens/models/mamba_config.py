@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from torch import nn
 
@@ -14,6 +14,16 @@ from ssmlens.models.linear_attention import LinearAttention, MambaLinearAttentio
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
 from ssmlens.models.mamba3 import Mamba3
+
+_KIND_NAMES = {int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
+_MOST = 1 << 31
+# Least and most of integers; of others 1 and 2³¹.
+_RANGES = {
+    "d_intermediate": (0, _MOST),
+    "d_model": (1, 1 << 20),
+    "n_layer": (1, 10_000),
+    "pad_vocab_size_multiple": (1, 1 << 20),
+}
 
 Mixers = Mapping[str, type[nn.Module]]
 
@@ -66,6 +76,7 @@ class MambaConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self):
+        self._check_numbers()
         _check_mixer("ssm_cfg", self.ssm_cfg, "Mamba1", MIXER_OF_LAYER)
         self._check_blocks("attn_layer_idx", self.attn_layer_idx)
         if self.attn_layer_idx:
@@ -77,6 +88,22 @@ class MambaConfig:
                 )
         if self.linear_attn_cfg:
             self._check_linear_attention()
+
+    def _check_numbers(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                value, (least, most) = (
+                    getattr(self, field.name),
+                    _RANGES.get(field.name, (1, _MOST)),
+                )
+                if not least <= value <= most:
+                    raise UnsupportedModelError(
+                        f"{field.name} is {value}; it must be between {least} and {most}"
+                    )
+        for key in ("ssm_cfg", "attn_cfg", "linear_attn_cfg"):
+            for name, value in getattr(self, key).items():
+                if type(value) in (int, float) and not abs(value) <= _MOST and value != math.inf:
+                    raise UnsupportedModelError(f"{key}'s {name} is {value}, beyond {_MOST}")
 
     def _check_linear_attention(self) -> None:
         arguments = dict(self.linear_attn_cfg)
@@ -96,9 +123,8 @@ class MambaConfig:
             "linear_attn_cfg", arguments, "MambaLinearAttention", LINEAR_ATTENTION_OF_LAYER
         )
 
-    def _check_blocks(self, key: str, blocks: object) -> None:
-        if not isinstance(blocks, list) or any(type(block) is not int for block in blocks):
-            raise UnsupportedModelError(f"{key} is a list of block numbers, not {blocks!r}")
+    def _check_blocks(self, key: str, blocks: Any) -> None:
+        _check_list(key, blocks)
         for block in blocks:
             if not 0 <= block < self.n_layer:
                 raise UnsupportedModelError(
@@ -109,12 +135,22 @@ class MambaConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MambaConfig":
-        """The configuration in a config.json. Unknown keys raise UnsupportedModelError by name."""
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
+        """The configuration in a config.json.
+
+        Raises:
+            UnsupportedModelError: It has an unknown key, or a value of another type; the message names it.
+        """
+        kinds = {f.name: get_origin(f.type) or f.type for f in dataclasses.fields(cls)}
+        unknown = sorted(values.keys() - kinds.keys())
         if unknown:
             raise UnsupportedModelError(
-                f"this config.json has keys that MambaLM does not know: {', '.join(unknown)}"
+                f"this config.json has keys that MambaLM does not know: {_listed(unknown)}"
             )
+        for name, value in values.items():
+            if type(value) is not kinds[name]:
+                said = f"{name} is {str(value)[:80]!r}"
+                raise UnsupportedModelError(f"{said}; it must be {_KIND_NAMES[kinds[name]]}")
+        _check_list("attn_layer_idx", values.get("attn_layer_idx", []))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,12 +179,17 @@ class MambaConfig:
         return mixer(self.d_model, layer_idx=layer_idx, **arguments, **made)
 
 
+def _check_list(key: str, blocks: object) -> None:
+    if not isinstance(blocks, list) or any(type(block) is not int for block in blocks):
+        raise UnsupportedModelError(f"{key} is a list of block numbers, not {str(blocks)[:80]}")
+
+
 def _check_mixer(key: str, cfg: Mapping[str, Any], default: str, mixers: Mixers) -> None:
     """Raise UnsupportedModelError where the config.json's `key` names no known mixer, or arguments it does not take."""
     layer = cfg.get("layer", default)
-    if layer not in mixers:
+    if not isinstance(layer, str) or layer not in mixers:
         raise UnsupportedModelError(
-            f"{key} names the layer {layer!r}; supported: {', '.join(mixers)}"
+            f"{key} names the layer {str(layer)[:80]!r}; supported: {', '.join(mixers)}"
         )
     _check_arguments(key, layer, mixers[layer], cfg.keys() - {"layer"})
 
@@ -159,9 +200,15 @@ def _check_arguments(key: str, name: str, mixer: type[nn.Module], given: Collect
     unknown = sorted(set(given) - (takes.keys() - set(_OWN_ARGUMENTS)))
     if unknown:
         raise UnsupportedModelError(
-            f"{key} has options that {name} does not take: {', '.join(unknown)}"
+            f"{key} has options that {name} does not take: {_listed(unknown)}"
         )
     needed = [n for n, p in takes.items() if p.default is p.empty and n not in _OWN_ARGUMENTS]
     missing = [n for n in needed if n not in given]
     if missing:
         raise UnsupportedModelError(f"{key} lacks what {name} needs: {', '.join(missing)}")
+
+
+def _listed(names: Collection[str], most: int = 8) -> str:
+    """Names in a row, as many and as long as a line takes."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:80] for name in [*names][:most]) + more

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlens.errors import SsmlensError
+from ssmlens.errors import SsmlensError, UnsupportedModelError
+from ssmlens.files.new import write_file
 from ssmlens.models import backends, checkpoint
 from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
@@ -22,15 +23,20 @@ def why_no_kernels(config: dict[str, Any]) -> str | None:
 
     Its `create_block` knows Mamba1 and Mamba2, and its attention takes the rotary embedding from flash_attn.
     """
-    layer = config.get("ssm_cfg", {}).get("layer", "Mamba1")
+    layer = _inner(config, "ssm_cfg").get("layer", "Mamba1")
     if layer not in ("Mamba1", "Mamba2"):
         return f"its language model has no {layer} layers"
     if config.get("linear_attn_cfg"):
         return "its language model has no linear attention"
-    turned = config.get("attn_layer_idx") and config.get("attn_cfg", {}).get("rotary_emb_dim", 0)
+    turned = config.get("attn_layer_idx") and _inner(config, "attn_cfg").get("rotary_emb_dim", 0)
     if turned and importlib.util.find_spec("flash_attn") is None:
         return "its rotary embedding needs flash_attn, which is not installed"
     return None
+
+
+def _inner(config: dict[str, Any], key: str) -> dict[str, Any]:
+    inner = config.get(key)
+    return inner if isinstance(inner, dict) else {}  # what it must be is `MambaConfig`'s to say
 
 
 def make_skeleton(config: dict[str, Any], backend: str, dtype: torch.dtype) -> nn.Module:
@@ -41,10 +47,17 @@ def make_skeleton(config: dict[str, Any], backend: str, dtype: torch.dtype) -> n
     """
     parsed = MambaConfig.from_dict(config)
     if backend == backends.TORCH:
-        return MambaLM(parsed, device="meta", dtype=dtype)
-    mamba_ssm = backends.import_mamba_ssm()
-    theirs = mamba_ssm.MambaConfig(**parsed.to_dict())
-    return mamba_ssm.MambaLMHeadModel(theirs, device="meta", dtype=dtype)
+        made, theirs = MambaLM, parsed
+    else:
+        mamba_ssm = backends.import_mamba_ssm()
+        made, theirs = mamba_ssm.MambaLMHeadModel, mamba_ssm.MambaConfig(**parsed.to_dict())
+    try:
+        return made(theirs, device="meta", dtype=dtype)
+    except SsmlensError:
+        raise
+    except Exception as error:  # numbers that fit no model: a mixer says so in any way
+        said = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        raise UnsupportedModelError(f"config.json describes no model ({said})") from None
 
 
 def untie(skeleton: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,10 +97,10 @@ def save(model: Any, folder: Path) -> None:
 
     The head is stored also where it is the embedding: mamba_ssm's `load_state_dict` wants every name.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as safetensors_bytes
 
     config = MambaConfig.from_dict(vars(model.config)).to_dict()
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     # Copies: the format takes no tensors that share memory, as head and embedding do.
     state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    write_file(folder / "model.safetensors", safetensors_bytes(state))

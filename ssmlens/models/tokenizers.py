@@ -1,14 +1,16 @@
 """Text to token ids and back: what `model.tokenizer` can do, and where a model's comes from."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.files.plain_json import read_bytes, read_json
 
 VOCABULARY_FILE = "vocabulary.json"
 TOKENIZER_FILE = "tokenizer.json"
+_MOST_BYTES = 1 << 28
 
 
 @runtime_checkable
@@ -88,17 +90,20 @@ class FastTokenizer:
 
     @classmethod
     def read(cls, path: Path) -> "FastTokenizer":
-        """The tokenizer in a `tokenizer.json`."""
+        """The tokenizer in a `tokenizer.json`, which neither pads nor cuts. Raises SsmlensError where it is none."""
         from tokenizers import Tokenizer as Fast
 
-        try:
-            return cls(Fast.from_file(str(path)))
-        except Exception as error:  # the library raises bare Exception
-            raise SsmlensError(f"{path} is not a tokenizer: {error}") from None
+        text = read_bytes(path, _MOST_BYTES, links=True, refused=SsmlensError)
+        with _told(f"{path} is not a tokenizer", SsmlensError):
+            tokenizer = Fast.from_buffer(text)
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+        return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens that the tokenizer adds."""
-        return self._tokenizer.encode(text).ids
+        """Token ids of `text`, with the special tokens that the tokenizer adds. Raises UsageError where it has none."""
+        with _told("this model's tokenizer cannot read the text", UsageError):
+            return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens included."""
@@ -123,10 +128,29 @@ def tokenizer_of(strings: Sequence[str]) -> Vocabulary | ByteTokenizer:
     return tokenizer if is_bytes else Vocabulary(strings)
 
 
+@contextmanager
+def _told(what: str, kind: type[SsmlensError]) -> Iterator[None]:
+    """Turn what the tokenizers library raises, bare Exceptions and panics of Rust's, into one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise kind(f"{what}: {str(error).strip()[:500]}") from None
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in a model's folder. Raises SsmlensError when there is none."""
     if (folder / VOCABULARY_FILE).is_file():
-        return tokenizer_of(json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8")))
+        return tokenizer_of(_vocabulary(folder / VOCABULARY_FILE))
     if (folder / TOKENIZER_FILE).is_file():
         return FastTokenizer.read(folder / TOKENIZER_FILE)
     raise SsmlensError(f"{folder} has no {TOKENIZER_FILE}")
+
+
+def _vocabulary(path: Path) -> list[str]:
+    """The strings in a vocabulary's file. Raises SsmlensError where it holds something else."""
+    tokens = read_json(path, _MOST_BYTES, links=True, refused=SsmlensError)
+    if not isinstance(tokens, list) or not all(isinstance(it, str) and it for it in tokens):
+        raise SsmlensError(f"{path} is not a vocabulary: a list of strings, none of them empty")
+    return tokens

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlens.errors import UnsupportedModelError
+from ssmlens.errors import SsmlensError, UnsupportedModelError
 from ssmlens.extras import extra
 from ssmlens.models import checkpoint
 
@@ -32,9 +32,9 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
         from transformers.models.auto import modeling_auto
 
-    declared = (
-        ", ".join(config.get("architectures") or []) or f"model_type {config['model_type']!r}"
-    )
+    named = config.get("architectures")
+    named = [str(name)[:80] for name in named[:4]] if isinstance(named, list) else []
+    declared = ", ".join(named) or f"model_type {str(config['model_type'])[:80]!r}"
     try:
         parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         images = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -43,8 +43,8 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
         kind = AutoModelForImageTextToText if whole else AutoModelForCausalLM
         with torch.device("meta"):
             return kind.from_config(parsed, trust_remote_code=False, attn_implementation="eager")
-    except (ValueError, KeyError, ImportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # of transformers, or of torch: a config can be wrong in any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UnsupportedModelError(
             f"{name} is a {declared}, which transformers cannot build here ({reason}); {SUPPORTED}"
         ) from None
@@ -56,16 +56,20 @@ def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Modu
     Raises:
         SsmlensError: Tensors are missing, unexpected, or of another shape; it names them.
     """
-    with _no_progress_bar():
-        model, report = type(skeleton).from_pretrained(
-            None,
-            config=skeleton.config,
-            state_dict=state,
-            dtype=dtype,
-            attn_implementation="eager",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, by name
-        )
+    try:
+        with _no_progress_bar():
+            model, report = type(skeleton).from_pretrained(
+                None,
+                config=skeleton.config,
+                state_dict=state,
+                dtype=dtype,
+                attn_implementation="eager",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+            )
+    except Exception as error:  # quantized weights without their library, ...
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise SsmlensError(f"transformers cannot load the checkpoint here ({reason})") from None
     misshaped = [
         f"{name} {tuple(stored)} for {tuple(wanted)}"
         for name, stored, wanted in report["mismatched_keys"]

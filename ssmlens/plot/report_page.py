@@ -16,6 +16,7 @@ import plotly.offline
 import xarray as xr
 from markupsafe import Markup
 
+from ssmlens.files.new import write_file
 from ssmlens.plot.closure_errors import closure_figure
 from ssmlens.plot.labels import block_labels, visible
 from ssmlens.plot.lags import lag_profile
@@ -37,7 +38,6 @@ from ssmlens.plot.views import Plan, layer_views, plan
 from ssmlens.scores import SCORES, Ranking, compute
 from ssmlens.scores import rank as rank_scores
 from ssmlens.scores.reading import Reading, is_softmax
-from ssmlens.store import disk
 from ssmlens.store.verdict import CLOSURE, Verdict
 
 
@@ -57,7 +57,7 @@ class Report:
 
     def save(self, path: Path | str) -> Path:
         """Write the page to a file, whole or not at all; returns its path. Raises SsmlensError where it cannot."""
-        disk.write_file(Path(path), self.html.encode())
+        write_file(Path(path), self.html.encode())
         return Path(path)
 
     def __repr__(self) -> str:

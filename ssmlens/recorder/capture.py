@@ -128,7 +128,7 @@ def capture(
     with writer:  # which writes a layer while the next is computed
         for batch in range(writer.batches):
             job.run(mine, batch)
-    path = writer.finish()
+        path = writer.finish()
     return None if path is None else open_capture(path)
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter
+from ssmlens.scan.fold import output_scale
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 
@@ -20,11 +22,18 @@ class Closure:
 
     Attributes:
         error: ‖recomputed − output‖ / ‖output‖ over each sequence's real tokens; NaN if either is not finite.
+        map_error: ‖recomputed − output‖ / ‖out_proj(r ⊙ (y − D x))‖: the same difference beside what the map alone
+            contributes, gate and norm r frozen at this input (`scan.fold`). A skip or a bias that dominates the output
+            hides a wrong map from `error`, and not from this. NaN where the parts are not known.
+        map_rounding: ε ‖output‖ / ‖out_proj(r ⊙ (y − D x))‖, ε being that of the output's dtype: what `map_error` can
+            be of rounding alone. NaN as above.
         worst_token: The token of the largest difference.
         reason: Why the output cannot be computed again, so that every error is NaN; else empty.
     """
 
     error: Float[Tensor, " batch"]
+    map_error: Float[Tensor, " batch"]
+    map_rounding: Float[Tensor, " batch"]
     worst_token: Tensor
     reason: str = ""
 
@@ -49,18 +58,44 @@ def closure(
     """
     if reason := adapter.unclosable(mixer):
         unknown = output.new_full(output.shape[:1], torch.nan, dtype=torch.float32)
-        return Closure(unknown, torch.zeros_like(unknown, dtype=torch.long), reason)
+        nowhere = torch.zeros_like(unknown, dtype=torch.long)
+        return Closure(unknown, unknown, unknown, nowhere, reason)
     y = selective_scan(operands) if y is None else y
     again = adapter.finish(mixer, y, operands)
     difference = (again.float() - output.float()).norm(dim=2)
     size = output.float().norm(dim=2)
+    of_map = _contribution(adapter, mixer, operands, y)
     if length is not None:
         padding = ~real_tokens(length, output.shape[1]).to(output.device)
         difference, size = difference.masked_fill(padding, 0), size.masked_fill(padding, 0)
+        of_map = of_map.masked_fill(padding, 0)
     zero = (size == 0).all(1) & (difference == 0).all(1)  # nothing computed, nothing recomputed
     error = (difference.norm(dim=1) / size.norm(dim=1)).masked_fill(zero, 0)
     worst = difference.nan_to_num(nan=torch.inf).argmax(dim=1)
-    return Closure(error=error, worst_token=worst)
+    rounding = torch.finfo(output.dtype).eps * size.norm(dim=1)
+    map_error, map_rounding = (
+        (amount / of_map.norm(dim=1)).masked_fill((amount == 0) & ~of_map.isnan().any(1), 0)
+        for amount in (difference.norm(dim=1), rounding)
+    )
+    return Closure(error, map_error, map_rounding, worst)
+
+
+def _contribution(
+    adapter: Adapter,
+    mixer: nn.Module,
+    operands: Operator,
+    y: Float[Tensor, "batch token head headdim"],
+) -> Float[Tensor, "batch token"]:
+    """‖out_proj(r ⊙ (y − D x))‖ of each token: what reaches the output through the map. NaN where it is not known."""
+    weight, x = adapter.out_weight(mixer), operands.x
+    known = operands.surroundings is not None or operands.gate is None
+    if weight is None or x is None or not known or not weight.is_floating_point():
+        return y.new_full(y.shape[:2], torch.nan, dtype=torch.float32)
+    written = (y if operands.D is None else y - operands.D * x).float().flatten(2)
+    if operands.surroundings is not None:
+        written = written * output_scale(operands, torch.float32, y)
+    columns = weight[:, -written.shape[2] :].float()
+    return F.linear(written, columns).float().norm(dim=2)
 
 
 def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:

@@ -20,11 +20,13 @@ from ssmlens.store.schema import (
     MAY_DROP_THE_LAST_AXIS,
     STORED_LAYER_ARRAYS,
     layer_axes,
+    role_of,
     tokens_per_block,
 )
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
+_MAPS = role_of("attention_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,8 @@ def capture_layer(
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
         "closure_error": closed.error,
+        "map_closure": closed.map_error,
+        "map_rounding": closed.map_rounding,
         "closure_worst_token": closed.worst_token,
     }
     long = operands.tokens > names.LARGEST_WHOLE_MAP
@@ -100,6 +104,11 @@ def capture_layer(
             arrays |= maps.reduced(operands, length, target, block)
         else:
             arrays |= maps.whole(operands, length, channels)
+        if finite == names.FINITE and any(
+            not _is_finite(array) for name, array in arrays.items() if role_of(name) == _MAPS
+        ):
+            attributes["finite"] = names.NONFINITE_OUTPUT
+            attributes["reason"] = "its map overflows, though its output is finite"
         if store_discretized:
             derived = operands.discretized()
             arrays |= {n: _padded_with_zeros(n, array, real) for n, array in derived.items()}

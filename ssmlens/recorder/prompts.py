@@ -1,7 +1,6 @@
 """Prompts: token sequences with what is known of them, from text, files, tasks or the user's own tensors."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
+from ssmlens.files.plain_json import loads, read_bytes
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
 from ssmlens.tasks.bytes import Bytes
@@ -21,6 +21,10 @@ from ssmlens.tasks.sort import Sort
 from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
 
 _BYTES = 256
+# Bytes of a file of prompts, and characters of a prompt in it: more tokens than any map can be made of.
+_MOST_BYTES, _LONGEST_LINE = 1 << 26, 1 << 22
+# Tokens of the examples of a task.
+_MOST_TOKENS = 1 << 24
 # Tasks that take no letter twice, and how many letters each unit of their length takes: a key is one of two.
 _DIFFERENT: dict[type[Task], int] = {Sort: 1, Recall: 2}
 
@@ -168,6 +172,9 @@ class Prompts:
                     )
 
 
+_FIELDS = dataclasses.fields(Prompts)
+
+
 def from_tokens(rows: Iterable[Any] | Tensor) -> Prompts:
     """Prompts from token ids: a tensor [prompt token], lists of ids, or one sequence.
 
@@ -228,7 +235,11 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
         own = {}
     else:
         own = _on_letters(name, kind, letters, options.get("length"))
-    return from_task(name, kind(**options | own), seed, tokenizer)
+    task = kind(**options | own)
+    asked = options.get("length", 1) * options.get("count", 1)
+    if asked > _MOST_TOKENS:
+        raise UsageError(f"`length` times `count` is {asked}, more than {_MOST_TOKENS} tokens")
+    return from_task(name, task, seed, tokenizer)
 
 
 def _without_letters(size: int) -> range:
@@ -275,14 +286,17 @@ def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Pr
     if path.suffix not in (".txt", ".jsonl"):
         raise UsageError(f"{path}: prompts are read from .txt (a prompt a line) or .jsonl")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        text = read_bytes(path, _MOST_BYTES, links=True, refused=UsageError)
+        lines = text.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except FileNotFoundError:
+        raise UsageError(f"cannot read {path}: No such file or directory") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
     parts: list[Prompts] = []
     for number, line in enumerate(lines, 1):
         try:
+            if len(line) > _LONGEST_LINE:
+                raise UsageError(f"it has {len(line)} characters, more than {_LONGEST_LINE}")
             if line.strip() and path.suffix == ".txt":
                 parts.append(from_texts([line], tokenizer, why_none))
             elif line.strip():
@@ -291,7 +305,8 @@ def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Pr
             raise UsageError(f"{path}, line {number}: {error}") from None
     if not parts:
         raise UsageError(f"{path} holds no prompt; write one a line")
-    return sum(parts[1:], parts[0])
+    rows = ([row for part in parts for row in getattr(part, f.name)] for f in _FIELDS)
+    return Prompts(*map(tuple, rows))
 
 
 def default_prompts(model: Any) -> Prompts:
@@ -312,9 +327,9 @@ def default_prompts(model: Any) -> Prompts:
 
 def _from_json(line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts:
     try:
-        given = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"not JSON ({error.msg})") from None
+        given = loads(line.encode())
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     match given:
         case {"text": str(text), **rest} if rest.keys() <= {"target"}:
             prompts = from_texts([text], tokenizer, why_none)

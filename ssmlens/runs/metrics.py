@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlens.errors import RunFileError
+from ssmlens.files.plain_json import count_of, loads, number_of, read_bytes, text_of
 from ssmlens.runs.measures import WORDS
-from ssmlens.store.plain_json import count_of, loads, number_of, read_bytes, text_of
 
 TRAIN = "train"
 EVAL = "eval"

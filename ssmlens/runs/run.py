@@ -26,6 +26,8 @@
                          step, steps   where it is, and where it ends
                          seconds       spent so far
                          error         of a failed run: one line
+      .lock            an empty file that the trainer keeps locked (flock) while it trains: a run that says "running"
+                       while nobody holds its lock was stopped. Absent: what status.json says is believed.
       checkpoints/     not read here.
       scores.json      of a transplant: one object, `layer` and `scores`: the teacher layer's scores by name, each a
                        finite number or null.
@@ -42,10 +44,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssmlens.errors import RunFileError, UsageError
+from ssmlens.files.lock import is_locked
+from ssmlens.files.plain_json import count_of, number_of, read_object, text_of
 from ssmlens.runs.metrics import Metrics, no_metrics, read_metrics
-from ssmlens.store.plain_json import count_of, number_of, read_object, text_of
 
 CONFIG, METRICS, STATUS, SCORES = "config.json", "metrics.jsonl", "status.json", "scores.json"
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 MOST_RUNS = 4096
 """Run folders that are listed below one folder."""
 
@@ -58,8 +62,9 @@ FIRST_STARTS = frozenset(
 )
 """Fields of config.json that say how a model starts, in folders that do not say which do."""
 
-State = Literal["starting", "running", "done", "failed"]
+State = Literal["starting", "running", "stopped", "done", "failed"]
 _STATES: dict[str, State] = {"running": "running", "done": "done", "failed": "failed"}
+_GOING = ("starting", "running")
 _DEPTH = 3
 _MOST_JSON = 1 << 20
 _LONGEST_ARM = 64
@@ -73,7 +78,8 @@ class RunStatus:
     """How far a run is.
 
     Attributes:
-        state: "starting" until there is a status.json.
+        state: "starting" until there is a status.json; "stopped" where it does not say that the run has ended, and
+            nobody trains there any more: a kill, a power cut.
         step: The last step done.
         steps: Steps in all; None where it is not told.
         seconds: Spent so far; NaN where it is not told.
@@ -162,7 +168,10 @@ class Run:
             UsageError: Its folder is gone.
             RunFileError: A file is not what it must be.
         """
-        return self if _signature(self.path) == self._signature else _read(self.path, self.metrics)
+        if _signature(self.path) != self._signature:
+            return _read(self.path, self.metrics)
+        status = _alive(self.status, self.path)
+        return self if status == self.status else dataclasses.replace(self, status=status)
 
 
 def open_run(path: Path | str) -> Run:
@@ -216,7 +225,7 @@ def _read(path: Path, known: Metrics) -> Run:
     run = Run(
         path=path,
         config=_object(path / CONFIG),
-        status=_status(path / STATUS),
+        status=_alive(_status(path / STATUS), path),
         metrics=metrics,
         teacher_scores=_scores(path / SCORES),
         written=max((s[0] for s in signature if s), default=0) / 1e9,
@@ -260,6 +269,13 @@ def _status(path: Path) -> RunStatus:
         )
     except ValueError as error:
         raise RunFileError(f"{path}: {error}") from error
+
+
+def _alive(status: RunStatus, path: Path) -> RunStatus:
+    """The status, "stopped" where it says that it goes on, and nobody holds the folder's lock."""
+    if status.state not in _GOING or is_locked(path / LOCK) is not False:
+        return status
+    return dataclasses.replace(status, state="stopped")
 
 
 def _scores(path: Path) -> dict[str, float]:

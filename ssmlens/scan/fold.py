@@ -60,7 +60,7 @@ def fold_in(
     chosen, dtype = list(channels), maps.dtype
     scale = maps.new_ones(maps.shape[:3])
     if "gate" in fold:
-        scale = gate_scale(operands, dtype)[..., chosen].mT
+        scale = output_scale(operands, dtype)[..., chosen].mT
     matrix = maps * scale.unsqueeze(3)
     if "skip" in fold:
         assert operands.D is not None
@@ -110,8 +110,18 @@ def activation_scale(
     return x / convolved.masked_fill(convolved == 0, 1)
 
 
-def gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
-    """What gate and norm multiply each channel's y by, the norm's root mean square being that of this input."""
+def output_scale(
+    operands: Operator,
+    dtype: torch.dtype,
+    y: Float[Tensor, "batch token head headdim"] | None = None,
+) -> Float[Tensor, "batch token channel"]:
+    """r: what gate and norm multiply each channel's y by, the norm's root mean square being that of this input.
+
+    Args:
+        operands: The operands, with x and surroundings.
+        dtype: What to compute in.
+        y: The operands' scan, if it is at hand.
+    """
     around = operands.surroundings
     assert around is not None
     assert operands.x is not None
@@ -122,7 +132,8 @@ def gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch t
         gate = around.gate_activation(branch)
     if around.norm_weight is None:
         return gate
-    y = selective_scan(operands).flatten(2).to(dtype)
+    y = selective_scan(operands) if y is None else y
+    y = y.flatten(2).to(dtype)
     normed = y if around.norm_before_gate else y * gate
     part = normed.unflatten(2, (around.norm_groups, -1))
     shrink = torch.rsqrt(part.square().mean(3, keepdim=True) + around.norm_eps)

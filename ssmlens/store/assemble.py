@@ -40,6 +40,7 @@ class Assembly:
         target: The file; it appears under this name when it is complete.
         header: The file with the header: the result is a whole capture. None: the result is one layer.
         header_digest: The header's digest, which the files of one capture share.
+        digest: What the whole capture's digest must be. None: whatever comes out.
         layers: For each block index the files that hold it, one a batch of prompts, in order.
         consume: Whether the layers' files are removed once the target is there.
     """
@@ -48,7 +49,12 @@ class Assembly:
     header: Path | None
     header_digest: str
     layers: Mapping[int, Sequence[Path]]
+    digest: str | None = None
     consume: bool = False
+
+
+class OtherDigestError(CaptureFileError):
+    """The files put together are not those that the digest was made of."""
 
 
 def assemble(jobs: Iterable[Assembly]) -> None:
@@ -56,6 +62,7 @@ def assemble(jobs: Iterable[Assembly]) -> None:
 
     Raises:
         SsmlensError: One line that says why: no space, no permission, or what is wrong with a source.
+        OtherDigestError: What came out has not the digest that it must have; there is no target.
     """
     for job in jobs:
         hdf5.write_file(job.target, partial(_write, job), _needed(job))
@@ -69,8 +76,12 @@ def _write(job: Assembly, file: h5py.File) -> None:
         write_root(file, LAYER, {"header_digest": job.header_digest, "first_prompt": 0})
     else:
         with open_guarded(job.header) as source:
-            CaptureHeader.read(source).write(file)
-        write_root(file, WHOLE, {"digest": digest.capture_digest(job.header_digest, layers)})
+            header = CaptureHeader.read(source)
+        header.write(file)
+        whole = digest.capture_digest(header.digest(), layers)
+        if job.digest not in (None, whole):
+            raise OtherDigestError("its header and layers are not those it was completed with")
+        write_root(file, WHOLE, {"digest": whole})
 
 
 def _needed(job: Assembly) -> int:

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5ds, h5p, h5s, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
+from ssmlens.files.new import new_file
 from ssmlens.names import (
     CHANNEL,
     GROUP,
@@ -32,7 +33,6 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store import disk
 from ssmlens.store.chunks import encoded_all
 from ssmlens.store.schema import (
     AXES,
@@ -65,7 +65,7 @@ def write_file(path: Path, build: Callable[[h5py.File], object], least: int = 0)
     Raises:
         SsmlensError: The disk is full, or has not the `least` bytes that the file will have, or cannot be written.
     """
-    with disk.new_file(path, least) as sink, h5py.File(sink, "w", libver=LIBVER) as file:
+    with new_file(path, least) as sink, h5py.File(sink, "w", libver=LIBVER) as file:
         build(file)
 
 

@@ -11,10 +11,12 @@ from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
 from ssmlens.store.schema import is_softmax
-from ssmlens.store.verdict import CLOSURE
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
 _SUM_TOLERANCE = {"bfloat16": 1e-2}
+
+_CLOSURES = {CLOSURE: "closure error", MAP_CLOSURE: "map closure"}
 
 TOLERANCE = 1e-5
 """Largest relative (Frobenius) difference between a stored map and the one its operands give."""
@@ -57,9 +59,10 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
     found = [f"{what}: not what was written" for what in layer.damages()]
     if layer.finite:
-        # An effect is NaN without a target, and where another layer is not finite.
-        unknown = ["closure_error"] if layer.attributes.get("closure_reason") else []
-        unknown += [*ARRAYS[EFFECT]]
+        # Not known of every mixer: what these prove is the verdict's to say. An effect is NaN without a target,
+        # and where another layer is not finite.
+        unknown = [MAP_CLOSURE, MAP_ROUNDING, *ARRAYS[EFFECT]]
+        unknown += ["closure_error"] if layer.attributes.get("closure_reason") else []
         read = [name for name in layer.names if name not in unknown]
         found += [f"{n} is not finite" for n in read if not np.isfinite(layer.read(n)).all()]
         found += _closure_problems(layer)
@@ -71,10 +74,10 @@ def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
 
 def _closure_problems(layer: Layer) -> list[str]:
     return [
-        f"prompt {failure.prompt}: closure error {failure.error:.2g} is above {failure.tolerance:g}: "
-        "do not believe its maps"
+        f"prompt {failure.prompt}: {_CLOSURES[failure.error_name]} {failure.error:.2g} is above "
+        f"{failure.tolerance:g}: do not believe its maps"
         for failure in layer.verdict.failures
-        if failure.error_name == CLOSURE
+        if failure.error_name in _CLOSURES
     ]
 
 

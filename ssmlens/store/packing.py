@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
-from ssmlens.errors import UsageError
-from ssmlens.store import disk, hdf5
-from ssmlens.store.assemble import Assembly, assemble
+from ssmlens.errors import CaptureFileError, UsageError
+from ssmlens.files import place
+from ssmlens.files.disk import told_in_one_line
+from ssmlens.store import hdf5
+from ssmlens.store.assemble import Assembly, OtherDigestError, assemble
 from ssmlens.store.guard import open_guarded
-from ssmlens.store.manifest import read_manifest
+from ssmlens.store.manifest import Manifest, read_manifest
+from ssmlens.store.output_lock import OutputLock
+
+# A folder that a new capture takes the place of while it is packed is packed anew, this often.
+_TRIES = 5
 
 
 def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
@@ -14,6 +20,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
 
     Raises:
         UsageError: `folder` is not a folder, `out` does not end in .h5, or exists and is not to be overwritten.
+        BusyError: Another process writes `out`.
         CaptureFileError: The folder is damaged or not complete.
         SsmlensError: The disk is full or cannot be written: path, need and free space.
     """
@@ -22,14 +29,37 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         raise UsageError(f"{folder} is not a folder: pack takes a capture of many files")
     if out.suffix != ".h5":
         raise UsageError(f"{out} must end in .h5: pack writes one HDF5 file")
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise UsageError(f"{out} exists; pass `overwrite` to replace it, or choose another `out`")
-    if disk.partial_path(out).is_dir():
-        raise UsageError(f"{out} is half captured ({disk.partial_path(out)}); choose another `out`")
+    with told_in_one_line(out):
+        place.check_name(out)
     manifest = read_manifest(folder)
+    lock = OutputLock(out)
+    try:
+        if out.is_dir() or (out.exists() and not overwrite):
+            raise UsageError(
+                f"{out} exists; pass `overwrite` to replace it, or choose another `out`"
+            )
+        half = place.partial_path(out)
+        if half.is_dir():
+            raise UsageError(f"{out} is half captured ({half}); choose another `out`")
+        for _ in range(_TRIES):
+            try:
+                _assemble(folder, manifest, out)
+                return out
+            except (CaptureFileError, UsageError, OSError):
+                before, manifest = manifest, read_manifest(folder)
+                if manifest == before:
+                    raise
+        raise CaptureFileError(f"{folder} is captured anew again and again; pack it later")
+    finally:
+        lock.close()
+
+
+def _assemble(folder: Path, manifest: Manifest, out: Path) -> None:
     header = folder / manifest.header
     with open_guarded(header) as file:
         header_digest = str(hdf5.read_attributes(file)["header_digest"])
     layers = {index: [folder / name] for index, name in manifest.layers.items()}
-    assemble([Assembly(out, header, header_digest, layers)])
-    return out
+    try:
+        assemble([Assembly(out, header, header_digest, layers, manifest.digest)])
+    except OtherDigestError as error:
+        raise CaptureFileError(f"{folder}: {error}; capture it again") from None

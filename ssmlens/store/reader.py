@@ -9,16 +9,19 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Integer
 
-from ssmlens.errors import CaptureFileError, UsageError
+from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
+from ssmlens.files.place import PARTIAL, partial_path
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.notebook import ShownInNotebooks
-from ssmlens.store import digest, disk, hdf5
+from ssmlens.store import digest, hdf5
 from ssmlens.store.guard import damage_told, open_guarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
 from ssmlens.store.manifest import read_manifest
 from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
+
+_TRIES = 5
 
 
 def open_capture(path: Path | str) -> "Capture":
@@ -31,12 +34,18 @@ def open_capture(path: Path | str) -> "Capture":
     """
     path = Path(path)
     _check_finished(path)
-    files = ExitStack()
-    try:
-        return _open_folder(path, files) if path.is_dir() else _open_file(path, files)
-    except BaseException:
-        files.close()
-        raise
+    for _ in range(_TRIES):
+        # A folder that a new capture takes the place of meanwhile holds a layer of each, or lacks one.
+        before = _identity(path)
+        files = ExitStack()
+        try:
+            return _open_folder(path, files) if path.is_dir() else _open_file(path, files)
+        except BaseException as error:
+            files.close()
+            replaced = isinstance(error, SsmlensError) and _identity(path) != before
+            if not replaced:
+                raise
+    raise CaptureFileError(f"{path} is captured anew again and again; open it later")
 
 
 class Capture(ShownInNotebooks):
@@ -226,8 +235,17 @@ def _check_whole(capture: Capture) -> Capture:
     return capture
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file or folder bears the name now."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
 def _check_finished(path: Path) -> None:
-    half = path if path.name.endswith(disk.PARTIAL) else disk.partial_path(path)
+    half = path if path.name.endswith(PARTIAL) else partial_path(path)
     if half.is_dir() and (half == path or not path.exists()):
         raise CaptureFileError(
             f"{half} is not finished: run the same capture again with `resume` to complete it"

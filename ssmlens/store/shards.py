@@ -8,7 +8,9 @@ import h5py
 import numpy as np
 
 from ssmlens.errors import CaptureFileError, SsmlensError
-from ssmlens.store import disk, hdf5
+from ssmlens.files import place
+from ssmlens.files.new import ensure_folder
+from ssmlens.store import hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import damage_told, open_guarded
 from ssmlens.store.header import CaptureHeader
@@ -55,8 +57,7 @@ class Shards:
             write_root(file, HEADER, {})
             header.write(file)
 
-        with disk.told_in_one_line(self.folder, 0):
-            self.folder.mkdir(exist_ok=True)
+        ensure_folder(self.folder)
         if not self.header.exists():
             hdf5.write_file(self.header, build)
 
@@ -160,7 +161,9 @@ class Shards:
     def remove_strangers(self, names: Iterable[str]) -> None:
         """Remove what stopped writers left in the folder beside `names`: half-written files and merged batches."""
         for path in self.folder.iterdir():
-            left_over = path.name.startswith(("layer-", "assembled")) or path.suffix == disk.PARTIAL
+            left_over = (
+                path.name.startswith(("layer-", "assembled")) or path.suffix == place.PARTIAL
+            )
             if path.name not in names and left_over:
                 path.unlink(missing_ok=True)
 

@@ -14,8 +14,12 @@ from ssmlens.store.schema import is_softmax
 Answer = Literal["yes", "no", "not resolved"]
 
 CLOSURE = "closure_error"
+MAP_CLOSURE, MAP_ROUNDING = "map_closure", "map_rounding"
 CLOSURE_TOLERANCE = 1e-4
 """Largest closure error of float32 kernels: holds where a capture names no `closure_tolerance`."""
+
+ROUNDINGS = 8.0
+"""How often the rounding of one output recomputing it may round: a map_closure of no more is rounding, not proof."""
 
 MAP_TOLERANCE = 1e-5
 """Largest error of a stored map times a vector, in whatever precision the model runs."""
@@ -71,6 +75,10 @@ class Verdict:
 def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     """The verdict on a layer (`Layer.verdict`).
 
+    map_closure has the tolerance of the closure error, where rounding does not hide it: where rounding of the output
+    alone (`map_rounding`), or of what is recomputed, exceeds the tolerance, the answer is "not resolved". A file of
+    before has none, and is judged without.
+
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
     Softmax attention needs no proof, for its map is the model's own weights; it has no closure error where its values
     cannot be read. Where the capture says that the output
@@ -95,9 +103,15 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
         for prompt, error in enumerate(_values(layer, name))
         if not error <= tolerances[name]  # so that NaN fails
     )
+    hidden, wrong = _of_map(layer, closure, unknown)
+    failures += wrong
+    if MAP_CLOSURE in layer and not unknown and not np.isnan(_values(layer, MAP_CLOSURE)).all():
+        named.append(MAP_CLOSURE)
+        tolerances[MAP_CLOSURE] = closure
     errors = {name: worst(layer, name) for name in named}
     missing = [f"no {name} is stored" for name in required if name not in layer]
     missing += [unknown] if unknown and not softmax else []
+    missing += [hidden] if hidden else []
     answer, reason = _answer(layer, failures, errors, missing)
     tokens, closures = _values(layer, "closure_worst_token"), _values(layer, CLOSURE)
     tokens = tokens[:0] if unknown else tokens
@@ -110,6 +124,27 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
         failures=failures,
         worst_token=int(tokens[closures.argmax()]) if tokens.size and closures.size else None,
         agreement=float(agreements.mean()) if agreements.size else math.nan,
+    )
+
+
+def _of_map(layer: LayerLike, tolerance: float, unknown: str) -> tuple[str, tuple[Failure, ...]]:
+    """Why map_closure proves nothing, or ""; and where it is too large to be rounding."""
+    if unknown or MAP_CLOSURE not in layer or MAP_ROUNDING not in layer:
+        return "", ()
+    errors, rounding = _values(layer, MAP_CLOSURE), _values(layer, MAP_ROUNDING)
+    known = ~np.isnan(errors)
+    wrong = known & (errors > tolerance) & (errors > ROUNDINGS * rounding)
+    hidden = known & ~wrong & ((rounding > tolerance) | (errors > tolerance))
+    failures = tuple(
+        Failure(MAP_CLOSURE, int(prompt), float(errors[prompt]), tolerance)
+        for prompt in np.flatnonzero(wrong)
+    )
+    if not hidden.any():
+        return "", failures
+    return (
+        f"its map contributes so little to the output that rounding hides it (map_closure "
+        f"{errors[hidden].max():.1e}, rounding alone {rounding[hidden].max():.1e} > {tolerance:.0e})",
+        failures,
     )
 
 

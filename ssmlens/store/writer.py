@@ -10,34 +10,40 @@ A shard is made in memory, written, synced and renamed; `finish` merges the batc
 folder, or the one file assembled from it, its final name. A name without `.partial` is complete.
 """
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
-from ssmlens.store import digest, disk, hdf5
+from ssmlens.files import place
+from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.new import ensure_folder, write_file
+from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import checked_arrays, checked_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
+from ssmlens.store.output_lock import OutputLock
 from ssmlens.store.overlap import Overlap
 from ssmlens.store.schema import Attribute, batch_of_prompts
 from ssmlens.store.shards import Shards
 
 _ASSEMBLED = "assembled.h5"
+# In a folder that a new capture takes the place of: what bears it is discarded, never gone on with.
+_REPLACED = "replaced"
 
 
 class CaptureWriter:
     """Writes the capture that `header` asks for to `out`, layer by layer and batch by batch.
 
     Several writers, on several machines, may share one `out`, each with layers of its own (`--shard i/N`); the one
-    that finishes last completes it.
+    that finishes last completes it. From here until `finish` or `close` nobody else may write these layers, nor begin
+    `out` anew.
 
     As a context manager it writes beside its caller: `write` returns at once while no more than two shards are under
     way, and an error is raised by the next `write`, by `finish`, or where the block ends.
@@ -51,6 +57,7 @@ class CaptureWriter:
         overwrite: Discard `<out>.partial` (unless `resume`), and replace `out` when this capture is complete.
 
     Raises:
+        BusyError: Another process writes `out`, or these layers of it.
         UsageError: `out` exists, or is half captured and neither `resume` nor `overwrite` is given, or it was asked
             something else (the message says what), or `layers` are not the header's.
         SsmlensError: The folder cannot be written.
@@ -71,16 +78,23 @@ class CaptureWriter:
         self.layers = tuple(layers)
         self.batches = batches
         self._check_request()
-        self.partial = disk.partial_path(self.out)
-        self._lock = disk.partial_path(self.out.with_name(f"{self.out.name}.lock"))
+        self.partial = place.partial_path(self.out)
         self._overwrite = overwrite
         self._shared = set(self.layers) != set(header.layers)
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
         self._overlap: Overlap | None = None
-        self._complete = self._check_out(resume)
-        if not self._complete:
-            self._prepare(resume)
+        self._lock = OutputLock(self.out, self.layers[0] if self._shared else None)
+        try:
+            with self._lock.alone():
+                self._complete = self._check_out(resume)
+                if not self._complete:
+                    self._prepare(resume)
+        except BaseException:
+            self.close()
+            raise
+        if self._complete:
+            self.close()
 
     def __enter__(self) -> "CaptureWriter":
         self._overlap = Overlap()
@@ -94,6 +108,11 @@ class CaptureWriter:
                 overlap.join_all()
         finally:
             overlap.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let others write `out`; what is not complete can be gone on with."""
+        self._lock.close()
 
     @property
     def one_file(self) -> bool:
@@ -161,12 +180,15 @@ class CaptureWriter:
             if self._shared or not self.one_file:
                 self._shards.merge(parts)
                 parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
-            with self._alone() as here:
-                if here:
+            with self._lock.alone(completing=True):
+                if self._shards.header.exists():
                     if not all(path.exists() for paths in parts.values() for path in paths):
+                        self.close()
                         return None
                     self._publish(parts)
-        if not self.out.exists():
+                    self._lock.tidy()
+        self.close()
+        if self._stored_header_digest(self.out) != self._header_digest:
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
 
@@ -176,21 +198,23 @@ class CaptureWriter:
             self._overlap.join((layer, batch))
 
     def _check_request(self) -> None:
-        if self.out.name.endswith(disk.PARTIAL) or self.out.name in ("", ".."):
+        if self.out.name.endswith(place.PARTIAL) or self.out.name in ("", ".."):
             raise UsageError(f"{self.out} cannot be the name of a capture; choose another `out`")
         if not 1 <= self.batches <= self.header.prompts:
             raise ValueError(f"{self.batches} batches of {self.header.prompts} prompts")
         foreign = sorted(set(self.layers) - set(self.header.layers))
         if foreign or not self.layers:
             raise UsageError(f"layers {foreign} are not among the capture's {self.header.layers}")
+        with told_in_one_line(self.out):
+            place.check_name(self.out)
+        if not self.out.absolute().parent.is_dir():
+            raise UsageError(f"cannot write {self.out}: its folder does not exist; make it first")
 
     def _check_out(self, resume: bool) -> bool:
         """Whether `out` is already this very capture, complete, as when a run was stopped in its last moment."""
+        if self.out.is_symlink() and not self.one_file:
+            raise UsageError(f"{self.out} is a link; choose another `out`, or remove the link")
         if not self.out.exists():
-            if not self.out.absolute().parent.is_dir():
-                raise UsageError(
-                    f"cannot write {self.out}: its folder does not exist; make it first"
-                )
             return False
         if self._overwrite:
             if self.out.is_dir():
@@ -198,7 +222,6 @@ class CaptureWriter:
             return False
         if resume and self._stored_header_digest(self.out) == self._header_digest:
             shutil.rmtree(self.partial, ignore_errors=True)
-            self._lock.unlink(missing_ok=True)
             return True
         raise UsageError(
             f"{self.out} exists; pass `overwrite` to replace it, or choose another `out`"
@@ -213,10 +236,12 @@ class CaptureWriter:
             ) from error
 
     def _prepare(self, resume: bool) -> None:
-        if self.partial.exists() and self._overwrite and not resume and not self._shared:
-            with disk.told_in_one_line(self.partial, 0):
-                shutil.rmtree(self.partial)
+        anew = self._overwrite and not resume and not self._shared
+        if anew or (self.partial / _REPLACED).exists():
+            with told_in_one_line(self.partial):
+                place.remove(self.partial)
         if self.partial.exists():
+            ensure_folder(self.partial)  # no link to another
             self._go_on(resume)
         self._shards.start(self.header)
 
@@ -245,19 +270,6 @@ class CaptureWriter:
                 return str(hdf5.read_attributes(file)["header_digest"])
         return None
 
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the lock on completing `out`; False when another writer has completed it meanwhile."""
-        with disk.told_in_one_line(self._lock, 0):
-            lock = self._lock.open("wb")
-        with lock:
-            with suppress(OSError):  # without locks, the renames are atomic all the same
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            here = self._shards.header.exists()
-            yield here
-            if not self.partial.exists():
-                self._lock.unlink(missing_ok=True)
-
     def _publish(self, parts: Mapping[int, list[Path]]) -> None:
         if self.one_file:
             self._publish_file(parts)
@@ -275,16 +287,18 @@ class CaptureWriter:
         whole = digest.capture_digest(self._header_digest, digests)
         names = {layer: path.name for layer, path in layers.items()}
         manifest = Manifest(whole, HEADER_FILE, names).to_json()
-        disk.write_file(self.partial / MANIFEST, manifest)
+        write_file(self.partial / MANIFEST, manifest)
         self._shards.remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
         self._replace_out(self.partial)
 
     def _replace_out(self, complete: Path) -> None:
-        """Give `complete` the name `out`. A folder cannot take another's place in one step: it is put aside first."""
-        aside = disk.partial_path(self.out.with_name(f"{self.out.name}.old"))
-        with disk.told_in_one_line(self.out, 0):
-            if self.out.is_dir():
-                shutil.rmtree(aside, ignore_errors=True)
-                self.out.replace(aside)
-            disk.rename(complete, self.out)
-        shutil.rmtree(aside, ignore_errors=True)
+        """Give `complete` the name `out`. A folder that has it is marked first: it may outlive us, as `complete`."""
+        with told_in_one_line(self.out):
+            if place.is_folder(self.out):
+                with suppress(OSError):
+                    (self.out / _REPLACED).touch()
+                place.exchange(complete, self.out)
+                place.sync_folder(self.out.parent)
+                place.remove(complete)
+            else:
+                place.put(complete, self.out)

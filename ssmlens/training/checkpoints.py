@@ -2,19 +2,21 @@
 
 import dataclasses
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from ssmlens.errors import RunFileError
+from ssmlens.files import place
+from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.new import ensure_folder, new_folder
 from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.tokenizers import VOCABULARY_FILE
-from ssmlens.store.disk import rename, sync_folder, told_in_one_line
 from ssmlens.training.trainee import Trainee
 
 LAST = "last"
@@ -31,51 +33,60 @@ def save(
         trainee: The model and its optimiser.
         progress: Plain values that `load` gives back.
         keep_all: Leave those before where they are.
+
+    Raises:
+        SsmlensError: The disk is full or cannot be written, or a link stands in the place of `folder`.
     """
+    ensure_folder(folder)
     path = folder / f"step-{trainee.step:06}"
-    partial = path.with_name(path.name + ".partial")
-    with told_in_one_line(path, 0):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        # mamba_ssm's own model has a config of the same fields.
-        config = MambaConfig(**dataclasses.asdict(trainee.model.config)).to_dict()
-        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=1))
-        strings = trainee.task.token_strings
+    # mamba_ssm's own model has a config of the same fields.
+    config = MambaConfig(**dataclasses.asdict(trainee.model.config)).to_dict()
+    strings = trainee.task.token_strings
+    # Clones: a head that is the embedding is stored as well, as mamba_ssm's own loader wants it.
+    state = {n: t.detach().cpu().clone() for n, t in trainee.model.state_dict().items()}
+    with new_folder(path) as checkpoint:
+        checkpoint.write(CONFIG_FILE, json.dumps(config, indent=1).encode())
         if strings is not None:
-            (partial / VOCABULARY_FILE).write_text(json.dumps(strings))
-        # Clones: a head that is the embedding is stored as well, as mamba_ssm's own loader wants it.
-        state = trainee.model.state_dict()
-        save_file({name: t.detach().cpu().clone() for name, t in state.items()}, partial / _WEIGHTS)
-        torch.save({**trainee.state(), "progress": progress}, partial / _STATE)
-        for file in partial.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        sync_folder(partial)
-        if path.exists():
-            shutil.rmtree(path)
-        rename(partial, path)
+            checkpoint.write(VOCABULARY_FILE, json.dumps(strings).encode())
+        checkpoint.write(_WEIGHTS, safetensors_bytes(state))
+        with checkpoint.file(_STATE) as file:
+            state = {**trainee.state(), "progress": progress}
+            torch.save(state, file)  # pyright: ignore[reportArgumentType]
+    with told_in_one_line(path):
         _point(folder, path)
         for old in [] if keep_all else folder.glob("step-*"):
             if old != path:
-                shutil.rmtree(old)
+                place.remove(old)
     return path
 
 
 def load(folder: Path, trainee: Trainee) -> dict[str, Any] | None:
-    """Take up the last checkpoint in `folder`; returns what `save` was given, or None where there is none."""
+    """Take up the last checkpoint in `folder`; returns what `save` was given, or None where there is none.
+
+    Raises:
+        RunFileError: It is damaged, or of another model.
+    """
     last = folder / LAST
     if not last.exists():
         return None
-    weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
-    # The optimiser brings what belongs there to the device itself; its step counts stay.
-    state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
-    trainee.load(weights, state)
-    return state["progress"]
+    try:
+        weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
+        # The optimiser brings what belongs there to the device itself; its step counts stay.
+        state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
+        trainee.load(weights, state)
+        told = state["progress"]
+        return {"seconds": float(told["seconds"]), "losses": [float(x) for x in told["losses"]]}
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RunFileError(
+            f"{last} cannot be gone on with ({said[:300]}); remove it to start again"
+        ) from None
 
 
 def _point(folder: Path, path: Path) -> None:
     """Make `last` a link to this checkpoint, in one move."""
-    new = folder / f"{LAST}.partial"
-    new.unlink(missing_ok=True)
+    new = place.own_name(folder / LAST)
     new.symlink_to(path.name)
-    rename(new, folder / LAST)
+    place.put(new, folder / LAST)

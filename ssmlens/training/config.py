@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssmlens.errors import UsageError
+from ssmlens.files.plain_json import read_object
 from ssmlens.options import option_of
 from ssmlens.tasks.task import tasks
 from ssmlens.training.architecture import ModelOptions
@@ -29,6 +30,7 @@ PARTS: dict[str, Any] = {
 }
 """The parts of a config by name. What a part says of an option is in the `Attributes` of its class or its entries'."""
 
+_MOST_BYTES = 1 << 20
 START = "start"
 """In config.json beside the fields: the names of those that say how the model starts."""
 
@@ -128,11 +130,9 @@ class TrainConfig(
             UsageError: The file cannot be read, or is no such file.
         """
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{file} cannot be read: {error}") from None
-        if not isinstance(values, dict):
-            raise UsageError(f"{file} is no training config: it must be {{field: value, ...}}")
+            values = read_object(file, _MOST_BYTES, links=True, refused=UsageError)
+        except FileNotFoundError:
+            raise UsageError(f"{file} cannot be read: there is no such file") from None
         return cls.from_dict(values)
 
     def digest(self) -> str:

@@ -5,13 +5,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.errors import BusyError, SsmlensError, UsageError
 from ssmlens.models.device import find_device
 from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.pack import Pack
 from ssmlens.training.plan import Plan, check
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.session import Progress, Session
 from ssmlens.training.trackers import find_tracker
 from ssmlens.training.trainee import Trainee

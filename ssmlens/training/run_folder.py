@@ -1,19 +1,25 @@
 """The folder of a run, as its trainer writes it; `runs.run` says what is in it and reads it."""
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import UsageError
-from ssmlens.runs.run import CONFIG, METRICS, SCORES, STATUS
-from ssmlens.store import disk
+from ssmlens.errors import RunFileError, UsageError
+from ssmlens.files import place
+from ssmlens.files.appended import AppendedFile
+from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.lock import Lock
+from ssmlens.files.new import write_file
+from ssmlens.files.plain_json import count_of, loads, read_bytes
+from ssmlens.runs.metrics import MOST_BYTES
+from ssmlens.runs.run import CHECKPOINTS, CONFIG, LOCK, METRICS, SCORES, STATUS
 from ssmlens.training.config import START, STARTS, TrainConfig
 
-_LOCK = ".lock"
+# Seconds to wait for the lock: who reads a run holds it for an instant, to see whether anybody trains there.
+_WAIT = 0.1
 
 
 class RunFolder:
@@ -31,17 +37,14 @@ class RunFolder:
 
     def __init__(self, path: Path, config: TrainConfig):
         self.path = path
-        with disk.told_in_one_line(path, 0):
+        with told_in_one_line(path):
             path.mkdir(parents=True, exist_ok=True)
-            # The lock goes with the process, however that ends.
-            self._lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        self._lock = Lock(path / LOCK, path, f"another process is training in {path}", wait=_WAIT)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._clean()
             self._open(config)
-        except BaseException as error:
-            os.close(self._lock)
-            if isinstance(error, BlockingIOError):
-                raise BusyError(f"another process is training in {path}") from None
+        except BaseException:
+            self._lock.close()
             raise
 
     def _open(self, config: TrainConfig) -> None:
@@ -49,8 +52,15 @@ class RunFolder:
             _require_same(self.path, config, TrainConfig.read(self.path / CONFIG))
         else:
             told = config.to_dict() | {START: sorted(STARTS)}
-            disk.write_file(self.path / CONFIG, _json(told, indent=1))
-        self._metrics = (self.path / METRICS).open("ab", buffering=0)
+            write_file(self.path / CONFIG, _json(told, indent=1))
+        self._metrics = AppendedFile(self.path / METRICS)
+
+    def _clean(self) -> None:
+        """Remove what a process that ended in the middle of writing has left."""
+        for folder in (self.path, self.path / CHECKPOINTS):
+            if place.is_folder(folder):
+                for path in folder.glob(f"*{place.PARTIAL}"):
+                    place.remove(path)
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -61,40 +71,43 @@ class RunFolder:
     def close(self) -> None:
         """Let others have the folder."""
         self._metrics.close()
-        os.close(self._lock)
+        self._lock.close()
 
     def measure(self, step: int, split: str, length: int | None, **values: float) -> None:
         """Append a line to metrics.jsonl; numbers that are not finite become null."""
         line = {"step": step, "split": split, "length": length, **values}
-        with disk.told_in_one_line(self.path / METRICS, 0):
-            self._metrics.write(_json(line) + b"\n")
+        self._metrics.append(_json(line) + b"\n")
 
     def tell(self, state: str, step: int, steps: int, seconds: float, error: str = "") -> None:
         """Replace status.json."""
         told = {"state": state, "step": step, "steps": steps, "seconds": round(seconds, 3)}
-        disk.write_file(self.path / STATUS, _json(told | ({"error": error} if error else {})))
+        write_file(self.path / STATUS, _json(told | ({"error": error} if error else {})))
 
     def keep_scores(self, layer: int, scores: Mapping[str, float]) -> None:
         """Write scores.json: those of the teacher's layer that the model starts as."""
-        disk.write_file(self.path / SCORES, _json({"layer": layer, "scores": dict(scores)}))
+        write_file(self.path / SCORES, _json({"layer": layer, "scores": dict(scores)}))
 
     def sync(self) -> None:
         """Wait until what was measured is on the disk: before the checkpoint that takes it as done."""
-        os.fsync(self._metrics.fileno())
+        self._metrics.sync()
 
     def cut_back(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond this step, and one that was not written to its end."""
-        text = (self.path / METRICS).read_bytes()
+        text = read_bytes(self.path / METRICS, MOST_BYTES)
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-        kept = b"".join(line for line in lines if json.loads(line)["step"] <= step)
+        kept = b"".join(line for line in lines if self._step(line) <= step)
         if kept != text:
             self._metrics.close()
-            disk.write_file(self.path / METRICS, kept)
-            self._metrics = (self.path / METRICS).open("ab", buffering=0)
+            write_file(self.path / METRICS, kept)
+            self._metrics = AppendedFile(self.path / METRICS)
 
-
-class BusyError(UsageError):
-    """Another process is training in this folder."""
+    def _step(self, line: bytes) -> int:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            step = count_of(loads(line), "step")
+            if step is not None:
+                return step
+        path = self.path / METRICS
+        raise RunFileError(f"{path} cannot be gone on with: {line[:80]!r} is no line of metrics")
 
 
 def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:

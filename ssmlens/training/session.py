@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.errors import SsmlensError
+from ssmlens.files.new import ensure_folder
 from ssmlens.recorder.capture import capture
 from ssmlens.recorder.prompts import from_task
 from ssmlens.runs.metrics import EVAL, TRAIN
+from ssmlens.runs.run import CHECKPOINTS
 from ssmlens.training import checkpoints
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trackers import Tracker
@@ -120,7 +122,7 @@ class Session:
             self.folder.sync()
             told = {"losses": losses, "seconds": self._seconds}
             checkpoints.save(
-                self.folder.path / "checkpoints",
+                self.folder.path / CHECKPOINTS,
                 self.trainee,
                 told,
                 keep_all=self._keep_checkpoints,
@@ -168,7 +170,7 @@ class Session:
     def _capture(self) -> None:
         config, trainee = self.config, self.trainee
         folder = self.folder.path / "captures"
-        folder.mkdir(exist_ok=True)
+        ensure_folder(folder)
         exam, model = trainee.plan.exam(config.length, _PROMPTS), trainee.model.eval()
         prompts = from_task(config.task, exam, config.seed, model.tokenizer)
         made = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)

@@ -9,13 +9,13 @@ from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 
-from ssmlens.errors import SsmlensError, UsageError
+from ssmlens.errors import BusyError, SsmlensError, UsageError
+from ssmlens.files.disk import told_in_one_line
 from ssmlens.runs.run import METRICS, Run, open_run
-from ssmlens.store.disk import told_in_one_line
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place, Work, Workers, engines
 from ssmlens.training.pool import Outcome, run_pool
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep_jobs import SweepJob, make_packs, take_shard
 
 # Runs that are trained together where the caller does not say: small models fill a GPU only side by side.

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.adapters.load import load_model
-from ssmlens.errors import UsageError
+from ssmlens.errors import BusyError, UsageError
+from ssmlens.files.disk import told_in_one_line
 from ssmlens.inits.init import choose_mixers
 from ssmlens.inits.transplant import CONTROLS
 from ssmlens.runs.run import Run
 from ssmlens.runs.students import Student, students
 from ssmlens.scores.ranking import Ranking
-from ssmlens.store.disk import told_in_one_line
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.plan import check
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import LayerRequest, like_teacher, score_layers
 

@@ -14,6 +14,8 @@ from torch import nn
 import ssmlens
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import ClosureError, UsageError
+from ssmlens.models.mamba_config import MambaConfig as SsmlensConfig
+from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.recorder import capture as module
 from ssmlens.recorder.prompts import Prompts, from_file
 from ssmlens.store import pack, verify
@@ -459,3 +461,22 @@ def test_nothing_is_logged(mamba, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         ssmlens.capture(mamba, IDS, tmp_path / "run").close()
     assert not [r for r in caplog.records if r.name.startswith("ssmlens")]
+
+
+def test_a_map_that_overflows_is_marked(tmp_path):
+    """B and C are huge and x is tiny: the output is finite, the map is not."""
+    torch.manual_seed(0)
+    config = {"d_model": 16, "n_layer": 1, "vocab_size": 32, "ssm_cfg": {"d_state": 4}}
+    model = MambaLM(SsmlensConfig(**config))
+    mixer = model.backbone.layers[0].mixer
+    with torch.no_grad():
+        mixer.x_proj.weight[-8:] *= 1e32
+        mixer.in_proj.weight[:32] *= 1e-10
+        mixer.conv1d.bias.zero_()
+    with ssmlens.capture(model, [[1, 2, 3, 4]], tmp_path / "c.h5") as captured:
+        layer = captured.layer(0)
+        assert np.isfinite(layer.read("closure_error")).all()
+        assert not np.isfinite(layer.read("attention_map")).all()
+        assert (layer.state, layer.attributes["reason"][:17]) == ("output", "its map overflows")
+        assert layer.verdict.answer == "no"
+    assert verify(tmp_path / "c.h5") == []

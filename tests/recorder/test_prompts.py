@@ -1,10 +1,12 @@
 """Prompts from everything a user may have, and one clear line for everything else."""
 
 import json
+import os
 
 import pytest
 import torch
 
+import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.models.tokenizers import Vocabulary
 from ssmlens.recorder.prompts import (
@@ -116,7 +118,7 @@ def test_a_file_of_json_lines(tmp_path):
         ("a.jsonl", '{"tokens": [1, "b"]}', "line 1: prompt 0: 'b' is not a token id"),
         ("a.jsonl", '{"tokens": [true]}', "line 1: prompt 0: True is not a token id"),
         ("a.jsonl", '{"tokens": [1.5]}', "line 1: prompt 0: 1.5 is not a token id"),
-        ("a.jsonl", '{"text": "a"}\n{"text": "a"', "line 2: not JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a"', "line 2: it is not JSON"),
         ("a.jsonl", '{"text": "a", "tokens": [1]}', 'line 1: a line is {"text"'),
         ("a.jsonl", "[1, 2]", 'line 1: a line is {"text"'),
         ("a.csv", "ab", "a.csv: prompts are read from .txt"),
@@ -134,7 +136,7 @@ def test_files_that_are_refused(tmp_path, name, content, told):
 
 def test_a_folder_is_not_a_file_of_prompts(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(UsageError, match=r"cannot read .*a\.txt: Is a directory"):
+    with pytest.raises(UsageError, match=r"a\.txt cannot be read: it is no plain file"):
         from_file(tmp_path / "a.txt", LETTERS)
 
 
@@ -360,3 +362,39 @@ def test_targets_in_json_lines_that_are_refused(tmp_path, line):
     path.write_text(line, encoding="utf-8")
     with pytest.raises(UsageError, match=r"prompts\.jsonl, line 1: .*(target|a line is)"):
         from_file(path, LETTERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("deep.jsonl", "[" * 100_000, "line 1: it is nested too deeply"),
+        ("number.jsonl", '{"tokens": [' + "9" * 5000 + "]}", "line 1: it holds an integer beyond"),
+        ("nan.jsonl", '{"tokens": [NaN]}', "line 1: NaN is not a finite number"),
+        ("long.txt", "a" * ((1 << 22) + 1), "line 1: it has 4194305 characters, more than"),
+    ],
+)
+def test_lines_that_are_refused(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=told) as error:
+        from_file(tmp_path / name, None)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
+def test_only_plain_files_of_prompts_are_read(tmp_path, kind):
+    path = tmp_path / "p.txt"
+    if kind == "huge":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        make = {"pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}
+        make.get(kind, path.mkdir)()
+    with pytest.raises(UsageError, match=r"p\.txt (cannot be read: it is no plain|is refused)"):
+        from_file(path, None)
+
+
+def test_more_tokens_than_anything_could_map_are_refused():
+    model = ssmlens.load_model("copy-mamba1-mimetic")
+    for options in ({"length": 10**11}, {"count": 10**11}, {"length": 10**8, "count": 1}):
+        with pytest.raises(UsageError, match="`length` times `count` is"):
+            from_named_task("copy", model, options)

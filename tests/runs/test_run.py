@@ -1,7 +1,10 @@
 """Run folders as a trainer writes them, half-writes them, and as somebody hostile would."""
 
+import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +41,37 @@ def folder(tmp_path):
     status = {"state": "running", "step": 3, "steps": 10, "seconds": 1.5}
     (path / "status.json").write_text(json.dumps(status))
     return path
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ssmlens.files.lock import Lock
+lock = Lock(Path(sys.argv[1]), Path("x"), "busy")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("status", ['{"state": "running", "step": 3}', None])
+def test_a_run_that_nobody_trains_any_more_is_stopped(folder, status):
+    (folder / "status.json").unlink()
+    if status:
+        (folder / "status.json").write_text(status)
+    going = "running" if status else "starting"
+    assert open_run(folder).status.state == going  # no lock: what it says is believed
+    lock = folder / ".lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE) as trainer:
+        trainer.stdout.readline()
+        run = open_run(folder)
+        assert run.status.state == going
+        assert run.reread() is run
+        trainer.kill()
+    again = run.reread()
+    assert again.status == dataclasses.replace(run.status, state="stopped")
+    assert again.reread() is again
+    (folder / "status.json").write_text('{"state": "failed", "error": "no"}')
+    assert open_run(folder).status.state == "failed"
 
 
 def append(folder, text):

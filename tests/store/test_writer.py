@@ -1,5 +1,6 @@
 """Stopping, resuming, sharing: the name without `.partial` is complete, and its digest never depends on the way."""
 
+import gc
 import os
 import shutil
 import threading
@@ -7,8 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.store import CaptureWriter, disk, open_capture, shards, verify, writer
+from ssmlens.errors import BusyError, SsmlensError, UsageError
+from ssmlens.files import place
+from ssmlens.store import CaptureWriter, open_capture, shards, verify, writer
 
 
 class Stopped(BaseException):
@@ -76,6 +78,7 @@ def test_stopped_after_each_shard(sample, tmp_path, digest, out):
         layer, batch = missing[0]
         part = sample.batch_of(arrays[layer], writer.prompts(batch))
         writer.write(layer, batch, part, sample.attributes(layer))
+        writer.close()
         assert not (tmp_path / out).exists()
         rounds += 1
     assert digest_of(writer.finish()) == digest
@@ -95,11 +98,11 @@ def interrupted(monkeypatch, module, name, after):
 
 
 @pytest.mark.parametrize(("out", "batches"), [("run.h5", 1), ("run", 1), ("run", 2)])
-@pytest.mark.parametrize("step", ["fsync", "rename", "replace_out", "rmtree", "assemble"])
+@pytest.mark.parametrize("step", ["fsync", "put", "replace_out", "rmtree", "assemble"])
 def test_stopped_between_any_two_steps(sample, tmp_path, monkeypatch, out, batches, step):
     places = {
         "fsync": (os, "fsync"),
-        "rename": (disk, "rename"),
+        "put": (place, "put"),
         "replace_out": (CaptureWriter, "_replace_out"),
         "rmtree": (shutil, "rmtree"),
         "assemble": (writer if out == "run.h5" else shards, "assemble"),
@@ -116,6 +119,7 @@ def test_stopped_between_any_two_steps(sample, tmp_path, monkeypatch, out, batch
                 return
             except Stopped:
                 pass
+            gc.collect()  # the locks of a process that is killed go with it
         path = sample.write_capture(folder / out, batches, asked=asked, resume=True)
         assert digest_of(path) == reference
         assert [p.name for p in folder.iterdir()] == [out]
@@ -135,6 +139,7 @@ def test_a_complete_capture_resumes_to_itself(sample, tmp_path, digest):
 def test_damaged_shards_are_written_again(sample, tmp_path, digest, damage):
     writer = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2], batches=2)
     sample.write_missing(writer, sample.samples())
+    writer.close()
     name = "header.h5" if damage == "header" else "layer-002.batch-0001-of-0002.h5"
     shard = tmp_path / "run.partial" / name
     data = bytearray(shard.read_bytes())
@@ -162,6 +167,7 @@ def test_half_written_files_are_not_taken_for_shards(sample, tmp_path, digest):
     writer = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2])
     (writer.partial / "layer-000.h5.partial").write_bytes(b"half")
     (writer.partial / "assembled.h5.partial").write_bytes(b"half")
+    writer.close()
     resumed = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2], resume=True)
     assert sample.write_missing(resumed, sample.samples()) == 2
     path = resumed.finish()
@@ -177,6 +183,7 @@ def test_half_written_files_are_not_taken_for_shards(sample, tmp_path, digest):
 def test_resuming_with_other_batches(sample, tmp_path, digest):
     first = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2], batches=4)
     first.write(0, 0, sample.batch_of(sample.samples()[0], range(1)), sample.attributes(0))
+    first.close()
     second = CaptureWriter(tmp_path / "run", sample.header(), layers=[0, 2], batches=2, resume=True)
     assert sample.write_missing(second, sample.samples()) == 4
     assert digest_of(second.finish()) == digest
@@ -229,9 +236,11 @@ def test_overwriting_keeps_the_old_until_the_new_is_complete(sample, tmp_path, d
     path = sample.write_capture(tmp_path / out)
     writer = CaptureWriter(path, asked, layers=[0, 2], overwrite=True)
     assert digest_of(path) == digest
+    writer.close()
     stopped = CaptureWriter(path, asked, layers=[0, 2], overwrite=True)
     part = sample.samples()[0]
     stopped.write(0, 0, part, sample.attributes(0))
+    stopped.close()
     writer = CaptureWriter(path, asked, layers=[0, 2], resume=True, overwrite=True)
     assert sample.write_missing(writer, sample.samples()) == 1
     assert digest_of(path) == digest
@@ -239,6 +248,14 @@ def test_overwriting_keeps_the_old_until_the_new_is_complete(sample, tmp_path, d
     with open_capture(path) as capture:
         assert capture.attributes["model"] == "new"
     assert [p.name for p in tmp_path.iterdir()] == [out]
+
+
+def test_a_capture_in_files_gives_way_to_one_file(sample, tmp_path, digest):
+    """Somebody has renamed it."""
+    sample.write_capture(tmp_path / "run").rename(tmp_path / "run.h5")
+    assert digest_of(sample.write_capture(tmp_path / "run.h5", overwrite=True)) == digest
+    assert (tmp_path / "run.h5").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.h5"]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(sample, tmp_path):
@@ -254,6 +271,8 @@ def test_writers_that_share_a_capture(sample, tmp_path, digest, out):
     arrays = sample.samples()
     first = CaptureWriter(tmp_path / out, sample.header(), layers=[2])
     assert sample.write_missing(first, arrays) == 1
+    with pytest.raises(BusyError, match=r"another process is writing .*\(its layer 2\)"):
+        CaptureWriter(tmp_path / out, sample.header(), layers=[2])
     assert first.finish() is None
     with pytest.raises(UsageError, match="`resume`"):
         CaptureWriter(tmp_path / out, sample.header(), layers=[2])

@@ -6,9 +6,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from ssmlens.errors import SsmlensError
+from ssmlens.errors import BusyError, SsmlensError
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import sweep
 
 # Of a hundred runs, how many do this the first time that they are begun.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import ssmlens
-from ssmlens.errors import UsageError
+from ssmlens.errors import BusyError, RunFileError, SsmlensError, UsageError
 from ssmlens.runs.run import open_run
 from ssmlens.tasks.copy import Copy
 from ssmlens.tasks.draws import batch_seed
@@ -22,7 +23,7 @@ from ssmlens.training.build import build_model
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.loop import train
 from ssmlens.training.plan import check
-from ssmlens.training.run_folder import BusyError, RunFolder
+from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.session import TrainingError
 
 CPU = {"device": "cpu"}
@@ -254,3 +255,75 @@ def test_every_checkpoint_is_kept_where_that_is_asked_for(tiny, tmp_path):
         ssmlens.load_model(tmp_path / "all" / "checkpoints" / name) for name in (every[1], "last")
     )
     assert not torch.equal(first.lm_head.weight, last.lm_head.weight)
+
+
+def test_links_in_a_run_folder_lead_nowhere(tiny, tmp_path):
+    """From a run folder that somebody sent: nothing outside is written or removed."""
+    precious, outside = tmp_path / "precious", tmp_path / "outside"
+    precious.write_text("dear")
+    (outside / "step-999999").mkdir(parents=True)
+    train(tiny(steps=4), tmp_path / "run", **CPU, checkpoint_every=2)
+    run = tmp_path / "run"
+    (run / "status.json").write_text('{"state": "running", "step": 2, "steps": 4}')
+    (run / "status.json.partial").symlink_to(precious)
+    (run / "checkpoints" / "step-000001").symlink_to(outside)
+    train(tiny(steps=4), run, **CPU, resume=True)
+    assert not (run / "status.json.partial").is_symlink()
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(outside)
+    (run / "status.json").write_text('{"state": "running", "step": 0, "steps": 4}')
+    with pytest.raises(SsmlensError, match="checkpoints: a link stands in its place"):
+        train(tiny(steps=4), run, **CPU, resume=True)
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(precious)
+    with pytest.raises(SsmlensError, match=r"metrics\.jsonl: a link stands in its place"):
+        train(tiny(steps=4), run, **CPU, resume=True)
+    assert precious.read_text() == "dear"
+    assert [path.name for path in outside.iterdir()] == ["step-999999"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("false",)
+
+
+@pytest.mark.parametrize(
+    "kind", ["garbage", "empty", "evil", "other model", "weights", "no losses"]
+)
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(tiny, tmp_path, kind):
+    out = train(tiny(steps=4), tmp_path / "run", **CPU, checkpoint_every=2).path
+    last = out / "checkpoints" / "last"
+    state, weights = last / "training.pt", last / "model.safetensors"
+    if kind == "other model":
+        other = train(tiny(steps=4, d_model=32), tmp_path / "other", **CPU).path
+        shutil.copy(other / "checkpoints" / "last" / "model.safetensors", weights)
+    elif kind == "weights":
+        weights.write_bytes(b"\xff" * 100)
+    elif kind == "no losses":
+        torch.save({**torch.load(state, weights_only=True), "progress": {"losses": "x"}}, state)
+    elif kind == "evil":
+        torch.save({"progress": Evil()}, state)
+    else:
+        state.write_bytes(b"garbage" if kind == "garbage" else b"")
+    (out / "status.json").write_text('{"state": "running", "step": 2, "steps": 4}')
+    with pytest.raises(
+        RunFileError, match=r"last cannot be gone on with \(.*\); remove it"
+    ) as error:
+        train(tiny(steps=4), out, **CPU, resume=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "status.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "garbage", "deep"])
+def test_files_of_a_run_that_are_not_what_they_must_be(tiny, tmp_path, name, kind):
+    out = train(tiny(steps=2), tmp_path / "run", **CPU).path
+    path = out / name
+    if name != "status.json":
+        (out / "status.json").write_text('{"state": "running", "step": 0, "steps": 2}')
+    path.unlink()
+    make = {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir}
+    text = {"garbage": '{"a": \n', "deep": "[" * 100_000 + "\n"}
+    make[kind]() if kind in make else path.write_text(text[kind])
+    with pytest.raises(SsmlensError, match=name.replace(".", r"\.")) as error:
+        train(tiny(steps=2), out, **CPU, resume=True)
+    assert "\n" not in str(error.value)

@@ -109,7 +109,7 @@ def test_what_is_interrupted_is_told_neither_done_nor_failed(tiny, tmp_path, mon
     with pytest.raises(MemoryError):
         train_pack(jobs, device="cpu", told=lambda i, state, error: told.update({i: state}))
     assert told == {0: "done"}
-    assert open_run(tmp_path / "long").status.state == "running"
+    assert open_run(tmp_path / "long").status.state == "stopped"
     monkeypatch.undo()
     assert together(jobs) == dict.fromkeys(range(2), ("done", ""))
 

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Made by this very call: never what somebody else made, nor what a link leads to.
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Sink:
     """A new file that never fails its writer: the first error is kept, and from then on bytes are only counted.
@@ -13,20 +16,20 @@ class Sink:
     Before the file is believed `sync` must be called, which raises that error. It has what h5py asks of a file.
 
     Args:
-        path: The file; whatever it held is gone.
+        path: The file. There must be none, nor a link, of that name.
 
     Attributes:
         size: Bytes written, those too that were only counted.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be made, or is there already.
     """
 
     def __init__(self, path: Path):
         self.size = 0
         self._place = 0
         self._error: BaseException | None = None
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        self._file = os.open(path, _NEW, 0o666)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Say where to read or write next."""

@@ -1,4 +1,4 @@
-"""JSON written by others, read as data: of a bounded size, out of plain files, with finite numbers or null."""
+"""Files written by others, read as data: plain files of a bounded size; JSON without surprises in its numbers."""
 
 import errno
 import json
@@ -8,36 +8,50 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ssmlens.errors import RunFileError
+from ssmlens.errors import RunFileError, SsmlensError
 
+Refusal = type[SsmlensError]
 _LARGEST_INTEGER = 2**63
 
 
-def read_bytes(path: Path, most: int, first: int = 0) -> bytes:
+def read_bytes(
+    path: Path,
+    most: int,
+    first: int = 0,
+    *,
+    links: bool = False,
+    refused: Refusal = RunFileError,
+) -> bytes:
     """The bytes of a plain file from `first` on.
 
     Args:
-        path: The file. Links, pipes and devices are refused: they would show, or wait for, something else.
+        path: The file. Pipes and devices are refused: they would wait for something, or never end.
         most: Bytes that the whole file may have.
         first: Where to begin.
+        links: Follow a link, as the hub's cache is made of; else it is refused: it would show something else.
+        refused: What is raised.
 
     Raises:
         FileNotFoundError: There is no such file.
-        RunFileError: It is no plain file, too large, or cannot be read.
+        SsmlensError: (`refused`) It is no plain file, too large, or cannot be read.
     """
+    follow = 0 if links else os.O_NOFOLLOW
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | follow | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
-    except OSError as error:
-        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise RunFileError(f"{path} cannot be read: {why}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            why = "it is a link"
+        raise refused(f"{path} cannot be read: {why}") from error
+    told = os.fstat(handle)
+    if not stat.S_ISREG(told.st_mode):
+        os.close(handle)
+        raise refused(f"{path} cannot be read: it is no plain file")
     with os.fdopen(handle, "rb", buffering=0) as stream:
-        told = os.fstat(handle)
-        if not stat.S_ISREG(told.st_mode):
-            raise RunFileError(f"{path} cannot be read: it is no plain file")
         if told.st_size > most:
-            raise RunFileError(f"{path} is refused: {told.st_size} bytes, more than {most}")
+            raise refused(f"{path} is refused: {told.st_size} bytes, more than {most}")
         stream.seek(first)
         parts, left = [], most - first
         while left > 0 and (part := stream.read(left)):
@@ -46,16 +60,21 @@ def read_bytes(path: Path, most: int, first: int = 0) -> bytes:
         return b"".join(parts)
 
 
-def loads(text: bytes) -> Any:
+def loads(text: bytes, *, finite: bool = True) -> Any:
     """The value of a JSON text.
 
+    Args:
+        text: UTF-8.
+        finite: Refuse numbers that are not finite. Some models' time steps end at Infinity.
+
     Raises:
-        ValueError: It is no JSON, or holds a number that is not finite or an integer beyond 64 bits; the message says
-            which.
+        ValueError: It is no JSON, is nested too deeply, or holds a number that is not finite or an integer beyond 64
+            bits; the message says which.
     """
+    number = _finite if finite else float
     try:
         return json.loads(
-            text.decode(), parse_float=_finite, parse_int=_integer, parse_constant=_finite
+            text.decode(), parse_float=number, parse_int=_integer, parse_constant=number
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -63,19 +82,39 @@ def loads(text: bytes) -> Any:
         raise ValueError(f"it is not JSON ({error.msg})") from error
 
 
-def read_object(path: Path, most: int) -> dict[str, Any]:
-    """The JSON object that a file holds.
+def read_json(
+    path: Path,
+    most: int,
+    *,
+    links: bool = False,
+    finite: bool = True,
+    refused: Refusal = RunFileError,
+) -> Any:
+    """The JSON value that a file holds; see `read_bytes` and `loads`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        RunFileError: It holds no object, or is refused.
+        SsmlensError: (`refused`) It holds no such value, or is refused.
     """
+    text = read_bytes(path, most, links=links, refused=refused)
     try:
-        value = loads(read_bytes(path, most))
+        return loads(text, finite=finite)
     except ValueError as error:
-        raise RunFileError(f"{path} cannot be read: {error}") from error
+        raise refused(f"{path} cannot be read: {error}") from error
+
+
+def read_object(
+    path: Path,
+    most: int,
+    *,
+    links: bool = False,
+    finite: bool = True,
+    refused: Refusal = RunFileError,
+) -> dict[str, Any]:
+    """The JSON object that a file holds; see `read_json`."""
+    value = read_json(path, most, links=links, finite=finite, refused=refused)
     if not isinstance(value, dict):
-        raise RunFileError(f"{path} cannot be read: it holds no object")
+        raise refused(f"{path} cannot be read: it holds no object")
     return value
 
 

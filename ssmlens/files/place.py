@@ -1,0 +1,125 @@
+"""Give what is complete its final name in one step, and remove what is there, without following a link."""
+
+import ctypes
+import errno
+import functools
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+PARTIAL = ".partial"
+"""Ends every name of what is not complete."""
+
+_OWN = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(PARTIAL)}$")
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_LONGEST_NAME = 255
+_UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def partial_path(path: Path) -> Path:
+    """The name that a folder bears while several processes fill it: `path`.partial."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def lock_path(path: Path, part: str = "") -> Path:
+    """The name of the lock on `path`, or on a part of it: hidden, beside it."""
+    return path.with_name(_cut("." + path.name, f"{part}.lock"))
+
+
+def own_name(path: Path) -> Path:
+    """A name beside `path` that nobody else can have: `path`.<64 random bits>.partial, cut where it is too long."""
+    return path.with_name(_cut(path.name, f".{secrets.token_hex(8)}{PARTIAL}"))
+
+
+def own_names(path: Path) -> list[Path]:
+    """What processes that ended in the middle left of `path`: all names that `own_name` could have given."""
+    stem = _OWN.sub("", own_name(path).name)
+    near = (other for other in path.parent.iterdir() if _OWN.search(other.name))
+    return [other for other in near if _OWN.sub("", other.name) == stem]
+
+
+def check_name(path: Path) -> None:
+    """Raise OSError where no file can have this name: it is too long, or the folder is none."""
+    with suppress(FileNotFoundError):
+        path.lstat()
+
+
+def put(complete: Path, path: Path) -> None:
+    """Give `complete` the name `path`; what has it goes. Nobody finds `path` absent or mixed meanwhile.
+
+    Raises:
+        OSError: It cannot be done: also where a folder would have to give way to a file, or a link to a folder.
+    """
+    if is_folder(complete) and path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if is_folder(complete) and is_folder(path):
+        exchange(complete, path)
+        sync_folder(path.parent)
+        remove(complete)
+    else:
+        complete.replace(path)
+        sync_folder(path.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two names change places: in one step where the system can (Linux), in three renames elsewhere.
+
+    Raises:
+        OSError: One of them is not there, or the folder cannot be changed.
+    """
+    call = _renameat2()
+    if call is not None:
+        names = _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other)
+        if call(*names, _RENAME_EXCHANGE) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in _UNKNOWN_CALL:
+            raise OSError(number, os.strerror(number), str(other))
+    aside = own_name(other)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder itself is there: a link to one is none."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link (not what it leads to); nothing where there is none."""
+    if is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the folder's names are on the disk (where the file system can say so)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cut(stem: str, ending: str) -> str:
+    """A name as long as names may be: `stem`, cut where that is needed, and `ending`."""
+    return os.fsdecode(os.fsencode(stem)[: _LONGEST_NAME - len(ending)]) + ending
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    with suppress(OSError, AttributeError):
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+        call.argtypes = [
+            *(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint),
+        ]
+        return call
+    return None
