@@ -88,7 +88,7 @@ class Mamba3Signals:
     B: Float[Tensor, "batch token head state"]
     C: Float[Tensor, "batch token head state"]
     x: Float[Tensor, "batch token head headdim"]
-    D: Float[Tensor, "head 1"]
+    D: Float[Tensor, "head #headdim"]
     gate: Float[Tensor, "batch token d_inner"]
     surroundings: Surroundings
 
