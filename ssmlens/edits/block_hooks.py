@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import arguments
@@ -94,10 +95,11 @@ class BlockHooks:
         self._others.append(first)
         if len(self._others) < len(self._block.mlps):
             return None
-        # What the last of them puts out makes the sum of all what it is to be.
-        *others, last = self._others
-        together = sum(others, start=last)
-        new = edit_stream(self._mlp, together, self._forward) - sum(others)
+        # Several are added up: what the sum changes by goes to the last of them.
+        together = sum(self._others[:-1], start=first)
+        new = edit_stream(self._mlp, together, self._forward)
+        if len(self._others) > 1:
+            new = first + (new - together)
         self._others = []
         return with_first_output(output, new)
 
@@ -106,7 +108,10 @@ class BlockHooks:
         assert stream is not None
         beside = output[1] if hands_on_residual(module) else None
         put_out = first if beside is None else first + beside
-        new = stream + edit_stream(self._added, put_out - stream, self._forward)
+        added = put_out - stream
+        edited = edit_stream(self._added, added, self._forward)
+        # Where nothing changes, not a bit does.
+        new = torch.where(edited == added, put_out + (edited - added), stream + edited)
         if beside is not None:
             new = new - beside
         return with_first_output(output, new.to(first.dtype))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import arguments, cache_with_state
@@ -25,6 +26,7 @@ class Forward:
         self._mask: Tensor | None = None
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
+        self._prefill_mask: Tensor | None = None  # cached steps of some models are given no mask
         self._known: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -36,7 +38,7 @@ class Forward:
         self.cached_step = any(cache_with_state(mixer, given) for mixer in self._mixers)
         self._before = self._seen if self.cached_step else 0
         if not self.cached_step:
-            self._prefill = None
+            self._prefill, self._prefill_mask = None, self._mask
         self._known.clear()
 
     def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
@@ -57,6 +59,9 @@ class Forward:
         return positions
 
     def _positions(self, batch: int, tokens: int, mask: Tensor | None) -> Positions:
+        if mask is None and self.cached_step and self._prefill_mask is not None:
+            later = self._before + tokens - self._prefill_mask.shape[1]
+            mask = torch.nn.functional.pad(self._prefill_mask, (0, later), value=1)
         if mask is not None and (len(mask) != batch or mask.shape[1] < tokens):
             mask = None
         positions = Positions.of(batch, tokens, mask, self._before, self._prefill)

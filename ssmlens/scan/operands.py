@@ -152,6 +152,8 @@ class DecayOperands(Operator):
         Raises:
             UsageError: A log decay of Mamba-1 that is not one step times A: a head has one step for all its states.
         """
+        if name == "log_decay":  # sums of −∞ have no difference; e^−200 is nothing
+            value = value.masked_fill(value == -torch.inf, -200.0)
         if name != "log_decay" or self.A is None:
             return super().with_quantity(name, value)
         write, write_now = self.writes
