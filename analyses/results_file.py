@@ -36,7 +36,7 @@ def keep(runs: Iterable[Run], file: Path, about: Mapping[str, Any]) -> int:
     first = configs[0] if configs else {}
     common = {k: v for k, v in first.items() if all(k in c and c[k] == v for c in configs)}
     told = [
-        {"config": {k: v for k, v in config.items() if k not in common}, **_told(run)}
+        {"config": {k: v for k, v in config.items() if k not in common}, **plain_run(run)}
         for run, config in zip(ended, configs, strict=True)
     ]
     lines = ",\n".join(json.dumps(run, allow_nan=False) for run in told)
@@ -70,15 +70,15 @@ def runs_below(out: Path) -> list[Run]:
     return [open_run(path) for path in find_runs(out)] if out.is_dir() else []
 
 
-def _told(run: Run) -> dict[str, Any]:
-    """What is kept of a run beside its config."""
+def plain_run(run: Run) -> dict[str, Any]:
+    """What is kept of a run beside its config, in plain values."""
     status = run.status
     told: dict[str, Any] = {
         "status": {
             "state": status.state,
             "step": status.step,
             "steps": status.steps,
-            "seconds": _plain(status.seconds) or 0.0,
+            "seconds": plain(status.seconds) or 0.0,
             "error": status.error,
         },
         "train": _curves(run.metrics, TRAIN, None, _POINTS),
@@ -88,7 +88,7 @@ def _told(run: Run) -> dict[str, Any]:
     if exams:
         told["exams"] = {split: _by_length(run.metrics, split) for split in exams}
     if run.teacher_scores:
-        told["scores"] = {name: _plain(value) for name, value in run.teacher_scores.items()}
+        told["scores"] = {name: plain(value) for name, value in run.teacher_scores.items()}
     return told
 
 
@@ -102,7 +102,7 @@ def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) 
     every = max(1, -(-len(steps) // most)) if most else 1
     kept = np.arange(len(steps))[::-1][::every][::-1]
     curves = {name: metrics.curve(name, split, length)[1][kept] for name in metrics.measures(split)}
-    measured = {k: [_plain(v) for v in c] for k, c in curves.items() if np.isfinite(c).any()}
+    measured = {k: [plain(v) for v in c] for k, c in curves.items() if np.isfinite(c).any()}
     return {"step": [int(step) for step in steps[kept]], **measured}
 
 
@@ -122,5 +122,6 @@ def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[
     return sorted(lines, key=lambda line: line[2])
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """A number as it is kept: to five digits; None where it is none."""
     return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None

@@ -6,6 +6,7 @@
 >>> rec[3].operands, rec[3].closure_error
 >>> cap = ssmlens.capture(model, prompts, out="run.h5")
 >>> ssmlens.rank_layers(cap)
+>>> ssmlens.attribute(model, "abcd|abc")
 >>> ssmlens.plot.map(cap.layer(3))
 
 The names below are imported when first used, so that `import ssmlens` costs nothing.
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from ssmlens import edits as edits
     from ssmlens import plot as plot
     from ssmlens.adapters.load import load_model
+    from ssmlens.attribution.logit import attribute
     from ssmlens.edits.context import editing
+    from ssmlens.effect.effects import effects
+    from ssmlens.effect.probe import probe
     from ssmlens.inits.mimetic import mimetic_
     from ssmlens.inits.transplant import transplant_
     from ssmlens.plot.report_page import report
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     )
     from ssmlens.scan.operators.decay_scan import ScanOperands
     from ssmlens.scan.selective_scan import selective_scan
-    from ssmlens.scores import rank_layers
+    from ssmlens.scores import rank_heads, rank_layers
     from ssmlens.store import open_capture, verify
     from ssmlens.training.config import TrainConfig
     from ssmlens.training.loop import train
@@ -51,16 +55,20 @@ __all__ = [
     "attention_map",
     "attention_map_and_mask",
     "attention_mask",
+    "attribute",
     "capture",
     "channel_maps",
     "compare",
     "editing",
+    "effects",
     "erase_map",
     "find_runs",
     "load_model",
     "mimetic_",
     "open_capture",
     "open_run",
+    "probe",
+    "rank_heads",
     "rank_layers",
     "recording",
     "report",
@@ -78,16 +86,20 @@ _HOMES = {
     "attention_map": "scan.hidden_attention",
     "attention_map_and_mask": "scan.hidden_attention",
     "attention_mask": "scan.hidden_attention",
+    "attribute": "attribution.logit",
     "capture": "recorder.capture",
     "channel_maps": "scan.hidden_attention",
     "compare": "runs.compare",
     "editing": "edits.context",
+    "effects": "effect.effects",
     "erase_map": "scan.hidden_attention",
     "find_runs": "runs.run",
     "load_model": "adapters.load",
     "mimetic_": "inits.mimetic",
     "open_capture": "store",
     "open_run": "runs.run",
+    "probe": "effect.probe",
+    "rank_heads": "scores",
     "rank_layers": "scores",
     "recording": "recorder.recording",
     "report": "plot.report_page",

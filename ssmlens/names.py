@@ -27,6 +27,9 @@ CONV_CHANNEL = "conv_channel"
 TAP = "tap"
 LAYER = "layer"
 BLOCK = "block"
+TERM = "term"  # of a logit: what one module adds to it
+MIXER = "mixer"  # a term that is split by heads and sources
+SOURCE = "source"  # the token that part of a term comes from
 
 # The maps of a layer: means over its heads, of M, of the decay, and of what a delta rule takes back.
 MAP = "map"
@@ -56,6 +59,7 @@ LARGEST_WHOLE_MAP = 8192
 OPERAND = "operand"  # what the layer's operator is made of
 MAP_ROLE = "map"
 STATISTIC = "statistic"  # what is kept exactly of a map that was reduced
+EFFECT = "effect"  # a value a prompt: what an edit of the layer does to the right next token's log-probability
 CHECK = "check"  # a value a prompt: how far to believe the layer
 WEIGHT = "weight"
 LABEL = "label"
@@ -85,6 +89,9 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
+    EFFECT: dict.fromkeys(
+        ("ablation_effect", "mean_ablation_effect", "cross_talk_effect"), (PROMPT,)
+    ),
     CHECK: dict.fromkeys(
         ("closure_error", "closure_worst_token", *MAP_ERRORS.values(), *AGREEMENTS.values()),
         (PROMPT,),

@@ -35,6 +35,9 @@ MAY_IMPORT = {
     "tasks": TASKS,
     "recorder": {"recorder", *ADAPTERS, *STORE, *TASKS},
     "edits": {"edits", "recorder", *ADAPTERS, *STORE, *TASKS},
+    "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
+    "attribution": {"attribution", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
+    "effect": {"effect", "edits", "recorder", *ADAPTERS, *STORE, *TASKS},
     "scores": SCORES,
     "runs": RUNS,
     "training": {"training", "inits", "recorder", *ADAPTERS, *SCORES, *TASKS, *RUNS},
@@ -54,7 +57,14 @@ OUTSIDE = {
 }
 COMMANDS_THAT_TRAIN = {
     PACKAGE / "cli" / f"{name}.py"
-    for name in ("config_options", "train", "sweep", "sweep_options", "transplant")
+    for name in (
+        "config_options",
+        "train",
+        "sweep",
+        "sweep_options",
+        "transplant",
+        "validate_ranking",
+    )
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 DASHBOARD = sorted((PACKAGE.parent / "apps" / "ssmlens_dashboard").rglob("*.py"))

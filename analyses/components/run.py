@@ -7,12 +7,9 @@ has ended (`exams`). `analyses.components.report` and `analyses.components.strat
 """
 
 from pathlib import Path
-from typing import Any
 
 from analyses.components.arms import MODELS, RATES, SEEDS, configs
-from analyses.components.exams import is_examined
-from analyses.components.work import reopen, train_and_examine
-from analyses.results_file import runs_below
+from analyses.components.work import sit_and_examine
 from analyses.sitting import options, sit
 from ssmlens.training.sweep import sweep
 
@@ -31,12 +28,7 @@ def main() -> None:
     if asked.generation == "mamba2":
         sit(asked, lambda **where: sweep(todo, asked.out, **where))
         return
-
-    def train(**where: Any) -> None:
-        reopen(runs_below(asked.out))
-        sweep(todo, asked.out, work=train_and_examine, **where)
-
-    sit(asked, train, whole=is_examined)
+    sit_and_examine(asked, todo)
 
 
 if __name__ == "__main__":

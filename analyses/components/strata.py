@@ -8,8 +8,9 @@ combination of these over the pairs.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from ssmlens.runs.metrics import EVAL
 from ssmlens.runs.run import Run
 
 Arm = frozenset[str]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +109,25 @@ Cells = Mapping[Arm, Float[np.ndarray, " seed"]]
 
 
 def cells(runs: Sequence[Run], outcome: Outcome) -> dict[Arm, Float[np.ndarray, " seed"]]:
-    """Every arm's value for each seed: the mean over all rates. A seed that lacks a rate is left out."""
-    found: dict[Arm, dict[int, dict[float, float]]] = {}
+    """Every set of components with its values, see `cells_by`."""
+    return cells_by(runs, outcome, arm_of)
+
+
+def cells_by(
+    runs: Sequence[Run], outcome: Outcome, key: Callable[[Run], Key]
+) -> dict[Key, Float[np.ndarray, " seed"]]:
+    """Every arm's value for each seed: the mean over all rates. A seed that lacks a rate is left out.
+
+    Args:
+        runs: Of one grid of rates.
+        outcome: What they are judged by.
+        key: The arm of a run.
+    """
+    found: dict[Key, dict[int, dict[float, float]]] = {}
     for run in runs:
         value = outcome.of(run)
         if run.seed is not None and np.isfinite(value):
-            seeds = found.setdefault(arm_of(run), {})
+            seeds = found.setdefault(key(run), {})
             seeds.setdefault(run.seed, {})[run.learning_rate] = value
     rates = {rate for seeds in found.values() for held in seeds.values() for rate in held}
     return {
@@ -137,13 +152,29 @@ def effect(
     held = [(values.get(a, none), values.get(b, none)) for a, b in pairs]
     if not held or not all(len(values) for pair in held for values in pair):
         return None
-    mean = fmean(float(b.mean() - a.mean()) for a, b in held)
-    return Effect(contrast, mean, _interval(held, mean), permutation_p(held), len(held))
+    found = difference(held)
+    return Effect(contrast, found.mean, found.interval, found.p, len(held))
 
 
-def permutation_p(
-    pairs: Sequence[tuple[Float[np.ndarray, " ours"], Float[np.ndarray, " theirs"]]],
-) -> float:
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far apart two sides are: the mean, all shifts that the test does not reject at 5 %, and its two-sided p."""
+
+    mean: float
+    interval: tuple[float, float]
+    p: float
+
+
+Pairs = Sequence[tuple[Float[np.ndarray, " ours"], Float[np.ndarray, " theirs"]]]
+
+
+def difference(pairs: Pairs) -> Difference:
+    """Mean of theirs less mean of ours, over the pairs of arms."""
+    mean = fmean(float(b.mean() - a.mean()) for a, b in pairs)
+    return Difference(mean, _interval(pairs, mean), permutation_p(pairs))
+
+
+def permutation_p(pairs: Pairs) -> float:
     """Share of all ways to deal each pair's values anew whose summed difference of means is as far from 0. Exact.
 
     The sums of half of the pairs are sorted, and each sum of the other half looks up how many of them suffice, so that
@@ -187,7 +218,7 @@ def _sums(deals: Sequence[Float[np.ndarray, " deal"]]) -> Float[np.ndarray, " de
     return total
 
 
-def _interval(pairs: Sequence[tuple[np.ndarray, np.ndarray]], mean: float) -> tuple[float, float]:
+def _interval(pairs: Pairs, mean: float) -> tuple[float, float]:
     """Shifts whose removal leaves p above 5 %: found by halving, to .0005."""
 
     def kept(shift: float) -> bool:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from analyses.components.arms import combinations
 from analyses.components.content import content_cells
 from analyses.components.exams import DUPLICATES, FREE, NGRAMS, OTHER
+from analyses.components.shares import mean, spread
 from analyses.components.strata import (
     CONTRASTS,
     Arm,
@@ -120,7 +119,7 @@ def arms(runs: Sequence[Run]) -> list[list[str]]:
     found = {name: cells(runs, outcome) for name, outcome in columns.items()}
     table = [["arm", *columns]]
     for arm in _arms(found[f"characters {LENGTHS[1]}"]):
-        table.append([_name(arm), *(_spread(found[name].get(arm)) for name in columns)])
+        table.append([_name(arm), *(spread(found[name].get(arm)) for name in columns)])
     return table
 
 
@@ -136,9 +135,7 @@ def duplicates(runs: Sequence[Run]) -> list[list[str]]:
                 cells(runs, Outcome("char", length, split.format(n)))
                 for split in (DUPLICATES, OTHER)
             ]
-    rows = [
-        [_name(arm), *(_mean(found.get(arm)) for found in columns)] for arm in _arms(columns[3])
-    ]
+    rows = [[_name(arm), *(mean(found.get(arm)) for found in columns)] for arm in _arms(columns[3])]
     return [header, *rows]
 
 
@@ -168,7 +165,7 @@ def by_rate(runs: Sequence[Run], length: int) -> list[list[str]]:
         at_rate = [run for run in runs if run.learning_rate == rate]
         found[rate] = cells(at_rate, Outcome("char", length))
     rows = [
-        [_name(arm), *(_spread(found[r].get(arm)) for r in rates)] for arm in _arms(found[rates[0]])
+        [_name(arm), *(spread(found[r].get(arm)) for r in rates)] for arm in _arms(found[rates[0]])
     ]
     return [["arm", *(f"{rate:g}" for rate in rates)], *rows]
 
@@ -181,16 +178,6 @@ def _arms(values: Cells) -> list[Arm]:
 def _name(arm: Arm) -> str:
     (name,) = ("+".join(chosen) for chosen in combinations() if frozenset(chosen) == arm)
     return name or "default"
-
-
-def _spread(values: np.ndarray | None) -> str:
-    if values is None or not len(values):
-        return "-"
-    return f"{values.mean():.2f} ({values.min():.2f}..{values.max():.2f})"
-
-
-def _mean(values: np.ndarray | None) -> str:
-    return "-" if values is None or not len(values) else f"{values.mean():.2f}"
 
 
 if __name__ == "__main__":

@@ -1,19 +1,39 @@
-"""What a worker of the sweep does: train a pack of runs, then examine each."""
+"""A sweep whose runs are examined: what a worker does, train a pack of runs and then examine each; and its sitting."""
 
+import argparse
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from analyses.components.exams import examine, give_up, is_examined
+from analyses.results_file import runs_below
+from analyses.sitting import sit
 from ssmlens.models.device import find_device
 from ssmlens.runs.run import Run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place
 from ssmlens.training.loop import train_pack
 from ssmlens.training.run_folder import RunFolder
+from ssmlens.training.sweep import sweep
 from ssmlens.training.sweep_jobs import SweepJob
+
+
+def sit_and_examine(asked: argparse.Namespace, todo: Sequence[TrainConfig]) -> None:
+    """Train and examine what is left of some runs, see `sitting.sit`.
+
+    Args:
+        asked: Of `sitting.options`.
+        todo: Every run of the experiment.
+    """
+
+    def train(**where: Any) -> None:
+        reopen(runs_below(asked.out))
+        sweep(todo, asked.out, work=train_and_examine, **where)
+
+    sit(asked, train, whole=is_examined)
 
 
 def train_and_examine(

@@ -16,8 +16,6 @@ from ssmlens_dashboard.page import Page, control_id
 SHOWN = Input("shown", "data")
 """Changes, in the browser, with the address and with what the server says it stands for."""
 
-_followed: set[str] = set()
-
 
 def segments(field: str, options: Sequence[tuple[str, str]]) -> Component:
     """A row of choices for a field: (value in the address, what the reader sees), the first one chosen at first."""
@@ -53,9 +51,7 @@ def following(field: str) -> tuple[Output, Input]:
 def follow(page: Page, *fields: str) -> None:
     """Keep a page's controls at what the address says, whatever changed it.
 
-    A field has one control, on however many pages: the first page that asks declares it for all.
+    A field has one control, on however many pages, and one callback for them all: see `shell.connect_scripts`.
     """
     for field in fields:
-        if field not in _followed:
-            _followed.add(field)
-            page.clientside("controls", *following(field))
+        page.clientside("controls", *following(field))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update, set_props
+from dash import Dash, Input, Output, State, dcc, no_update, set_props
 from dash.dependencies import Wildcard
 from dash.development.base_component import Component
 
@@ -156,5 +156,3 @@ def bind(
             [*view.outputs, Output(told, "data")],
             [Input(here_id(page.name), "data"), State(told, "data"), *view.also],
         )(bound(view))
-    for function, dependencies in page.scripts:
-        app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)

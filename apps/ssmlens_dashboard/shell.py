@@ -116,13 +116,23 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         sent, now = changes([address.theme, _links(pages, address), *around], told)
         return [*sent, now]
 
+    connect_scripts(app, pages)
+    for page in pages:
+        bind(app, page, library, trouble)
+
+
+def connect_scripts(app: Dash, pages: Sequence[Page]) -> None:
+    """Make the callbacks that run in the browser, see assets/; what several pages ask for is made once."""
     app.clientside_callback(
         ClientsideFunction("ssmlens", "control"),
         Input(control_id(ALL), "value"),
         prevent_initial_call=True,  # pyright: ignore[reportArgumentType]
     )
-    for field in _SELECTS:
-        app.clientside_callback(ClientsideFunction("ssmlens", "controls"), *following(field))
+    of_frame = [("controls", following(field)) for field in _SELECTS]
+    for function, dependencies in dict.fromkeys(
+        [*of_frame, *(script for page in pages for script in page.scripts)]
+    ):
+        app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)
     app.clientside_callback(ClientsideFunction("ssmlens", "told"), Input("scene", "data"))
     app.clientside_callback(
         ClientsideFunction("ssmlens", "again"), Input(_again_id(ALL), "n_intervals")
@@ -139,8 +149,6 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         Output("mounted", "data"),
         Input(here_id(ALL), "data"),
     )
-    for page in pages:
-        bind(app, page, library, trouble)
 
 
 def surroundings_of(

@@ -2,6 +2,8 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,30 @@ from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.transformers_shared import TransformersAdapter
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.models.parameters import Number
-from ssmlens.models.projections_delta import DeltaWeights, finish_delta, project_delta
+from ssmlens.models.projections_delta import (
+    DeltaInputs,
+    DeltaWeights,
+    finish_delta,
+    project_delta,
+)
+from ssmlens.models.submodules import called
 from ssmlens.scan.operators.delta_rule import DeltaRule
+
+_QKV_BETA = ("q_proj", "k_proj", "v_proj", "b_proj")
 
 
 class DeltaAdapter(TransformersAdapter):
-    """Mixers that write with a delta rule (`models.projections_delta`)."""
+    """Mixers that write with a delta rule (`models.projections_delta`).
+
+    Attributes:
+        norm: Name of the norm before the gate.
+        out_proj: Name of the last layer.
+        norm_takes_rows: Whether the norm is handed batch, tokens and heads as one axis.
+    """
+
+    norm: str = "norm"
+    out_proj: str = "out_proj"
+    norm_takes_rows: bool = True
 
     block_kind = names.DELTA_RULE
     tf32_kernels = True  # flash-linear-attention's
@@ -27,6 +47,10 @@ class DeltaAdapter(TransformersAdapter):
     @abstractmethod
     def named_weights(self, mixer: Any) -> DeltaWeights:
         """The weights and settings as `models.projections_delta` takes them."""
+
+    @abstractmethod
+    def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """What the mixer's linear layers make of its input, every layer called."""
 
     def project(self, mixer: nn.Module, given: MixerInput) -> DeltaRule:
         """See `Adapter.project`."""
@@ -58,6 +82,20 @@ class DeltaAdapter(TransformersAdapter):
             conv_B=conv_k.unflatten(0, per_group),
             conv_C=conv_q.unflatten(0, per_group),
         )
+
+    def calls(self, mixer: Any, linear: Sequence[str]) -> dict[str, Any]:
+        """The fields of `DeltaWeights` that say which layers must be called.
+
+        Args:
+            mixer: The mixer.
+            linear: Names of the layers that `call_layers` calls.
+        """
+        layers = called(mixer, conv1d="conv1d", norm=self.norm, out_proj=self.out_proj)
+        if (norm := layers.get("norm")) is not None and self.norm_takes_rows:
+            layers["norm"] = lambda y, gate: norm(y.flatten(0, 2), gate.flatten(0, 2)).view_as(y)
+        by_call = called(mixer, **{name: name for name in linear})
+        inputs = partial(self.call_layers, mixer) if by_call else None
+        return {"called": layers, "inputs": inputs}
 
     def settings(self, mixer: nn.Module) -> dict[str, Any]:
         """See `Adapter.settings`."""
@@ -112,11 +150,33 @@ class QwenDeltaAdapter(DeltaAdapter):
             round_norm=True,
             **convolution(mixer),
             **gated_norm(mixer.norm),
+            **self.calls(mixer, ("in_proj_qkv", "in_proj_b", "in_proj_a", "in_proj_z")),
+        )
+
+    def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """See `DeltaAdapter.call_layers`."""
+        keys = mixer.key_dim
+        return DeltaInputs(
+            *mixer.in_proj_qkv(hidden).split([keys, keys, mixer.value_dim], dim=-1),
+            beta=mixer.in_proj_b(hidden),
+            decay=mixer.in_proj_a(hidden),
+            gate=mixer.in_proj_z(hidden),
         )
 
 
 class KimiDeltaAdapter(DeltaAdapter):
-    """Families with the parameter and attribute names of Kimi Delta Attention: one decay a state."""
+    """Families with the parameter and attribute names of Kimi Delta Attention: one decay a state.
+
+    Attributes:
+        decay_layers: Layers that make the decay's input, one after another.
+        gate_layers: Layers that make the gate, likewise.
+    """
+
+    decay_layers: tuple[str, ...] = ("forget_gate.f_a_proj", "forget_gate.f_b_proj")
+    gate_layers: tuple[str, ...] = ("g_a_proj", "g_b_proj")
+    norm = "o_norm"
+    out_proj = "o_proj"
+    norm_takes_rows = False
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
         """See `DeltaAdapter.named_weights`."""
@@ -127,23 +187,26 @@ class KimiDeltaAdapter(DeltaAdapter):
             W_k=mixer.k_proj.weight.unflatten(0, per_head),
             W_v=mixer.v_proj.weight.unflatten(0, per_head),
             W_beta=mixer.b_proj.weight,
-            W_decay=self.decay_matrices(mixer),
-            W_gate=self.gate_matrices(mixer),
+            W_decay=tuple(mixer.get_submodule(name).weight for name in self.decay_layers),
+            W_gate=tuple(mixer.get_submodule(name).weight for name in self.gate_layers),
             A_log=forget.A_log.view(-1),
             dt_bias=forget.dt_bias,
             out_proj_weight=mixer.o_proj.weight,
             **convolution(mixer),
             **gated_norm(mixer.o_norm),
             **self.decay_settings(mixer),
+            **self.calls(mixer, _QKV_BETA + self.decay_layers + self.gate_layers),
         )
 
-    def decay_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
-        """See `DeltaWeights.W_decay`."""
-        return (mixer.forget_gate.f_a_proj.weight, mixer.forget_gate.f_b_proj.weight)
-
-    def gate_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
-        """See `DeltaWeights.W_gate`."""
-        return (mixer.g_a_proj.weight, mixer.g_b_proj.weight)
+    def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """See `DeltaAdapter.call_layers`."""
+        q, k, v, beta = (getattr(mixer, name)(hidden) for name in _QKV_BETA)
+        decay = gate = hidden
+        for name in self.decay_layers:
+            decay = mixer.get_submodule(name)(decay)
+        for name in self.gate_layers:
+            gate = mixer.get_submodule(name)(gate)
+        return DeltaInputs(q, k, v, beta, decay, gate)
 
     def decay_settings(self, mixer: Any) -> dict[str, Any]:
         """The fields of `DeltaWeights` that tell how the decay is computed."""

@@ -31,7 +31,7 @@ class Mamba3Adapter(Adapter):
 
     def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
-        return project_mamba3(given.hidden, self.named_weights(mixer))
+        return project_mamba3(given.hidden, self.named_weights(mixer), given.token_mask)
 
     def finish(
         self,

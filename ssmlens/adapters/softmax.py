@@ -55,10 +55,9 @@ class SoftmaxAdapter(Adapter):
         self, mixer: nn.Module, given: MixerInput, output: Any
     ) -> tuple[MixerInput, Tensor]:
         """See `Adapter.read_output`. The softmax weights join the input."""
-        plain = MixerInput(given.hidden)
         first = output[0] if isinstance(output, tuple) else output
         if is_mha(mixer):
-            return plain, first
+            return given, first
         rest = output[1:] if isinstance(output, tuple) else ()
         weights = next((part for part in rest if isinstance(part, Tensor) and part.ndim == 4), None)
         if weights is None:
@@ -70,7 +69,7 @@ class SoftmaxAdapter(Adapter):
     def project(self, mixer: Any, given: MixerInput) -> Operator:
         """See `Adapter.project`. `x` are the values, None where they cannot be read."""
         if is_mha(mixer):
-            return attention_operands(given.hidden, mixer)
+            return attention_operands(given.hidden, mixer, given.token_mask)
         assert given.weights is not None
         values = None if self.unclosable(mixer) else _values(mixer, given)
         return SoftmaxWeights(weights=given.weights, x=values)

@@ -20,7 +20,7 @@ class SsmlensLinearAttention(Adapter):
 
     def project(self, mixer: Any, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
-        return mixer.operands(given.hidden)
+        return mixer.operands(given.hidden, given.token_mask)
 
     def finish(
         self, mixer: Any, y: Float[Tensor, "batch token head headdim"], operands: Operator

@@ -1,10 +1,13 @@
 """MambaLM's Mamba-1 mixer, the plain-torch twin of mamba_ssm's."""
 
+from typing import Any
+
 from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.models.projections import Mamba1Weights
 
 
 @register
@@ -13,6 +16,10 @@ class SsmlensMamba(Mamba1Adapter):
 
     family = "ssmlens Mamba"
     mixers = ("ssmlens.models.mamba.Mamba",)
+
+    def named_weights(self, mixer: Any) -> Mamba1Weights:
+        """See `Mamba1Adapter.named_weights`."""
+        return mixer.weights()
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`."""

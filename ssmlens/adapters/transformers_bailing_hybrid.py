@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.delta_shared import KimiDeltaAdapter
@@ -17,13 +17,8 @@ class TransformersBailingHybrid(KimiDeltaAdapter):
         "transformers.models.bailing_hybrid.modeling_bailing_hybrid.BailingHybridDeltaAttention",
     )
 
-    def decay_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
-        """See `DeltaWeights.W_decay`."""
-        return (mixer.forget_gate.f_proj.weight,)
-
-    def gate_matrices(self, mixer: Any) -> tuple[Tensor, ...]:
-        """See `DeltaWeights.W_gate`."""
-        return (mixer.g_proj.weight,)
+    decay_layers = ("forget_gate.f_proj",)
+    gate_layers = ("g_proj",)
 
     def decay_settings(self, mixer: Any) -> dict[str, Any]:
         """See `KimiDeltaAdapter.decay_settings`."""

@@ -4,12 +4,15 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
 from ssmlens.adapters.weight_views import WeightViews
-from ssmlens.models.projections_delta import DeltaWeights
+from ssmlens.models.projections_delta import DeltaInputs, DeltaWeights
+
+_LINEAR = ("q_proj", "k_proj", "v_proj", "b_proj", "a_proj", "g_proj")
 
 
 @register
@@ -17,6 +20,8 @@ class TransformersOlmoHybrid(DeltaAdapter):
     """`transformers.models.olmo_hybrid.OlmoHybridGatedDeltaNet`."""
 
     family = "transformers OlmoHybridGatedDeltaNet"
+    norm = "o_norm"
+    out_proj = "o_proj"
     mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
@@ -35,7 +40,12 @@ class TransformersOlmoHybrid(DeltaAdapter):
             round_norm=True,
             **(convolution(mixer) if hasattr(mixer, "conv1d") else _three_convolutions(mixer)),
             **gated_norm(mixer.o_norm),
+            **self.calls(mixer, _LINEAR),
         )
+
+    def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """See `DeltaAdapter.call_layers`."""
+        return DeltaInputs(*(getattr(mixer, name)(hidden) for name in _LINEAR))
 
     def weights(self, mixer: Any) -> WeightViews:
         """See `Adapter.weights`. Where q, k and v have a convolution each, no view is the whole of it."""

@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
 from ssmlens.adapters.weight_views import WeightViews
-from ssmlens.models.projections_delta import DeltaWeights
+from ssmlens.models.projections_delta import DeltaInputs, DeltaWeights
 
 
 @register
@@ -43,7 +44,18 @@ class TransformersQwen3Next(DeltaAdapter):
             round_norm=True,
             **convolution(mixer),
             **gated_norm(mixer.norm),
+            **self.calls(mixer, ("in_proj_qkvz", "in_proj_ba")),
         )
+
+    def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """See `DeltaAdapter.call_layers`."""
+        groups, d_k = mixer.num_k_heads, mixer.head_k_dim
+        values, heads = mixer.value_dim // groups, mixer.num_v_heads // groups
+        qkvz = mixer.in_proj_qkvz(hidden).unflatten(2, (groups, -1))
+        beta_and_decay = mixer.in_proj_ba(hidden).unflatten(2, (groups, -1))
+        q, k, v, gate = qkvz.split([d_k, d_k, values, values], dim=3)
+        beta, decay = beta_and_decay.split([heads, heads], dim=3)
+        return DeltaInputs(*(part.flatten(2) for part in (q, k, v, beta, decay, gate)))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. The rows of β and of the decay are no view where key heads share out value heads."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.transformers_shared import TransformersMamba1Adapter
 from ssmlens.models.projections import Mamba1Weights
+from ssmlens.models.submodules import called
 
 
 @register
@@ -23,6 +24,11 @@ class TransformersZamba(TransformersMamba1Adapter):
     def named_weights(self, mixer: Any) -> Mamba1Weights:
         """See `Mamba1Adapter.named_weights`."""
         bias = mixer.in_proj.bias
+        calls = called(mixer, in_proj="in_proj", conv1d="conv1d", out_proj="out_proj")
+        if (in_proj := calls.get("in_proj")) is not None:
+            calls["in_proj"] = lambda u: _first_x_then_gate(in_proj(u).movedim(-1, 0)).movedim(
+                0, -1
+            )
         return Mamba1Weights(
             in_proj_weight=_first_x_then_gate(mixer.in_proj.weight),
             in_proj_bias=None if bias is None else _first_x_then_gate(bias),
@@ -36,6 +42,7 @@ class TransformersZamba(TransformersMamba1Adapter):
             out_proj_weight=mixer.out_proj.weight,
             out_proj_bias=mixer.out_proj.bias,
             activation=mixer.act,
+            called=calls,
         )
 
     def tiny_model(self) -> nn.Module:

@@ -10,7 +10,10 @@ COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
+    "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
     "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
+    "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
+    "effects": ("effects", "what edits do where prompts have targets, layer by layer"),
     "info": ("info", "what a capture holds"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
     "pack": ("pack", "make one HDF5 file of a capture folder"),
@@ -18,6 +21,7 @@ COMMANDS = {
     "sweep": ("sweep", "train many: arms, learning rates, seeds; goes on where it was"),
     "compare": ("compare", "the arms of a sweep, each at its best learning rate"),
     "transplant": ("transplant", "a student from each layer of a teacher, against its scores"),
+    "validate-ranking": ("validate_ranking", "does rank-layers predict what students learn?"),
     "models": ("models", "the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, open report and dashboard"),
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:12}  {line}" for name, (_, line) in COMMANDS.items()]
+    lines = [f"  {name:16}  {line}" for name, (_, line) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: ssmlens COMMAND [options]",

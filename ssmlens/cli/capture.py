@@ -3,8 +3,11 @@
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
@@ -26,11 +29,13 @@ class CaptureCommand:
     prompts: Path | None = None
     """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
     task: str | None = None
-    """Make prompts: repeat (random tokens twice over); if tokens are letters, copy, stack, sort, recall or ngram."""
+    """Make prompts of a task."""
     length: int | None = None
     """Letters of the task's strings; pairs, of recall. Default: 40, repeat 64, recall 16; or what the letters allow."""
     count: int | None = None
     """How many prompts the task makes. Default: 4."""
+    text: Path | None = None
+    """Folder of text that the task bytes draws from."""
     seed: int = 0
     """Seed of the task."""
     out: Path | None = None
@@ -57,8 +62,26 @@ class CaptureCommand:
     """Store layers whose closure fails, instead of stopping there."""
     store_discretized: bool = False
     """Store the discretised A and B as well; otherwise the reader computes them when asked."""
+    effects: bool = False
+    """Store what each layer does for the right next token at the prompts' targets: the effect of ablating its mixer
+    (zero, mean) and of knocking out its cross-talk."""
     json: bool = False
     """Print the result as JSON."""
+
+    @classmethod
+    def help_page(cls, words: Sequence[str]) -> type:
+        """The command as its help page shows it: with the names of all tasks."""
+        from ssmlens.tasks.task import tasks
+
+        told = (
+            f"Make prompts of a task: {', '.join(tasks)}. repeat, random tokens twice over, is for every model; "
+            "bytes for models of bytes; the others for models whose tokens are letters."
+        )
+        task: Any = Annotated[str | None, tyro.conf.arg(help=told)]
+        field = ("task", task, dataclasses.field(default=None))
+        page = dataclasses.make_dataclass(cls.__name__, [field], bases=(cls,), frozen=True)
+        page.__doc__ = cls.__doc__
+        return page
 
     def run(self) -> Result:
         """Do it."""
@@ -89,6 +112,7 @@ class CaptureCommand:
                 overwrite=self.overwrite,
                 keep_going=self.keep_going,
                 store_discretized=self.store_discretized,
+                further=self._further(),
                 progress=tell,
                 command=shlex.join(["ssmlens", *sys.argv[1:]]),
             )
@@ -97,6 +121,13 @@ class CaptureCommand:
             return Result({"out": str(out), "complete": False}, text)
         with captured:
             return describe(captured, out)
+
+    def _further(self) -> Any:
+        if not self.effects:
+            return None
+        from ssmlens.effect.layers import LayerEffects
+
+        return LayerEffects
 
     def _check_options(self) -> None:
         sources = [
@@ -112,6 +143,10 @@ class CaptureCommand:
             raise UsageError(f"give one of {' and '.join(sources)}, not both")
         if self.task is None and (self.length is not None or self.count is not None):
             raise UsageError("--length and --count go with --task")
+        if (self.text is not None) != (self.task == "bytes"):
+            raise UsageError("--text FOLDER goes with --task bytes, and that needs it")
+        if self.task == "bytes" and self.length is not None:
+            raise UsageError("--length does not go with --task bytes, whose rows have 1024 bytes")
 
     def _prompts(self, model: Any) -> Any:
         from ssmlens.recorder import prompts
@@ -123,7 +158,8 @@ class CaptureCommand:
         if self.prompts is not None:
             return prompts.from_file(self.prompts, tokenizer, why_none)
         if self.task is not None:
-            asked = {"length": self.length, "count": self.count}
+            text = None if self.text is None else str(self.text)
+            asked = {"length": self.length, "count": self.count, "text": text}
             options = {name: value for name, value in asked.items() if value is not None}
             return prompts.from_named_task(self.task, model, options, self.seed)
         return None

@@ -18,6 +18,8 @@ Options = TypeVar("Options")
 # Arguments of the library in a message, and those whose options have other names.
 _ARGUMENT = re.compile(r"`([a-z_]+)`")
 _OPTIONS = {"devices": "device", "trackers": "tracker"}
+HELP_ALL = "--help-all"
+"""Of a command whose `--help` is a first page: the page with every option."""
 _BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")
 
 
@@ -70,8 +72,10 @@ def parse_options(options: Callable[..., Options], name: str, words: Sequence[st
     """A command, or another dataclass of options, from words; bad ones raise _BadOptionsError with one line."""
     import tyro
 
-    if not {"-h", "--help"}.isdisjoint(words):
-        options = getattr(options, "help_page", lambda words: options)(words)
+    help_page = getattr(options, "help_page", None)
+    if help_page is not None and not {"-h", "--help", HELP_ALL}.isdisjoint(words):
+        options = help_page(words)
+        words = ["--help" if word == HELP_ALL else word for word in words]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

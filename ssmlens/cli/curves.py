@@ -9,14 +9,20 @@ _WIDTH = 40
 
 def curves(runs: Sequence[Any]) -> str:
     """A line a run: its arm, the share of characters right at the training length as it rose, and the last values."""
+    from ssmlens.runs.arms import lengths, training_length
+    from ssmlens.runs.measures import BITS
+
     arms = [run.arm for run in runs]
     width = max(map(len, arms))
-    lines = [f"characters right at length {runs[0].length}, from the first step to the last"]
+    shown = training_length(runs, lengths(runs))
+    lines = [f"characters right at length {shown}, from the first step to the last"]
     for run in runs:
-        length = run.length or 0
+        length = training_length([run], lengths([run])) or 0
         told = _reached(run, length)
         others = [n for n in run.metrics.lengths() if n != length]
         told += "".join(f"   at {n} {_reached(run, n)}" for n in others)
+        bits = run.metrics.final(BITS, length)
+        told += f"   {bits:.2f} bits a byte" if bits == bits else ""
         rise = _bars(run.metrics.curve("char", "eval", length)[1])
         lines.append(f"  {run.arm:{width}}  {rise}  {told}   ({run.status.seconds:.0f} s)")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import tyro
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
+from ssmlens.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,8 @@ class RankLayersCommand:
     """Rank the layers of a capture, best first, by one score or by the mean rank of several.
 
     By default copy_score or induction_score where the prompts have targets, else the mean rank of mask_ones,
-    bc_effective and diagonal_sharpness.
+    bc_effective and diagonal_sharpness. Effects, where the capture has them, stand beside; by one of them the layer
+    that matters most is first.
     """
 
     capture: tyro.conf.Positional[Path]
@@ -22,17 +24,27 @@ class RankLayersCommand:
     by: tuple[str, ...] = ()
     """Scores to order by."""
     top: int | None = None
-    """Show only this many layers."""
+    """Show only this many layers, or heads."""
+    heads: bool = False
+    """Rank heads by their own maps, where a layer has at most 256 of them."""
+    layers: tuple[int, ...] = ()
+    """With --heads: whose heads. Default: of all layers but softmax attention."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
         """Do it."""
-        from ssmlens.scores import rank_layers
+        from ssmlens.scores import rank_heads, rank_layers
         from ssmlens.store import open_capture
 
+        if self.layers and not self.heads:
+            raise UsageError("--layers goes with --heads")
+        by, layers = list(self.by) or None, list(self.layers) or None
         with open_capture(self.capture) as capture, progress("scoring") as tell:
-            ranking = rank_layers(capture, by=list(self.by) or None, top=self.top, progress=tell)
+            if self.heads:
+                ranking = rank_heads(capture, by, layers, self.top, progress=tell)
+            else:
+                ranking = rank_layers(capture, by, self.top, progress=tell)
         return Result(ranking.to_dict(), str(ranking))
 
 

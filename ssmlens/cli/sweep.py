@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.config_options import config_of
+from ssmlens.cli.config_options import FIRST_PAGE, config_of
 from ssmlens.cli.progress import progress
 from ssmlens.cli.sweep_options import SweepOptions
 from ssmlens.errors import UsageError
@@ -16,11 +16,12 @@ from ssmlens.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand(SweepOptions):
-    """Train many configs, a run folder each: every combination of some axes, or a Python file's list.
+    """Train many runs: every combination of some axes, or a Python file's configs.
 
-    A sweep that was stopped goes on where it was, and what is there is not done again. Compare its arms with:
-    ssmlens compare FOLDER
+    A sweep that was stopped goes on where it was. Compare: ssmlens compare FOLDER
     """
+
+    first_page: ClassVar = (*FIRST_PAGE, "axis", "out", "workers")
 
     axis: tuple[str, ...] = ()
     """What varies: name=value,value,... such as init=mamba-ssm,mimetic learning-rate=1e-3,3e-3 seed=0,1,2; parts of a

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.config_options import ConfigCommand, config_of
+from ssmlens.cli.config_options import FIRST_PAGE, ConfigCommand, config_of
 from ssmlens.cli.curves import curves, plain, share
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
@@ -16,11 +16,14 @@ from ssmlens.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand(ConfigCommand):
-    """Train a model on a recall task: a run folder with its curve, and checkpoints that every command opens.
+    """Train a model on a recall task: a run folder with its curve and checkpoints.
 
     Start with: ssmlens train --preset copy-in-a-minute
-    Then with your own: ssmlens train --task copy --length 50 --init mimetic --learning-rate 3e-3 --seed 1
+
+    Then: ssmlens train --length 50 --init mimetic --learning-rate 3e-3
     """
+
+    first_page: ClassVar = (*FIRST_PAGE, "preset", "seed", "out", "resume")
 
     preset: str | None = None
     """Ready-made runs side by side: copy-in-a-minute."""

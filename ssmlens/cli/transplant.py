@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ssmlens.cli.command import Result
 from ssmlens.cli.compare import best_rate
@@ -17,7 +17,7 @@ from ssmlens.text_table import text_table
 from ssmlens.training.config import TrainConfig
 
 # What each arm sets itself.
-_OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "arm", "components", "c")
+_OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "control", "arm", "components", "c")
 # Scores that table and figure show, after those that order the layers.
 _SHOWN = ("mask_ones", "bc_effective", "diagonal_sharpness")
 
@@ -30,6 +30,12 @@ class TransplantCommand(SweepOptions):
     The options are those of a student, as in ssmlens train; the shape of its mixers is the teacher's.
     """
 
+    # The arms set the init, and the teacher the mixers.
+    first_page: ClassVar = (
+        *("task", "length", "n_layer", "steps", "teacher", "layers", "rates", "seeds"),
+        *("figure", "out", "workers", "device"),
+    )
+
     layers: tuple[str, ...] = ("all",)
     """The teacher's layers: all, top:K for the K best ranked, or indices."""
     student: Path | None = None
@@ -38,8 +44,9 @@ class TransplantCommand(SweepOptions):
     """Learning rates of every arm. Default: --learning-rate."""
     seeds: tuple[int, ...] = ()
     """Seeds of every arm. Default: --seed."""
-    controls: Literal["best", "all"] = "best"
-    """The layers whose shuffled values are trained from as well: the best ranked one, or all of --layers."""
+    controls: tuple[str, ...] = ("best",)
+    """Which layers have controls, best (the best ranked one) or all (of --layers); and which controls: shuffled (where
+    none is named), gaussian, memory-only, memory-out. ssmlens train --init transplant --help says what they are."""
     figure: Path | None = None
     """Draw every score against what the students learn, to this file: .svg, .png or .pdf (with ssmlens[export]), or
     .html. What is there is replaced."""
@@ -52,6 +59,14 @@ class TransplantCommand(SweepOptions):
 
     def run(self) -> Result:
         """Do it."""
+        made, out = self.trained()
+        result = _result(made, out)
+        if self.figure is not None:
+            draw(made.students(), shown(made.ranking.by), self.figure, self.theme)
+        return result
+
+    def trained(self) -> tuple[Any, Path]:
+        """The students (`training.transplant.Transplants`), trained, and their folder."""
         from ssmlens.training.transplant import transplant
 
         if self.figure is not None:
@@ -72,10 +87,7 @@ class TransplantCommand(SweepOptions):
                 progress=tell,
                 **self.how(),
             )
-        result = _result(made, out)
-        if self.figure is not None:
-            draw(made.students(), shown(made.ranking.by), self.figure, self.theme)
-        return result
+        return made, out
 
     def student_config(self) -> TrainConfig:
         """What the students learn, without how they start."""
@@ -174,7 +186,7 @@ def _plain(student: Any, rank: float | None) -> dict[str, Any]:
     return {
         "arm": student.arm,
         "layer": student.layer,
-        "shuffled": student.shuffled,
+        "control": student.control,
         "rank": rank,
         "scores": {name: _or_none(value) for name, value in student.scores.items()},
         "rate": _or_none(one.best_rate),

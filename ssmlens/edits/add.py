@@ -24,6 +24,10 @@ class Add(ValueEdit):
     what: str = "output"
     kind: ClassVar[str] = "add"
 
+    def check(self) -> None:
+        """See `Edit.check`."""
+        self.check_number(self.vector, "vector")
+
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
         if not isinstance(self.vector, Tensor):

@@ -12,6 +12,7 @@ from ssmlens.edits.block_hooks import BlockHooks
 from ssmlens.edits.edit import ATTENTION, MIXER, Edit, from_json
 from ssmlens.edits.forward import Forward
 from ssmlens.errors import UsageError
+from ssmlens.recorder.eager import eager
 
 _edited: WeakSet[nn.Module] = WeakSet()
 
@@ -28,7 +29,7 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
     layer sees the edited stream. Edits of one layer apply by stage: residual stream, input, operands, state (in time),
     entries of M (of the edited operands), scan output, mixer output, MLP, block; within a stage in the order given.
     Tokens count from each prompt's first real one. All is differentiable where the model is. A `recording` of an edited
-    layer shows its operands before the edit, and what it put out after it.
+    layer shows its operands before the edit, and what it put out after it. A compiled model runs uncompiled.
 
     Under `generate`, edits of inputs and outputs hold at every cached step; edits of operands, state and entries of M
     hold in the prefill, and a cached step is refused.
@@ -46,7 +47,9 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
         yield
 
 
-def edits_of(edits: Edit | Sequence[Edit | Mapping[str, Any]]) -> list[Edit]:
+def edits_of(
+    edits: Edit | Mapping[str, Any] | Sequence[Edit | Mapping[str, Any]],
+) -> list[Edit]:
     """The edits that were given, whether as edits or as their JSON.
 
     Raises:
@@ -79,6 +82,7 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
         for layer in layers
     }
     with ExitStack() as stack:
+        stack.enter_context(eager())
         _edited.add(model)
         stack.callback(_edited.discard, model)
         begin = model.register_forward_pre_hook(forward.begin, with_kwargs=True)

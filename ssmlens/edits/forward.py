@@ -26,8 +26,8 @@ class Forward:
         self._mask: Tensor | None = None
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
-        self._prefill_mask: Tensor | None = None  # cached steps of some models are given no mask
         self._known: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
+        self._prefill_mask: Tensor | None = None  # cached steps of some models are given no mask
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before the model runs: read its attention mask and its cache."""

@@ -25,6 +25,10 @@ class Scale(ValueEdit):
     factor: Number | Tensor
     kind: ClassVar[str] = "scale"
 
+    def check(self) -> None:
+        """See `Edit.check`."""
+        self.check_number(self.factor, "factor")
+
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
         factor = self.factor.to(old.device) if isinstance(self.factor, Tensor) else self.factor

@@ -25,6 +25,10 @@ class Set(ValueEdit):
     value: Number | Tensor
     kind: ClassVar[str] = "set"
 
+    def check(self) -> None:
+        """See `Edit.check`."""
+        self.check_number(self.value, "value")
+
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
         given = self.value

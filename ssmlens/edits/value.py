@@ -3,7 +3,7 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -127,6 +127,11 @@ class ValueEdit(Edit):
     @abstractmethod
     def new(self, old: Tensor, place: Place) -> Tensor:
         """The new value, everywhere; only what is selected of it is taken."""
+
+    def check_number(self, value: Any, name: str) -> None:
+        """Raise UsageError unless this is a number or a tensor."""
+        if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+            raise UsageError(f"{self}: {name} is a number, or from Python a tensor")
 
     @property
     def is_differentiable(self) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ssmlens.models.parameters import Number
 from ssmlens.options import option
 
 COMPONENTS = ("A", "delta", "BC", "conv")
-CONV_SCOPES = ("all", "bc", "tie_bc")
+CONV_SCOPES = ("all", "bc", "x", "tie_bc")
 RESCALES = ("none", "var", "identity")
 # What makes A_log from the library's own and c.
 A_RULES: dict[str, Callable[[Tensor, Number], Tensor]] = {
@@ -71,9 +71,11 @@ class Mimetic(Init):
         bc_mix: Weights of W'_C and W_B in W_C; (0, 1) copies W_B.
         bc_rescale: "none"; "var": W_C keeps the variance of its draw (√2 for ½, ½); "identity": W_B and W_C are scaled
             alike until the mean diagonal entry of W_Cᵀ W_B is 1 in each group.
-        conv_scope: "all" channels; "bc": those of B and C alone; "tie_bc": C's taps and bias become B's. The latter two
-            are for Mamba-2 and delta rules.
+        conv_scope: "all" channels; "bc": those of B and C alone; "x": those of x alone (Mamba-2); "tie_bc": C's taps
+            and bias become B's. "bc" and "tie_bc" are for Mamba-2 and delta rules.
+        conv_layers: Those of `layers` whose convolution is set; None: all of them.
         keep_conv_bias: Leave the convolution's bias as it was drawn.
+        keep_conv_taps: Leave the convolution's taps as they were drawn.
         force: Go on where the model is not fresh.
 
     Raises:
@@ -90,7 +92,11 @@ class Mimetic(Init):
     bc_mix: tuple[Number, Number] = option((0.5, 0.5), in_arm=None)
     bc_rescale: str = "none"
     conv_scope: str = "all"
+    conv_layers: tuple[int, ...] | None = option(
+        None, in_arm=lambda _, layers: "conv in " + ",".join(map(str, layers))
+    )
     keep_conv_bias: bool = option(False, in_arm=None)
+    keep_conv_taps: bool = option(False, in_arm=lambda *_: "conv taps kept")
     force: bool = option(False, offered=False)
 
     def __post_init__(self):
@@ -102,6 +108,8 @@ class Mimetic(Init):
         _require(
             self.conv_scope in CONV_SCOPES, "conv_scope", f"one of {CONV_SCOPES}", self.conv_scope
         )
+        both = self.keep_conv_bias and self.keep_conv_taps
+        _require(not both, "keep_conv_bias", "false where keep_conv_taps is true", True)
         _require(any(self.bc_mix), "bc_mix", "not both 0", self.bc_mix)
         _require(math.isfinite(self.w_delta_scale), "w_delta_scale", "finite", self.w_delta_scale)
 
@@ -110,6 +118,7 @@ class Mimetic(Init):
         """See `Init.apply_`. Nothing is drawn, so the seed does not matter."""
         sites = choose_mixers(model, self.layers)
         weights = [MixerWeights.of(site) for site in sites]
+        self._check_conv_layers(sites)
         if not self.force:
             require_fresh(model, sites)
         changes = [c for s, w in zip(sites, weights, strict=True) for c in self._changes(s, w)]
@@ -118,11 +127,24 @@ class Mimetic(Init):
         for site in sites:
             mark(site, f"mimetic, {'+'.join(self._components(site)) or 'nothing'}, c={self.c:g}")
 
+    def _check_conv_layers(self, sites: Sequence[MixerSite]) -> None:
+        """Raise UsageError where `conv_layers` names a layer whose convolution would not be set."""
+        by_layer = {site.layer: site for site in sites}
+        for layer in self.conv_layers or ():
+            if layer not in by_layer:
+                raise UsageError(f"conv_layers: layer {layer} is none of those that are set")
+            if "conv" not in self._components(by_layer[layer]):
+                raise UsageError("conv_layers needs the component 'conv'")
+
     def _components(self, site: MixerSite) -> tuple[str, ...]:
-        if self.components is not None:
-            return self.components
-        passed = site.adapter.weights(site.module).conv_B is not None
-        return COMPONENTS if passed else COMPONENTS[:3]
+        """What is set in a layer."""
+        chosen = self.components
+        if chosen is None:
+            passed = site.adapter.weights(site.module).conv_B is not None
+            chosen = COMPONENTS if passed else COMPONENTS[:3]
+        if self.conv_layers is None or site.layer in self.conv_layers:
+            return chosen
+        return tuple(name for name in chosen if name != "conv")
 
     def _changes(self, site: MixerSite, weights: MixerWeights) -> list[Change]:
         """The mixer's weights that change, with what they become."""
@@ -208,6 +230,12 @@ class Mimetic(Init):
             raise UsageError("the mixer has no convolution; leave out the component 'conv'")
         if self.conv_scope == "all":
             return self._pass_on(views.conv, views.conv_bias)
+        if self.conv_scope == "x":
+            if weights.conv_x is None:
+                raise UsageError(
+                    "conv_scope='x' is for Mamba-2; use conv_scope='all' or leave out the component 'conv'"
+                )
+            return self._pass_on(weights.conv_x, weights.conv_bias_x)
         B, C = views.conv_B, views.conv_C
         if B is None or C is None:
             raise UsageError(
@@ -217,17 +245,20 @@ class Mimetic(Init):
         bias_B, bias_C = weights.conv_bias_B, weights.conv_bias_C
         if self.conv_scope == "bc":
             return self._pass_on(B, bias_B) + self._pass_on(C, bias_C)
-        if bias_B is None or bias_C is None or self.keep_conv_bias:
-            return [(C, B)]
-        return [(C, B), (bias_C, bias_B)]
+        biases = None if bias_B is None or bias_C is None else (bias_C, bias_B)
+        return self._chosen((C, B), biases)
 
     def _pass_on(self, taps: Tensor, bias: Tensor | None) -> list[Change]:
         """Taps (the last one is the current token's) and bias of the identity."""
         identity = torch.zeros_like(taps)
         identity[..., -1] = 1
-        if bias is None or self.keep_conv_bias:
-            return [(taps, identity)]
-        return [(taps, identity), (bias, torch.zeros_like(bias))]
+        zero = None if bias is None else (bias, torch.zeros_like(bias))
+        return self._chosen((taps, identity), zero)
+
+    def _chosen(self, taps: Change, bias: Change | None) -> list[Change]:
+        """Those of the two that are not kept."""
+        changes = [] if self.keep_conv_taps else [taps]
+        return changes if bias is None or self.keep_conv_bias else [*changes, bias]
 
 
 def _require(met: bool, field: str, what: str, value: object) -> None:

@@ -29,6 +29,8 @@ class MixerWeights:
         bias_B: in_proj's bias of the rows that make B (Mamba-2 with `bias=True`), and so on.
         bias_C: See bias_B.
         bias_dt: See bias_B.
+        conv_x: Taps of the convolution's channels of x, in Mamba-2.
+        conv_bias_x: The convolution's bias of these channels, where it has one.
         conv_bias_B: The convolution's bias of B's channels, in Mamba-2, where it has one.
         conv_bias_C: See conv_bias_B.
         slow_decay: From c and w_delta_scale to what the components "A" and "delta" set, where the family has rules of
@@ -41,6 +43,8 @@ class MixerWeights:
     bias_B: Float[Tensor, "group state"] | None = None
     bias_C: Float[Tensor, "group state"] | None = None
     bias_dt: Float[Tensor, "head"] | None = None
+    conv_x: Float[Tensor, "x_channel tap"] | None = None
+    conv_bias_x: Float[Tensor, "x_channel"] | None = None
     conv_bias_B: Float[Tensor, "group state"] | None = None
     conv_bias_C: Float[Tensor, "group state"] | None = None
     slow_decay: SlowDecay | None = None
@@ -76,10 +80,12 @@ class MixerWeights:
             biases = {"bias_B": B.view(groups, states), "bias_C": C.view(groups, states)}
             biases["bias_dt"] = dt
         if weights.conv_bias is not None:
-            B, C = weights.conv_bias[-2 * d_BC :].split(d_BC)
+            x, B, C = weights.conv_bias.split([weights.d_ssm, d_BC, d_BC])
+            biases["conv_bias_x"] = x
             biases["conv_bias_B"] = B.view(groups, states)
             biases["conv_bias_C"] = C.view(groups, states)
-        return cls(views, views.A_log.double(), weights.dt_limit, **biases)
+        conv_x = weights.conv_weight[: weights.d_ssm]
+        return cls(views, views.A_log.double(), weights.dt_limit, conv_x=conv_x, **biases)
 
 
 def log_n(A_log: Float[Tensor, "head A_state"]) -> Float[Tensor, "head A_state"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.blocks import find_blocks
@@ -13,9 +14,13 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, layers_option, mark
+from ssmlens.inits.pieces import find_pieces
 from ssmlens.options import option
 
 SCOPES = ("block", "mixer", "ssm", "bc")
+CONTROLS = ("shuffled", "gaussian", "memory-only", "memory-out")
+"""What a layer is held against, see `Transplant`."""
+
 # The views that a part of a mixer is made of.
 _VIEWS = {
     "ssm": ("A_log", "dt_bias", "W_dt", "dt_proj", "W_B", "W_C", "W_beta", "conv", "conv_bias"),
@@ -34,6 +39,7 @@ def transplant_(
     *,
     student_layers: tuple[int, ...] | None = None,
     shuffled: bool = False,
+    control: str | None = None,
     seed: int = 0,
 ) -> None:
     """Start the student's layers as copies of one of the teacher's, in place; see `Transplant`.
@@ -41,7 +47,7 @@ def transplant_(
     >>> ssmlens.transplant_(student, "state-spaces/mamba-370m", layer=31)
     """
     options = {"scope": scope, "student_layers": student_layers, "shuffled": shuffled}
-    Transplant(teacher, layer, **options).apply_(student, seed)
+    Transplant(teacher, layer, control=control, **options).apply_(student, seed)
 
 
 @inits.register("transplant")
@@ -58,8 +64,12 @@ class Transplant(Init):
         scope: "block": all of it, norm and MLP included. "mixer". "ssm": A_log, what makes Δ, B and C (in a delta rule
             the decay, k, q and β), and the convolution. "bc": W_B and W_C.
         student_layers: The student's blocks j; None: all with a mixer.
-        shuffled: The control: the entries of each weight are permuted (by the seed; in all layers alike), so that the
-            values stay and their structure goes.
+        shuffled: The control "shuffled".
+        control: What the layer is held against. "shuffled": within each piece (a view of the adapter, x's and the
+            gate's rows, a column of A_log, any other weight; see `inits.pieces`) the values are permuted, by the seed
+            and in all layers alike, so that every piece's values stay and their structure goes. "gaussian": each piece
+            is noise of its mean and root mean square. "memory-only": of the scope A_log and what makes Δ alone; all
+            else stays as the student drew it. "memory-out": all of the scope but these.
 
     Raises:
         UsageError: There is no such layer or it has no mixer, or teacher and student do not fit; names both shapes. The
@@ -71,14 +81,19 @@ class Transplant(Init):
     scope: str = "block"
     student_layers: tuple[int, ...] | None = layers_option()
     shuffled: bool = option(False, in_arm=None)
+    control: str | None = option(None, in_arm=None)
 
     @classmethod
     def arm(cls, name: str, given: Mapping[str, Any]) -> str:
-        """See `Init.arm`: "transplant 3" or, of the control, "shuffled 3"."""
-        kind = "shuffled" if given.get("shuffled") else name
+        """See `Init.arm`: "transplant 3" or, of a control, "shuffled 3", "memory-only 3"."""
+        kind = given.get("control") or ("shuffled" if given.get("shuffled") else name)
         return f"{kind} {given['layer']}" if "layer" in given else name
 
     def __post_init__(self):
+        if self.control is not None and self.control not in CONTROLS:
+            raise UsageError(f"transplant: control must be one of {CONTROLS}, not {self.control!r}")
+        if self.shuffled and self.control not in (None, "shuffled"):
+            raise UsageError(f"transplant: shuffled goes without control {self.control!r}")
         if self.scope not in SCOPES:
             raise UsageError(f"transplant: scope must be one of {SCOPES}, not {self.scope!r}")
 
@@ -97,17 +112,51 @@ class Transplant(Init):
         taking = [_parts(model, site, self.scope) for site in sites]
         for site, taken in zip(sites, taking, strict=True):
             _require_fit(source, given, site, taken, self.scope)
-        numbers = generator(seed)
-        if self.shuffled:
-            given = {name: _shuffle(weight, numbers) for name, weight in given.items()}
+        given, kept = self._controlled(teacher, source, given, generator(seed))
         for site, taken in zip(sites, taking, strict=True):
             for name, weight in taken.items():
-                weight.copy_(given[name])
+                new = given[name].to(weight)
+                weight.copy_(
+                    torch.where(kept[name].to(weight.device), weight, new) if kept else new
+                )
             mark(site, f"{self.scope} of a teacher's layer {self.layer}")
+
+    def _controlled(
+        self,
+        teacher: nn.Module,
+        source: MixerSite,
+        given: dict[str, Tensor],
+        numbers: torch.Generator,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the student is given, and which entries it keeps as they are; empty: none."""
+        control = "shuffled" if self.shuffled else self.control
+        if control is None:
+            return given, {}
+        scope = self.scope
+        pieces = find_pieces(teacher, source, lambda block, site: _of_block(block, site, scope))
+        if control == "shuffled":
+            return pieces.change(given, lambda values: _shuffle(values, numbers)), {}
+        if control == "gaussian":
+            return pieces.change(given, lambda values: _noise_like(values, numbers)), {}
+        memory = {name: pieces.is_memory(name) for name in given}
+        if not any(bool(entries.any()) for entries in memory.values()):
+            raise UsageError(
+                f"layer {source.layer} is {source.adapter.family}, whose {scope} has no A_log and nothing "
+                f"that makes Δ: control {control!r} is for Mamba, in the scopes block, mixer and ssm"
+            )
+        if control == "memory-out":
+            return given, memory
+        return given, {name: ~entries for name, entries in memory.items()}
 
 
 def _parts(model: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor]:
-    """The weights that the scope takes of a block, by name."""
+    """The weights that the scope takes of a model's block, by name."""
+    block = next(block.module for block in find_blocks(model) if block.layer == site.layer)
+    return _of_block(block, site, scope)
+
+
+def _of_block(block: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor]:
+    """The weights that the scope takes of a block with a mixer, by name."""
     if scope in _VIEWS:
         views = site.adapter.weights(site.module).named()
         if missing := sorted(_NEEDED[scope] - views.keys()):
@@ -116,10 +165,7 @@ def _parts(model: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor]:
                 f"own for scope {scope!r}; use 'mixer' or 'block'"
             )
         return {name: views[name] for name in _VIEWS[scope] if name in views}
-    module = site.module
-    if scope == "block":
-        module = next(block.module for block in find_blocks(model) if block.layer == site.layer)
-    return dict(module.named_parameters())
+    return dict((block if scope == "block" else site.module).named_parameters())
 
 
 def _require_fit(
@@ -153,6 +199,16 @@ def _traits(site: MixerSite, weights: Mapping[str, Tensor], scope: str) -> dict[
     return traits | settings
 
 
-def _shuffle(weight: Tensor, numbers: torch.Generator) -> Tensor:
-    order = torch.randperm(weight.numel(), generator=numbers).to(weight.device)
-    return weight.flatten()[order].view(weight.shape)
+def _shuffle(values: Float[Tensor, "entry"], numbers: torch.Generator) -> Float[Tensor, "entry"]:
+    return values[torch.randperm(len(values), generator=numbers).to(values.device)]
+
+
+def _noise_like(values: Float[Tensor, "entry"], numbers: torch.Generator) -> Float[Tensor, "entry"]:
+    """Normal noise that has exactly the values' mean and root mean square."""
+    wide = values.double()
+    noise = torch.randn(len(values), generator=numbers, dtype=torch.float64).to(values.device)
+    noise -= noise.mean()
+    spread = noise.square().mean().sqrt()
+    if spread > 0:
+        noise *= wide.var(correction=0).sqrt() / spread
+    return (wide.mean() + noise).to(values.dtype)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
 from ssmlens.models.parameters import Number, depthwise
-from ssmlens.scan.operators.softmax import SoftmaxScores
+from ssmlens.models.projections import TokenMask, zero_padding
+from ssmlens.scan.operators.softmax import SoftmaxScores, visible
 
 Heads = Float[Tensor, "batch head token head_dim"]
 
@@ -105,34 +106,42 @@ class MHA(nn.Module):
         self.out_proj = nn.Linear(width + self.mlp_dim // 2, embed_dim, bias=out_proj_bias, **made)
 
     def forward(
-        self, x: Float[Tensor, "batch token embed_dim"]
+        self,
+        x: Float[Tensor, "batch token embed_dim"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token embed_dim"]:
-        """Mix the tokens: project, attend, project."""
-        q, k, v, mlp = project_attention(x, self)
+        """Mix the tokens: project, attend, project. `attention_mask` is 1 at real tokens and 0 at padding."""
+        q, k, v, mlp = project_attention(x, self, attention_mask)
         scale, causal = self.softmax_scale, self.causal
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        if attention_mask is None:
+            seen = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        else:
+            mask = visible(x.shape[1], causal, attention_mask, x.device)
+            assert mask is not None
+            mask = mask.unsqueeze(1)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         context = seen.transpose(1, 2).flatten(2)
         return self.out_proj(context if mlp is None else torch.cat([context, mlp], dim=-1))
 
 
 def project_attention(
-    x: Float[Tensor, "batch token embed_dim"], mha: Any
+    x: Float[Tensor, "batch token embed_dim"], mha: Any, real: TokenMask | None = None
 ) -> tuple[Heads, Heads, Heads, Float[Tensor, "batch token width"] | None]:
     """Queries, keys and values of every head, and the output of the MLP beside them, or None.
 
     Args:
         x: The input of the module.
         mha: This module's `MHA`, or mamba_ssm's.
+        real: 1 at real tokens, 0 at padding, which the convolution then reads as nothing.
     """
     heads, shared, size = mha.num_heads, mha.num_heads_kv, mha.head_dim
-    qkv, mlp = F.linear(x, mha.in_proj.weight, mha.in_proj.bias), None
+    qkv, mlp = mha.in_proj(x), None
     if mha.mlp_dim > 0:
         qkv, up, gate = qkv.split([qkv.shape[2] - mha.mlp_dim, *[mha.mlp_dim // 2] * 2], dim=2)
         mlp = up * F.silu(gate)
     if mha.d_conv > 0:
-        conv = mha.conv1d
-        past = F.pad(qkv.transpose(1, 2), (mha.d_conv - 1, 0))
-        qkv = F.conv1d(past, conv.weight, conv.bias, groups=len(conv.weight)).transpose(1, 2)
+        qkv = zero_padding(qkv, real)
+        qkv = mha.conv1d(qkv.mT)[..., : qkv.shape[1]].mT
     split = qkv.unflatten(2, (heads + 2 * shared, size)).transpose(1, 2)
     q, k, v = split.split([heads, shared, shared], dim=1)
     if mha.rotary_emb_dim > 0:
@@ -142,15 +151,17 @@ def project_attention(
     return q, k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1), mlp
 
 
-def attention_operands(x: Float[Tensor, "batch token embed_dim"], mha: Any) -> SoftmaxScores:
+def attention_operands(
+    x: Float[Tensor, "batch token embed_dim"], mha: Any, real: TokenMask | None = None
+) -> SoftmaxScores:
     """The softmax operator of this module's `MHA`, or mamba_ssm's: its queries, keys and values.
 
     The output of the MLP beside the heads, where there is one, is in `gate`.
     """
-    q, k, v, mlp = project_attention(x, mha)
+    q, k, v, mlp = project_attention(x, mha, real)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     scale = q.shape[3] ** -0.5 if mha.softmax_scale is None else float(mha.softmax_scale)
-    return SoftmaxScores(q=q, k=k, scale=scale, causal=bool(mha.causal), x=v, gate=mlp)
+    return SoftmaxScores(q=q, k=k, scale=scale, causal=bool(mha.causal), real=real, x=v, gate=mlp)
 
 
 def finish_attention(
@@ -161,7 +172,7 @@ def finish_attention(
     """The module's output from what its heads mixed."""
     context = y.flatten(2).to(mha.out_proj.weight.dtype)
     whole = context if mlp is None else torch.cat([context, mlp], dim=-1)
-    return F.linear(whole, mha.out_proj.weight, mha.out_proj.bias)
+    return mha.out_proj(whole)
 
 
 def rotate(x: Heads, dim: int, base: float, interleaved: bool) -> Heads:

@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
+from ssmlens.models.norms import GroupRMSNorm
 from ssmlens.models.parameters import Number, depthwise
-from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.models.projections import TokenMask, convolve, zero_padding
+from ssmlens.models.submodules import called
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.selective_scan import selective_scan
@@ -65,12 +67,18 @@ class MambaLinearAttention(nn.Module):
         self.x_proj = nn.Linear(self.d_inner, 2 * d_state, bias=False, **made)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
 
-    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> DecayScan:
-        """x = SiLU(conv(W_x u)), (k, q) = x_proj x, with the gate's branch beside them."""
-        u, gate = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=2)
+    def operands(
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
+    ) -> DecayScan:
+        """x = SiLU(conv(W_x u)), (k, q) = x_proj x, with the gate's branch beside them; x is 0 at padding."""
+        u, gate = self.in_proj(zero_padding(hidden_states, attention_mask)).chunk(2, dim=2)
+        u = zero_padding(u, attention_mask)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        x = F.silu(causal_conv1d(u, taps, bias)).to(gate.dtype)
-        k, q = F.linear(x, self.x_proj.weight).chunk(2, dim=2)
+        x = F.silu(convolve(u, taps, bias, called(self, conv1d="conv1d").get("conv1d")))
+        x = zero_padding(x.to(gate.dtype), attention_mask)
+        k, q = self.x_proj(x).chunk(2, dim=2)
         surroundings = Surroundings(u=u, conv_weight=taps, conv_bias=bias)
         return _operands(k.unsqueeze(2), q.unsqueeze(2), x.unsqueeze(2), gate, surroundings)
 
@@ -80,14 +88,15 @@ class MambaLinearAttention(nn.Module):
         """The output, out_proj(y · SiLU(gate)), from the scan's `y`."""
         assert operands.gate is not None
         gated = y.flatten(2) * F.silu(operands.gate.to(y.dtype))
-        gated = gated.to(operands.gate.dtype)
-        return F.linear(gated, self.out_proj.weight, self.out_proj.bias)
+        return self.out_proj(gated.to(operands.gate.dtype))
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch token d_model"]
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Mix the tokens: project, scan, finish."""
-        operands = self.operands(hidden_states)
+        """Mix the tokens: project, scan, finish. `attention_mask` is 1 at real tokens and 0 at padding."""
+        operands = self.operands(hidden_states, attention_mask)
         return self.finish(selective_scan(operands), operands)
 
 
@@ -138,19 +147,25 @@ class LinearAttention(nn.Module):
         made = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, d_model + 2 * nheads * d_state, bias=bias, **made)
         if normalise == "rms":
-            self.norm = nn.RMSNorm(d_model, eps=1e-5, **made)
+            self.norm = GroupRMSNorm(d_model, nheads, eps=1e-5, **made)
         self.out_proj = nn.Linear(d_model, d_model, bias=bias, **made)
 
-    def operands(self, hidden_states: Float[Tensor, "batch token d_model"]) -> DecayScan:
-        """(x, k, q) = in_proj u, a group a head; q is divided by the tokens it sees where that is asked for."""
-        projected = F.linear(hidden_states, self.in_proj.weight, self.in_proj.bias)
+    def operands(
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
+    ) -> DecayScan:
+        """(x, k, q) = in_proj u, a group a head; q is divided by the real tokens it sees where that is asked for."""
+        projected = self.in_proj(zero_padding(hidden_states, attention_mask))
+        projected = zero_padding(projected, attention_mask)
         width = self.nheads * self.d_state
         split = projected.split([self.d_model, width, width], dim=2)
         x, k, q = (part.unflatten(2, (self.nheads, -1)) for part in split)
         surroundings = Surroundings()
         if self.normalise == "length":
-            seen = torch.arange(1, q.shape[1] + 1, device=q.device, dtype=scan_dtype(q))
-            q = q / seen.view(-1, 1, 1)
+            real = q.new_ones(q.shape[:2]) if attention_mask is None else attention_mask
+            seen = real.to(scan_dtype(q)).cumsum(1).clamp(min=1)
+            q = q / seen[:, :, None, None]
         elif self.normalise == "rms":
             weight, eps = self.norm.weight, float(self.norm.eps or 0)
             surroundings = Surroundings(norm_weight=weight, norm_eps=eps, norm_groups=self.nheads)
@@ -160,17 +175,18 @@ class LinearAttention(nn.Module):
         self, y: Float[Tensor, "batch token head headdim"], operands: DecayScan
     ) -> Float[Tensor, "batch token d_model"]:
         """The output, out_proj(y) or out_proj(RMSNorm(y)), from the scan's `y`."""
+        flat = y.flatten(2)
         if self.normalise == "rms":
-            weight = self.norm.weight.to(y.dtype).view(y.shape[2:])
-            y = F.rms_norm(y, y.shape[3:], eps=self.norm.eps) * weight
-        flat = y.flatten(2).to(self.out_proj.weight.dtype)
-        return F.linear(flat, self.out_proj.weight, self.out_proj.bias)
+            flat = self.norm(flat)
+        return self.out_proj(flat.to(self.out_proj.weight.dtype))
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch token d_model"]
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Mix the tokens: project, scan, finish."""
-        operands = self.operands(hidden_states)
+        """Mix the tokens: project, scan, finish. `attention_mask` is 1 at real tokens and 0 at padding."""
+        operands = self.operands(hidden_states, attention_mask)
         return self.finish(selective_scan(operands), operands)
 
 

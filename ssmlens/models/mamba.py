@@ -1,7 +1,7 @@
 """Plain-torch twin of mamba_ssm's `Mamba`: same arguments, parameters and draw.
 
-The parameters live in ordinary modules for the sake of their names: `projections` reads them, and
-those modules' own `forward` is never called. Options that only choose a kernel change nothing.
+Its layers are multiplied by their weights, or called where they carry hooks or are no plain modules
+(`models.submodules`). Options that only choose a kernel change nothing.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
 from ssmlens.models.parameters import Number, depthwise, draw_dt_bias
-from ssmlens.models.projections import Mamba1Weights, finish_mamba1, project_mamba1
+from ssmlens.models.projections import Mamba1Weights, TokenMask, finish_mamba1, project_mamba1
 from ssmlens.scan.selective_scan import selective_scan
 
 
@@ -87,13 +87,15 @@ class Mamba(nn.Module):
 
     def weights(self) -> Mamba1Weights:
         """The named weights that `projections` takes."""
-        return Mamba1Weights.of(self)
+        return Mamba1Weights.of(self, zero_projected=True)
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch token d_model"]
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Mix the tokens: project, scan, finish."""
+        """Mix the tokens: project, scan, finish. `attention_mask` is 1 at real tokens and 0 at padding."""
         weights = self.weights()
-        operands = project_mamba1(hidden_states, weights)
+        operands = project_mamba1(hidden_states, weights, attention_mask)
         assert operands.gate is not None
         return finish_mamba1(selective_scan(operands), operands.gate, weights)

@@ -1,7 +1,7 @@
 """Plain-torch twin of mamba_ssm's `Mamba2`: same arguments, parameters and draw.
 
-The parameters live in ordinary modules for the sake of their names: `projections` reads them, and
-those modules' own `forward` is never called. Options that only choose a kernel change nothing.
+Its layers are multiplied by their weights, or called where they carry hooks or are no plain modules
+(`models.submodules`). Options that only choose a kernel change nothing.
 """
 
 import torch
@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
+from ssmlens.models.norms import GatedRMSNorm
 from ssmlens.models.parameters import Number, Range, depthwise, draw_dt_bias
-from ssmlens.models.projections import Mamba2Weights, finish_mamba2, project_mamba2
+from ssmlens.models.projections import Mamba2Weights, TokenMask, finish_mamba2, project_mamba2
 from ssmlens.scan.selective_scan import selective_scan
 
 
@@ -99,7 +100,7 @@ class Mamba2(nn.Module):
         skips = self.d_ssm if D_has_hdim else self.nheads
         self.D = nn.Parameter(torch.ones(skips, dtype=torch.float32, device=device))
         if rmsnorm:
-            self.norm = nn.RMSNorm(self.d_ssm, eps=1e-5, **made)
+            self.norm = GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate, eps=1e-5, **made)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
 
     def weights(self) -> Mamba2Weights:
@@ -111,13 +112,16 @@ class Mamba2(nn.Module):
             ngroups=self.ngroups,
             norm_before_gate=self.norm_before_gate,
             dt_limit=self.dt_limit,
+            zero_projected=True,
         )
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch token d_model"]
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Mix the tokens: project, scan, finish."""
+        """Mix the tokens: project, scan, finish. `attention_mask` is 1 at real tokens and 0 at padding."""
         weights = self.weights()
-        operands = project_mamba2(hidden_states, weights)
+        operands = project_mamba2(hidden_states, weights, attention_mask)
         assert operands.gate is not None
         return finish_mamba2(selective_scan(operands), operands.gate, weights)

@@ -38,7 +38,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.errors import UnsupportedModelError, UsageError
+from ssmlens.models.norms import GatedRMSNorm, RMSNorm
 from ssmlens.models.parameters import Number, draw_dt_bias
+from ssmlens.models.projections import TokenMask
 from ssmlens.models.projections_mamba3 import Mamba3Weights, finish_mamba3, project_mamba3
 from ssmlens.scan.selective_scan import selective_scan
 
@@ -129,11 +131,11 @@ class Mamba3(nn.Module):
         self.dt_bias = nn.Parameter(drawn)
         self.B_bias = nn.Parameter(torch.ones(self.nheads, 1, d_state, **always))
         self.C_bias = nn.Parameter(torch.ones(self.nheads, 1, d_state, **always))
-        self.B_norm = nn.RMSNorm(d_state, eps=1e-5, **made)
-        self.C_norm = nn.RMSNorm(d_state, eps=1e-5, **made)
+        self.B_norm = RMSNorm(d_state, eps=1e-5, **made)
+        self.C_norm = RMSNorm(d_state, eps=1e-5, **made)
         self.D = nn.Parameter(torch.ones(self.nheads, **always))
         if is_outproj_norm:
-            self.norm = nn.RMSNorm(self.d_inner, eps=1e-5, **made)
+            self.norm = GatedRMSNorm(self.d_inner, self.nheads, True, eps=1e-5, **made)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False, **made)
 
     def weights(self) -> Mamba3Weights:
@@ -141,10 +143,12 @@ class Mamba3(nn.Module):
         return Mamba3Weights.of(self)
 
     def forward(
-        self, hidden_states: Float[Tensor, "batch token d_model"]
+        self,
+        hidden_states: Float[Tensor, "batch token d_model"],
+        attention_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Mix the tokens: project, scan, finish."""
+        """Mix the tokens: project, scan, finish. `attention_mask` is 1 at real tokens and 0 at padding."""
         weights = self.weights()
-        operands = project_mamba3(hidden_states, weights)
+        operands = project_mamba3(hidden_states, weights, attention_mask)
         assert operands.gate is not None
         return finish_mamba3(selective_scan(operands), operands.gate, weights)

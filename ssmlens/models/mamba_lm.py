@@ -5,16 +5,28 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from ssmlens.errors import UsageError
+from ssmlens.models.generation import generate
 from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.norms import LayerNorm, RMSNorm
+from ssmlens.models.projections import TokenMask
 
 
 class CausalLMOutput(NamedTuple):
-    """What `MambaLM` returns: `logits` over the padded vocabulary."""
+    """What `MambaLM` returns.
+
+    Attributes:
+        logits: Over the padded vocabulary.
+        hidden_states: Where asked for: the residual stream after the embedding and after each block, the last one
+            after the final norm, so n_layer + 1 of them, each [batch token d_model]. As in transformers' Llama; its
+            Mamba has the last block's twice, before and after the norm, and not the embedding.
+    """
 
     logits: Float[Tensor, "batch token vocabulary"]
+    hidden_states: tuple[Float[Tensor, "batch token d_model"], ...] | None = None
 
 
 class GatedMLP(nn.Module):
@@ -51,10 +63,14 @@ class Block(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch token d_model"],
         residual: Float[Tensor, "batch token d_model"] | None,
+        attention_mask: TokenMask | None = None,
     ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
         """The mixer's (or MLP's) output, not yet added, and the residual stream before it."""
         normed, residual = _add_norm(self.config, self.norm, hidden_states, residual)
-        hidden_states = self.mixer(normed)
+        if attention_mask is None:
+            hidden_states = self.mixer(normed)
+        else:
+            hidden_states = self.mixer(normed, attention_mask=attention_mask)
         if self.config.d_intermediate:
             normed, residual = _add_norm(self.config, self.norm2, hidden_states, residual)
             hidden_states = self.mlp(normed)
@@ -72,13 +88,28 @@ class Backbone(nn.Module):
         self.norm_f = _norm(config, made)
 
     def forward(
-        self, input_ids: Int[Tensor, "batch token"]
+        self,
+        input_ids: Int[Tensor, "batch token"],
+        attention_mask: TokenMask | None = None,
+        streams: list[Tensor] | None = None,
     ) -> Float[Tensor, "batch token d_model"]:
-        """Hidden states after the final norm."""
+        """Hidden states after the final norm.
+
+        Args:
+            input_ids: The tokens.
+            attention_mask: 1 at real tokens, 0 at padding.
+            streams: A list that takes the residual stream before each block, and the hidden states at the end.
+        """
         hidden_states, residual = self.embedding(input_ids), None
+        masked = {} if attention_mask is None else {"attention_mask": attention_mask}
         for layer in self.layers:
-            hidden_states, residual = layer(hidden_states, residual)
-        return _add_norm(self.config, self.norm_f, hidden_states, residual)[0]
+            if streams is not None:
+                streams.append(hidden_states if residual is None else hidden_states + residual)
+            hidden_states, residual = layer(hidden_states, residual, **masked)
+        normed = _add_norm(self.config, self.norm_f, hidden_states, residual)[0]
+        if streams is not None:
+            streams.append(normed)
+        return normed
 
 
 class MambaLM(nn.Module):
@@ -114,9 +145,52 @@ class MambaLM(nn.Module):
         if self.config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
 
-    def forward(self, input_ids: Int[Tensor, "batch token"]) -> CausalLMOutput:
-        """Logits at every token. Sequences of different length are padded on the right."""
-        return CausalLMOutput(self.lm_head(self.backbone(input_ids)))
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch token"],
+        attention_mask: Shaped[Tensor, "row column"] | None = None,
+        output_hidden_states: bool = False,
+    ) -> CausalLMOutput:
+        """Logits at every token.
+
+        Args:
+            input_ids: The tokens. Sequences of different length are padded: on the right, where a causal model needs
+                no mask, or on either side with `attention_mask`.
+            attention_mask: 1 at real tokens and 0 at padding, [batch token]: a row's logits are then those it has
+                alone. At padding they mean nothing.
+            output_hidden_states: Whether to return `hidden_states` too.
+
+        Raises:
+            UsageError: The mask has another shape than the tokens, or a mixer of another library stands in a block.
+        """
+        if attention_mask is not None:
+            self._check_mask(input_ids, attention_mask)
+        streams: list[Tensor] | None = [] if output_hidden_states else None
+        logits = self.lm_head(self.backbone(input_ids, attention_mask, streams))
+        return CausalLMOutput(logits, None if streams is None else tuple(streams))
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "batch token"],
+        attention_mask: TokenMask | None = None,
+        **options: Any,
+    ) -> Int[Tensor, "batch longer"]:
+        """The tokens, continued: `ssmlens.models.generation.generate` says how, and what `options` there are."""
+        return generate(self, input_ids, attention_mask, **options)
+
+    def _check_mask(self, input_ids: Tensor, attention_mask: Tensor) -> None:
+        if attention_mask.shape != input_ids.shape:
+            raise UsageError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, "
+                f"input_ids {tuple(input_ids.shape)}: give a 1 or 0 a token"
+            )
+        for index, block in enumerate(self.backbone.layers):
+            module = type(block.mixer).__module__  # pyright: ignore[reportAttributeAccessIssue]
+            if not module.startswith("ssmlens."):
+                raise UsageError(
+                    f"layer {index} is run by {module}, which takes no attention_mask; "
+                    'pad on the right and leave it out, or load the model with backend="torch"'
+                )
 
     @torch.no_grad()
     def _draw(self) -> None:
@@ -128,13 +202,13 @@ class MambaLM(nn.Module):
                 parameter.div_(math.sqrt(self.config.n_layer))
 
 
-def _norm(config: MambaConfig, made: dict[str, Any]) -> nn.RMSNorm | nn.LayerNorm:
-    return (nn.RMSNorm if config.rms_norm else nn.LayerNorm)(config.d_model, eps=1e-5, **made)
+def _norm(config: MambaConfig, made: dict[str, Any]) -> RMSNorm | LayerNorm:
+    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, eps=1e-5, **made)
 
 
 def _add_norm(
     config: MambaConfig,
-    norm: nn.RMSNorm | nn.LayerNorm,
+    norm: nn.Module,
     hidden_states: Float[Tensor, "batch token d_model"],
     residual: Float[Tensor, "batch token d_model"] | None,
 ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
@@ -147,14 +221,5 @@ def _add_norm(
     if config.fused_add_norm:
         hidden_states = hidden_states.to(wide)
     total = hidden_states if residual is None else hidden_states + residual
-    normed = _normalise(norm, total if config.fused_add_norm else total.to(dtype)).to(dtype)
+    normed = norm(total if config.fused_add_norm else total.to(dtype)).to(dtype)
     return normed, total.to(wide if config.residual_in_fp32 else dtype)
-
-
-def _normalise(
-    norm: nn.RMSNorm | nn.LayerNorm, x: Float[Tensor, "batch token d_model"]
-) -> Float[Tensor, "batch token d_model"]:
-    weight = norm.weight.to(x.dtype)
-    if isinstance(norm, nn.RMSNorm):
-        return F.rms_norm(x, x.shape[2:], weight, norm.eps)
-    return F.layer_norm(x, x.shape[2:], weight, norm.bias.to(x.dtype), norm.eps)

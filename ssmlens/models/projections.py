@@ -9,7 +9,7 @@ rounded once).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ssmlens.models.submodules import called, linear
 from ssmlens.scan.causal_conv import causal_conv1d
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
@@ -24,12 +25,18 @@ from ssmlens.scan.surroundings import Surroundings
 
 Activation = Callable[[Tensor], Tensor]
 Transform = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Calls = Mapping[str, Callable[..., Tensor]]
 TokenMask = Bool[Tensor, "batch token"] | Int[Tensor, "batch token"] | Float[Tensor, "batch token"]
+
+MAMBA1_LAYERS = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
+MAMBA2_LAYERS = ("in_proj", "conv1d", "norm", "out_proj")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mamba1Weights:
     """Weights of a Mamba-1 mixer, named as in its state dict (conv1d without its middle axis).
+
+    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
 
     d_inner is split evenly and in order over groups, each with an x_proj and a dt_proj of its own. Zamba has several;
     everywhere else there is one.
@@ -48,6 +55,10 @@ class Mamba1Weights:
     out_proj_bias: Float[Tensor, "d_model"] | None = None
     activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
     transform: Transform | None = None  # of dt (before dt_proj), B and C, such as Jamba's norms
+    called: Calls = dataclasses.field(default_factory=dict)
+    zero_projected: bool = (
+        False  # whether padding is zeroed after in_proj too: its bias would reach the convolution
+    )
 
     @classmethod
     def of(cls, mixer: Any, **settings: Any) -> "Mamba1Weights":
@@ -67,6 +78,7 @@ class Mamba1Weights:
             D=mixer.D,
             out_proj_weight=mixer.out_proj.weight,
             out_proj_bias=mixer.out_proj.bias,
+            called=called(mixer, **{name: name for name in MAMBA1_LAYERS}),
             **settings,
         )
 
@@ -79,6 +91,7 @@ class Mamba2Weights:
     has a value a head, or a channel (`D_has_hdim`). Without `norm_weight` (`rmsnorm=False`) the
     gate multiplies the scan's output and nothing is normalised; with it, each of `norm_groups`
     equal parts of the channels is normalised by itself. `in_proj_scale` multiplies what in_proj makes, bias included.
+    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
     """
 
     in_proj_weight: Float[Tensor, "projected d_model"]
@@ -100,6 +113,10 @@ class Mamba2Weights:
     norm_before_gate: bool = False
     dt_limit: tuple[float, float] = (0.0, float("inf"))
     activation: Activation = F.silu  # after the convolution; the gate's is SiLU everywhere
+    called: Calls = dataclasses.field(default_factory=dict)
+    zero_projected: bool = (
+        False  # whether padding is zeroed after in_proj too: its bias would reach the convolution
+    )
 
     @classmethod
     def of(cls, mixer: Any, **settings: Any) -> "Mamba2Weights":
@@ -108,6 +125,7 @@ class Mamba2Weights:
         `settings` are the fields that are not its parameters; libraries name those differently.
         """
         norm = getattr(getattr(mixer, "norm", None), "weight", None)
+        layers = [name for name in MAMBA2_LAYERS if name != "norm" or norm is not None]
         return cls(
             in_proj_weight=mixer.in_proj.weight,
             in_proj_bias=mixer.in_proj.bias,
@@ -119,6 +137,7 @@ class Mamba2Weights:
             norm_weight=norm,
             out_proj_weight=mixer.out_proj.weight,
             out_proj_bias=mixer.out_proj.bias,
+            called=called(mixer, **{name: name for name in layers}),
             **settings,
         )
 
@@ -151,20 +170,26 @@ def project_mamba1(
     """
     d_inner, d_state = weights.A_log.shape
     rank = weights.dt_proj_weight.shape[2]
-    x_and_gate = F.linear(
-        _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
+    x_and_gate = linear(
+        zero_padding(hidden, token_mask),
+        weights.in_proj_weight,
+        weights.in_proj_bias,
+        weights.called.get("in_proj"),
     )
+    if weights.zero_projected:
+        x_and_gate = zero_padding(x_and_gate, token_mask)
     u, gate = x_and_gate.split(d_inner, dim=-1)
-    x = weights.activation(causal_conv1d(u, weights.conv_weight, weights.conv_bias))
-    x = _zero_padding(x.to(gate.dtype), token_mask)
+    convolved = convolve(u, weights.conv_weight, weights.conv_bias, weights.called.get("conv1d"))
+    x = zero_padding(weights.activation(convolved).to(gate.dtype), token_mask)
     grouped = x.unflatten(2, (len(weights.x_proj_weight), -1))
-    low = _linear_of_groups(grouped, weights.x_proj_weight)
+    low = _linear_of_groups(grouped, weights.x_proj_weight, weights.called.get("x_proj"))
     dt, B, C = low.split([rank, d_state, d_state], dim=-1)
     if weights.transform is not None:
         dt, B, C = weights.transform(dt, B, C)
     wide = scan_dtype(gate)
-    dt = _linear_of_groups(dt, weights.dt_proj_weight).flatten(2).to(wide)
-    if weights.dt_bias is not None:
+    dt = _linear_of_groups(dt, weights.dt_proj_weight, weights.called.get("dt_proj"))
+    dt = dt.flatten(2).to(wide)
+    if weights.dt_bias is not None and "dt_proj" not in weights.called:
         dt = dt + weights.dt_bias.to(wide)
     return DecayScan(
         delta=F.softplus(dt),
@@ -187,7 +212,9 @@ def finish_mamba1(
 ) -> Float[Tensor, "batch token d_model"]:
     """A Mamba-1 mixer's output, out_proj(y · SiLU(gate)), from its scan's `y` (with D x)."""
     gated = y.squeeze(3) * F.silu(gate.to(y.dtype))
-    return F.linear(gated.to(gate.dtype), weights.out_proj_weight, weights.out_proj_bias)
+    gated = gated.to(gate.dtype)
+    call = weights.called.get("out_proj")
+    return linear(gated, weights.out_proj_weight, weights.out_proj_bias, call)
 
 
 def project_mamba2(
@@ -212,16 +239,22 @@ def project_mamba2(
     """
     heads, groups = weights.A_log.shape[0], weights.ngroups
     d_ssm, d_BC = weights.d_ssm, groups * weights.d_state
-    projected = F.linear(
-        _zero_padding(hidden, token_mask), weights.in_proj_weight, weights.in_proj_bias
+    projected = linear(
+        zero_padding(hidden, token_mask),
+        weights.in_proj_weight,
+        weights.in_proj_bias,
+        weights.called.get("in_proj"),
     )
+    if weights.zero_projected:
+        projected = zero_padding(projected, token_mask)
     if weights.in_proj_scale is not None:
         projected = projected * weights.in_proj_scale.to(projected.dtype)
     gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
     u = xBC[..., :d_ssm]
-    xBC = weights.activation(causal_conv1d(xBC, weights.conv_weight, weights.conv_bias))
+    conv = weights.called.get("conv1d")
+    xBC = weights.activation(convolve(xBC, weights.conv_weight, weights.conv_bias, conv))
     wide = scan_dtype(gate)
-    xBC = _zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
+    xBC = zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
     x, B, C = xBC.split([d_ssm, d_BC, d_BC], dim=-1)
     delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
     if weights.dt_limit != (0.0, float("inf")):
@@ -258,17 +291,14 @@ def finish_mamba2(
     """
     z0, x0, z = gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
     y = y.flatten(2)
-    z = F.silu(z.to(y.dtype))
-    if weights.norm_weight is None:
-        y = y * z
-    elif weights.norm_before_gate:
-        y = _group_rms_norm(y, weights) * z
+    if (norm := weights.called.get("norm")) is None:
+        y = _gated_norm(y, F.silu(z.to(y.dtype)), weights).to(gate.dtype)
     else:
-        y = _group_rms_norm(y * z, weights)
-    y = y.to(gate.dtype)
+        y = norm(y.to(gate.dtype), z)
     if weights.d_mlp:
         y = torch.cat([F.silu(z0) * x0, y], dim=-1)
-    return F.linear(y, weights.out_proj_weight, weights.out_proj_bias)
+    call = weights.called.get("out_proj")
+    return linear(y, weights.out_proj_weight, weights.out_proj_bias, call)
 
 
 def rms_norm(
@@ -279,24 +309,57 @@ def rms_norm(
     return normed if weight is None else weight * normed
 
 
+def convolve(
+    u: Float[Tensor, "batch token channel"],
+    weight: Float[Tensor, "channel tap"],
+    bias: Float[Tensor, "channel"] | None,
+    call: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, "batch token channel"]:
+    """The causal convolution, before its activation; `call` takes [batch channel token], and may go on past the end."""
+    if call is None:
+        return causal_conv1d(u, weight, bias)
+    return call(u.mT)[..., : u.shape[1]].mT
+
+
 def _linear_of_groups(
-    x: Float[Tensor, "batch token group input"], weight: Float[Tensor, "group output input"]
+    x: Float[Tensor, "batch token group input"],
+    weight: Float[Tensor, "group output input"],
+    call: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "batch token group output"]:
+    if call is not None:  # a layer of one group
+        return call(x.squeeze(2)).unsqueeze(2)
     if len(weight) == 1:
         return F.linear(x, weight[0])
     return torch.einsum("btgi,goi->btgo", x, weight)
 
 
-def _zero_padding(
+def zero_padding(
     x: Float[Tensor, "batch token channel"], token_mask: TokenMask | None
 ) -> Float[Tensor, "batch token channel"]:
+    """`x`, 0 at padding."""
     return x if token_mask is None else x * token_mask.to(x.dtype).unsqueeze(2)
 
 
-def _group_rms_norm(
-    y: Float[Tensor, "batch token channel"], weights: Mamba2Weights
+def _gated_norm(
+    y: Float[Tensor, "batch token channel"],
+    z: Float[Tensor, "batch token channel"],
+    weights: Mamba2Weights,
 ) -> Float[Tensor, "batch token channel"]:
-    assert weights.norm_weight is not None
-    grouped = y.unflatten(2, (weights.norm_groups or weights.ngroups, -1))
-    normed = F.rms_norm(grouped, grouped.shape[3:], eps=weights.norm_eps).flatten(2)
-    return normed * weights.norm_weight.to(y.dtype)
+    if weights.norm_weight is None:
+        return y * z
+    groups = weights.norm_groups or weights.ngroups
+    if weights.norm_before_gate:
+        return group_rms_norm(y, weights.norm_weight, groups, weights.norm_eps) * z
+    return group_rms_norm(y * z, weights.norm_weight, groups, weights.norm_eps)
+
+
+def group_rms_norm(
+    y: Float[Tensor, "batch token channel"],
+    weight: Float[Tensor, "channel"],
+    groups: int,
+    eps: float,
+) -> Float[Tensor, "batch token channel"]:
+    """RMSNorm of each of `groups` equal parts of the channels by itself, times the weight."""
+    grouped = y.unflatten(2, (groups, -1))
+    normed = F.rms_norm(grouped, grouped.shape[3:], eps=eps).flatten(2)
+    return normed * weight.to(y.dtype)

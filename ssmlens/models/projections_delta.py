@@ -8,21 +8,33 @@ torch code; everything handed to the recurrence is float32 at least.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.models.projections import Activation, TokenMask
-from ssmlens.scan.causal_conv import causal_conv1d
+from ssmlens.models.projections import Activation, Calls, TokenMask, convolve, zero_padding
+from ssmlens.models.submodules import linear
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.delta_rule import DeltaRule
 from ssmlens.scan.surroundings import Surroundings
 
 # What kernels add to the sum of squares, under the root.
 _L2_EPS = 1e-6
+
+
+class DeltaInputs(NamedTuple):
+    """What a delta-rule mixer's linear layers make of its input, heads one after another."""
+
+    q: Float[Tensor, "batch token d_keys"]
+    k: Float[Tensor, "batch token d_keys"]
+    v: Float[Tensor, "batch token d_values"]
+    beta: Float[Tensor, "batch token head"]
+    decay: Float[Tensor, "batch token decay_row"]
+    gate: Float[Tensor, "batch token d_values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +61,9 @@ class DeltaWeights:
         decay_bound: The least log decay, or None: −exp(A_log) softplus(·) has none.
         round_decay: Whether the log decay is rounded to the input's dtype.
         round_norm: Whether the normalised output is rounded to the input's dtype before its weight.
+        inputs: What makes q, k, v, β, decay and gate of the mixer's input, where a layer among them must be called.
+        called: Layers that are called in place of being multiplied by their weight, by the words "conv1d", "norm" (of
+            output and gate, each [batch token head headdim]) and "out_proj".
     """
 
     W_q: Float[Tensor, "group state d_model"]
@@ -70,6 +85,8 @@ class DeltaWeights:
     decay_bound: float | None = None
     round_decay: bool = False
     round_norm: bool = False
+    inputs: Callable[[Tensor], DeltaInputs] | None = None
+    called: Calls = dataclasses.field(default_factory=dict)
 
     @property
     def heads(self) -> int:
@@ -81,6 +98,18 @@ class DeltaWeights:
         """Number of channels of q, k and v."""
         keys = self.W_k.shape[0] * self.W_k.shape[1]
         return keys, keys, self.W_v.shape[0] * self.W_v.shape[1]
+
+    def multiply(self, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
+        """What the linear layers make of the mixer's input, by their weights."""
+        q, k, v = (F.linear(hidden, W.flatten(0, 1)) for W in (self.W_q, self.W_k, self.W_v))
+        return DeltaInputs(
+            q,
+            k,
+            v,
+            beta=F.linear(hidden, self.W_beta),
+            decay=_chain(hidden, self.W_decay),
+            gate=_chain(hidden, self.W_gate),
+        )
 
 
 def project_delta(
@@ -98,26 +127,29 @@ def project_delta(
         weights: The mixer's weights.
         token_mask: 1 at real tokens, 0 at padding, whose input is zeroed, as transformers does.
     """
-    if token_mask is not None:
-        hidden = hidden * token_mask.to(hidden.dtype).unsqueeze(2)
-    rows = (weights.W_q, weights.W_k, weights.W_v)
-    qkv = torch.cat([F.linear(hidden, W.flatten(0, 1)) for W in rows], dim=-1)
-    convolved = causal_conv1d(qkv, weights.conv_weight).to(weights.conv_weight.dtype)
+    made = (weights.inputs or weights.multiply)(zero_padding(hidden, token_mask))
+    qkv = torch.cat([made.q, made.k, made.v], dim=-1)
+    convolved = convolve(qkv, weights.conv_weight, None, weights.called.get("conv1d"))
+    convolved = convolved.to(weights.conv_weight.dtype)
     convolved = weights.activation(convolved).to(qkv.dtype)
     wide = scan_dtype(qkv)
     q, k, v = (
         part.unflatten(2, W.shape[:2])
-        for part, W in zip(convolved.to(wide).split(weights.widths, dim=-1), rows, strict=True)
+        for part, W in zip(
+            convolved.to(wide).split(weights.widths, dim=-1),
+            (weights.W_q, weights.W_k, weights.W_v),
+            strict=True,
+        )
     )
-    beta = F.linear(hidden, weights.W_beta).sigmoid() * weights.beta_scale
+    beta = made.beta.sigmoid() * weights.beta_scale
     values = weights.widths[2]
     return DeltaRule(
         q=_unit(q) * q.shape[3] ** -0.5,
         k=_unit(k),
         beta=beta.to(wide),
-        log_decay=_log_decay(hidden, weights),
+        log_decay=_log_decay(made.decay, hidden.dtype, weights),
         x=v,
-        gate=_chain(hidden, weights.W_gate),
+        gate=made.gate,
         surroundings=Surroundings(
             u=qkv[..., -values:],
             conv_weight=weights.conv_weight[-values:],
@@ -140,25 +172,29 @@ def finish_delta(
     The norm is over each head's channels.
     """
     dtype, wide = gate.dtype, scan_dtype(gate)
-    y = y.to(dtype).to(wide)
-    normed = F.rms_norm(y, y.shape[3:], eps=weights.norm_eps)
-    normed = weights.norm_weight * (normed.to(dtype) if weights.round_norm else normed)
-    gated = normed * weights.gate_activation(gate.to(wide)).view_as(y)
-    return F.linear(gated.to(dtype).flatten(2), weights.out_proj_weight)
+    y = y.to(dtype)
+    if (norm := weights.called.get("norm")) is not None:
+        gated = norm(y, gate.view_as(y))
+    else:
+        normed = F.rms_norm(y.to(wide), y.shape[3:], eps=weights.norm_eps)
+        normed = weights.norm_weight * (normed.to(dtype) if weights.round_norm else normed)
+        gated = (normed * weights.gate_activation(gate.to(wide)).view_as(y)).to(dtype)
+    call = weights.called.get("out_proj")
+    return linear(gated.flatten(2), weights.out_proj_weight, call=call)
 
 
 def _log_decay(
-    hidden: Float[Tensor, "batch token d_model"], weights: DeltaWeights
+    decay: Float[Tensor, "batch token decay_row"], dtype: torch.dtype, weights: DeltaWeights
 ) -> Float[Tensor, "batch token head #state"]:
-    wide = scan_dtype(hidden)
-    step = _chain(hidden, weights.W_decay).to(wide) + weights.dt_bias.to(wide)
+    wide = scan_dtype(decay)
+    step = decay.to(wide) + weights.dt_bias.to(wide)
     step = step.unflatten(2, (weights.heads, -1))
     rate = weights.A_log.to(wide).exp().unsqueeze(1)
     if weights.decay_bound is None:
-        decay = -rate * weights.softplus(step)
+        log_decay = -rate * weights.softplus(step)
     else:
-        decay = weights.decay_bound * torch.sigmoid(rate * step)
-    return decay.to(hidden.dtype).to(wide) if weights.round_decay else decay
+        log_decay = weights.decay_bound * torch.sigmoid(rate * step)
+    return log_decay.to(dtype).to(wide) if weights.round_decay else log_decay
 
 
 def _unit(x: Float[Tensor, "batch token group state"]) -> Float[Tensor, "batch token group state"]:

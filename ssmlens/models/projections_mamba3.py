@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ssmlens.models.projections import Calls, TokenMask, group_rms_norm, zero_padding
+from ssmlens.models.submodules import called, linear
 from ssmlens.names import HEAD, HEADDIM, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.surroundings import Surroundings
+
+_LAYERS = ("in_proj", "B_norm", "C_norm", "norm", "out_proj")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Mamba3Weights:
 
     The rows of in_proj make z, x, B, C, dt, the decay's rate, λ before its sigmoid, and the angles, in this order. With
     `norm_weight` (`is_outproj_norm=True`) each head's output is normalised by itself before the gate multiplies it.
+    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
     """
 
     in_proj_weight: Float[Tensor, "projected d_model"]
@@ -36,6 +41,7 @@ class Mamba3Weights:
     ngroups: int = 1
     A_floor: float = 1e-4
     eps: float = 1e-5  # of every norm
+    called: Calls = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, mixer: Any) -> "Mamba3Weights":
@@ -53,6 +59,7 @@ class Mamba3Weights:
             ngroups=mixer.num_bc_heads,
             A_floor=mixer.A_floor,
             eps=mixer.B_norm.eps,
+            called=called(mixer, **{name: name for name in _LAYERS}),
         )
 
     @property
@@ -125,9 +132,8 @@ class Mamba3Signals:
 
     def operands(self) -> DecayScan:
         """The operands: see `project_mamba3`."""
-        left_over = (
-            1 - self.share
-        ) * self.delta  # of a token's step, for what the one before wrote
+        # Of a token's step, for what the one before wrote.
+        left_over = (1 - self.share) * self.delta
         write_now = self.share * self.delta
         after = torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1)
         B, C = _rotate(torch.stack([self.B, self.C]), _phase(self.angle, self.delta))
@@ -147,7 +153,9 @@ class Mamba3Signals:
 
 
 def project_mamba3(
-    hidden: Float[Tensor, "batch token d_model"], weights: Mamba3Weights
+    hidden: Float[Tensor, "batch token d_model"],
+    weights: Mamba3Weights,
+    token_mask: TokenMask | None = None,
 ) -> DecayScan:
     """What a Mamba-3 mixer's scan reads: every head has a B and a C of its own (as many groups as heads).
 
@@ -157,9 +165,13 @@ def project_mamba3(
     Args:
         hidden: The mixer's input.
         weights: The mixer's weights.
+        token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj: it then writes nothing, and turns
+            nothing.
     """
     heads = len(weights.dt_bias)
-    projected = F.linear(hidden, weights.in_proj_weight)
+    hidden = zero_padding(hidden, token_mask)
+    projected = linear(hidden, weights.in_proj_weight, call=weights.called.get("in_proj"))
+    projected = zero_padding(projected, token_mask)
     gate, x, B, C, dt, rate, trap, angle = projected.split(weights.rows, dim=-1)
     wide = scan_dtype(projected)
     return Mamba3Signals(
@@ -167,8 +179,8 @@ def project_mamba3(
         rate=F.softplus(rate.to(wide)).clamp(min=weights.A_floor),
         share=torch.sigmoid(trap.to(wide)),
         angle=angle,
-        B=_per_head(B, weights.B_norm_weight, weights.B_bias, weights),
-        C=_per_head(C, weights.C_norm_weight, weights.C_bias, weights),
+        B=_per_head(B, "B", weights),
+        C=_per_head(C, "C", weights),
         x=x.to(wide).unflatten(2, (heads, -1)),
         D=weights.D.to(wide).unsqueeze(1),
         gate=gate,
@@ -190,23 +202,29 @@ def finish_mamba3(
 
     With `norm_weight` it is out_proj(RMSNorm(y) · SiLU(z)), the norm being over each head's channels.
     """
-    if weights.norm_weight is not None:
-        scale = weights.norm_weight.to(y.dtype).unflatten(0, y.shape[2:])
-        y = F.rms_norm(y, y.shape[3:], eps=weights.eps) * scale
-    gated = y.flatten(2) * F.silu(gate.to(y.dtype))
-    return F.linear(gated.to(gate.dtype), weights.out_proj_weight)
+    flat, norm = y.flatten(2), weights.called.get("norm")
+    if norm is not None:
+        gated = norm(flat.to(gate.dtype), gate)
+    else:
+        if weights.norm_weight is not None:
+            flat = group_rms_norm(flat, weights.norm_weight, y.shape[2], weights.eps)
+        gated = flat * F.silu(gate.to(y.dtype))
+    call = weights.called.get("out_proj")
+    return linear(gated.to(gate.dtype), weights.out_proj_weight, call=call)
 
 
 def _per_head(
-    v: Float[Tensor, "batch token group_state"],
-    norm_weight: Float[Tensor, "state"],
-    bias: Float[Tensor, "head state"],
-    weights: Mamba3Weights,
+    v: Float[Tensor, "batch token group_state"], name: str, weights: Mamba3Weights
 ) -> Float[Tensor, "batch token head state"]:
     """B or C as a head has it before rotation: its group's, normalised (in the input's dtype), and the head's bias."""
-    wide = scan_dtype(v)
-    grouped = v.to(wide).unflatten(2, (weights.ngroups, -1))
-    normed = F.rms_norm(grouped, grouped.shape[3:], norm_weight.to(wide), weights.eps).to(v.dtype)
+    wide, norm = scan_dtype(v), weights.called.get(f"{name}_norm")
+    grouped = v.unflatten(2, (weights.ngroups, -1))
+    if norm is not None:
+        normed = norm(grouped)
+    else:
+        weight = getattr(weights, f"{name}_norm_weight").to(wide)
+        normed = F.rms_norm(grouped.to(wide), grouped.shape[3:], weight, weights.eps).to(v.dtype)
+    bias = getattr(weights, f"{name}_bias")
     return normed.to(wide).repeat_interleave(len(bias) // weights.ngroups, dim=2) + bias.to(wide)
 
 

@@ -39,11 +39,6 @@ class Vocabulary:
         self._strings = dict(enumerate(tokens))
         self._ids = {string: i for i, string in enumerate(tokens) if len(string) == 1}
 
-    @classmethod
-    def read(cls, path: Path) -> "Vocabulary":
-        """The vocabulary in a JSON file: a list of strings."""
-        return cls(json.loads(path.read_text(encoding="utf-8")))
-
     @property
     def letters(self) -> range:
         """The ids of its letters, which follow one another; empty where it has none."""
@@ -67,6 +62,22 @@ class Vocabulary:
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Each token's string; ids that only pad the embedding are shown as <id>."""
         return [self._strings.get(i, f"<{i}>") for i in map(int, ids)]
+
+
+class ByteTokenizer:
+    """Tokens that are the bytes of UTF-8, 256 of them."""
+
+    def encode(self, text: str) -> list[int]:
+        """The bytes of `text`."""
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; bytes that are none stand as replacement characters."""
+        return bytes(map(int, ids)).decode(errors="replace")
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Printable ASCII as it is, other bytes as <0a>."""
+        return [chr(i) if 32 <= i < 127 else f"<{i:02x}>" for i in map(int, ids)]
 
 
 class FastTokenizer:
@@ -105,10 +116,17 @@ class FastTokenizer:
         return raw if not text or "\N{REPLACEMENT CHARACTER}" in text else text
 
 
+def tokenizer_of(strings: Sequence[str]) -> Vocabulary | ByteTokenizer:
+    """What reads tokens of these strings: bytes, where they are called what `ByteTokenizer` calls them."""
+    tokenizer = ByteTokenizer()
+    is_bytes = list(strings) == tokenizer.token_strings(range(256))
+    return tokenizer if is_bytes else Vocabulary(strings)
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in a model's folder. Raises SsmlensError when there is none."""
     if (folder / VOCABULARY_FILE).is_file():
-        return Vocabulary.read(folder / VOCABULARY_FILE)
+        return tokenizer_of(json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8")))
     if (folder / TOKENIZER_FILE).is_file():
         return FastTokenizer.read(folder / TOKENIZER_FILE)
     raise SsmlensError(f"{folder} has no {TOKENIZER_FILE}")

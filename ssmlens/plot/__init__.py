@@ -8,6 +8,7 @@
 from ssmlens.extras import extra
 
 with extra("plot", "ssmlens.plot"):
+    from ssmlens.plot.of_attributions import attribution
     from ssmlens.plot.of_captures import closure, scores
     from ssmlens.plot.of_layers import (
         channel,
@@ -23,6 +24,7 @@ with extra("plot", "ssmlens.plot"):
     from ssmlens.plot.of_runs import students, training
 
 __all__ = [
+    "attribution",
     "channel",
     "closure",
     "erase",

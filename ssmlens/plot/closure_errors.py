@@ -1,9 +1,10 @@
 """Can the maps be believed: how far each layer's recomputation is from what the layer computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, Theme, template
@@ -37,33 +38,9 @@ def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> 
     figure = go.Figure()
     for name, error in errors.items():
         has = np.array([name in v.errors for v in verdicts.values()])
-        within = error <= tolerance[name]
-        figure.add_trace(
-            go.Scatter(
-                x=[layer for layer, there in zip(layers, has, strict=True) if there],
-                y=np.clip(np.where(np.isfinite(error), error, ceiling), FLOOR, ceiling)[has],
-                name=literal(name),
-                mode="markers",
-                marker={
-                    "size": np.where(within, 9, 12)[has],
-                    "symbol": np.where(within, "circle", "x")[has].tolist(),
-                },
-                customdata=[f"{v:.3g}" for v in error[has]],
-                hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
-            )
-        )
-    for limit in sorted({limit for limit in tolerance.values() if limit > 0}):
-        names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
-        figure.add_hline(
-            y=limit,
-            line={"color": theme.failed, "width": 1, "dash": "dash"},
-        )
-        figure.add_annotation(
-            text=f"tolerance {limit:g}: {names}",
-            font={"size": 11, "color": theme.failed},
-            **{"x": 1, "xref": "paper", "xanchor": "right"},
-            **{"y": float(np.log10(limit)), "yanchor": "bottom", "showarrow": False},
-        )
+        there = [layer for layer, it in zip(layers, has, strict=True) if it]
+        figure.add_trace(_marks(name, there, error[has], tolerance[name], ceiling))
+    _draw_tolerances(figure, tolerance, theme)
     figure.update_layout(
         template=template(theme),
         height=260,
@@ -76,3 +53,39 @@ def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> 
         },
     )
     return figure
+
+
+def _marks(
+    name: str,
+    layers: Sequence[int],
+    error: Float[np.ndarray, " layer"],
+    tolerance: float,
+    ceiling: float,
+) -> go.Scatter:
+    """One kind of error of some layers."""
+    within = error <= tolerance
+    return go.Scatter(
+        x=list(layers),
+        y=np.clip(np.where(np.isfinite(error), error, ceiling), FLOOR, ceiling),
+        name=literal(name),
+        mode="markers",
+        marker={
+            "size": np.where(within, 9, 12),
+            "symbol": np.where(within, "circle", "x").tolist(),
+        },
+        customdata=[f"{v:.3g}" for v in error],
+        hovertemplate=f"layer %{{x}}<br>{literal(name)}  %{{customdata}}<extra></extra>",
+    )
+
+
+def _draw_tolerances(figure: go.Figure, tolerance: Mapping[str, float], theme: Theme) -> None:
+    """A line at each tolerance, with the errors that it holds for."""
+    for limit in sorted({limit for limit in tolerance.values() if limit > 0}):
+        names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
+        figure.add_hline(y=limit, line={"color": theme.failed, "width": 1, "dash": "dash"})
+        figure.add_annotation(
+            text=f"tolerance {limit:g}: {names}",
+            font={"size": 11, "color": theme.failed},
+            **{"x": 1, "xref": "paper", "xanchor": "right"},
+            **{"y": float(np.log10(limit)), "yanchor": "bottom", "showarrow": False},
+        )

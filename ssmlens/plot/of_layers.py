@@ -163,19 +163,11 @@ def maps(
     Raises:
         UsageError: As of `map`; or there is nothing to draw.
     """
-    if len(layers) == 1 and channels:
-        layers = [layers[0]] * len(channels)
-    if not layers:
-        raise UsageError("give at least one layer to draw")
-    if channels and len(channels) != len(layers):
-        raise UsageError(f"{len(channels)} channels for {len(layers)} layers: give one for each")
-    if channels:
-        kind = "channel"
-    heads = channels or [0] * len(layers)
+    kind = "channel" if channels else kind
     asked: dict[str, Any] = {"prompt": prompt, "kind": kind, "scale": scale, "limit": limit}
     shown = [
         _selection(layer, tokens, theme, region=_region(region), channel=head, **asked)
-        for layer, head in zip(layers, heads, strict=True)
+        for layer, head in _with_heads(layers, channels)
     ]
     for what in shown:
         check(kind, what)
@@ -192,6 +184,19 @@ def maps(
     texts = {tuple(what.tokens) for what in shown}
     joined = side_by_side(rows, side=side, same_queries=len(texts) == 1, theme=theme_of(theme))
     return go.Figure(joined).update_layout(paper_bgcolor=theme_of(theme).surface)
+
+
+def _with_heads(layers: Sequence[AnyLayer], channels: Sequence[int]) -> list[tuple[AnyLayer, int]]:
+    """The layers, each with the head drawn of it; a single one once for every head."""
+    if not layers:
+        raise UsageError("give at least one layer to draw")
+    if not channels:
+        return [(layer, 0) for layer in layers]
+    if len(layers) == 1:
+        return [(layers[0], head) for head in channels]
+    if len(channels) != len(layers):
+        raise UsageError(f"{len(channels)} channels for {len(layers)} layers: give one for each")
+    return list(zip(layers, channels, strict=True))
 
 
 def lag_profile(

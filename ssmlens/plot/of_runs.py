@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 
 from ssmlens.errors import UsageError
 from ssmlens.plot.finish import Length, finished
 from ssmlens.plot.of_layers import ThemeName, theme_of
-from ssmlens.plot.training_curves import Curve, training_curves
+from ssmlens.plot.training_curves import training_curves
 from ssmlens.plot.transplant_panels import transplant_panels
+from ssmlens.runs.arms import by_arm, lengths, training_length
+from ssmlens.runs.curves import by_step
 from ssmlens.runs.measures import DEFAULT, LOSS, SHARES, in_words
+from ssmlens.runs.metrics import EVAL, TRAIN
 from ssmlens.runs.students import Student, panels
 
 _SIZE = (900, 460)
@@ -26,12 +28,14 @@ def training(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw a measure by step: of each arm the mean over its runs, and the band from their least to most.
+    """Draw a measure by step: of each arm the mean over its runs that did not fail, and their band of least to most.
+
+    Arms are those of `ssmlens compare` (`runs.arms`), and so is the length unless it is given.
 
     Args:
         runs: Training runs, as `ssmlens.train` and `open_run` return them.
         measure: "loss" (of training), or a measure that is evaluated, such as "char" or "string".
-        length: The length evaluated at; None: the longest that a run trained on.
+        length: The length evaluated at; None: the longest that a run trained on and measured.
         title: What stands above; None leaves it out.
         size: Width and height; None: 900 × 460 pixels.
         theme: "light" or "dark".
@@ -40,17 +44,12 @@ def training(
         UsageError: No run has measured it.
     """
     loss = measure == LOSS
-    at = max((run.length or 0 for run in runs), default=0) if length is None else length
-    place = ("train", None) if loss else ("eval", at)
-    arms: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for run in runs:
-        steps, values = run.metrics.curve(measure, *place)
-        if len(steps):
-            arms.setdefault(run.arm, []).append((steps, values))
-    if not arms:
-        where = "" if loss else f" at length {at}"
+    at = training_length(runs, lengths(runs)) if length is None else length
+    arms, place = by_arm(runs), (TRAIN, None) if loss else (EVAL, at)
+    curves = by_step(arms, {arm: style for style, arm in enumerate(arms)}, measure, *place)
+    if not curves:
+        where = "" if loss or at is None else f" at length {at}"
         raise UsageError(f"none of these {len(runs)} runs has measured {measure}{where}")
-    curves = [_curve(arm, style, found) for style, (arm, found) in enumerate(arms.items())]
     name = "loss" if loss else f"{in_words(measure)} at length {at}"
     figure = training_curves(curves, "step", name, share=measure in SHARES, theme=theme_of(theme))
     return finished(figure, title, size, _SIZE, theme_of(theme))
@@ -81,16 +80,3 @@ def students(
     return transplant_panels(
         *panels(of, scores, lengths), scores, lengths, measured, theme=theme_of(theme)
     )
-
-
-def _curve(arm: str, style: int, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> Curve:
-    """Several runs as one curve over all of their steps."""
-    steps = np.unique(np.concatenate([at for at, _ in found]))
-    table = np.full((len(found), len(steps)), np.nan)
-    for row, (at, values) in zip(table, found, strict=True):
-        row[np.searchsorted(steps, at)] = values
-    there = np.isfinite(table).any(0)
-    steps, table = steps[there], table[:, there]
-    count = np.isfinite(table).sum(0).astype(float)
-    mean, low, high = (f(table, axis=0) for f in (np.nanmean, np.nanmin, np.nanmax))
-    return Curve(arm, style, steps.astype(float), mean, low, high, count)

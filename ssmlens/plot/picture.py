@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from ssmlens.plot.colour_bar import colour_bar
-from ssmlens.plot.raster import LEVELS, data_uri, palette_png
+from ssmlens.plot.raster import LEVELS, data_uri, palette_of, palette_png
 from ssmlens.plot.scales import Scale, coloured
 from ssmlens.plot.theme import SIGNED, UNIT, Stop
 
@@ -15,10 +15,13 @@ SIDE = 700
 
 _QUICK = 1  # zlib's level: a picture is looked at at once, and seldom kept
 
+Place = tuple[float, float, float, float]
+"""Where an image lies on its axes: left and upper edge, width and height."""
+
 
 def picture(
     cells: Float[np.ndarray, "row column"],
-    place: tuple[float, float, float, float],
+    place: Place,
     *,
     signed: bool,
     scale: Scale = "linear",
@@ -71,6 +74,11 @@ def stamp(
     return _png(position, signed, (pixels, pixels), level=9)
 
 
+def palette(*, signed: bool) -> UInt8[np.ndarray, "level rgba=4"]:
+    """The image's colours, of levels −127 .. 127 where values have signs, of 0 .. 254 where they have none."""
+    return palette_of(_stops(signed))[: LEVELS + 1]
+
+
 def colour_edges(
     values: Float[np.ndarray, "row column"],
     scale: Scale = "linear",
@@ -78,9 +86,9 @@ def colour_edges(
     signed: bool,
     limit: float | None = None,
 ) -> Float[np.ndarray, " level"]:
-    """At which |value| the image takes on each of its levels of colour: who knows them needs no scale.
+    """At which |value| the image takes on each of its levels of colour: with `palette`, all that a pixel depends on.
 
-    A cell of value v has as many levels, of all, as there are edges ≤ |v|; infinity for levels that no cell has.
+    The level of a value v is the number of edges ≤ |v|, with the sign of v; infinity for levels that no cell has.
 
     Args:
         values: The cells; NaN where there is nothing.
@@ -101,5 +109,8 @@ def colour_edges(
 def _png(
     position: Float[np.ndarray, "row column"], signed: bool, pixels: tuple[int, int], level: int
 ) -> bytes:
-    stops: tuple[Stop, ...] = SIGNED if signed else UNIT
-    return palette_png(position, stops, signed=signed, pixels=pixels, level=level)
+    return palette_png(position, _stops(signed), signed=signed, pixels=pixels, level=level)
+
+
+def _stops(signed: bool) -> tuple[Stop, ...]:
+    return SIGNED if signed else UNIT

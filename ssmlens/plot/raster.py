@@ -81,11 +81,12 @@ def palette_png(
     tall, wide = (pixels, pixels) if isinstance(pixels, int) else pixels
     if tall > 1 or wide > 1:
         index = index.repeat(tall, axis=0).repeat(wide, axis=1)
-    return _png(index, _palette(stops), level)
+    return _png(index, palette_of(stops), level)
 
 
 @functools.cache
-def _palette(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
+def palette_of(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
+    """Red, green, blue and opacity at each index of the image; the last is of NaN."""
     palette = np.zeros((256, 4), np.uint8)
     places, colours = [p for p, _ in stops], np.array([c for _, c in stops]) * [1, 1, 1, 255]
     for channel in range(4):

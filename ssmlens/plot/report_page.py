@@ -20,6 +20,7 @@ from ssmlens.plot.closure_errors import closure_figure
 from ssmlens.plot.labels import block_labels, visible
 from ssmlens.plot.lags import lag_profile
 from ssmlens.plot.packing import script_json
+from ssmlens.plot.picture import palette
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.sections import (
     header,
@@ -99,6 +100,10 @@ def report(
     verdicts = {index: capture.layer(index).verdict for index in capture.layers}
     shown = plan(capture, [row.layer for row in ranking.rows if row.rank is not None][:top])
     data = _data(capture, ranking, verdicts, shown)
+    data["palettes"] = {
+        name: [list(map(int, colour)) for colour in palette(signed=signed)]
+        for name, signed in (("signed", True), ("unsigned", False))
+    }
     data["figures"] = {t.name: _figures(means, verdicts, t) for t in (LIGHT, DARK)}
     folder = importlib.resources.files("ssmlens.plot") / "page"
     plotly_js, page_js = plotly.offline.get_plotlyjs(), (folder / "report.js").read_text("utf-8")

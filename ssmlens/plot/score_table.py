@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, ORDER, Theme, colorscale, template
+from ssmlens.scores import SCORES
 
 _WRITTEN = 16  # layers up to which the values are written in the cells
 
@@ -21,6 +22,8 @@ def score_heatmap(
 ) -> go.Figure:
     """Draw scores × layers: colour compares layers within one score, text is the true value.
 
+    The strongest colour is the layer that the score puts first: of an effect, the most negative.
+
     Args:
         values: A value for each score and layer; NaN is an empty cell.
         scores: Names of the rows.
@@ -31,7 +34,7 @@ def score_heatmap(
     columns = [str(layer) for layer in layers]
     figure = go.Figure(
         go.Heatmap(
-            z=_within_rows(values),
+            z=_within_rows(values * np.array([[_sign(name)] for name in scores])),
             x=columns,
             y=rows,
             text=[[_number(v) for v in row] for row in values],
@@ -66,6 +69,10 @@ def _within_rows(values: np.ndarray) -> np.ndarray:
             low, high = row[finite].min(), row[finite].max()
             out[finite] = (row[finite] - low) / (high - low) if high > low else 0.5
     return scaled
+
+
+def _sign(score: str) -> int:
+    return -1 if score in SCORES and not SCORES[score].higher_is_attention else 1
 
 
 def _number(value: float) -> str:

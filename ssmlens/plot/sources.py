@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from ssmlens.scores.reading import CaptureLike, LayerLike
+from ssmlens.scores.reading import CaptureLike
+from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.verdict import Verdict
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlens.plot.labels import block_labels, label_pixels, literal, visible
-from ssmlens.plot.picture import SIDE, picture
+from ssmlens.plot.picture import SIDE, Place, picture
 from ssmlens.plot.raster import Reduction, block_reduce
 from ssmlens.plot.scales import Scale
 from ssmlens.plot.theme import LABEL, LIGHT, Spec, Theme, plain_template
@@ -130,24 +130,9 @@ def tile_spec(
         theme: LIGHT or DARK.
     """
     key_tokens = query_tokens if key_tokens is None else key_tokens
-    first, first_key = shown.queries[0], shown.keys[0]
-    rows, columns = shown.cells.shape
-    size = columns * shown.block, rows * shown.block
-    place = (first_key - 0.5, first - 0.5, float(size[0]), float(size[1]))
-    numbers = []
-    if hover == "tokens":
-        labels = [
-            block_labels(tokens, shown.block, *span)
-            for tokens, span in ((query_tokens, shown.queries), (key_tokens, shown.keys))
-        ]
-        down, across = (_categories(of, t) for of, t in zip(labels, (_DOWN, _ACROSS), strict=True))
-        place = (-0.5, -0.5, float(columns), float(rows))
-        numbers = [_numbers(shown, {"y": labels[0], "x": labels[1]})]
-    else:
-        down = _positions(query_tokens, shown.queries, _DOWN)
-        across = _positions(key_tokens, shown.keys, _ACROSS)
-        if hover == "positions":
-            numbers = [_numbers(shown, None)]
+    axes = _on_labels if hover == "tokens" else _on_positions
+    place, down, across, labels = axes(shown, query_tokens, key_tokens)
+    numbers = [] if hover is None else [_numbers(shown, labels)]
     image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
     layout = {
         "template": plain_template(theme),
@@ -158,8 +143,35 @@ def tile_spec(
         "yaxis": {**down, "range": down["range"][::-1]},
     }
     spec = {"data": [*numbers, bar], "layout": layout}
-    at = query if query is None or hover != "tokens" else (query - first) / shown.block
+    at = query if query is None or hover != "tokens" else (query - shown.queries[0]) / shown.block
     return marked(spec, at, theme)
+
+
+def _on_positions(
+    shown: Tile, query_tokens: Sequence[str], key_tokens: Sequence[str]
+) -> tuple[Place, dict[str, Any], dict[str, Any], None]:
+    """Where the image lies on axes of positions, the axes down and across, and no labels."""
+    rows, columns = shown.cells.shape
+    place = (
+        shown.keys[0] - 0.5,
+        shown.queries[0] - 0.5,
+        float(columns * shown.block),
+        float(rows * shown.block),
+    )
+    down = _positions(query_tokens, shown.queries, _DOWN)
+    return place, down, _positions(key_tokens, shown.keys, _ACROSS), None
+
+
+def _on_labels(
+    shown: Tile, query_tokens: Sequence[str], key_tokens: Sequence[str]
+) -> tuple[Place, dict[str, Any], dict[str, Any], dict[str, list[str]]]:
+    """The same on axes of labels, one for each square, and the labels."""
+    rows, columns = shown.cells.shape
+    down = block_labels(query_tokens, shown.block, *shown.queries)
+    across = block_labels(key_tokens, shown.block, *shown.keys)
+    place = (-0.5, -0.5, float(columns), float(rows))
+    labels = {"y": down, "x": across}
+    return place, _categories(down, _DOWN), _categories(across, _ACROSS), labels
 
 
 def marked(spec: Spec, query: int | float | None, theme: Theme = LIGHT) -> Spec:

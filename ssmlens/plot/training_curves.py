@@ -1,43 +1,19 @@
 """Curves of training runs: the mean over seeds as a line, from least to most as a band, a colour an arm."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
 
 from ssmlens.plot.labels import literal, visible
 from ssmlens.plot.theme import LIGHT, Theme, template
+from ssmlens.runs.curves import Curve
 
 _DASHES = ("solid", "dash", "dot")
 _SHOWN = 40  # characters of an arm's name
 _OPACITY = 0.16
 _ABOVE = 4  # names
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """What the runs of one arm measured, over steps, lengths or learning rates.
-
-    Attributes:
-        arm: Name of the arm.
-        style: Its number among all arms of the page, so that it looks the same in every figure.
-        x: Where it was measured, ascending.
-        mean: Mean over the runs.
-        low: Least of the runs.
-        high: Most of the runs.
-        runs: Number of runs at each place.
-    """
-
-    arm: str
-    style: int
-    x: Float[np.ndarray, " place"]
-    mean: Float[np.ndarray, " place"]
-    low: Float[np.ndarray, " place"]
-    high: Float[np.ndarray, " place"]
-    runs: Float[np.ndarray, " place"]
 
 
 def training_curves(

@@ -9,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, Theme, template
 from ssmlens.plot.training_curves import arm_name
+from ssmlens.runs.rank_statistics import correlation
 from ssmlens.runs.students import LayerStudents
 
 _PANEL, _LEFT, _TOP, _BOTTOM = (276, 220), 84, 56, 52  # pixels
@@ -44,7 +44,6 @@ def transplant_panels(
         measured: What was, such as "characters right".
         theme: LIGHT or DARK.
     """
-    styles = dict(zip(references, itertools.cycle(_DASHES), strict=False))
     figure = make_subplots(
         len(lengths),
         len(scores),
@@ -57,14 +56,10 @@ def transplant_panels(
         enumerate(lengths, 1), enumerate(scores, 1)
     ):
         panel: dict[str, Any] = {"row": row, "col": column}
-        shown = row == column == 1
+        named = row == column == 1  # the legend takes its names from the first panel
         for number, arm in enumerate(arms):
-            figure.add_trace(_points(arm, number, score, length, theme, shown), **panel)
-        for number, (name, by_length) in enumerate(references.items()):
-            line = {"width": 1.5, "dash": styles[name], "color": _grey_first(number, theme)}
-            key = go.Scatter(x=[None], y=[None], mode="lines", line=line, name=arm_name(name))
-            figure.add_trace(key.update(showlegend=shown), **panel)
-            _lay(figure, panel, by_length[length], line)
+            figure.add_trace(_points(arm, number, score, length, theme, named), **panel)
+        _draw_references(figure, panel, references, length, named, theme)
         figure.add_annotation(
             text=_together(arms, score, length),
             font={"size": 11, "color": theme.muted},
@@ -72,7 +67,6 @@ def transplant_panels(
             **{"y": 1, "yref": "y domain", "yanchor": "bottom"},
             **panel,
         )
-    share = {"range": [-0.03, 1.05], "tickformat": ".0%", "zeroline": False}
     figure.update_layout(
         template=template(theme),
         paper_bgcolor=theme.surface,
@@ -81,25 +75,21 @@ def transplant_panels(
         margin={"l": _LEFT, "r": 24, "t": _TOP, "b": _BOTTOM},
         legend={"y": 1, "yref": "container", "yanchor": "top", "orientation": "h"},
     )
+    _name_axes(figure, scores, lengths, measured)
+    return figure
+
+
+def _name_axes(
+    figure: go.Figure, scores: Sequence[str], lengths: Sequence[int], measured: str
+) -> None:
+    """Say what is measured left of each row, and the score below each column."""
     figure.update_xaxes(zeroline=False)
-    figure.update_yaxes(**share)
+    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", zeroline=False)
     for row, length in enumerate(lengths, 1):
         title = f"{literal(measured)}<br>at length {length}"
         figure.update_yaxes(title={"text": title}, row=row, col=1)
     for column, score in enumerate(scores, 1):
         figure.update_xaxes(title={"text": literal(score)}, row=len(lengths), col=column)
-    return figure
-
-
-def rank_correlation(a: Float[np.ndarray, " layer"], b: Float[np.ndarray, " layer"]) -> float:
-    """Spearman's rank correlation over the pairs that are finite; ties share their mean rank; NaN below three pairs."""
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3:
-        return float("nan")
-    if np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
-        return float("nan")
-    found: Any = stats.spearmanr(a[both], b[both])
-    return float(found.statistic)
 
 
 def _points(
@@ -140,6 +130,23 @@ def _points(
     )
 
 
+def _draw_references(
+    figure: go.Figure,
+    panel: dict[str, Any],
+    references: Mapping[str, Mapping[int, Float[np.ndarray, " 3"]]],
+    length: int,
+    named: bool,
+    theme: Theme,
+) -> None:
+    """The arms without a teacher in a panel, lines across it."""
+    for number, (name, by_length) in enumerate(references.items()):
+        dash = _DASHES[number % len(_DASHES)]
+        line = {"width": 1.5, "dash": dash, "color": _grey_first(number, theme)}
+        key = go.Scatter(x=[None], y=[None], mode="lines", line=line, name=arm_name(name))
+        figure.add_trace(key.update(showlegend=named), **panel)
+        _lay(figure, panel, by_length[length], line)
+
+
 def _lay(
     figure: go.Figure, panel: dict[str, Any], over_seeds: np.ndarray, line: dict[str, Any]
 ) -> None:
@@ -159,6 +166,6 @@ def _grey_first(number: int, theme: Theme) -> str:
 
 
 def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
-    found = [rank_correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
+    found = [correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
     told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
     return f"rank corr.: {', '.join(told)}".replace("-", "−") if told else ""

@@ -15,8 +15,9 @@ from ssmlens.plot.raster import Reduction, block_reduce, causal, data_uri
 from ssmlens.plot.scales import SCALES, coloured
 from ssmlens.plot.sources import ReportLayer, ReportSource
 from ssmlens.scores.diagonal import without_longest
-from ssmlens.scores.reading import LayerLike, is_softmax
+from ssmlens.scores.reading import is_softmax
 from ssmlens.scores.statistics import energy_by_lag
+from ssmlens.store.layer_like import LayerLike
 
 THUMBNAIL = 96
 """Most pixels a side of a thumbnail."""

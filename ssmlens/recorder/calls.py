@@ -1,6 +1,7 @@
 """What a mixer was given and gave in one call, and what can be computed from that."""
 
 import dataclasses
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,21 +24,35 @@ class MixerCall:
         given: Its input, on the device of its weights.
         output: What it really put out, on the device of its weights.
         autocast: The dtype autocast computed with, or None.
+        gradients: Whether what is computed from the call is differentiable; its input and output then keep their graph.
     """
 
     site: MixerSite
     given: MixerInput
     output: Float[Tensor, "batch token d_model"]
     autocast: torch.dtype | None = None
+    gradients: bool = False
 
     def operands(self) -> Operator:
         """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
-        with torch.no_grad(), self.precision():
+        with torch.set_grad_enabled(self.gradients), self.precision():
             return self.site.adapter.project(self.site.module, self.given)
 
     def precision(self) -> Any:
         """A context that computes in the precision of the call."""
         return _precision(self.output.device, self.autocast)
+
+    def with_gradients(self) -> "MixerCall":
+        """The call, whose operands are differentiable: back to weights and embeddings.
+
+        Raises:
+            UsageError: The model runs without gradients.
+        """
+        if not torch.is_grad_enabled():
+            raise UsageError(
+                "gradients=True needs the graph of the forward: call the model outside torch.no_grad()"
+            )
+        return dataclasses.replace(self, gradients=True)
 
     def detached(self) -> "MixerCall":
         """The call without its autograd graph."""
@@ -77,9 +92,25 @@ def call_device(site: MixerSite, output: Tensor) -> torch.device:
     return weights_device(site) if site.adapter.needs_weights(site.module) else output.device
 
 
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """What keeps a transformers model from filling a cache that nobody reads."""
+    takes = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes else {}
+
+
 def versions(module: nn.Module) -> list[tuple[int, int]]:
     """What tells whether the module's weights were changed or replaced."""
     return [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in module.parameters()]
+
+
+def hooks_inside(module: nn.Module) -> set[tuple[str, int]]:
+    """What tells whether hooks on the module's layers were taken off: where each stands, and its number."""
+    return {
+        (name, number)
+        for name, layer in module.named_modules()
+        if name
+        for number in (*layer._forward_hooks, *layer._forward_pre_hooks)
+    }
 
 
 def _precision(device: torch.device, autocast: torch.dtype | None) -> Any:

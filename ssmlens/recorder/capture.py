@@ -1,17 +1,17 @@
 """`capture`: prompts through a model, layer by layer, into a verified file."""
 
 import dataclasses
-import inspect
 import math
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +21,11 @@ from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
+from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
-from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device
+from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device, without_cache
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
+from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_map
 from ssmlens.recorder.prompts import (
@@ -39,6 +41,9 @@ from ssmlens.store.writer import CaptureWriter
 
 # Tokens that go through the model at once, padding included.
 _BATCH_TOKENS = 4096
+
+# Layers whose further arrays are computed before one forward records them: a stopped capture loses those of so many.
+_LAYERS_TOGETHER = 4
 
 Progress = Callable[[int, int, str], None]
 
@@ -61,6 +66,7 @@ def capture(
     overwrite: bool = False,
     keep_going: bool = False,
     store_discretized: bool = False,
+    further: Further | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> Capture | None:
@@ -84,6 +90,8 @@ def capture(
         overwrite: Replace `out` if it exists.
         keep_going: Store a layer whose closure fails, instead of stopping there; `ssmlens verify` will name it.
         store_discretized: Store Ā and B̄ as well; otherwise the reader computes them.
+        further: What computes arrays of every layer that are stored beside these, such as
+            `ssmlens.effect.layers.LayerEffects`.
         progress: Called with (layers done, layers in all, what is being done).
         command: What was typed, for the record.
 
@@ -99,34 +107,47 @@ def capture(
         if shard is not None or resume:
             raise UsageError("`shard` and `resume` need `out`: a temporary capture has no name")
         options = {"layers": layers, "channels": channels, "keep_going": keep_going}
-        options |= {"store_discretized": store_discretized, "progress": progress}
+        options |= {"store_discretized": store_discretized, "further": further}
+        options["progress"] = progress
         return _temporary(model, prompts, **options)
     blocks = find_blocks(model)
-    chosen = choose_blocks(blocks, layers)
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
-    if max(asked.length) > names.LARGEST_WHOLE_MAP:
+    chosen = _chosen(blocks, layers, channels, max(asked.length))
+    beside = None if further is None else further(model, asked)
+    mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
+    writer = CaptureWriter(
+        Path(out),
+        _header(model, blocks, chosen, asked, channels, store_discretized, beside, command),
+        layers=[block.layer for block in mine],
+        batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    job = _Job(model, asked, writer, channels, store_discretized, beside, keep_going, progress)
+    with writer:  # which writes a layer while the next is computed
+        for batch in range(writer.batches):
+            job.run(mine, batch)
+    path = writer.finish()
+    return None if path is None else open_capture(path)
+
+
+def _chosen(
+    blocks: list[Block],
+    layers: Sequence[int] | None,
+    channels: Sequence[int] | None,
+    tokens: int,
+) -> list[Block]:
+    """The blocks that are captured; raises UsageError for one that cannot be, and logs attention without weights."""
+    chosen = choose_blocks(blocks, layers)
+    if tokens > names.LARGEST_WHOLE_MAP:
         chosen = for_long_prompts(chosen, layers, channels)
     for block in chosen:
         if block.mixer:
             weights_device(block.mixer)
             _check_channels(block.mixer, channels)
     _tell_of_attention(chosen if layers else blocks)
-    mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
-    writer = CaptureWriter(
-        Path(out),
-        _header(model, blocks, chosen, asked, channels, store_discretized, command),
-        layers=[block.layer for block in mine],
-        batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
-        resume=resume,
-        overwrite=overwrite,
-    )
-    job = _Job(model, asked, writer, channels, store_discretized, keep_going, progress)
-    with writer:  # which writes a layer while the next is computed
-        for batch in range(writer.batches):
-            job.run(mine, batch)
-    path = writer.finish()
-    return None if path is None else open_capture(path)
+    return chosen
 
 
 def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
@@ -151,16 +172,23 @@ class _Job:
     writer: CaptureWriter
     channels: Sequence[int] | None
     store_discretized: bool
+    further: FurtherArrays | None
     keep_going: bool
     progress: Progress | None
 
     def run(self, blocks: list[Block], batch: int) -> None:
-        """Forward one batch of prompts, up to the last layer that is missing."""
-        missing = {b.layer: b for b in blocks if not self.writer.done(b.layer, batch)}
+        """Store of one batch of prompts every layer that is missing."""
+        missing = [block for block in blocks if not self.writer.done(block.layer, batch)]
         self._done, self._all = len(blocks) - len(missing), len(blocks)
-        if not missing:
-            return
+        together = len(missing) if self.further is None else _LAYERS_TOGETHER
+        for first in range(0, len(missing), max(1, together)):
+            self._record(missing[first : first + together], batch)
+
+    def _record(self, blocks: list[Block], batch: int) -> None:
+        """Forward one batch of prompts, up to the last of these layers."""
+        missing = {block.layer: block for block in blocks}
         rows = self.writer.prompts(batch)
+        self._beside = {layer: self._further(layer, batch) for layer in missing}
         ids = self.prompts.padded()[rows.start : rows.stop]
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
         self._tell(batch, f"forward to layer {min(missing)}")
@@ -174,12 +202,19 @@ class _Job:
             if not calls:
                 raise _EnoughError
 
-        blocks_to_hook = list(missing.values())
-        with suppress(_EnoughError), hooked(blocks_to_hook, on_call), torch.no_grad():
-            self.model(ids.to(next(self.model.parameters()).device), **_without_cache(self.model))
+        with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
+            self.model(ids.to(next(self.model.parameters()).device), **without_cache(self.model))
         if calls:
             left = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {left.name}")
+
+    def _further(
+        self, layer: int, batch: int
+    ) -> tuple[Mapping[str, np.ndarray], Mapping[str, str]]:
+        if self.further is None:
+            return {}, {}
+        self._tell(batch, f"measuring layer {layer}")
+        return self.further(self.writer.prompts(batch), layer)
 
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         first, *beside = calls.of_sites
@@ -188,7 +223,8 @@ class _Job:
         for call in beside:  # softmax attention that shares the block with another mixer
             with _named(layer):
                 arrays["softmax_attention_map"] = capture_map(call, length)
-        self.writer.write(layer, batch, arrays, stored.attributes)
+        further, attributes = self._beside.pop(layer)
+        self.writer.write(layer, batch, {**arrays, **further}, {**stored.attributes, **attributes})
         self._done += 1
         self._tell(batch, f"layer {layer}")
 
@@ -208,7 +244,7 @@ class _Job:
             raise ClosureError(
                 f"layer {layer} ({adapter.family}): recomputed output differs by "
                 f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
-                "(`keep_going` stores them all the same)"
+                f"(`keep_going` stores them all the same){_suspects(call.site.module)}"
             )
         return got
 
@@ -216,6 +252,17 @@ class _Job:
         if self.progress is not None:
             done = batch * self._all + self._done
             self.progress(done, self.writer.batches * self._all, what)
+
+
+def _suspects(mixer: nn.Module) -> str:
+    """What stands on the mixer's layers and may be why its output cannot be computed again."""
+    names = [name for name, _ in hooked_layers(mixer)]
+    if not names:
+        return ""
+    return (
+        f"; on its {', '.join(names)} are hooks or an adapter: take them off, merge the adapter "
+        "(`merge_and_unload()`), or call `model.eval()` if it drops out"
+    )
 
 
 class _Calls:
@@ -272,6 +319,7 @@ def _header(
     prompts: Prompts,
     channels: Sequence[int] | None,
     store_discretized: bool,
+    further: FurtherArrays | None,
     command: str,
 ) -> CaptureHeader:
     source = getattr(model, "source", None)
@@ -304,6 +352,7 @@ def _header(
             "n_layer": len(blocks),
             "channels": "loudest" if channels is None else ",".join(map(str, channels)) or "none",
             "discretized": int(store_discretized),
+            **({} if further is None else {"further_arrays": ",".join(further.names)}),
             "closure_tolerance": max(closes),
             "ssmlens_version": ssmlens.__version__,
             "torch_version": torch.__version__,
@@ -321,12 +370,6 @@ def _digest(model: nn.Module) -> str:
             "load the model onto devices"
         )
     return digest(state)
-
-
-def _without_cache(model: nn.Module) -> dict[str, bool]:
-    """What keeps a transformers model from filling a cache that nobody reads."""
-    takes = inspect.signature(model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 def _tell_of_attention(blocks: Sequence[Block]) -> None:

@@ -1,13 +1,14 @@
 """One layer of a capture: operands, maps and their checks, as arrays that a store takes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssmlens import names
+from ssmlens.adapters.find import MixerSite
 from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
@@ -85,16 +86,9 @@ def capture_layer(
         channels = [] if long else _loudest(operands, y, real)
     if not operands.stored:
         channels = []
-    attributes = {
-        "kind": adapter.block_kind,
-        "operator": operands.kind,
-        "mixer": f"{type(mixer).__module__}.{type(mixer).__qualname__}",
-        "adapter": adapter.family,
-        "finite": finite,
-        "reason": reason,
-        "closure_reason": closed.reason,
-        "headdim": 1 if operands.x is None else operands.x.shape[3],
-        "d_conv": weights["conv"].shape[1] if "conv" in weights else getattr(mixer, "d_conv", 0),
+    attributes: dict[str, str | int] = {
+        **_described(call.site, operands, weights),
+        **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
     }
     # None of these is needed any more; what surrounds the mixing holds the projections.
     operands = operands.bare()
@@ -102,8 +96,8 @@ def capture_layer(
     # Maps are the operands', whatever precision the model is run in.
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
         if long:
-            attributes[BLOCK_TOKENS] = tokens_per_block(operands.tokens)
-            arrays |= maps.reduced(operands, length, target, attributes[BLOCK_TOKENS])
+            attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
+            arrays |= maps.reduced(operands, length, target, block)
         else:
             arrays |= maps.whole(operands, length, channels)
         if store_discretized:
@@ -113,6 +107,21 @@ def capture_layer(
         arrays["channel"] = torch.tensor(list(channels))
     on_host = {name: to_numpy(_without_axis_of_one(name, array)) for name, array in arrays.items()}
     return LayerCapture(on_host, attributes, float(closed.error.max()))
+
+
+def _described(
+    site: MixerSite, operands: Operator, weights: Mapping[str, Tensor]
+) -> dict[str, str | int]:
+    """What a layer is, whatever it computed."""
+    mixer = site.module
+    return {
+        "kind": site.adapter.block_kind,
+        "operator": operands.kind,
+        "mixer": f"{type(mixer).__module__}.{type(mixer).__qualname__}",
+        "adapter": site.adapter.family,
+        "headdim": 1 if operands.x is None else operands.x.shape[3],
+        "d_conv": weights["conv"].shape[1] if "conv" in weights else getattr(mixer, "d_conv", 0),
+    }
 
 
 def capture_map(call: MixerCall, length: Tensor) -> np.ndarray:

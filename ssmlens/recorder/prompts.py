@@ -13,19 +13,28 @@ from torch import Tensor, nn
 from ssmlens.errors import UsageError
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
+from ssmlens.tasks.bytes import Bytes
 from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.recall import Recall
-from ssmlens.tasks.repeat import Repeat
+from ssmlens.tasks.repeat import PRINTABLE, Repeat
 from ssmlens.tasks.sort import Sort
 from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
 
+_BYTES = 256
 # Tasks that take no letter twice, and how many letters each unit of their length takes: a key is one of two.
 _DIFFERENT: dict[type[Task], int] = {Sort: 1, Recall: 2}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Prompts:
     """Prompts, each with its own length.
+
+        Prompts([[3, 1, 4], [1, 5]])
+        Prompts(ids, target=[[-1, -1, 0, 1]])
+        Prompts.repeated(ids), Prompts.of_task("copy", model)
+
+    Tokens are a tensor [prompt token], lists of ids, or one list of them. Of the others one value a prompt is given, or
+    nothing; `kinds` may be one word for all.
 
     Attributes:
         tokens: Token ids of each prompt.
@@ -39,9 +48,79 @@ class Prompts:
     texts: tuple[str, ...]
     target: tuple[tuple[int, ...] | None, ...]
 
-    def __post_init__(self):
+    def __init__(
+        self,
+        tokens: Iterable[Any] | Tensor,
+        kinds: str | Sequence[str] = "tokens",
+        texts: Sequence[str] | None = None,
+        target: Iterable[Any] | Tensor | None = None,
+    ):
+        """Raises UsageError where there is no prompt, one is empty, or something does not fit its tokens."""
+        rows = _rows(tokens)
+        given = {
+            "kinds": [kinds] * len(rows) if isinstance(kinds, str) else kinds,
+            "texts": [""] * len(rows) if texts is None else texts,
+            "target": [None] * len(rows) if target is None else map(_target, target),
+        }
+        object.__setattr__(self, "tokens", rows)
+        for name, values in given.items():
+            object.__setattr__(self, name, tuple(values))
+        self._check()
+
+    @classmethod
+    def repeated(cls, tokens: Iterable[Any] | Tensor, times: int = 2) -> "Prompts":
+        """Sequences of one's own said again and again, with the target that induction looks at.
+
+        In a sequence of n tokens that is said again, the query at position i ≥ n must look at i − n + 1: at what came
+        after its token the last time. The last query has none, as nothing comes after it.
+
+        Args:
+            tokens: Each sequence once, as `Prompts` takes them.
+            times: How often each is said.
+
+        Raises:
+            UsageError: `times` is less than 2, or a sequence has fewer than two tokens.
+        """
+        once = cls(tokens).tokens
+        if times < 2:
+            raise UsageError(f"`times` is 2 or more, not {times}")
+        for number, row in enumerate(once):
+            if len(row) < 2:
+                raise UsageError(f"prompt {number}: a sequence to repeat has two tokens or more")
+        target = [_after_the_last_time(len(row), times) for row in once]
+        return cls([row * times for row in once], "repeat", target=target)
+
+    @classmethod
+    def of_task(cls, name: str, model: Any, *, seed: int = 0, **options: Any) -> "Prompts":
+        """Examples of a task, drawn from the model's own vocabulary, with their targets.
+
+            Prompts.of_task("copy", model, length=12, count=4)
+
+        Args:
+            name: A registered task: copy, repeat, …
+            model: The model they are for.
+            seed: Which examples.
+            **options: The task's own options.
+
+        Raises:
+            UsageError: There is no such task, an option is impossible, or the model's tokens do not suit it.
+        """
+        known = [field.name for field in dataclasses.fields(tasks[name])]
+        for option in options:
+            if option not in known:
+                raise UsageError(
+                    f"the task {name} has no option `{option}`; it has {', '.join(known)}"
+                )
+        return from_named_task(name, model, options, seed)
+
+    def _check(self) -> None:
         if not self.tokens:
             raise UsageError("there is no prompt; give at least one")
+        for name in ("kinds", "texts", "target"):
+            if len(getattr(self, name)) != len(self.tokens):
+                raise UsageError(
+                    f"`{name}` has {len(getattr(self, name))} entries for {len(self.tokens)} prompts: give one each"
+                )
         for number, (tokens, text) in enumerate(zip(self.tokens, self.texts, strict=True)):
             if not tokens:
                 raise UsageError(f"prompt {number} ({text!r}) is empty; give it at least one token")
@@ -95,20 +174,7 @@ def from_tokens(rows: Iterable[Any] | Tensor) -> Prompts:
     Raises:
         UsageError: There is none, one is empty, or something is not a token id.
     """
-    if isinstance(rows, Tensor):
-        if rows.is_floating_point() or rows.ndim not in (1, 2):
-            raise UsageError(
-                f"token ids are an integer tensor [prompt token]; this one is {rows.dtype}, "
-                f"shape {tuple(rows.shape)}"
-            )
-        rows = rows.tolist()
-    whole: list[Any] = list(rows)
-    if whole and isinstance(whole[0], Integral):
-        whole = [whole]
-    tokens = tuple(
-        tuple(_token_id(number, token) for token in row) for number, row in enumerate(whole)
-    )
-    return Prompts(tokens, ("tokens",) * len(tokens), ("",) * len(tokens), (None,) * len(tokens))
+    return Prompts(rows)
 
 
 def from_texts(texts: Sequence[str], tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
@@ -120,8 +186,7 @@ def from_texts(texts: Sequence[str], tokenizer: Tokenizer | None, why_none: str 
     if tokenizer is None:
         reason = f" ({why_none})" if why_none else ""
         raise UsageError(f"this model has no tokenizer{reason}; pass token ids instead of text")
-    tokens = tuple(tuple(tokenizer.encode(text)) for text in texts)
-    return Prompts(tokens, ("text",) * len(tokens), tuple(texts), (None,) * len(tokens))
+    return Prompts([tokenizer.encode(text) for text in texts], "text", texts)
 
 
 def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None = None) -> Prompts:
@@ -132,8 +197,8 @@ def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None 
         tuple(tuple(row[:n].tolist()) for row, n in zip(rows, length, strict=True))
         for rows in (batch.tokens, batch.target)
     )
-    texts = tuple("" if tokenizer is None else tokenizer.decode(row) for row in tokens)
-    return Prompts(tokens, (name,) * len(tokens), texts, target)
+    texts = None if tokenizer is None else [tokenizer.decode(row) for row in tokens]
+    return Prompts(tokens, name, texts, target)
 
 
 def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 0) -> Prompts:
@@ -142,7 +207,7 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
     Args:
         name: A registered task.
         model: The model they are for.
-        options: The task's length and count, where they are not its own.
+        options: The task's own, by field, such as length and count, where they are not its defaults.
         seed: Which examples.
 
     Raises:
@@ -151,12 +216,24 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
     tokenizer = getattr(model, "tokenizer", None)
     letters = tokenizer.letters if isinstance(tokenizer, Vocabulary) else range(0)
     kind = tasks[name]
+    own: dict[str, Any]
     if kind is Repeat:
-        ids = letters or range(vocabulary_size(model))
-        own: dict[str, Any] = {"first_token": ids.start, "vocab_size": ids.stop}
+        ids = letters or _without_letters(vocabulary_size(model))
+        own = {"first_token": ids.start, "vocab_size": ids.stop}
+    elif kind is Bytes:
+        if letters or vocabulary_size(model) < _BYTES:
+            raise UsageError(
+                f"`task` {name} is for models whose tokens are bytes; use `task` repeat"
+            )
+        own = {}
     else:
         own = _on_letters(name, kind, letters, options.get("length"))
     return from_task(name, kind(**options | own), seed, tokenizer)
+
+
+def _without_letters(size: int) -> range:
+    """The ids that are repeated in a vocabulary of this size: those of printable characters where it is the bytes."""
+    return PRINTABLE if size == _BYTES else range(size)
 
 
 def _on_letters(name: str, kind: type[Task], letters: range, length: int | None) -> dict[str, Any]:
@@ -189,6 +266,8 @@ def vocabulary_size(model: nn.Module) -> int:
 
 def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
     """Prompts from a file, blank lines aside: .txt, a prompt a line; .jsonl, {"text": …} or {"tokens": […]} a line.
+
+    A line of .jsonl may have a "target" too: for each token the position it must look at, −1 or null for none.
 
     Raises:
         UsageError: The file is not there, holds no prompt, or a line of it is wrong.
@@ -237,11 +316,47 @@ def _from_json(line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts
     except json.JSONDecodeError as error:
         raise UsageError(f"not JSON ({error.msg})") from None
     match given:
-        case {"text": str(text), **rest} if not rest:
-            return from_texts([text], tokenizer, why_none)
-        case {"tokens": list(tokens), **rest} if not rest:
-            return from_tokens([tokens])
-    raise UsageError('a line is {"text": "…"} or {"tokens": [1, 2, …]}')
+        case {"text": str(text), **rest} if rest.keys() <= {"target"}:
+            prompts = from_texts([text], tokenizer, why_none)
+        case {"tokens": list(tokens), **rest} if rest.keys() <= {"target"}:
+            prompts = from_tokens([tokens])
+        case _:
+            raise UsageError(
+                'a line is {"text": "…"} or {"tokens": [1, 2, …]}, with or without "target": [-1, 0, …]'
+            )
+    return Prompts(prompts.tokens, prompts.kinds, prompts.texts, [rest.get("target")])
+
+
+def _rows(tokens: Iterable[Any] | Tensor) -> tuple[tuple[int, ...], ...]:
+    """Token ids, a row a prompt. Raises UsageError for what is none."""
+    if isinstance(tokens, Tensor):
+        if tokens.is_floating_point() or tokens.ndim not in (1, 2):
+            raise UsageError(
+                f"token ids are an integer tensor [prompt token]; this one is {tokens.dtype}, "
+                f"shape {tuple(tokens.shape)}"
+            )
+        tokens = tokens.tolist()
+    whole: list[Any] = list(tokens)
+    if whole and isinstance(whole[0], Integral):
+        whole = [whole]
+    return tuple(tuple(_token_id(number, id) for id in row) for number, row in enumerate(whole))
+
+
+def _target(given: Any) -> tuple[Any, ...] | None:
+    """The target of one prompt, as it is checked later: null is for none."""
+    if given is None:
+        return None
+    if isinstance(given, Tensor):
+        given = given.tolist()
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UsageError(f"a target is a list of positions, not {given!r}")
+    return tuple(NO_TARGET if position is None else position for position in given)
+
+
+def _after_the_last_time(tokens: int, times: int) -> list[int]:
+    """For each query of a sequence that is repeated, the place after its token's last one."""
+    known = range(tokens, times * tokens - 1)
+    return [q - tokens + 1 if q in known else NO_TARGET for q in range(times * tokens)]
 
 
 def _token_id(number: int, token: Any) -> int:
@@ -250,8 +365,11 @@ def _token_id(number: int, token: Any) -> int:
     return int(token)
 
 
-def _is_target(target: Sequence[int], tokens: int) -> bool:
-    return len(target) == tokens and all(NO_TARGET <= t <= q for q, t in enumerate(target))
+def _is_target(target: Sequence[Any], tokens: int) -> bool:
+    positions = [t for t in target if isinstance(t, Integral) and not isinstance(t, bool)]
+    return len(positions) == len(target) == tokens and all(
+        NO_TARGET <= t <= q for q, t in enumerate(target)
+    )
 
 
 def _unpadded(task: Task, batch: TaskBatch) -> list[int]:

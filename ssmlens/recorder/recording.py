@@ -1,5 +1,6 @@
 """`recording(model)`: look into any model at hand, without a file."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,12 +13,14 @@ from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.softmax import SOFTMAX
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.notebook import ShownInNotebooks
-from ssmlens.recorder.calls import MixerCall, versions
+from ssmlens.recorder.calls import MixerCall, hooks_inside, versions
 from ssmlens.recorder.choose import choose_blocks, why_not
 from ssmlens.recorder.closure import Closure, closure
 from ssmlens.recorder.hooks import hooked
 from ssmlens.scan.hidden_attention import attention_map
 from ssmlens.scan.operator import Operator
+
+log = logging.getLogger("ssmlens")
 
 
 class LayerRecord(ShownInNotebooks):
@@ -29,6 +32,7 @@ class LayerRecord(ShownInNotebooks):
     def __init__(self, call: MixerCall):
         self.call = call
         self._weights = versions(call.site.module)
+        self._hooks = hooks_inside(call.site.module)
 
     @property
     def layer(self) -> int:
@@ -43,12 +47,19 @@ class LayerRecord(ShownInNotebooks):
                 f"layer {self.layer}: the weights have changed since the recording; "
                 "read .operands before training on"
             )
+        if gone := self._hooks - hooks_inside(self.call.site.module):
+            log.warning(
+                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
+                "them; read .operands before taking them off, or see .closure_error",
+                self.layer,
+                ", ".join(sorted({name for name, _ in gone})),
+            )
         return self.call.operands()
 
     @cached_property
     def attention_map(self) -> Float[Tensor, "batch query key"]:
         """The mean of M over the heads."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.call.gradients):
             return attention_map(self.operands)
 
     def states(self, at: int | Sequence[int]) -> Float[Tensor, "batch at head headdim state"]:
@@ -102,10 +113,11 @@ class Recording:
         softmax_attention: The record of every block's softmax attention, those with another mixer beside it too.
     """
 
-    def __init__(self, why_not: Mapping[int, str]):
+    def __init__(self, why_not: Mapping[int, str], gradients: bool = False):
         self.softmax_attention: dict[int, LayerRecord] = {}
         self._mixers: dict[int, LayerRecord] = {}
         self._why_not = why_not
+        self._gradients = gradients
 
     @property
     def layers(self) -> list[int]:
@@ -137,31 +149,41 @@ class Recording:
     def _add(self, call: MixerCall) -> None:
         attends = call.site.adapter is SOFTMAX
         kept = self.softmax_attention if attends else self._mixers
-        kept[call.site.layer] = LayerRecord(call.detached())
+        kept[call.site.layer] = LayerRecord(
+            call.with_gradients() if self._gradients else call.detached()
+        )
 
 
 @contextmanager
-def recording(model: nn.Module, layers: int | Sequence[int] | None = None) -> Iterator[Recording]:
+def recording(
+    model: nn.Module, layers: int | Sequence[int] | None = None, *, gradients: bool = False
+) -> Iterator[Recording]:
     """Record what the Mamba layers of `model` compute inside the `with` block.
 
         with ssmlens.recording(model) as rec:
             model(input_ids)
         rec[31].operands, rec[31].closure_error
 
-    Any mamba_ssm, transformers or ssmlens model, as it is. Its outputs do not change; the hooks are gone afterwards.
+    Any mamba_ssm, transformers or ssmlens model, as it is. Its outputs do not change; the hooks are gone afterwards. A
+    compiled model runs uncompiled inside the block.
     Of a hybrid's softmax attention the weights are recorded, where the model puts them out
     (`attn_implementation="eager"`): `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
 
     Args:
         model: The model.
         layers: Block indices to record, or one. None: all.
+        gradients: Whether operands, and all that is computed of them, can be differentiated, back to the model's
+            weights and embeddings: `channel_maps(rec[1].operands, [0]).sum().backward()`. All layers share the graph of
+            one forward, which is then kept in memory: sum what is wanted, or pass `retain_graph=True`.
 
     Raises:
         UnsupportedModelError: No layer of the model can be read.
-        UsageError: A layer is out of range, or nothing in it mixes tokens.
+        UsageError: A layer is out of range, or nothing in it mixes tokens; in the model's call: with `gradients`, the
+            model runs under `torch.no_grad()`.
     """
     blocks = find_blocks(model)
     layers = [layers] if isinstance(layers, int) else layers
-    rec = Recording({block.layer: why for block in blocks if (why := why_not(block))})
+    reasons = {block.layer: why for block in blocks if (why := why_not(block))}
+    rec = Recording(reasons, gradients)
     with hooked(choose_blocks(blocks, layers), rec._add):
         yield rec

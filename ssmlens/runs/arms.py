@@ -20,23 +20,24 @@ class Arm:
     Attributes:
         name: "default", "mimetic", "transplant 3", ...
         layer: The teacher's layer; None without a teacher.
-        shuffled: Whether it is the control of a transplant.
+        control: Which control of a transplant it is: "shuffled", ...; "" for none.
     """
 
     name: str
     layer: int | None = None
-    shuffled: bool = False
+    control: str = ""
 
 
 def by_arm(runs: Sequence[Run]) -> dict[Arm, list[Run]]:
     """The runs of each arm: "default" and "mimetic", others without a teacher, transplants by layer, their controls."""
     arms: dict[Arm, list[Run]] = {}
     for run in runs:
-        arms.setdefault(Arm(run.arm, run.teacher_layer, run.shuffled), []).append(run)
+        arms.setdefault(Arm(run.arm, run.teacher_layer, run.control), []).append(run)
 
-    def place(arm: Arm) -> tuple[bool, int, int, str]:
+    def place(arm: Arm) -> tuple[bool, str, int, int, str]:
         first = _FIRST.index(arm.name) if arm.name in _FIRST else len(_FIRST)
-        return arm.shuffled, -1 if arm.layer is None else arm.layer, first, arm.name
+        plain = arm.control in ("", "shuffled")
+        return not plain, arm.control, -1 if arm.layer is None else arm.layer, first, arm.name
 
     return {arm: arms[arm] for arm in sorted(arms, key=place)}
 

@@ -8,6 +8,7 @@
                          length         the longest length trained on
                          teacher_layer  of a transplant, and of its shuffled control: the block it comes from
                          shuffled       whether it is such a control
+                         control        what another control of the transplant is: "gaussian", "memory-only", ...
                          start          names of the fields here that say how the model starts, in which arms may
                                         differ; absent: `FIRST_STARTS`
                        all of them optional, and whatever else the trainer wants to keep.
@@ -143,6 +144,12 @@ class Run:
         return self.config.get("shuffled") is True
 
     @property
+    def control(self) -> str:
+        """Which control of a transplant it is: "shuffled", "gaussian", ...; "" where it is none."""
+        own = text_of(dict(self.config), "control", _LONGEST_ARM) or ""
+        return "shuffled" if self.shuffled else own
+
+    @property
     def setting(self) -> dict[str, Any]:
         """Its config but for how the model starts, its seed and its learning rate: what arms must have in common."""
         own = {"start", "seed", "learning_rate", *self.config.get("start", FIRST_STARTS)}
@@ -216,7 +223,7 @@ def _read(path: Path, known: Metrics) -> Run:
         _signature=signature,
     )
     try:  # so that nobody who asks later meets a bad field
-        _ = run.arm, run.seed, run.learning_rate, run.length, run.teacher_layer
+        _ = run.arm, run.seed, run.learning_rate, run.length, run.teacher_layer, run.control
         _require_names(run.config, "start")
     except ValueError as error:
         raise RunFileError(f"{path / CONFIG}: {error}") from error

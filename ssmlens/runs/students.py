@@ -20,15 +20,15 @@ class Student:
 
     Attributes:
         arm: Its name.
-        layer: The teacher's layer that it started as, or as the shuffled values of; None for default and mimetic.
-        shuffled: Whether it is a control: that layer's values, their structure destroyed.
+        layer: The teacher's layer that it started as, or that it is a control of; None for default and mimetic.
+        control: Which control it is: "shuffled", that layer's values, their structure destroyed; ...; "" for none.
         scores: Every score of that layer, from before any training, NaN where it does not apply; else empty.
         at: Its summary by the length that accuracy was measured at; best rates are chosen at the training length.
     """
 
     arm: str
     layer: int | None
-    shuffled: bool
+    control: str
     scores: Mapping[str, float]
     at: Mapping[int, ArmSummary]
 
@@ -38,7 +38,7 @@ class LayerStudents:
     """Students that differ in the teacher's layer that they started as.
 
     Attributes:
-        arm: "transplant", or "shuffled".
+        arm: "transplant", or a control, such as "shuffled".
         layer: The teacher's layers.
         scores: Their scores by name, from before any training.
         accuracy: By length: mean over all rates of each layer's student, and its least and most over seeds.
@@ -68,7 +68,7 @@ def students(runs: Sequence[Run], measure: str = DEFAULT) -> list[Student]:
         Student(
             arm=arm.name,
             layer=arm.layer,
-            shuffled=arm.shuffled,
+            control=arm.control,
             scores=group[0].teacher_scores,
             at={n: summarise(arm.name, group, measure, n, trained) for n in there},
         )
@@ -82,8 +82,13 @@ def panels(
 ) -> tuple[list[LayerStudents], References]:
     """What `plots.transplant_panels` draws: transplants and their controls by layer, and the arms without a teacher."""
     arms = []
-    for name, shuffled in (("transplant", False), ("shuffled", True)):
-        group = [it for it in students if it.layer is not None and it.shuffled is shuffled]
+    controls = sorted({it.control for it in students} - {"", "shuffled"})
+    for name, control in (
+        ("transplant", ""),
+        ("shuffled", "shuffled"),
+        *zip(controls, controls, strict=True),
+    ):
+        group = [it for it in students if it.layer is not None and it.control == control]
         group.sort(key=lambda student: student.layer or 0)
         if group:
             layers = np.array([student.layer for student in group])

@@ -95,7 +95,7 @@ def add_square(out: Float[Tensor, "kind #slab token token"], pairs: DecayedPairs
     for n, start in enumerate(range(0, tokens, square.size)):
         here = slice(start, min(start + square.size, tokens))
         length = here.stop - start
-        out[:, :, here, here] += blocks[:, :, n, :length, :length]
+        out[:, :, here, here].add_(blocks[:, :, n, :length, :length])
 
 
 def add_rectangle(

@@ -60,7 +60,7 @@ def fold_in(
     chosen, dtype = list(channels), maps.dtype
     scale = maps.new_ones(maps.shape[:3])
     if "gate" in fold:
-        scale = _gate_scale(operands, dtype)[..., chosen].mT
+        scale = gate_scale(operands, dtype)[..., chosen].mT
     matrix = maps * scale.unsqueeze(3)
     if "skip" in fold:
         assert operands.D is not None
@@ -80,13 +80,9 @@ def _fold_convolution(
     assert around is not None
     assert around.u is not None
     assert around.conv_weight is not None
-    assert operands.x is not None
     taps = around.conv_weight[chosen].to(dtype)
     bias = None if around.conv_bias is None else around.conv_bias[chosen].to(dtype)
-    convolved = causal_conv1d(around.u[..., chosen].to(dtype), taps, bias)
-    x = operands.x.flatten(2)[..., chosen].to(dtype)
-    # What x is of the convolution's output; where that is 0, x is too, and any scale would do.
-    scale = (x / convolved.masked_fill(convolved == 0, 1)).mT
+    scale = activation_scale(operands, dtype, chosen).mT
     offset = scale.new_zeros(scale.shape)
     if bias is not None:
         offset = (matrix @ (scale * bias.unsqueeze(1)).unsqueeze(3)).squeeze(3)
@@ -97,7 +93,24 @@ def _fold_convolution(
     return folded, offset
 
 
-def _gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
+def activation_scale(
+    operands: Operator, dtype: torch.dtype, channels: Sequence[int] | slice = slice(None)
+) -> Float[Tensor, "batch token channel"]:
+    """What x is of the convolution's output, channel by channel: of SiLU the sigmoid; 0 at padding."""
+    around = operands.surroundings
+    assert around is not None
+    assert around.u is not None
+    assert around.conv_weight is not None
+    assert operands.x is not None
+    taps = around.conv_weight[channels].to(dtype)
+    bias = None if around.conv_bias is None else around.conv_bias[channels].to(dtype)
+    convolved = causal_conv1d(around.u[..., channels].to(dtype), taps, bias)
+    x = operands.x.flatten(2)[..., channels].to(dtype)
+    # Where the convolution's output is 0, x is too, and any scale would do.
+    return x / convolved.masked_fill(convolved == 0, 1)
+
+
+def gate_scale(operands: Operator, dtype: torch.dtype) -> Float[Tensor, "batch token channel"]:
     """What gate and norm multiply each channel's y by, the norm's root mean square being that of this input."""
     around = operands.surroundings
     assert around is not None

@@ -1,9 +1,10 @@
 """Scores of how attention-like a layer is, and the ranking of layers by them.
 
 A score is one file here, registered in `SCORES`; `compute` gives all of them as a Dataset,
-`rank_layers` an order.
+`rank_layers` an order, `rank_heads` one of heads.
 """
 
+from ssmlens.scores.heads import rank_heads
 from ssmlens.scores.order import rank, rank_layers
 from ssmlens.scores.ranking import RankedLayer, Ranking
 from ssmlens.scores.score import SCORES, Measured, Score
@@ -17,6 +18,7 @@ __all__ = [
     "Score",
     "compute",
     "rank",
+    "rank_heads",
     "rank_layers",
     "summary",
 ]

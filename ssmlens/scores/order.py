@@ -1,6 +1,6 @@
 """Which layers are most attention-like: order by one score, or by the mean rank of several."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -9,10 +9,14 @@ from scipy import stats
 
 from ssmlens.errors import UsageError
 from ssmlens.names import FINITE, LAYER, NONFINITE_WEIGHTS
+from ssmlens.scores.effect import EFFECTS
 from ssmlens.scores.ranking import RankedLayer, Ranking
 from ssmlens.scores.reading import CaptureLike
 from ssmlens.scores.score import SCORES
 from ssmlens.scores.table import compute, summary
+
+# Coordinates of a table of heads, beside their running number, which stands for the layer.
+BLOCK, HEAD = "block", "head"
 
 TARGETED = ("copy_score", "induction_score")
 """Default order: the first of these that the capture's prompts allow."""
@@ -28,7 +32,9 @@ def rank_layers(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
-    """Order a capture's layers, the most attention-like first.
+    """Order a capture's layers, the most attention-like first; by an effect, the one that matters most.
+
+    Effects stand beside the scores wherever the capture has them, and a note says where they disagree.
 
     Args:
         capture: An open capture.
@@ -42,7 +48,7 @@ def rank_layers(
         UsageError: A score is unknown, or none of those asked for applies to this capture.
     """
     asked = _names(by)
-    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL])
+    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL, *EFFECTS])
     return rank(compute(capture, shown, progress=progress), by, top)
 
 
@@ -50,6 +56,8 @@ def rank(
     scores: xr.Dataset, by: str | Sequence[str] | None = None, top: int | None = None
 ) -> Ranking:
     """Order layers by scores already computed: `rank_layers` for who has the Dataset of `compute`.
+
+    Where the Dataset has coordinates `block` and `head`, its layers are heads.
 
     Ties share their mean rank and stand in order of their block index. A layer without a value in a
     score of `by` is not ranked and stands after those that are; one with non-finite weights stands
@@ -72,9 +80,12 @@ def rank(
     places = sorted(range(len(layers)), key=lambda i: (broken[i], ranks[i], layers[i]))
     shown = list(dict.fromkeys([*order, *present]))
     rows = tuple(_row(scores, statistics, i, ranks[i], order, shown) for i in places)
+    of = "head" if HEAD in scores.coords else "layer"
     if rankable.any():
-        notes += _disagreements(means.isel({LAYER: ~broken}), rows[0].layer, present)
-    return Ranking(rows[:top], tuple(order), tuple(notes))
+        named = {layers[i]: f"{of} {row.label}" for i, row in zip(places, rows, strict=True)}
+        first = layers[places[0]]
+        notes += _disagreements(means.isel({LAYER: ~broken}), first, present, named)
+    return Ranking(rows[:top], tuple(order), tuple(notes), of)
 
 
 def _names(by: str | Sequence[str] | None) -> list[str]:
@@ -129,6 +140,7 @@ def _row(
     shown: list[str],
 ) -> RankedLayer:
     told, spread = {}, {}
+    is_head = HEAD in scores.coords
     for name in shown:
         told[name], deviation = map(float, statistics[name].values[:, place])
         if np.isfinite(deviation):
@@ -136,11 +148,12 @@ def _row(
         told |= {c: float(scores[c].values[place]) for c in SCORES[name].companions}
     return RankedLayer(
         rank=float(rank) if np.isfinite(rank) else None,
-        layer=int(scores[LAYER].values[place]),
+        layer=int(scores[BLOCK if is_head else LAYER].values[place]),
         scores=told,
         spread=spread,
         closure_error=float(scores["closure_error"].values[place]),
         reason=_reason(scores, place, order),
+        head=int(scores[HEAD].values[place]) if is_head else None,
     )
 
 
@@ -159,16 +172,28 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
     return ""
 
 
-def _disagreements(means: xr.Dataset, first: int, present: list[str]) -> list[str]:
-    """A note for each score that would put another layer first than the ranking does."""
-    notes = []
-    layers = means[LAYER].values
-    for name in present:
-        values = _sign(name) * means[name].values
-        if not np.isfinite(values).any():
-            continue
-        best = np.nanmax(values)
-        if values[layers == first][0] == best:
-            continue
-        notes.append(f"{name} would put layer {layers[np.nanargmax(values)]} first")
-    return notes
+def _disagreements(
+    means: xr.Dataset, first: int, present: list[str], named: Mapping[int, str]
+) -> list[str]:
+    """A note for each look that would put another layer first than the ranking does, and one for the effects."""
+    firsts = {name: _firsts(means, name) for name in present}
+    firsts = {name: layers for name, layers in firsts.items() if layers}
+    notes = [
+        f"{name} would put {named[layers[0]]} first"
+        for name, layers in firsts.items()
+        if name not in EFFECTS and first not in layers
+    ]
+    effects = {name: layers for name, layers in firsts.items() if name in EFFECTS}
+    if not effects or all(first in layers for layers in effects.values()):
+        return notes
+    looks = [name for name in (*TARGETED, *STRUCTURAL) if name in firsts][:1]
+    said = [f"{name} {named[firsts[name][0]]}" for name in (*looks, *effects)]
+    return [*notes, f"looks and effects disagree on what comes first: {', '.join(said)}"]
+
+
+def _firsts(means: xr.Dataset, name: str) -> list[int]:
+    """The layers that a score puts first; none where it has no value."""
+    values = _sign(name) * means[name].values
+    if not np.isfinite(values).any():
+        return []
+    return means[LAYER].values[values == np.nanmax(values)].tolist()

@@ -1,10 +1,10 @@
-"""A ranking of layers: its rows, as a table to read and as plain values."""
+"""A ranking of layers or heads: its rows, as a table to read and as plain values."""
 
 import dataclasses
 import html
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from ssmlens.text_table import text_table
 
@@ -25,6 +25,7 @@ class RankedLayer:
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
         reason: Why the layer is not ranked, or ranked on fewer prompts than others; "" otherwise.
+        head: In a ranking of heads, which head of the layer.
     """
 
     rank: float | None
@@ -33,21 +34,33 @@ class RankedLayer:
     spread: dict[str, float]
     closure_error: float
     reason: str = ""
+    head: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The layer as text; of a head "layer.head"."""
+        return str(self.layer) if self.head is None else f"{self.layer}.{self.head}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Layers, best first. Iterate over it, print it, or take `to_dict()`.
+    """Layers or heads, best first. Iterate over it, print it, or take `to_dict()`.
 
     Attributes:
         rows: The layers, best first; those that could not be ranked last.
         by: The scores that order it.
         notes: Where other scores disagree, and what was left out of the order.
+        of: What is ranked, "layer" or "head".
     """
 
     rows: tuple[RankedLayer, ...]
     by: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    of: Literal["layer", "head"] = "layer"
+
+    def with_notes(self, notes: Sequence[str]) -> "Ranking":
+        """The same with further notes."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
 
     def __iter__(self) -> Iterator[RankedLayer]:
         return iter(self.rows)
@@ -62,15 +75,14 @@ class Ranking:
         """The ranking in plain values that JSON can hold: NaN becomes None."""
         return {
             "by": list(self.by),
-            "layers": [_plain(dataclasses.asdict(row)) for row in self.rows],
+            f"{self.of}s": [_plain(_dict(row)) for row in self.rows],
             "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
         """An aligned table, then the notes."""
-        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
         table = text_table(self._table(), left=(-1,))
-        return "\n".join([f"layers by {order}", table, *(f"note: {n}" for n in self.notes)])
+        return "\n".join([self._title, table, *(f"note: {n}" for n in self.notes)])
 
     def _repr_html_(self) -> str:
         """The table, for a notebook."""
@@ -79,22 +91,21 @@ class Ranking:
         body = "".join(
             f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
         )
-        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
         notes = "".join(f"<div>note: {html.escape(note)}</div>" for note in self.notes)
-        return (
-            f"<div>layers by {html.escape(order)}</div><table><tr>{cells}</tr>{body}</table>{notes}"
-        )
+        title = html.escape(self._title)
+        return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, `closure_error`, `reason`.
 
-        Its index is the layer's block index.
+        Its index is the layer's block index, of heads with the head.
         """
         import pandas
 
+        index = ["layer"] if self.of == "layer" else ["layer", "head"]
         rows = [
             {
-                "layer": row.layer,
+                **{name: getattr(row, name) for name in index},
                 "rank": row.rank,
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
@@ -103,14 +114,19 @@ class Ranking:
             }
             for row in self.rows
         ]
-        return pandas.DataFrame(rows).set_index("layer") if rows else pandas.DataFrame()
+        return pandas.DataFrame(rows).set_index(index) if rows else pandas.DataFrame()
+
+    @property
+    def _title(self) -> str:
+        order = self.by[0] if len(self.by) == 1 else f"mean rank of {', '.join(self.by)}"
+        return f"{self.of}s by {order}"
 
     def _table(self) -> list[list[str]]:
         """A header, then a row a layer; the reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
         columns = [
             ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
-            ["layer", *(str(row.layer) for row in self.rows)],
+            [self.of, *(row.label for row in self.rows)],
             *map(self._column, names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
             ["", *(row.reason for row in self.rows)],
@@ -128,6 +144,11 @@ class Ranking:
             cell = "-" if math.isnan(mean) else f"{mean:.0f}" if whole else f"{mean:.3f}"
             cells.append(cell if spread is None else f"{cell} ±{spread:.3f}")
         return cells
+
+
+def _dict(row: RankedLayer) -> dict[str, Any]:
+    values = dataclasses.asdict(row)
+    return values if row.head is not None else {k: v for k, v in values.items() if k != "head"}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -14,6 +14,7 @@ from ssmlens.names import (
 )
 from ssmlens.scores import statistics
 from ssmlens.store import schema
+from ssmlens.store.layer_like import LayerLike
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -25,34 +26,6 @@ _WHY_NOT_FINITE = {
 
 class NotApplicable(Exception):
     """A score has no value here; the message is the reason, kept beside the NaN."""
-
-
-@runtime_checkable
-class LayerLike(Protocol):
-    """What is asked of a layer of a capture (`ssmlens.store`)."""
-
-    @property
-    def index(self) -> int:
-        """Block index in the model."""
-        ...
-
-    @property
-    def state(self) -> str:
-        """`names.FINITE`, or what is not finite."""
-        ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Whatever is stored about the layer in one value."""
-        ...
-
-    def __contains__(self, name: str, /) -> bool:
-        """Whether the layer has this array."""
-        ...
-
-    def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """An array of `store.schema.LAYER_ARRAYS`; with a prompt, that prompt's, cut to its length."""
-        ...
 
 
 @runtime_checkable
@@ -111,6 +84,29 @@ class Reading:
     def weight(self, name: str) -> Float[np.ndarray, "..."]:
         """A weight in float64. Raises NotApplicable when it is absent or not finite."""
         return self._finite(name, None).astype(np.float64)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the layer has reduced maps in place of whole ones."""
+        return self.has("attention_map_max") and not self.has("attention_map")
+
+    def attribute(self, name: str) -> str:
+        """An attribute of the layer as text, "" where it has none."""
+        return str(self._layer.attributes.get(name, ""))
+
+    def number(self, name: str) -> float:
+        """The prompt's value in an array of one value a prompt, NaN too."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        return float(self._layer.read(name, self._prompt))
+
+    def operand(self, name: str) -> Float[np.ndarray, "..."]:
+        """One of the prompt's operands, cut to its length. Raises as `attention_map`."""
+        return self._of_prompt(name)
+
+    @property
+    def log_decay(self) -> Float[np.ndarray, "..."]:
+        """The prompt's log decay; −∞ is a token that forgets everything. Raises NotApplicable when absent or NaN."""
+        return self._of_prompt("log_decay", finite=lambda array: np.isfinite(np.exp(array)))
 
     @property
     def attention_map(self) -> Float[np.ndarray, "query key"]:
@@ -176,20 +172,27 @@ class Reading:
         """A statistic of a map or a mask: stored, where those are reduced, else `of_whole`."""
         return self._of_prompt(name).astype(np.float64) if self.has(name) else of_whole()
 
-    def _of_prompt(self, name: str) -> Float[np.ndarray, "..."]:
+    def _of_prompt(
+        self, name: str, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite
+    ) -> Float[np.ndarray, "..."]:
         assert self._prompt is not None, "a weight score has no prompt"
         if self._capture.length[self._prompt] < 2:
             raise NotApplicable("a one-token prompt has no past to look at")
-        return self._finite(name, self._prompt)
+        return self._finite(name, self._prompt, finite)
 
-    def _finite(self, name: str, prompt: int | None) -> Num[np.ndarray, "..."]:
+    def _finite(
+        self,
+        name: str,
+        prompt: int | None,
+        finite: Callable[[np.ndarray], np.ndarray] = np.isfinite,
+    ) -> Num[np.ndarray, "..."]:
         if name not in self._arrays:
             if not self.has(name):
                 who = "softmax attention" if is_softmax(self._layer) else "the layer"
                 raise NotApplicable(f"{who} has no {name}")
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]
-        if not np.isfinite(array).all():
+        if not finite(array).all():
             why = _WHY_NOT_FINITE.get(self._layer.state, self._layer.state)
             raise NotApplicable(f"{name} is not finite ({why})")
         return array

@@ -45,7 +45,8 @@ def _share(
     return float(np.divide(hit, total, out=np.zeros_like(total), where=total > 0).mean())
 
 
-def _target(reading: Reading) -> Int[np.ndarray, " query"]:
+def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
+    """Where each query of the prompt must look. Raises NotApplicable where none must, or one must look ahead."""
     target = reading.target
     if (target > np.arange(len(target))).any():
         raise NotApplicable("a query's target lies after it")
@@ -64,13 +65,13 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    target = _target(reading)
+    target = checked_target(reading)
     return Measured(_share(reading.row_magnitude, reading.target_magnitude, target))
 
 
 def _previous_token(reading: Reading) -> Measured:
     _require_repeat(reading)
-    if not reading.has("attention_map") and reading.has("attention_map_max"):
+    if reading.is_reduced:
         raise NotApplicable("reduced maps do not tell how much falls on the token before")
     attention_map = reading.attention_map
     return Measured(target_share(attention_map, np.arange(len(attention_map)) - 1))

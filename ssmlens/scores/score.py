@@ -23,8 +23,8 @@ class Score:
         description: One line for a table's legend or a hover label.
         measure: The number, from one layer and prompt. Raises NotApplicable with the reason where
             there is none; a returned NaN means 0/0.
-        reads: "weights" (one value a layer), "maps" (a value a prompt), or "targets" (maps, on
-            prompts of one kind).
+        reads: "weights" (one value a layer), "maps" (a value a prompt), "targets" (maps, on prompts
+            of one kind), or "effects" (a value a prompt: what the layer does, not where it looks).
         range: Lowest and highest value the definition allows.
         unit: "1" for a share or a correlation, else a word such as "tokens".
         higher_is_attention: Whether a higher value is more attention-like, so which end is ranked
@@ -35,7 +35,7 @@ class Score:
 
     description: str
     measure: Callable[[Reading], Measured]
-    reads: Literal["weights", "maps", "targets"]
+    reads: Literal["weights", "maps", "targets", "effects"]
     range: tuple[float, float]
     unit: str = "1"
     higher_is_attention: bool = True

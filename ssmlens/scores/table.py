@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from ssmlens.names import LAYER, PROMPT
-from ssmlens.scores.reading import CaptureLike, LayerLike, NotApplicable, Reading
+from ssmlens.scores.reading import CaptureLike, NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Score
+from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.verdict import CLOSURE, worst
 
 SCORE = "score"

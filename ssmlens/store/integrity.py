@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ssmlens.errors import SsmlensError
-from ssmlens.names import MAP_ARRAYS
+from ssmlens.names import ARRAYS, EFFECT, MAP_ARRAYS
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
@@ -57,7 +57,9 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
     found = [f"{what}: not what was written" for what in layer.damages()]
     if layer.finite:
+        # An effect is NaN without a target, and where another layer is not finite.
         unknown = ["closure_error"] if layer.attributes.get("closure_reason") else []
+        unknown += [*ARRAYS[EFFECT]]
         read = [name for name in layer.names if name not in unknown]
         found += [f"{n} is not finite" for n in read if not np.isfinite(layer.read(n)).all()]
         found += _closure_problems(layer)

@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 
 from ssmlens.names import AGREEMENTS, FINITE, MAP, MAP_ARRAYS, MAP_ERRORS, MAPS
+from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.schema import is_softmax
 
 Answer = Literal["yes", "no", "not resolved"]
@@ -18,29 +19,6 @@ CLOSURE_TOLERANCE = 1e-4
 
 MAP_TOLERANCE = 1e-5
 """Largest error of a stored map times a vector, in whatever precision the model runs."""
-
-
-@runtime_checkable
-class Proven(Protocol):
-    """What is asked of a layer."""
-
-    @property
-    def state(self) -> str:
-        """`names.FINITE`, or what is not finite."""
-        ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Its attributes."""
-        ...
-
-    def __contains__(self, name: str, /) -> bool:
-        """Whether it has an array."""
-        ...
-
-    def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """An array."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +68,7 @@ class Verdict:
         return self.answer == "yes"
 
 
-def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
+def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     """The verdict on a layer (`Layer.verdict`).
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
@@ -135,7 +113,7 @@ def judge(layer: Proven, closure_tolerance: float | None = None) -> Verdict:
     )
 
 
-def worst(layer: Proven, name: str) -> float:
+def worst(layer: LayerLike, name: str) -> float:
     """The largest of an error over prompts; NaN where one is NaN or none is stored."""
     values = _values(layer, name)
     return (
@@ -143,13 +121,13 @@ def worst(layer: Proven, name: str) -> float:
     )  # numpy's max keeps a NaN, Python's may not
 
 
-def whole_maps(layer: Proven) -> list[str]:
+def whole_maps(layer: LayerLike) -> list[str]:
     """Which of `names.MAPS` the layer stores whole."""
     return [kind for kind in MAPS if MAP_ARRAYS[kind] in layer]
 
 
 def _answer(
-    layer: Proven,
+    layer: LayerLike,
     failures: tuple[Failure, ...],
     errors: Mapping[str, float],
     missing: list[str],
@@ -165,5 +143,5 @@ def _answer(
     return "yes", ""
 
 
-def _values(layer: Proven, name: str) -> np.ndarray:
+def _values(layer: LayerLike, name: str) -> np.ndarray:
     return np.atleast_1d(layer.read(name)) if name in layer else np.empty(0)

@@ -11,6 +11,9 @@ from ssmlens.tasks.draws import Draws
 from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task, tasks
 
+PRINTABLE = range(32, 127)
+"""The bytes that are printable ASCII characters: what is drawn for a model whose tokens are bytes."""
+
 
 @tasks.register("repeat")
 @dataclasses.dataclass(frozen=True)

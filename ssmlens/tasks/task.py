@@ -2,7 +2,8 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -36,6 +37,8 @@ class Task(ABC):
     context: int = 220
 
     least_length: ClassVar[int] = 1
+    exam_lengths: ClassVar[tuple[int, ...] | None] = None
+    """Lengths to measure accuracy at where nobody chose; None: that of training, and twice that."""
 
     def __post_init__(self):
         self._require(self.count >= 1, "`count`", "of at least 1", self.count)
@@ -87,6 +90,21 @@ class Task(ABC):
         begun = int((least.cumsum(1) - least < self.context).sum(1).max())
         examples = self.examples(draws, length[:, :begun].flatten())
         return pack(examples, self.count, self.context)
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027, most need nothing
+        """Bring what rows are drawn from to a device, or raise UsageError where it is not to be had."""
+
+    def measure_more(
+        self, model: Callable[[Tensor], Any], seed: Seed, device: torch.device
+    ) -> dict[str, float]:
+        """What is measured in an exam beside `metrics.measure`: nothing, unless a task says more.
+
+        Args:
+            model: Token ids to logits, in eval mode.
+            seed: Of the exam.
+            device: Where the model is.
+        """
+        return {}
 
     def at_length(self, length: int) -> "Task":
         """The same task with every example of this length, one a row: what accuracy is measured on."""

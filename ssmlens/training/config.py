@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ssmlens.errors import UsageError
 from ssmlens.options import option_of
+from ssmlens.tasks.task import tasks
 from ssmlens.training.architecture import ModelOptions
 from ssmlens.training.evaluation import EvaluationOptions
 from ssmlens.training.init_options import InitOptions, arm_name
@@ -80,8 +81,9 @@ class TrainConfig(
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Lengths that accuracy is measured at, that of training among them."""
-        return self.eval_lengths or (self.length, 2 * self.length)
+        """Lengths that accuracy is measured at; by default the task's own, or that of training and twice that."""
+        own = tasks[self.task].exam_lengths if self.task in tasks else None
+        return self.eval_lengths or own or (self.length, 2 * self.length)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, `arm` spelt out: what config.json holds, the same for the same training.

@@ -72,13 +72,7 @@ def train(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
-        try:
-            for _, error in _together([session]):
-                if error is not None:
-                    raise error
-        except BaseException as error:
-            _record(session, error)
-            raise
+        _run_alone(session)
     return open_run(out)
 
 
@@ -151,6 +145,17 @@ def _together(sessions: list[Session]) -> Iterator[tuple[Session, SsmlensError |
                     yield session, error
                 else:
                     left.append(session)
+
+
+def _run_alone(session: Session) -> None:
+    """Train one run to its end; what stops it is written down and raised."""
+    try:
+        for _, error in _together([session]):
+            if error is not None:
+                raise error
+    except BaseException as error:
+        _record(session, error)
+        raise
 
 
 def _attempt(act: Callable[..., None], *values: Any) -> SsmlensError | None:

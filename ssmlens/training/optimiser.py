@@ -22,7 +22,9 @@ class OptimiserOptions:
     Attributes:
         learning_rate: Highest learning rate of AdamW.
         warmup: Steps over which the learning rate rises to it.
-        schedule: How it falls to 0 by the last step.
+        schedule: How it falls to `final_rate` of it by the last step.
+        final_rate: Share of the highest learning rate that is left at the end.
+        beta2: How slowly AdamW's mean of squared gradients forgets; language models take .95.
         clip: Largest norm of the gradient; 0 for no limit.
         weight_decay: Weight decay of matrices.
         decay_ssm: Decay A_log, D, dt_bias, biases and norms as well.
@@ -31,13 +33,18 @@ class OptimiserOptions:
     learning_rate: Number = 1e-3
     warmup: int = option(100, least=0)
     schedule: Literal["linear", "cosine"] = "linear"
+    final_rate: Number = option(0.0, least=0)
+    beta2: Number = option(0.999, least=0)
     clip: Number = option(1.0, least=0)
     weight_decay: Number = option(0.1, least=0)
     decay_ssm: bool = False
 
 
 def check_optimiser(options: OptimiserOptions) -> None:
-    """Raise UsageError where the learning rate is not positive."""
+    """Raise UsageError where the learning rate is not positive, or a share is not below 1."""
+    for name in ("final_rate", "beta2"):
+        if not getattr(options, name) < 1:
+            raise UsageError(f"`{name}` is below 1, not {getattr(options, name):g}")
     if not 0 < options.learning_rate < float("inf"):
         raise UsageError(f"`learning_rate` is positive, not {options.learning_rate:g}")
 
@@ -54,7 +61,8 @@ def make_optimizer(
     groups: list[dict[str, Any]] = [
         {"params": params, "weight_decay": decay} for params, decay in pairs if params
     ]
-    return torch.optim.AdamW(groups, fused=on_gpu or None, capturable=on_gpu)
+    betas = (0.9, float(options.beta2))
+    return torch.optim.AdamW(groups, betas=betas, fused=on_gpu or None, capturable=on_gpu)
 
 
 def clip_gradient(options: OptimiserOptions, model: nn.Module) -> None:
@@ -64,7 +72,7 @@ def clip_gradient(options: OptimiserOptions, model: nn.Module) -> None:
 
 
 def rate_at(step: int, steps: int, options: OptimiserOptions) -> float:
-    """The learning rate of step 0 .. steps − 1: up to the highest over `warmup` steps, then down towards 0.
+    """The learning rate of step 0 .. steps − 1: up to the highest over `warmup` steps, then down to `final_rate` of it.
 
     linear: in proportion to the steps that are left; cosine: by half a cosine.
     """
@@ -72,4 +80,4 @@ def rate_at(step: int, steps: int, options: OptimiserOptions) -> float:
         return options.learning_rate * (step + 1) / options.warmup
     left = (steps - step) / max(1, steps - options.warmup)
     fall = left if options.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
-    return options.learning_rate * fall
+    return options.learning_rate * (options.final_rate + (1 - options.final_rate) * fall)

@@ -75,6 +75,86 @@ def sweep(
             is begun then.
         SsmlensError: The disk cannot be written, or machines do not share it.
     """
+    _check_limits(shard, pack, hang_after)
+    asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
+    started = engines[engine](asked)
+    if work is None:
+        _check_all(configs)
+    paths = {run_path(Path(out), config): config for config in configs}
+    jobs = take_shard([SweepJob(path, config) for path, config in paths.items()], *shard)
+    ends = _Ends(jobs, retry_failed, progress)
+
+    def outcomes() -> Generator[Outcome[SweepJob]]:
+        if not ends.left:
+            return
+        with told_in_one_line(Path(out), 0):
+            Path(out).mkdir(parents=True, exist_ok=True)
+        with started as running:
+            most = pack or _usual_pack(running.places)
+            packs = make_packs(ends.left, most, len(running.places))
+            limits = {"hang_after": hang_after, "attempts": attempts}
+            train = work or partial(_train, files=tuple(files))
+            yield from run_pool(packs, train, running, skip=ends.settled, **limits)
+
+    done = []
+    with closing(outcomes()) as of_workers:
+        for job, state, error in of_workers:
+            if state in ("failed", "lost") and _state(job.path) != "failed":
+                _record(job, error)
+            if state == "done":
+                done.append(job.path)
+            ends.add(job)
+    if absent := [path for path in done if _state(path) != "done"]:
+        told = f"{len(absent)} runs are done, but {absent[0]} is not here"
+        raise SsmlensError(f"{told}: the machines of a sweep must share a file system")
+    return [open_run(job.path) for job in jobs if (job.path / METRICS).exists()]
+
+
+class _Ends:
+    """Which runs of a sweep have ended, and how; `progress` is told at each end, first of those that had before.
+
+    Args:
+        jobs: The runs.
+        retry_failed: Whether runs that have failed before are begun again.
+        progress: As in `sweep`.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[SweepJob],
+        retry_failed: bool,
+        progress: Callable[[int, int, str], None] | None,
+    ):
+        self._all, self._progress = len(jobs), progress
+        self._again = {job.path for job in jobs if retry_failed and _state(job.path) == "failed"}
+        over = {job.path for job in jobs if self.settled(job)}
+        self.left = [job for job in jobs if job.path not in over]
+        self._states = Counter(map(_state, over))
+        self._tell()
+
+    def settled(self, job: SweepJob) -> bool:
+        """Whether nothing is to be done about a run."""
+        return _state(job.path) in ("done", "failed") and job.path not in self._again
+
+    def add(self, job: SweepJob) -> None:
+        """A run that was left has ended."""
+        self._again.discard(job.path)
+        self._states[_state(job.path)] += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            ended = self._states
+            how = [f"{ended[state]} {state}" for state in ("done", "failed") if ended[state]]
+            self._progress(ended.total(), self._all, ", ".join(how))
+
+
+def run_path(out: Path, config: TrainConfig) -> Path:
+    """Where a config's run is: a name to read, and the first 12 digits of its digest."""
+    return out / f"{config.name}-{config.digest()[:12]}"
+
+
+def _check_limits(shard: tuple[int, int], pack: int | None, hang_after: float) -> None:
     i, n = shard
     if not 1 <= i <= n:
         raise UsageError(f"`shard` {i}/{n}: i/N needs 1 ≤ i ≤ N")
@@ -82,59 +162,6 @@ def sweep(
         raise UsageError(f"`pack` is at least 1, not {pack}")
     if not hang_after > 0:
         raise UsageError(f"`hang_after` is above 0, not {hang_after:g}")
-    asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
-    started = engines[engine](asked)
-    if work is None:
-        _check_all(configs)
-    paths = {run_path(Path(out), config): config for config in configs}
-    jobs = take_shard([SweepJob(path, config) for path, config in paths.items()], i, n)
-    again = {job.path for job in jobs if retry_failed and _state(job.path) == "failed"}
-
-    def settled(job: SweepJob) -> bool:
-        return _state(job.path) in ("done", "failed") and job.path not in again
-
-    over = {job.path for job in jobs if settled(job)}
-    left = [job for job in jobs if job.path not in over]
-    ended = Counter(map(_state, over))
-
-    def tell() -> None:
-        if progress is not None:
-            how = [f"{ended[state]} {state}" for state in ("done", "failed") if ended[state]]
-            progress(ended.total(), len(jobs), ", ".join(how))
-
-    def outcomes() -> Generator[Outcome[SweepJob]]:
-        if not left:
-            return
-        with told_in_one_line(Path(out), 0):
-            Path(out).mkdir(parents=True, exist_ok=True)
-        with started as running:
-            most = pack or _usual_pack(running.places)
-            packs = make_packs(left, most, len(running.places))
-            limits = {"hang_after": hang_after, "attempts": attempts}
-            yield from run_pool(
-                packs, work or partial(_train, files=tuple(files)), running, skip=settled, **limits
-            )
-
-    tell()
-    done = []
-    with closing(outcomes()) as ends:
-        for job, state, error in ends:
-            again.discard(job.path)
-            if state in ("failed", "lost") and _state(job.path) != "failed":
-                _record(job, error)
-            if state == "done":
-                done.append(job.path)
-            ended[_state(job.path)] += 1
-            tell()
-    if absent := [path for path in done if _state(path) != "done"]:
-        told = f"{len(absent)} runs are done, but {absent[0]} is not here"
-        raise SsmlensError(f"{told}: the machines of a sweep must share a file system")
-    return [open_run(job.path) for job in jobs if (job.path / METRICS).exists()]
-
-
-def run_path(out: Path, config: TrainConfig) -> Path:
-    """Where a config's run is: a name to read, and the first 12 digits of its digest."""
-    return out / f"{config.name}-{config.digest()[:12]}"
 
 
 def _check_all(configs: Sequence[TrainConfig]) -> None:

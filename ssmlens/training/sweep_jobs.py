@@ -45,9 +45,14 @@ def take_shard(jobs: Sequence[SweepJob], i: int, n: int) -> list[SweepJob]:
 
 
 def make_packs(jobs: Sequence[SweepJob], most: int, workers: int) -> list[list[SweepJob]]:
-    """Put jobs of one shape together, `most` at a time; fewer, where some of the workers would have nothing to do."""
+    """Put jobs of one shape together, `most` at a time; fewer, where some of the workers would have nothing to do.
+
+    Packs come in the order of their first jobs: a sweep of several shapes that is stopped has done the first jobs.
+    """
     most = min(most, math.ceil(len(jobs) / workers))
-    return [pack for group in by_shape(jobs) for pack in _split(group, most)]
+    place = {job.path: number for number, job in enumerate(jobs)}
+    packs = [pack for group in by_shape(jobs) for pack in _split(group, most)]
+    return sorted(packs, key=lambda pack: place[pack[0].path])
 
 
 def _split(group: Sequence[SweepJob], most: int) -> Iterator[list[SweepJob]]:

@@ -11,7 +11,9 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.inits.init import choose_mixers
+from ssmlens.inits.pieces import log_scale
 from ssmlens.recorder.capture import capture
+from ssmlens.runs.validation import LOG_SCALE
 from ssmlens.scores.order import rank
 from ssmlens.scores.ranking import Ranking
 from ssmlens.scores.table import compute, summary
@@ -57,6 +59,8 @@ def score_layers(
 ) -> tuple[Ranking, dict[int, dict[str, float]]]:
     """The ranking of the teacher's Mamba layers, and all scores of each, from a capture on `file`, made where it lacks.
 
+    Among the scores is how large the layer's weights are, `log_scale`: what a score must be held against.
+
     Its prompts are `capture`'s own: the copy task for the shipped models, text and repeated tokens for others.
     """
     mixers = [site.layer for site in choose_mixers(model)]
@@ -67,8 +71,10 @@ def score_layers(
     with captured:
         table = compute(captured)
     means = summary(table).sel(statistic="mean")
+    scale = {site.layer: log_scale(site) for site in choose_mixers(model)}
     scores = {
         layer: {name: _plain(means[name].sel(layer=layer)) for name in map(str, means)}
+        | {LOG_SCALE: scale[layer]}
         for layer in mixers
     }
     return rank(table), scores

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.models.tokenizers import Vocabulary
+from ssmlens.models.tokenizers import tokenizer_of
 from ssmlens.tasks.draws import batch_seed
 from ssmlens.tasks.metrics import masked_loss, measure
 from ssmlens.tasks.rows import TaskBatch
@@ -28,9 +28,10 @@ class Trainee:
 
     def __init__(self, plan: Plan, device: torch.device):
         self.plan, self.config, self.task, self.device = plan, plan.config, plan.task, device
+        self.task.prepare(device)
         self.model: Any = build_model(plan, device)
         strings = self.task.token_strings
-        self.model.tokenizer = Vocabulary(strings) if strings else None
+        self.model.tokenizer = tokenizer_of(strings) if strings else None
         self.step = 0
         on_gpu = device.type == "cuda"
         # On a GPU a number on the device, which a recorded step reads anew.
@@ -69,12 +70,18 @@ class Trainee:
         return loss.detach()
 
     def evaluate(self, length: int) -> dict[str, float]:
-        """See `measure`: on held-out examples of exactly this length; running freely too, if the config asks for it."""
+        """See `measure`: on held-out examples of exactly this length; running freely too, if the config asks for it.
+
+        And what the task measures beside it, see `Task.measure_more`.
+        """
         task = self.plan.exam(length, self.config.eval_count)
-        batch = task.build(batch_seed(_EXAM_SEED, length, held_out=True), self.device)
+        seed = batch_seed(_EXAM_SEED, length, held_out=True)
         self.model.eval()
-        with self._autocast():
-            return measure(self.model, batch, freely=self.config.free_running)
+        with self._autocast(), torch.no_grad():
+            values = measure(
+                self.model, task.build(seed, self.device), freely=self.config.free_running
+            )
+            return values | self.task.measure_more(self.model, seed, self.device)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the weights; the same for every device."""

@@ -1,14 +1,15 @@
 """Which layer of a trained model is a good start? A student from each, beside the arms that they are held against."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import UsageError
 from ssmlens.inits.init import choose_mixers
+from ssmlens.inits.transplant import CONTROLS
 from ssmlens.runs.run import Run
 from ssmlens.runs.students import Student, students
 from ssmlens.scores.ranking import Ranking
@@ -19,7 +20,11 @@ from ssmlens.training.run_folder import BusyError, RunFolder
 from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import LayerRequest, like_teacher, score_layers
 
-Controls = Literal["best", "all"]
+OF_LAYERS = ("best", "all")
+"""Which layers have controls."""
+_CONTROL: dict[str, dict[str, Any]] = {
+    name: {"shuffled": True} if name == "shuffled" else {"control": name} for name in CONTROLS
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ def transplant(
     layers: Sequence[str] = ("all",),
     rates: Sequence[float] = (),
     seeds: Sequence[int] = (),
-    controls: Controls = "best",
+    controls: str | Sequence[str] = "best",
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> Transplants:
@@ -65,22 +70,23 @@ def transplant(
         layers: "all", or "top:K" for the K best ranked, or indices.
         rates: Learning rates of every arm; empty: the student's.
         seeds: Seeds of every arm; empty: the student's.
-        controls: The layers whose shuffled values are trained from as well: that of the best ranked, or all. Where
-            controls do nearly as well as their layers, it is the layers' values that help, not their structure: one
-            control cannot tell which of several layers that holds for.
+        controls: The layers whose controls are trained as well, "best" (that of the best ranked) or "all"; and which
+            controls, some of `inits.transplant.CONTROLS`: shuffled where none is named. Where a layer's shuffled
+            values do nearly as well as the layer, it is its values that help, not their structure: one control cannot
+            tell which of several layers that holds for.
         progress: Called with (done, in all, what is being done).
         **options: Of `sweep`.
 
     Raises:
-        UsageError: There is no such layer, or teacher and student do not fit.
+        UsageError: There is no such layer or control, or teacher and student do not fit.
         SsmlensError: The teacher cannot be loaded or captured.
     """
-    out = Path(out)
+    out, beside = Path(out), _Beside.of(controls)
     model = load_model(teacher)
     mixers = choose_mixers(model)
     request = LayerRequest.of(layers, [site.layer for site in mixers])
     shaped = like_teacher(student, mixers[0])
-    for arm in _arms(shaped, teacher, [mixers[0].layer], controls):
+    for arm in _arms(shaped, teacher, [mixers[0].layer], beside):
         check(arm)
     _check_each(shaped, "`rates`", "learning_rate", rates)
     _check_each(shaped, "`seeds`", "seed", seeds)
@@ -93,15 +99,42 @@ def transplant(
         dataclasses.replace(arm, learning_rate=rate, seed=seed)
         for seed in seeds or (student.seed,)
         for rate in rates or (student.learning_rate,)
-        for arm in _arms(shaped, teacher, chosen, controls)
+        for arm in _arms(shaped, teacher, chosen, beside)
     ]
+    _keep_scores(configs, out, scores)
+    runs = sweep(configs, out, progress=progress, **options)
+    return Transplants(tuple(chosen), ranking, runs)
+
+
+def _keep_scores(
+    configs: Sequence[TrainConfig], out: Path, scores: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Write the scores of its teacher's layer into the folder of each run that has one."""
     for config in configs:
         if config.teacher_layer is not None:
             # Another launcher that holds the folder has told it there.
             with suppress(BusyError), RunFolder(run_path(out, config), config) as folder:
                 folder.keep_scores(config.teacher_layer, scores[config.teacher_layer])
-    runs = sweep(configs, out, progress=progress, **options)
-    return Transplants(tuple(chosen), ranking, runs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beside:
+    """The controls of an experiment: of all layers or the best alone, and of which kinds."""
+
+    all_layers: bool
+    kinds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, asked: str | Sequence[str]) -> "_Beside":
+        words = [asked] if isinstance(asked, str) else list(asked)
+        for word in words:
+            if word not in (*OF_LAYERS, *CONTROLS):
+                told = ", ".join((*OF_LAYERS, *CONTROLS))
+                raise UsageError(f"`controls` {word}: choose from {told}")
+        if set(OF_LAYERS) <= set(words):
+            raise UsageError("`controls`: give best or all, not both")
+        kinds = tuple(name for name in CONTROLS if name in words)
+        return cls("all" in words, kinds or ("shuffled",))
 
 
 def _check_each(
@@ -116,12 +149,14 @@ def _check_each(
 
 
 def _arms(
-    student: TrainConfig, teacher: str, layers: Sequence[int], controls: Controls
+    student: TrainConfig, teacher: str, layers: Sequence[int], beside: _Beside
 ) -> list[TrainConfig]:
     """Default, mimetic, each layer's student, and the controls; the layers come the best ranked first."""
     plain = dataclasses.replace(student, scope=None)
     of_teacher = dataclasses.replace(student, init="transplant", teacher=teacher)
     grown = [dataclasses.replace(of_teacher, teacher_layer=layer) for layer in layers]
-    held_against = grown if controls == "all" else grown[:1]
-    shuffled = [dataclasses.replace(arm, shuffled=True) for arm in held_against]
-    return [plain, dataclasses.replace(plain, init="mimetic"), *grown, *shuffled]
+    held_against = grown if beside.all_layers else grown[:1]
+    controls = [
+        dataclasses.replace(arm, **_CONTROL[kind]) for kind in beside.kinds for arm in held_against
+    ]
+    return [plain, dataclasses.replace(plain, init="mimetic"), *grown, *controls]

@@ -12,10 +12,10 @@ from ssmlens.tasks.duplicates import Duplicates
 from ssmlens.tasks.metrics import accuracy, free_running
 
 
-def model_of(**options):
+def model_of(layer="Mamba1", **options):
     torch.manual_seed(3)
     config = MambaConfig(
-        d_model=16, n_layer=2, vocab_size=29, ssm_cfg={"layer": "Mamba1", "d_state": 8, **options}
+        d_model=16, n_layer=2, vocab_size=29, ssm_cfg={"layer": layer, "d_state": 8, **options}
     )
     model = MambaLM(config).eval()
     for block in model.backbone.layers:
@@ -23,7 +23,17 @@ def model_of(**options):
     return model
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_bias": False}, {"bias": True}, {"d_conv": 2}])
+MAMBA2 = {"layer": "Mamba2", "headdim": 8}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"conv_bias": False}, {"bias": True}, {"d_conv": 2}),
+        *(MAMBA2, MAMBA2 | {"ngroups": 2, "bias": True}, MAMBA2 | {"dt_limit": (0.02, 0.05)}),
+        MAMBA2 | {"norm_before_gate": True, "conv_bias": False, "d_conv": 3},
+    ],
+)
 def test_rows_of_several_lengths_at_once(options):
     model = model_of(**options)
     batches = [
@@ -47,7 +57,9 @@ def test_a_mixer_that_has_a_forward_of_its_own_keeps_it():
     assert vars(mixer)["forward"] == own
 
 
-@pytest.mark.parametrize("name", ["copy-mamba1-mimetic", "copy-mamba1-default"])
+@pytest.mark.parametrize(
+    "name", ["copy-mamba1-mimetic", "copy-mamba1-default", "copy-mamba2-mimetic"]
+)
 def test_a_trained_model_far_beyond_its_length(name):
     """Sixty letters, twice what these were trained on or more: right in part, so that answers are fed back."""
     model = load_model(name)

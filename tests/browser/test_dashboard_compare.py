@@ -68,6 +68,21 @@ def test_two_models_their_difference_one_pointer_and_one_zoom(visit, address, st
     page.wait_for_url(lambda url: "zoom" not in url)
 
 
+def test_maps_are_no_wider_than_their_card(visit, address):
+    """At 1280 and at 800 pixels, where their least height asks for a width that there is not."""
+    page = visit(f"{address}/compare?layer=3")
+    for width in (1280, 800):
+        page.set_viewport_size({"width": width, "height": 800})
+        panel(page, 3).wait_for()
+        page.wait_for_function(
+            """() => {
+              const graph = document.getElementById("compare-maps"), card = graph.closest(".card");
+              const room = card.clientWidth - 2 * parseFloat(getComputedStyle(card).paddingLeft);
+              return Math.abs(graph.clientWidth - room) < 1;
+            }"""
+        )
+
+
 def test_arrows_move_both_and_selects_one_place(visit, address):
     page = visit(f"{address}/compare?layer=3")
     panel(page, 3).wait_for()

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib
+import math
+import os
+import re
 import subprocess
 import sys
 
@@ -28,10 +31,55 @@ def test_version(cli):
     assert cli("--version").out == f"ssmlens {ssmlens.__version__}\n"
 
 
+PAGED = ("train", "sweep", "transplant")
+
+
+@pytest.mark.parametrize("name", PAGED)
+def test_a_page_of_help_is_enough_to_start(name):
+    page = _in_a_terminal(name, "--help")
+    lines = page.splitlines()
+    assert sum(max(1, math.ceil(len(line) / 80)) for line in lines) <= 45
+    assert "Every option: --help-all." in page
+    first_page = importlib.import_module(f"ssmlens.cli.{name}").COMMAND.first_page
+    assert _options(page) == {f"--{option.replace('_', '-')}" for option in first_page}
+    every = _in_a_terminal(name, "--help-all")
+    assert _options(page) < _options(every)
+    assert len(every.splitlines()) > 2 * len(lines)
+
+
+def _in_a_terminal(*words):
+    """What a terminal of 80 columns shows."""
+    terminal = os.environ | {"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    program = [sys.executable, "-m", "ssmlens.cli", *words]
+    said = subprocess.run(program, env=terminal, capture_output=True, encoding="utf-8", check=True)
+    assert said.stderr == ""
+    return said.stdout
+
+
+def _options(page):
+    """The options that have a line of their own."""
+    first_words = {line.strip("│ ").split(" ")[0] for line in page.splitlines() if "│" in line}
+    return {word for word in first_words if word.startswith("--")}
+
+
+def test_the_first_page_says_what_each_option_is_for(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    for name in PAGED:
+        for line in cli(name, "--help").out.splitlines():
+            words = line.strip("│ ").split()
+            if words and re.match(r"--[a-z]", words[0]):
+                assert len(words) > 3, line
+
+
+def test_a_page_with_options_that_it_hides_is_still_a_page(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli("train", "--d-state", "8", "--json", "--help").out == cli("train", "--help").out
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_lists_every_option_with_what_it_is_for(cli, name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    said = cli(name, "--help")
+    said = cli(name, "--help-all" if name in PAGED else "--help")
     assert said.code == 0
     assert said.err == ""
     command = importlib.import_module(f"ssmlens.cli.{COMMANDS[name][0]}").COMMAND
@@ -71,7 +119,7 @@ def test_help_of_a_task_or_an_init_says_what_its_own_options_are_for(
 
 def test_options_of_another_task_are_listed_by_name(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    said = cli("train", "--help").out
+    said = cli("train", "--help-all").out
     assert "ngram: --n --answer --cue" in " ".join(said.split())
     assert not any(line.strip("│ ").startswith("--cue") for line in said.splitlines())
     assert "Letters of the cue" in cli("train", "--task=ngram", "-h").out

@@ -63,8 +63,8 @@ def test_students_of_two_layers_beside_the_arms_they_are_held_against(cli, here)
     assert best["transplant 3"]["rank"] == best["shuffled 3"]["rank"] == 1
     assert best["default"]["layer"] is None
     assert set(best["default"]["accuracy"]) == {"4", "8"}
-    assert best["shuffled 3"]["shuffled"]
-    assert not best["transplant 3"]["shuffled"]
+    assert best["shuffled 3"]["control"] == "shuffled"
+    assert best["transplant 3"]["control"] == ""
 
 
 def test_a_student_from_a_file(here):

@@ -300,6 +300,48 @@ def test_scopes_of_the_convolution(build, mixers):
             assert torch.equal(bias[80:], bias_was[80:] if keep else bias_was[64:80])
 
 
+@pytest.mark.parametrize("scope", ["all", "bc", "x", "tie_bc"])
+@pytest.mark.parametrize("kept", ["none", "bias", "taps"])
+def test_parts_of_the_convolution_in_some_layers(build, mixers, scope, kept):
+    """Two groups of 8 states and 48 channels of x in an inner width of 64: weights cut by hand, layer 1 alone set."""
+    drawn = build("ssmlens mamba2", d_state=8, ssm_cfg={"ngroups": 2, "d_ssm": 48})
+    model = copy.deepcopy(drawn)
+    ssmlens.mimetic_(
+        model,
+        components=("A", "conv"),
+        conv_scope=scope,
+        conv_layers=(1,),
+        **({} if kept == "none" else {f"keep_conv_{kept}": True}),
+    )
+    (first, second), (was_first, was) = mixers(model), mixers(drawn)
+    assert torch.equal(first.conv1d.weight, was_first.conv1d.weight)
+    assert torch.equal(first.conv1d.bias, was_first.conv1d.bias)
+    assert not torch.equal(first.A_log, was_first.A_log), "its A is set all the same"
+    taps, bias = was.conv1d.weight.detach().clone(), was.conv1d.bias.detach().clone()
+    for channel in range(48 + 16 + 16):
+        chosen = {"all": True, "bc": channel >= 48, "x": channel < 48, "tie_bc": channel >= 64}
+        if not chosen[scope]:
+            continue
+        tied = scope == "tie_bc"
+        if kept != "taps":
+            identity = torch.tensor([[0.0, 0, 0, 1]])
+            taps[channel] = was.conv1d.weight[channel - 16] if tied else identity
+        if kept != "bias":
+            bias[channel] = was.conv1d.bias[channel - 16] if tied else 0.0
+    assert torch.equal(second.conv1d.weight, taps)
+    assert torch.equal(second.conv1d.bias, bias)
+
+
+def test_channels_of_x_without_a_bias(build, mixers):
+    model = build("ssmlens mamba2", ssm_cfg={"conv_bias": False})
+    before = copy.deepcopy(model)
+    ssmlens.mimetic_(model, components=("conv",), conv_scope="x")
+    for mixer, old in zip(mixers(model), mixers(before), strict=True):
+        assert torch.equal(mixer.conv1d.weight[64:], old.conv1d.weight[64:])
+        assert torch.equal(mixer.conv1d.weight[:64, 0, -1], torch.ones(64))
+        assert not mixer.conv1d.weight[:64, 0, :-1].any()
+
+
 def test_biases_of_in_proj_are_treated_as_their_rows(build, mixers):
     model = build("ssmlens mamba2", ssm_cfg={"bias": True, "ngroups": 2})
     for mixer in mixers(model):

@@ -74,3 +74,10 @@ def test_scales_span_zero_to_one(stops):
 
 def test_templates_differ_in_their_ink():
     assert template(LIGHT).layout.font.color != template(DARK).layout.font.color
+
+
+def test_the_layer_of_most_effect_has_the_strongest_colour():
+    values = np.array([[-3.0, 0.0, -1.0], [0.1, 0.3, 0.2]])
+    drawn = score_heatmap(values, ["ablation_effect", "copy_score"], range(3)).data[0]
+    assert np.allclose(drawn.z, [[1, 0, 1 / 3], [0, 1, 0.5]])
+    assert list(drawn.text[0]) == ["−3", "0", "−1"]

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ssmlens.plot.theme import DARK, LIGHT
-from ssmlens.plot.training_curves import Curve, arm_line, training_curves
+from ssmlens.plot.training_curves import arm_line, training_curves
+from ssmlens.runs.curves import Curve
 
 
 def curve(arm="default", runs=3.0, style=0):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ssmlens.plot.theme import DARK
-from ssmlens.plot.transplant_panels import LayerStudents, rank_correlation, transplant_panels
+from ssmlens.plot.transplant_panels import LayerStudents, transplant_panels
+from ssmlens.runs.rank_statistics import correlation
 
 LAYERS = np.array([3, 0, 1])
 SCORES = {"copy_score": np.array([0.9, 0.1, 0.5]), "x<b>": np.array([np.nan, 0.2, 0.1])}
@@ -101,5 +102,5 @@ def test_a_reference_without_a_measure_is_not_drawn():
     ],
 )
 def test_rank_correlation(a, b, expected):
-    found = rank_correlation(np.array(a, float), np.array(b, float))
+    found = correlation(np.array(a, float), np.array(b, float))
     assert found == pytest.approx(expected, nan_ok=True)

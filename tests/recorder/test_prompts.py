@@ -154,9 +154,9 @@ def test_targets_of_prompts_of_different_length_are_padded():
 
 
 class Model(torch.nn.Module):
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, size=40):
         super().__init__()
-        self.embedding = torch.nn.Embedding(40, 2)
+        self.embedding = torch.nn.Embedding(size, 2)
         self.tokenizer = tokenizer
 
 
@@ -173,7 +173,27 @@ def test_tasks_draw_from_the_models_own_tokens():
         from_named_task("repaet", Model(None), {})
 
 
-@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram"])
+def test_a_model_of_bytes_repeats_printable_ones(tmp_path):
+    repeat = from_named_task("repeat", Model(None, 256), {"length": 2000, "count": 1})
+    assert set(repeat.tokens[0]) == set(range(32, 127))
+    for name in "ab":
+        (tmp_path / name).write_text(name * 2000)
+    options = {"text": str(tmp_path), "count": 4}
+    rows = from_named_task("bytes", Model(Bytes(), 256), options)
+    assert rows.length == [1024] * 4
+    assert rows.kinds == ("bytes",) * 4
+    for model in (Model(LETTERS), Model(None)):
+        with pytest.raises(UsageError, match="`task` bytes is for models whose tokens are bytes"):
+            from_named_task("bytes", model, options)
+
+
+def test_duplicates_of_the_models_letters():
+    prompts = from_named_task("duplicates", Model(LETTERS), {"count": 2})
+    assert prompts.length == [82, 82]
+    assert set(prompts.tokens[0][:40]) <= set(range(3, 29))
+
+
+@pytest.mark.parametrize("task", ["copy", "stack", "sort", "recall", "ngram", "duplicates"])
 @pytest.mark.parametrize("tokenizer", [None, Bytes(), Vocabulary(["<pad>", "|", "<end>"])])
 def test_tasks_of_letters_need_letters(task, tokenizer):
     with pytest.raises(UsageError, match=f"`task` {task} is for models .*; use `task` repeat"):
@@ -239,3 +259,104 @@ def test_what_is_captured_where_nobody_chose():
     passage, *repeated = default_prompts(Model(Bytes())).kinds
     assert passage == "text"
     assert repeated == ["repeat"] * 4
+
+
+def test_tokens_are_enough():
+    prompts = Prompts([[3, 4], [5]])
+    assert prompts == Prompts(((3, 4), (5,)), ("tokens", "tokens"), ("", ""), (None, None))
+    assert Prompts(torch.tensor([3, 4])).tokens == ((3, 4),)
+    assert Prompts([3, 4], "mine").kinds == ("mine",)
+
+
+@pytest.mark.parametrize("target", [[[-1, 0]], torch.tensor([[-1, 0]]), [torch.tensor([-1, 0])]])
+def test_a_target_of_ones_own(target):
+    prompts = Prompts([[3, 4]], target=target)
+    assert prompts.padded_target().tolist() == [[-1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"kinds": ["a"]}, "`kinds` has 1 entries for 2 prompts"),
+        ({"texts": ["a", "b", "c"]}, "`texts` has 3 entries for 2 prompts"),
+        ({"target": [[0]]}, "`target` has 1 entries for 2 prompts"),
+        ({"target": [None, [0.5]]}, "prompt 1: its target must say"),
+        ({"target": [None, 0]}, "a target is a list of positions, not 0"),
+    ],
+)
+def test_what_does_not_fit_the_tokens(given, told):
+    with pytest.raises(UsageError, match=told):
+        Prompts([[3], [4]], **given)
+
+
+def test_repeated_sequences_point_at_what_came_next_the_last_time():
+    prompts = Prompts.repeated([[7, 8, 9], [5, 6]], times=3)
+    assert prompts.tokens == ((7, 8, 9) * 3, (5, 6) * 3)
+    assert prompts.target == ((-1, -1, -1, 1, 2, 3, 4, 5, -1), (-1, -1, 1, 2, 3, -1))
+    for row, target in zip(prompts.tokens, prompts.target, strict=True):
+        for query, seen in enumerate(target):
+            if seen >= 0:  # what it looks at is what comes next, and stands after its own token
+                assert row[seen] == row[query + 1]
+                assert row[seen - 1] == row[query]
+    assert prompts.kinds == ("repeat", "repeat")
+
+
+def test_repeated_is_the_task_of_that_name():
+    from ssmlens.tasks.repeat import Repeat
+
+    batch = Repeat(length=6, count=3, vocab_size=20).build(1)
+    again = Prompts.repeated(batch.tokens[:, :6])
+    assert torch.equal(again.padded(), batch.tokens)
+    assert torch.equal(again.padded_target(), batch.target)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "times", "told"),
+    [([[1, 2]], 1, "`times` is 2 or more"), ([[1, 2], [3]], 2, "prompt 1: a sequence to repeat")],
+)
+def test_what_cannot_be_repeated(tokens, times, told):
+    with pytest.raises(UsageError, match=told):
+        Prompts.repeated(tokens, times)
+
+
+def test_of_a_task_for_a_model():
+    import ssmlens
+
+    model = ssmlens.load_model("copy-mamba1-mimetic")
+    prompts = Prompts.of_task("copy", model, length=5, count=2, seed=3)
+    assert prompts == from_named_task("copy", model, {"length": 5, "count": 2}, 3)
+    assert prompts.kinds == ("copy", "copy")
+    assert any(position >= 0 for position in prompts.target[0])
+    with pytest.raises(UsageError, match="nonsense"):
+        Prompts.of_task("nonsense", model)
+    with pytest.raises(
+        UsageError, match="the task copy has no option `lenght`; it has length, count"
+    ):
+        Prompts.of_task("copy", model, lenght=5)
+
+
+def test_json_lines_with_targets(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = ['{"tokens": [3, 1, 3], "target": [-1, null, 1]}', '{"text": "ab", "target": [0, 0]}']
+    path.write_text("\n".join([*lines, '{"text": "z"}']), encoding="utf-8")
+    prompts = from_file(path, LETTERS)
+    assert prompts.target == ((-1, -1, 1), (0, 0), None)
+    assert prompts.texts == ("", "ab", "z")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"tokens": [3, 1], "target": [0]}',
+        '{"tokens": [3, 1], "target": [0, 2]}',
+        '{"tokens": [3, 1], "target": [0, true]}',
+        '{"text": "ab", "target": [0, "b"]}',
+        '{"text": "ab", "target": 3}',
+        '{"text": "ab", "targets": [0, 0]}',
+    ],
+)
+def test_targets_in_json_lines_that_are_refused(tmp_path, line):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"prompts\.jsonl, line 1: .*(target|a line is)"):
+        from_file(path, LETTERS)

@@ -285,7 +285,7 @@ def test_accuracy_of_a_model_that_runs_freely_is_read_where_it_was_measured(fold
     assert np.isnan(metrics.curve("char_free", "eval", 25)[1][:-1]).all(), "earlier lines lack it"
     assert np.isnan(metrics.final("string_free", 25))
     assert np.isnan(metrics.final("char_free", 50))
-    assert set(WORDS) == {"loss", *SHARES}
+    assert set(WORDS) == {"loss", "bits", *SHARES}
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_each_arm_at_the_rate_that_is_best_for_the_training_length(write, tmp_pa
         write(start(1e-3, seed, **layer, shuffled=True), 0.3, 0.2, {"mask_ones": 0.5})
     write(start(1e-3, 0), 0.7, 0.4, state="failed")
     grown, control, plain = students([open_run(path) for path in find_runs(tmp_path)])
-    assert (grown.arm, grown.layer, grown.shuffled) == ("transplant 3", 3, False)
-    assert (control.arm, control.layer, control.shuffled) == ("shuffled 3", 3, True)
+    assert (grown.arm, grown.layer, grown.control) == ("transplant 3", 3, "")
+    assert (control.arm, control.layer, control.control) == ("shuffled 3", 3, "shuffled")
     assert (plain.arm, plain.layer, plain.scores) == ("default", None, {})
     assert grown.scores["mask_ones"] == 0.5
     assert grown.scores["copy_score"] != grown.scores["copy_score"]

@@ -23,7 +23,12 @@ ALL = {
     "copy_score",
     "induction_score",
     "previous_token_score",
+    "receptive_field",
+    "sink",
+    "delta_sink",
+    "retention",
 }
+EFFECTS = {"ablation_effect", "mean_ablation_effect", "cross_talk_effect"}
 
 
 def random_layer(rng, prompts, tokens, **more):
@@ -51,13 +56,13 @@ def copy_target():
 
 
 def test_every_score_of_the_design_is_registered_with_what_a_reader_must_know():
-    assert set(SCORES) == ALL
+    assert set(SCORES) == ALL | EFFECTS
     for name in SCORES:
         score = SCORES[name]
         low, high = score.range
         assert low < high
         assert score.description
-        assert score.higher_is_attention
+        assert score.higher_is_attention == (name in ALL)
     companions = {c: name for name in SCORES for c in SCORES[name].companions}
     assert companions == {
         "bc_z": "bc_correlation",
@@ -73,7 +78,7 @@ def test_values_are_those_of_the_functions_on_prompts_cut_to_their_length(
     layers = [random_layer(rng, 2, 15), random_layer(rng, 2, 15, index=7)]
     capture = make_capture(layers, kinds=["copy", "repeat"], length=[11, 15], target=copy_target)
     scores = compute(capture)
-    assert set(scores.data_vars) == ALL | {"bc_z", "bc_shift", "sharpest_lag", "reason"}
+    assert set(scores.data_vars) == ALL | EFFECTS | {"bc_z", "bc_shift", "sharpest_lag", "reason"}
     assert list(scores["layer"].values) == [0, 7]
     np.testing.assert_allclose(scores["closure_error"], [1e-6, 1e-6], rtol=1e-6)
     for index, arrays in zip((0, 7), layers, strict=True):

@@ -9,6 +9,8 @@ from ssmlens.store.verdict import judge
 class Stored:
     """A layer of these arrays."""
 
+    index = 0
+
     def __init__(self, state="yes", kind="mamba", reason="", **arrays):
         self.state = state
         self.attributes = {"kind": kind, "reason": reason}

@@ -307,7 +307,16 @@ def test_impossible_options_are_refused(task, options, told):
 
 
 def test_tasks_are_found_by_name():
-    assert set(tasks) == {"copy", "duplicates", "ngram", "recall", "repeat", "sort", "stack"}
+    assert set(tasks) == {
+        "bytes",
+        "copy",
+        "duplicates",
+        "ngram",
+        "recall",
+        "repeat",
+        "sort",
+        "stack",
+    }
     with pytest.raises(UsageError, match="did you mean 'copy'"):
         tasks["coppy"]
 

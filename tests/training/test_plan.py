@@ -236,6 +236,9 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[10:] == pytest.approx([1 - i / 100 for i in range(100)])
     cosine = dataclasses.replace(linear, schedule="cosine")
     assert rate_at(60, 110, cosine) == pytest.approx(0.5)
+    floored = dataclasses.replace(cosine, final_rate=0.1)
+    assert rate_at(60, 110, floored) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rate_at(9, 110, floored) == rate_at(9, 110, cosine), "warming up"
     assert rate_at(35, 110, cosine) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     all_warmup = TrainConfig(steps=5, warmup=10, learning_rate=1.0)
     assert rate_at(4, 5, all_warmup) == 0.5

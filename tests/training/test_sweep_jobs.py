@@ -69,6 +69,16 @@ def test_packs_are_of_one_shape_and_leave_no_worker_without(most, workers, sizes
     assert make_packs([], most, workers) == []
 
 
+def test_packs_of_several_shapes_come_in_the_order_of_their_first_jobs():
+    assert [names(pack) for pack in make_packs(MIXED, 3, 1)] == [
+        [0, 2, 4],
+        [1, 3],
+        [5, 7, 9],
+        [6, 8, 10],
+        [11],
+    ]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 20])
 def test_shards_share_out_every_job_once_and_every_shape(n):
     shards = [take_shard(MIXED, i, n) for i in range(1, n + 1)]

@@ -118,10 +118,12 @@ def choosable(scene: Scene) -> tuple[Any, ...]:
     Output("compare-maps-title", "children"),
 )
 def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], str]:
-    """The maps, the room they need so that each is about square, and what they are."""
+    """The maps, the room they need so that each is about square, never wider than the page, and what they are."""
     figure = maps_figure(scene, shown(scene))
     width, height = (figure["layout"].pop(side) for side in ("width", "height"))
-    return figure, {"aspectRatio": f"{width} / {height}", "minHeight": height}, title(scene)
+    # A least height asks for a width in proportion, on a small screen for more than there is.
+    room = {"aspectRatio": f"{width} / {height}", "minHeight": height, "maxWidth": "100%"}
+    return figure, room, title(scene)
 
 
 @PAGE.view(Output("compare-scores", "children"), also=(Input("compare-maps", "style"),))

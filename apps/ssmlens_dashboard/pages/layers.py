@@ -42,7 +42,10 @@ def layout(scene: Scene) -> Component:
             figure_card(
                 "layers-scores",
                 "Scores by layer",
-                html.Span("colour: from a row's least to its most", className="muted"),
+                html.Span(
+                    "colour: from the layer that a row puts last to the one it puts first",
+                    className="muted",
+                ),
                 height=270,
             ),
             dcc.Store(id="layers-blocks-told", data=blocks(scene)),

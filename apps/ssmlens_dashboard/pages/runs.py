@@ -15,6 +15,7 @@ from ssmlens.plot.training_curves import readable, training_curves
 from ssmlens.plot.transplant_panels import transplant_panels
 from ssmlens.runs.arms import Arm, by_arm, lengths, rates, training_length
 from ssmlens.runs.compare import notes, summarise
+from ssmlens.runs.curves import by_length, by_rate, by_step
 from ssmlens.runs.measures import LOSS, SHARES, in_words
 from ssmlens.runs.metrics import EVAL, TRAIN
 from ssmlens.runs.run import Run
@@ -145,39 +146,12 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         arm: arms.at_best_rate(asked[arm], at.measure, trained)
         for arm in arms.most_telling(asked, at.measure, length)
     }
-    what, is_share = readable(in_words(at.measure)), at.measure in SHARES
     transplants = transplants_figure(
         scene, [run for runs in asked.values() for run in runs], length
     )
     columns, rows = table(found, length, runs.captures(scene.library), at)
     return (
-        training_curves(
-            arms.curves(drawn, styles, "loss", TRAIN, None), "step", "loss", theme=scene.theme
-        ),
-        training_curves(
-            arms.curves(drawn, styles, at.measure, EVAL, length),
-            "step",
-            what,
-            share=is_share,
-            theme=scene.theme,
-        ),
-        training_curves(
-            arms.by_length(drawn, styles, at.measure),
-            "length",
-            what,
-            share=is_share,
-            marked=True,
-            theme=scene.theme,
-        ),
-        training_curves(
-            arms.by_rate({arm: gathered[arm] for arm in drawn}, styles, at.measure, length),
-            "learning rate",
-            what,
-            share=is_share,
-            marked=True,
-            logarithmic=True,
-            theme=scene.theme,
-        ),
+        *curves(scene, drawn, {arm: gathered[arm] for arm in drawn}, styles, length),
         transplants or no_update,
         "Accuracy" if length is None else f"Accuracy at length {length}",
         "Learning rates" if length is None else f"Learning rates, at length {length}",
@@ -189,6 +163,39 @@ def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
         told(found, asked, drawn, at, trained, length),
         True,
         False,
+    )
+
+
+def curves(
+    scene: Scene,
+    drawn: Mapping[Arm, Sequence[Run]],
+    at_all_rates: Mapping[Arm, Sequence[Run]],
+    styles: Mapping[Arm, int],
+    length: int | None,
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
+    """The figures of loss and measure by step, of the measure by length and by learning rate.
+
+    Args:
+        scene: What is looked at.
+        drawn: The arms drawn, with the runs that are.
+        at_all_rates: The same arms with their runs at every learning rate.
+        styles: The number of each arm, so that it looks the same everywhere.
+        length: The length evaluated at.
+    """
+    measure, theme = scene.address.measure, scene.theme
+    what, share = readable(in_words(measure)), measure in SHARES
+    losses = by_step(drawn, styles, LOSS, TRAIN, None)
+    measured = by_step(drawn, styles, measure, EVAL, length)
+    last, of_rates = (
+        by_length(drawn, styles, measure),
+        by_rate(at_all_rates, styles, measure, length),
+    )
+    places: dict[str, Any] = {"share": share, "marked": True, "theme": theme}
+    return (
+        training_curves(losses, "step", LOSS, theme=theme),
+        training_curves(measured, "step", what, share=share, theme=theme),
+        training_curves(last, "length", what, **places),
+        training_curves(of_rates, "learning rate", what, logarithmic=True, **places),
     )
 
 

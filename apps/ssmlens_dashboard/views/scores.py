@@ -9,8 +9,8 @@ import xarray as xr
 
 from ssmlens.names import LAYER
 from ssmlens.scores import compute
-from ssmlens.scores.reading import LayerLike
 from ssmlens.store import Capture
+from ssmlens.store.layer_like import LayerLike
 from ssmlens_dashboard.views.cache import CACHE
 
 

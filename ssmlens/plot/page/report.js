@@ -137,24 +137,23 @@ function facts(layer) {
     make("div", {}, make("dt", {}, name), make("dd", {}, number(value)))));
 }
 
-/** A map in colours, a pixel or more for each cell: how strong, says the table of edges that Python made. */
+/** The image that picture.py makes of a map, unpacked: its edges say which colour of its palette a cell has. */
 function picture(cells, side, { edges }, signed) {
   const levels = new Float32Array(Uint8Array.from(atob(edges), (c) => c.charCodeAt(0)).buffer);
-  const strength = (size) => {
+  const level = (size) => {
     let low = 0, high = levels.length;
     while (low < high) {
       const middle = (low + high) >> 1;
       if (levels[middle] <= size) low = middle + 1; else high = middle;
     }
-    return Math.round((low / levels.length) * 255);
+    return low;
   };
-  const style = getComputedStyle(document.documentElement);
-  const [plus, minus, unit] = ["--plus", "--minus", "--unit"].map((name) => style.getPropertyValue(name).match(/\d+/g));
+  const palette = data.palettes[signed ? "signed" : "unsigned"], zero = signed ? levels.length : 0;
   const pixels = new ImageData(side, side);
   for (let row = 0, at = 0; row < side; row++) {
     for (let key = 0; key <= row; key++, at++) {
-      const colour = !signed ? unit : cells[at] < 0 ? minus : plus;
-      pixels.data.set([...colour, strength(Math.abs(cells[at]))], 4 * (row * side + key));
+      const colour = zero + Math.sign(cells[at]) * level(Math.abs(cells[at]));
+      pixels.data.set(palette[Math.max(0, colour)], 4 * (row * side + key));
     }
   }
   const small = Object.assign(document.createElement("canvas"), { width: side, height: side });

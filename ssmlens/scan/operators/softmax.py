@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ssmlens.errors import UsageError
@@ -83,6 +83,24 @@ class Softmax(Operator):
         return mean / sum(self.head(h).square().sum((1, 2)) for h in range(self.heads)) * self.heads
 
 
+def visible(
+    tokens: int,
+    causal: bool,
+    real: Shaped[Tensor, "batch token"] | None,
+    device: torch.device | None = None,
+) -> Bool[Tensor, "#batch query key"] | None:
+    """Which keys a query sees: itself, and real ones, before it where `causal`. None: all."""
+    if real is None and not causal:
+        return None
+    seen = torch.ones(1, tokens, tokens, dtype=torch.bool, device=device)
+    if causal:
+        seen = seen.tril()
+    if real is not None:
+        itself = torch.eye(tokens, dtype=torch.bool, device=device)
+        seen = seen & (real.bool().unsqueeze(1) | itself)
+    return seen
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class SoftmaxWeights(Softmax):
     """Weights that a model puts out.
@@ -149,16 +167,20 @@ class SoftmaxScores(Softmax):
         k: Keys, those that heads share repeated for each.
         scale: What the scores q·k are multiplied by.
         causal: Whether a token sees only itself and those before it.
+        real: 1 at real tokens; padding (0) is seen by no token but itself. None: all are real.
     """
 
     q: Float[Tensor, "batch token head head_dim"]
     k: Float[Tensor, "batch token head head_dim"]
     scale: float = 1.0
     causal: bool = True
+    real: Shaped[Tensor, "batch token"] | None = None
 
-    axes: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
-        ("q", "k"), (PROMPT, TOKEN, HEAD, HEADDIM)
-    )
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "q": (PROMPT, TOKEN, HEAD, HEADDIM),
+        "k": (PROMPT, TOKEN, HEAD, HEADDIM),
+        "real": (PROMPT, TOKEN),
+    }
 
     @property
     def batch(self) -> int:
@@ -189,10 +211,8 @@ class SoftmaxScores(Softmax):
         """See `Softmax.head`."""
         wide = scan_dtype(self.q)
         scores = self.q[:, :, head].to(wide) @ self.k[:, :, head].to(wide).mT * self.scale
-        if self.causal:
-            later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
-            scores = scores.masked_fill(later, -torch.inf)
-        return scores.softmax(2)
+        seen = visible(self.tokens, self.causal, self.real, scores.device)
+        return (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(2)
 
     def sequence(self, index: int, length: int | None = None) -> "SoftmaxScores":
         """See `Operator.sequence`. Raises UsageError where a padded sequence is not causal."""

@@ -1,0 +1,25 @@
+"""Take the identity convolution of Mamba-2 apart: 13 arms, 3 learning rates, 5 seeds, 195 runs of 1500 steps.
+
+`python -m analyses.components.conv_run --out runs/mamba2_conv [--results DIR] [--have EARLIER …]`, on a GPU, as often
+as it takes: it goes on as `analyses.components.run` does. `analyses.components.conv_report` says what came out.
+"""
+
+from pathlib import Path
+
+from analyses.components.arms import SEEDS
+from analyses.components.conv_arms import RATES, configs
+from analyses.components.work import sit_and_examine
+from analyses.sitting import options
+
+RESULTS = Path(__file__).parent / "mamba2_conv"
+
+
+def main() -> None:
+    """Train what is left to do."""
+    assert __doc__
+    asked = options(__doc__, RESULTS, RATES, SEEDS).parse_args()
+    sit_and_examine(asked, configs(asked.rates, asked.seeds, asked.steps))
+
+
+if __name__ == "__main__":
+    main()

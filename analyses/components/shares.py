@@ -1,0 +1,21 @@
+"""Shares of a table's cells: what the seeds of an arm come to."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def spread(values: Float[np.ndarray, " seed"] | None) -> str:
+    """Mean, and least and most of the seeds; "-" where there are none."""
+    if values is None or not len(values):
+        return "-"
+    return f"{values.mean():.2f} ({values.min():.2f}..{values.max():.2f})"
+
+
+def mean(values: Float[np.ndarray, " seed"] | None) -> str:
+    """The mean; "-" where there are none."""
+    return "-" if values is None or not len(values) else f"{values.mean():.2f}"
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval of a difference."""
+    return f"{interval[0]:+.3f}..{interval[1]:+.3f}"

@@ -1,0 +1,1 @@
+"""What layers, heads and tokens do, in the models that come with ssmlens."""

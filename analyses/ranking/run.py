@@ -1,0 +1,200 @@
+"""One teacher of the experiment: train it, score its layers, train its students; each step goes on where it was.
+
+    python -m analyses.ranking.run --name P0 --text build/text/P --out build/ranking/P0 --devices cuda --minutes 9
+
+Steps: teacher, score, students. Whatever is there below --out is not done
+again, so that the same command is given until it says that all is done. Written to --results as it
+goes: teacher.json (how it was trained, the scores of its layers) and results.json (the students). Students belong to
+this very teacher: where --out is lost, all begins anew. README.md has the commands of a sitting.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analyses.ranking.experiment import (
+    GATE,
+    RATES,
+    SEEDS,
+    STUDENT,
+    TEACHER,
+    student_configs,
+)
+from analyses.ranking.scoring import score
+from analyses.results_file import plain, plain_run
+from analyses.sitting import options, sit
+from ssmlens.adapters.load import load_model
+from ssmlens.inits.init import choose_mixers
+from ssmlens.models.device import find_device
+from ssmlens.runs.run import SCORES
+from ssmlens.store import disk
+from ssmlens.tasks.bytes import read_texts
+from ssmlens.training.config import TrainConfig
+from ssmlens.training.loop import train
+from ssmlens.training.run_folder import RunFolder
+from ssmlens.training.session import Progress
+from ssmlens.training.sweep import run_path, sweep
+from ssmlens.training.teacher import like_teacher
+
+STEPS = ("teacher", "score", "students")
+TOLD = "teacher.json"
+# Steps between two checkpoints of the teacher: what is lost where time ends.
+_CHECKPOINT = 300
+
+
+class _TimeUpError(Exception):
+    pass
+
+
+def main() -> None:
+    """Do what is left to do until time is up."""
+    began = time.monotonic()
+    asked = _options().parse_args()
+    asked.results = asked.results or Path(__file__).parent / "results" / asked.name
+    ends = began + 60 * asked.minutes
+    device = find_device(asked.devices[0])
+    if device.index is not None:  # kernels run where the process is
+        torch.cuda.set_device(device)
+
+    def watch(what: str) -> Callable[..., None]:
+        def tell(*now: Any) -> None:
+            if time.monotonic() > ends:
+                raise _TimeUpError
+            print(f"{time.monotonic() - began:.0f} s: {what} {_words(*now)}", flush=True)
+
+        return tell
+
+    try:
+        if "teacher" in asked.only:
+            train_teacher(asked, watch("teacher"))
+        if "score" in asked.only:
+            score_teacher(asked, device, watch("scoring"))
+    except _TimeUpError:
+        print("time is up; give the same command again", flush=True)
+        return
+    finally:
+        if (asked.out / TOLD).exists():
+            disk.write_file(_made(asked.results) / TOLD, (asked.out / TOLD).read_bytes())
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if "students" in asked.only:
+        asked.minutes = (ends - time.monotonic()) / 60
+        train_students(asked)
+
+
+def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
+    """Train the teacher, and write down how it went."""
+    held = _held(asked)
+    if "run" in held:
+        return
+    own = {"text": str(asked.text), "seed": asked.seed, "arm": ""}
+    config = TrainConfig.from_dict(TEACHER.to_dict() | own | json.loads(asked.teacher))
+    run = train(
+        config,
+        asked.out / "teacher",
+        resume=True,
+        device=asked.devices[0],
+        checkpoint_every=_CHECKPOINT,
+        progress=tell,
+    )
+    texts = read_texts(Path(asked.text))
+    corpus: dict[str, Any] = {"works": len(texts.works), "bytes": sum(texts.works.values())}
+    corpus["held_out"] = {name: texts.works[name] for name in texts.kept_back}
+    told = {"name": asked.name, "corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
+    _hold(asked, told)
+
+
+def score_teacher(
+    asked: argparse.Namespace, device: torch.device, tell: Callable[..., None]
+) -> None:
+    """Score the teacher's layers, and write that down."""
+    held = _held(asked)
+    if "scores" in held:
+        return
+    model = load_model(_checkpoint(asked), device=str(device), backend="torch")
+    ranked, scores = score(model, asked.out / "teacher.h5", tell)
+    told = {str(n): {name: plain(v) for name, v in scores[n].items()} for n in sorted(scores)}
+    char = held["run"]["eval"]["64"]["char"][-1] if "64" in held["run"]["eval"] else None
+    gate = None if char is None else char >= GATE
+    _hold(asked, {**held, "gate": gate, "ranked": ranked, "scores": told})
+
+
+def train_students(asked: argparse.Namespace) -> None:
+    """Train the students that are left."""
+    held = _held(asked)
+    if "scores" not in held:
+        raise SystemExit("there is no score yet: the steps before are teacher and score")
+    (site, *_) = choose_mixers(load_model(_checkpoint(asked), backend="torch"))
+    steps = {"steps": asked.steps} if asked.steps else {}
+    student = TrainConfig.from_dict(
+        STUDENT.to_dict() | {"arm": ""} | json.loads(asked.student) | steps
+    )
+    shaped = like_teacher(student, site)
+    configs = student_configs(shaped, _checkpoint(asked), held["ranked"], asked.rates, asked.seeds)
+    asked.out = asked.out / "students"
+
+    def do(**where: Any) -> None:
+        for config in configs:
+            if config.teacher_layer is not None:
+                _keep_scores(asked.out, config, held["scores"][str(config.teacher_layer)])
+        sweep(configs, asked.out, **where)
+        print(f"all {len(configs)} students are done", flush=True)
+
+    sit(asked, do, lambda: {"name": held["name"], "ranked": held["ranked"], "gate": held["gate"]})
+
+
+def _options() -> argparse.ArgumentParser:
+    assert __doc__
+    parser = options(__doc__, None, RATES, SEEDS)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--only", choices=STEPS, nargs="+", default=STEPS, help="of these steps")
+    parser.add_argument("--name", required=True, help="P0, C0, P1 or C1: corpus and seed")
+    parser.add_argument("--text", help="folder of the corpus")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the teacher")
+    parser.add_argument("--teacher", default="{}", help="JSON, other fields of it, for a trial")
+    parser.add_argument("--student", default="{}", help="JSON, other fields of it, for a trial")
+    return parser
+
+
+def _checkpoint(asked: argparse.Namespace) -> str:
+    return str(asked.out / "teacher" / "checkpoints" / "last")
+
+
+def _held(asked: argparse.Namespace) -> dict[str, Any]:
+    """What is known of the teacher so far."""
+    file = asked.out / TOLD
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _hold(asked: argparse.Namespace, held: dict[str, Any]) -> None:
+    disk.write_file(asked.out / TOLD, (json.dumps(held, indent=1) + "\n").encode())
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _keep_scores(out: Path, config: TrainConfig, scores: dict[str, float | None]) -> None:
+    path = run_path(out, config)
+    if not (path / SCORES).exists():
+        told = {name: math.nan if value is None else value for name, value in scores.items()}
+        with RunFolder(path, config) as folder:
+            folder.keep_scores(config.teacher_layer or 0, told)
+
+
+def _words(*now: Any) -> str:
+    """What `train` or `capture` says of how far it is."""
+    if len(now) == 1 and isinstance(now[0], Progress):
+        return f"step {now[0].step} of {now[0].steps}, loss {now[0].loss:.3f}, accuracy {now[0].char:.3f}"
+    return " ".join(map(str, now))
+
+
+if __name__ == "__main__":
+    main()

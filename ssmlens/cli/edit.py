@@ -1,0 +1,199 @@
+"""`ssmlens edit`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ssmlens.cli.command import Result
+from ssmlens.cli.progress import progress
+from ssmlens.errors import UsageError
+from ssmlens.text_table import text_table
+
+
+@dataclasses.dataclass(frozen=True)
+class EditCommand:
+    """Run a prompt with some layers edited: its most likely next tokens before and after.
+
+    --edit 'knock-out layer=17 queries=64: keys=0:64'    the edges from keys to queries ("lags=1:": no cross-talk)
+    --edit 'ablate layer=3 [heads=0:4] [what=mlp]'       with how=mean, or how=resample source="another prompt"
+    --edit 'scale layer=3 what=delta factor=.5'          an operand, the gate, a state; `set` takes value=
+    --edit 'swap layer=3 what=B source="another prompt"' path patching
+    --edit 'set layer=3 what=state tokens=40 value=0'    a reset; later tokens read what is left
+
+    Tokens count from 0; ranges are as in Python.
+    """
+
+    model: str = "copy-mamba1-mimetic"
+    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
+    prompt: tuple[str, ...] = ()
+    """Prompts, as text; each runs by itself."""
+    prompts: Path | None = None
+    """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
+    edit: tuple[str, ...] = ()
+    """Edits; several change the model together."""
+    edits: Path | None = None
+    """File of edits: a JSON list, such as [{"edit": "knock-out", "layer": 17, "keys": "0:64"}]."""
+    position: int = -1
+    """Token whose successor is guessed; negative: from the end."""
+    top: int = 5
+    """How many tokens to show."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Dtype of the model's weights."""
+    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
+    """What runs the model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        import torch
+
+        from ssmlens.adapters.load import load_model
+        from ssmlens.recorder.prompts import vocabulary_size
+
+        if self.top < 1:
+            raise UsageError("--top is at least 1")
+        wanted = self._edits()
+        model = load_model(
+            self.model,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+            backend=self.backend,
+            revision=self.revision,
+        )
+        prompts = self._prompts(model)
+        prompts.check_vocabulary(vocabulary_size(model))
+        wanted = [_with_source(edit, model) for edit in wanted]
+        rows = list(zip(prompts.tokens, prompts.texts, strict=True))
+        with progress("editing") as tell, torch.no_grad():
+            compared = []
+            for n, (tokens, text) in enumerate(rows):
+                compared.append(self._compare(model, wanted, tokens, text))
+                tell(n + 1, len(rows))
+        data = {"edits": [str(edit) for edit in wanted], "prompts": compared}
+        return Result(data, "\n\n".join(_page(one) for one in compared))
+
+    def _edits(self) -> list[Any]:
+        from ssmlens.edits.edit import from_json, from_text
+
+        wanted = [from_text(text) for text in self.edit]
+        if self.edits is not None:
+            try:
+                data = json.loads(self.edits.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise UsageError(f"cannot read {self.edits}: {error.strerror}") from None
+            except ValueError as error:
+                raise UsageError(f"{self.edits} is not JSON ({error})") from None
+            if not isinstance(data, list):
+                raise UsageError(f"{self.edits}: edits are a list of objects")
+            wanted += [from_json(edit) for edit in data]
+        if not wanted:
+            raise UsageError("give at least one --edit (see ssmlens edit --help)")
+        return wanted
+
+    def _prompts(self, model: Any) -> Any:
+        from ssmlens.recorder import prompts
+
+        if bool(self.prompt) == (self.prompts is not None):
+            raise UsageError("give the prompts with --prompt or --prompts")
+        tokenizer = getattr(model, "tokenizer", None)
+        why_none = model.source.tokenizer_problem or ""
+        if self.prompts is not None:
+            return prompts.from_file(self.prompts, tokenizer, why_none)
+        return prompts.from_texts(self.prompt, tokenizer, why_none)
+
+    def _compare(
+        self, model: Any, wanted: list[Any], tokens: Sequence[int], text: str
+    ) -> dict[str, Any]:
+        """What the model says after a prompt, before and after the edits."""
+        from ssmlens.edits.context import editing
+
+        if not -len(tokens) <= self.position < len(tokens):
+            raise UsageError(
+                f"--position {self.position} is out of range: there are {len(tokens)} tokens"
+            )
+        ids = _ids(model, tokens)
+        before = model(ids).logits[0, self.position].double().log_softmax(0)
+        with editing(model, wanted):
+            after = model(ids).logits[0, self.position].double().log_softmax(0)
+        kl = float((before.exp() * (before - after)).nansum())
+        return {
+            "prompt": text or list(tokens),
+            "position": self.position % len(tokens),
+            "before": _top(model, before, before, self.top),
+            "after": _top(model, after, before, self.top),
+            "kl": kl if kl == kl else None,
+        }
+
+
+def _ids(model: Any, tokens: Sequence[int]) -> Any:
+    import torch
+
+    return torch.tensor([tokens], device=next(model.parameters()).device)
+
+
+def _with_source(edit: Any, model: Any) -> Any:
+    """An edit whose source is a prompt, with the recording of that prompt."""
+    import torch
+
+    from ssmlens.recorder.prompts import from_texts
+    from ssmlens.recorder.recording import recording
+
+    source = getattr(edit, "source", None)
+    if not isinstance(source, str):
+        return edit
+    tokenizer = getattr(model, "tokenizer", None)
+    prompt = from_texts([source], tokenizer, model.source.tokenizer_problem or "")
+    with torch.no_grad(), recording(model, edit.layer) as rec:
+        model(_ids(model, prompt.tokens[0]))
+    return dataclasses.replace(edit, source=rec)
+
+
+def _top(model: Any, log_probabilities: Any, before: Any, count: int) -> list[dict[str, Any]]:
+    """The most likely tokens, with how much likelier or less likely the edits made them."""
+    tokenizer = getattr(model, "tokenizer", None)
+    best = log_probabilities.topk(min(count, len(log_probabilities)))
+    return [
+        {
+            "id": token,
+            "token": str(token) if tokenizer is None else tokenizer.decode([token]),
+            "probability": float(log_probabilities[token].exp()),
+            "log_probability_change": float(log_probabilities[token] - before[token]),
+        }
+        for token in best.indices.tolist()
+    ]
+
+
+def _page(compared: dict[str, Any]) -> str:
+    rows: list[Sequence[str]] = [
+        ("rank", "before", "probability", "after", "probability", "log p, changed by")
+    ]
+    for n, (before, after) in enumerate(zip(compared["before"], compared["after"], strict=True), 1):
+        rows.append(
+            (
+                str(n),
+                repr(before["token"]),
+                f"{before['probability']:.3f}",
+                repr(after["token"]),
+                f"{after['probability']:.3f}",
+                f"{after['log_probability_change']:+.3f}",
+            )
+        )
+    kl = compared["kl"]
+    said = "no number" if kl is None else f"{kl:.4g} nats"
+    return "\n".join(
+        [
+            f"after token {compared['position']} of {compared['prompt']!r}; "
+            f"KL(before ‖ after) = {said}",
+            text_table(rows, left=(1, 3)),
+        ]
+    )
+
+
+COMMAND = EditCommand

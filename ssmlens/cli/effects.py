@@ -1,0 +1,145 @@
+"""`ssmlens effects`."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ssmlens.cli.command import Result
+from ssmlens.cli.progress import progress
+from ssmlens.errors import UsageError
+from ssmlens.text_table import text_table
+
+_EVERY_LAYER = re.compile(r"\blayer=\*(?=\s|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class EffectsCommand:
+    """What edits do to what the model says where its prompts have targets; layers run from the edited one on.
+
+    --edit 'ablate layer=*'                       every layer, one after the other
+    --edit 'knock-out layer=* lags=1:'            the cross-talk of every layer
+    --edit 'swap layer=* what=output source=corrupted'   from the corrupted twin of each prompt (probes have one)
+
+    Other edits are as in ssmlens edit.
+    """
+
+    model: str = "copy-mamba1-mimetic"
+    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
+    edit: tuple[str, ...] = ("ablate layer=*",)
+    """Edits, each by itself; layer=* stands for every layer."""
+    probe: str | None = None
+    """Make prompts: repeat (random tokens, twice), retrieval (key: value lines), ioi (two names)."""
+    task: str | None = None
+    """Make prompts of a task, such as copy. Default: copy for models of letters, else the probe repeat."""
+    prompts: Path | None = None
+    """File of prompts with targets: .jsonl."""
+    length: int | None = None
+    """Letters, tokens that are repeated, or lines of retrieval."""
+    count: int = 8
+    """How many prompts a task or probe makes."""
+    seed: int = 0
+    """Which prompts."""
+    measure: str = "log_probability"
+    """log_probability of the right token, logit_difference (probes), accuracy, rank or kl."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Dtype of the model's weights."""
+    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
+    """What runs the model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> Result:
+        """Do it."""
+        import torch
+
+        from ssmlens.adapters.load import load_model
+        from ssmlens.edits.edit import from_text
+        from ssmlens.effect.effects import effects
+        from ssmlens.effect.measure import MEASURES
+
+        given = [name for name in ("probe", "task", "prompts") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"give one of {' and '.join('--' + name for name in given)}, not both")
+        _ = MEASURES[self.measure]
+        model = load_model(
+            self.model,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+            backend=self.backend,
+            revision=self.revision,
+        )
+        texts = [text for given in self.edit for text in _expanded(given, model)]
+        wanted = [from_text(text) for text in texts]
+        prompts = self._prompts(model)
+        with progress("editing") as tell:
+            found = effects(model, prompts, wanted, self.measure, progress=tell)
+        return _result(found)
+
+    def _prompts(self, model: Any) -> Any:
+        from ssmlens.effect.probe import probe
+        from ssmlens.models.tokenizers import Vocabulary
+        from ssmlens.recorder import prompts
+
+        tokenizer = getattr(model, "tokenizer", None)
+        if self.prompts is not None:
+            why_none = model.source.tokenizer_problem or ""
+            return prompts.from_file(self.prompts, tokenizer, why_none)
+        letters = isinstance(tokenizer, Vocabulary)
+        task = self.task or ("copy" if letters and self.probe is None else None)
+        if task is not None:
+            asked = {"length": self.length, "count": self.count}
+            options = {name: value for name, value in asked.items() if value is not None}
+            return prompts.from_named_task(task, model, options, self.seed)
+        kind = self.probe or "repeat"
+        return probe(kind, model, count=self.count, length=self.length, seed=self.seed)
+
+
+def _expanded(text: str, model: Any) -> list[str]:
+    """An edit of every layer as one edit a layer."""
+    from ssmlens.adapters.blocks import find_blocks
+
+    if not _EVERY_LAYER.search(text):
+        return [text]
+    layers = [block.layer for block in find_blocks(model) if block.sites]
+    return [_EVERY_LAYER.sub(f"layer={layer}", text) for layer in layers]
+
+
+def _result(found: Any) -> Result:
+    import numpy as np
+
+    rows: list[Sequence[str]] = [("edit", "before", "after", "effect", "±")]
+    data = []
+    for edit, after, effect in zip(
+        found["edit"].values, found["after"].values, found["effect"].values, strict=True
+    ):
+        real = np.isfinite(effect)
+        means = [
+            float(np.mean(values[real])) if real.any() else None
+            for values in (found["before"].values, after, effect)
+        ]
+        spread = float(np.std(effect[real])) if real.any() else None
+        rows.append((str(edit), *(_shown(value) for value in (*means, spread))))
+        data.append(
+            {
+                "edit": str(edit),
+                **dict(zip(("before", "after", "effect"), means, strict=True)),
+                "spread": spread,
+                "effects": [float(e) if np.isfinite(e) else None for e in effect],
+            }
+        )
+    of = found["effect"].attrs["long_name"]
+    page = f"{of}, mean over {found.sizes['prompt']} prompts\n{text_table(rows)}"
+    return Result({"measure": found.attrs["measure"], "edits": data}, page)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+COMMAND = EffectsCommand

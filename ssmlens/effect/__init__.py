@@ -1,0 +1,1 @@
+"""Effects: what edits do to what a model says at the targets of prompts."""

@@ -1,0 +1,12 @@
+"""The log-probability of the right token."""
+
+from ssmlens.effect.measure import MEASURES, Measure
+
+
+def _measure(said):
+    return said.of(said.right) - said.logits.logsumexp(1)
+
+
+MEASURES.register("log_probability")(
+    Measure("log-probability of the right token", "nats", _measure)
+)

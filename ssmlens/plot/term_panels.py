@@ -1,0 +1,107 @@
+"""A logit's terms: bars over the text, terms × source tokens, and each term's whole beside its row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+
+from ssmlens.plot.cells import labelled_axis, paint
+from ssmlens.plot.labels import label_pixels, literal, token_labels
+from ssmlens.plot.scales import Scale
+from ssmlens.plot.theme import LIGHT, SIGNED, Theme, template
+
+_BARS, _ROW, _GAP = 150, 17, 14  # pixels
+_LABELS = 48  # most token labels along the figure
+
+
+def term_panels(
+    by_source: Float[np.ndarray, "term source"],
+    values: Float[np.ndarray, " term"],
+    terms: Sequence[str],
+    tokens: Sequence[str],
+    *,
+    scale: Scale = "linear",
+    limit: float | None = None,
+    theme: Theme = LIGHT,
+) -> go.Figure:
+    """Draw terms × source tokens; above, what each token adds in all; at the right, what each term adds.
+
+    Args:
+        by_source: What each term takes from each token; NaN where it has no source.
+        values: What each term adds.
+        terms: Their labels, the first one above.
+        tokens: Token strings, one a source.
+        scale: Colour scale.
+        limit: The value at the end of the colours; the largest cell by default.
+        theme: LIGHT or DARK.
+    """
+    labels, rows = token_labels(tokens), [literal(term) for term in terms]
+    below = label_pixels(labels)
+    height = _BARS + _GAP + _ROW * len(rows)
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        row_heights=[_BARS / height, 1 - _BARS / height],
+        column_widths=[0.8, 0.2],
+        vertical_spacing=_GAP / height,
+        horizontal_spacing=0.012,
+        specs=[[{}, None], [{}, {}]],
+    )
+    if limit is None and np.isfinite(by_source).any():
+        limit = float(np.nanmax(np.abs(by_source))) or None
+    over_text = np.nansum(by_source, axis=0)
+    figure.add_bar(
+        x=labels,
+        y=over_text,
+        marker={"color": _colours(over_text)},
+        hovertemplate="%{x}<br>%{y:.4g}<extra>all terms</extra>",
+        row=1,
+        col=1,
+    )
+    figure.add_bar(
+        x=values,
+        y=rows,
+        orientation="h",
+        marker={"color": _colours(values)},
+        hovertemplate="%{y}<br>%{x:.4g}<extra>the whole term</extra>",
+        row=2,
+        col=2,
+    )
+    paint(
+        figure,
+        by_source.astype(np.float32),
+        hover="%{y}<br>%{x}<br>%{customdata:.4g}",
+        signed=True,
+        scale=scale,
+        limit=limit,
+        axes=("x2", "y2"),
+        bar=False,
+    )
+    every = max(1, -(-len(labels) // _LABELS))
+    ticks = [(at, labels[at]) for at in range(0, len(labels), every)]
+    named = list(enumerate(rows))
+    figure.update_layout(
+        template=template(theme),
+        height=height + below + 48,
+        showlegend=False,
+        bargap=0.15,
+        margin={"l": label_pixels(rows) + 8, "r": 24, "t": 28, "b": below + 20},
+        xaxis=labelled_axis(labels, "", ticks)
+        | {"showticklabels": False, "title": None, "matches": "x2"},
+        xaxis2=labelled_axis(labels, "source token", ticks)
+        | {"automargin": False, "tickangle": -90},
+        xaxis3={"title": {"text": "whole term"}, "zeroline": True, "nticks": 4},
+        yaxis={"title": {"text": "logit"}, "zeroline": True},
+        yaxis2=labelled_axis(rows, "", named, down=True) | {"automargin": False},
+        yaxis3=labelled_axis(rows, "", named, down=True)
+        | {"showticklabels": False, "matches": "y2"},
+    )
+    return figure
+
+
+def _colours(values: Float[np.ndarray, " bar"]) -> list[str]:
+    """The ends of the signed scale: of what raises the logit, and of what lowers it."""
+    ends = ["rgb({},{},{})".format(*colour) for _, colour in (SIGNED[-1], SIGNED[0])]
+    return [ends[int(value < 0)] for value in values]

@@ -1,0 +1,34 @@
+"""One row of M: what one query reads, of every head."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssmlens.scan.operator import Operator
+
+# Factors of entries [head key factor] that are computed at once; at most about 128 factors make an entry.
+_FACTORS = {"cpu": 2**24, "cuda": 2**28}
+
+
+def matrix_row(operands: Operator, query: int) -> Float[Tensor, "batch head key"]:
+    """M[query, :] of every head, over all keys of the sequence: 0 at those that the query does not see.
+
+    Args:
+        operands: Operands of one layer; `x` is not needed.
+        query: The token that reads.
+    """
+    o = operands.bare()
+    keys = torch.arange(query, device=o.like.device)
+    before = o.entries(keys.new_full((query,), query), keys)
+    if before is not None:
+        row = before.new_zeros(o.batch, o.heads, o.tokens)
+        row[..., :query] = before.mT
+        row[..., query] = o.between(query, query + 1).diagonal()[:, 0]
+        return row
+    limit = _FACTORS["cuda" if o.like.is_cuda else "cpu"]
+    some = max(1, limit // (128 * max(1, o.batch * o.tokens)))
+    here, everything = (query, query + 1), (0, o.tokens)
+    parts = [
+        o.matrix(heads.tolist(), here, everything) for heads in torch.arange(o.heads).split(some)
+    ]
+    return torch.cat(parts, dim=1).squeeze(2)

@@ -1,0 +1,46 @@
+"""Models for these tests, of every family, with values away from those of a default draw."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from ssmlens.adapters.adapter import adapters
+from ssmlens.adapters.softmax import SOFTMAX
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+FAMILIES = {adapters[path].family: (adapters[path], path) for path in adapters}
+FAMILIES[SOFTMAX.family] = (SOFTMAX, "ssmlens.models.attention.MHA")
+HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+
+
+def spread(model, seed=0):
+    """Every parameter moved; the embedding kept small, so that the layers matter beside it."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            small = "embed" in name or "lm_head" in name
+            parameter.add_((0.02 if small else 0.3) * torch.randn_like(parameter))
+    return model.to(DEVICE).eval()
+
+
+def tiny(family):
+    """A family's tiny model; skips where this transformers has none."""
+    adapter, path = FAMILIES[family]
+    if importlib.util.find_spec(path.rsplit(".", 2)[0]) is None:
+        pytest.skip("not in this version")
+    torch.manual_seed(0)
+    return spread(adapter.tiny_model())
+
+
+def ids_of(tokens, seed=0):
+    torch.manual_seed(100 * seed + tokens)
+    return torch.randint(2, 32, (1, tokens), device=DEVICE)
+
+
+def logits_of(model, ids, **options):
+    """The model's own logits [token vocabulary], without any hook."""
+    if hasattr(model, "generate"):
+        options["use_cache"] = False
+    with torch.no_grad():
+        return model(ids, **options).logits[0].double()
