@@ -104,7 +104,7 @@ def _edit_operands(
     That stays on the device, so that nothing waits for it. None: they count as changed, since somebody may ask how the
     output depends on them.
     """
-    changed, differentiable = torch.zeros((), dtype=torch.bool, device=given.hidden.device), False
+    changed = torch.zeros((), dtype=torch.bool, device=given.hidden.device)
     of_convolution = [edit for edit in edits if is_of_convolution(edit)]
     if of_convolution:
         new = project_again(site, given, positions, operands, of_convolution)
@@ -115,9 +115,12 @@ def _edit_operands(
             assert isinstance(edit, ValueEdit)
             operands, differs = _edit_operand(operands, edit, positions)
             changed = changed | differs
-        differentiable |= isinstance(edit, ValueEdit) and edit.is_differentiable
-    asked_for = differentiable and torch.is_grad_enabled()
-    return operands, None if asked_for else changed
+    return operands, None if any(_asked_for(edit) for edit in edits) else changed
+
+
+def _asked_for(edit: Edit) -> bool:
+    """Whether somebody may ask how the output depends on what it puts in."""
+    return isinstance(edit, ValueEdit) and edit.is_differentiable and torch.is_grad_enabled()
 
 
 def _differ(before: Operator, after: Operator) -> Bool[Tensor, ""]:
@@ -140,6 +143,10 @@ def _edit_operand(
     if edit.heads is not None and operands.groups == operands.heads:
         axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
     new = edit.apply(value, Place(edit.what, axes, positions))
+    # A GPU would have to be waited for; but another log decay takes A's place, and the same one must not.
+    at_once = edit.what == "log_decay" or not value.is_cuda
+    if at_once and not _asked_for(edit) and torch.equal(new, value):
+        return operands, torch.zeros((), dtype=torch.bool, device=value.device)
     differs = (new != value).any()
     if edit.what == "gate":
         whole, _ = operands.quantity("gate")

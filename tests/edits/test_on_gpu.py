@@ -32,6 +32,8 @@ INSIDE = {
 NOTHING = {
     "delta": lambda n: Scale(layer=n, what="delta", factor=1.0),
     "log_decay": lambda n: Scale(layer=n, what="log_decay", factor=1.0),
+    "gate": lambda n: Scale(layer=n, what="gate", factor=1.0),
+    "x of a head": lambda n: Scale(layer=n, what="x", factor=1.0, heads=1),
     "edges": lambda n: KnockOut(layer=n, mask=torch.zeros(TOKENS, TOKENS, dtype=torch.bool)),
     "scan_output": lambda n: Apply(layer=n, what="scan_output", function=lambda y: y),
     "output": lambda n: Scale(layer=n, what="output", factor=1.0),
