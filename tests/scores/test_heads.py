@@ -163,3 +163,9 @@ def test_text_json_and_frame(tmp_path, cli):
     assert "goes with --heads" in cli("rank-layers", tmp_path / "run.h5", "--layers", "1").complaint
     whole = cli("rank-layers", tmp_path / "run.h5", "--json").json
     assert "head" not in whole["layers"][0]
+
+
+def test_heads_are_drawn_by_depth(tmp_path):
+    with captured(mamba2(), tmp_path) as capture:
+        figure = ssmlens.plot.scores(ssmlens.rank_heads(capture))
+    assert list(figure.data[0].x) == [f"{i}.{h}" for i in (0, 1) for h in range(4)]
