@@ -27,7 +27,7 @@ def scores(
     """Draw scores × layers: colour compares the layers within one score, the text is the value.
 
     Args:
-        of: A capture, the ranking of `rank_layers`, or the Dataset of `ssmlens.scores.compute`.
+        of: A capture, the ranking of `rank_layers` or `rank_heads`, or the Dataset of `ssmlens.scores.compute`.
         title: What stands above; None leaves it out.
         size: Width and height.
         theme: "light" or "dark".
@@ -40,7 +40,8 @@ def scores(
     if not known:
         raise UsageError("no layer has a score to draw")
     table = np.array(list(known.values()), dtype=float)
-    figure = score_heatmap(table, list(known), layers, theme=theme_of(theme))
+    what = of.of if isinstance(of, Ranking) else "layer"
+    figure = score_heatmap(table, list(known), layers, what=what, theme=theme_of(theme))
     return finished(figure, title, size, (_WIDTH, int(figure.layout.height)), theme_of(theme))
 
 
@@ -64,10 +65,10 @@ def closure(
     return finished(figure, title, size, (_WIDTH, 320), theme_of(theme))
 
 
-def _of_ranking(ranking: Ranking) -> tuple[list[int], Mapping[str, np.ndarray]]:
-    rows = sorted(ranking.rows, key=lambda row: row.layer)
+def _of_ranking(ranking: Ranking) -> tuple[list[str], Mapping[str, np.ndarray]]:
+    rows = sorted(ranking.rows, key=lambda row: (row.layer, row.head or 0))
     names = list(rows[0].scores) if rows else []
-    return [r.layer for r in rows], {n: np.array([r.scores[n] for r in rows]) for n in names}
+    return [r.label for r in rows], {n: np.array([r.scores[n] for r in rows]) for n in names}
 
 
 def _of_dataset(of: ReportSource | xr.Dataset) -> tuple[list[int], Mapping[str, np.ndarray]]:

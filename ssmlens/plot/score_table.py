@@ -16,8 +16,9 @@ _WRITTEN = 16  # layers up to which the values are written in the cells
 def score_heatmap(
     values: Float[np.ndarray, "score layer"],
     scores: Sequence[str],
-    layers: Sequence[int],
+    layers: Sequence[int] | Sequence[str],
     *,
+    what: str = "layer",
     theme: Theme = LIGHT,
 ) -> go.Figure:
     """Draw scores × layers: colour compares layers within one score, text is the true value.
@@ -27,7 +28,8 @@ def score_heatmap(
     Args:
         values: A value for each score and layer; NaN is an empty cell.
         scores: Names of the rows.
-        layers: Block indices, the columns.
+        layers: Block indices, or names of heads: the columns.
+        what: What a column is, "layer" or "head".
         theme: LIGHT or DARK.
     """
     rows = [literal(name) for name in scores]
@@ -47,14 +49,14 @@ def score_heatmap(
             xgap=2,
             ygap=2,
             hoverongaps=False,
-            hovertemplate="layer %{x}<br>%{y}<br>%{text}<extra></extra>",
+            hovertemplate=f"{what} %{{x}}<br>%{{y}}<br>%{{text}}<extra></extra>",
         )
     )
     figure.update_layout(
         template=template(theme),
         height=72 + 30 * max(len(rows), 1),
         margin={"l": 170, "r": 16, "t": 12, "b": 52},
-        xaxis={"title": {"text": "layer"}, "type": "category", "showgrid": False},
+        xaxis={"title": {"text": what}, "type": "category", "showgrid": False},
         yaxis={"type": "category", "autorange": "reversed", "showgrid": False, "ticks": ""},
     )
     return figure

@@ -76,7 +76,7 @@ def rank(
     ranks = np.full(len(rankable), np.inf)
     mean_rank = np.mean([_ranks(row[rankable]) for row in values], axis=0)
     ranks[rankable] = _ranks(-mean_rank)
-    layers = scores[LAYER].values
+    layers = scores[LAYER].values.tolist()
     places = sorted(range(len(layers)), key=lambda i: (broken[i], ranks[i], layers[i]))
     shown = list(dict.fromkeys([*order, *present]))
     rows = tuple(_row(scores, statistics, i, ranks[i], order, shown) for i in places)

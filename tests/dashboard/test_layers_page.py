@@ -50,6 +50,23 @@ def test_another_score_orders_when_the_address_says_so(copying, scene_at):
     assert "no_such_score" in page.ranked(scene)[3]
 
 
+def test_effects_are_columns_and_rows_where_the_capture_has_them(cli, scene_at, tmp_path):
+    out = tmp_path / "run.h5"
+    task = ["--task", "copy", "--length", 17, "--count", 2]
+    said = cli("capture", "--model", "copy-mamba2-default", *task, "--effects", "--out", out)
+    assert said.code == 0, said.err
+    scene = scene_at(out, "by=cross_talk_effect", "layers")
+    scores(scene.capture, math.inf)
+    figure, columns, rows, notes, *_ = page.ranked(scene)
+    assert rows[0]["layer"] == 1
+    assert rows[0]["cross_talk_effect"] < -5
+    assert "looks and effects disagree" in notes
+    (column,) = [column for column in columns if column["field"] == "cross_talk_effect"]
+    assert "where M is its diagonal alone" in column["headerTooltip"]
+    colours = figure.data[0].z[list(figure.data[0].y).index("cross_talk_effect")]
+    assert np.argmax(colours) == 1, "the strongest colour is the layer that matters most"
+
+
 def texts(component):
     """All text in a component."""
     if isinstance(component, str):

@@ -81,3 +81,10 @@ def test_the_layer_of_most_effect_has_the_strongest_colour():
     drawn = score_heatmap(values, ["ablation_effect", "copy_score"], range(3)).data[0]
     assert np.allclose(drawn.z, [[1, 0, 1 / 3], [0, 1, 0.5]])
     assert list(drawn.text[0]) == ["−3", "0", "−1"]
+
+
+def test_columns_may_be_heads():
+    figure = score_heatmap(np.zeros((1, 2)), ["a"], ["3.0", "3.11"], what="head")
+    assert list(figure.data[0].x) == ["3.0", "3.11"]
+    assert figure.data[0].hovertemplate == "head %{x}<br>%{y}<br>%{text}<extra></extra>"
+    assert figure.layout.xaxis.title.text == "head"
