@@ -110,9 +110,9 @@ def capture_layer(
             arrays |= maps.reduced(operands, length, target, attributes[BLOCK_TOKENS])
         else:
             arrays |= maps.whole(operands, length, channels)
-        if finite == names.FINITE and any(
-            not _is_finite(array) for name, array in arrays.items() if role_of(name) == _MAPS
-        ):
+        closes = bool(closed.reason) or _is_finite(closed.error)
+        of_maps = (array for name, array in arrays.items() if role_of(name) == _MAPS)
+        if finite == names.FINITE and closes and not all(map(_is_finite, of_maps)):
             attributes["finite"] = names.NONFINITE_OUTPUT
             attributes["reason"] = "its map overflows, though its output is finite"
         if store_discretized:
