@@ -80,10 +80,10 @@ def capture_layer(
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
         "closure_error": closed.error,
-        "map_closure": closed.map_error,
-        "map_rounding": closed.map_rounding,
         "closure_worst_token": closed.worst_token,
     }
+    if operands.stored:  # a softmax map is the model's own weights: nothing to prove
+        arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
