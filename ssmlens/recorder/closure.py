@@ -25,8 +25,8 @@ class Closure:
         map_error: ‖recomputed − output‖ / ‖out_proj(r ⊙ (y − D x))‖: the same difference beside what the map alone
             contributes, gate and norm r frozen at this input (`scan.fold`). A skip or a bias that dominates the output
             hides a wrong map from `error`, and not from this. NaN where the parts are not known.
-        map_rounding: ε ‖output‖ / ‖out_proj(r ⊙ (y − D x))‖, ε being that of the output's dtype: what `map_error` can
-            be of rounding alone. NaN as above.
+        map_rounding: ε ‖output‖ / ‖out_proj(r ⊙ (y − D x))‖, ε being the output dtype's (float32's at
+            least): what `map_error` can be of rounding alone. NaN as above.
         worst_token: The token of the largest difference.
         reason: Why the output cannot be computed again, so that every error is NaN; else empty.
     """
@@ -72,7 +72,9 @@ def closure(
     zero = (size == 0).all(1) & (difference == 0).all(1)  # nothing computed, nothing recomputed
     error = (difference.norm(dim=1) / size.norm(dim=1)).masked_fill(zero, 0)
     worst = difference.nan_to_num(nan=torch.inf).argmax(dim=1)
-    rounding = torch.finfo(output.dtype).eps * size.norm(dim=1)
+    # What is computed again is float32 at best.
+    epsilon = max(torch.finfo(dtype).eps for dtype in (output.dtype, torch.float32))
+    rounding = epsilon * size.norm(dim=1)
     map_error, map_rounding = (
         (amount / of_map.norm(dim=1)).masked_fill((amount == 0) & ~of_map.isnan().any(1), 0)
         for amount in (difference.norm(dim=1), rounding)

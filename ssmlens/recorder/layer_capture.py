@@ -81,10 +81,10 @@ def capture_layer(
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
         "closure_error": closed.error,
-        "map_closure": closed.map_error,
-        "map_rounding": closed.map_rounding,
         "closure_worst_token": closed.worst_token,
     }
+    if operands.stored:  # a softmax map is the model's own weights: nothing to prove
+        arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
@@ -104,9 +104,9 @@ def capture_layer(
             arrays |= maps.reduced(operands, length, target, block)
         else:
             arrays |= maps.whole(operands, length, channels)
-        if finite == names.FINITE and any(
-            not _is_finite(array) for name, array in arrays.items() if role_of(name) == _MAPS
-        ):
+        closes = bool(closed.reason) or _is_finite(closed.error)
+        of_maps = (array for name, array in arrays.items() if role_of(name) == _MAPS)
+        if finite == names.FINITE and closes and not all(map(_is_finite, of_maps)):
             attributes["finite"] = names.NONFINITE_OUTPUT
             attributes["reason"] = "its map overflows, though its output is finite"
         if store_discretized:

@@ -73,11 +73,15 @@ def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
 
 
 def _closure_problems(layer: Layer) -> list[str]:
+    failures = {  # one of each prompt: a layer that does not close needs no second reason
+        failure.prompt: failure
+        for failure in reversed(layer.verdict.failures)
+        if failure.error_name in _CLOSURES
+    }
     return [
         f"prompt {failure.prompt}: {_CLOSURES[failure.error_name]} {failure.error:.2g} is above "
         f"{failure.tolerance:g}: do not believe its maps"
-        for failure in layer.verdict.failures
-        if failure.error_name in _CLOSURES
+        for _, failure in sorted(failures.items())
     ]
 
 

@@ -50,7 +50,9 @@ def assert_same(got, wanted, rtol=1e-4):
             assert (got[layer, name] < 1e-5).all()
         elif name != "closure_worst_token":
             atol = 1e-6 * max(1, np.abs(array).max())
-            np.testing.assert_allclose(got[layer, name], array, rtol, atol, err_msg=name)
+            # Rounding of the output, beside the little of it that comes from a fresh model's map.
+            least = 1e-4 if name == "map_closure" else atol
+            np.testing.assert_allclose(got[layer, name], array, rtol, least, err_msg=name)
 
 
 def mixer_calls(model, ids):
