@@ -31,7 +31,7 @@ def test_version(cli):
     assert cli("--version").out == f"ssmlens {ssmlens.__version__}\n"
 
 
-PAGED = ("train", "sweep", "transplant")
+PAGED = ("train", "sweep", "transplant", "validate-ranking")
 
 
 @pytest.mark.parametrize("name", PAGED)
@@ -40,7 +40,7 @@ def test_a_page_of_help_is_enough_to_start(name):
     lines = page.splitlines()
     assert sum(max(1, math.ceil(len(line) / 80)) for line in lines) <= 45
     assert "Every option: --help-all." in page
-    first_page = importlib.import_module(f"ssmlens.cli.{name}").COMMAND.first_page
+    first_page = importlib.import_module(f"ssmlens.cli.{COMMANDS[name][0]}").COMMAND.first_page
     assert _options(page) == {f"--{option.replace('_', '-')}" for option in first_page}
     every = _in_a_terminal(name, "--help-all")
     assert _options(page) < _options(every)
