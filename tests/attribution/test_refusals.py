@@ -48,7 +48,7 @@ def test_a_constant_added_in_a_block(model):
 class ShiftedBackbone(Backbone):
     """A stack whose first block is given more than the embedding."""
 
-    def forward(self, input_ids):
+    def forward(self, input_ids, *masks):
         hidden, residual = self.embedding(input_ids) + 1, None
         for layer in self.layers:
             hidden, residual = layer(hidden, residual)
