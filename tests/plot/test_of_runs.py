@@ -87,7 +87,7 @@ def test_loss_is_of_training_and_has_no_length(run):
         ssmlens.plot.training([])
 
 
-def student(arm, layer, shuffled, score, mean):
+def student(arm, layer, control, score, mean):
     spread = (mean - 0.1, mean + 0.1)
     overall = {"overall": mean, "overall_interval": spread, "overall_spread": spread}
     best = {"best_rate": 1e-3, "best": 1.0, "best_interval": (1.0, 1.0), "best_spread": (1.0, 1.0)}
@@ -95,15 +95,15 @@ def student(arm, layer, shuffled, score, mean):
     counts = {"window": None, "seeds": 2, "failed": 0}
     at = {17: ArmSummary(arm=arm, **overall, **best, **more, **counts)}
     scores = {} if score is None else {"copy_score": score}
-    return Student(arm, layer, shuffled, scores, at)
+    return Student(arm, layer, control, scores, at)
 
 
 def test_students_stand_at_their_layers_score_and_accuracy():
     grown = [
-        student("transplant 3", 3, False, 0.9, 0.8),
-        student("transplant 1", 1, False, 0.2, 0.3),
+        student("transplant 3", 3, "", 0.9, 0.8),
+        student("transplant 1", 1, "", 0.2, 0.3),
     ]
-    alone = student("default", None, False, None, 0.25)
+    alone = student("default", None, "", None, 0.25)
     figure = ssmlens.plot.students([*grown, alone], ["copy_score"])
     points = next(t for t in figure.data if t.name == "transplant")
     assert list(points.x) == [0.2, 0.9]
