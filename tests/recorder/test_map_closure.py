@@ -58,7 +58,7 @@ def test_it_is_the_difference_beside_what_the_map_contributes(layer):
 
 
 class Layer(dict):
-    state, attributes = "yes", {"operator": "decay scan"}
+    index, state, attributes = 0, "yes", {"operator": "decay scan"}
 
     def read(self, name, prompt=None):
         return self[name]
