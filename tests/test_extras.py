@@ -152,7 +152,7 @@ for name in COMMANDS:
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         main([name, "--help"])
-    assert "--json" in page.getvalue(), name
+    assert f"usage: ssmlens {name} " in page.getvalue(), name
 """
     done = run_without(ABSENT, code)
     assert done.returncode == 0, done.stderr
