@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.attribution.readout import Readout, find_final_norm, find_head, read_out
 from ssmlens.attribution.tracer import Tracer
-from ssmlens.edits.module_calls import first_output
 from ssmlens.errors import UnsupportedModelError
-from ssmlens.recorder.calls import MixerCall
+from ssmlens.recorder.calls import MixerCall, logits_of
 from ssmlens.recorder.hooks import hooked
 
 
@@ -107,7 +106,7 @@ def trace(
     with torch.inference_mode(False), torch.enable_grad():
         with hooked(blocks, on_call), tracer.attached(norm, head):
             output = model(ids, **options)
-        logits = output.logits if hasattr(output, "logits") else first_output(output)
+        logits = logits_of(output)
         stream, given, raw = tracer.read()
         readout = read_out(model, norm, head, stream[0, position], given, raw, logits[0, position])
         token, against = choose(readout.logits)

@@ -12,7 +12,7 @@ from ssmlens.attribution.direct_path import DirectPath, trace
 from ssmlens.attribution.terms import Progress, Term, coarsest, terms_of
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.names import HEAD, MIXER, SOURCE, TAP, TERM
-from ssmlens.recorder.prompts import Prompts, from_texts, from_tokens, vocabulary_size
+from ssmlens.recorder.prompts import Prompts, prompts_for, vocabulary_size
 
 
 def attribute(
@@ -89,12 +89,7 @@ def attribute(
 
 
 def _prompt(model: Any, prompt: str | Sequence[int] | Tensor | Prompts) -> Prompts:
-    if isinstance(prompt, str):
-        source = getattr(model, "source", None)
-        why_none = getattr(source, "tokenizer_problem", None) or ""
-        found = from_texts([prompt], getattr(model, "tokenizer", None), why_none)
-    else:
-        found = prompt if isinstance(prompt, Prompts) else from_tokens(prompt)
+    found = prompts_for(model, prompt)
     if len(found) != 1:
         raise UsageError(f"attribute takes one prompt, not {len(found)}")
     found.check_vocabulary(vocabulary_size(model))

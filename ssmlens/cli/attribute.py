@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.model_options import ModelOptions, load_asked
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
 from ssmlens.text_table import text_table
@@ -12,8 +13,8 @@ from ssmlens.text_table import text_table
 _SOURCES = 5  # of each term, in the table
 
 
-@dataclasses.dataclass(frozen=True)
-class AttributeCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttributeCommand(ModelOptions):
     """Split a logit into what embedding, layers, heads and source tokens add to it, and say how far the sum closes.
 
     The final norm is frozen at its value. Every term is computed from its own module's output; none is a remainder.
@@ -21,8 +22,6 @@ class AttributeCommand:
 
     prompt: str
     """The prompt, as text; with --tokens, token ids such as "3 17 4"."""
-    model: str = "copy-mamba1-mimetic"
-    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
     tokens: bool = False
     """The prompt is token ids."""
     position: int = -1
@@ -33,14 +32,6 @@ class AttributeCommand:
     """Whose logit is taken away; needs --token."""
     taps: bool = False
     """Split mixers on through their convolution, tap by tap."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Dtype of the model's weights."""
-    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
-    """What runs the model. auto: mamba-ssm on cuda where installed, else what fits the model's files."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
     out: Path | None = None
     """Write the figure (.html, .svg, .png, .pdf) or all numbers (.nc, netCDF)."""
     overwrite: bool = False
@@ -50,19 +41,11 @@ class AttributeCommand:
 
     def run(self) -> Result:
         """Do it."""
-        import torch
 
-        from ssmlens.adapters.load import load_model
         from ssmlens.attribution.logit import attribute
 
         self._check_options()
-        model: Any = load_model(
-            self.model,
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-            backend=self.backend,
-            revision=self.revision,
-        )
+        model = load_asked(self)
         token = None if self.token is None else _token(model, self.token)
         if token is not None and self.against is not None:
             token = (token, _token(model, self.against))

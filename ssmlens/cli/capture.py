@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.model_options import load_asked
 from ssmlens.cli.progress import progress
 from ssmlens.cli.shard import parse_shard
 from ssmlens.errors import UsageError
@@ -85,20 +86,12 @@ class CaptureCommand:
 
     def run(self) -> Result:
         """Do it."""
-        import torch
 
-        from ssmlens.adapters.load import load_model
         from ssmlens.recorder.capture import capture
 
         shard = parse_shard(self.shard)
         self._check_options()
-        model = load_model(
-            self.model,
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-            backend=self.backend,
-            revision=self.revision,
-        )
+        model = load_asked(self)
         out = self.out or Path(f"{Path(self.model).name}.h5")
         with progress(f"capturing {self.model}") as tell:
             captured = capture(
@@ -151,12 +144,10 @@ class CaptureCommand:
     def _prompts(self, model: Any) -> Any:
         from ssmlens.recorder import prompts
 
-        tokenizer = getattr(model, "tokenizer", None)
-        why_none = model.source.tokenizer_problem or ""
         if self.prompt:
-            return prompts.from_texts(self.prompt, tokenizer, why_none)
+            return prompts.texts_for(model, self.prompt)
         if self.prompts is not None:
-            return prompts.from_file(self.prompts, tokenizer, why_none)
+            return prompts.file_for(model, self.prompts)
         if self.task is not None:
             text = None if self.text is None else str(self.text)
             asked = {"length": self.length, "count": self.count, "text": text}

@@ -18,7 +18,7 @@ from ssmlens.options import flag
 Options = TypeVar("Options")
 # Arguments of the library in a message, and those whose options have other names.
 _ARGUMENT = re.compile(r"`([a-z_]+)`")
-_OPTIONS = {"devices": "device", "trackers": "tracker"}
+_OPTIONS = {"devices": "device", "trackers": "tracker", "further": "effects"}
 HELP_ALL = "--help-all"
 """Of a command whose `--help` is a first page: the page with every option."""
 _BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")

@@ -4,16 +4,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.model_options import ModelOptions, load_asked
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
 from ssmlens.text_table import text_table
 
 
-@dataclasses.dataclass(frozen=True)
-class EditCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EditCommand(ModelOptions):
     """Run a prompt with some layers edited: its most likely next tokens before and after.
 
     --edit 'knock-out layer=17 queries=64: keys=0:64'    the edges from keys to queries ("lags=1:": no cross-talk)
@@ -25,8 +26,6 @@ class EditCommand:
     Tokens count from 0; ranges are as in Python.
     """
 
-    model: str = "copy-mamba1-mimetic"
-    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
     prompt: tuple[str, ...] = ()
     """Prompts, as text; each runs by itself."""
     prompts: Path | None = None
@@ -39,14 +38,6 @@ class EditCommand:
     """Token whose successor is guessed; negative: from the end."""
     top: int = 5
     """How many tokens to show."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Dtype of the model's weights."""
-    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
-    """What runs the model."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -54,19 +45,12 @@ class EditCommand:
         """Do it."""
         import torch
 
-        from ssmlens.adapters.load import load_model
         from ssmlens.recorder.prompts import vocabulary_size
 
         if self.top < 1:
             raise UsageError("--top is at least 1")
         wanted = self._edits()
-        model = load_model(
-            self.model,
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-            backend=self.backend,
-            revision=self.revision,
-        )
+        model = load_asked(self)
         prompts = self._prompts(model)
         prompts.check_vocabulary(vocabulary_size(model))
         wanted = [_with_source(edit, model) for edit in wanted]
@@ -102,26 +86,25 @@ class EditCommand:
 
         if bool(self.prompt) == (self.prompts is not None):
             raise UsageError("give the prompts with --prompt or --prompts")
-        tokenizer = getattr(model, "tokenizer", None)
-        why_none = model.source.tokenizer_problem or ""
         if self.prompts is not None:
-            return prompts.from_file(self.prompts, tokenizer, why_none)
-        return prompts.from_texts(self.prompt, tokenizer, why_none)
+            return prompts.file_for(model, self.prompts)
+        return prompts.texts_for(model, self.prompt)
 
     def _compare(
         self, model: Any, wanted: list[Any], tokens: Sequence[int], text: str
     ) -> dict[str, Any]:
         """What the model says after a prompt, before and after the edits."""
         from ssmlens.edits.context import editing
+        from ssmlens.recorder.calls import logits_of
 
         if not -len(tokens) <= self.position < len(tokens):
             raise UsageError(
                 f"--position {self.position} is out of range: there are {len(tokens)} tokens"
             )
         ids = _ids(model, tokens)
-        before = model(ids).logits[0, self.position].double().log_softmax(0)
+        before = logits_of(model(ids))[0, self.position].double().log_softmax(0)
         with editing(model, wanted):
-            after = model(ids).logits[0, self.position].double().log_softmax(0)
+            after = logits_of(model(ids))[0, self.position].double().log_softmax(0)
         kl = float((before.exp() * (before - after)).nansum())
         return {
             "prompt": text or list(tokens),
@@ -142,14 +125,13 @@ def _with_source(edit: Any, model: Any) -> Any:
     """An edit whose source is a prompt, with the recording of that prompt."""
     import torch
 
-    from ssmlens.recorder.prompts import from_texts
+    from ssmlens.recorder.prompts import texts_for
     from ssmlens.recorder.recording import recording
 
     source = getattr(edit, "source", None)
     if not isinstance(source, str):
         return edit
-    tokenizer = getattr(model, "tokenizer", None)
-    prompt = from_texts([source], tokenizer, model.source.tokenizer_problem or "")
+    prompt = texts_for(model, [source])
     with torch.no_grad(), recording(model, edit.layer) as rec:
         model(_ids(model, prompt.tokens[0]))
     return dataclasses.replace(edit, source=rec)

@@ -4,9 +4,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ssmlens.cli.command import Result
+from ssmlens.cli.model_options import ModelOptions, load_asked
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
 from ssmlens.text_table import text_table
@@ -14,8 +15,8 @@ from ssmlens.text_table import text_table
 _EVERY_LAYER = re.compile(r"\blayer=\*(?=\s|$)")
 
 
-@dataclasses.dataclass(frozen=True)
-class EffectsCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EffectsCommand(ModelOptions):
     """What edits do to what the model says where its prompts have targets; layers run from the edited one on.
 
     --edit 'ablate layer=*'                       every layer, one after the other
@@ -25,8 +26,6 @@ class EffectsCommand:
     Other edits are as in ssmlens edit.
     """
 
-    model: str = "copy-mamba1-mimetic"
-    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
     edit: tuple[str, ...] = ("ablate layer=*",)
     """Edits, each by itself; layer=* stands for every layer."""
     probe: str | None = None
@@ -42,23 +41,13 @@ class EffectsCommand:
     seed: int = 0
     """Which prompts."""
     measure: str = "log_probability"
-    """log_probability of the right token, logit_difference (probes), accuracy, rank or kl."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Dtype of the model's weights."""
-    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
-    """What runs the model."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """log_probability or logit of the right token, logit_difference (probes), accuracy, rank or kl."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
         """Do it."""
-        import torch
 
-        from ssmlens.adapters.load import load_model
         from ssmlens.edits.edit import from_text
         from ssmlens.effect.effects import effects
         from ssmlens.effect.measure import MEASURES
@@ -67,13 +56,7 @@ class EffectsCommand:
         if len(given) > 1:
             raise UsageError(f"give one of {' and '.join('--' + name for name in given)}, not both")
         _ = MEASURES[self.measure]
-        model = load_model(
-            self.model,
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-            backend=self.backend,
-            revision=self.revision,
-        )
+        model = load_asked(self)
         texts = [text for given in self.edit for text in _expanded(given, model)]
         wanted = [from_text(text) for text in texts]
         prompts = self._prompts(model)
@@ -88,8 +71,7 @@ class EffectsCommand:
 
         tokenizer = getattr(model, "tokenizer", None)
         if self.prompts is not None:
-            why_none = model.source.tokenizer_problem or ""
-            return prompts.from_file(self.prompts, tokenizer, why_none)
+            return prompts.file_for(model, self.prompts)
         letters = isinstance(tokenizer, Vocabulary)
         task = self.task or ("copy" if letters and self.probe is None else None)
         if task is not None:

@@ -42,9 +42,8 @@ class BlockHooks:
         self._block, self._forward = block, forward
         self._running = False  # several blocks may share a module
         self._stream: Tensor | None = None
-        self._others: list[
-            Tensor
-        ] = []  # what MLPs of this block have put out: some add experts and one more
+        # What MLPs of this block have put out so far: some blocks add experts and one more.
+        self._others: list[Tensor] = []
         self._residual = [edit for edit in edits if edit.stage is Stage.RESIDUAL]
         self._added = [edit for edit in edits if edit.stage is Stage.BLOCK]
         self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]

@@ -16,7 +16,7 @@ from ssmlens.edits.resume import UneditedRun
 from ssmlens.effect.measure import MEASURES, Measure, Readout
 from ssmlens.effect.probe import Probe
 from ssmlens.errors import UsageError
-from ssmlens.recorder.calls import without_cache
+from ssmlens.recorder.calls import logits_of, without_cache
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.recorder.recording import recording
 
@@ -88,7 +88,7 @@ class _Batch:
         self._device = next(model.parameters()).device
         with torch.no_grad():
             self._run = UneditedRun(model, self._ids(probe.prompts), **without_cache(model))
-        self._before = self._run.output.logits
+        self._before = logits_of(self._run.output)
         self._corrupted: Any = None
 
     def unedited(self) -> list[float]:
@@ -98,7 +98,8 @@ class _Batch:
     def edited(self, edits: Sequence[Edit]) -> list[float]:
         """The measure of every prompt with these edits."""
         with torch.no_grad():
-            return self._measured(self._run.edited([self._sourced(edit) for edit in edits]).logits)
+            edited = self._run.edited([self._sourced(edit) for edit in edits])
+            return self._measured(logits_of(edited))
 
     def _measured(self, logits: Tensor) -> list[float]:
         out = []

@@ -13,9 +13,10 @@ from ssmlens.edits.apply import Apply
 from ssmlens.edits.edit import Edit
 from ssmlens.edits.knock_out import KnockOut
 from ssmlens.edits.resume import UneditedRun
+from ssmlens.effect.measure import MEASURES, Readout
 from ssmlens.errors import UsageError
 from ssmlens.names import ARRAYS, EFFECT
-from ssmlens.recorder.calls import without_cache
+from ssmlens.recorder.calls import logits_of, without_cache
 from ssmlens.recorder.prompts import Prompts
 
 
@@ -115,10 +116,11 @@ class _Batch:
         return (changes / self._row.bincount(minlength=len(changes))).float().numpy()
 
     def _log_probability(self, output: Any) -> Float[Tensor, " target"]:
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", output[0])
-        chosen = logits[self._row.to(logits.device), self._query.to(logits.device)]
-        right = self._right.to(logits.device).unsqueeze(1)
-        return chosen.double().log_softmax(1).gather(1, right).squeeze(1).cpu()
+        logits = logits_of(output)
+        said = logits[self._row.to(logits.device), self._query.to(logits.device)].double()
+        right = self._right.to(logits.device)
+        none = torch.full_like(right, -1)
+        return MEASURES["log_probability"].measure(Readout(said, said, right, none)).cpu()
 
     def _mean(
         self, output: Float[Tensor, "prompt token d_model"]

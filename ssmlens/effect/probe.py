@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssmlens.errors import UsageError
-from ssmlens.recorder.prompts import Prompts
+from ssmlens.recorder.prompts import Prompts, tokenizer_of
 from ssmlens.registry import Registry
 from ssmlens.tasks.task import NO_TARGET
 
@@ -92,9 +92,8 @@ def encoded(model: Any, pieces: Sequence[str]) -> list[list[int]]:
     Raises:
         UsageError: The model has no tokenizer, or its tokenizer has no tokens for the text.
     """
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer, why = tokenizer_of(model)
     if tokenizer is None:
-        why = getattr(getattr(model, "source", None), "tokenizer_problem", "") or ""
         raise UsageError(
             f"this probe is text, and the model has no tokenizer {why}; use repeat".replace(
                 "  ", " "

@@ -92,6 +92,13 @@ def call_device(site: MixerSite, output: Tensor) -> torch.device:
     return weights_device(site) if site.adapter.needs_weights(site.module) else output.device
 
 
+def logits_of(output: Any) -> Float[Tensor, "batch token vocabulary"]:
+    """The logits in what a language model puts out: a tensor, a tuple, or something that has them."""
+    if isinstance(output, Tensor):
+        return output
+    return output.logits if hasattr(output, "logits") else output[0]
+
+
 def without_cache(model: nn.Module) -> dict[str, bool]:
     """What keeps a transformers model from filling a cache that nobody reads."""
     takes = inspect.signature(model.forward).parameters

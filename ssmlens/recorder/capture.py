@@ -31,8 +31,7 @@ from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
-    from_texts,
-    from_tokens,
+    prompts_for,
     vocabulary_size,
 )
 from ssmlens.store.header import CaptureHeader
@@ -302,14 +301,7 @@ class _EnoughError(Exception):
 def _prompts(model: Any, prompts: Any) -> Prompts:
     if prompts is None:
         return default_prompts(model)
-    if isinstance(prompts, Prompts):
-        return prompts
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if not isinstance(prompts, Tensor) and prompts and all(isinstance(p, str) for p in prompts):
-        why_none = getattr(getattr(model, "source", None), "tokenizer_problem", None) or ""
-        return from_texts(list(prompts), getattr(model, "tokenizer", None), why_none)
-    return from_tokens(prompts)
+    return prompts_for(model, prompts)
 
 
 def _header(

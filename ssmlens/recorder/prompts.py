@@ -196,6 +196,37 @@ def from_texts(texts: Sequence[str], tokenizer: Tokenizer | None, why_none: str 
     return Prompts([tokenizer.encode(text) for text in texts], "text", texts)
 
 
+def texts_for(model: Any, texts: Sequence[str]) -> Prompts:
+    """Prompts from text for a model, by its tokenizer. Raises UsageError as `from_texts`."""
+    return from_texts(texts, *tokenizer_of(model))
+
+
+def file_for(model: Any, path: Path) -> Prompts:
+    """Prompts from a file for a model, by its tokenizer. Raises UsageError as `from_file`."""
+    return from_file(path, *tokenizer_of(model))
+
+
+def prompts_for(model: Any, given: Any) -> Prompts:
+    """Prompts as they are given from Python: prompts, a text, texts, or token ids.
+
+    Raises:
+        UsageError: As `from_texts` and `from_tokens`.
+    """
+    if isinstance(given, Prompts):
+        return given
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Tensor) and given and all(isinstance(one, str) for one in given):
+        return texts_for(model, list(given))
+    return from_tokens(given)
+
+
+def tokenizer_of(model: Any) -> tuple[Any, str]:
+    """A model's tokenizer (None: it has none), and why it has none."""
+    problem = getattr(getattr(model, "source", None), "tokenizer_problem", None)
+    return getattr(model, "tokenizer", None), problem or ""
+
+
 def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None = None) -> Prompts:
     """The examples of a task, with their targets, and without the padding of those that are shorter than others."""
     batch: TaskBatch = task.build(seed)

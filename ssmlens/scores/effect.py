@@ -25,7 +25,7 @@ EFFECTS = tuple(_WHAT_IS_EDITED)
 def _reader(name: str) -> Callable[[Reading], Measured]:
     def measure(reading: Reading) -> Measured:
         if not reading.has(name):
-            raise NotApplicable("captured without effects: `ssmlens capture --effects`")
+            raise NotApplicable("captured without effects: see `further`")
         if reason := reading.attribute(f"{name}_reason"):
             raise NotApplicable(reason)
         _ = reading.target  # raises NotApplicable where the prompt has none

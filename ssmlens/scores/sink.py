@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlens.scores.reading import NotApplicable, Reading
+from ssmlens.scores.retrieval import target_share
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import row_magnitude
 
 
 def sink(attention_map: Float[np.ndarray, "query key"]) -> float:
@@ -24,11 +24,8 @@ def sink(attention_map: Float[np.ndarray, "query key"]) -> float:
     Returns:
         A value in [0, 1]; NaN for one token, or when all later rows are zero.
     """
-    total = row_magnitude(attention_map)[1:]
-    if not total.any():
-        return math.nan
-    first = np.abs(attention_map[1:, 0]).astype(np.float64)
-    return float(np.divide(first, total, out=np.zeros_like(total), where=total > 0).mean())
+    later = np.arange(len(attention_map)) > 0
+    return target_share(attention_map, np.where(later, 0, -1))
 
 
 def delta_sink(delta: Float[np.ndarray, "token head"]) -> float:

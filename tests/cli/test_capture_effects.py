@@ -37,4 +37,4 @@ def test_prompts_without_targets_and_captures_without_effects_say_so(cli, tmp_pa
     assert not out.exists()
     assert cli("capture", *model, "--prompt", "abc").code == 0
     complaint = cli("rank-layers", out, "--by", "ablation_effect").complaint
-    assert "captured without effects: `ssmlens capture --effects`" in complaint
+    assert "captured without effects: see --effects" in complaint

@@ -40,7 +40,7 @@ def test_why_there_is_none(make):
         return reasons.sel(score=name, layer=index, prompt=0).item()
 
     for name in EFFECTS:
-        assert of(name, 0) == "captured without effects: `ssmlens capture --effects`"
+        assert of(name, 0) == "captured without effects: see `further`"
     assert of("cross_talk_effect", 1) == "knock-out: why"
     assert of("ablation_effect", 2) == "the model's logits are not finite"
     assert of("mean_ablation_effect", 2) == ""
