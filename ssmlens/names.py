@@ -52,6 +52,11 @@ MOE = "moe"
 OTHER = "other"
 BLOCK_KINDS = (MAMBA, DELTA_RULE, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
 
+# The kind of a prompt that is random tokens, twice.
+REPEAT = "repeat"
+# What tasks on letters call their marks: a row's separator, its end, its begin.
+SEPARATOR, END, BEGIN = TASK_MARKS = ("|", "end", "begin")
+
 # Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
 LARGEST_WHOLE_MAP = 8192
 

@@ -102,6 +102,9 @@ class _Heads:
         self.length, self.target = capture.length, capture.target
         self.prompt_kinds = capture.prompt_kinds
 
+    def token_strings(self, prompt: int, /) -> Sequence[str]:
+        return self._capture.token_strings(prompt)
+
     def layer(self, number: int, /) -> "_Head":
         index, head = self._heads[number]
         if index != self._index:
