@@ -69,6 +69,12 @@ CHECK = "check"  # a value a prompt: how far to believe the layer
 WEIGHT = "weight"
 LABEL = "label"
 
+# The statistics of an attention map: where its rows look.
+MAP_STATISTICS = (
+    *("lag_energy", "row_magnitude", "target_magnitude", "previous_magnitude"),
+    *("first_magnitude", "separator_magnitude", "reach"),
+)
+
 # Arrays of one layer in a capture, by role, with their axes; operands are what the layer's operator declares
 # (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all of them.
 # Trailing axes that a layer lacks are dropped: A_log and dt_bias are (head,) in Mamba-2, D is (head,) without
@@ -92,6 +98,11 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
         "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
         "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+        "previous_magnitude": (PROMPT, TOKEN),  # |map[i, i−1]|, 0 for the first token
+        "first_magnitude": (PROMPT, TOKEN),  # |map[i, 0]|
+        "separator_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]| over separators 0 < j < i
+        # tokens back that half of |map[i]| reaches, i of the last quarter; −1 elsewhere, and for a row of zeros
+        "reach": (PROMPT, TOKEN),
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     EFFECT: dict.fromkeys(

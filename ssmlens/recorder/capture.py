@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 import ssmlens
@@ -115,15 +116,20 @@ def capture(
     chosen = _chosen(blocks, layers, channels, max(asked.length))
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
+    header = _header(model, blocks, chosen, asked, channels, store_discretized, beside, command)
     writer = CaptureWriter(
         Path(out),
-        _header(model, blocks, chosen, asked, channels, store_discretized, beside, command),
+        header,
         layers=[block.layer for block in mine],
         batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
         resume=resume,
         overwrite=overwrite,
     )
-    job = _Job(model, asked, writer, channels, store_discretized, beside, keep_going, progress)
+    separator = torch.from_numpy(header.separator())
+    job = _Job(
+        *(model, asked, separator, writer, channels),
+        *(store_discretized, beside, keep_going, progress),
+    )
     with writer:  # which writes a layer while the next is computed
         for batch in range(writer.batches):
             job.run(mine, batch)
@@ -168,6 +174,7 @@ class _Job:
 
     model: nn.Module
     prompts: Prompts
+    separator: Bool[Tensor, "prompt token"]
     writer: CaptureWriter
     channels: Sequence[int] | None
     store_discretized: bool
@@ -233,9 +240,12 @@ class _Job:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         rows, target = self.writer.prompts(batch), self.prompts.padded_target()
-        here = None if target is None else target[rows.start : rows.stop]
+        here = slice(rows.start, rows.stop)
+        looks = None if target is None else target[here]
         with _named(layer):
-            got = capture_layer(call, length, channels, self.store_discretized, here)
+            got = capture_layer(
+                *(call, length, channels, self.store_discretized), looks, self.separator[here]
+            )
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
         closes = unknown or got.worst_closure <= limit

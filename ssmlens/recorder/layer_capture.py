@@ -57,6 +57,7 @@ def capture_layer(
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
     target: Tensor | None = None,
+    separator: Tensor | None = None,
 ) -> LayerCapture:
     """Everything that is stored of one mixer's call.
 
@@ -67,6 +68,7 @@ def capture_layer(
         channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
         store_discretized: Store Ā and B̄ too.
         target: The position that each query must look at, −1 where it has none.
+        separator: Which tokens are separators. None: none.
     """
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
@@ -101,7 +103,7 @@ def capture_layer(
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
         if long:
             attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-            arrays |= maps.reduced(operands, length, target, block)
+            arrays |= maps.reduced(operands, length, target, block, separator)
         else:
             arrays |= maps.whole(operands, length, channels)
         closes = bool(closed.reason) or _is_finite(closed.error)

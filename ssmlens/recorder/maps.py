@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS
@@ -56,6 +56,7 @@ def reduced(
     length: Int[Tensor, " prompt"],
     target: Int[Tensor, "prompt token"] | None,
     block: int,
+    separator: Bool[Tensor, "prompt token"] | None = None,
 ) -> dict[str, Tensor]:
     """Block means and maxima, statistics and checks, over each prompt's real tokens, in zeros.
 
@@ -66,6 +67,7 @@ def reduced(
         length: Real tokens of each prompt.
         target: The position that each query must look at, −1 where it has none. None: nowhere.
         block: Tokens a side of a block.
+        separator: Which tokens are separators. None: none.
     """
     arrays: dict[str, Tensor] = {}
     checks, bad = _unknown_checks(operands), []
@@ -75,7 +77,8 @@ def reduced(
             bad.append(prompt)
             continue
         vector = _random_vector(one)
-        found = reduced_maps(one, block, None if target is None else target[prompt, :real], vector)
+        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
+        found = reduced_maps(one, block, looks, vector, parts)
         _fill(arrays, prompt, found.arrays(), operands, block)
         _check(checks, prompt, one, vector, found.product)
     for prompt in bad:

@@ -144,6 +144,18 @@ class Reading:
         )
 
     @property
+    def previous_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives the token before it, |map[i, i − 1]|. Raises as `attention_map`."""
+        return self._statistic(
+            "previous_magnitude", lambda: statistics.previous_magnitude(self.attention_map)
+        )
+
+    @property
+    def reach(self) -> Float[np.ndarray, " query"]:
+        """Tokens back that half of a late query's |map| reaches, −1 for other queries. Raises as `attention_map`."""
+        return self._statistic("reach", lambda: statistics.reach(self.attention_map))
+
+    @property
     def first_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives the first token, |map[i, 0]|. Raises as `attention_map`."""
         return self._statistic(

@@ -57,10 +57,7 @@ def _on_target(reading: Reading) -> Measured:
 
 def _previous_token(reading: Reading) -> Measured:
     _require_repeat(reading)
-    if reading.is_reduced:
-        raise NotApplicable("reduced maps do not tell how much falls on the token before")
-    attention_map = reading.attention_map
-    return Measured(target_share(attention_map, np.arange(len(attention_map)) - 1))
+    return Measured(share_of_rows(reading.previous_magnitude[1:], reading.row_magnitude[1:]))
 
 
 def _require_repeat(reading: Reading) -> None:

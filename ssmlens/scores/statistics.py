@@ -30,6 +30,30 @@ def target_magnitude(
     return hit
 
 
+def previous_magnitude(
+    attention_map: Float[np.ndarray, "query key"],
+) -> Float[np.ndarray, " query"]:
+    """What each query gives the token before it: |map[i, i − 1]|, 0 for the first."""
+    before = np.abs(attention_map.diagonal(-1).astype(np.float64))
+    return np.concatenate([np.zeros(1), before])
+
+
+def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
+    """How many tokens back half of a late query's |map| reaches.
+
+        min {ℓ : Σ_{i−ℓ ≤ j ≤ i} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
+
+    Late queries are the last quarter, ⌈T/4⌉ of them. −1 for the others, and for a row of zeros.
+    """
+    tokens = len(attention_map)
+    found = np.full(tokens, -1.0)
+    for query in range(tokens - math.ceil(tokens / 4), tokens):
+        so_far = np.cumsum(np.abs(attention_map[query, query::-1]), dtype=np.float64)
+        if so_far[-1] > 0:
+            found[query] = np.argmax(so_far >= so_far[-1] / 2)
+    return found
+
+
 def first_magnitude(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
     """What each query gives the first token: |map[i, 0]|."""
     return np.abs(attention_map[:, 0].astype(np.float64))
