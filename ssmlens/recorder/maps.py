@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS
+from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
 from ssmlens.recorder.host import zeros_on_host
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
+
+# Tokens of the blocks by which a head's map is summed up; nothing is kept of the blocks.
+_STRIP = 64
 
 
 def whole(
@@ -49,6 +52,38 @@ def attention_map(operands: Operator, length: Int[Tensor, " prompt"]) -> Tensor:
         mean = operands.sequence(prompt, real).means((MAP,), (0, real), (0, real))
         array[prompt, :real, :real] = mean[0, 0]
     return array
+
+
+def of_heads(
+    operands: Operator,
+    length: Int[Tensor, " prompt"],
+    target: Int[Tensor, "prompt token"] | None,
+    separator: Bool[Tensor, "prompt token"] | None = None,
+) -> dict[str, Tensor]:
+    """Where the rows of each head's own map look (`names.MAP_STATISTICS`), in zeros; no head's map is kept.
+
+    NaN where a prompt's operands are not finite.
+
+    Args:
+        operands: The operands of all prompts.
+        length: Real tokens of each prompt.
+        target: The position that each query must look at, −1 where it has none. None: nowhere.
+        separator: Which tokens are separators. None: none.
+    """
+    shape = operands.batch, operands.heads, operands.tokens
+    arrays = {f"head_{name}": zeros_on_host(shape, operands.like) for name in MAP_STATISTICS}
+    for prompt, real in enumerate(length.tolist()):
+        one = operands.sequence(prompt, real)
+        if not one.finite:
+            for array in arrays.values():
+                array[prompt, :, :real] = torch.nan
+            continue
+        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
+        for head in range(operands.heads):
+            alone = reduced_maps(one.select_heads([head]), _STRIP, looks, separator=parts)
+            for name, values in alone.statistics().items():
+                arrays[f"head_{name}"][prompt, head, :real] = values
+    return arrays
 
 
 def reduced(

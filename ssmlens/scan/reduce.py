@@ -132,7 +132,7 @@ class _Sums:
         self._target_magnitude, self._previous_magnitude = zeros(o.tokens), zeros(o.tokens)
         self._first_magnitude, self._separator_magnitude = zeros(o.tokens), zeros(o.tokens)
         # By the first key of each tile, what every query gives its keys.
-        self.of_keys: dict[int, Float64[Tensor, token]] = {}
+        self.of_keys: dict[int, Tensor] = {}
         self._position = torch.arange(o.tokens, device=o.like.device)
         self._separator = torch.zeros_like(self._position, dtype=torch.bool)
         if separator is not None:
