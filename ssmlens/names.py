@@ -16,6 +16,9 @@ QUERY_BLOCK = "query_block"
 KEY_BLOCK = "key_block"
 HEAD = "head"
 HEADDIM = "headdim"
+ATTENTION_HEAD = (
+    "attention_head"  # of softmax attention, which may stand beside a mixer with heads of its own
+)
 GROUP = "group"
 WEIGHT_GROUP = "weight_group"  # groups of W_B and W_C: as many as of B and C, but where heads add biases (Mamba-3)
 STATE = "state"
@@ -52,6 +55,11 @@ MOE = "moe"
 OTHER = "other"
 BLOCK_KINDS = (MAMBA, DELTA_RULE, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
 
+# The kind of a prompt that is random tokens, twice.
+REPEAT = "repeat"
+# What tasks on letters call their marks: a row's separator, its end, its begin.
+SEPARATOR, END, BEGIN = TASK_MARKS = ("|", "end", "begin")
+
 # Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
 LARGEST_WHOLE_MAP = 8192
 
@@ -63,6 +71,18 @@ EFFECT = "effect"  # a value a prompt: what an edit of the layer does to the rig
 CHECK = "check"  # a value a prompt: how far to believe the layer
 WEIGHT = "weight"
 LABEL = "label"
+
+# The statistics of an attention map: where its rows look.
+MAP_STATISTICS: dict[str, tuple[str, ...]] = {
+    "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
+    "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
+    "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+    "previous_magnitude": (PROMPT, TOKEN),  # |map[i, i−1]|, 0 for the first token
+    "first_magnitude": (PROMPT, TOKEN),  # |map[i, 0]|
+    "separator_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]| over separators 0 < j < i
+    # tokens back that half of |map[i]| reaches, i of the last quarter; −1 elsewhere, and for a row of zeros
+    "reach": (PROMPT, TOKEN),
+}
 
 # Arrays of one layer in a capture, by role, with their axes; operands are what the layer's operator declares
 # (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all of them.
@@ -84,9 +104,9 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         },
     },
     STATISTIC: {
-        "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
-        "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
-        "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+        **MAP_STATISTICS,
+        # of the map of each head of softmax attention, whose maps are not kept
+        **{f"head_{n}": (PROMPT, ATTENTION_HEAD, *axes[1:]) for n, axes in MAP_STATISTICS.items()},
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     EFFECT: dict.fromkeys(

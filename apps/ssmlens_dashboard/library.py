@@ -1,4 +1,4 @@
-"""What the dashboard has open: captures and training runs found under the paths it was given.
+"""What the dashboard has open: captures, training runs and attributions found under the paths it was given.
 
 Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps.
 Everything has an id, a hash of where it lies, or will lie when it is finished; nothing that comes from a browser is
@@ -17,8 +17,9 @@ from typing import Literal
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
 from ssmlens.files.place import PARTIAL, partial_path
 from ssmlens.store import Capture, open_capture
+from ssmlens.store.attribution_file import is_attribution
 
-Kind = Literal["capture", "run"]
+Kind = Literal["capture", "run", "attribution"]
 _DEPTH = 3
 _MOST_PARTS = 5  # of a path in a name
 _CAPTURES = "captures"  # in a run's folder
@@ -35,7 +36,7 @@ class Entry:
 
     Attributes:
         id: What URLs and callbacks call it.
-        kind: "capture" or "run" (a folder of `ssmlens train`).
+        kind: "capture", "run" (a folder of `ssmlens train`) or "attribution" (a file of `ssmlens attribute`).
         path: Where it lies; never sent to a browser.
         name: What a reader sees: its file name, with its folders' as far as others have the same.
         run: Of a capture: the run that made it, None where it lies by itself.
@@ -54,10 +55,10 @@ class Entry:
 
 
 class Library:
-    """The captures and runs under some paths; folders are looked through anew each time they are listed.
+    """The captures, runs and attributions under some paths; folders are looked through anew each time they are listed.
 
     Args:
-        paths: Captures (files or folders), run folders, or folders that hold them.
+        paths: Captures (files or folders), run folders, files of attributions, or folders that hold them.
 
     Raises:
         UsageError: One of the paths does not exist.
@@ -67,7 +68,9 @@ class Library:
         self._roots = [_finished(path.resolve()) for path in paths]
         for path in self._roots:
             if not (path.exists() or partial_path(path).exists()):
-                raise UsageError(f"there is no {path}; give captures, runs or folders of them")
+                raise UsageError(
+                    f"there is no {path}; give captures, runs, attributions or folders of them"
+                )
         self._open: dict[str, tuple[_Signature, Capture]] = {}
         self._lock = threading.Lock()
 
@@ -75,6 +78,9 @@ class Library:
         """What there is now, in the order of the paths and of names within a folder."""
         places = [place for root in self._roots for place in (root, partial_path(root))]
         found = {path: what for place in places for path, what in _found(place, _DEPTH)}
+        if kind == "attribution":
+            there = [path for path, what in found.items() if what == kind]
+            return list(_entries(kind, there, {}).values())
         runs = _entries("run", [path for path, what in found.items() if what == "run"], {})
         if kind == "run":
             return list(runs.values())
@@ -142,7 +148,11 @@ def without_folders(message: str, entry: Entry) -> str:
     return message.replace(str(entry.path), entry.name).replace(f"{entry.path.parent}/", "")
 
 
-_COMMANDS = {"capture": "ssmlens capture", "run": "ssmlens train"}
+_COMMANDS = {
+    "capture": "ssmlens capture",
+    "run": "ssmlens train",
+    "attribution": "ssmlens attribute --out NAME.json",
+}
 
 
 def _entries(kind: Kind, paths: Sequence[Path], runs: Mapping[Path, Entry]) -> dict[Path, Entry]:
@@ -187,7 +197,9 @@ def _found(path: Path, depth: int) -> Iterator[tuple[Path, Kind]]:
 
 def _kind(path: Path) -> Kind | None:
     if path.is_file():
-        return "capture" if path.suffix == ".h5" else None
+        return (
+            "capture" if path.suffix == ".h5" else "attribution" if is_attribution(path) else None
+        )
     if (path / "metrics.jsonl").is_file():
         return "run"
     if (path / "manifest.json").is_file() or (path / "header.h5").is_file():

@@ -14,7 +14,8 @@ class DashboardCommand:
     """Open the dashboard: browse what every layer of a capture attends to. Ctrl-C ends it."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Captures, runs, or folders of them. Default: this folder, with its demo/."""
+    """Captures, runs, attributions (NAME.json of `ssmlens attribute`), or folders of them. Default: this folder, with
+    its demo/."""
     host: str = "127.0.0.1"
     """The address to listen on. Any other than this computer's own asks readers for a token."""
     port: int = 8050

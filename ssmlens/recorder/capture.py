@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 import ssmlens
@@ -27,7 +28,7 @@ from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device, wi
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
-from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_map
+from ssmlens.recorder.layer_capture import LayerCapture, capture_attention, capture_layer
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -115,15 +116,20 @@ def capture(
     chosen = _chosen(blocks, layers, channels, max(asked.length))
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
+    header = _header(model, blocks, chosen, asked, channels, store_discretized, beside, command)
     writer = CaptureWriter(
         Path(out),
-        _header(model, blocks, chosen, asked, channels, store_discretized, beside, command),
+        header,
         layers=[block.layer for block in mine],
         batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
         resume=resume,
         overwrite=overwrite,
     )
-    job = _Job(model, asked, writer, channels, store_discretized, beside, keep_going, progress)
+    separator = torch.from_numpy(header.separator())
+    job = _Job(
+        *(model, asked, separator, writer, channels),
+        *(store_discretized, beside, keep_going, progress),
+    )
     with writer:  # which writes a layer while the next is computed
         for batch in range(writer.batches):
             job.run(mine, batch)
@@ -168,6 +174,7 @@ class _Job:
 
     model: nn.Module
     prompts: Prompts
+    separator: Bool[Tensor, "prompt token"]
     writer: CaptureWriter
     channels: Sequence[int] | None
     store_discretized: bool
@@ -221,7 +228,7 @@ class _Job:
         arrays = dict(stored.arrays)
         for call in beside:  # softmax attention that shares the block with another mixer
             with _named(layer):
-                arrays["softmax_attention_map"] = capture_map(call, length)
+                arrays |= capture_attention(call, length, *self._looks(batch))
         further, attributes = self._beside.pop(layer)
         self.writer.write(layer, batch, {**arrays, **further}, {**stored.attributes, **attributes})
         self._done += 1
@@ -232,10 +239,9 @@ class _Job:
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
-        rows, target = self.writer.prompts(batch), self.prompts.padded_target()
-        here = None if target is None else target[rows.start : rows.stop]
+        discretized, looks = self.store_discretized, self._looks(batch)
         with _named(layer):
-            got = capture_layer(call, length, channels, self.store_discretized, here)
+            got = capture_layer(call, length, channels, discretized, *looks)
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
         closes = unknown or got.worst_closure <= limit
@@ -246,6 +252,12 @@ class _Job:
                 f"(`keep_going` stores them all the same){_suspects(call.site.module)}"
             )
         return got
+
+    def _looks(self, batch: int) -> tuple[Tensor | None, Tensor]:
+        """Where the queries of a batch of prompts must look, None for nowhere; and its separators."""
+        prompts, target = self.writer.prompts(batch), self.prompts.padded_target()
+        rows = slice(prompts.start, prompts.stop)
+        return None if target is None else target[rows], self.separator[rows]
 
     def _tell(self, batch: int, what: str) -> None:
         if self.progress is not None:

@@ -57,6 +57,7 @@ def capture_layer(
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
     target: Tensor | None = None,
+    separator: Tensor | None = None,
 ) -> LayerCapture:
     """Everything that is stored of one mixer's call.
 
@@ -67,6 +68,7 @@ def capture_layer(
         channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
         store_discretized: Store Ā and B̄ too.
         target: The position that each query must look at, −1 where it has none.
+        separator: Which tokens are separators. None: none.
     """
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
@@ -101,9 +103,11 @@ def capture_layer(
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
         if long:
             attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-            arrays |= maps.reduced(operands, length, target, block)
+            arrays |= maps.reduced(operands, length, target, block, separator)
         else:
             arrays |= maps.whole(operands, length, channels)
+            if not operands.stored:
+                arrays |= maps.of_heads(operands, length, target, separator)
         closes = bool(closed.reason) or _is_finite(closed.error)
         of_maps = (array for name, array in arrays.items() if role_of(name) == _MAPS)
         if finite == names.FINITE and closes and not all(map(_is_finite, of_maps)):
@@ -133,11 +137,25 @@ def _described(
     }
 
 
-def capture_map(call: MixerCall, length: Tensor) -> np.ndarray:
-    """The attention map alone, of softmax attention that shares its block with another mixer."""
+def capture_attention(
+    call: MixerCall,
+    length: Tensor,
+    target: Tensor | None = None,
+    separator: Tensor | None = None,
+) -> dict[str, np.ndarray]:
+    """What is stored of softmax attention that shares its block with another mixer: its mean map, and its heads' looks.
+
+    Args:
+        call: Its call.
+        length: As in `capture_layer`.
+        target: As in `capture_layer`.
+        separator: As in `capture_layer`.
+    """
     operands = call.operands().bare()
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
-        return to_numpy(maps.attention_map(operands, length))
+        arrays = maps.of_heads(operands, length, target, separator)
+        arrays["softmax_attention_map"] = maps.attention_map(operands, length)
+    return {name: to_numpy(array) for name, array in arrays.items()}
 
 
 def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:

@@ -26,6 +26,7 @@ class RankedLayer:
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
         reason: Why the layer is not ranked, or ranked on fewer prompts than others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
+        operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
     """
 
     rank: float | None
@@ -35,11 +36,15 @@ class RankedLayer:
     closure_error: float
     reason: str = ""
     head: int | None = None
+    operator: str | None = None
 
     @property
     def label(self) -> str:
-        """The layer as text; of a head "layer.head"."""
-        return str(self.layer) if self.head is None else f"{self.layer}.{self.head}"
+        """The layer as text; of a head "layer.head", of softmax attention "layer.head softmax"."""
+        if self.head is None:
+            return str(self.layer)
+        attends = " softmax" if self.operator == "softmax" else ""
+        return f"{self.layer}.{self.head}{attends}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +103,15 @@ class Ranking:
     def to_frame(self) -> "pandas.DataFrame":
         """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, `closure_error`, `reason`.
 
-        Its index is the layer's block index, of heads with the head.
+        Its index is the layer's block index, of heads with the head; heads have a column `operator`.
         """
         import pandas
 
         index = ["layer"] if self.of == "layer" else ["layer", "head"]
+        columns = index if self.of == "layer" else [*index, "operator"]
         rows = [
             {
-                **{name: getattr(row, name) for name in index},
+                **{name: getattr(row, name) for name in columns},
                 "rank": row.rank,
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
@@ -148,7 +154,8 @@ class Ranking:
 
 def _dict(row: RankedLayer) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    return values if row.head is not None else {k: v for k, v in values.items() if k != "head"}
+    of_head = ("head", "operator")
+    return values if row.head is not None else {k: v for k, v in values.items() if k not in of_head}
 
 
 def _plain(value: Any) -> Any:

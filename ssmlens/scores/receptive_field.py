@@ -5,8 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import reach
 
 
 def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
@@ -24,25 +24,19 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
     Returns:
         Tokens, from 0 to T − 1; NaN when all late rows are zero.
     """
-    tokens = len(attention_map)
-    reaches = []
-    for query in range(tokens - math.ceil(tokens / 4), tokens):
-        so_far = np.cumsum(np.abs(attention_map[query, query::-1]), dtype=np.float64)
-        if so_far[-1] > 0:
-            reaches.append(int(np.argmax(so_far >= so_far[-1] / 2)))
-    return float(np.mean(reaches)) if reaches else math.nan
+    return _mean_reach(reach(attention_map))
 
 
-def _measure(reading: Reading) -> Measured:
-    if reading.is_reduced:
-        raise NotApplicable("reduced maps do not tell how far back a row reaches")
-    return Measured(receptive_field(reading.attention_map))
+def _mean_reach(reaches: Float[np.ndarray, " query"]) -> float:
+    """`receptive_field` from how far back each query reaches, −1 where it is not asked."""
+    asked = reaches[reaches >= 0]
+    return float(asked.mean()) if len(asked) else math.nan
 
 
 SCORES.register("receptive_field")(
     Score(
         description="tokens back that half of a late query's |map| reaches",
-        measure=_measure,
+        measure=lambda reading: Measured(_mean_reach(reading.reach)),
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",

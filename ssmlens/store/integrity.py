@@ -11,6 +11,7 @@ from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
 from ssmlens.store.schema import is_softmax
+from ssmlens.store.separators import separators
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
@@ -91,8 +92,10 @@ def _prompt_problems(capture: Capture, layer: Layer, prompt: int) -> list[str]:
     if layer.has_operands:
         found += _map_problems(layer, prompt)
         if "attention_map_max" in layer:
-            target = None if capture.target is None else capture.target[prompt]
-            found += reduced_problems(layer, prompt, target)
+            length = layer.length(prompt)
+            target = None if capture.target is None else capture.target[prompt, :length]
+            parts = separators(capture.token_strings(prompt), capture.prompt_kinds[prompt])
+            found += reduced_problems(layer, prompt, target, parts)
     return found
 
 

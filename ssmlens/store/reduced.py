@@ -1,9 +1,10 @@
 """Check reduced maps and their statistics against exact pieces of what they were reduced from."""
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from ssmlens.names import MAP, MAP_ARRAYS, MASK
+from ssmlens.scan.reach import first_late
 from ssmlens.scan.tiles import map_tile
 from ssmlens.store.layer import Layer
 from ssmlens.store.schema import BLOCK_TOKENS
@@ -32,7 +33,10 @@ class _Exact:
 
 
 def reduced_problems(
-    layer: Layer, prompt: int, target: Integer[np.ndarray, " token"] | None
+    layer: Layer,
+    prompt: int,
+    target: Integer[np.ndarray, " token"] | None,
+    separator: Bool[np.ndarray, " token"],
 ) -> list[str]:
     """What is not as the operands give it, by a sample: some blocks, and what some rows tell of the statistics.
 
@@ -44,6 +48,7 @@ def reduced_problems(
         layer: A layer with reduced maps.
         prompt: Number of a prompt.
         target: Where each of its tokens must look, -1 for nowhere.
+        separator: Which of its tokens are separators.
     """
     exact, tokens = _Exact(layer, prompt), layer.length(prompt)
     found = []
@@ -53,7 +58,8 @@ def reduced_problems(
         query: exact.tile(range(query, query + 1), range(query + 1))
         for query in sorted({0, tokens // 2, *range(max(0, tokens - 3), tokens)})
     }
-    found += _row_problems(layer, prompt, rows, target)
+    found += _row_problems(layer, prompt, rows, target, separator)
+    found += _reach_problems(layer, prompt, rows)
     found += _lag_problems(layer, prompt, exact.diagonal(), rows)
     return [f"prompt {prompt}: {problem} is not what the operands give" for problem in found]
 
@@ -91,6 +97,7 @@ def _row_problems(
     prompt: int,
     rows: dict[int, dict[str, np.ndarray]],
     target: Integer[np.ndarray, " token"] | None,
+    separator: Bool[np.ndarray, " token"],
 ) -> list[str]:
     """The statistics of single rows, against those rows."""
     found = []
@@ -98,17 +105,40 @@ def _row_problems(
         looks = -1 if target is None else int(target[query])
         magnitude = np.abs(maps[MAP][0])
         mask = maps.get(MASK, np.zeros(1))
-        hit = magnitude[looks] if 0 <= looks <= query else 0.0
-        for name, value, scale in (
-            ("row_magnitude", magnitude.sum(), magnitude.sum()),
-            ("target_magnitude", hit, magnitude.sum()),
-            ("mask_row_sum", mask.sum(), mask.sum()),
-        ):
-            if (
-                name in layer
-                and not abs(layer.read(name, prompt)[query] - value) <= TOLERANCE * scale
-            ):
+        between = separator[1:query].nonzero()[0] + 1
+        of_map = {
+            "row_magnitude": magnitude.sum(),
+            "target_magnitude": magnitude[looks] if 0 <= looks <= query else 0.0,
+            "previous_magnitude": magnitude[query - 1] if query else 0.0,
+            "first_magnitude": magnitude[0],
+            "separator_magnitude": magnitude[between].sum(),
+        }
+        scales = dict.fromkeys(of_map, magnitude.sum()) | {"mask_row_sum": mask.sum()}
+        for name, value in {**of_map, "mask_row_sum": mask.sum()}.items():
+            if name not in layer:
+                continue
+            apart = abs(layer.read(name, prompt)[query] - value)
+            if not apart <= TOLERANCE * scales[name]:
                 found.append(f"{name}[{query}]")
+    return found
+
+
+def _reach_problems(layer: Layer, prompt: int, rows: dict[int, dict[str, np.ndarray]]) -> list[str]:
+    """How far back single rows look: half of a late one is reached there, and no token nearer."""
+    if "reach" not in layer:
+        return []
+    stored, found = layer.read("reach", prompt), []
+    for query, maps in rows.items():
+        so_far = np.abs(maps[MAP][0, ::-1]).cumsum()
+        half, reach = so_far[-1] / 2, stored[query]
+        if query < first_late(len(stored)) or half == 0:
+            good = reach == -1
+        else:
+            slack, whole = 2 * TOLERANCE * half, reach in range(query + 1)
+            good = whole and so_far[int(reach)] >= half - slack
+            good = good and (reach == 0 or so_far[int(reach) - 1] <= half + slack)
+        if not good:
+            found.append(f"reach[{query}]")
     return found
 
 

@@ -226,6 +226,8 @@ def test_blocks_are_powers_of_two_that_make_at_most_1024():
         assert block == 1 or -(-tokens // (block // 2)) > 1024
 
 
+# Statistics that older captures lack.
+LATER_ARRAYS = ("previous_magnitude", "first_magnitude", "separator_magnitude", "reach")
 REDUCED_ARRAYS = [
     "attention_map_mean",
     "attention_map_max",
@@ -235,6 +237,7 @@ REDUCED_ARRAYS = [
     "row_magnitude",
     "target_magnitude",
     "mask_row_sum",
+    *LATER_ARRAYS,
 ]
 
 
@@ -257,7 +260,7 @@ def test_reduced_maps_that_the_operands_do_not_give(sample, layers, tmp_path, na
 def test_reduced_maps_without_their_other_half(sample, layers, tmp_path, name):
     arrays, told = layers[REDUCED]
     kept = {n: a for n, a in arrays.items() if n != name}
-    if name == "target_magnitude":
+    if name in ("target_magnitude", *LATER_ARRAYS):
         assert verify(write(sample, tmp_path / "run.h5", {REDUCED: (kept, told)})) == []
     else:
         with pytest.raises(ValueError, match=f"missing: {name}"):
@@ -345,8 +348,13 @@ def test_what_the_scan_reduces_verifies(sample, tmp_path, mamba3):
     operands = {name: np.ascontiguousarray(a, np.float32) for name, a in operands.items()}
     tensors = {name: torch.from_numpy(a) for name, a in operands.items()}
     asked = sample.header(lengths=(tokens,), layers=(0,), prompt_kinds=["text"])
+    separator = torch.from_numpy(asked.separator()[0])
+    assert separator.any()
     of_scan = reduced_maps(
-        ScanOperands(**{"A": None, **tensors}), block, torch.tensor(asked.target[0])
+        ScanOperands(**{"A": None, **tensors}),
+        block,
+        torch.tensor(asked.target[0]),
+        separator=separator,
     )
     arrays = {name: array.numpy()[None] for name, array in of_scan.arrays().items()}
     assert {*arrays} == {*REDUCED_ARRAYS}
