@@ -20,6 +20,8 @@ class DashboardCommand:
     """The address to listen on. Any other than this computer's own asks readers for a token."""
     port: int = 8050
     """The port to listen on; 0 takes a free one."""
+    follow_links: bool = False
+    """Follow links in these folders, also those that lead out of them."""
     browser: bool = True
     """Open a browser; with --no-browser the address is only printed."""
     json: bool = False
@@ -47,7 +49,7 @@ class DashboardCommand:
             access = Access(self.host, port)
             if not access.local:
                 access = dataclasses.replace(access, token=secrets.token_urlsafe(24))
-            app = make_app(self.paths or (Path(),), access)
+            app = make_app(self.paths or (Path(),), access, self.follow_links)
             address = access.address + view
 
             def ready() -> None:

@@ -31,6 +31,7 @@ def open_capture(path: Path | str) -> "Capture":
         UsageError: There is no such capture.
         CaptureFileError: It is damaged, unfinished, of another schema version, or holds what a capture may not
             (links and storage outside the file, unknown filters, sizes out of proportion).
+        OpenFilesError: No more files can be opened: a folder takes one for each of its layers.
     """
     path = Path(path)
     _check_finished(path)
