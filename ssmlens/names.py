@@ -75,7 +75,8 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "erase_map": (PROMPT, QUERY, KEY),
         "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
         "softmax_attention_map": (PROMPT, QUERY, KEY),
-        # reduced maps, instead of whole ones: over the pairs j ≤ i of real tokens in a block of `block_tokens` a side,
+        # reduced maps, instead of whole ones: over the pairs j ≤ i (all pairs, of a layer that looks ahead) of real
+        # tokens in a block of `block_tokens` a side,
         # the mean, and the entry of largest magnitude with its sign; 0 where a block has no such pair
         **{
             f"{name}_{how}": (PROMPT, QUERY_BLOCK, KEY_BLOCK)
@@ -85,6 +86,7 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     STATISTIC: {
         "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
+        "ahead_energy": (PROMPT, LAG),  # mean over i of map[i, i+ℓ]², of a layer that looks ahead
         "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
         "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]

@@ -63,6 +63,8 @@ class Adapter(ABC):
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
         fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
         fresh_norms: What its library starts the weights of norms at.
+        looks_ahead: Whether its mixers read tokens after their own, so that padding must be masked: its models then
+            take `attention_mask`, 1 at real tokens.
         cache_argument: What the mixer calls the state of earlier tokens, and its model's `generate` hands it; None:
             its models run without a cache.
         model_type: What config.json calls the models that `load` makes; None: `load_model` reads them without it.
@@ -75,6 +77,7 @@ class Adapter(ABC):
     tf32_kernels: bool = False
     fresh_A_log: tuple[float, float] | None = None
     fresh_norms: tuple[float, ...] = (1.0,)
+    looks_ahead: bool = False
     cache_argument: str | None = None
     model_type: str | None = None
 

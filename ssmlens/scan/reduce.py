@@ -23,14 +23,15 @@ _STRIPS = 16
 class ReducedMaps:
     """A layer's maps by blocks of tokens, and what scores and proofs need to know of them exactly.
 
-    Means and maxima are over the pairs j ≤ i in a block; a maximum is the entry of largest magnitude, with its sign;
-    both are 0 where a block has no such pair.
+    Means and maxima are over the pairs j ≤ i in a block, or over all pairs where M is not causal; a maximum is the
+    entry of largest magnitude, with its sign; both are 0 where a block has no such pair.
 
     Attributes:
         mean: Block means of every map, by its kind.
         largest: Block maxima of every map.
         product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without it.
         lag_energy: Mean over i of M̄[i, i − lag]², M̄ being the attention map.
+        ahead_energy: Mean over i of M̄[i, i + lag]²; None where M is causal.
         row_magnitude: Σ_j |M̄[i,j]|.
         target_magnitude: |M̄[i, target[i]]|; 0 where a token has no target.
         mask_row_sum: Σ_j mask[i,j]; None where there is no mask.
@@ -43,11 +44,13 @@ class ReducedMaps:
     row_magnitude: Float[Tensor, "token"]
     target_magnitude: Float[Tensor, "token"]
     mask_row_sum: Float[Tensor, "token"] | None
+    ahead_energy: Float[Tensor, "lag"] | None = None
 
     def arrays(self) -> dict[str, Tensor]:
         """What a file stores, by the names of `ssmlens.names`: not the products."""
         rows = {
             "lag_energy": self.lag_energy,
+            "ahead_energy": self.ahead_energy,
             "row_magnitude": self.row_magnitude,
             "target_magnitude": self.target_magnitude,
             "mask_row_sum": self.mask_row_sum,
@@ -106,6 +109,7 @@ class _Sums:
 
     def __init__(self, o: Operator, block: int):
         self._tokens, self._block, self._kinds = o.tokens, block, o.maps
+        self._causal = o.is_causal
         blocks = -(-o.tokens // block)
 
         def zeros(*shape: int) -> Tensor:
@@ -114,9 +118,8 @@ class _Sums:
         self._total = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._largest = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._product = {kind: zeros(o.tokens) for kind in o.maps}
-        self._lag_energy, self._target_magnitude, self._mask_row_sum = (
-            zeros(o.tokens) for _ in range(3)
-        )
+        self._target_magnitude, self._mask_row_sum = zeros(o.tokens), zeros(o.tokens)
+        self._energy = zeros(max(0, 2 * o.tokens - 1))  # by i − j, from 1 − tokens on
         self.row_magnitude = zeros(o.tokens)
 
     def add(
@@ -143,17 +146,21 @@ class _Sums:
             self._add_lags(strip, query - key)
 
     def reduced(self, dtype: torch.dtype) -> ReducedMaps:
-        """Means from sums: over the pairs j ≤ i of each block, and over the queries that have a token so far back."""
+        """Means from sums: over the pairs of each block, and over the queries that have a token so far away."""
         tokens, block, device = self._tokens, self._block, self.row_magnitude.device
         length = torch.arange(tokens, 0, -block, device=device).clamp(max=block)
-        pairs = torch.outer(length, length).tril(-1) + torch.diag(length * (length + 1) // 2)
+        pairs = torch.outer(length, length)
+        if self._causal:
+            pairs = pairs.tril(-1) + torch.diag(length * (length + 1) // 2)
         pairs = pairs.clamp(min=1)
         queries = torch.arange(tokens, 0, -1, device=device)
+        back, ahead = self._energy[tokens - 1 :], self._energy[:tokens].flip(0)
         return ReducedMaps(
             mean={kind: (total / pairs).to(dtype) for kind, total in self._total.items()},
             largest={kind: value.to(dtype) for kind, value in self._largest.items()},
             product={kind: value.to(dtype) for kind, value in self._product.items()},
-            lag_energy=(self._lag_energy / queries).to(dtype),
+            lag_energy=(back / queries).to(dtype),
+            ahead_energy=None if self._causal else (ahead / queries).to(dtype),
             row_magnitude=self.row_magnitude.to(dtype),
             target_magnitude=self._target_magnitude.to(dtype),
             mask_row_sum=self._mask_row_sum.to(dtype) if MASK in self._kinds else None,
@@ -164,8 +171,8 @@ class _Sums:
         height, width = strip.shape
         sheared = pad(strip.square_().flip(1), (0, height)).flatten()[:-height]
         energy = sheared.unflatten(0, (height, -1)).sum(0)
-        lag = apart - (width - 1)
-        self._lag_energy[max(0, lag) : lag + len(energy)] += energy[max(0, -lag) :]
+        lag = apart - (width - 1) + self._tokens - 1
+        self._energy[lag : lag + len(energy)] += energy
 
     def _set_blocks(
         self, kind: str, strip: Float64[Tensor, "query key"], query: int, key: int

@@ -16,10 +16,10 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
 
     Late queries are the last quarter, ⌈T/4⌉ of them; a row of zeros is left out. A layer that looks at its own token
     alone has 0, one that copies from lag ℓ has ℓ. Chance: a uniform row of i + 1 entries has ⌈(i + 1)/2⌉ − 1, so a
-    uniform map about 7T/16.
+    uniform map about 7T/16. Where the layer looks ahead, the row's tokens within ℓ on either side count.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
+        attention_map: Mean of M over channels (paper eq. 8); in a causal layer zero for key > query.
 
     Returns:
         Tokens, from 0 to T − 1; NaN when all late rows are zero.
@@ -27,7 +27,11 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
     tokens = len(attention_map)
     reaches = []
     for query in range(tokens - math.ceil(tokens / 4), tokens):
-        so_far = np.cumsum(np.abs(attention_map[query, query::-1]), dtype=np.float64)
+        row = np.abs(attention_map[query])
+        near = np.zeros(max(query + 1, tokens - query))  # by distance
+        near[: query + 1] += row[query::-1]
+        near[1 : tokens - query] += row[query + 1 :]
+        so_far = np.cumsum(near, dtype=np.float64)
         if so_far[-1] > 0:
             reaches.append(int(np.argmax(so_far >= so_far[-1] / 2)))
     return float(np.mean(reaches)) if reaches else math.nan
@@ -41,7 +45,7 @@ def _measure(reading: Reading) -> Measured:
 
 SCORES.register("receptive_field")(
     Score(
-        description="tokens back that half of a late query's |map| reaches",
+        description="tokens away that half of a late query's |map| reaches",
         measure=_measure,
         reads="maps",
         range=(0.0, math.inf),
