@@ -95,7 +95,8 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "erase_map": (PROMPT, QUERY, KEY),
         "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
         "softmax_attention_map": (PROMPT, QUERY, KEY),
-        # reduced maps, instead of whole ones: over the pairs j ≤ i of real tokens in a block of `block_tokens` a side,
+        # reduced maps, instead of whole ones: over the pairs j ≤ i (all pairs, of a layer that looks ahead) of real
+        # tokens in a block of `block_tokens` a side,
         # the mean, and the entry of largest magnitude with its sign; 0 where a block has no such pair
         **{
             f"{name}_{how}": (PROMPT, QUERY_BLOCK, KEY_BLOCK)
@@ -107,6 +108,7 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         **MAP_STATISTICS,
         # of the map of each head of softmax attention, whose maps are not kept
         **{f"head_{n}": (PROMPT, ATTENTION_HEAD, *axes[1:]) for n, axes in MAP_STATISTICS.items()},
+        "ahead_energy": (PROMPT, LAG),  # mean over i of map[i, i+ℓ]², of a layer that looks ahead
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     EFFECT: dict.fromkeys(

@@ -45,17 +45,17 @@ def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=Non
     return maps, mask
 
 
-def blocks_by_definition(whole, block):
-    """Mean, and entry of largest magnitude, of the pairs j ≤ i in each block of a map [query key], pair by pair."""
+def blocks_by_definition(whole, block, causal=True):
+    """Mean, and entry of largest magnitude, in each block of a map [query key], pair by pair: of j ≤ i where causal."""
     tokens = len(whole)
     count = -(-tokens // block)
     mean, largest = np.zeros((2, count, count))
     for r in range(count):
-        for c in range(r + 1):
+        for c in range(r + 1 if causal else count):
             pairs = [
                 float(whole[i, j])
                 for i in range(r * block, min((r + 1) * block, tokens))
-                for j in range(c * block, min((c + 1) * block, i + 1))
+                for j in range(c * block, min((c + 1) * block, i + 1 if causal else tokens))
             ]
             mean[r, c], largest[r, c] = np.mean(pairs), max(pairs, key=abs)
     return mean, largest

@@ -5,6 +5,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -62,6 +63,11 @@ class Adapter(ABC):
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
         fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
         fresh_norms: What its library starts the weights of norms at.
+        looks_ahead: Whether its mixers read tokens after their own, so that padding must be masked: its models then
+            take `attention_mask`, 1 at real tokens.
+        cache_argument: What the mixer calls the state of earlier tokens, and its model's `generate` hands it; None:
+            its models run without a cache.
+        model_type: What config.json calls the models that `load` makes; None: `load_model` reads them without it.
     """
 
     family: str
@@ -71,6 +77,20 @@ class Adapter(ABC):
     tf32_kernels: bool = False
     fresh_A_log: tuple[float, float] | None = None
     fresh_norms: tuple[float, ...] = (1.0,)
+    looks_ahead: bool = False
+    cache_argument: str | None = None
+    model_type: str | None = None
+
+    def load(self, folder: Path, config: Mapping[str, Any]) -> nn.Module:
+        """The model in a folder whose config.json says `model_type`: `model(input_ids)` puts out its logits.
+
+        Its `tokenizer`, if it has one, is kept; else the folder's is read.
+
+        Args:
+            folder: Has config.json, and whatever else the family reads: code in it must not be run.
+            config: What config.json says.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a model_type and no `load`")
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""

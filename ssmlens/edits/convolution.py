@@ -42,6 +42,10 @@ def project_again(
         raise UsageError(f"{of_taps[0]}: the mixer has no convolution")
     if not taps:
         return operands
+    if not operands.is_causal:
+        raise UsageError(
+            f"{edits[0]}: the convolution of a {operands.kind} looks ahead; edit its operands instead"
+        )
     cuts = [edit for edit in edits if isinstance(edit, CutTaps)]
     projection = _Projection(site)
     # Which of the edits hold at a token: 1 for the first, 2 for the second, 4 for the third …

@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import MixerInput
-from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.find import MixerSite, adapter_of
 from ssmlens.errors import UsageError
 from ssmlens.scan.operator import Operator
 
@@ -103,6 +103,17 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
     """What keeps a transformers model from filling a cache that nobody reads."""
     takes = inspect.signature(model.forward).parameters
     return {"use_cache": False} if "use_cache" in takes else {}
+
+
+def padding_mask(model: nn.Module, real: Bool[Tensor, "prompt token"]) -> dict[str, Tensor]:
+    """What tells a model that looks ahead which tokens are padding: {} where none is, or it takes no mask."""
+    takes = inspect.signature(model.forward).parameters
+    if bool(real.all()) or "attention_mask" not in takes:
+        return {}
+    found = filter(None, map(adapter_of, model.modules()))
+    if not any(adapter.looks_ahead for adapter in found):
+        return {}
+    return {"attention_mask": real.to(next(model.parameters()).device, torch.long)}
 
 
 def versions(module: nn.Module) -> list[tuple[int, int]]:

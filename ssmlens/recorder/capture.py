@@ -24,7 +24,13 @@ from ssmlens.errors import ClosureError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
-from ssmlens.recorder.calls import MixerCall, autocast_dtype, weights_device, without_cache
+from ssmlens.recorder.calls import (
+    MixerCall,
+    autocast_dtype,
+    padding_mask,
+    weights_device,
+    without_cache,
+)
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
@@ -208,8 +214,10 @@ class _Job:
             if not calls:
                 raise _EnoughError
 
+        real = closing.real_tokens(length, ids.shape[1])
+        how = {**without_cache(self.model), **padding_mask(self.model, real)}
         with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
-            self.model(ids.to(next(self.model.parameters()).device), **without_cache(self.model))
+            self.model(ids.to(next(self.model.parameters()).device), **how)
         if calls:
             left = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {left.name}")

@@ -17,6 +17,7 @@ from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.schema import (
     BLOCK_TOKENS,
+    LOOKS_AHEAD,
     MAY_DROP_THE_LAST_AXIS,
     STORED_LAYER_ARRAYS,
     layer_axes,
@@ -36,7 +37,7 @@ class LayerCapture:
     Attributes:
         arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
-            `block_tokens` of reduced maps.
+            `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
             `closure_reason` says why it cannot be known.
     """
@@ -94,6 +95,7 @@ def capture_layer(
         channels = []
     attributes: dict[str, str | int] = {
         **_described(call.site, operands, weights),
+        **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
         **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
     }
     # None of these is needed any more; what surrounds the mixing holds the projections.

@@ -25,20 +25,22 @@ _STRIPS = 16
 class ReducedMaps:
     """A layer's maps by blocks of tokens, and what scores and proofs need to know of them exactly.
 
-    Means and maxima are over the pairs j ≤ i in a block; a maximum is the entry of largest magnitude, with its sign;
-    both are 0 where a block has no such pair.
+    Means and maxima are over the pairs j ≤ i in a block, or over all pairs where M is not causal; a maximum is the
+    entry of largest magnitude, with its sign; both are 0 where a block has no such pair.
 
     Attributes:
         mean: Block means of every map, by its kind.
         largest: Block maxima of every map.
         product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without it.
         lag_energy: Mean over i of M̄[i, i − lag]², M̄ being the attention map.
+        ahead_energy: Mean over i of M̄[i, i + lag]²; None where M is causal.
         row_magnitude: Σ_j |M̄[i,j]|.
         target_magnitude: |M̄[i, target[i]]|; 0 where a token has no target.
         previous_magnitude: |M̄[i, i − 1]|; 0 for the first token.
         first_magnitude: |M̄[i, 0]|.
         separator_magnitude: Σ_j |M̄[i,j]| over separators 0 < j < i.
-        reach: Tokens back that half of a late query's |M̄| reaches (`scan.reach.late_reach`), −1 for other queries.
+        reach: Tokens back that half of a late query's |M̄| reaches (`scan.reach.late_reach`), −1 for other queries;
+            None where M is not causal.
         mask_row_sum: Σ_j mask[i,j]; None where there is no mask.
     """
 
@@ -51,21 +53,23 @@ class ReducedMaps:
     previous_magnitude: Float[Tensor, "token"]
     first_magnitude: Float[Tensor, "token"]
     separator_magnitude: Float[Tensor, "token"]
-    reach: Float[Tensor, "token"]
+    reach: Float[Tensor, "token"] | None
     mask_row_sum: Float[Tensor, "token"] | None
+    ahead_energy: Float[Tensor, "lag"] | None = None
 
     def statistics(self) -> dict[str, Tensor]:
         """The exact statistics of the attention map, by the names of `ssmlens.names`."""
-        return {name: getattr(self, name) for name in MAP_STATISTICS}
+        every = {name: getattr(self, name) for name in MAP_STATISTICS}
+        return {name: value for name, value in every.items() if value is not None}
 
     def arrays(self) -> dict[str, Tensor]:
         """What a file stores, by the names of `ssmlens.names`: not the products."""
-        of_mask = {} if self.mask_row_sum is None else {"mask_row_sum": self.mask_row_sum}
+        rest = {"mask_row_sum": self.mask_row_sum, "ahead_energy": self.ahead_energy}
         return {
             **{f"{MAP_ARRAYS[kind]}_mean": value for kind, value in self.mean.items()},
             **{f"{MAP_ARRAYS[kind]}_max": value for kind, value in self.largest.items()},
             **self.statistics(),
-            **of_mask,
+            **{name: value for name, value in rest.items() if value is not None},
         }
 
 
@@ -110,7 +114,8 @@ def reduced_maps(
                 strip = entries[first : first + height].double()
                 sums.add(kind, strip, queries[0] + first, keys[0], target, vector)
         del tile  # before the next one is made
-    return sums.reduced(scan_dtype(o.like), late_reach(o, block, sums.of_keys))
+    reach = late_reach(o, block, sums.of_keys) if o.is_causal else None
+    return sums.reduced(scan_dtype(o.like), reach)
 
 
 class _Sums:
@@ -118,6 +123,7 @@ class _Sums:
 
     def __init__(self, o: Operator, block: int, separator: Bool[Tensor, "token"] | None):
         self._tokens, self._block, self._kinds = o.tokens, block, o.maps
+        self._causal = o.is_causal
         blocks = -(-o.tokens // block)
 
         def zeros(*shape: int) -> Tensor:
@@ -126,9 +132,8 @@ class _Sums:
         self._total = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._largest = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._product = {kind: zeros(o.tokens) for kind in o.maps}
-        self._lag_energy, self._mask_row_sum, self.row_magnitude = (
-            zeros(o.tokens) for _ in range(3)
-        )
+        self._energy = zeros(max(0, 2 * o.tokens - 1))  # by i − j, from 1 − tokens on
+        self._mask_row_sum, self.row_magnitude = zeros(o.tokens), zeros(o.tokens)
         self._target_magnitude, self._previous_magnitude = zeros(o.tokens), zeros(o.tokens)
         self._first_magnitude, self._separator_magnitude = zeros(o.tokens), zeros(o.tokens)
         # By the first key of each tile, what every query gives its keys.
@@ -164,24 +169,28 @@ class _Sums:
             self._first_magnitude[rows] += strip[:, 0] if key == 0 else 0
             self._add_separators(strip, rows, columns)
 
-    def reduced(self, dtype: torch.dtype, reach: Int[Tensor, "token"]) -> ReducedMaps:
-        """Means from sums: over the pairs j ≤ i of each block, and over the queries that have a token so far back."""
+    def reduced(self, dtype: torch.dtype, reach: Int[Tensor, "token"] | None) -> ReducedMaps:
+        """Means from sums: over the pairs of each block, and over the queries that have a token so far away."""
         tokens, block, device = self._tokens, self._block, self.row_magnitude.device
         length = torch.arange(tokens, 0, -block, device=device).clamp(max=block)
-        pairs = torch.outer(length, length).tril(-1) + torch.diag(length * (length + 1) // 2)
+        pairs = torch.outer(length, length)
+        if self._causal:
+            pairs = pairs.tril(-1) + torch.diag(length * (length + 1) // 2)
         pairs = pairs.clamp(min=1)
         queries = torch.arange(tokens, 0, -1, device=device)
+        back, ahead = self._energy[tokens - 1 :], self._energy[:tokens].flip(0)
         return ReducedMaps(
             mean={kind: (total / pairs).to(dtype) for kind, total in self._total.items()},
             largest={kind: value.to(dtype) for kind, value in self._largest.items()},
             product={kind: value.to(dtype) for kind, value in self._product.items()},
-            lag_energy=(self._lag_energy / queries).to(dtype),
+            lag_energy=(back / queries).to(dtype),
+            ahead_energy=None if self._causal else (ahead / queries).to(dtype),
             row_magnitude=self.row_magnitude.to(dtype),
             target_magnitude=self._target_magnitude.to(dtype),
             previous_magnitude=self._previous_magnitude.to(dtype),
             first_magnitude=self._first_magnitude.to(dtype),
             separator_magnitude=self._separator_magnitude.to(dtype),
-            reach=reach.to(dtype),
+            reach=None if reach is None else reach.to(dtype),
             mask_row_sum=self._mask_row_sum.to(dtype) if MASK in self._kinds else None,
         )
 
@@ -190,8 +199,8 @@ class _Sums:
         height, width = strip.shape
         sheared = pad(strip.abs_().flip(1).square_(), (0, height)).flatten()[:-height]
         energy = sheared.unflatten(0, (height, -1)).sum(0)
-        lag = apart - (width - 1)
-        self._lag_energy[max(0, lag) : lag + len(energy)] += energy[max(0, -lag) :]
+        lag = apart - (width - 1) + self._tokens - 1
+        self._energy[lag : lag + len(energy)] += energy
 
     def _add_separators(
         self, strip: Float64[Tensor, "query key"], rows: slice, columns: slice

@@ -129,6 +129,23 @@ class Reading:
         return self._statistic("lag_energy", lambda: statistics.energy_by_lag(self.attention_map))
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether the layer's tokens read later ones too: its maps are no lower triangles."""
+        return schema.looks_ahead(self._layer.attributes)
+
+    @property
+    def ahead_energy(self) -> Float[np.ndarray, " lag"]:
+        """Mean square of the map along each diagonal above it, mean_i map[i, i+ℓ]². Raises as `attention_map`.
+
+        0 at every ℓ > 0 where the layer does not look ahead.
+        """
+        if not self.looks_ahead:
+            return np.where(np.arange(len(self.lag_energy)) > 0, 0.0, self.lag_energy)
+        return self._statistic(
+            "ahead_energy", lambda: statistics.energy_by_lag(self.attention_map.T)
+        )
+
+    @property
     def row_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives in all, Σ_j |map[i, j]|. Raises as `attention_map`."""
         return self._statistic(

@@ -16,10 +16,10 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
 
     Late queries are the last quarter, ⌈T/4⌉ of them; a row of zeros is left out. A layer that looks at its own token
     alone has 0, one that copies from lag ℓ has ℓ. Chance: a uniform row of i + 1 entries has ⌈(i + 1)/2⌉ − 1, so a
-    uniform map about 7T/16.
+    uniform map about 7T/16. Where the layer looks ahead, the row's tokens within ℓ on either side count.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
+        attention_map: Mean of M over channels (paper eq. 8); in a causal layer zero for key > query.
 
     Returns:
         Tokens, from 0 to T − 1; NaN when all late rows are zero.
@@ -35,7 +35,7 @@ def _mean_reach(reaches: Float[np.ndarray, " query"]) -> float:
 
 SCORES.register("receptive_field")(
     Score(
-        description="tokens back that half of a late query's |map| reaches",
+        description="tokens away that half of a late query's |map| reaches",
         measure=lambda reading: Measured(_mean_reach(reading.reach)),
         reads="maps",
         range=(0.0, math.inf),

@@ -32,9 +32,9 @@ def target_share(
 
 
 def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
-    """Where each query of the prompt must look. Raises NotApplicable where none must, or one must look ahead."""
+    """Where each query of the prompt must look. Raises NotApplicable where none must, or one cannot: it lies ahead."""
     target = reading.target
-    if (target > np.arange(len(target))).any():
+    if not reading.looks_ahead and (target > np.arange(len(target))).any():
         raise NotApplicable("a query's target lies after it")
     return target
 

@@ -41,14 +41,18 @@ def previous_magnitude(
 def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
     """How many tokens back half of a late query's |map| reaches.
 
-        min {ℓ : Σ_{i−ℓ ≤ j ≤ i} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
+        min {ℓ : Σ_{i−ℓ ≤ j ≤ i+ℓ} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
 
     Late queries are the last quarter, ⌈T/4⌉ of them. −1 for the others, and for a row of zeros.
     """
     tokens = len(attention_map)
     found = np.full(tokens, -1.0)
     for query in range(tokens - math.ceil(tokens / 4), tokens):
-        so_far = np.cumsum(np.abs(attention_map[query, query::-1]), dtype=np.float64)
+        row = np.abs(attention_map[query])
+        near = np.zeros(max(query + 1, tokens - query))  # by distance
+        near[: query + 1] += row[query::-1]
+        near[1 : tokens - query] += row[query + 1 :]
+        so_far = np.cumsum(near)
         if so_far[-1] > 0:
             found[query] = np.argmax(so_far >= so_far[-1] / 2)
     return found

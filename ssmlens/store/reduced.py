@@ -18,7 +18,7 @@ class _Exact:
 
     def __init__(self, layer: Layer, prompt: int):
         self.operands = layer.operands(prompt)
-        self.kinds = self.operands.maps
+        self.kinds, self.causal = self.operands.maps, self.operands.is_causal
 
     def tile(self, queries: range, keys: range) -> dict[str, np.ndarray]:
         """A rectangle of every map in float64."""
@@ -41,8 +41,8 @@ def reduced_problems(
     """What is not as the operands give it, by a sample: some blocks, and what some rows tell of the statistics.
 
     The blocks are the first, one in the middle and the last on the diagonal, the last queries' first keys, and the
-    map's largest; the rows are the first, one in the middle and the last three, with the longest lags. The energy of
-    lag 0, the diagonal, is checked whole.
+    map's largest; the rows are the first, one in the middle and the last three, with the longest lags (where the layer
+    looks ahead the first three too, with the longest lags ahead). The energy of lag 0, the diagonal, is checked whole.
 
     Args:
         layer: A layer with reduced maps.
@@ -54,13 +54,17 @@ def reduced_problems(
     found = []
     for row, column in _sampled_blocks(layer.read("attention_map_max", prompt)):
         found += _block_problems(layer, prompt, exact, (row, column))
+    queries = {0, tokens // 2, *range(max(0, tokens - 3), tokens)}
+    queries |= set() if exact.causal else {*range(min(3, tokens))}
     rows = {
-        query: exact.tile(range(query, query + 1), range(query + 1))
-        for query in sorted({0, tokens // 2, *range(max(0, tokens - 3), tokens)})
+        query: exact.tile(range(query, query + 1), range(query + 1 if exact.causal else tokens))
+        for query in sorted(queries)
     }
     found += _row_problems(layer, prompt, rows, target, separator)
     found += _reach_problems(layer, prompt, rows)
     found += _lag_problems(layer, prompt, exact.diagonal(), rows)
+    if not exact.causal:
+        found += _lag_problems(layer, prompt, exact.diagonal(), rows, "ahead_energy")
     return [f"prompt {prompt}: {problem} is not what the operands give" for problem in found]
 
 
@@ -71,10 +75,10 @@ def _sampled_blocks(largest: Float[np.ndarray, "query_block key_block"]) -> list
 
 
 def _block_problems(layer: Layer, prompt: int, exact: _Exact, at: tuple[int, int]) -> list[str]:
-    """The reduced values of one block, against the block's exact entries j ≤ i."""
+    """The reduced values of one block, against the block's exact entries, those with j ≤ i where M is causal."""
     block, tokens = int(layer.attributes[BLOCK_TOKENS]), layer.length(prompt)
     queries, keys = (range(b * block, min((b + 1) * block, tokens)) for b in at)
-    seen = np.less_equal.outer(keys, queries).T
+    seen = np.less_equal.outer(keys, queries).T | (not exact.causal)
     found = []
     for kind, tile in exact.tile(queries, keys).items():
         name = MAP_ARRAYS[kind]
@@ -108,7 +112,7 @@ def _row_problems(
         between = separator[1:query].nonzero()[0] + 1
         of_map = {
             "row_magnitude": magnitude.sum(),
-            "target_magnitude": magnitude[looks] if 0 <= looks <= query else 0.0,
+            "target_magnitude": magnitude[looks] if 0 <= looks < len(magnitude) else 0.0,
             "previous_magnitude": magnitude[query - 1] if query else 0.0,
             "first_magnitude": magnitude[0],
             "separator_magnitude": magnitude[between].sum(),
@@ -147,16 +151,19 @@ def _lag_problems(
     prompt: int,
     diagonal: Float[np.ndarray, " token"],
     rows: dict[int, dict[str, np.ndarray]],
+    name: str = "lag_energy",
 ) -> list[str]:
-    """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows."""
-    energy, tokens = layer.read("lag_energy", prompt), len(diagonal)
+    """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows (ahead: the first)."""
+    energy, tokens = layer.read(name, prompt), len(diagonal)
     wanted = {0: np.square(diagonal).mean()}
     for lag in range(max(1, tokens - 3), tokens):
-        entries = [rows[query][MAP][0, query - lag] for query in range(lag, tokens)]
+        pairs = [(late, late - lag) for late in range(lag, tokens)]
+        pairs = pairs if name == "lag_energy" else [(early, late) for late, early in pairs]
+        entries = [rows[query][MAP][0, key] for query, key in pairs]
         wanted[lag] = np.square(entries).mean()
     # An entry is as exact as its largest neighbours, its square twice so.
     return [
-        f"lag_energy[{lag}]"
+        f"{name}[{lag}]"
         for lag, value in wanted.items()
         if not abs(energy[lag] - value) <= 2 * TOLERANCE * value + TOLERANCE**2 * energy.max()
     ]

@@ -1,6 +1,7 @@
 """What every adapter must keep: run on each registered family's tiny model; a new family inherits all of it."""
 
 import importlib.util
+import inspect
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from oracles import mixed_by_definition, relative
 from ssmlens.adapters.adapter import MixerInput, adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
-from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
@@ -42,6 +42,11 @@ def spread(model):
     return model
 
 
+def takes(model, argument):
+    """Whether the model's forward names this argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
 def calls_of(model, adapter, ids, **kwargs):
     """(site, input, output) of every mixer during one forward."""
     calls, handles = [], []
@@ -51,7 +56,7 @@ def calls_of(model, adapter, ids, **kwargs):
             calls.append((site, adapter.read_input(module, args, kw), output))
 
         handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
-    if "transformers" in adapter.family:
+    if takes(model, "use_cache"):
         kwargs["use_cache"] = False
     with torch.no_grad():
         model(ids, **kwargs)
@@ -89,7 +94,7 @@ def test_operands_scanned_and_finished_are_the_mixers_output(family, batch, toke
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_token_mask_is_applied_where_the_mixer_applies_it(family, batch, tokens):
     adapter, model = family
-    if "transformers" not in adapter.family:
+    if not takes(model, "attention_mask"):
         pytest.skip("takes no attention mask")
     mask = torch.ones(batch, tokens, dtype=torch.long, device=DEVICE)
     mask[0, : tokens // 2] = 0
@@ -214,7 +219,7 @@ def test_gradients_through_an_adapter_are_finite(family):
 
 
 def generate(adapter, model, ids, more):
-    if "transformers" in adapter.family:
+    if takes(model, "use_cache"):
         model.generate(ids, max_new_tokens=more, min_new_tokens=more, do_sample=False)
     else:
         model.generate(ids, max_length=ids.shape[1] + more)
@@ -222,8 +227,8 @@ def generate(adapter, model, ids, more):
 
 def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     adapter, model = family
-    if isinstance(model, MambaLM):
-        pytest.skip("generates by whole forwards, without a cache")
+    if adapter.cache_argument is None:
+        pytest.skip("its models run without a cache")
     refusals, calls, handles = [], [], []
     sites = find_mixers(model)
     for site in sites:
@@ -253,8 +258,11 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     assert steps[0] == [None] * len(sites)
     assert_closed(adapter, calls[: len(sites)])
     assert len(steps) == 3
-    given = "cache_params" if "transformers" in adapter.family else "inference_params"
-    assert all(f"a cached step ({given})" in str(why) for step in steps[1:] for why in step)
+    assert all(
+        f"a cached step ({adapter.cache_argument})" in str(why)
+        for step in steps[1:]
+        for why in step
+    )
 
 
 @pytest.mark.parametrize("name", ["seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"])
