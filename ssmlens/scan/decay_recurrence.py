@@ -160,7 +160,9 @@ class _Recurrence(torch.autograd.Function):
             for one, its in zip(now, kept, strict=True):
                 last = one.addcmul_(its, last)
         else:  # the same, token after token, in one call
-            torch._foreach_addcmul_(now, kept, (state, *now[:-1]))
+            torch._foreach_addcmul_(  # pyright: ignore[reportPrivateImportUsage]
+                now, kept, (state, *now[:-1])
+            )
         ctx.save_for_backward(decay, states, state)
         return states
 

@@ -52,7 +52,7 @@ LIBVER = ("v110", "v110")
 # Largest chunk along each axis of an array that has tokens, so that one prompt, one row block of a map or one head's
 # Δ is read without the rest.
 _LARGEST = {
-    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 1024, QUERY: 256, KEY: 256, HEAD: 64},
+    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64},
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
@@ -217,10 +217,15 @@ def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -
             mask, data = source.id.read_direct_chunk(offset)
             target.id.write_direct_chunk(moved, data, filter_mask=mask)
         else:  # batches of which one shrinks and the other does not
-            chunk = zip(moved, offset, source.chunks, source.shape, strict=True)
-            ends = [(m, o, min(o + n, size) - o) for m, o, n, size in chunk]
-            values = source[tuple(slice(o, o + n) for _, o, n in ends)]
-            target[tuple(slice(m, m + n) for m, _, n in ends)] = values
+            shape = [
+                min(o + n, size) - o
+                for o, n, size in zip(offset, source.chunks or (), source.shape, strict=True)
+            ]
+            target[_box(moved, shape)] = source[_box(offset, shape)]
+
+
+def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
 
 
 def stored_array(group: h5py.Group, name: str) -> h5py.Dataset:
