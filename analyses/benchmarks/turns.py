@@ -63,13 +63,14 @@ def main() -> None:
         "other", type=Path, help="another checkout of ssmlens, such as a git worktree"
     )
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--only", default="", help="only things whose name contains this")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     here, there = (
         Worker(path, asked.threads) for path in (results.CHECKOUT, asked.other.resolve())
     )
     rows = []
-    for thing in here.things:
+    for thing in [name for name in here.things if asked.only in name]:
         pairs = [(here.seconds(thing), there.seconds(thing)) for _ in range(asked.turns + 1)][1:]
         ratios = [mine / other for mine, other in pairs]
         low, high = interval(ratios)

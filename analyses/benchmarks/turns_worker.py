@@ -13,6 +13,7 @@ import torch
 
 import ssmlens
 from analyses.benchmarks import operands
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
 
 
@@ -45,7 +46,20 @@ def things() -> dict[str, Callable[[], object]]:
         assert captured is not None
         captured.close()
 
-    return found | {"capture of copy-mamba1-mimetic, 4 x 128": capture}
+    shape = MambaConfig(d_model=1024, n_layer=4, vocab_size=50277)
+    large = MambaLM(shape).eval()
+    prompt = torch.randint(0, 50277, (1, 1024))
+
+    def capture_large() -> None:
+        captured = ssmlens.capture(large, prompt, folder / "large", overwrite=True)
+        assert captured is not None
+        captured.close()
+
+    return found | {
+        "capture of copy-mamba1-mimetic, 4 x 128": capture,
+        "forward, 4 layers of mamba-370m's shape, 1024": partial(large.backbone, prompt),
+        "capture, 4 layers of mamba-370m's shape, 1024": capture_large,
+    }
 
 
 def main() -> None:

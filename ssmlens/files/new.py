@@ -13,12 +13,14 @@ from ssmlens.files.sink import Sink
 
 
 @contextmanager
-def new_file(path: Path, least: int = 0) -> Iterator[Sink]:
+def new_file(path: Path, least: int = 0, *, sync_name: bool = True) -> Iterator[Sink]:
     """A file to fill; it is there when the block has ended, and nothing is left of it where the block raises.
 
     Args:
         path: Its name.
         least: Bytes that it will have at least: they must be free before anything is written.
+        sync_name: Whether to wait until the name is on the disk. Where many files are written into one folder, wait
+            once, after the last (`place.sync_folder`): a name that a power cut takes back is absent, never half.
 
     Raises:
         SsmlensError: One line with the path, the bytes needed and the bytes free.
@@ -36,7 +38,7 @@ def new_file(path: Path, least: int = 0) -> Iterator[Sink]:
             finally:
                 needed = max(least, sink.size)
                 sink.sync()
-        place.put(own, path)
+        place.put(own, path, sync_name=sync_name)
     except BaseException as error:
         with suppress(OSError):
             own.unlink()

@@ -49,8 +49,13 @@ def check_name(path: Path) -> None:
         path.lstat()
 
 
-def put(complete: Path, path: Path) -> None:
+def put(complete: Path, path: Path, *, sync_name: bool = True) -> None:
     """Give `complete` the name `path`; what has it goes. Nobody finds `path` absent or mixed meanwhile.
+
+    Args:
+        complete: A file or folder.
+        path: Its new name.
+        sync_name: Whether to wait until a file's name is on the disk. A folder's always is.
 
     Raises:
         OSError: It cannot be done: also where a folder would have to give way to a file, or a link to a folder.
@@ -63,7 +68,8 @@ def put(complete: Path, path: Path) -> None:
         remove(complete)
     else:
         complete.replace(path)
-        sync_folder(path.parent)
+        if sync_name:
+            sync_folder(path.parent)
 
 
 def exchange(one: Path, other: Path) -> None:

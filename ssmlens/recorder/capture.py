@@ -20,7 +20,7 @@ import ssmlens
 from ssmlens import names
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
-from ssmlens.errors import ClosureError, UsageError
+from ssmlens.errors import ClosureError, SsmlensError, UsageError
 from ssmlens.models.checkpoint import digest
 from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
@@ -34,13 +34,19 @@ from ssmlens.recorder.calls import (
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
-from ssmlens.recorder.layer_capture import LayerCapture, capture_attention, capture_layer
+from ssmlens.recorder.layer_capture import (
+    LayerCapture,
+    LayerDraft,
+    capture_attention,
+    draft_layer,
+)
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
     prompts_for,
     vocabulary_size,
 )
+from ssmlens.recorder.side_by_side import SideBySide
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.writer import CaptureWriter
@@ -132,11 +138,14 @@ def capture(
         overwrite=overwrite,
     )
     separator = torch.from_numpy(header.separator())
-    job = _Job(
-        *(model, asked, separator, writer, channels),
-        *(store_discretized, beside, keep_going, progress),
-    )
-    with writer:  # which writes a layer while the next is computed
+    with (
+        writer,
+        _side_by_side(model) as cores,
+    ):  # the writer writes a layer while the next is computed
+        job = _Job(
+            *(model, asked, separator, writer, cores, channels),
+            *(store_discretized, beside, keep_going, progress),
+        )
         for batch in range(writer.batches):
             job.run(mine, batch)
         path = writer.finish()
@@ -174,6 +183,30 @@ def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
     return captured
 
 
+@contextmanager
+def _side_by_side(model: nn.Module) -> Iterator[SideBySide]:
+    """What makes the maps of several layers at a time."""
+    cores = SideBySide(next(model.parameters()).device)
+    try:
+        yield cores
+    finally:
+        cores.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drafted:
+    """A layer that lacks its maps, and what is stored beside those."""
+
+    layer: int
+    draft: LayerDraft
+    arrays: Mapping[str, np.ndarray]
+    attributes: Mapping[str, str]
+
+    def with_maps(self) -> LayerCapture:
+        with _named(self.layer):
+            return self.draft.with_maps()
+
+
 @dataclasses.dataclass
 class _Job:
     """One call of `capture`, batch by batch."""
@@ -182,6 +215,7 @@ class _Job:
     prompts: Prompts
     separator: Bool[Tensor, "prompt token"]
     writer: CaptureWriter
+    cores: SideBySide
     channels: Sequence[int] | None
     store_discretized: bool
     further: FurtherArrays | None
@@ -205,19 +239,28 @@ class _Job:
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
         self._tell(batch, f"forward to layer {min(missing)}")
         calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
+        self._drafted: list[_Drafted] = []
 
         def on_call(call: MixerCall) -> None:
             layer = call.site.layer
             calls[layer].add(call)
             if not calls[layer].missing:
-                self._store(layer, calls.pop(layer), length, batch)
+                self._draft(layer, calls.pop(layer), length, batch)
+            if len(self._drafted) == self._together:
+                self._store_drafted(batch)
             if not calls:
                 raise _EnoughError
 
         real = closing.real_tokens(length, ids.shape[1])
         how = {**without_cache(self.model), **padding_mask(self.model, real)}
-        with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
-            self.model(ids.to(next(self.model.parameters()).device), **how)
+        device = next(self.model.parameters()).device
+        try:
+            with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
+                self.model(ids.to(device), **how)
+        except SsmlensError:  # of one layer: those before it are stored
+            self._store_drafted(batch)
+            raise
+        self._store_drafted(batch)
         if calls:
             left = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {left.name}")
@@ -230,26 +273,43 @@ class _Job:
         self._tell(batch, f"measuring layer {layer}")
         return self.further(self.writer.prompts(batch), layer)
 
-    def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
+    @property
+    def _together(self) -> int:
+        """Of how many layers maps are made at a time; long prompts take tiles so large that cores share them well."""
+        return self.cores.count if max(self.prompts.length) <= names.LARGEST_WHOLE_MAP else 1
+
+    def _draft(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         first, *beside = calls.of_sites
-        stored = self._captured(first, length, batch)
-        arrays = dict(stored.arrays)
+        draft = self._drafted_layer(first, length, batch)
+        further, attributes = self._beside.pop(layer)
+        arrays = dict(further)
         for call in beside:  # softmax attention that shares the block with another mixer
             with _named(layer):
                 arrays |= capture_attention(call, length, *self._looks(batch))
-        further, attributes = self._beside.pop(layer)
-        self.writer.write(layer, batch, {**arrays, **further}, {**stored.attributes, **attributes})
-        self._done += 1
-        self._tell(batch, f"layer {layer}")
+        self._drafted.append(_Drafted(layer, draft, arrays, attributes))
 
-    def _captured(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
+    def _store_drafted(self, batch: int) -> None:
+        """Make the maps of the layers drafted so far, and write them."""
+        drafted, self._drafted = self._drafted, []
+        if len(drafted) > 1:
+            self.writer.settle()  # so that no more layers are in memory than one by one
+        works = [one.with_maps for one in drafted]
+        for one, stored in zip(drafted, self.cores.run(works), strict=True):
+            arrays = {**stored.arrays, **one.arrays}
+            attributes = {**stored.attributes, **one.attributes}
+            arrive = {} if stored.wait is None else {"wait": stored.wait}
+            self.writer.write(one.layer, batch, arrays, attributes, **arrive)
+            self._done += 1
+            self._tell(batch, f"layer {one.layer}")
+
+    def _drafted_layer(self, call: MixerCall, length: Tensor, batch: int) -> LayerDraft:
         layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         discretized, looks = self.store_discretized, self._looks(batch)
         with _named(layer):
-            got = capture_layer(call, length, channels, discretized, *looks)
+            got = draft_layer(call, length, channels, discretized, *looks)
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
         closes = unknown or got.worst_closure <= limit

@@ -1,18 +1,19 @@
 """One layer of a capture: operands, maps and their checks, as arrays that a store takes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssmlens import names
 from ssmlens.adapters.find import MixerSite
 from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens
-from ssmlens.recorder.host import to_numpy
+from ssmlens.recorder.host import ToHost
+from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.schema import (
@@ -21,13 +22,11 @@ from ssmlens.store.schema import (
     MAY_DROP_THE_LAST_AXIS,
     STORED_LAYER_ARRAYS,
     layer_axes,
-    role_of,
     tokens_per_block,
 )
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
-_MAPS = role_of("attention_map")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +39,13 @@ class LayerCapture:
             `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
             `closure_reason` says why it cannot be known.
+        wait: Returns when the arrays have arrived from the GPU: before that nobody may read them. None: they are there.
     """
 
     arrays: dict[str, np.ndarray]
     attributes: dict[str, str | int]
     worst_closure: float
+    wait: Callable[[], None] | None
 
     @property
     def finite(self) -> bool:
@@ -52,15 +53,77 @@ class LayerCapture:
         return self.attributes["finite"] == names.FINITE
 
 
-def capture_layer(
+@dataclasses.dataclass(frozen=True)
+class LayerDraft:
+    """A layer whose maps are still to be made. Until then it keeps the bare operands, not what surrounds them.
+
+    Attributes:
+        arrays: What is stored beside maps and their checks, where it was computed.
+        attributes: As in `LayerCapture`.
+        operands: The mixing alone.
+        real: Which tokens are no padding.
+        length: Real tokens of each prompt.
+        target: The position that each query must look at, −1 where it has none.
+        separator: Which tokens are separators. None: none.
+        channels: Heads whose own maps are stored.
+        store_discretized: Whether Ā and B̄ are stored.
+        worst_closure: As in `LayerCapture`.
+        closes: Whether the output could be computed again, or cannot be by its nature.
+    """
+
+    arrays: dict[str, Tensor]
+    attributes: dict[str, str | int]
+    operands: Operator
+    real: Tensor
+    length: Tensor
+    target: Tensor | None
+    separator: Tensor | None
+    channels: Sequence[int]
+    store_discretized: bool
+    worst_closure: float
+    closes: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether weights, input and output were all finite."""
+        return self.attributes["finite"] == names.FINITE
+
+    def with_maps(self) -> LayerCapture:
+        """The whole layer: its maps made, checked, and on their way to the host."""
+        operands, attributes = self.operands, dict(self.attributes)
+        arrays, to_host = dict(self.arrays), ToHost(operands.like)
+        # Maps are the operands', whatever precision the model is run in.
+        with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
+            if operands.tokens > names.LARGEST_WHOLE_MAP:
+                attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
+                found = maps.reduced(operands, self.length, self.target, block, self.separator)
+            else:
+                found = maps.whole(operands, self.length, self.channels, to_host)
+                if not operands.stored:
+                    arrays |= maps.of_heads(operands, self.length, self.target, self.separator)
+            arrays |= found.arrays
+            if self.finite and self.closes and not found.finite:
+                attributes["finite"] = names.NONFINITE_OUTPUT
+                attributes["reason"] = "its map overflows, though its output is finite"
+            if self.store_discretized:
+                derived = operands.discretized().items()
+                arrays |= {n: _padded_with_zeros(n, array, self.real) for n, array in derived}
+        if self.channels:
+            arrays["channel"] = torch.tensor(list(self.channels))
+        stored = {n: to_host.array(_without_axis_of_one(n, array)) for n, array in arrays.items()}
+        wait = to_host.wait if operands.like.is_cuda else None
+        return LayerCapture(stored, attributes, self.worst_closure, wait)
+
+
+def draft_layer(
     call: MixerCall,
     length: Tensor,
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
     target: Tensor | None = None,
     separator: Tensor | None = None,
-) -> LayerCapture:
-    """Everything that is stored of one mixer's call.
+) -> LayerDraft:
+    """Everything that is stored of one mixer's call but its maps: operands, weights, closure.
 
     Args:
         call: The call, one prompt a row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
@@ -88,40 +151,26 @@ def capture_layer(
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
-    long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
+        long = operands.tokens > names.LARGEST_WHOLE_MAP
         channels = [] if long else _loudest(operands, y, real)
-    if not operands.stored:
-        channels = []
-    attributes: dict[str, str | int] = {
-        **_described(call.site, operands, weights),
-        **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
-        **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
-    }
-    # None of these is needed any more; what surrounds the mixing holds the projections.
-    operands = operands.bare()
-    del y, stored
-    # Maps are the operands', whatever precision the model is run in.
-    with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
-        if long:
-            attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-            arrays |= maps.reduced(operands, length, target, block, separator)
-        else:
-            arrays |= maps.whole(operands, length, channels)
-            if not operands.stored:
-                arrays |= maps.of_heads(operands, length, target, separator)
-        closes = bool(closed.reason) or _is_finite(closed.error)
-        of_maps = (array for name, array in arrays.items() if role_of(name) == _MAPS)
-        if finite == names.FINITE and closes and not all(map(_is_finite, of_maps)):
-            attributes["finite"] = names.NONFINITE_OUTPUT
-            attributes["reason"] = "its map overflows, though its output is finite"
-        if store_discretized:
-            derived = operands.discretized()
-            arrays |= {n: _padded_with_zeros(n, array, real) for n, array in derived.items()}
-    if channels:
-        arrays["channel"] = torch.tensor(list(channels))
-    on_host = {name: to_numpy(_without_axis_of_one(name, array)) for name, array in arrays.items()}
-    return LayerCapture(on_host, attributes, float(closed.error.max()))
+    return LayerDraft(
+        arrays=arrays,
+        attributes={
+            **_described(call.site, operands, weights),
+            **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
+            **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+        },
+        operands=operands.bare(),
+        real=real,
+        length=length,
+        target=target,
+        separator=separator,
+        channels=channels if operands.stored else [],
+        store_discretized=store_discretized,
+        worst_closure=float(closed.error.max()),
+        closes=bool(closed.reason) or all_finite(closed.error),
+    )
 
 
 def _described(
@@ -149,15 +198,18 @@ def capture_attention(
 
     Args:
         call: Its call.
-        length: As in `capture_layer`.
-        target: As in `capture_layer`.
-        separator: As in `capture_layer`.
+        length: As in `draft_layer`.
+        target: As in `draft_layer`.
+        separator: As in `draft_layer`.
     """
     operands = call.operands().bare()
+    to_host = ToHost(operands.like)
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
         arrays = maps.of_heads(operands, length, target, separator)
-        arrays["softmax_attention_map"] = maps.attention_map(operands, length)
-    return {name: to_numpy(array) for name, array in arrays.items()}
+        arrays["softmax_attention_map"] = maps.attention_map(operands, length, to_host)
+        found = {name: to_host.array(array) for name, array in arrays.items()}
+    to_host.wait()
+    return found
 
 
 def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
@@ -172,18 +224,15 @@ def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
 
 def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
     """What of the layer is not finite, the cause before its consequences; and that in words."""
+    given, put_out = (_zero_padding(tensor, real) for tensor in (call.given.hidden, call.output))
+    if all_finite(*call.site.module.parameters(), given, put_out):
+        return names.FINITE, ""
     for name, parameter in call.site.module.named_parameters():
-        if not _is_finite(parameter):
+        if not all_finite(parameter):
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
-    if not _is_finite(_zero_padding(call.given.hidden, real)):
+    if not all_finite(given):
         return names.NONFINITE_INPUT, "its input is not finite: something before it made it so"
-    if not _is_finite(_zero_padding(call.output, real)):
-        return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
-    return names.FINITE, ""
-
-
-def _is_finite(tensor: Tensor | nn.Parameter) -> bool:
-    return bool(tensor.detach().isfinite().all())
+    return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
 
 
 def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:

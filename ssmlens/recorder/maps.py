@@ -1,5 +1,6 @@
 """A layer's maps for every prompt of a batch, whole or reduced, with the check that they are the operator's."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,50 +8,75 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
-from ssmlens.recorder.host import zeros_on_host
+from ssmlens.recorder.host import ToHost
+from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
+from ssmlens.store.schema import role_of
+
+_MAP_ROLE = role_of("attention_map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """Maps and their checks.
+
+    Attributes:
+        arrays: By the names under which they are stored.
+        finite: Whether every map is.
+    """
+
+    arrays: dict[str, Tensor]
+    finite: bool
 
 # Tokens of the blocks by which a head's map is summed up; nothing is kept of the blocks.
 _STRIP = 64
 
 
 def whole(
-    operands: Operator, length: Int[Tensor, " prompt"], channels: Sequence[int]
-) -> dict[str, Tensor]:
+    operands: Operator,
+    length: Int[Tensor, " prompt"],
+    channels: Sequence[int],
+    to_host: ToHost,
+) -> Maps:
     """Every map of the operator, `channel_map` and the maps' checks, over each prompt's real tokens, in zeros.
 
-    NaN where a prompt's operands are not finite.
+    NaN where a prompt's operands are not finite. `to_host` brings the maps to the host one by one.
     """
-    prompts, tokens = operands.batch, operands.tokens
-    maps = {kind: zeros_on_host((prompts, tokens, tokens), operands.like) for kind in operands.maps}
-    of_channels = zeros_on_host((prompts, len(channels), tokens, tokens), operands.like)
-    checks = _unknown_checks(operands)
+    prompts, tokens, like = operands.batch, operands.tokens, operands.like
+    maps = {kind: to_host.empty((prompts, tokens, tokens), like) for kind in operands.maps}
+    of_channels = to_host.empty((prompts, len(channels), tokens, tokens), like)
+    checks, finite = _unknown_checks(operands), True
     for prompt, real in enumerate(length.tolist()):
         one, everything = operands.sequence(prompt, real), (0, real)
         if not one.finite:
+            finite = False
             for array in (*maps.values(), of_channels):
-                array[prompt, ..., :real, :real] = torch.nan
+                nothing = torch.full((real, real), torch.nan, dtype=array.dtype, device=like.device)
+                to_host.fill(array[prompt], nothing.expand(*array.shape[1:-2], real, real))
             continue
         means = one.means(one.maps, everything, everything)[0]
+        finite = finite and all_finite(means)
         vector, products = _random_vector(one), {}
-        for kind, mean in zip(one.maps, means, strict=True):
-            maps[kind][prompt, :real, :real] = mean
-            products[kind] = mean @ vector
+        for place, kind in enumerate(one.maps):
+            to_host.fill(maps[kind][prompt], means[place])
+            products[kind] = means[place] @ vector
         _check(checks, prompt, one, vector, products)
         del means  # before the maps of channels are made
         if channels:
-            of_channels[prompt, :, :real, :real] = one.matrix(channels, everything, everything)[0]
+            of_some = one.matrix(channels, everything, everything)[0]
+            finite = finite and all_finite(of_some)
+            to_host.fill(of_channels[prompt], of_some)
     named = {MAP_ARRAYS[kind]: array for kind, array in maps.items()}
-    return named | ({"channel_map": of_channels} if channels else {}) | checks
+    return Maps(named | ({"channel_map": of_channels} if channels else {}) | checks, finite)
 
 
-def attention_map(operands: Operator, length: Int[Tensor, " prompt"]) -> Tensor:
+def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: ToHost) -> Tensor:
     """The attention map alone, over each prompt's real tokens, in zeros."""
-    array = zeros_on_host((operands.batch, operands.tokens, operands.tokens), operands.like)
+    array = to_host.empty((operands.batch, operands.tokens, operands.tokens), operands.like)
     for prompt, real in enumerate(length.tolist()):
         mean = operands.sequence(prompt, real).means((MAP,), (0, real), (0, real))
-        array[prompt, :real, :real] = mean[0, 0]
+        to_host.fill(array[prompt], mean[0, 0])
     return array
 
 
@@ -71,7 +97,8 @@ def of_heads(
         separator: Which tokens are separators. None: none.
     """
     shape = operands.batch, operands.heads, operands.tokens
-    arrays = {f"head_{name}": zeros_on_host(shape, operands.like) for name in MAP_STATISTICS}
+    zeros = operands.like.new_zeros(shape, dtype=torch.float32)
+    arrays = {f"head_{name}": zeros.clone() for name in MAP_STATISTICS}
     for prompt, real in enumerate(length.tolist()):
         one = operands.sequence(prompt, real)
         if not one.finite:
@@ -92,7 +119,7 @@ def reduced(
     target: Int[Tensor, "prompt token"] | None,
     block: int,
     separator: Bool[Tensor, "prompt token"] | None = None,
-) -> dict[str, Tensor]:
+) -> Maps:
     """Block means and maxima, statistics and checks, over each prompt's real tokens, in zeros.
 
     NaN where a prompt's operands are not finite.
@@ -123,7 +150,8 @@ def reduced(
         for array in arrays.values():
             rows = real if array.ndim == 2 else -(-real // block)
             array[(prompt, *[slice(rows)] * (array.ndim - 1))] = torch.nan
-    return arrays | checks
+    of_maps = [array for name, array in arrays.items() if role_of(name) == _MAP_ROLE]
+    return Maps(arrays | checks, all_finite(*of_maps))
 
 
 def _fill(
@@ -145,7 +173,8 @@ def _unknown_checks(operands: Operator) -> dict[str, Tensor]:
     names = [
         table[kind] for table in (MAP_ERRORS, AGREEMENTS) for kind in operands.maps if kind in table
     ]
-    return {name: torch.full((operands.batch,), torch.nan) for name in names}
+    device = operands.like.device  # nobody waits for a GPU to store what it has found there
+    return {name: torch.full((operands.batch,), torch.nan, device=device) for name in names}
 
 
 def _check(

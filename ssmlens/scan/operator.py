@@ -23,6 +23,7 @@ from torch import Tensor
 from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
+from ssmlens.scan.finite import all_finite
 from ssmlens.scan.surroundings import Signals, Surroundings
 
 # typing's own is beyond beartype, which checks these files in tests.
@@ -359,7 +360,7 @@ class Operator(ABC):
     @property
     def finite(self) -> bool:
         """Whether all that M is made of is finite."""
-        return all(bool(array.isfinite().all()) for array in self.arrays().values())
+        return all_finite(*self.arrays().values())
 
     def __repr__(self) -> str:
         arrays = {name: getattr(self, name) for name in (*self.axes, *_BESIDE)}

@@ -1,9 +1,10 @@
 """Datasets and attributes as a capture writes them: checksummed, chunked, with named dimensions.
 
-Every dataset passes shuffle, deflate and fletcher32. Fletcher alone is not enough: it takes a chunk whose page was
-lost (all zero, its checksum too) for good, and 0xFFFF for 0x0000; a deflate stream begins with a byte that is not
-zero and ends in an Adler-32. Where values would not shrink the deflate level is 0, which costs a copy. One pipeline
-everywhere also lets batches be merged by moving chunks as they are.
+Every dataset passes deflate and fletcher32, and shuffle before them where that helps. Fletcher alone is not enough:
+it takes a chunk whose page was lost (all zero, its checksum too) for good, and 0xFFFF for 0x0000; a deflate stream
+begins with a byte that is not zero and ends in an Adler-32. Where values would not shrink the deflate level is 0, which
+costs a copy, and nothing is shuffled. Batches are merged by moving chunks as they are, where both passed the same
+filters.
 
 Nothing that is read back lives in HDF5's global heap (strings and references of variable length), which has no
 checksum; the dimension scales' references do, and only h5netcdf and h5py's `dims` look at them.
@@ -59,13 +60,28 @@ _SCALAR = h5s.create(h5s.SCALAR)
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
 
-def write_file(path: Path, build: Callable[[h5py.File], object], least: int = 0) -> None:
+def write_file(
+    path: Path,
+    build: Callable[[h5py.File], object],
+    least: int = 0,
+    *,
+    sync_name: bool = True,
+) -> None:
     """Make the HDF5 file that `build` fills; it appears under `path` when it is complete, and not at all if not.
+
+    Args:
+        path: Its name.
+        build: What fills it.
+        least: Bytes that it will have at least.
+        sync_name: Whether to wait for its name too (see `new_file`).
 
     Raises:
         SsmlensError: The disk is full, or has not the `least` bytes that the file will have, or cannot be written.
     """
-    with new_file(path, least) as sink, h5py.File(sink, "w", libver=LIBVER) as file:
+    with (
+        new_file(path, least, sync_name=sync_name) as sink,
+        h5py.File(sink, "w", libver=LIBVER) as file,
+    ):
         build(file)
 
 
@@ -94,11 +110,14 @@ def create_dataset(
     axes: Sequence[str],
     level: int,
     role: str | None = None,
+    *,
+    shuffle: bool,
 ) -> h5py.Dataset:
     """An empty dataset with the house's filters, named dimensions and role, its axes said in plain text too."""
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_chunk(chunk_shape(axes, shape, dtype.itemsize))
-    properties.set_shuffle()
+    if shuffle:
+        properties.set_shuffle()
     properties.set_deflate(level)
     properties.set_fletcher32()
     properties.set_obj_track_times(False)
@@ -157,7 +176,9 @@ def write_array(
         threads: What makes the chunks. None: this thread.
     """
     level = _deflate_level(array)
-    dataset = create_dataset(group, name, array.shape, array.dtype, axes, level)
+    dataset = create_dataset(
+        group, name, array.shape, array.dtype, axes, level, shuffle=_shuffled(level)
+    )
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
     starts = list(
         itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
@@ -182,6 +203,7 @@ def like(
         axes,
         model.compression_opts,
         None if role is None else str(role),
+        shuffle=model.shuffle,
     )
 
 
@@ -190,9 +212,20 @@ def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -
     offsets: list[tuple[int, ...]] = []
     source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
     for offset in offsets:
-        mask, data = source.id.read_direct_chunk(offset)
         moved = (offset[0] + first_prompt, *offset[1:])
-        target.id.write_direct_chunk(moved, data, filter_mask=mask)
+        if source.shuffle == target.shuffle:
+            mask, data = source.id.read_direct_chunk(offset)
+            target.id.write_direct_chunk(moved, data, filter_mask=mask)
+        else:  # batches of which one shrinks and the other does not
+            shape = [
+                min(o + n, size) - o
+                for o, n, size in zip(offset, source.chunks or (), source.shape, strict=True)
+            ]
+            target[_box(moved, shape)] = source[_box(offset, shape)]
+
+
+def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
 
 
 def stored_array(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -260,6 +293,11 @@ def _dimension(group: h5py.Group, axis: str, size: int) -> h5d.DatasetID:
     scale = h5d.create(group.id, axis.encode(), h5t.STD_U8LE, space, dcpl=properties)
     h5ds.set_scale(scale, _NO_VARIABLE % size)
     return scale
+
+
+def _shuffled(level: int) -> bool:
+    """Whether values are shuffled: where nothing is made smaller, that would only be a copy."""
+    return level > 0
 
 
 def _deflate_level(array: np.ndarray) -> int:

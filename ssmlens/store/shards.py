@@ -89,7 +89,7 @@ class Shards:
             write_layer(file, layer, arrays, attributes, threads)
 
         path = self.batch(layer, batch)
-        hdf5.write_file(path, build)
+        hdf5.write_file(path, build, sync_name=False)
         self._known_sound.add(path)
 
     def done(self, layer: int, batch: int) -> bool:
@@ -157,6 +157,10 @@ class Shards:
         if jobs:
             assemble(jobs)
         self._known_sound |= {self.layer(layer) for layer in parts}
+
+    def sync_names(self) -> None:
+        """Wait until the shards' names are on the disk: once, not after every one."""
+        place.sync_folder(self.folder)
 
     def remove_strangers(self, names: Iterable[str]) -> None:
         """Remove what stopped writers left in the folder beside `names`: half-written files and merged batches."""

@@ -11,9 +11,8 @@ folder, or the one file assembled from it, its final name. A name without `.part
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +138,8 @@ class CaptureWriter:
         batch: int,
         arrays: Mapping[str, np.ndarray],
         attributes: Mapping[str, Attribute],
+        *,
+        wait: Callable[[], None] | None = None,
     ) -> None:
         """Write one layer for one batch of prompts; the arrays must not be changed afterwards.
 
@@ -149,6 +150,8 @@ class CaptureWriter:
                 that of the batch. Those without prompts (weights, A, D) are kept from batch 0.
             attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (Mamba where it is not said), `reason`,
                 `mixer`, `adapter`, `block_tokens` (of reduced maps), ...
+            wait: Returns when the values of `arrays` have arrived (from a GPU); called in the thread that reads them.
+                None: they are there.
 
         Raises:
             ValueError: An array or attribute that the file does not take.
@@ -160,12 +163,22 @@ class CaptureWriter:
         shape = len(self.prompts(batch)), self.header.tokens.shape[1]
         held = checked_arrays(arrays, told, *shape, first=batch == 0)
         shard = layer, batch, self.prompts(batch).start, held, told
+        threads = () if self._overlap is None else (self._overlap.threads,)
+
+        def write() -> None:
+            if wait is not None:
+                wait()
+            self._shards.write(*shard, *threads)
+
         if self._overlap is None:
-            self._shards.write(*shard)
+            write()
         else:
-            self._overlap.start(
-                (layer, batch), partial(self._shards.write, *shard, self._overlap.threads)
-            )
+            self._overlap.start((layer, batch), write)
+
+    def settle(self) -> None:
+        """Wait until nothing is under way, so that no arrays are held. Raises what went wrong."""
+        if self._overlap is not None:
+            self._overlap.join_all()
 
     def finish(self) -> Path | None:
         """Complete the capture: `out`, or None while shards of other machines are missing.
@@ -173,13 +186,14 @@ class CaptureWriter:
         Raises:
             SsmlensError: A shard of this writer is missing, or the disk is full.
         """
-        if self._overlap is not None:
-            self._overlap.join_all()
+        self.settle()
         if not self._complete and self.partial.exists():
             parts = {layer: self._shards.parts(layer) for layer in self.layers}
             if self._shared or not self.one_file:
                 self._shards.merge(parts)
                 parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
+                with told_in_one_line(self.partial):
+                    self._shards.sync_names()
             with self._lock.alone(completing=True):
                 if self._shards.header.exists():
                     if not all(path.exists() for paths in parts.values() for path in paths):

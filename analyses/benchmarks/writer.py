@@ -1,0 +1,258 @@
+"""`python -m analyses.benchmarks.writer`: where the time of a capture goes, beside what it cannot do without.
+
+A model of mamba-370m's shape with random weights, one prompt of random tokens. Measured, by turns:
+
+    capture    `ssmlens.capture`, from prompt to closed file
+    compute    the same forward, operands, maps and proofs, and nothing written: the first floor
+    disk       as many bytes as the capture has, written and synced plainly by as many threads: the second floor
+
+and once more a capture with its phases. On a GPU every phase waits for the device, so that the phases' sum is what
+the work costs without overlap. Results: results/writer_DEVICE.json.
+"""
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import ssmlens
+from analyses.benchmarks import results
+from analyses.benchmarks.phases import Phases, Wrapped
+from analyses.benchmarks.timing import take_turns
+from ssmlens.adapters.blocks import find_blocks
+from ssmlens.adapters.generations import Mamba1Adapter
+from ssmlens.files import place
+from ssmlens.files.sink import Sink
+from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.recorder import capture as capturing
+from ssmlens.recorder import layer_capture, maps
+from ssmlens.recorder.calls import MixerCall
+from ssmlens.recorder.hooks import hooked
+from ssmlens.recorder.host import ToHost
+from ssmlens.recorder.side_by_side import SideBySide
+from ssmlens.scan.operators.decay_scan import DecayScan
+from ssmlens.store import assemble, chunks, digest, layer_file, writer
+
+# Threads that write shards side by side (`store.overlap`).
+_WRITERS = 2
+
+
+def main() -> None:
+    """Print the floors and the phases, write both."""
+    asked = _arguments()
+    model = _model(asked)
+    ids = torch.randint(0, model.config.vocab_size, (1, asked.tokens))
+    ids = ids.to(asked.device)
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+        out = Path(folder) / ("run.h5" if asked.one_file else "run")
+        capture = partial(_capture, model, ids, out, asked.channels)
+        capture()  # kernels compiled, allocators warm
+        sizes = [file.stat().st_size for file in _files(out)]
+        settle = _settle(asked.device)
+        taken = take_turns(
+            {
+                "capture": _settled(capture, settle),
+                "compute": _settled(partial(_compute, model, ids, asked.channels), settle),
+                "disk": partial(_write_plainly, Path(folder), sizes),
+            },
+            asked.turns,
+            warm_up=False,
+        )
+        phases = Phases(_functions(model), settle)
+        with phases.watched():
+            start = time.perf_counter()
+            capture()
+            wall = time.perf_counter() - start
+    floor = [
+        max(pair) for pair in zip(taken["compute"].seconds, taken["disk"].seconds, strict=True)
+    ]
+    ratios = [a / b for a, b in zip(taken["capture"].seconds, floor, strict=True)]
+    for name, timing in taken.items():
+        print(f"{name:10}{timing}")
+    print(f"capture over the larger floor: {statistics.median(ratios):.2f}")
+    print(_table(phases, wall))
+    found = {
+        "machine": results.machine() | _device(asked.device),
+        "asked": {name: str(value) for name, value in vars(asked).items() if name != "folder"},
+        "file_bytes": sum(sizes),
+        **{name: timing.record() for name, timing in taken.items()},
+        "capture_over_larger_floor": statistics.median(ratios),
+        "phases_wall_s": wall,
+        "phases": {name: dataclasses.asdict(spent) for name, spent in phases.spent.items()},
+    }
+    print(f"written: {results.write(f'writer_{asked.device}', found)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--d-model", type=int, default=1024)
+    parser.add_argument("--layer", default="Mamba1", choices=["Mamba1", "Mamba2"])
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--channels", type=int, nargs="*", help="default: the four loudest")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--one-file", action="store_true", help="one .h5 file, not a folder")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
+    return parser.parse_args()
+
+
+def _model(asked: argparse.Namespace) -> MambaLM:
+    """On a GPU with mamba_ssm's kernels in its mixers, where they are installed."""
+    torch.manual_seed(0)
+    shape = {"d_model": asked.d_model, "n_layer": asked.layers, "vocab_size": 50277}
+    config = MambaConfig(**shape, ssm_cfg={"layer": asked.layer})
+    if asked.device == "cuda":
+        with suppress(ImportError):
+            from mamba_ssm.models.config_mamba import (  # pyright: ignore[reportMissingImports]
+                MambaConfig as TheirConfig,
+            )
+            from mamba_ssm.models.mixer_seq_simple import (  # pyright: ignore[reportMissingImports]
+                MambaLMHeadModel,
+            )
+
+            theirs = TheirConfig(**shape, ssm_cfg={"layer": asked.layer})
+            return MambaLMHeadModel(theirs, device="cuda").eval()
+    return MambaLM(config, device=asked.device).eval()
+
+
+def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int] | None) -> None:
+    captured = ssmlens.capture(model, ids, out, channels=channels, overwrite=True)
+    assert captured is not None
+    captured.close()
+
+
+def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) -> None:
+    """What a capture computes of every layer, which is then forgotten."""
+    length, cores = torch.full((len(ids),), ids.shape[1]), SideBySide(ids.device)
+    drafts: list[layer_capture.LayerDraft] = []
+
+    def on_call(call: MixerCall) -> None:
+        drafts.append(layer_capture.draft_layer(call, length, channels))
+        if len(drafts) == cores.count:
+            make_maps()
+
+    def make_maps() -> None:
+        for captured in cores.run([draft.with_maps for draft in drafts]):
+            if captured.wait is not None:
+                captured.wait()
+        drafts.clear()
+
+    with hooked(find_blocks(model), on_call), torch.no_grad():
+        model.get_submodule("backbone")(ids)
+    make_maps()
+    cores.close()
+
+
+def _write_plainly(folder: Path, sizes: list[int]) -> None:
+    """Write and sync files of these sizes, as many at once as a capture does, then the folder."""
+    block = memoryview(os.urandom(1 << 20))
+
+    def write(number: int, size: int) -> None:
+        with Sink(folder / f"plain-{number}") as sink:
+            for first in range(0, size, len(block)):
+                sink.write(block[: size - first])
+            sink.sync()
+
+    with ThreadPoolExecutor(_WRITERS) as threads:
+        list(threads.map(write, range(len(sizes)), sizes))
+    place.sync_folder(folder)
+    for number in range(len(sizes)):
+        (folder / f"plain-{number}").unlink()
+
+
+def _functions(model: nn.Module) -> list[Wrapped]:
+    """Which functions are which phase."""
+
+    def encoded(data: Any, *_: Any, **__: Any) -> int:
+        return len(data or b"")
+
+    def given(_: None, data: Any, *__: Any, **___: Any) -> int:
+        return memoryview(data).nbytes
+
+    def written(_: int, sink: Sink, data: Any) -> int:
+        return memoryview(data).nbytes
+
+    def on_host(array: Any, *_: Any) -> int:
+        return array.nbytes
+
+    return [
+        Wrapped("hash of weights", capturing, "digest", whole=True),
+        Wrapped("forward", model, "forward"),
+        Wrapped("operands", Mamba1Adapter, "project", whole=True),
+        Wrapped("scan and closure", layer_capture, "selective_scan", whole=True),
+        Wrapped("scan and closure", layer_capture, "closure", whole=True),
+        Wrapped("maps", DecayScan, "means"),
+        Wrapped("maps of channels", DecayScan, "matrix"),
+        Wrapped("proofs of maps", maps, "_check", whole=True),
+        Wrapped("device to host", ToHost, "empty", whole=True),
+        Wrapped("device to host", ToHost, "fill"),
+        Wrapped("device to host", ToHost, "array", on_host),
+        Wrapped("device to host", ToHost, "wait"),
+        Wrapped("rest of a layer", capturing, "draft_layer"),
+        Wrapped("rest of a layer", layer_capture.LayerDraft, "with_maps"),
+        Wrapped("digests", digest, "prompt_digests", whole=True),
+        Wrapped("digests", digest, "static_digest", whole=True),
+        Wrapped("chunks", chunks, "_encoded", encoded),
+        Wrapped("shuffle", chunks, "_shuffled", on_host),
+        Wrapped("deflate", chunks, "_stored", encoded),
+        Wrapped("checksum", chunks, "fletcher32"),
+        Wrapped("HDF5", layer_file.hdf5, "write_file"),
+        Wrapped("write", Sink, "write", written),
+        Wrapped("fsync", Sink, "sync", whole=True),
+        Wrapped("fsync", place, "sync_folder", whole=True),
+        Wrapped("rename", place, "put"),
+        Wrapped("manifest", writer, "write_file"),
+        Wrapped("one file", assemble, "_write_layer"),
+        Wrapped("waiting for the writer", writer.CaptureWriter, "write"),
+        Wrapped("waiting for the writer", writer.CaptureWriter, "finish"),
+        Wrapped("open", capturing, "open_capture", whole=True),
+    ]
+
+
+def _table(phases: Phases, wall: float) -> str:
+    lines = [f"{'phase':26}{'caller':>9}{'beside':>9}{'MiB':>9}{'GiB/s':>8}{'calls':>8}"]
+    for name, spent in phases.spent.items():
+        size = f"{spent.count / 2**20:9.1f}" if spent.count else " " * 9
+        rate = spent.count / 2**30 / spent.seconds if spent.count and spent.seconds else 0
+        line = f"{name:26}{spent.caller:9.3f}{spent.beside:9.3f}{size}"
+        lines.append(line + (f"{rate:8.2f}" if rate else " " * 8) + f"{spent.calls:8}")
+    caller = sum(spent.caller for spent in phases.spent.values())
+    lines.append(f"{'none of these':26}{wall - caller:9.3f}")
+    return "\n".join([*lines, f"{'wall clock':26}{wall:9.3f}"])
+
+
+def _files(out: Path) -> list[Path]:
+    return [out] if out.is_file() else sorted(out.iterdir())
+
+
+def _settle(device: str) -> Callable[[], object] | None:
+    return torch.cuda.synchronize if device == "cuda" else None
+
+
+def _settled(work: Callable[[], object], settle: Callable[[], object] | None):
+    def whole() -> None:
+        work()
+        if settle is not None:
+            settle()
+
+    return whole
+
+
+def _device(device: str) -> dict[str, str]:
+    return {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""One computation in parts, each on a core of its own.
+
+For what is a long row of small steps: cores that share every step spend their time waiting for each other.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from threading import Barrier
+
+import torch
+
+
+class Threads:
+    """Threads in each of which torch computes with a number of threads of its own.
+
+    Args:
+        count: How many.
+        each: torch's threads in each of them. Those of the caller stay as they are.
+    """
+
+    def __init__(self, count: int, each: int):
+        here, all_begun = torch.get_num_threads(), Barrier(count)
+
+        def begin() -> None:
+            torch.get_num_threads()  # which sets a new thread's number for the first time
+            torch.set_num_threads(each)
+            all_begun.wait()
+
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="ssmlens-cores")
+        for begun in [self.pool.submit(begin) for _ in range(count)]:
+            begun.result()
+        torch.set_num_threads(here)  # a thread's own, but new threads begin with the last one set
+
+
+def parts(size: int, least: int) -> list[slice]:
+    """Ranges that share `size` evenly over torch's threads; none smaller than `least`, where there are several."""
+    count = max(1, min(torch.get_num_threads(), size // least))
+    edges = [size * n // count for n in range(count + 1)]
+    return [slice(first, end) for first, end in pairwise(edges)]
+
+
+def run_parts(work: Callable[[slice], None], some: Sequence[slice]) -> None:
+    """Do the work for every part, without gradients: in the caller's thread where there is one, else side by side."""
+    if len(some) == 1:
+        work(some[0])
+        return
+    inference = torch.is_inference_mode_enabled()
+
+    def apart(part: slice) -> None:
+        with torch.inference_mode(inference), torch.no_grad():
+            work(part)
+
+    for done in [_threads(len(some)).pool.submit(apart, part) for part in some]:
+        done.result()
+
+
+_known: dict[int, Threads] = {}
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_known.clear)
+
+
+def _threads(count: int) -> Threads:
+    if count not in _known:
+        _known[count] = Threads(count, each=1)
+    return _known[count]
