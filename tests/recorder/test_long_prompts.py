@@ -70,7 +70,7 @@ def test_scores_of_reduced_maps_are_those_of_whole_ones(tiny_model, tmp_path, re
         kinds=("copy", "copy", "repeat"),
         target=(*PROMPTS.target, (-1, -1, -1, 1, 2, -1)),
     )
-    model.tokenizer = Vocabulary(list("abcdefg.,"))
+    model.tokenizer = Vocabulary(list("a,b.cdefgh"))
     names = ["copy_score", *LOOKS]
     with ssmlens.capture(model, prompts, tmp_path / "whole.h5") as captured:
         whole, of_whole = ssmlens.rank_layers(captured), compute(captured, names)
@@ -78,7 +78,7 @@ def test_scores_of_reduced_maps_are_those_of_whole_ones(tiny_model, tmp_path, re
     with ssmlens.capture(model, prompts, tmp_path / "reduced.h5") as captured:
         reduced, of_reduced = ssmlens.rank_layers(captured), compute(captured, names)
     for name in names:
-        assert of_whole[name].notnull().any()
+        assert (of_whole[name] > 0).any()
         np.testing.assert_allclose(of_reduced[name], of_whole[name], 1e-4)
     assert [row.layer for row in reduced.rows] == [row.layer for row in whole.rows]
     assert reduced.by == whole.by

@@ -87,3 +87,12 @@ def test_recall_and_tokens_of_a_letter_model():
 
 def test_tokens_without_text_have_none():
     assert not separators(["17", "3", "204"], "tokens").any()
+
+
+def test_of_a_header_padding_is_none(sample):
+    """Commas stand at 0, 3 and 6 of each prompt; the shortest has one token."""
+    found = sample.header().separator()
+    wanted = [[i in (0, 3, 6) and i < n for i in range(found.shape[1])] for n in sample.LENGTHS]
+    assert found.tolist() == wanted
+    assert not sample.header(token_strings=None).separator().any()
+    assert not sample.header(prompt_kinds=["repeat"] * len(found)).separator().any()
