@@ -28,6 +28,7 @@ from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_map
+from ssmlens.recorder.once import check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -113,6 +114,7 @@ def capture(
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
     chosen = _chosen(blocks, layers, channels, max(asked.length))
+    check_runs_once(model, chosen, asked.tokens[0][:1])
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
     writer = CaptureWriter(
@@ -201,7 +203,7 @@ class _Job:
             if not calls:
                 raise _EnoughError
 
-        with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
+        with suppress(_EnoughError), hooked(self.model, blocks, on_call), torch.no_grad():
             self.model(ids.to(next(self.model.parameters()).device), **without_cache(self.model))
         if calls:
             left = calls[min(calls)].missing[0]
