@@ -20,6 +20,7 @@ from ssmlens import names
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, UsageError
+from ssmlens.files.place import partial_path
 from ssmlens.models.checkpoint import digest
 from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
@@ -114,7 +115,9 @@ def capture(
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
     chosen = _chosen(blocks, layers, channels, max(asked.length))
-    check_runs_once(model, chosen, asked.tokens[0][:1])
+    begun = Path(out).exists() or partial_path(Path(out)).exists()
+    if not (resume and begun):  # who began it has checked this
+        check_runs_once(model, chosen, asked.tokens[0][:1])
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
     writer = CaptureWriter(

@@ -127,6 +127,14 @@ class LayerRecord(ShownInNotebooks):
         """
         return float(self.closure.error.max())
 
+    @property
+    def map_closure(self) -> float:
+        """The largest over the batch of the same difference beside what the map contributes (`Closure.map_error`).
+
+        NaN where that is not known.
+        """
+        return float(self.closure.map_error.max())
+
     def __repr__(self) -> str:
         shape = tuple(self.call.given.hidden.shape)
         site = self.call.site

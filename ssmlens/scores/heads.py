@@ -13,13 +13,14 @@ from ssmlens.scores.score import SCORES
 from ssmlens.scores.table import compute
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 MOST_HEADS = 256
 """Layers of more heads are refused: each head's whole map is made."""
 
 _KIND_OF = {name: kind for kind, name in MAP_ARRAYS.items() if kind in (MAP, MASK)}
 # What a head has of its layer beside its own maps.
-_OF_LAYER = ("conv", "closure_error")
+_OF_LAYER = ("conv", CLOSURE, MAP_CLOSURE, MAP_ROUNDING)
 
 
 def rank_heads(
@@ -101,6 +102,7 @@ class _Heads:
         self.layers = range(len(heads))
         self.length, self.target = capture.length, capture.target
         self.prompt_kinds = capture.prompt_kinds
+        self.closure_tolerance = capture.closure_tolerance
 
     def layer(self, number: int, /) -> "_Head":
         index, head = self._heads[number]

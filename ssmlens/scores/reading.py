@@ -52,6 +52,11 @@ class CaptureLike(Protocol):
         """What each prompt is: "copy", "repeat", "text", ..."""
         ...
 
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe."""
+        ...
+
     def layer(self, index: int, /) -> LayerLike:
         """The layer of this block index."""
         ...

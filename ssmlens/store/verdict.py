@@ -148,6 +148,25 @@ def _of_map(layer: LayerLike, tolerance: float, unknown: str) -> tuple[str, tupl
     )
 
 
+def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
+    """Why a layer does not close, or "": its closure or map_closure is above the tolerance, or rounding hides the map.
+
+    Args:
+        layer: The layer.
+        closure_tolerance: As for `judge`.
+    """
+    found = judge(layer, closure_tolerance)
+    open_ = {f.error_name for f in found.failures} & {CLOSURE, MAP_CLOSURE}
+    told = [
+        f"{name} {found.errors[name]:.1e} > {found.tolerances[name]:.0e}" for name in sorted(open_)
+    ]
+    if told:
+        return "; ".join(told)
+    unknown = str(layer.attributes.get("closure_reason", ""))
+    hidden, _ = _of_map(layer, found.tolerances.get(CLOSURE, CLOSURE_TOLERANCE), unknown)
+    return hidden
+
+
 def worst(layer: LayerLike, name: str) -> float:
     """The largest of an error over prompts; NaN where one is NaN or none is stored."""
     values = _values(layer, name)

@@ -40,6 +40,7 @@ class FakeCapture:
     length: np.ndarray
     prompt_kinds: list[str]
     target: np.ndarray | None = None
+    closure_tolerance: float = 1e-4
 
     @property
     def layers(self) -> list[int]:

@@ -37,6 +37,10 @@ class _One:
     def prompt_kinds(self) -> Sequence[str]:
         return self.capture.prompt_kinds
 
+    @property
+    def closure_tolerance(self) -> float:
+        return self.capture.closure_tolerance
+
     def layer(self, index: int, /) -> LayerLike:
         return self.capture.layer(index)
 
