@@ -101,6 +101,15 @@ def _contribution(
     return F.linear(written, columns).float().norm(dim=2)
 
 
+def unseen_heads(weight: Float[Tensor, "d_model channel"] | None, operands: Operator) -> int:
+    """How many heads have none but zero columns in the last projection: what they mix reaches no output."""
+    if weight is None or operands.x is None or not weight.is_floating_point():
+        return 0
+    heads, headdim = operands.x.shape[2:]
+    columns = weight.detach()[:, -heads * headdim :].unflatten(1, (heads, headdim))
+    return int((columns == 0).all(2).all(0).sum())
+
+
 def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:
     """Which tokens of prompts padded on the right to `tokens` are real."""
     return torch.arange(tokens, device=length.device) < length[:, None]

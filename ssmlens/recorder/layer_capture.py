@@ -11,7 +11,7 @@ from ssmlens import names
 from ssmlens.adapters.find import MixerSite
 from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
-from ssmlens.recorder.closure import closure, real_tokens
+from ssmlens.recorder.closure import closure, real_tokens, unseen_heads
 from ssmlens.recorder.host import to_numpy
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
@@ -23,6 +23,7 @@ from ssmlens.store.schema import (
     role_of,
     tokens_per_block,
 )
+from ssmlens.store.verdict import UNSEEN_HEADS
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
@@ -36,7 +37,7 @@ class LayerCapture:
     Attributes:
         arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
-            `block_tokens` of reduced maps.
+            `block_tokens` of reduced maps; `unseen_heads`, as "2 of 64", where there are such.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
             `closure_reason` says why it cannot be known.
     """
@@ -76,7 +77,7 @@ def capture_layer(
         y = None if operands.x is None else selective_scan(operands)
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
-    stored = operands.arrays() if operands.stored else {}
+    stored, unseen = operands.arrays() if operands.stored else {}, 0
     arrays: dict[str, Tensor] = {
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
@@ -85,6 +86,7 @@ def capture_layer(
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
+        unseen = unseen_heads(adapter.out_weight(mixer), operands)
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
@@ -93,6 +95,7 @@ def capture_layer(
     attributes: dict[str, str | int] = {
         **_described(call.site, operands, weights),
         **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+        **({UNSEEN_HEADS: f"{unseen} of {operands.heads}"} if unseen else {}),
     }
     # None of these is needed any more; what surrounds the mixing holds the projections.
     operands = operands.bare()
