@@ -100,6 +100,11 @@ class _Hooks:
             self._given[module] = (site, given, self._forwards.count((site.layer, module)))
             if site.adapter.needs_weights(module):
                 self._watched[module] = LayerCalls(module)
+        elif site.shared and site.layer not in self._recorded and "cached" in reason:
+            raise UsageError(
+                f"layer {site.layer}: its mixer is another block's too, and goes on from the state that this has left in "
+                "the cache: call the model with use_cache=False"
+            )
         else:
             self._pass_over(site.layer, reason)
 

@@ -150,6 +150,29 @@ def test_an_edit_is_of_the_block_that_it_names(pair, edit):
 
 
 @torch.no_grad()
+def test_a_shared_mixer_of_transformers_needs_a_forward_without_cache(tiny_model):
+    """With one, the model itself goes on from the state of the first block that has the mixer."""
+    model = tiny_model("transformers MambaMixer")
+    layers = model.backbone.layers
+    layers[2].mixer = layers[0].mixer
+    with (
+        pytest.raises(UsageError, match=r"^layer 2: its mixer is another .* use_cache=False$"),
+        ssmlens.recording(model),
+    ):
+        model(IDS)
+    with ssmlens.recording(model) as rec:
+        model(IDS, use_cache=False)
+    assert rec.layers == [0, 1, 2]
+    assert max(record.closure_error for record in rec) < 1e-5
+    twin = copy.deepcopy(model)
+    twin.backbone.layers[2].mixer = copy.deepcopy(twin.backbone.layers[0].mixer)
+    with ssmlens.recording(twin) as wanted:
+        twin(IDS, use_cache=False)
+    for record in rec:
+        assert torch.equal(record.attention_map, wanted[record.layer].attention_map)
+
+
+@torch.no_grad()
 def test_calls_are_numbered_and_none_is_taken_for_the_layers():
     model = twice()
     with ssmlens.recording(model) as rec:
