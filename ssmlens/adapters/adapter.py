@@ -59,7 +59,6 @@ class Adapter(ABC):
         family: Library and class, for people: "transformers MambaMixer".
         mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
         block_kind: What a block with this mixer is, of `names.BLOCK_KINDS`.
-        shared: Whether several blocks may share one such module.
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
         fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
         fresh_norms: What its library starts the weights of norms at.
@@ -73,7 +72,6 @@ class Adapter(ABC):
     family: str
     mixers: tuple[str, ...]
     block_kind: str = names.MAMBA
-    shared: bool = False
     tf32_kernels: bool = False
     fresh_A_log: tuple[float, float] | None = None
     fresh_norms: tuple[float, ...] = (1.0,)

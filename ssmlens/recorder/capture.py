@@ -21,6 +21,7 @@ from ssmlens import names
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import ClosureError, SsmlensError, UsageError
+from ssmlens.files.place import partial_path
 from ssmlens.models.checkpoint import digest
 from ssmlens.models.submodules import hooked_layers
 from ssmlens.recorder import closure as closing
@@ -40,6 +41,7 @@ from ssmlens.recorder.layer_capture import (
     capture_attention,
     draft_layer,
 )
+from ssmlens.recorder.once import check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -126,6 +128,9 @@ def capture(
     asked = _prompts(model, prompts)
     asked.check_vocabulary(vocabulary_size(model))
     chosen = _chosen(blocks, layers, channels, max(asked.length))
+    begun = Path(out).exists() or partial_path(Path(out)).exists()
+    if not (resume and begun):  # who began it has checked this
+        check_runs_once(model, chosen, asked.tokens[0][:1])
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
     header = _header(model, blocks, chosen, asked, channels, store_discretized, beside, command)
@@ -255,7 +260,7 @@ class _Job:
         how = {**without_cache(self.model), **padding_mask(self.model, real)}
         device = next(self.model.parameters()).device
         try:
-            with suppress(_EnoughError), hooked(blocks, on_call), torch.no_grad():
+            with suppress(_EnoughError), hooked(self.model, blocks, on_call), torch.no_grad():
                 self.model(ids.to(device), **how)
         except SsmlensError:  # of one layer: those before it are stored
             self._store_drafted(batch)

@@ -11,7 +11,7 @@ from ssmlens import names
 from ssmlens.adapters.find import MixerSite
 from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
-from ssmlens.recorder.closure import closure, real_tokens
+from ssmlens.recorder.closure import closure, real_tokens, unseen_heads
 from ssmlens.recorder.host import ToHost
 from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator
@@ -24,6 +24,7 @@ from ssmlens.store.schema import (
     layer_axes,
     tokens_per_block,
 )
+from ssmlens.store.verdict import UNSEEN_HEADS
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
@@ -36,7 +37,8 @@ class LayerCapture:
     Attributes:
         arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
-            `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too.
+            `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too; `unseen_heads`, as
+            "2 of 64", where there are such.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
             `closure_reason` says why it cannot be known.
         wait: Returns when the arrays have arrived from the GPU: before that nobody may read them. None: they are there.
@@ -142,7 +144,7 @@ def draft_layer(
         y = None if operands.x is None else selective_scan(operands)
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
-    stored = operands.arrays() if operands.stored else {}
+    stored, unseen = operands.arrays() if operands.stored else {}, 0
     arrays: dict[str, Tensor] = {
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
@@ -151,6 +153,7 @@ def draft_layer(
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
+        unseen = unseen_heads(adapter.out_weight(mixer), operands)
     if channels is None:
         long = operands.tokens > names.LARGEST_WHOLE_MAP
         channels = [] if long else _loudest(operands, y, real)
@@ -160,6 +163,7 @@ def draft_layer(
             **_described(call.site, operands, weights),
             **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
             **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+            **({UNSEEN_HEADS: f"{unseen} of {operands.heads}"} if unseen else {}),
         },
         operands=operands.bare(),
         real=real,

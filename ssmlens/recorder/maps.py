@@ -29,6 +29,7 @@ class Maps:
     arrays: dict[str, Tensor]
     finite: bool
 
+
 # Tokens of the blocks by which a head's map is summed up; nothing is kept of the blocks.
 _STRIP = 64
 

@@ -28,13 +28,14 @@ from ssmlens.scores.table import compute
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.reader import Capture
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 MOST_HEADS = 256
 """Mixers of more heads are refused: each head's whole map is made."""
 
 _KIND_OF = {name: kind for kind, name in MAP_ARRAYS.items() if kind in (MAP, MASK)}
 # What a head has of its layer beside its own maps.
-_OF_LAYER = ("conv", "closure_error")
+_OF_LAYER = ("conv", CLOSURE, MAP_CLOSURE, MAP_ROUNDING)
 _OF_ATTENTION = {name: f"head_{name}" for name in MAP_STATISTICS}
 
 
@@ -148,6 +149,7 @@ class _Heads:
         self.layers = range(len(heads))
         self.length, self.target = capture.length, capture.target
         self.prompt_kinds = capture.prompt_kinds
+        self.closure_tolerance = capture.closure_tolerance
 
     def token_strings(self, prompt: int, /) -> Sequence[str]:
         return self._capture.token_strings(prompt)
@@ -176,7 +178,7 @@ class _AttentionHead:
     def __contains__(self, name: str) -> bool:
         if name in _OF_ATTENTION:
             return _OF_ATTENTION[name] in self._layer
-        return name == "closure_error" and not self._beside and name in self._layer
+        return name == CLOSURE and not self._beside and name in self._layer
 
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
         if name in _OF_ATTENTION:

@@ -152,6 +152,7 @@ def _row(
         scores=told,
         spread=spread,
         closure_error=float(scores["closure_error"].values[place]),
+        map_closure=float(scores["map_closure"].values[place]),
         reason=_reason(scores, place, order),
         head=int(scores[HEAD].values[place]) if is_head else None,
         operator=str(scores[OPERATOR].values[place]) if is_head else None,
@@ -164,6 +165,8 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
     if finite != FINITE:
         why = str(scores["finite_reason"].values[place])
         return f"non-finite {finite}" + (f": {why}" if why else "")
+    if why_open := str(scores["why_open"].values[place]):
+        return f"not proven: {why_open}"
     for name in order:
         counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
         if counts[place] < counts.max():

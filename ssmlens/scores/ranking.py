@@ -24,7 +24,9 @@ class RankedLayer:
             none.
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
-        reason: Why the layer is not ranked, or ranked on fewer prompts than others; "" otherwise.
+        map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
+        reason: Why the layer is not ranked, why its maps are not proven, or why it is ranked on fewer prompts than
+            others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
         operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
     """
@@ -34,6 +36,7 @@ class RankedLayer:
     scores: dict[str, float]
     spread: dict[str, float]
     closure_error: float
+    map_closure: float = math.nan
     reason: str = ""
     head: int | None = None
     operator: str | None = None
@@ -101,7 +104,7 @@ class Ranking:
         return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, `closure_error`, `reason`.
+        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, both closures, `reason`.
 
         Its index is the layer's block index, of heads with the head; heads have a column `operator`.
         """
@@ -116,6 +119,7 @@ class Ranking:
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
                 "closure_error": row.closure_error,
+                "map_closure": row.map_closure,
                 "reason": row.reason,
             }
             for row in self.rows
@@ -130,11 +134,14 @@ class Ranking:
     def _table(self) -> list[list[str]]:
         """A header, then a row a layer; the reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
+        of_map = [row.map_closure for row in self.rows]
+        known = not all(map(math.isnan, of_map))
         columns = [
             ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
             [self.of, *(row.label for row in self.rows)],
             *map(self._column, names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
+            *([["map_closure", *map(_error, of_map)]] if known else []),
             ["", *(row.reason for row in self.rows)],
         ]
         return [list(row) for row in zip(*columns, strict=True)]
@@ -150,6 +157,10 @@ class Ranking:
             cell = "-" if math.isnan(mean) else f"{mean:.0f}" if whole else f"{mean:.3f}"
             cells.append(cell if spread is None else f"{cell} ±{spread:.3f}")
         return cells
+
+
+def _error(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1e}"
 
 
 def _dict(row: RankedLayer) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class CaptureLike(Protocol):
         """The prompt's real tokens as text."""
         ...
 
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe."""
+        ...
+
     def layer(self, index: int, /) -> LayerLike:
         """The layer of this block index."""
         ...

@@ -20,6 +20,7 @@ from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
 from ssmlens.store.manifest import read_manifest
 from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
+from ssmlens.store.verdict import CLOSURE_TOLERANCE
 
 _TRIES = 5
 
@@ -80,6 +81,11 @@ class Capture(ShownInNotebooks):
     def attributes(self) -> dict[str, Attribute]:
         """Model, revision, dtype, backend, command, ..."""
         return dict(self.header.attributes)
+
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe: it depends on dtype and kernels."""
+        return float(self.header.attributes.get("closure_tolerance", CLOSURE_TOLERANCE))
 
     @property
     def layers(self) -> tuple[int, ...]:

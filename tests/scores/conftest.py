@@ -41,6 +41,7 @@ class FakeCapture:
     prompt_kinds: list[str]
     target: np.ndarray | None = None
     strings: list[list[str]] | None = None
+    closure_tolerance: float = 1e-4
 
     @property
     def layers(self) -> list[int]:

@@ -137,7 +137,7 @@ function resolution(view) {
 }
 
 function facts(layer) {
-  const rows = { rank: layer.rank, ...layer.scores, closure_error: layer.closure };
+  const rows = { rank: layer.rank, ...layer.scores, closure_error: layer.closure, map_closure: layer.map_closure };
   $("large-facts").replaceChildren(...Object.entries(rows).map(([name, value]) =>
     make("div", {}, make("dt", {}, name), make("dd", {}, number(value)))));
 }
