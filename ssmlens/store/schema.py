@@ -7,6 +7,7 @@ HDF5 file of a capture has the same shape: root attributes, the header's arrays 
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def is_softmax(attributes: Mapping[str, Attribute]) -> bool:
     return operator_name(attributes) == Softmax.kind
 
 
-def looks_ahead(attributes: Mapping[str, Attribute]) -> bool:
+def looks_ahead(attributes: Mapping[str, Any]) -> bool:
     """Whether a layer's tokens read later ones too, from its attributes: its maps are then no lower triangles."""
     return bool(attributes.get(LOOKS_AHEAD, 0))
 
