@@ -3,6 +3,7 @@
 import numpy as np
 
 from ssmlens.scan.operators.delta_rule import DeltaRule
+from ssmlens.scan.operators.two_way import TwoWayScan
 from ssmlens.scan.reference import reference_scan
 from ssmlens.scan.reference_delta import reference_delta_rule
 
@@ -17,7 +18,29 @@ def mixed_by_definition(operands):
     """M x + D x of operands of any family, token by token in float64."""
     if isinstance(operands, DeltaRule):
         return reference_delta_rule(operands, operands.x.double())
+    if isinstance(operands, TwoWayScan):
+        return two_way_by_definition(operands)
     return reference_scan(operands)
+
+
+def two_way_by_definition(o):
+    """M x + D x of a two-way scan, token by token from the first one on and from the last one on, in float64."""
+    x = o.x.detach().double()
+    total = x * (0 if o.D is None else o.D.detach().double())
+    for end, order in (("", slice(None)), ("_back", slice(None, None, -1))):
+        arrays = {name: getattr(o, name + end) for name in ("delta", "A", "B", "C")}
+        arrays = {name: getattr(o, name) if own is None else own for name, own in arrays.items()}
+        delta, A, B, C = (array.detach().double() for array in arrays.values())
+        B, C = (np.repeat(_plain(a), o.heads // a.shape[2], axis=2) for a in (B, C))
+        delta, A, x_, y = _plain(delta), _plain(A), _plain(x), np.zeros(x.shape)
+        state = np.zeros((*x_[:, 0].shape, B.shape[3]))
+        for t in range(o.tokens)[order]:
+            step = delta[:, t, :, None, None]
+            state = np.exp(step * A[:, None]) * state
+            state = state + step * x_[:, t, ..., None] * B[:, t, :, None]
+            y[:, t] = (state * C[:, t, :, None]).sum(3)
+        total = total + total.new_tensor(y)
+    return total
 
 
 def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=None):

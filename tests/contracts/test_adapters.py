@@ -17,14 +17,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = {adapters[path].family: (adapters[path], path.rpartition(".")) for path in adapters}
 MAMBA_BLOCKS = ("mamba", "linear_attention", "hybrid")
 HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+OUTSIDE = "typeseg"  # the fixture of a family that is not in the package
 
 
-@pytest.fixture(scope="module", params=HERE)
+@pytest.fixture(scope="module", params=[*HERE, OUTSIDE])
 def family(request):
-    adapter, (module, _, mixer) = FAMILIES[request.param]
-    if importlib.util.find_spec(module.rpartition(".")[0]) is None:
-        pytest.skip("not in this version")
-    assert hasattr(importlib.import_module(module), mixer)
+    if request.param == OUTSIDE:
+        adapter = request.getfixturevalue(OUTSIDE)
+    else:
+        adapter, (module, _, mixer) = FAMILIES[request.param]
+        if importlib.util.find_spec(module.rpartition(".")[0]) is None:
+            pytest.skip("not in this version")
+        assert hasattr(importlib.import_module(module), mixer)
     torch.manual_seed(0)
     return adapter, spread(adapter.tiny_model().eval()).to(DEVICE)
 
@@ -118,6 +122,8 @@ def test_maps_times_x_is_what_the_scan_computes(family):
 
 def test_padding_on_the_right_changes_nothing_before_it(family):
     adapter, model = family
+    if adapter.looks_ahead:
+        pytest.skip("its tokens read later ones")
     ids = ids_of(2, 11)
     short = calls_of(model, adapter, ids[:, :7])
     for (_, given, _), (site, padded, _) in zip(short, calls_of(model, adapter, ids), strict=True):
@@ -128,6 +134,28 @@ def test_padding_on_the_right_changes_nothing_before_it(family):
             if name != "write" and getattr(a, name) is not None:
                 short_one, long_one = getattr(a, name), getattr(b, name)[:, :7]
                 torch.testing.assert_close(short_one, long_one, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_padded_batch_equals_its_rows_alone(family):
+    """Of a family that looks ahead: padding on either side."""
+    adapter, model = family
+    if not adapter.looks_ahead:
+        pytest.skip("it looks at earlier tokens alone")
+    ids, spans = ids_of(3, 11), [(0, 7), (4, 11), (3, 4)]
+    mask = torch.zeros(3, 11, dtype=torch.long, device=DEVICE)
+    for row, span in enumerate(spans):
+        mask[row, slice(*span)] = 1
+    together = calls_of(model, adapter, ids, attention_mask=mask)
+    assert_closed(adapter, together)
+    for row, span in enumerate(spans):
+        alone = calls_of(model, adapter, ids[row : row + 1, slice(*span)])
+        for (site, given, output), (_, own, wanted) in zip(together, alone, strict=True):
+            torch.testing.assert_close(output[row, slice(*span)], wanted[0], rtol=1e-4, atol=1e-5)
+            with torch.no_grad():
+                both, one = (adapter.project(site.module, g) for g in (given, own))
+            cut = both.rows([row], *span)
+            torch.testing.assert_close(cut(cut.x), one(one.x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(channel_maps(cut), channel_maps(one), rtol=1e-4, atol=1e-5)
 
 
 def made_by(operands):
@@ -159,7 +187,8 @@ def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
                 bias.zero_()
             o = adapter.project(site.module, given)
             made = getattr(o, makes[name])
-            if name not in ("W_B", "W_C"):
+            biased = getattr(getattr(site.module, "x_proj", None), "bias", None) is not None
+            if name not in ("W_B", "W_C") or biased:
                 torch.testing.assert_close(made, made[:, :1].expand_as(made))
             else:
                 length = made.norm(dim=3)
@@ -201,7 +230,8 @@ def test_conv_views_are_the_taps_that_B_and_C_pass(family):
 def test_every_mamba_block_is_found_once_under_its_own_index(family):
     adapter, model = family
     sites = find_mixers(model)
-    config = getattr(model.config, "text_config", model.config)
+    config = getattr(model, "config", None)
+    config = getattr(config, "text_config", config)
     blocks = getattr(config, "layers_block_type", None)
     blocks = blocks or getattr(config, "layer_types", None) or ["mamba"] * len(sites)
     assert [s.layer for s in sites] == [i for i, b in enumerate(blocks) if b in MAMBA_BLOCKS]

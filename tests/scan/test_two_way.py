@@ -5,7 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from oracles import blocks_by_definition, maps_by_definition, relative
+from oracles import (
+    blocks_by_definition,
+    maps_by_definition,
+    relative,
+    two_way_by_definition,
+)
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.edges import Edges, change_of_rows, passed_over
@@ -55,24 +60,14 @@ def by_definition(o, row, length=None):
 
 def scanned(o, row, length=None):
     """y of one sequence, token by token in both directions."""
-    x = o.x[row, :length].double().numpy()
-    total = np.zeros_like(x)
-    for end, order in (("", 1), ("_back", -1)):
-        arrays = [
-            getattr(o, n + end) if getattr(o, n + end) is not None else getattr(o, n)
-            for n in ("delta", "A", "B", "C")
-        ]
-        delta, A, B, C = (a.double().numpy() for a in arrays)
-        delta, B, C = (a[row, :length][::order] for a in (delta, B, C))
-        group = np.arange(o.heads) * B.shape[1] // o.heads
-        state, y = np.zeros((*x.shape[1:], B.shape[2])), np.zeros_like(x)
-        for t, now in enumerate(x[::order]):
-            kept = np.exp(delta[t][:, None] * A)[:, None]
-            written = delta[t][:, None, None] * now[..., None] * B[t][group][:, None]
-            state = kept * state + written
-            y[t] = (state * C[t][group][:, None]).sum(2)
-        total += y[::order]
-    return total + o.D.double().numpy() * x
+    cut = {name: getattr(o, name) for name in (*o.axes, "x")}
+    axes = {**o.axes, "x": ("prompt", "token")}
+    cut = {
+        name: array[row : row + 1, :length] if "token" in axes[name] else array
+        for name, array in cut.items()
+        if array is not None
+    }
+    return two_way_by_definition(dataclasses.replace(o, **cut))[0]
 
 
 @SHAPES
