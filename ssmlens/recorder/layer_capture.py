@@ -240,9 +240,9 @@ def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
 
 
 def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
-    mask = real.to(tensor.device)
-    if bool(mask.all()):
+    if bool(real.all()):  # asked on the host: nobody waits for a GPU
         return tensor
+    mask = real.to(tensor.device)
     return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
 
 

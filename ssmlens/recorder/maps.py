@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
 from ssmlens.recorder.host import ToHost
-from ssmlens.scan.finite import all_finite
+from ssmlens.scan.finite import all_finite, finite_flag
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.store.schema import role_of
@@ -47,17 +47,17 @@ def whole(
     prompts, tokens, like = operands.batch, operands.tokens, operands.like
     maps = {kind: to_host.empty((prompts, tokens, tokens), like) for kind in operands.maps}
     of_channels = to_host.empty((prompts, len(channels), tokens, tokens), like)
-    checks, finite = _unknown_checks(operands), True
+    checks, flags = _unknown_checks(operands), [torch.tensor(True, device=like.device)]
     for prompt, real in enumerate(length.tolist()):
         one, everything = operands.sequence(prompt, real), (0, real)
         if not one.finite:
-            finite = False
+            flags.append(torch.zeros_like(flags[0]))
             for array in (*maps.values(), of_channels):
                 nothing = torch.full((real, real), torch.nan, dtype=array.dtype, device=like.device)
                 to_host.fill(array[prompt], nothing.expand(*array.shape[1:-2], real, real))
             continue
         means = one.means(one.maps, everything, everything)[0]
-        finite = finite and all_finite(means)
+        flags.append(finite_flag(means))
         vector, products = _random_vector(one), {}
         for place, kind in enumerate(one.maps):
             to_host.fill(maps[kind][prompt], means[place])
@@ -66,10 +66,11 @@ def whole(
         del means  # before the maps of channels are made
         if channels:
             of_some = one.matrix(channels, everything, everything)[0]
-            finite = finite and all_finite(of_some)
+            flags.append(finite_flag(of_some))
             to_host.fill(of_channels[prompt], of_some)
     named = {MAP_ARRAYS[kind]: array for kind, array in maps.items()}
-    return Maps(named | ({"channel_map": of_channels} if channels else {}) | checks, finite)
+    named |= {"channel_map": of_channels} if channels else {}
+    return Maps(named | checks, bool(torch.stack(flags).all()))
 
 
 def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: ToHost) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from oracles import relative
 
 from ssmlens.errors import UsageError
+from ssmlens.scan import decay_recurrence
 from ssmlens.scan.hidden_attention import (
     attention_map,
     attention_map_and_mask,
@@ -136,6 +137,23 @@ def test_the_probe_is_map_and_mask_times_a_vector(random_operands, shape):
     maps, mask = reference_channel_maps(operands).mean(1), reference_attention_mask(operands)
     torch.testing.assert_close(seen, (maps @ vector[..., None]).squeeze(-1))
     torch.testing.assert_close(passed, (mask @ vector[..., None]).squeeze(-1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_both_probes_in_one_batch_are_those_one_by_one(random_operands, shape, chunk, monkeypatch):
+    """As a GPU computes them: in one batch, and by chunks of tokens."""
+    monkeypatch.setitem(decay_recurrence._RECURRENCE_TOKENS, "cpu", chunk)
+    operands = random_operands(*shape).map(lambda t: t.double())
+    vector = torch.randn(shape[0], shape[1], dtype=torch.float64)
+    both = operands._together_with(operands._decay_alone())
+    assert (both is None) == (shape[4] > 1 or shape[3] != shape[5])
+    if both is not None:
+        x = vector[:, :, None, None].expand(-1, -1, operands.heads, 1)
+        of_map, of_mask = both(torch.cat([x, x])).mean((2, 3)).chunk(2)
+        apart = operands.probe(vector)
+        torch.testing.assert_close(of_map, apart["map"])
+        torch.testing.assert_close(of_mask, apart["mask"])
 
 
 @pytest.mark.parametrize("channel", [-1, 3, 99])

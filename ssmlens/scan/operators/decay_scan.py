@@ -93,12 +93,31 @@ class DecayScan(DecayOperands):
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1."""
+        """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1.
+
+        On a GPU, which is slower to be asked than to answer, both are one scan where they have the same shapes.
+        """
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
+        alone = self._decay_alone()
+        both = self._together_with(alone) if x.is_cuda else None
+        if both is None:
+            return {MAP: self(x).mean((2, 3)), MASK: alone(x).mean((2, 3))}
+        of_map, of_mask = both(torch.cat([x, x])).mean((2, 3)).chunk(2)
+        return {MAP: of_map, MASK: of_mask}
+
+    def _decay_alone(self) -> "DecayScan":
+        """The same decay, with 1 written and read, over the number of states."""
         one, states = torch.ones_like(self.delta), self.decay[1].shape[1]
         B = one[:, :, :1, None].expand(-1, -1, 1, states)
-        decay_alone = dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
-        return {MAP: self(x).mean((2, 3)), MASK: decay_alone(x).mean((2, 3))}
+        return dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
+
+    def _together_with(self, alone: "DecayScan") -> "DecayScan | None":
+        """This and its decay alone as one batch; None where their shapes differ."""
+        write, write_now = self.writes
+        both = dataclasses.replace(self, write=write, write_now=write_now).beside(alone)
+        if both is None or write is not write_now:
+            return both
+        return dataclasses.replace(both, write_now=both.write)
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """See `Operator.agreement`."""
