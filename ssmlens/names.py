@@ -46,11 +46,15 @@ AGREEMENTS = {MAP: "channel_agreement", ERASE: "erase_agreement"}
 MAMBA = "mamba"
 ATTENTION = "attention"
 DELTA_RULE = "delta rule"
+RECURRENCE = "recurrence"
 MAMBA_AND_ATTENTION = f"{MAMBA}+{ATTENTION}"
 MLP = "mlp"
 MOE = "moe"
 OTHER = "other"
-BLOCK_KINDS = (MAMBA, DELTA_RULE, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
+BLOCK_KINDS = (
+    *(MAMBA, DELTA_RULE, RECURRENCE, ATTENTION, MAMBA_AND_ATTENTION),
+    *(MLP, MOE, OTHER),
+)
 
 # Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
 LARGEST_WHOLE_MAP = 8192

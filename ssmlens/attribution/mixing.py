@@ -1,12 +1,11 @@
 """What one module that mixes tokens adds to a logit, by head, by the token it comes from, by tap of its convolution."""
 
 import dataclasses
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.scan.fold import activation_scale, output_scale
@@ -67,7 +66,7 @@ def split_mixing(
     """
     with torch.no_grad():
         o = call.operands()
-        out = out_projection(call.site.module)
+        out = call.site.adapter.out_projection(call.site.module)
         bias = 0.0 if out.bias is None else float(reach @ out.bias.double())
         read = _read(o, out.weight.double(), position, reach)
         beside = 0.0
@@ -89,11 +88,6 @@ def split_mixing(
         bias=bias,
         beside=beside,
     )
-
-
-def out_projection(mixer: Any) -> nn.Linear:
-    """The layer that makes a mixer's output of its heads'."""
-    return mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
 
 
 def _read(

@@ -32,7 +32,9 @@ def run_recurrence(
     x = x.to(o.delta.dtype)
     if o.tokens == 0:
         return x
-    y = _scan_scalar_decay(o, x) if o.scalar_decay else _scan_state_decay(o, x)
+    # A head of one number has nothing to make matrix products of.
+    by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
+    y = _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
     write, write_now = o.writes
     if write is not write_now:
         own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
@@ -45,17 +47,17 @@ def _scan_state_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """Every head and state by itself, chunks of tokens being sequences of their own: [chunk group state channel]."""
     heads, headdim = x.shape[2:]
-    assert o.A is not None
+    steps, rate = o.decay
     length = _RECURRENCE_TOKENS["cuda" if x.is_cuda else "cpu"] or o.tokens
     chunks = -(-o.tokens // length)
     put = (o.writes[0].unsqueeze(-1) * x).flatten(2)
     delta, put, B, C = (
         _by_chunk(sequence, chunks, length).transpose(0, 1)
-        for sequence in (_wide(o.delta, headdim), put, o.B, o.C)
+        for sequence in (_wide(steps, headdim), put, o.B, o.C)
     )
     delta, put = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, put))
     B, C = B.unsqueeze(4), C.unsqueeze(3)
-    A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
+    A = _wide(rate.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
     state = x.new_zeros(o.batch * chunks, *A.shape)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, put, A, B, C))
     if chunks > 1:

@@ -1,12 +1,14 @@
 """What every adapter must keep: run on each registered family's tiny model; a new family inherits all of it."""
 
 import importlib.util
+import inspect
+import re
 
 import pytest
 import torch
 from oracles import mixed_by_definition, relative
 
-from ssmlens.adapters.adapter import MixerInput, adapters
+from ssmlens.adapters.adapter import MixerInput, adapters, arguments
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.models.mamba_lm import MambaLM
@@ -15,7 +17,7 @@ from ssmlens.scan.operators.delta_rule import DeltaRule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = {adapters[path].family: (adapters[path], path.rpartition(".")) for path in adapters}
-MAMBA_BLOCKS = ("mamba", "linear_attention", "hybrid")
+MAMBA_BLOCKS = ("mamba", "linear_attention", "hybrid", "conv")
 HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
 
 
@@ -48,16 +50,21 @@ def calls_of(model, adapter, ids, **kwargs):
     for site in find_mixers(model):
 
         def hook(module, args, kw, output, site=site):
-            calls.append((site, adapter.read_input(module, args, kw), output))
+            given = adapter.read_input(module, args, kw)
+            calls.append((site, *adapter.read_output(module, given, output)))
 
         handles.append(site.module.register_forward_hook(hook, with_kwargs=True))
-    if "transformers" in adapter.family:
+    if takes(model, "use_cache"):
         kwargs["use_cache"] = False
     with torch.no_grad():
         model(ids, **kwargs)
     for handle in handles:
         handle.remove()
     return calls
+
+
+def takes(model, name):
+    return name in inspect.signature(model.forward).parameters
 
 
 def ids_of(batch, tokens):
@@ -89,7 +96,7 @@ def test_operands_scanned_and_finished_are_the_mixers_output(family, batch, toke
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_token_mask_is_applied_where_the_mixer_applies_it(family, batch, tokens):
     adapter, model = family
-    if "transformers" not in adapter.family:
+    if not takes(model, "attention_mask"):
         pytest.skip("takes no attention mask")
     mask = torch.ones(batch, tokens, dtype=torch.long, device=DEVICE)
     mask[0, : tokens // 2] = 0
@@ -97,8 +104,11 @@ def test_a_token_mask_is_applied_where_the_mixer_applies_it(family, batch, token
     ids = ids_of(batch, tokens)
     calls = calls_of(model, adapter, ids, attention_mask=mask)
     assert_closed(adapter, calls)
-    if batch > 1:
-        assert all(torch.equal(given.token_mask.to(mask), mask) for _, given, _ in calls)
+    for _, given, _ in calls:
+        if not adapter.masks_padding:
+            assert given.token_mask is None
+        elif batch > 1:
+            assert torch.equal(given.token_mask.to(mask), mask)
 
 
 def test_maps_times_x_is_what_the_scan_computes(family):
@@ -164,11 +174,12 @@ def test_weight_views_share_the_mixers_memory_and_make_its_operands(family):
             if bias is not None:
                 bias.copy_(kept_bias)
     after = adapter.project(site.module, given)
-    key = getattr(before, makes["W_B"])
-    torch.testing.assert_close(key, getattr(after, makes["W_B"]))
-    assert views.W_B.shape == views.W_C.shape
-    assert views.W_B.shape[1] == key.shape[3]
-    if getattr(before, "A", None) is not None:
+    for name in before.arrays():
+        torch.testing.assert_close(getattr(before, name), getattr(after, name))
+    if views.W_B is not None:
+        assert views.W_B.shape == views.W_C.shape
+        assert views.W_B.shape[1] == getattr(before, makes["W_B"]).shape[3]
+    if views.A_log is not None and getattr(before, "A", None) is not None:
         assert len(views.W_B) == before.groups
         torch.testing.assert_close(-torch.exp(views.A_log.float()), before.A)
     parameters = {p.untyped_storage().data_ptr() for p in site.module.parameters()}
@@ -214,7 +225,7 @@ def test_gradients_through_an_adapter_are_finite(family):
 
 
 def generate(adapter, model, ids, more):
-    if "transformers" in adapter.family:
+    if hasattr(model, "generation_config"):  # transformers'
         model.generate(ids, max_new_tokens=more, min_new_tokens=more, do_sample=False)
     else:
         model.generate(ids, max_length=ids.shape[1] + more)
@@ -224,15 +235,17 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     adapter, model = family
     if isinstance(model, MambaLM):
         pytest.skip("generates by whole forwards, without a cache")
-    refusals, calls, handles = [], [], []
+    refusals, given, calls, handles = [], [], [], []
     sites = find_mixers(model)
     for site in sites:
 
         def before(module, args, kwargs):
             refusals.append(adapter.refusal(module, args, kwargs))
+            given.append(arguments(module, args, kwargs))
 
         def after(module, args, kwargs, output, site=site):
-            calls.append((site, adapter.read_input(module, args, kwargs), output))
+            read = adapter.read_input(module, args, kwargs)
+            calls.append((site, *adapter.read_output(module, read, output)))
 
         handles.append(site.module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(site.module.register_forward_hook(after, with_kwargs=True))
@@ -253,8 +266,10 @@ def test_a_prefill_is_recorded_and_cached_steps_are_refused(family):
     assert steps[0] == [None] * len(sites)
     assert_closed(adapter, calls[: len(sites)])
     assert len(steps) == 3
-    given = "cache_params" if "transformers" in adapter.family else "inference_params"
-    assert all(f"a cached step ({given})" in str(why) for step in steps[1:] for why in step)
+    for why, call in list(zip(refusals, given, strict=True))[len(sites) :]:
+        named = re.match(r"a cached step \((\w+)\) is not recorded", str(why))
+        assert named, why
+        assert call[named[1]] is not None
 
 
 @pytest.mark.parametrize("name", ["seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"])

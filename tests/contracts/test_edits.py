@@ -5,6 +5,7 @@ An edited layer is held against the same layer token by token in float64 (`edite
 
 import copy
 import importlib.util
+import inspect
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ class Enough(Exception):
     """The layer that is looked at has run."""
 
 
-def put_out(model, name, edits, ids):
+def put_out(model, name, edits, ids, **keywords):
     """What the mixer of this name puts out; what comes after it does not run."""
     seen = []
 
@@ -41,7 +42,7 @@ def put_out(model, name, edits, ids):
     with ssmlens.editing(model, edits):
         handle = model.get_submodule(name).register_forward_hook(stop)
         try:
-            model(ids)
+            model(ids, **keywords)
         except Enough:
             return seen[0]
         finally:
@@ -61,10 +62,11 @@ class Subject:
             for name, parameter in self.model.named_parameters():
                 parameter.mul_(not name.endswith("A_log"))  # a slow decay: tokens reach far
                 parameter.add_(0.2 * torch.randn_like(parameter) - 1.5 * name.endswith("A_log"))
-        self.keywords = {"use_cache": False} if "transformers" in family else {}
-        self.takes_mask = "transformers" in family
+        takes = inspect.signature(self.model.forward).parameters
+        self.keywords = {"use_cache": False} if "use_cache" in takes else {}
         block = next(block for block in find_blocks(self.model) if block.sites)
         self.site, self.layer = block.sites[0], block.layer
+        self.takes_mask = "attention_mask" in takes and self.site.adapter.masks_padding
         ids = torch.randint(0, 32, (3, TOKENS), device=DEVICE)
         self.ids, self.other = ids[:2], ids[2:]
         self.plain = self.put_out([])
@@ -82,10 +84,18 @@ class Subject:
             self.model(ids, **self.keywords)
         return rec[self.layer]
 
-    def put_out(self, edits, ids=None):
+    def put_out(self, edits, ids=None, **keywords):
         """What the edited layer's mixer puts out, without a graph."""
+        ids = self.ids if ids is None else ids
         with torch.no_grad():
-            return put_out(self.model, self.site.name, edits, self.ids if ids is None else ids)
+            return put_out(self.model, self.site.name, edits, ids, **keywords)
+
+    def put_out_alone(self, edits, token):
+        """The same of one token without the others, standing where it stands."""
+        keywords = {}
+        if self.record.call.given.positions is not None:
+            keywords = {"position_ids": torch.tensor([[token]], device=DEVICE), **self.keywords}
+        return self.put_out(edits, self.ids[:, token : token + 1], **keywords)
 
     def holds(self, edits, tolerance=1e-5, **changed):
         """The edited layer puts out what the changed oracle does. How much that differs from what it did before."""
@@ -304,13 +314,14 @@ def test_states(subject):
     subject.changes(edit, state={3: torch.zeros_like}, tolerance=1e-3)  # as above, at token 3
     edit = Set(layer=layer, what="state", tokens="2,4", value=value)
     subject.changes(edit, state={t: lambda S: value.double() for t in (2, 4)})
+    few = min(2, value.shape[3])
     edits = [
         Scale(layer=layer, what="state", tokens=4, factor=0.5, heads=[0]),
         Add(layer=layer, what="state", tokens="1,4", vector=value),
-        Set(layer=layer, what="initial_state", value=value, states="0:2"),
+        Set(layer=layer, what="initial_state", value=value, states=f"0:{few}"),
     ]
     head = (torch.arange(value.shape[1]) == 0)[:, None, None]
-    state = torch.arange(value.shape[3]) < 2
+    state = torch.arange(value.shape[3]) < few
     subject.changes(
         edits,
         state={
@@ -427,7 +438,7 @@ def test_no_token_sees_another_without_matrix_and_taps(subject):
         return
     whole = subject.put_out(edit)
     for t in (0, 3, TOKENS - 1):
-        alone = subject.put_out(edit, subject.ids[:, t : t + 1])
+        alone = subject.put_out_alone(edit, t)
         torch.testing.assert_close(whole[:, t : t + 1], alone, rtol=1e-4, atol=1e-5)
 
 
