@@ -22,7 +22,7 @@ class Split:
         by_tap: What comes from each token, by tap. Tap a is that of the token a places back; without taps there is
             one, and the tokens are those of x, after the convolution.
         by_head_and_source: Heads and tokens together, where asked for.
-        offset: What the convolution's bias adds; 0 without taps, where it is part of x.
+        offset: What the convolution's bias adds; 0 without taps where it is part of x.
         bias: What out_proj's bias adds.
         beside: What the gated MLP beside the heads adds.
     """
@@ -77,6 +77,8 @@ def split_mixing(
         constant = _of_bias(o) if taps else None
         added = _added(o, position, read, given if constant is None else [*given, constant])
         offset = 0.0 if constant is None else float(added[:, -1].sum())
+        if o.offset is not None:
+            offset += float((read * o.offset[0, position].double()).sum())
         added = added[:, : len(given)]
     # What tap a reads at token j stands a places before j.
     moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(added.unbind(1))]

@@ -161,7 +161,7 @@ def identities(subject):
     layer = subject.layer
     operands = [Scale(layer=layer, what=name, factor=1) for name in subject.quantities]
     operands += [Swap(layer=layer, what=n, source=subject.record) for n in quantities(subject)]
-    if convolutions_of(subject.site):
+    if convolutions_of(subject):
         operands.append(Scale(layer=layer, what="conv", taps=1, tokens="2:", factor=1))
     yield operands
     of_heads = [n for n in quantities(subject) if "head" in axes_of(subject, n)]
@@ -401,13 +401,12 @@ def test_what_the_mixer_puts_out_and_gets(subject):
 
 def test_taps_of_the_convolution(subject):
     layer = subject.layer
-    convolutions = [m for m in subject.site.module.modules() if isinstance(m, torch.nn.Conv1d)]
-    if not convolutions:
+    if not convolutions_of(subject):
         with pytest.raises(UsageError, match="no convolution"):
             subject.put_out(Scale(layer=layer, what="conv", taps=1, factor=0))
         return
     site = copy.deepcopy(subject.site)
-    for convolution in convolutions_of(site):
+    for convolution in conv1ds(site):
         convolution.weight.data[..., -2] *= 0.5
     changed = EditedLayer(site, subject.record.call.given)
     some = [2, 3, 6]
@@ -426,13 +425,19 @@ def test_taps_of_the_convolution(subject):
     subject.changes([edit, Scale(layer=layer, what=name, heads=[0], factor=2.0)], change=head)
 
 
-def convolutions_of(site):
+def convolutions_of(subject):
+    """Those before the scan: a gated convolution is itself what mixes."""
+    around = subject.record.operands.surroundings
+    return conv1ds(subject.site) if around is not None and around.u is not None else []
+
+
+def conv1ds(site):
     return [m for m in site.module.modules() if isinstance(m, torch.nn.Conv1d)]
 
 
 def test_no_token_sees_another_without_matrix_and_taps(subject):
     edit = KnockOut(layer=subject.layer, lags="1:", taps=True)
-    if not convolutions_of(subject.site):
+    if not convolutions_of(subject):
         with pytest.raises(UsageError, match="no convolution"):
             subject.put_out(edit)
         return
@@ -469,13 +474,13 @@ def edits_of_all_stages(subject, *, from_the_end):
     if subject.has_states:
         yield Scale(layer=layer, what="state", tokens="-2" if from_the_end else 0, factor=0.5)
         yield Add(layer=layer, what="initial_state", vector=0.1)
-    if convolutions_of(subject.site):
+    if convolutions_of(subject):
         yield Scale(layer=layer, what="conv", taps=0, tokens=last, factor=0.5)
 
 
 def strength_of(subject):
     """What weighs a token's write, or its key."""
-    return next(name for name in ("delta", "beta", "k") if name in subject.quantities)
+    return next(name for name in ("delta", "beta", "k", "B") if name in subject.quantities)
 
 
 LENGTHS = (2, TOKENS, 4)

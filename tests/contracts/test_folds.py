@@ -84,7 +84,8 @@ def there(o):
 def applied(o, fold):
     """matrix @ input + offset for every channel, [batch token channel] in float64."""
     with torch.no_grad():
-        matrix, offset = ssmlens.channel_maps(o, fold=fold)
+        found = ssmlens.channel_maps(o, fold=fold)
+    matrix, offset = found if fold else (found, torch.zeros(1, 1))
     given = o.surroundings.u if "conv" in fold else o.x.flatten(2)
     return torch.einsum("bcij,bjc->bic", matrix.double(), given.double()) + offset.double().mT
 
@@ -119,6 +120,8 @@ def test_everything_folded_and_projected_is_the_mixers_output(recorded):
         o, site = record.operands, record.call.site
         out_proj = site.adapter.out_projection(site.module)
         result = applied(o, there(o)).to(out_proj.weight.dtype)
+        if o.offset is not None:
+            result = result + o.offset.flatten(2)
         assert relative(out_proj(result), record.call.output) < tolerance(record)
 
 
