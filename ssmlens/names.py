@@ -48,13 +48,14 @@ ATTENTION = "attention"
 DELTA_RULE = "delta rule"
 RECURRENCE = "recurrence"
 CONVOLUTION = "convolution"
+LINEAR_ATTENTION = "linear attention"
 MAMBA_AND_ATTENTION = f"{MAMBA}+{ATTENTION}"
 MLP = "mlp"
 MOE = "moe"
 OTHER = "other"
 BLOCK_KINDS = (
-    *(MAMBA, DELTA_RULE, RECURRENCE, CONVOLUTION, ATTENTION, MAMBA_AND_ATTENTION),
-    *(MLP, MOE, OTHER),
+    *(MAMBA, DELTA_RULE, RECURRENCE, CONVOLUTION, LINEAR_ATTENTION),
+    *(ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER),
 )
 
 # Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.

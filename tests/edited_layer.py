@@ -88,11 +88,15 @@ class EditedLayer:
         if "share" in a:
             return mamba3(a, x, state)
         write, now = a.get("write", a["delta"]), a.get("write_now", a["delta"])
-        return decay_scan(a["log_decay"], write, now, a["B"], a["C"], x, state)
+        reads_own = self._operands.kind != "normalised decay scan"
+        return decay_scan(a["log_decay"], write, now, a["B"], a["C"], x, state, reads_own)
 
 
-def decay_scan(log_decay, write, write_now, B, C, x, state):
-    """h_t = exp(log decay) h_{t−1} + write B x; y_t reads h_t, but its own write with another weight."""
+def decay_scan(log_decay, write, write_now, B, C, x, state, reads_own=True):
+    """h_t = exp(log decay) h_{t−1} + write B x; y_t reads h_t, but its own write with another weight.
+
+    `reads_own`: whether y_t also reads what an edit makes of h_t after that write.
+    """
     log_decay = log_decay if log_decay.ndim == 4 else log_decay.unsqueeze(3)
     h = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[3])
     h, y = state.get(-1, lambda S: S)(h), torch.zeros_like(x)
@@ -103,7 +107,8 @@ def decay_scan(log_decay, write, write_now, B, C, x, state):
         h = h + write[:, t, :, None, None] * put
         if t in state:
             new = state[t](h)
-            y[:, t] += ((new - h) * C[:, t, :, None]).sum(3)
+            if reads_own:
+                y[:, t] += ((new - h) * C[:, t, :, None]).sum(3)
             h = new
     return y
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssmlens import names
 from ssmlens.adapters.adapter import MixerInput
@@ -44,7 +44,7 @@ class ShortConvAdapter(TransformersAdapter):
         y = y if operands.offset is None else y + operands.offset
         return mixer.out_proj(y.flatten(2).to(mixer.out_proj.weight.dtype))
 
-    def weights(self, mixer: nn.Module) -> WeightViews:
+    def weights(self, mixer: Any) -> WeightViews:
         """See `Adapter.weights`. A channel is a group of one state."""
         W_B, W_C, _ = mixer.in_proj.weight.unsqueeze(1).chunk(3)
         return WeightViews(

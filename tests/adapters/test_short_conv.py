@@ -107,7 +107,7 @@ def test_a_gate_that_changes_changes_what_the_bias_adds(biased):
     (record, *_) = recorded(biased, ids_of(2, 6))
     mixer = record.call.site.module
     with torch.no_grad():
-        _, C, x = mixer.in_proj(record.call.given.hidden).chunk(3, dim=2)
+        _, C, _ = mixer.in_proj(record.call.given.hidden).chunk(3, dim=2)
         with ssmlens.editing(biased, [Scale(layer=0, what="B", factor=0)]):
             (edited, *_) = recorded(biased, ids_of(2, 6))
         wanted = mixer.out_proj(C * mixer.conv.bias)

@@ -331,7 +331,8 @@ def test_states(subject):
         },
     )
     last = Set(layer=layer, what="state", tokens=-1, value=0)
-    subject.changes(last, state={TOKENS - 1: torch.zeros_like}, tolerance=1e-3)
+    read = subject.holds(last, state={TOKENS - 1: torch.zeros_like}, tolerance=1e-3)
+    assert (read > 1e-5) != (subject.record.operands.kind == "normalised decay scan")
 
 
 def test_recorded_states_are_those_of_the_recurrence(subject):
@@ -450,6 +451,8 @@ def test_no_token_sees_another_without_matrix_and_taps(subject):
 def test_a_reset_that_cuts_the_taps_begins_the_prompt_anew(subject):
     if not subject.has_states:
         pytest.skip("has no state")
+    if subject.record.operands.kind == "normalised decay scan":
+        pytest.skip("what divides a token's sum counts the tokens before it")
     edit = Set(layer=subject.layer, what="state", tokens=3, value=0, cut_taps=True)
     edited = subject.put_out(edit)
     later = EditedLayer(subject.site, subject.record.call.given.map(lambda t: t[:, 4:])).put_out()
@@ -556,7 +559,8 @@ def test_gradients_are_those_of_finite_differences(subject):
             edits.append(Scale(layer=layer, what="state", tokens=2, factor=factor))
         if "log_decay" in subject.quantities:
             edits.append(Scale(layer=layer, what="log_decay", tokens="3:", factor=factor))
-        return (put_out(model, subject.site.name, edits, subject.ids) * towards).sum()
+        edited = put_out(model, subject.site.name, edits, subject.ids, **subject.keywords)
+        return (edited * towards).sum()
 
     factor = torch.tensor(0.8, dtype=torch.double, device=DEVICE, requires_grad=True)
     vector = torch.zeros(subject.record.operands.x.shape[3]).to(towards).requires_grad_()

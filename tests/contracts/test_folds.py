@@ -24,7 +24,7 @@ HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE 
 FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
 # By family; elsewhere both are SiLU.
-GATES = dict.fromkeys(("Kimi", "Bailing", "Glm", "Qwen4"), torch.sigmoid)
+GATES = dict.fromkeys(("Kimi", "Bailing", "Glm", "Qwen4", "MiniMax", "Rwkv"), torch.sigmoid)
 GATES["RecurrentGemma"] = functools.partial(F.gelu, approximate="tanh")
 ACTIVATIONS = {"RecurrentGemma": lambda v: v}
 OPTIONS = [
