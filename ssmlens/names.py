@@ -49,11 +49,17 @@ AGREEMENTS = {MAP: "channel_agreement", ERASE: "erase_agreement"}
 MAMBA = "mamba"
 ATTENTION = "attention"
 DELTA_RULE = "delta rule"
+RECURRENCE = "recurrence"
+CONVOLUTION = "convolution"
+LINEAR_ATTENTION = "linear attention"
 MAMBA_AND_ATTENTION = f"{MAMBA}+{ATTENTION}"
 MLP = "mlp"
 MOE = "moe"
 OTHER = "other"
-BLOCK_KINDS = (MAMBA, DELTA_RULE, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
+BLOCK_KINDS = (
+    *(MAMBA, DELTA_RULE, RECURRENCE, CONVOLUTION, LINEAR_ATTENTION),
+    *(ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER),
+)
 
 # The kind of a prompt that is random tokens, twice.
 REPEAT = "repeat"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ssmlens.scan.operators.delta_rule import DeltaRule
+from ssmlens.scan.operators.gated_convolution import GatedConvolution
 from ssmlens.scan.operators.two_way import TwoWayScan
 from ssmlens.scan.reference import reference_scan
 from ssmlens.scan.reference_delta import reference_delta_rule
@@ -20,6 +21,8 @@ def mixed_by_definition(operands):
         return reference_delta_rule(operands, operands.x.double())
     if isinstance(operands, TwoWayScan):
         return two_way_by_definition(operands)
+    if isinstance(operands, GatedConvolution):
+        return _convolved(operands)
     return reference_scan(operands)
 
 
@@ -41,6 +44,17 @@ def two_way_by_definition(o):
             y[:, t] = (state * C[:, t, :, None]).sum(3)
         total = total + total.new_tensor(y)
     return total
+
+
+def _convolved(o):
+    """y[i] = C[i] Σ_k κ[k] B[i − k] x[i − k], token by token."""
+    B, C, x, taps = (v.double() for v in (o.B, o.C, o.x, o.taps))
+    y = x.new_zeros(x.shape)
+    for i in range(x.shape[1]):
+        for lag in range(min(i + 1, taps.shape[1])):
+            tap = taps[:, taps.shape[1] - 1 - lag, None]
+            y[:, i] += C[:, i] * tap * B[:, i - lag] * x[:, i - lag]
+    return y
 
 
 def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=None):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssmlens import names
@@ -30,18 +30,19 @@ class MixerInput:
         hidden: The mixer's input, after the block's norm.
         token_mask: 1 at real tokens and 0 at padding, or None.
         weights: The softmax weights that attention put out, where it did.
+        positions: Where each token stands in its prompt, for families that forget everything at 0. None: in order.
     """
 
     hidden: Float[Tensor, "batch token d_model"]
     token_mask: Tensor | None = None
     weights: Float[Tensor, "batch head query key"] | None = None
+    positions: Int[Tensor, "batch token"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "MixerInput":
         """The same with `function` applied to every tensor."""
+        rest = (self.token_mask, self.weights, self.positions)
         return MixerInput(
-            function(self.hidden),
-            None if self.token_mask is None else function(self.token_mask),
-            None if self.weights is None else function(self.weights),
+            function(self.hidden), *(None if one is None else function(one) for one in rest)
         )
 
 
@@ -59,6 +60,7 @@ class Adapter(ABC):
         family: Library and class, for people: "transformers MambaMixer".
         mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
         block_kind: What a block with this mixer is, of `names.BLOCK_KINDS`.
+        masks_padding: Whether it hides padding on the left from the tokens after it, where a model is given a mask.
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
         fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
         fresh_norms: What its library starts the weights of norms at.
@@ -72,6 +74,7 @@ class Adapter(ABC):
     family: str
     mixers: tuple[str, ...]
     block_kind: str = names.MAMBA
+    masks_padding: bool = True
     tf32_kernels: bool = False
     fresh_A_log: tuple[float, float] | None = None
     fresh_norms: tuple[float, ...] = (1.0,)
@@ -105,8 +108,12 @@ class Adapter(ABC):
         for name in _PACKED:
             if given.get(name) is not None:
                 return f"packed sequences ({name}) are not recorded; pass them one a row"
-        name = cache_with_state(mixer, given)
+        name = self.cached_by(mixer, given)
         return name and f"a cached step ({name}) is not recorded; record the prefill"
+
+    def cached_by(self, mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
+        """The argument, of the mixer or of its model, by which it goes on from earlier tokens; None: it does not."""
+        return cache_with_state(mixer, given)
 
     def read_output(
         self, mixer: nn.Module, given: MixerInput, output: Any
@@ -149,10 +156,9 @@ class Adapter(ABC):
     ) -> Float[Tensor, "batch token d_model"]:
         """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
 
-    def out_weight(self, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:
-        """The weight of the mixer's last projection; those columns that y's channels pass are its last. None: none."""
-        last = getattr(mixer, "out_proj", getattr(mixer, "o_proj", None))
-        return getattr(last, "weight", None)
+    def out_projection(self, mixer: Any) -> Any:
+        """The mixer's last layer; those of its columns that y's channels pass are the last. None: there is none."""
+        return getattr(mixer, "out_proj", getattr(mixer, "o_proj", None))
 
     @abstractmethod
     def weights(self, mixer: nn.Module) -> WeightViews:

@@ -21,7 +21,7 @@ from ssmlens.adapters.softmax import SOFTMAX, is_mha
 # mixer), the feed-forward is what these say.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
-_MLP = re.compile(r"(MLP|FeedForward|FFN)$")
+_MLP = re.compile(r"(MLP|Mlp|FeedForward|FFN)$")
 
 
 @dataclasses.dataclass(frozen=True)

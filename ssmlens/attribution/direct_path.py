@@ -30,9 +30,9 @@ class Part:
 
     Attributes:
         layer: Index of its block; −1 for an embedding.
-        kind: "embedding", "mamba", "delta rule", "attention" or "mlp".
+        kind: "embedding", a kind of block such as "mamba", "mlp", or "bias" of a norm on the stream.
         module: Its dotted name.
-        output: What it put out at the position.
+        output: What it put out at the position; of a norm, its bias.
         reach: What a unit of each entry of that adds to the logit.
         call: What mixed the tokens, where that can be read.
     """

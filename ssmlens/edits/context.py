@@ -77,7 +77,7 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
     if model in _edited:
         raise UsageError("the model is being edited already: give all edits at once")
     parts = [part for edit in edits for part in edit.parts()]
-    forward = Forward([block.mixer.module for block in blocks if block.mixer])
+    forward = Forward([block.mixer for block in blocks if block.mixer])
     layers = sorted({edit.layer for edit in parts})
     forwards = Forwards(model, [blocks[layer] for layer in layers])
     hooks = {

@@ -90,7 +90,8 @@ def _contribution(
     y: Float[Tensor, "batch token head headdim"],
 ) -> Float[Tensor, "batch token"]:
     """‖out_proj(r ⊙ (y − D x))‖ of each token: what reaches the output through the map. NaN where it is not known."""
-    weight, x = adapter.out_weight(mixer), operands.x
+    weight = getattr(adapter.out_projection(mixer), "weight", None)
+    x = operands.x
     known = operands.surroundings is not None or operands.gate is None
     if weight is None or x is None or not known or not weight.is_floating_point():
         return y.new_full(y.shape[:2], torch.nan, dtype=torch.float32)

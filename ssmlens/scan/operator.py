@@ -141,6 +141,11 @@ class Operator(ABC):
             sample: Heads to sample, evenly spaced in each group; all where there are fewer.
         """
 
+    @property
+    def offset(self) -> Float[Tensor, "batch token head #headdim"] | None:
+        """What the layer's y has beside M x and D x, whatever x is. None: nothing."""
+        return None
+
     # What edits ask.
 
     def entries(
