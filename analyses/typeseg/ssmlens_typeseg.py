@@ -92,7 +92,12 @@ class Typeseg(nn.Module):
         states: State size of a channel.
         rank: Of what makes Δ.
         classes: Number of text types.
+
+    Attributes:
+        tokenizer: Text to byte ids; None where the weights are random.
     """
+
+    tokenizer: Any = None
 
     def __init__(self, layers: int, width: int, d_inner: int, states: int, rank: int, classes: int):
         super().__init__()
