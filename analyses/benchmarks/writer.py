@@ -149,7 +149,7 @@ def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) ->
                 captured.wait()
         drafts.clear()
 
-    with hooked(find_blocks(model), on_call), torch.no_grad():
+    with hooked(model, find_blocks(model), on_call), torch.no_grad():
         model.get_submodule("backbone")(ids)
     make_maps()
     cores.close()

@@ -41,10 +41,12 @@ _SECONDS = 600.0  # that a stage of tests may take
 
 def mutants(room: str) -> Iterator[dict[str, Any]]:
     """Every mutant of the modules of a room: module, operator and occurrence, and the line it stands on."""
-    from cosmic_ray.ast import get_ast
-    from cosmic_ray.plugins import get_operator, operator_names
+    from cosmic_ray.ast import get_ast  # pyright: ignore[reportMissingImports]
+    from cosmic_ray.plugins import get_operator, operator_names  # pyright: ignore[reportMissingImports]
 
-    names = [name for name in sorted(operator_names()) if "BitOr" not in name]  # mostly in annotations
+    names = [
+        name for name in sorted(operator_names()) if "BitOr" not in name
+    ]  # mostly in annotations
     for path in sorted((CHECKOUT / "ssmlens" / room).rglob("*.py")):
         nodes = list(_walk(get_ast(path.read_text(encoding="utf-8"))))
         for name in names:
@@ -64,8 +66,8 @@ def mutants(room: str) -> Iterator[dict[str, Any]]:
 
 def mutated(mutant: dict[str, Any], source: str) -> str | None:
     """The module's source with the mutant in it; None where the operator leaves it as it is."""
-    from cosmic_ray.mutating import mutate_code
-    from cosmic_ray.plugins import get_operator
+    from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
+    from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
 
     return mutate_code(source, get_operator(f"core/{mutant['operator']}")(), mutant["occurrence"])
 
@@ -172,9 +174,7 @@ def main() -> None:
             print(told["outcome"], told["module"], told["line"], told["operator"], flush=True)
 
 
-def _examine(
-    mutant: dict[str, Any], copy: Path, pass_without: dict[str, bool]
-) -> dict[str, Any]:
+def _examine(mutant: dict[str, Any], copy: Path, pass_without: dict[str, bool]) -> dict[str, Any]:
     """A mutant with its outcome: "survived", or "caught" with the stage of tests that did.
 
     Raises:

@@ -22,6 +22,7 @@ class ShortConvAdapter(TransformersAdapter):
     """
 
     block_kind = names.CONVOLUTION
+    cache_argument = "past_key_values"
 
     def project(self, mixer: Any, given: MixerInput) -> GatedConvolution:
         """See `Adapter.project`. in_proj makes B, C and x, in this order."""

@@ -29,6 +29,7 @@ class TransformersMiniMax(TransformersAdapter):
     family = "transformers MiniMaxLightningAttention"
     mixers = ("transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention",)
     block_kind = names.LINEAR_ATTENTION
+    cache_argument = "past_key_values"
 
     def cached_by(self, mixer: Any, given: Mapping[str, Any]) -> str | None:
         """See `Adapter.cached_by`. Its model has a cache of its own, a state a layer."""

@@ -153,7 +153,8 @@ def draft_layer(
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
-        unseen = unseen_heads(adapter.out_weight(mixer), operands)
+        last = getattr(adapter.out_projection(mixer), "weight", None)
+        unseen = unseen_heads(last, operands)
     if channels is None:
         long = operands.tokens > names.LARGEST_WHOLE_MAP
         channels = [] if long else _loudest(operands, y, real)

@@ -21,4 +21,4 @@ class Quiet(Init):
     @torch.no_grad()
     def apply_(self, model, seed=0):
         for site in choose_mixers(model):
-            site.adapter.out_weight(site.module).mul_(self.loudness)
+            site.adapter.out_projection(site.module).weight.mul_(self.loudness)
