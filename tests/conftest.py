@@ -15,6 +15,12 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What a command said, and its exit code."""

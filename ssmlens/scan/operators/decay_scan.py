@@ -9,7 +9,7 @@ How that is computed without ever making [head, state, query, key] is in `block_
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -105,16 +105,17 @@ class DecayScan(DecayOperands):
         of_map, of_mask = both(torch.cat([x, x])).mean((2, 3)).chunk(2)
         return {MAP: of_map, MASK: of_mask}
 
-    def _decay_alone(self: Self) -> Self:
+    def _decay_alone(self) -> "DecayScan":
         """The same decay, with 1 written and read, over the number of states."""
         one, states = torch.ones_like(self.delta), self.decay[1].shape[1]
         B = one[:, :, :1, None].expand(-1, -1, 1, states)
         return dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
 
-    def _together_with(self: Self, alone: Self) -> Self | None:
+    def _together_with(self, alone: "DecayScan") -> "DecayScan | None":
         """This and its decay alone as one batch; None where their shapes differ."""
         write, write_now = self.writes
-        both = dataclasses.replace(self, write=write, write_now=write_now).beside(alone)
+        own: DecayScan = dataclasses.replace(self, write=write, write_now=write_now)
+        both = own.beside(alone)
         if both is None or write is not write_now:
             return both
         return dataclasses.replace(both, write_now=both.write)
