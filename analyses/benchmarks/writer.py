@@ -152,7 +152,6 @@ def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) ->
     with hooked(find_blocks(model), on_call), torch.no_grad():
         model.get_submodule("backbone")(ids)
     make_maps()
-    cores.close()
 
 
 def _write_plainly(folder: Path, sizes: list[int]) -> None:
