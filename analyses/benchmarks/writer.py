@@ -84,6 +84,7 @@ def main() -> None:
     print(_table(phases, wall))
     found = {
         "machine": results.machine() | _device(asked.device),
+        "load_average": os.getloadavg()[0],  # above the number of cores, seconds say little
         "asked": {name: str(value) for name, value in vars(asked).items() if name != "folder"},
         "file_bytes": sum(sizes),
         **{name: timing.record() for name, timing in taken.items()},
