@@ -84,6 +84,7 @@ def main() -> None:
     print(_table(phases, wall))
     found = {
         "machine": results.machine() | _device(asked.device),
+        "load_average": os.getloadavg()[0],  # above the number of cores, seconds say little
         "asked": {name: str(value) for name, value in vars(asked).items() if name != "folder"},
         "file_bytes": sum(sizes),
         **{name: timing.record() for name, timing in taken.items()},
@@ -152,7 +153,6 @@ def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) ->
     with hooked(model, find_blocks(model), on_call), torch.no_grad():
         model.get_submodule("backbone")(ids)
     make_maps()
-    cores.close()
 
 
 def _write_plainly(folder: Path, sizes: list[int]) -> None:

@@ -143,14 +143,12 @@ def capture(
         overwrite=overwrite,
     )
     separator = torch.from_numpy(header.separator())
-    with (
-        writer,
-        _side_by_side(model) as cores,
-    ):  # the writer writes a layer while the next is computed
-        job = _Job(
-            *(model, asked, separator, writer, cores, channels),
-            *(store_discretized, beside, keep_going, progress),
-        )
+    cores = SideBySide(next(model.parameters()).device)
+    job = _Job(
+        *(model, asked, separator, writer, cores, channels),
+        *(store_discretized, beside, keep_going, progress),
+    )
+    with writer:  # which writes a layer while the next is computed
         for batch in range(writer.batches):
             job.run(mine, batch)
         path = writer.finish()
@@ -186,16 +184,6 @@ def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
     assert captured is not None
     weakref.finalize(captured, shutil.rmtree, folder, ignore_errors=True)
     return captured
-
-
-@contextmanager
-def _side_by_side(model: nn.Module) -> Iterator[SideBySide]:
-    """What makes the maps of several layers at a time."""
-    cores = SideBySide(next(model.parameters()).device)
-    try:
-        yield cores
-    finally:
-        cores.close()
 
 
 @dataclasses.dataclass(frozen=True)

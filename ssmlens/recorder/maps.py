@@ -44,33 +44,51 @@ def whole(
 
     NaN where a prompt's operands are not finite. `to_host` brings the maps to the host one by one.
     """
-    prompts, tokens, like = operands.batch, operands.tokens, operands.like
-    maps = {kind: to_host.empty((prompts, tokens, tokens), like) for kind in operands.maps}
-    of_channels = to_host.empty((prompts, len(channels), tokens, tokens), like)
+    like = operands.like
+    arrays: dict[str, Tensor] = {}
     checks, flags = _unknown_checks(operands), [torch.tensor(True, device=like.device)]
     for prompt, real in enumerate(length.tolist()):
         one, everything = operands.sequence(prompt, real), (0, real)
         if not one.finite:
             flags.append(torch.zeros_like(flags[0]))
-            for array in (*maps.values(), of_channels):
-                nothing = torch.full((real, real), torch.nan, dtype=array.dtype, device=like.device)
-                to_host.fill(array[prompt], nothing.expand(*array.shape[1:-2], real, real))
+            nothing = like.new_full((real, real), torch.nan, dtype=scan_dtype(like))
+            for kind in one.maps:
+                _put(arrays, MAP_ARRAYS[kind], operands, prompt, nothing, to_host)
+            if channels:
+                of_some = nothing.expand(len(channels), real, real)
+                _put(arrays, "channel_map", operands, prompt, of_some, to_host)
             continue
         means = one.means(one.maps, everything, everything)[0]
         flags.append(finite_flag(means))
         vector, products = _random_vector(one), {}
         for place, kind in enumerate(one.maps):
-            to_host.fill(maps[kind][prompt], means[place])
+            _put(arrays, MAP_ARRAYS[kind], operands, prompt, means[place], to_host)
             products[kind] = means[place] @ vector
         _check(checks, prompt, one, vector, products)
         del means  # before the maps of channels are made
         if channels:
             of_some = one.matrix(channels, everything, everything)[0]
             flags.append(finite_flag(of_some))
-            to_host.fill(of_channels[prompt], of_some)
-    named = {MAP_ARRAYS[kind]: array for kind, array in maps.items()}
-    named |= {"channel_map": of_channels} if channels else {}
-    return Maps(named | checks, bool(torch.stack(flags).all()))
+            _put(arrays, "channel_map", operands, prompt, of_some, to_host)
+    return Maps(arrays | checks, bool(torch.stack(flags).all()))
+
+
+def _put(
+    arrays: dict[str, Tensor],
+    name: str,
+    operands: Operator,
+    prompt: int,
+    part: Tensor,
+    to_host: ToHost,
+) -> None:
+    """Put one prompt's map, or maps of channels, among those of all prompts on the host, padded with zeros."""
+    tokens = operands.tokens
+    if operands.batch == 1 and part.shape[-1] == tokens and not part.is_cuda:
+        arrays[name] = part.unsqueeze(0)  # it is all there is, and where it should be
+        return
+    if name not in arrays:
+        arrays[name] = to_host.empty((operands.batch, *part.shape[:-2], tokens, tokens), part)
+    to_host.fill(arrays[name][prompt], part)
 
 
 def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: ToHost) -> Tensor:

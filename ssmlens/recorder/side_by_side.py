@@ -4,12 +4,13 @@ A layer's maps are many small steps. Cores that share one step wait for each oth
 has other work, too; cores that each have a layer do not.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
-from ssmlens.scan.cores import Threads
+from ssmlens.scan.cores import threads
 
 Result = TypeVar("Result")
 
@@ -21,7 +22,7 @@ class SideBySide:
     """Runs works for a device: on a CPU several at a time, on a GPU one after the other, where they are asked for.
 
     Every work has the same number of torch's threads, however many there are, so that its rounding does not depend on
-    the others. Close it when it is not needed any more.
+    the others.
 
     Args:
         device: Where the works compute.
@@ -31,13 +32,12 @@ class SideBySide:
     """
 
     def __init__(self, device: torch.device):
-        threads = torch.get_num_threads()
-        self.count = min(_MOST, threads) if device.type == "cpu" else 1
-        self._threads = Threads(self.count, threads // self.count) if self.count > 1 else None
+        self._all = torch.get_num_threads()
+        self.count = min(_MOST, self._all) if device.type == "cpu" else 1
 
     def run(self, works: Sequence[Callable[[], Result]]) -> Iterator[Result]:
         """What the works return, in their order. Raises what one of them raises, after those before it."""
-        if self._threads is None:
+        if self.count == 1:
             yield from (work() for work in works)
             return
         inference = torch.is_inference_mode_enabled()
@@ -46,10 +46,7 @@ class SideBySide:
             with torch.inference_mode(inference):
                 return work()
 
-        futures = [self._threads.pool.submit(as_here, work) for work in works]
-        yield from (future.result() for future in futures)
-
-    def close(self) -> None:
-        """Wait for works that nobody has waited for, and let the threads go."""
-        if self._threads is not None:
-            self._threads.pool.shutdown()
+        pool = threads(self.count, self._all // self.count).pool
+        futures = deque(pool.submit(as_here, work) for work in works)
+        while futures:
+            yield futures.popleft().result()  # which is then nobody's but the caller's

@@ -28,7 +28,7 @@ class Threads:
             torch.set_num_threads(each)
             all_begun.wait()
 
-        self.pool = ThreadPoolExecutor(count, thread_name_prefix="ssmlens-cores")
+        self.pool = ThreadPoolExecutor(count, thread_name_prefix="cores")
         for begun in [self.pool.submit(begin) for _ in range(count)]:
             begun.result()
         torch.set_num_threads(here)  # a thread's own, but new threads begin with the last one set
@@ -52,16 +52,18 @@ def run_parts(work: Callable[[slice], None], some: Sequence[slice]) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             work(part)
 
-    for done in [_threads(len(some)).pool.submit(apart, part) for part in some]:
+    pool = threads(len(some), each=1).pool
+    for done in [pool.submit(apart, part) for part in some]:
         done.result()
 
 
-_known: dict[int, Threads] = {}
+_known: dict[tuple[int, int], Threads] = {}
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_known.clear)
 
 
-def _threads(count: int) -> Threads:
-    if count not in _known:
-        _known[count] = Threads(count, each=1)
-    return _known[count]
+def threads(count: int, each: int) -> Threads:
+    """Threads that are made once; what runs in them may ask only for others, with fewer of torch's each."""
+    if (count, each) not in _known:
+        _known[count, each] = Threads(count, each)
+    return _known[count, each]

@@ -15,7 +15,7 @@ from isal import isal_zlib
 _ROW = (
     512  # words summed at once: sums of rows and, in chunks of up to 64 MiB, of columns fit 32 bits
 )
-_AHEAD = 64  # chunks that are made before the first of them is taken
+_AHEAD = 16  # chunks that are made before the first of them is taken
 _STORED = 0xFFFF  # bytes that a block of a deflate stream holds as they are
 
 

@@ -11,9 +11,7 @@ def cores(request):
     """SideBySide where torch has so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    cores = SideBySide(torch.device("cpu"))
-    yield cores
-    cores.close()
+    yield SideBySide(torch.device("cpu"))
     torch.set_num_threads(before)
 
 

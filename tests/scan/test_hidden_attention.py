@@ -15,6 +15,7 @@ from ssmlens.scan.hidden_attention import (
     channel_agreement,
     channel_maps,
 )
+from ssmlens.scan.operators import decay_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import (
     reference_attention_mask,
@@ -146,7 +147,7 @@ def test_both_probes_in_one_batch_are_those_one_by_one(random_operands, shape, c
     monkeypatch.setitem(decay_recurrence._RECURRENCE_TOKENS, "cpu", chunk)
     operands = random_operands(*shape).map(lambda t: t.double())
     vector = torch.randn(shape[0], shape[1], dtype=torch.float64)
-    both = operands._together_with(operands._decay_alone())
+    both = decay_scan._together(operands, operands._decay_alone())
     assert (both is None) == (shape[4] > 1 or shape[3] != shape[5])
     if both is not None:
         x = vector[:, :, None, None].expand(-1, -1, operands.heads, 1)

@@ -99,7 +99,7 @@ class DecayScan(DecayOperands):
         """
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
         alone = self._decay_alone()
-        both = self._together_with(alone) if x.is_cuda else None
+        both = _together(self, alone) if x.is_cuda else None
         if both is None:
             return {MAP: self(x).mean((2, 3)), MASK: alone(x).mean((2, 3))}
         of_map, of_mask = both(torch.cat([x, x])).mean((2, 3)).chunk(2)
@@ -110,15 +110,6 @@ class DecayScan(DecayOperands):
         one, states = torch.ones_like(self.delta), self.decay[1].shape[1]
         B = one[:, :, :1, None].expand(-1, -1, 1, states)
         return dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
-
-    def _together_with(self, alone: "DecayScan") -> "DecayScan | None":
-        """This and its decay alone as one batch; None where their shapes differ."""
-        write, write_now = self.writes
-        own: DecayScan = dataclasses.replace(self, write=write, write_now=write_now)
-        both = own.beside(alone)
-        if both is None or write is not write_now:
-            return both
-        return dataclasses.replace(both, write_now=both.write)
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """See `Operator.agreement`."""
@@ -146,6 +137,15 @@ class DecayScan(DecayOperands):
 
 ScanOperands = DecayScan
 """The name that users know."""
+
+
+def _together(one: DecayScan, alone: DecayScan) -> DecayScan | None:
+    """A scan and its decay alone as one batch; None where their shapes differ."""
+    write, write_now = one.writes
+    both = dataclasses.replace(one, write=write, write_now=write_now).beside(alone)
+    if both is None or write is not write_now:
+        return both
+    return dataclasses.replace(both, write_now=both.write)
 
 
 def _add_matrix(
