@@ -29,7 +29,7 @@ from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import LayerCapture, capture_layer, capture_map
-from ssmlens.recorder.once import check_runs_once
+from ssmlens.recorder.once import check_first, check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -199,6 +199,7 @@ class _Job:
         calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
 
         def on_call(call: MixerCall) -> None:
+            check_first(call)
             layer = call.site.layer
             calls[layer].add(call)
             if not calls[layer].missing:
