@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class Typeseg(nn.Module):
-    """Byte ids to logits of text types at every byte.
+    """Ids of bytes (`Bytes`) to logits of text types at every byte.
 
     Args:
         layers: Number of blocks.
@@ -92,7 +92,12 @@ class Typeseg(nn.Module):
         states: State size of a channel.
         rank: Of what makes Δ.
         classes: Number of text types.
+
+    Attributes:
+        tokenizer: Text to byte ids; None where the weights are random.
     """
+
+    tokenizer: Any = None
 
     def __init__(self, layers: int, width: int, d_inner: int, states: int, rank: int, classes: int):
         super().__init__()
@@ -104,27 +109,27 @@ class Typeseg(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [batch token class]; `attention_mask` is 1 at real bytes, on either side of the padding."""
-        ids = torch.from_numpy(_mamba_kernel._COMPACT_TABLE).to(input_ids.device)[input_ids]
-        hidden = self.embedding(ids)
+        hidden = self.embedding(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
         return self.head(self.norm(hidden))
 
 
 class Bytes:
-    """typeseg's tokens: the bytes of UTF-8, those that it does not know replaced by one."""
+    """typeseg's tokens: the bytes of UTF-8; id 128 stands for every byte beyond ASCII, and for those it does not know."""
 
     def encode(self, text: str) -> list[int]:
-        """Byte ids."""
-        return _tokenize.text_to_bytes(text).tolist()
+        """Ids, one a byte."""
+        return _mamba_kernel._COMPACT_TABLE[_tokenize.text_to_bytes(text)].tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of byte ids."""
-        return "".join(map(chr, ids))
+        """The text of ids."""
+        return "".join(self.token_strings(ids))
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Each byte by itself."""
-        return [chr(i) if chr(i) in string.printable else f"<{i}>" for i in map(int, ids)]
+        """Each byte by itself, ¤ for one that has no id of its own."""
+        known = {128: "¤", **{ord(letter): letter for letter in string.printable}}
+        return [known.get(int(i), f"<{i}>") for i in ids]
 
 
 @register

@@ -55,7 +55,7 @@ def small_tile(what: Selection, side: int) -> Tile:
     overview = _reduced(what, everything, everything)
     block = -(-len(overview.cells) // side)
     cells = shrink(np.nan_to_num(overview.cells), block, what.reduction, causal=what.causal)
-    return Tile(cells, everything, everything, block * overview.block)
+    return Tile(cells, everything, everything, block * overview.block, what.causal)
 
 
 def colour_limit(what: Selection, scale: Scale | None = None) -> float | None:
@@ -134,7 +134,7 @@ def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:
             cells = shrink(part, block, what.reduction, first - key, causal=what.causal)
             parts.append(cells)
         strips.append(np.concatenate(parts, axis=1))
-    return Tile(np.concatenate(strips), queries, keys, block)
+    return Tile(np.concatenate(strips), queries, keys, block, what.causal)
 
 
 def _reduced(what: Selection, queries: Span, keys: Span) -> Tile:
@@ -153,4 +153,5 @@ def _reduced(what: Selection, queries: Span, keys: Span) -> Tile:
         (rows.start * block, min(rows.stop * block, what.length)),
         (columns.start * block, min(columns.stop * block, what.length)),
         block,
+        what.causal,
     )

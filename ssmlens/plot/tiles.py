@@ -23,6 +23,9 @@ NUMBERS = 300 * 300
 HOVER_SIDE = 256
 """Of more, so many a side."""
 
+LOOKS_AHEAD = "looks ahead"
+"""Name of the image of a matrix that has entries above the diagonal, for the dashboard's pointer (cells.js)."""
+
 Hover = Literal["positions", "tokens"] | None
 Range = tuple[int, int]
 _STRIP = 128  # rows of entries reduced at a time: what they need stays in a core's own cache
@@ -40,12 +43,14 @@ class Tile:
         queries: First query and the one after the last.
         keys: First key and the one after the last.
         block: Tokens a side of a square; 1 where every entry is shown.
+        causal: Whether no query sees a later key.
     """
 
     cells: Float[np.ndarray, "row column"]
     queries: Range
     keys: Range
     block: int
+    causal: bool = True
 
 
 def tile(
@@ -69,7 +74,7 @@ def tile(
     """
     block = math.ceil(max(values.shape) / side)
     cells = shrink(values, block, how, queries[0] - keys[0], causal=causal)
-    return Tile(cells, queries, keys, block)
+    return Tile(cells, queries, keys, block, causal)
 
 
 def shrink(
@@ -144,6 +149,8 @@ def tile_spec(
     place, down, across, labels = axes(shown, query_tokens, key_tokens)
     numbers = [] if hover is None else [_numbers(shown, labels)]
     image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
+    if not shown.causal:
+        image = {**image, "name": LOOKS_AHEAD}
     layout = {
         "template": plain_template(theme),
         "margin": _margin(down, across),

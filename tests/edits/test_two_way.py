@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import relative
+from two_way_models import random_typeseg
 
 import ssmlens
 from ssmlens.edits import Ablate, Apply, KnockOut, Scale, Set
@@ -15,12 +16,7 @@ LAYER, TOKENS = 1, 9
 @pytest.fixture(scope="module")
 def layer(typeseg):
     """The model, its input, what the edited mixer puts out, and by what M that is made."""
-    torch.manual_seed(0)
-    model = typeseg.tiny_model().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter) - 1.5 * name.endswith("A_log"))
-    return _Layer(model, typeseg)
+    return _Layer(random_typeseg(typeseg), typeseg)
 
 
 class _Layer:

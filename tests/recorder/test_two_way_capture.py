@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import relative
+from two_way_models import IDS, random_typeseg, two_way_capture
 
 import ssmlens
 from ssmlens import names
@@ -14,18 +15,12 @@ from ssmlens.scores.diagonal import diagonal_sharpness, sharpest_lag
 from ssmlens.scores.mask import memory_length
 from ssmlens.scores.statistics import energy_by_lag
 
-IDS = [list(range(3, 29)), [7, 8, 9, 10, 11], list(range(30, 13, -1)), [5]]
 LAYER = 1
 
 
 @pytest.fixture(scope="module")
 def model(typeseg):
-    torch.manual_seed(0)
-    model = typeseg.tiny_model().eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter) - 1.5 * name.endswith("A_log"))
-    return model
+    return random_typeseg(typeseg)
 
 
 def exact(model, ids):
@@ -48,10 +43,8 @@ def exact(model, ids):
 
 
 @pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("two-way") / "run.h5"
-    ssmlens.capture(model, IDS, path, channels=[0, 7]).close()
-    return path
+def whole(typeseg, tmp_path_factory):
+    return two_way_capture(typeseg, tmp_path_factory.mktemp("two-way") / "run.h5")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@
   }
 
   /** The value of a place's matrix there, or null where it has no such tokens. */
-  const value = async (side, at) => at.query >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
+  const value = async (side, at) => Math.max(at.query, at.key) >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
 
   const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
 
