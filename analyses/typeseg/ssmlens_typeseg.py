@@ -105,18 +105,18 @@ class Typeseg(nn.Module):
         sizes = d_inner, states, rank
         self.layers = nn.ModuleList(Block(width, *sizes) for _ in range(layers))
         self.norm = nn.LayerNorm(width, _EPS)
-        self.head = nn.Linear(width, classes)
+        self.lm_head = nn.Linear(width, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [batch token class]; `attention_mask` is 1 at real bytes, on either side of the padding."""
         hidden = self.embedding(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
-        return self.head(self.norm(hidden))
+        return self.lm_head(self.norm(hidden))
 
 
 class Bytes:
-    """typeseg's tokens: the bytes of UTF-8; id 128 stands for every byte beyond ASCII, and for those it does not know."""
+    """typeseg's tokens: the bytes of UTF-8; id 128 stands for each beyond ASCII and each it does not know."""
 
     def encode(self, text: str) -> list[int]:
         """Ids, one a byte."""
@@ -198,7 +198,7 @@ def filled(arrays: Mapping[str, np.ndarray]) -> Typeseg:
     d_inner, states = own[f"{at(0)}A_log"].shape
     rank, width = own[f"{at(0)}Dense_2/kernel"].shape[0], own["Embed_0/embedding"].shape[1]
     state = {"embedding.weight": own["Embed_0/embedding"]}
-    state |= _linear("head", own, "Dense_0") | _norm("norm", own, "LayerNorm_0")
+    state |= _linear("lm_head", own, "Dense_0") | _norm("norm", own, "LayerNorm_0")
     for n in range(layers):
         mixer = f"layers.{n}.mixer"
         state |= _norm(f"layers.{n}.norm", own, f"{at(n)}LayerNorm_0")
