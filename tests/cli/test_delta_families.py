@@ -102,6 +102,7 @@ def test_repeated_sequences_are_ranked_by_induction(cli, family_folder, family, 
             assert (np.isnan(value) == (scores["reason"].sel(score=name) != "")).all()
         named = {n for n in SCORES if np.isfinite(scores[n].sel(layer=0)).all()}
         absent = {"copy_score", "delta_sink"}  # no letters to copy, and a delta rule has no Δ
+        absent |= {"separator_sink", "delta_separator_sink"}  # random tokens separate nothing
         without_effects = {name for name in SCORES if SCORES[name].reads == "effects"}
         assert named == {*SCORES} - absent - without_effects
         for index in (0, 2):
