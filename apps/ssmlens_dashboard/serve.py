@@ -1,5 +1,6 @@
 """Serve the dashboard until it is interrupted."""
 
+import ctypes
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,7 @@ from ssmlens.errors import UsageError
 from ssmlens_dashboard.request_handler import Handler
 from ssmlens_dashboard.server import Server
 
+_M_ARENA_MAX = -8  # in glibc's malloc.h
 PATIENCE = 20.0
 """Seconds within which a request must be sent."""
 
@@ -51,8 +53,19 @@ def server_on(
 
 def serve(here: socket.socket, application: Flask, ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C; `ready` is called once the server answers."""
+    _share_heaps()
     server = server_on(here, application)
     ready()
     with suppress(KeyboardInterrupt):
         server.serve_forever()
     server.server_close()
+
+
+def _share_heaps() -> None:
+    """Let all threads of this process allocate from two heaps.
+
+    glibc gives a thread a heap of its own, and heaps keep what they once had: with a thread for each connection that
+    came to a quarter of a gigabyte in a minute of twenty clients, against 60 MB.
+    """
+    with suppress(AttributeError, OSError):  # other C libraries have nothing to set
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
