@@ -33,5 +33,9 @@ class CaptureFileError(SsmlensError):
     """A capture on disk is damaged, unfinished, of another schema version, or holds what is refused."""
 
 
+class OpenFilesError(SsmlensError):
+    """This process, or the machine, may open no more files."""
+
+
 class RunFileError(SsmlensError):
     """A file of a training run cannot be read as what it must be; the message names the file and says why."""

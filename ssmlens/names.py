@@ -16,6 +16,9 @@ QUERY_BLOCK = "query_block"
 KEY_BLOCK = "key_block"
 HEAD = "head"
 HEADDIM = "headdim"
+ATTENTION_HEAD = (
+    "attention_head"  # of softmax attention, which may stand beside a mixer with heads of its own
+)
 GROUP = "group"
 WEIGHT_GROUP = "weight_group"  # groups of W_B and W_C: as many as of B and C, but where heads add biases (Mamba-3)
 STATE = "state"
@@ -46,11 +49,22 @@ AGREEMENTS = {MAP: "channel_agreement", ERASE: "erase_agreement"}
 MAMBA = "mamba"
 ATTENTION = "attention"
 DELTA_RULE = "delta rule"
+RECURRENCE = "recurrence"
+CONVOLUTION = "convolution"
+LINEAR_ATTENTION = "linear attention"
 MAMBA_AND_ATTENTION = f"{MAMBA}+{ATTENTION}"
 MLP = "mlp"
 MOE = "moe"
 OTHER = "other"
-BLOCK_KINDS = (MAMBA, DELTA_RULE, ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER)
+BLOCK_KINDS = (
+    *(MAMBA, DELTA_RULE, RECURRENCE, CONVOLUTION, LINEAR_ATTENTION),
+    *(ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER),
+)
+
+# The kind of a prompt that is random tokens, twice.
+REPEAT = "repeat"
+# What tasks on letters call their marks: a row's separator, its end, its begin.
+SEPARATOR, END, BEGIN = TASK_MARKS = ("|", "end", "begin")
 
 # Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
 LARGEST_WHOLE_MAP = 8192
@@ -64,6 +78,18 @@ CHECK = "check"  # a value a prompt: how far to believe the layer
 WEIGHT = "weight"
 LABEL = "label"
 
+# The statistics of an attention map: where its rows look.
+MAP_STATISTICS: dict[str, tuple[str, ...]] = {
+    "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
+    "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
+    "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+    "previous_magnitude": (PROMPT, TOKEN),  # |map[i, i−1]|, 0 for the first token
+    "first_magnitude": (PROMPT, TOKEN),  # |map[i, 0]|
+    "separator_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]| over separators 0 < j < i
+    # tokens back that half of |map[i]| reaches, i of the last quarter; −1 elsewhere, and for a row of zeros
+    "reach": (PROMPT, TOKEN),
+}
+
 # Arrays of one layer in a capture, by role, with their axes; operands are what the layer's operator declares
 # (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all of them.
 # Trailing axes that a layer lacks are dropped: A_log and dt_bias are (head,) in Mamba-2, D is (head,) without
@@ -75,7 +101,8 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "erase_map": (PROMPT, QUERY, KEY),
         "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
         "softmax_attention_map": (PROMPT, QUERY, KEY),
-        # reduced maps, instead of whole ones: over the pairs j ≤ i of real tokens in a block of `block_tokens` a side,
+        # reduced maps, instead of whole ones: over the pairs j ≤ i (all pairs, of a layer that looks ahead) of real
+        # tokens in a block of `block_tokens` a side,
         # the mean, and the entry of largest magnitude with its sign; 0 where a block has no such pair
         **{
             f"{name}_{how}": (PROMPT, QUERY_BLOCK, KEY_BLOCK)
@@ -84,9 +111,10 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         },
     },
     STATISTIC: {
-        "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
-        "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
-        "target_magnitude": (PROMPT, TOKEN),  # |map[i, target[i]]|, 0 where there is no target
+        **MAP_STATISTICS,
+        # of the map of each head of softmax attention, whose maps are not kept
+        **{f"head_{n}": (PROMPT, ATTENTION_HEAD, *axes[1:]) for n, axes in MAP_STATISTICS.items()},
+        "ahead_energy": (PROMPT, LAG),  # mean over i of map[i, i+ℓ]², of a layer that looks ahead
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     EFFECT: dict.fromkeys(

@@ -126,3 +126,17 @@ def delta_capture(delta_folder, cli, tmp_path_factory):
         return out
 
     return capture
+
+
+@pytest.fixture(scope="module")
+def typeseg():
+    """The adapter of analyses/typeseg, which looks ahead; registered meanwhile, as where it is installed."""
+    from ssmlens_typeseg import TypesegAdapter
+
+    from ssmlens.adapters.adapter import adapters
+
+    (path,) = TypesegAdapter.mixers
+    if path not in adapters:  # imported, and taken out again, before
+        adapters.register(path)(TypesegAdapter())
+    yield adapters[path]
+    del adapters._things[path]

@@ -83,13 +83,20 @@ class EditedLayer:
             return torch.einsum(
                 "bhij,bjhp->bihp", scores.masked_fill(later, -torch.inf).softmax(3), x
             )
+        if "taps" in a:
+            return gated_convolution(a, x, state)
         if "share" in a:
             return mamba3(a, x, state)
-        return decay_scan(a["log_decay"], a["delta"], a["delta"], a["B"], a["C"], x, state)
+        write, now = a.get("write", a["delta"]), a.get("write_now", a["delta"])
+        reads_own = self._operands.kind != "normalised decay scan"
+        return decay_scan(a["log_decay"], write, now, a["B"], a["C"], x, state, reads_own)
 
 
-def decay_scan(log_decay, write, write_now, B, C, x, state):
-    """h_t = exp(log decay) h_{t−1} + write B x; y_t reads h_t, but its own write with another weight."""
+def decay_scan(log_decay, write, write_now, B, C, x, state, reads_own=True):
+    """h_t = exp(log decay) h_{t−1} + write B x; y_t reads h_t, but its own write with another weight.
+
+    `reads_own`: whether y_t also reads what an edit makes of h_t after that write.
+    """
     log_decay = log_decay if log_decay.ndim == 4 else log_decay.unsqueeze(3)
     h = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[3])
     h, y = state.get(-1, lambda S: S)(h), torch.zeros_like(x)
@@ -100,7 +107,8 @@ def decay_scan(log_decay, write, write_now, B, C, x, state):
         h = h + write[:, t, :, None, None] * put
         if t in state:
             new = state[t](h)
-            y[:, t] += ((new - h) * C[:, t, :, None]).sum(3)
+            if reads_own:
+                y[:, t] += ((new - h) * C[:, t, :, None]).sum(3)
             h = new
     return y
 
@@ -125,6 +133,18 @@ def mamba3(a, x, state):
     later[:, :-1] = ((1 - share) * delta)[:, 1:]
     now = share * delta
     return decay_scan(a["log_decay"], now + later, now, turned(a["B"]), turned(a["C"]), x, state)
+
+
+def gated_convolution(a, x, state):
+    """The values B x of the last tokens, the latest first, move on by one with every token."""
+    taps = a["taps"].flip(1)
+    h = x.new_zeros(*x[:, 0].shape, taps.shape[1])
+    h, y = state.get(-1, lambda S: S)(h), torch.zeros_like(x)
+    for t in range(x.shape[1]):
+        h = torch.cat([(a["B"][:, t] * x[:, t]).unsqueeze(3), h[..., :-1]], dim=3)
+        h = state.get(t, lambda S: S)(h)
+        y[:, t] = a["C"][:, t] * (h * taps.unsqueeze(1)).sum(3)
+    return y
 
 
 def delta_rule(a, x, state):

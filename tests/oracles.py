@@ -3,6 +3,8 @@
 import numpy as np
 
 from ssmlens.scan.operators.delta_rule import DeltaRule
+from ssmlens.scan.operators.gated_convolution import GatedConvolution
+from ssmlens.scan.operators.two_way import TwoWayScan
 from ssmlens.scan.reference import reference_scan
 from ssmlens.scan.reference_delta import reference_delta_rule
 
@@ -17,7 +19,42 @@ def mixed_by_definition(operands):
     """M x + D x of operands of any family, token by token in float64."""
     if isinstance(operands, DeltaRule):
         return reference_delta_rule(operands, operands.x.double())
+    if isinstance(operands, TwoWayScan):
+        return two_way_by_definition(operands)
+    if isinstance(operands, GatedConvolution):
+        return _convolved(operands)
     return reference_scan(operands)
+
+
+def two_way_by_definition(o):
+    """M x + D x of a two-way scan, token by token from the first one on and from the last one on, in float64."""
+    x = o.x.detach().double()
+    total = x * (0 if o.D is None else o.D.detach().double())
+    for end, order in (("", slice(None)), ("_back", slice(None, None, -1))):
+        arrays = {name: getattr(o, name + end) for name in ("delta", "A", "B", "C")}
+        arrays = {name: getattr(o, name) if own is None else own for name, own in arrays.items()}
+        delta, A, B, C = (array.detach().double() for array in arrays.values())
+        B, C = (np.repeat(_plain(a), o.heads // a.shape[2], axis=2) for a in (B, C))
+        delta, A, x_, y = _plain(delta), _plain(A), _plain(x), np.zeros(x.shape)
+        state = np.zeros((*x_[:, 0].shape, B.shape[3]))
+        for t in range(o.tokens)[order]:
+            step = delta[:, t, :, None, None]
+            state = np.exp(step * A[:, None]) * state
+            state = state + step * x_[:, t, ..., None] * B[:, t, :, None]
+            y[:, t] = (state * C[:, t, :, None]).sum(3)
+        total = total + total.new_tensor(y)
+    return total
+
+
+def _convolved(o):
+    """y[i] = C[i] Σ_k κ[k] B[i − k] x[i − k], token by token."""
+    B, C, x, taps = (v.double() for v in (o.B, o.C, o.x, o.taps))
+    y = x.new_zeros(x.shape)
+    for i in range(x.shape[1]):
+        for lag in range(min(i + 1, taps.shape[1])):
+            tap = taps[:, taps.shape[1] - 1 - lag, None]
+            y[:, i] += C[:, i] * tap * B[:, i - lag] * x[:, i - lag]
+    return y
 
 
 def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=None):
@@ -45,17 +82,17 @@ def maps_by_definition(delta, A, B, C, log_decay=None, write=None, write_now=Non
     return maps, mask
 
 
-def blocks_by_definition(whole, block):
-    """Mean, and entry of largest magnitude, of the pairs j ≤ i in each block of a map [query key], pair by pair."""
+def blocks_by_definition(whole, block, causal=True):
+    """Mean, and entry of largest magnitude, in each block of a map [query key], pair by pair: of j ≤ i where causal."""
     tokens = len(whole)
     count = -(-tokens // block)
     mean, largest = np.zeros((2, count, count))
     for r in range(count):
-        for c in range(r + 1):
+        for c in range(r + 1 if causal else count):
             pairs = [
                 float(whole[i, j])
                 for i in range(r * block, min((r + 1) * block, tokens))
-                for j in range(c * block, min((c + 1) * block, i + 1))
+                for j in range(c * block, min((c + 1) * block, i + 1 if causal else tokens))
             ]
             mean[r, c], largest[r, c] = np.mean(pairs), max(pairs, key=abs)
     return mean, largest

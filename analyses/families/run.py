@@ -5,7 +5,9 @@ of 1 and 3, lengths 1, 2, 5, 64 and 65; transformers' also with padding on the l
 """
 
 import importlib.metadata
+import inspect
 import itertools
+from typing import Any
 
 import torch
 
@@ -33,15 +35,15 @@ def worst_closure(adapter: Adapter) -> float:
     errors = []
     for batch, tokens in itertools.product((1, 3), (1, 2, 5, 64, 65)):
         ids = torch.randint(0, 32, (batch, tokens))
-        for options in _options(adapter, ids):
+        for options in _options(model, ids):
             with torch.no_grad(), ssmlens.recording(model) as rec:
                 model(ids, **options)
             errors += [r.closure_error for r in rec if r.call.site.adapter is adapter]
     return max(errors)
 
 
-def _options(adapter: Adapter, ids: torch.Tensor) -> list[dict]:
-    if "transformers" not in adapter.family:
+def _options(model: Any, ids: torch.Tensor) -> list[dict]:
+    if "use_cache" not in inspect.signature(model.forward).parameters:
         return [{}]
     mask = torch.ones_like(ids)
     mask[0, : ids.shape[1] // 3] = 0

@@ -12,7 +12,7 @@ from torch import nn
 
 import ssmlens
 from ssmlens.errors import UsageError
-from ssmlens.recorder.recording import LayerRecord
+from ssmlens.recorder.layer_record import LayerRecord
 
 _SIZES = {"d_model": 256, "n_layer": 4, "vocab_size": 64}
 CONFIGS = {

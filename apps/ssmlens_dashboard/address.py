@@ -117,6 +117,7 @@ class Address:
         measure: What Runs shows beside the loss: shares of right strings or of right characters.
         length: The length whose evaluation Runs compares; None: the longest trained on.
         rate: The learning rate whose curves Runs shows; None: of each arm the one that does best.
+        attribution: Id of a logit's terms (`library`); None: the first there are.
         theme: "light" or "dark".
     """
 
@@ -138,6 +139,7 @@ class Address:
     measure: str = field(default=DEFAULT, metadata={"read": _measure})
     length: int | None = field(default=None, metadata={"read": _number})
     rate: float | None = field(default=None, metadata={"read": _rate})
+    attribution: str | None = field(default=None, metadata={"read": _identifier})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})
 
     def but(self, **changes: Any) -> "Address":

@@ -46,17 +46,18 @@ class _Dash(Dash):
         return super().interpolate_index(**parts | {"scripts": "\n".join(scripts)})
 
 
-def make_app(paths: Sequence[Path], access: Access) -> Dash:
+def make_app(paths: Sequence[Path], access: Access, follow_links: bool = False) -> Dash:
     """The dashboard over captures and runs, as a Dash app whose `server` is a WSGI application.
 
     Args:
         paths: Captures (files or folders), run folders, or folders that hold them.
         access: From where it may be asked, and with what token.
+        follow_links: Whether links below the paths are followed, which may lead out of them.
 
     Raises:
         UsageError: One of the paths does not exist.
     """
-    library = Library(paths)
+    library = Library(paths, follow_links)
     shown = pages()
     with _without_dash_settings():
         app = _Dash(

@@ -26,6 +26,8 @@ def check(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> None:
     if not isinstance(output, str) or output not in callbacks:
         raise BadRequest("there is no such callback")
     declared = callbacks[output]
+    if "callback" not in declared:
+        raise BadRequest("this callback runs in the browser")
     _match(body.get("inputs"), declared["inputs"], "inputs")
     _match(body.get("state", []), declared["state"], "state")
     changed = body.get("changedPropIds", [])

@@ -22,8 +22,8 @@ from ssmlens_dashboard.address import parse
 from ssmlens_dashboard.callback_body import check
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
-_COOKIE = "ssmlens"
-_MOST_BYTES = 256 * 1024
+MOST_BYTES = 256 * 1024
+"""Bytes that the body of a request may have."""
 _UPDATE = "/_dash-update-component"
 _PAGES = "/<path:path>"
 _RULES = (
@@ -43,6 +43,12 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+BARE_HEADERS = {
+    **_HEADERS,
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""Headers of an answer that is no page."""
 _log = logging.getLogger(__name__)
 
 
@@ -71,6 +77,11 @@ class Access:
         if self._ip is None:
             return self.host.lower()
         return f"[{self._ip}]" if self._ip.version == 6 else str(self._ip)
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie that holds the token: cookies are shared by all ports of a host."""
+        return f"ssmlens-{self.port}"
 
     @property
     def address(self) -> str:
@@ -111,14 +122,17 @@ def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str
         routes: Rules of the routes that are served besides Dash's own.
     """
     server: Flask = app.server
-    server.config["MAX_CONTENT_LENGTH"] = _MOST_BYTES
+    server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
     served = {*_RULES, *routes}
 
     def admit() -> Response | None:
-        if not access.admits(request.host):
+        host = request.headers.get("Host")
+        if host is None:  # in whose place `request.host` would be what this server is called
+            raise BadRequest("a request names its host")
+        if not (host and access.admits(request.host)):
             raise Forbidden("this server answers to its own address only; forward the same port")
-        if access.token is not None and not _same(request.cookies.get(_COOKIE), access.token):
-            return _welcome(access.token, pages)
+        if access.token is not None and not _same(request.cookies.get(access.cookie), access.token):
+            return _welcome(access.token, access.cookie, pages)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed()
         if request.method == "POST" and not _from_here():
@@ -145,7 +159,7 @@ def _same(given: str | None, token: str) -> bool:
     return given is not None and hmac.compare_digest(given.encode(), token.encode())
 
 
-def _welcome(token: str, pages: tuple[str, ...]) -> Response:
+def _welcome(token: str, cookie: str, pages: tuple[str, ...]) -> Response:
     """For a reader who brings the token in the URL: a cookie in its place, and on to the page.
 
     On by a page of ours, not by a redirect: from a link elsewhere a redirect would come without the cookie.
@@ -155,7 +169,7 @@ def _welcome(token: str, pages: tuple[str, ...]) -> Response:
     to = html.escape(_address(pages))
     page = f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={to}"><a href="{to}">on</a>'
     response = Response(page, mimetype="text/html")
-    response.set_cookie(_COOKIE, token, httponly=True, samesite="Strict")
+    response.set_cookie(cookie, token, httponly=True, samesite="Strict")
     return response
 
 

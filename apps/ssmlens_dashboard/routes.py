@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import numpy as np
 from flask import Flask, Response, request
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import BadRequest, NotFound, ServiceUnavailable
 
-from ssmlens.errors import SsmlensError
+from ssmlens.errors import OpenFilesError, SsmlensError
 from ssmlens.plot.matrix import window
 from ssmlens.plot.number_files import as_csv, as_netcdf
 from ssmlens.plot.selection import Region
@@ -80,5 +80,7 @@ def _told() -> Iterator[None]:
     """What cannot be read is an answer, not a failure."""
     try:
         yield
+    except OpenFilesError as error:
+        raise ServiceUnavailable(str(error)) from error
     except SsmlensError as error:
         raise NotFound(str(error)) from error

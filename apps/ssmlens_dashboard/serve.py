@@ -5,22 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from flask import Flask
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer
 
 from ssmlens.errors import UsageError
+from ssmlens_dashboard.request_handler import Handler
+from ssmlens_dashboard.server import Server
 
-
-class _Handler(WSGIRequestHandler):
-    """Keeps connections open, says nothing about itself, and logs nothing but failures."""
-
-    protocol_version = "HTTP/1.1"
-
-    def version_string(self) -> str:
-        """What it says of itself."""
-        return "ssmlens"
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Requests are not logged."""
+PATIENCE = 20.0
+"""Seconds within which a request must be sent."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -44,12 +36,17 @@ def listen(host: str, port: int) -> socket.socket:
     return here
 
 
-def server_on(here: socket.socket, application: Flask) -> BaseWSGIServer:
-    """A server of the application on a listening socket, a thread for each connection."""
-    host, port = here.getsockname()[:2]
-    return make_server(
-        host, port, application, threaded=True, request_handler=_Handler, fd=here.fileno()
-    )
+def server_on(
+    here: socket.socket, application: Flask, patience: float = PATIENCE
+) -> BaseWSGIServer:
+    """A server of the application on a listening socket, a thread for each connection.
+
+    Args:
+        here: The socket.
+        application: The application.
+        patience: Seconds within which a request must be sent.
+    """
+    return Server(here, application, Handler, patience)
 
 
 def serve(here: socket.socket, application: Flask, ready: Callable[[], None]) -> None:

@@ -15,7 +15,8 @@ from ssmlens_dashboard.address import Address, defaults, instead, parse
 from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.controls import following
 from ssmlens_dashboard.elements import more
-from ssmlens_dashboard.library import Entry, GrowingError, Library, first
+from ssmlens_dashboard.library import GrowingError, Library, first
+from ssmlens_dashboard.listing import Entry
 from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
 from ssmlens_dashboard.scene import Scene, resolve
 

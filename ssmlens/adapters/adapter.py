@@ -5,9 +5,10 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ssmlens import names
@@ -29,18 +30,19 @@ class MixerInput:
         hidden: The mixer's input, after the block's norm.
         token_mask: 1 at real tokens and 0 at padding, or None.
         weights: The softmax weights that attention put out, where it did.
+        positions: Where each token stands in its prompt, for families that forget everything at 0. None: in order.
     """
 
     hidden: Float[Tensor, "batch token d_model"]
     token_mask: Tensor | None = None
     weights: Float[Tensor, "batch head query key"] | None = None
+    positions: Int[Tensor, "batch token"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "MixerInput":
         """The same with `function` applied to every tensor."""
+        rest = (self.token_mask, self.weights, self.positions)
         return MixerInput(
-            function(self.hidden),
-            None if self.token_mask is None else function(self.token_mask),
-            None if self.weights is None else function(self.weights),
+            function(self.hidden), *(None if one is None else function(one) for one in rest)
         )
 
 
@@ -58,19 +60,38 @@ class Adapter(ABC):
         family: Library and class, for people: "transformers MambaMixer".
         mixers: Module path and class name of every mixer it reads: a bare class name can be another library's.
         block_kind: What a block with this mixer is, of `names.BLOCK_KINDS`.
-        shared: Whether several blocks may share one such module.
+        masks_padding: Whether it hides padding on the left from the tokens after it, where a model is given a mask.
         tf32_kernels: Whether the family's CUDA kernels multiply float32 in TF32, so that closure is coarser there.
         fresh_A_log: The range that the family's library draws A_log from; None: it is log n (Mamba-1).
         fresh_norms: What its library starts the weights of norms at.
+        looks_ahead: Whether its mixers read tokens after their own, so that padding must be masked: its models then
+            take `attention_mask`, 1 at real tokens.
+        cache_argument: What the mixer calls the state of earlier tokens, and its model's `generate` hands it; None:
+            its models run without a cache.
+        model_type: What config.json calls the models that `load` makes; None: `load_model` reads them without it.
     """
 
     family: str
     mixers: tuple[str, ...]
     block_kind: str = names.MAMBA
-    shared: bool = False
+    masks_padding: bool = True
     tf32_kernels: bool = False
     fresh_A_log: tuple[float, float] | None = None
     fresh_norms: tuple[float, ...] = (1.0,)
+    looks_ahead: bool = False
+    cache_argument: str | None = None
+    model_type: str | None = None
+
+    def load(self, folder: Path, config: Mapping[str, Any]) -> nn.Module:
+        """The model in a folder whose config.json says `model_type`: `model(input_ids)` puts out its logits.
+
+        Its `tokenizer`, if it has one, is kept; else the folder's is read.
+
+        Args:
+            folder: Has config.json, and whatever else the family reads: code in it must not be run.
+            config: What config.json says.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a model_type and no `load`")
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """The mixer's input, whatever its own signature calls it."""
@@ -87,8 +108,12 @@ class Adapter(ABC):
         for name in _PACKED:
             if given.get(name) is not None:
                 return f"packed sequences ({name}) are not recorded; pass them one a row"
-        name = cache_with_state(mixer, given)
+        name = self.cached_by(mixer, given)
         return name and f"a cached step ({name}) is not recorded; record the prefill"
+
+    def cached_by(self, mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
+        """The argument, of the mixer or of its model, by which it goes on from earlier tokens; None: it does not."""
+        return cache_with_state(mixer, given)
 
     def read_output(
         self, mixer: nn.Module, given: MixerInput, output: Any
@@ -131,10 +156,9 @@ class Adapter(ABC):
     ) -> Float[Tensor, "batch token d_model"]:
         """The mixer's output from its scan's output `y` (with D x added): gate, norm, out_proj."""
 
-    def out_weight(self, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:
-        """The weight of the mixer's last projection; those columns that y's channels pass are its last. None: none."""
-        last = getattr(mixer, "out_proj", getattr(mixer, "o_proj", None))
-        return getattr(last, "weight", None)
+    def out_projection(self, mixer: Any) -> Any:
+        """The mixer's last layer; those of its columns that y's channels pass are the last. None: there is none."""
+        return getattr(mixer, "out_proj", getattr(mixer, "o_proj", None))
 
     @abstractmethod
     def weights(self, mixer: nn.Module) -> WeightViews:

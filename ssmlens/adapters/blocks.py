@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -19,7 +21,7 @@ from ssmlens.adapters.softmax import SOFTMAX, is_mha
 # mixer), the feed-forward is what these say.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
-_MLP = re.compile(r"(MLP|FeedForward|FFN)$")
+_MLP = re.compile(r"(MLP|Mlp|FeedForward|FFN)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,17 @@ class Block:
         layer: Its index.
         module: The block.
         mixer: The mixer in it that an adapter reads, or None.
-        attention: The softmax attention in it, or None; several blocks may share its module (Zamba).
+        attention: The softmax attention in it, or None. Several blocks may share the module (Zamba), or a mixer.
+        turn: Of the blocks that are one module, how many stand before this one: that many calls of it are not its own.
+        turns: How many blocks are this module.
     """
 
     layer: int
     module: nn.Module
     mixer: MixerSite | None
     attention: MixerSite | None
+    turn: int = 0
+    turns: int = 1
 
     @property
     def sites(self) -> list[MixerSite]:
@@ -89,10 +95,41 @@ def find_blocks(model: nn.Module) -> list[Block]:
         for layer, block in enumerate(blocks)
         if is_within(name, block)
     }
+    modules = [model.get_submodule(name) for name in blocks]
+    mixers |= _shared_mixers(blocks, modules, mixers)
+    uses = Counter(id(site.module) for sites in (mixers, attention) for site in sites.values())
+    mixers, attention = (
+        {n: dataclasses.replace(s, shared=uses[id(s.module)] > 1) for n, s in sites.items()}
+        for sites in (mixers, attention)
+    )
     return [
-        Block(layer, model.get_submodule(name), mixers.get(layer), attention.get(layer))
-        for layer, name in enumerate(blocks)
+        Block(
+            layer,
+            module,
+            mixers.get(layer),
+            attention.get(layer),
+            turn=sum(earlier is module for earlier in modules[:layer]),
+            turns=sum(other is module for other in modules),
+        )
+        for layer, module in enumerate(modules)
     ]
+
+
+def _shared_mixers(
+    blocks: Sequence[str], modules: Sequence[nn.Module], mixers: Mapping[int, MixerSite]
+) -> dict[int, MixerSite]:
+    """The mixers of blocks that have one of an earlier block."""
+    known = {site.module: site for site in mixers.values()}
+    found: dict[int, MixerSite] = {}
+    for layer, module in enumerate(modules):
+        if layer in mixers:
+            continue
+        for inside, part in module.named_modules():
+            if part in known:
+                name = f"{blocks[layer]}.{inside}" if inside else blocks[layer]
+                found[layer] = dataclasses.replace(known[part], layer=layer, name=name)
+                break
+    return found
 
 
 def block_kinds(model: nn.Module) -> list[str]:

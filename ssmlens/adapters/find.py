@@ -24,16 +24,20 @@ class MixerSite:
         name: Its dotted name, as `model.get_submodule` takes it.
         module: The mixer.
         adapter: What reads it.
+        shared: Whether other blocks have the same module.
     """
 
     layer: int
     name: str
     module: nn.Module
     adapter: Adapter
+    shared: bool = False
 
 
 def find_mixers(model: nn.Module) -> list[MixerSite]:
     """Every mixer that an adapter reads, in the order of the blocks, under the index of its block.
+
+    A mixer that several blocks share stands once, under the first of them (`find_blocks` has it in each).
 
     Raises:
         UnsupportedModelError: No adapter reads anything in the model; names its class and what is supported.

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ssmlens.adapters.adapter import Adapter, adapters
 from ssmlens.adapters.find import adapter_of, token_mixers
 from ssmlens.errors import SsmlensError, UnsupportedModelError
 from ssmlens.models import checkpoint, mamba_ssm_layout, transformers_layout
@@ -23,8 +25,8 @@ class ModelSource:
     Attributes:
         name: What was asked for.
         digest: sha256 of the weights as stored, whatever dtype they were loaded in.
-        backend: What runs it: "torch" (MambaLM), "mamba-ssm" or "transformers".
-        layout: Layout of its folder: "mamba_ssm" or "transformers".
+        backend: What runs it: "torch" (MambaLM, or a family's own modules), "mamba-ssm" or "transformers".
+        layout: Layout of its folder: "mamba_ssm", "transformers", or "family" where an adapter makes the model.
         revision: The hub commit; None for a folder and for shipped models.
         tokenizer_problem: Why `model.tokenizer` is None; None where it is not.
     """
@@ -49,7 +51,8 @@ def load_model(
 
     Reads mamba_ssm's layout (MambaLM runs it, or mamba_ssm on CUDA where it is installed) and
     transformers', a hybrid's with eager attention, so that its maps are there; of a model of images
-    and text, the text model where transformers has one. Nothing in a checkpoint is ever executed.
+    and text, the text model where transformers has one. A folder whose model_type an adapter has
+    (`Adapter.model_type`) is read by that adapter. Nothing in a checkpoint is ever executed.
     The result, in eval mode, has `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and
     `.source` (`ModelSource`).
 
@@ -70,7 +73,8 @@ def load_model(
     where = find_device(device)
     source = find_source(name, revision)
     config = read_config(source.folder)
-    layout = layout_of(config, name)
+    family = _family_of(config)
+    layout: Layout = layout_of(config, name) if family is None else "family"
     no_kernels = mamba_ssm_layout.why_no_kernels(config) if layout == "mamba_ssm" else None
     runs = choose_backend(backend, layout, where, no_kernels)
 
@@ -80,6 +84,11 @@ def load_model(
         source.fetch_weights()
         state = mamba_ssm_layout.untie(skeleton, checkpoint.read_checkpoint(source.folder))
         model: Any = mamba_ssm_layout.fill(skeleton, state)
+    elif family is not None:
+        source.fetch_weights()
+        model = family.load(source.folder, config)
+        _require_mixers(model, name)
+        model, state = model.to(dtype), model.state_dict()
     else:
         skeleton = transformers_layout.make_skeleton(config, source.folder, name)
         _require_mixers(skeleton, name)
@@ -87,12 +96,21 @@ def load_model(
         state = checkpoint.read_checkpoint(source.folder)
         model = transformers_layout.fill(skeleton, state, dtype)
 
+    problem = None
     try:
-        model.tokenizer, problem = source.tokenizer(), None
+        model.tokenizer = getattr(model, "tokenizer", None) or source.tokenizer()
     except SsmlensError as error:
         model.tokenizer, problem = None, str(error)
     model.source = ModelSource(name, checkpoint.digest(state), runs, layout, source.commit, problem)
     return model.to(where).eval()
+
+
+def _family_of(config: Mapping[str, Any]) -> Adapter | None:
+    """The adapter that makes models of this model_type itself."""
+    kind = config.get("model_type")
+    return next(
+        (a for a in map(adapters.__getitem__, adapters) if kind and a.model_type == kind), None
+    )
 
 
 def _require_mixers(skeleton: nn.Module, name: str) -> None:

@@ -13,6 +13,7 @@ class MambaSsmMamba(Mamba1Adapter):
 
     family = "mamba_ssm Mamba"
     mixers = ("mamba_ssm.modules.mamba_simple.Mamba",)
+    cache_argument = "inference_params"
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`; needs a GPU."""

@@ -17,6 +17,7 @@ class MambaSsmMamba2(Mamba2Adapter):
 
     family = "mamba_ssm Mamba2"
     mixers = ("mamba_ssm.modules.mamba2.Mamba2",)
+    cache_argument = "inference_params"
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """See `Mamba2Adapter.named_weights`. Raises UsageError for a tensor-parallel mixer."""

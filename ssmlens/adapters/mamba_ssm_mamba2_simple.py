@@ -19,6 +19,7 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
 
     family = "mamba_ssm Mamba2Simple"
     mixers = ("mamba_ssm.modules.mamba2_simple.Mamba2Simple",)
+    cache_argument = "inference_params"
 
     def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
         """See `Adapter.refusal`: learned initial states too."""

@@ -15,6 +15,7 @@ class MambaSsmMamba3(Mamba3Adapter):
 
     family = "mamba_ssm Mamba3"
     mixers = ("mamba_ssm.modules.mamba3.Mamba3",)
+    cache_argument = "inference_params"
 
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Needs a GPU.

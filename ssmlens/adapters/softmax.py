@@ -34,7 +34,6 @@ class SoftmaxAdapter(Adapter):
     family = "softmax attention"
     mixers = ()
     block_kind = names.ATTENTION
-    shared = True
 
     def unreadable(self, mixer: nn.Module) -> str | None:
         """See `Adapter.unreadable`: fused attention of transformers keeps its weights to itself."""

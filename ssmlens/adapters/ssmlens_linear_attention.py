@@ -48,9 +48,19 @@ class SsmlensMambaLinearAttention(SsmlensLinearAttention):
     mixers = ("ssmlens.models.linear_attention.MambaLinearAttention",)
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. `x_proj` makes the keys (B) and the queries (C)."""
-        W_k, W_q = mixer.x_proj.weight.chunk(2)
+        """See `Adapter.weights`. `x_proj` makes the keys (B) and the queries (C), before them the steps' rows."""
+        W_k, W_q = mixer.x_proj.weight[mixer.dt_rank :].chunk(2)
+        D = None if mixer.D is None else mixer.D.unsqueeze(1 if mixer.dt_rank else 0)
+        steps = {}
+        if mixer.dt_rank:
+            steps = {
+                "W_dt": mixer.x_proj.weight[: mixer.dt_rank],
+                "dt_proj": mixer.dt_proj.weight,
+                "dt_bias": mixer.dt_proj.bias,
+            }
         return WeightViews(
+            **steps,
+            D=D,
             W_B=W_k.unsqueeze(0),
             W_C=W_q.unsqueeze(0),
             conv=mixer.conv1d.weight.squeeze(1),

@@ -14,6 +14,8 @@ from ssmlens.models.projections import Mamba1Weights, Mamba2Weights
 class TransformersAdapter(Adapter):
     """Mixers that may take a padding mask, and apply it by their module's own rules."""
 
+    cache_argument = "cache_params"
+
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
         """See `Adapter.read_input`. The mask is the one that the mixer applies: ones where it ignores its own."""
         given = super().read_input(mixer, args, kwargs)

@@ -30,9 +30,9 @@ class Part:
 
     Attributes:
         layer: Index of its block; −1 for an embedding.
-        kind: "embedding", "mamba", "delta rule", "attention" or "mlp".
+        kind: "embedding", a kind of block such as "mamba", "mlp", or "bias" of a norm on the stream.
         module: Its dotted name.
-        output: What it put out at the position.
+        output: What it put out at the position; of a norm, its bias.
         reach: What a unit of each entry of that adds to the logit.
         call: What mixed the tokens, where that can be read.
     """
@@ -93,6 +93,10 @@ def trace(
         UnsupportedModelError: Something in the model stands between its modules and its logits; says what.
     """
     blocks = find_blocks(model)
+    if same := [block.layer for block in blocks if block.turns > 1]:
+        raise UnsupportedModelError(
+            f"layers {', '.join(map(str, same))} are one module: what each adds to a logit cannot be told apart"
+        )
     head, norm = find_head(model), find_final_norm(model, blocks)
     tracer = Tracer(model, blocks, position)
     options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
@@ -101,10 +105,15 @@ def trace(
     calls: dict[tuple[int, nn.Module], MixerCall] = {}
 
     def on_call(call: MixerCall) -> None:
-        calls[call.site.layer, call.site.module] = call.detached()
+        if call.number:
+            raise UnsupportedModelError(
+                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
+                "what each run adds to a logit cannot be told apart"
+            )
+        calls[call.site.layer, call.site.module] = call.copied()
 
     with torch.inference_mode(False), torch.enable_grad():
-        with hooked(blocks, on_call), tracer.attached(norm, head):
+        with hooked(model, blocks, on_call), tracer.attached(norm, head):
             output = model(ids, **options)
         logits = logits_of(output)
         stream, given, raw = tracer.read()

@@ -1,12 +1,11 @@
 """What one module that mixes tokens adds to a logit, by head, by the token it comes from, by tap of its convolution."""
 
 import dataclasses
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.scan.fold import activation_scale, output_scale
@@ -23,7 +22,7 @@ class Split:
         by_tap: What comes from each token, by tap. Tap a is that of the token a places back; without taps there is
             one, and the tokens are those of x, after the convolution.
         by_head_and_source: Heads and tokens together, where asked for.
-        offset: What the convolution's bias adds; 0 without taps, where it is part of x.
+        offset: What the convolution's bias adds; 0 without taps where it is part of x.
         bias: What out_proj's bias adds.
         beside: What the gated MLP beside the heads adds.
     """
@@ -67,7 +66,7 @@ def split_mixing(
     """
     with torch.no_grad():
         o = call.operands()
-        out = out_projection(call.site.module)
+        out = call.site.adapter.out_projection(call.site.module)
         bias = 0.0 if out.bias is None else float(reach @ out.bias.double())
         read = _read(o, out.weight.double(), position, reach)
         beside = 0.0
@@ -78,6 +77,8 @@ def split_mixing(
         constant = _of_bias(o) if taps else None
         added = _added(o, position, read, given if constant is None else [*given, constant])
         offset = 0.0 if constant is None else float(added[:, -1].sum())
+        if o.offset is not None:
+            offset += float((read * o.offset[0, position].double()).sum())
         added = added[:, : len(given)]
     # What tap a reads at token j stands a places before j.
     moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(added.unbind(1))]
@@ -89,11 +90,6 @@ def split_mixing(
         bias=bias,
         beside=beside,
     )
-
-
-def out_projection(mixer: Any) -> nn.Linear:
-    """The layer that makes a mixer's output of its heads'."""
-    return mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
 
 
 def _read(

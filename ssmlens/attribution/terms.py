@@ -7,10 +7,9 @@ from itertools import count
 from ssmlens import names
 from ssmlens.attribution.direct_path import DirectPath, Part
 from ssmlens.attribution.mixing import Split, split_mixing
+from ssmlens.attribution.tracer import BIAS
 from ssmlens.errors import ClosureError
 from ssmlens.recorder.closure import TOLERANCE, tolerance
-
-BIAS = "bias"
 
 Progress = Callable[[int, int, str], None]
 

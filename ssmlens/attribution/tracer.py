@@ -22,7 +22,7 @@ from ssmlens.edits.module_calls import (
 )
 from ssmlens.errors import UnsupportedModelError
 
-EMBEDDING = "embedding"
+EMBEDDING, BIAS = "embedding", "bias"
 _NORM = re.compile(r"Norm$")
 # What computes from the streams how they are mixed; it hands no stream on.
 _STREAM_WEIGHTS = re.compile(r"HyperConnection$")
@@ -170,6 +170,11 @@ class Tracer:
         here = x[:, at]
         tracked = output.detach().clone()
         tracked[:, at] += frozen.linear(here - here.detach()).to(output.dtype)
+        if frozen.bias is not None and self._block is not None:
+            zero = torch.zeros_like(output[:, at]).requires_grad_()
+            tracked[:, at] += zero
+            bias = frozen.bias.to(output.dtype)
+            self.leaves.append(Leaf(self._block.layer, BIAS, module, bias, zero))
         return tracked
 
     def _before_final_norm(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

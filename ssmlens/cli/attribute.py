@@ -33,7 +33,7 @@ class AttributeCommand(ModelOptions):
     taps: bool = False
     """Split mixers on through their convolution, tap by tap."""
     out: Path | None = None
-    """Write the figure (.html, .svg, .png, .pdf) or all numbers (.nc, netCDF)."""
+    """Write the figure (.html, .svg, .png, .pdf), all numbers (.nc, netCDF), or what the dashboard shows (.json)."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
@@ -59,7 +59,7 @@ class AttributeCommand(ModelOptions):
                 progress=tell,
             )
         if self.out is not None:
-            _write(found, self.out)
+            _write(found, self.out, self.model, self.prompt)
         return Result(_plain(found, self.out), _text(found, self.out))
 
     def _check_options(self) -> None:
@@ -69,7 +69,7 @@ class AttributeCommand(ModelOptions):
             raise UsageError("--against needs --token")
         if self.out is None:
             return
-        forms = (*FIGURE_FILES, ".nc")
+        forms = (*FIGURE_FILES, ".nc", ".json")
         if self.out.suffix.lower() not in forms:
             raise UsageError(f"--out {self.out.name} ends in none of {', '.join(forms)}")
         if self.out.exists() and not self.overwrite:
@@ -96,14 +96,18 @@ def _token(model: Any, text: str) -> int:
     return int(text)
 
 
-def _write(found: Any, out: Path) -> None:
+def _write(found: Any, out: Path, model: str, prompt: str) -> None:
     from ssmlens.files.new import write_file
     from ssmlens.plot import attribution
     from ssmlens.plot.image import figure_file
     from ssmlens.plot.number_files import as_netcdf
+    from ssmlens.store.attribution_file import attribution_json
 
     form = out.suffix.lower()
-    file = as_netcdf(found) if form == ".nc" else figure_file(attribution(found), form)
+    if form == ".json":
+        file = attribution_json(found, model, prompt)
+    else:
+        file = as_netcdf(found) if form == ".nc" else figure_file(attribution(found), form)
     write_file(out, file)
 
 

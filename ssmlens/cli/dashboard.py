@@ -14,11 +14,14 @@ class DashboardCommand:
     """Open the dashboard: browse what every layer of a capture attends to. Ctrl-C ends it."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Captures, runs, or folders of them. Default: this folder, with its demo/."""
+    """Captures, runs, attributions (NAME.json of `ssmlens attribute`), or folders of them. Default: this folder, with
+    its demo/."""
     host: str = "127.0.0.1"
     """The address to listen on. Any other than this computer's own asks readers for a token."""
     port: int = 8050
     """The port to listen on; 0 takes a free one."""
+    follow_links: bool = False
+    """Follow links in these folders, also those that lead out of them."""
     browser: bool = True
     """Open a browser; with --no-browser the address is only printed."""
     json: bool = False
@@ -46,7 +49,7 @@ class DashboardCommand:
             access = Access(self.host, port)
             if not access.local:
                 access = dataclasses.replace(access, token=secrets.token_urlsafe(24))
-            app = make_app(self.paths or (Path(),), access)
+            app = make_app(self.paths or (Path(),), access, self.follow_links)
             address = access.address + view
 
             def ready() -> None:

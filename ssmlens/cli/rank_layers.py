@@ -26,9 +26,9 @@ class RankLayersCommand:
     top: int | None = None
     """Show only this many layers, or heads."""
     heads: bool = False
-    """Rank heads by their own maps, where a layer has at most 256 of them."""
+    """Rank heads by their own maps: those of softmax attention, and of mixers with at most 256 heads a layer."""
     layers: tuple[int, ...] = ()
-    """With --heads: whose heads. Default: of all layers but softmax attention."""
+    """With --heads: whose heads. Default: of all layers."""
     json: bool = False
     """Print the result as JSON."""
 

@@ -23,6 +23,7 @@ from ssmlens.edits.module_calls import (
 from ssmlens.errors import UsageError
 from ssmlens.recorder.calls import weights_device
 from ssmlens.recorder.choose import why_not
+from ssmlens.recorder.forwards import Forwards
 
 _OF_MIXER = range(Stage.INPUT, Stage.OUTPUT + 1)
 
@@ -34,13 +35,13 @@ class BlockHooks:
         ran: Whether the block has run.
 
     Raises:
-        UsageError: The block lacks what an edit changes.
+        UsageError: The block lacks what an edit changes; or, in the model's call, it runs more than once.
     """
 
-    def __init__(self, block: Block, edits: Sequence[Edit], forward: Forward):
+    def __init__(self, block: Block, edits: Sequence[Edit], forward: Forward, forwards: Forwards):
         self.ran = False
-        self._block, self._forward = block, forward
-        self._running = False  # several blocks may share a module
+        self._block, self._forward, self._forwards = block, forward, forwards
+        self._edit = edits[0]
         self._stream: Tensor | None = None
         # What MLPs of this block have put out so far: some blocks add experts and one more.
         self._others: list[Tensor] = []
@@ -56,7 +57,7 @@ class BlockHooks:
                 site = _site(block, edit)
                 by_module.setdefault(site.module, (site, []))[1].append(edit)
         for site, some in by_module.values():
-            self._mixers.append(MixerHooks(site, some, forward, lambda: self._running))
+            self._mixers.append(MixerHooks(site, some, forward, self._running, self._forwards))
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the block's modules; `stack` unhooks them."""
@@ -71,8 +72,24 @@ class BlockHooks:
             keep(block.register_forward_hook(self._after_block).remove)
         keep(block.register_forward_hook(self._leave, always_call=True).remove)
 
+    def _running(self) -> bool:
+        """Whether this block runs, of those that are its module."""
+        return self._forwards.runs(self._block)
+
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        self._running = self.ran = True
+        if self._block.turns > 1 and not self._forwards.whole:
+            raise UsageError(
+                f"{self._edit}: {self._block.turns} blocks are this module, and it runs by itself (checkpointing of "
+                "activations does that): which of them it is cannot be told"
+            )
+        if not self._running():
+            return None
+        if self._forwards.rounds(self._block) > 1:
+            raise UsageError(
+                f"{self._edit}: layer {self._block.layer} runs more than once in a forward, and which run is edited "
+                "cannot be told"
+            )
+        self.ran = True
         self._others = []
         if not self._residual and not self._added:
             return None
@@ -88,7 +105,7 @@ class BlockHooks:
         return with_first_input(module, args, kwargs, new)
 
     def _after_mlp(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        if not self._running:
+        if not self._running():
             return None
         first = first_output(output)
         self._others.append(first)
@@ -104,7 +121,8 @@ class BlockHooks:
 
     def _after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
         stream, first = self._stream, first_output(output)
-        assert stream is not None
+        if stream is None:  # another block that is this module
+            return None
         beside = output[1] if hands_on_residual(module) else None
         put_out = first if beside is None else first + beside
         added = put_out - stream
@@ -116,7 +134,7 @@ class BlockHooks:
         return with_first_output(output, new.to(first.dtype))
 
     def _leave(self, *_: Any) -> None:
-        self._running, self._stream = False, None
+        self._stream = None
 
 
 def _residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:

@@ -13,6 +13,7 @@ from ssmlens.edits.edit import ATTENTION, MIXER, Edit, from_json
 from ssmlens.edits.forward import Forward
 from ssmlens.errors import UsageError
 from ssmlens.recorder.eager import eager
+from ssmlens.recorder.forwards import Forwards
 
 _edited: WeakSet[nn.Module] = WeakSet()
 
@@ -29,7 +30,8 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
     layer sees the edited stream. Edits of one layer apply by stage: residual stream, input, operands, state (in time),
     entries of M (of the edited operands), scan output, mixer output, MLP, block; within a stage in the order given.
     Tokens count from each prompt's first real one. All is differentiable where the model is. A `recording` of an edited
-    layer shows its operands before the edit, and what it put out after it. A compiled model runs uncompiled.
+    layer shows its operands before the edit, and what it put out after it. A compiled model runs uncompiled. A mixer
+    that several blocks share is edited in the block that the edit names; one that runs twice in it is refused.
 
     Under `generate`, edits of inputs and outputs hold at every cached step; edits of operands, state and entries of M
     hold in the prefill, and a cached step is refused.
@@ -75,10 +77,13 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
     if model in _edited:
         raise UsageError("the model is being edited already: give all edits at once")
     parts = [part for edit in edits for part in edit.parts()]
-    forward = Forward([block.mixer.module for block in blocks if block.mixer])
+    forward = Forward([block.mixer for block in blocks if block.mixer])
     layers = sorted({edit.layer for edit in parts})
+    forwards = Forwards(model, [blocks[layer] for layer in layers])
     hooks = {
-        layer: BlockHooks(blocks[layer], [edit for edit in parts if edit.layer == layer], forward)
+        layer: BlockHooks(
+            blocks[layer], [edit for edit in parts if edit.layer == layer], forward, forwards
+        )
         for layer in layers
     }
     with ExitStack() as stack:
@@ -89,6 +94,7 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
         stack.callback(begin.remove)
         for layer in layers:
             hooks[layer].attach(stack)
+        forwards.attach(stack)
         yield
     _check_done(edits, hooks, forward)
 

@@ -30,18 +30,25 @@ def project_again(
     """The operands as these edits of the convolution leave them, every head with its own copy where they have so.
 
     Raises:
-        UsageError: An edit sets taps, and the mixer has no convolution.
+        UsageError: An edit sets taps, and the mixer has no convolution before its scan.
     """
     of_taps = [edit for edit in edits if isinstance(edit, ValueEdit)]
+    around = operands.surroundings
     taps = {
         f"mixer.{name}.weight": module.weight
         for name, module in site.module.named_modules()
-        if isinstance(module, nn.Conv1d)
+        if isinstance(module, nn.Conv1d) and around is not None and around.u is not None
     }
     if of_taps and not taps:
-        raise UsageError(f"{of_taps[0]}: the mixer has no convolution")
+        mixing = "taps" in operands.quantities
+        hint = ": its taps are M itself; knock out lags, or edit 'taps'" if mixing else ""
+        raise UsageError(f"{of_taps[0]}: the mixer has no convolution before its scan{hint}")
     if not taps:
         return operands
+    if not operands.is_causal:
+        raise UsageError(
+            f"{edits[0]}: the convolution of a {operands.kind} looks ahead; edit its operands instead"
+        )
     cuts = [edit for edit in edits if isinstance(edit, CutTaps)]
     projection = _Projection(site)
     # Which of the edits hold at a token: 1 for the first, 2 for the second, 4 for the third …

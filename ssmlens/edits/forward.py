@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmlens.adapters.adapter import arguments, cache_with_state
+from ssmlens.adapters.adapter import arguments
+from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.positions import Positions
 
 
@@ -18,7 +19,7 @@ class Forward:
         longest: Real tokens of the longest prompt so far.
     """
 
-    def __init__(self, mixers: list[nn.Module]):
+    def __init__(self, mixers: list[MixerSite]):
         self.called = False
         self.cached_step = False
         self.longest = 0
@@ -35,7 +36,7 @@ class Forward:
         given = arguments(model, args, kwargs)
         mask = given.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        self.cached_step = any(cache_with_state(mixer, given) for mixer in self._mixers)
+        self.cached_step = any(site.adapter.cached_by(site.module, given) for site in self._mixers)
         self._before = self._seen if self.cached_step else 0
         if not self.cached_step:
             self._prefill, self._prefill_mask = None, self._mask

@@ -25,7 +25,7 @@ class KnockOut(Edit):
     Attributes:
         queries: Rows of M, counted from each prompt's first real token. None: all.
         keys: Columns of M. None: all.
-        lags: How many tokens back, query − key. None: all.
+        lags: How many tokens back, query − key; where tokens look ahead too, how many apart. None: all.
         heads: Whose M. None: all.
         mask: Which entries [query key] of what is chosen so far; on a GPU it is quickest there. None: all.
         taps: Whether the earlier taps of the convolution are set to 0 too, so that no token sees another.

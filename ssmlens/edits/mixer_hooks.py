@@ -20,6 +20,7 @@ from ssmlens.edits.module_calls import (
 from ssmlens.edits.value import STREAM_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.recorder.calls import call_device
+from ssmlens.recorder.forwards import Forwards
 
 
 def edit_stream(edits: Sequence[Edit], value: Tensor, forward: Forward) -> Tensor:
@@ -40,8 +41,10 @@ class MixerHooks:
         edits: Sequence[Edit],
         forward: Forward,
         running: Callable[[], bool],
+        forwards: Forwards,
     ):
         self._site, self._forward, self._running = site, forward, running
+        self._forwards, self._edit = forwards, edits[0]
         self._input = [edit for edit in edits if edit.stage is Stage.INPUT]
         self._inside = [edit for edit in edits if Stage.OPERANDS <= edit.stage <= Stage.SCAN_OUTPUT]
         self._output = [edit for edit in edits if edit.stage is Stage.OUTPUT]
@@ -75,6 +78,11 @@ class MixerHooks:
         """After the mixer ran: add what the edits inside change, then change its output."""
         if not self._running():
             return None
+        if self._forwards.count((self._site.layer, module)):
+            raise UsageError(
+                f"{self._edit}: {self._site.name} runs more than once in a forward, and which run is edited cannot be "
+                "told"
+            )
         first = first_output(output)
         if self._inside:
             first = self._edited(module, first, output)

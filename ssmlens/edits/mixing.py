@@ -222,24 +222,24 @@ def _edit_entries(
 
     def change(M: Tensor, queries: tuple[int, int]) -> Tensor:
         for edit in edits:
-            M = _edit_rows(edit, M, queries, heads, o.heads)
+            M = _edit_rows(edit, M, queries, heads, o)
         return M
 
     return change_of_rows(o, x, heads, change)
 
 
 def _edit_rows(
-    edit: Edit, M: Tensor, queries: tuple[int, int], heads: list[int], of: int
+    edit: Edit, M: Tensor, queries: tuple[int, int], heads: list[int], of: Operator
 ) -> Tensor:
-    """Rows of M of these heads, of so many, as the edit leaves them."""
+    """Rows of M of these heads of an operator, as the edit leaves them."""
     if isinstance(edit, KnockOut):
-        edges = edit.edges(M.shape[3], of)
+        edges = edit.edges(M.shape[3], of.heads)
         of_heads = edges.heads[heads, None, None].to(M.device)
-        return M.masked_fill(edges.within(*queries, M.device) & of_heads, 0)
+        return M.masked_fill(edges.within(*queries, M.device, of.is_causal) & of_heads, 0)
     assert isinstance(edit, Apply)
     if edit.heads is None:
         return edit.rows(M, range(*queries))
-    own = edit.heads.mask(of, "head")[heads].nonzero().flatten().to(M.device)
+    own = edit.heads.mask(of.heads, "head")[heads].nonzero().flatten().to(M.device)
     return M.index_copy(1, own, edit.rows(M[:, own], range(*queries)))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssmlens.adapters.adapter import arguments, cache_with_state
+from ssmlens.adapters.adapter import arguments
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.edits.context import edit_blocks, edits_of
 from ssmlens.edits.edit import Edit
@@ -53,8 +53,9 @@ class UneditedRun:
                 stack.enter_context(_forward_replaced(module, forward))
             self.output = model(*args, **kwargs)
         given = arguments(model, args, kwargs)
-        mixers = [block.mixer.module for block in self._blocks if block.mixer]
-        for name in filter(None, (cache_with_state(mixer, given) for mixer in mixers)):
+        mixers = [block.mixer for block in self._blocks if block.mixer]
+        caches = (site.adapter.cached_by(site.module, given) for site in mixers)
+        for name in filter(None, caches):
             raise UsageError(f"{name} holds the state of this forward now: leave it out")
         for module, layers in self._layers.items():
             if len(self._outputs[module]) != len(layers):

@@ -10,7 +10,8 @@ from ssmlens.edits.positions import Positions
 from ssmlens.edits.value import SCAN_AXES, STREAM_AXES, Place
 from ssmlens.errors import UsageError
 from ssmlens.names import HEAD, PROMPT, TOKEN
-from ssmlens.recorder.recording import LayerRecord, Recording
+from ssmlens.recorder.layer_record import LayerRecord
+from ssmlens.recorder.recording import Recording
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 

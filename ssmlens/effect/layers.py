@@ -16,7 +16,7 @@ from ssmlens.edits.resume import UneditedRun
 from ssmlens.effect.measure import MEASURES, Readout
 from ssmlens.errors import UsageError
 from ssmlens.names import ARRAYS, EFFECT
-from ssmlens.recorder.calls import logits_of, without_cache
+from ssmlens.recorder.calls import logits_of, padding_mask, without_cache
 from ssmlens.recorder.prompts import Prompts
 
 
@@ -95,7 +95,8 @@ class _Batch:
         self._right = tokens[self._row, target[self._row, self._query]]
         self._real = torch.arange(tokens.shape[1]) < length.unsqueeze(1)
         device = next(model.parameters()).device
-        self._unedited = UneditedRun(model, tokens.to(device), **without_cache(model))
+        how = {**without_cache(model), **padding_mask(model, self._real)}
+        self._unedited = UneditedRun(model, tokens.to(device), **how)
         self._before = self._log_probability(self._unedited.output)
         self._unedited.output = None  # logits of every token: as large as all else together
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmlens.errors import RunFileError, SsmlensError
+from ssmlens.files import descriptors
 
 Refusal = type[SsmlensError]
 _LARGEST_INTEGER = 2**63
@@ -34,6 +35,7 @@ def read_bytes(
     Raises:
         FileNotFoundError: There is no such file.
         SsmlensError: (`refused`) It is no plain file, too large, or cannot be read.
+        OpenFilesError: No more files can be opened.
     """
     follow = 0 if links else os.O_NOFOLLOW
     try:
@@ -41,6 +43,8 @@ def read_bytes(
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if descriptors.are_exhausted(error):
+            raise descriptors.exhausted() from error
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             why = "it is a link"

@@ -14,6 +14,7 @@ BACKENDS = ("auto", MAMBA_SSM, TRANSFORMERS, TORCH)
 FITTING: dict[Layout, dict[str, str]] = {
     "mamba_ssm": {TORCH: TORCH, MAMBA_SSM: MAMBA_SSM},
     "transformers": {TRANSFORMERS: TRANSFORMERS, TORCH: TRANSFORMERS},
+    "family": {TORCH: TORCH},  # the adapter of the family makes the model itself
 }
 
 

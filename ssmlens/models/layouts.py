@@ -1,4 +1,4 @@
-"""The two layouts of a model's folder, told apart by config.json."""
+"""The layouts of a model's folder, told apart by config.json."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ssmlens.errors import UnsupportedModelError, UsageError
 from ssmlens.files.plain_json import read_object
 
 CONFIG_FILE = "config.json"
-Layout = Literal["mamba_ssm", "transformers"]
+Layout = Literal["mamba_ssm", "transformers", "family"]
 _MOST_BYTES = 1 << 24
 _MOST_PARTS = 10_000
 # Of what a model is built part by part, so that a number is time and memory before any weight is read.

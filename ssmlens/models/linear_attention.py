@@ -4,8 +4,11 @@
 
 (paper eq. 12, and the ablation of its Figure 5.) It is a selective scan that forgets nothing and writes with weight 1:
 k is B, q is C, Δ = 1, the log of the decay 0, and there is no D. So these modules hand `DecayScan` to
-`selective_scan` as the other mixers do, and whatever reads those reads them.
+`selective_scan` as the other mixers do, and whatever reads those reads them. Mamba-1 does three things more: it
+forgets, it adds D x, and it writes Δ x instead of x. The last two can be added one by one.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 
 from ssmlens.errors import UsageError
 from ssmlens.models.norms import GroupRMSNorm
-from ssmlens.models.parameters import Number, depthwise
+from ssmlens.models.parameters import Number, depthwise, step_projection
 from ssmlens.models.projections import TokenMask, convolve, zero_padding
 from ssmlens.models.submodules import called
 from ssmlens.scan.operator import scan_dtype
@@ -29,11 +32,17 @@ class MambaLinearAttention(nn.Module):
     """Mamba-1's block with one head of linear attention where its scan was; `[batch token d_model]` in and out.
 
     in_proj, convolution, SiLU, gate and out_proj are `Mamba`'s, and x_proj makes k and q from x as it makes B and C
-    there; Δ, A and D are gone. `Mamba` with Δ = 1, A = 0 and D = 0 computes the same.
+    there; Δ, A and D are gone. `Mamba` with Δ = 1, A = 0 and D = 0 computes the same. With `skip` it is `Mamba` with
+    Δ = 1 and A = 0, with `write_gate` too it is `Mamba` with A = 0:
+
+        y[c,i] = Σ_{j ≤ i} (q[i]·k[j]) Δ[c,j] x[c,j] + D[c] x[c,i]
 
     Args:
         d_model: Width of the hidden states.
         d_state: Size of q and k: what the paper calls the head dimension.
+        skip: Whether D x is added to what is read, D a weight per channel that starts at 1.
+        write_gate: Whether a channel writes Δ x instead of x, Δ = softplus(dt_proj (x_proj x)) as in `Mamba`; a
+            channel is a head then.
         d_conv: Taps of the convolution.
         expand: d_inner / d_model.
         conv_bias: Whether the convolution has a bias.
@@ -49,6 +58,8 @@ class MambaLinearAttention(nn.Module):
         d_state: int = 16,
         d_conv: int = 4,
         expand: Number = 2,
+        skip: bool = False,
+        write_gate: bool = False,
         conv_bias: bool = True,
         bias: bool = False,
         layer_idx: int | None = None,
@@ -58,13 +69,19 @@ class MambaLinearAttention(nn.Module):
         super().__init__()
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if write_gate else 0
         self.activation = "silu"
         self.layer_idx = layer_idx
 
         made = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
         self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
-        self.x_proj = nn.Linear(self.d_inner, 2 * d_state, bias=False, **made)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
+        if write_gate:
+            self.dt_proj = step_projection(self.dt_rank, self.d_inner, made)
+        self.D = None
+        if skip:
+            self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
 
     def operands(
@@ -72,18 +89,25 @@ class MambaLinearAttention(nn.Module):
         hidden_states: Float[Tensor, "batch token d_model"],
         attention_mask: TokenMask | None = None,
     ) -> DecayScan:
-        """x = SiLU(conv(W_x u)), (k, q) = x_proj x, with the gate's branch beside them; x is 0 at padding."""
+        """x = SiLU(conv(W_x u)), (Δ, k, q) from x_proj x, the gate's branch beside them; x is 0 at padding."""
         u, gate = self.in_proj(zero_padding(hidden_states, attention_mask)).chunk(2, dim=2)
         u = zero_padding(u, attention_mask)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         x = F.silu(convolve(u, taps, bias, called(self, conv1d="conv1d").get("conv1d")))
         x = zero_padding(x.to(gate.dtype), attention_mask)
-        k, q = self.x_proj(x).chunk(2, dim=2)
+        split = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        step, k, q = (part.unsqueeze(2) for part in split)
         surroundings = Surroundings(u=u, conv_weight=taps, conv_bias=bias)
-        return _operands(k.unsqueeze(2), q.unsqueeze(2), x.unsqueeze(2), gate, surroundings)
+        if not self.dt_rank:
+            D = None if self.D is None else self.D.unsqueeze(0)
+            return _operands(k, q, x.unsqueeze(2), gate, surroundings, D)
+        delta = F.softplus(self.dt_proj(step.squeeze(2)).to(scan_dtype(x)))
+        delta = zero_padding(delta, attention_mask)
+        D = None if self.D is None else self.D.unsqueeze(1)
+        return _operands(k, q, x.unsqueeze(3), gate, surroundings, D, delta)
 
     def finish(
-        self, y: Float[Tensor, "batch token 1 d_inner"], operands: DecayScan
+        self, y: Float[Tensor, "batch token head headdim"], operands: DecayScan
     ) -> Float[Tensor, "batch token d_model"]:
         """The output, out_proj(y · SiLU(gate)), from the scan's `y`."""
         assert operands.gate is not None
@@ -191,22 +215,26 @@ class LinearAttention(nn.Module):
 
 
 def _operands(
-    k: Float[Tensor, "batch token head state"],
-    q: Float[Tensor, "batch token head state"],
+    k: Float[Tensor, "batch token group state"],
+    q: Float[Tensor, "batch token group state"],
     x: Float[Tensor, "batch token head headdim"],
     gate: Float[Tensor, "batch token d_inner"] | None,
     surroundings: Surroundings,
+    D: Float[Tensor, "head #headdim"] | None = None,
+    delta: Float[Tensor, "batch token head"] | None = None,
 ) -> DecayScan:
-    """A scan that keeps everything and writes it with weight 1."""
+    """A scan that keeps everything and writes it with weight `delta`, by default 1."""
     wide = scan_dtype(x)
-    one = torch.ones(x.shape[:3], device=x.device, dtype=wide)
+    if delta is None:
+        delta = torch.ones(x.shape[:3], device=x.device, dtype=wide)
     return DecayScan(
-        delta=one,
+        delta=delta,
         A=None,
         B=k.to(wide),
         C=q.to(wide),
         x=x.to(wide),
+        D=D,
         gate=gate,
-        log_decay=torch.zeros_like(one),
+        log_decay=torch.zeros_like(delta),
         surroundings=surroundings,
     )

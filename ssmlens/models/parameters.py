@@ -15,6 +15,15 @@ def depthwise(channels: int, taps: int, bias: bool, made: dict) -> nn.Conv1d:
     return nn.Conv1d(channels, channels, taps, groups=channels, padding=taps - 1, bias=bias, **made)
 
 
+def step_projection(rank: int, channels: int, made: dict) -> nn.Linear:
+    """Mamba-1's dt_proj as it is drawn by default: weights U(±1/√rank), steps log-uniform in [.001, .1]."""
+    projection = nn.Linear(rank, channels, bias=True, **made)
+    nn.init.uniform_(projection.weight, -(rank**-0.5), rank**-0.5)
+    with torch.no_grad():
+        projection.bias.copy_(draw_dt_bias(channels, 0.001, 0.1, 1e-4, made))
+    return projection
+
+
 def draw_dt_bias(
     count: int, dt_min: Number, dt_max: Number, floor: Number, made: dict
 ) -> Float[Tensor, "count"]:

@@ -12,7 +12,7 @@ from ssmlens.errors import UsageError
 from ssmlens.plot import layer_figures as draw
 from ssmlens.plot import signal_numbers as signals
 from ssmlens.plot import weight_numbers as weights
-from ssmlens.plot.matrix import lag_energy, window
+from ssmlens.plot.matrix import ahead_energy, lag_energy, window
 from ssmlens.plot.selection import KINDS, Drawable, Selection, Span, heads_of, kinds_of
 from ssmlens.plot.theme import Spec
 from ssmlens.plot.words import words
@@ -125,8 +125,10 @@ def _no_matrix(kind: str) -> Callable[[Drawable], str]:
 
 
 def _lags(what: Selection) -> xr.Dataset:
-    energy = lag_energy(what)
-    return xr.Dataset({"energy": ("lag", energy)}, {"lag": np.arange(len(energy))})
+    energy, ahead = lag_energy(what), ahead_energy(what)
+    least = 0 if ahead is None else 1 - len(ahead)
+    energy = energy if ahead is None else np.concatenate([ahead[:0:-1], energy])
+    return xr.Dataset({"energy": ("lag", energy)}, {"lag": least + np.arange(len(energy))})
 
 
 def _half_lives(what: Selection) -> xr.Dataset:

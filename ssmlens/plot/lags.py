@@ -7,35 +7,50 @@ from jaxtyping import Float
 from ssmlens.plot.packing import rounded
 from ssmlens.plot.theme import LIGHT, Spec, Theme, plain_template
 
+_BACK = "tokens back (lag)"
+
 
 def lag_profile(
-    energy: Float[np.ndarray, " lag"], first_lag: int = 1, *, theme: Theme = LIGHT
+    energy: Float[np.ndarray, " lag"],
+    first_lag: int = 1,
+    ahead: Float[np.ndarray, " _lag"] | None = None,
+    *,
+    theme: Theme = LIGHT,
 ) -> go.Figure:
     """Draw the energy of each sub-diagonal as its share of the whole, and name the sharpest lag.
 
     Args:
         energy: e(ℓ) = mean_i map[i, i−ℓ]² (`ssmlens.scores.diagonal.lag_energy`).
         first_lag: Lags below it are shaded: `diagonal_sharpness` leaves them to the convolution.
+        ahead: mean_i map[i, i+ℓ]², of a layer that looks ahead: drawn at the left, at negative lags.
         theme: LIGHT or DARK.
     """
-    return go.Figure(lag_profile_spec(energy, first_lag, theme=theme))
+    return go.Figure(lag_profile_spec(energy, first_lag, ahead, theme=theme))
 
 
 def lag_profile_spec(
-    energy: Float[np.ndarray, " lag"], first_lag: int = 1, *, theme: Theme = LIGHT
+    energy: Float[np.ndarray, " lag"],
+    first_lag: int = 1,
+    ahead: Float[np.ndarray, " _lag"] | None = None,
+    *,
+    theme: Theme = LIGHT,
 ) -> Spec:
     """`lag_profile` as plain values."""
+    least = 0 if ahead is None else 1 - len(ahead)
+    energy = energy if ahead is None else np.concatenate([ahead[:0:-1], energy])
+    lags = least + np.arange(len(energy))
     total = float(energy.sum())
     share = energy / total if total > 0 else np.zeros_like(energy)
     line = {
         **{"type": "scatter", "mode": "lines", "fill": "tozeroy"},
-        **{"x0": 0, "dx": 1, "y": rounded(share)},
+        **{"x0": least, "dx": 1, "y": rounded(share)},
         "line": {"shape": "hvh", "width": 1.5, "color": theme.accent},
         "hovertemplate": "%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
     }
     convolution = {
         **{"type": "rect", "xref": "x", "yref": "y domain"},
-        **{"x0": -0.5, "x1": first_lag - 0.5, "y0": 0, "y1": 1},
+        **{"x0": -0.5 if ahead is None else 0.5 - first_lag, "x1": first_lag - 0.5},
+        **{"y0": 0, "y1": 1},
         **{"fillcolor": theme.muted, "opacity": 0.12, "line": {"width": 0}},
         "label": {
             **{"text": "recency", "textangle": -90, "textposition": "top right"},
@@ -45,16 +60,21 @@ def lag_profile_spec(
     }
     layout = {
         "template": plain_template(theme),
-        "xaxis": {"title": {"text": "tokens back (lag)"}, "rangemode": "nonnegative"},
+        "xaxis": {"title": {"text": _BACK}, "rangemode": "nonnegative"}
+        if ahead is None
+        else {"title": {"text": f"{_BACK}; negative: ahead"}},
         "yaxis": {"title": {"text": "share of energy"}, "tickformat": ".0%", "rangemode": "tozero"},
         "shapes": [convolution],
     }
-    if total > 0 and len(energy) > first_lag:
-        sharpest = first_lag + int(np.argmax(share[first_lag:]))
+    beyond = np.abs(lags) >= first_lag
+    if total > 0 and beyond.any():
+        at = int(np.argmax(np.where(beyond, share, -1)))
+        sharpest = int(lags[at])
         layout["annotations"] = [
             {
-                **{"x": sharpest, "y": float(share[sharpest]), "yshift": 10},
-                **{"text": f"{sharpest} back", "showarrow": False},
+                **{"x": sharpest, "y": float(share[at]), "yshift": 10},
+                **{"text": f"{abs(sharpest)} {'back' if sharpest >= 0 else 'ahead'}"},
+                **{"showarrow": False},
             }
         ]
     return {"data": [line], "layout": layout}

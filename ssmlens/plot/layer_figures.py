@@ -7,7 +7,7 @@ from ssmlens.plot import signal_numbers as signals
 from ssmlens.plot import weight_numbers as weights
 from ssmlens.plot.cells import nothing
 from ssmlens.plot.lags import lag_profile_spec
-from ssmlens.plot.matrix import colour_limit, lag_energy, shown_tile
+from ssmlens.plot.matrix import ahead_energy, colour_limit, lag_energy, shown_tile
 from ssmlens.plot.selection import Drawable, HeadOrder, Selection
 from ssmlens.plot.signals_decay import half_lives_figure, rates_figure
 from ssmlens.plot.signals_tokens import Window, lines_figure, steps_figure
@@ -61,7 +61,8 @@ def matrix_figure(what: Selection) -> go.Figure:
 
 def lags_spec(what: Selection) -> Spec:
     """Energy per sub-diagonal of the same matrix: what `diagonal_sharpness` reads."""
-    spec = lag_profile_spec(lag_energy(what), first_lag(what.layer), theme=what.theme)
+    energy, ahead = lag_energy(what), ahead_energy(what)
+    spec = lag_profile_spec(energy, first_lag(what.layer), ahead, theme=what.theme)
     spec["layout"]["margin"] = {"l": 56, "r": 12, "t": 16, "b": 44}
     return spec
 

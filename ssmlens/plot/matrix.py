@@ -39,7 +39,8 @@ def shown_tile(what: Selection, region: Region | None = None, side: int = SIDE) 
     queries, keys = (everything, everything) if region is None else region
     longest = max(queries[1] - queries[0], keys[1] - keys[0])
     if whole(what) or longest <= EXACT:
-        return tile(window(what, queries, keys), queries, keys, what.reduction, side)
+        values = window(what, queries, keys)
+        return tile(values, queries, keys, what.reduction, side, causal=what.causal)
     if what.kind == "channel":
         return _channel_by_strips(what, queries, keys)
     return _reduced(what, queries, keys)
@@ -49,11 +50,12 @@ def small_tile(what: Selection, side: int) -> Tile:
     """All of the matrix in at most `side` cells a side; nothing larger is kept for it."""
     everything = (0, what.length)
     if whole(what):
-        return tile(_matrix(what), everything, everything, what.reduction, side)
+        values = _matrix(what)
+        return tile(values, everything, everything, what.reduction, side, causal=what.causal)
     overview = _reduced(what, everything, everything)
     block = -(-len(overview.cells) // side)
-    cells = shrink(np.nan_to_num(overview.cells), block, what.reduction)
-    return Tile(cells, everything, everything, block * overview.block)
+    cells = shrink(np.nan_to_num(overview.cells), block, what.reduction, causal=what.causal)
+    return Tile(cells, everything, everything, block * overview.block, what.causal)
 
 
 def colour_limit(what: Selection, scale: Scale | None = None) -> float | None:
@@ -72,6 +74,13 @@ def colour_limit(what: Selection, scale: Scale | None = None) -> float | None:
 def lag_energy(what: Selection) -> Float[np.ndarray, " lag"]:
     """e(ℓ) = mean_i M[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4; of the attention map where M itself is too large."""
     return what.keep((*what.matrix_key, "lags"), lambda: _lags(what))
+
+
+def ahead_energy(what: Selection) -> Float[np.ndarray, " lag"] | None:
+    """The same above the diagonal, mean_i M[i, i+ℓ]²; None where the layer does not look ahead."""
+    if what.causal:
+        return None
+    return what.keep((*what.matrix_key, "ahead"), lambda: _ahead(what))
 
 
 def _matrix(what: Selection) -> np.ndarray:
@@ -106,6 +115,12 @@ def _lags(what: Selection) -> np.ndarray:
     return without_longest(what.layer.read("lag_energy", what.prompt))
 
 
+def _ahead(what: Selection) -> np.ndarray:
+    if whole(what):
+        return energy_of(matrix(what).T)
+    return without_longest(what.layer.read("ahead_energy", what.prompt))
+
+
 def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:
     """A channel's M over a long prompt, reduced strip by strip: never more than one in memory."""
     block = -(-max(queries[1] - queries[0], keys[1] - keys[0]) // SIDE)
@@ -116,9 +131,10 @@ def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:
         parts = []
         for key in range(keys[0], keys[1], tall):
             part = _rectangle(what, (first, end), (key, min(key + tall, keys[1])))
-            parts.append(shrink(part, block, what.reduction, first - key))
+            cells = shrink(part, block, what.reduction, first - key, causal=what.causal)
+            parts.append(cells)
         strips.append(np.concatenate(parts, axis=1))
-    return Tile(np.concatenate(strips), queries, keys, block)
+    return Tile(np.concatenate(strips), queries, keys, block, what.causal)
 
 
 def _reduced(what: Selection, queries: Span, keys: Span) -> Tile:
@@ -130,10 +146,12 @@ def _reduced(what: Selection, queries: Span, keys: Span) -> Tile:
     columns = slice(keys[0] // block, -(-keys[1] // block))
     stored = what.keep((*what.key, name), lambda: what.layer.read(name, what.prompt))
     query, key = np.ogrid[rows, columns]
-    cells = np.where(key <= query, stored[rows, columns], np.nan)
+    there = (key <= query) | (not what.causal)
+    cells = np.where(there, stored[rows, columns], np.nan)
     return Tile(
         cells,
         (rows.start * block, min(rows.stop * block, what.length)),
         (columns.start * block, min(columns.stop * block, what.length)),
         block,
+        what.causal,
     )

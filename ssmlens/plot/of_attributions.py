@@ -62,7 +62,7 @@ def attribution(
         limit=limit,
         theme=theme_of(theme),
     )
-    heading = _title(of) if title == DEFAULT else title
+    heading = attribution_title(of) if title == DEFAULT else title
     height = figure.to_dict()["layout"]["height"]
     return finished(figure, heading, size, (_WIDTH, height), theme_of(theme))
 
@@ -73,7 +73,8 @@ def _tokens(of: xr.Dataset) -> list[str]:
     return [""] * of.sizes[SOURCE]
 
 
-def _title(of: xr.Dataset) -> str:
+def attribution_title(of: xr.Dataset) -> str:
+    """Which logit it is, and how large."""
     names = [_name(of, which) for which in ("token", "against") if of.attrs[which] >= 0]
     logit = " less ".join(names)
     return f"Logit of {logit} after token {of.attrs['position']}: {of.attrs['logit']:.4g}"

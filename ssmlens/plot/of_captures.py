@@ -66,7 +66,7 @@ def closure(
 
 
 def _of_ranking(ranking: Ranking) -> tuple[list[str], Mapping[str, np.ndarray]]:
-    rows = sorted(ranking.rows, key=lambda row: (row.layer, row.head or 0))
+    rows = sorted(ranking.rows, key=lambda row: (row.layer, row.operator or "", row.head or 0))
     names = list(rows[0].scores) if rows else []
     return [r.label for r in rows], {n: np.array([r.scores[n] for r in rows]) for n in names}
 

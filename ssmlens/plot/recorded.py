@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ssmlens.errors import UsageError
 from ssmlens.names import FINITE, PROMPT
 from ssmlens.scan.operator import Operator
+from ssmlens.store.schema import LOOKS_AHEAD
 
 
 @runtime_checkable
@@ -49,7 +50,9 @@ class RecordedLayer:
     def attributes(self) -> Mapping[str, Any]:
         """What a file would say of the layer, as far as figures ask."""
         conv = self._weights.get("conv")
-        return {"operator": self.operator, **({} if conv is None else {"d_conv": conv.shape[1]})}
+        ahead = {} if self._operator.is_causal else {LOOKS_AHEAD: 1}
+        taps = {} if conv is None else {"d_conv": conv.shape[1]}
+        return {"operator": self.operator, **ahead, **taps}
 
     @property
     def operator(self) -> str:

@@ -38,7 +38,7 @@ from ssmlens.plot.views import Plan, layer_views, plan
 from ssmlens.scores import SCORES, Ranking, compute
 from ssmlens.scores import rank as rank_scores
 from ssmlens.scores.reading import Reading, is_softmax
-from ssmlens.store.verdict import CLOSURE, Verdict
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -153,6 +153,7 @@ def _data(
                 "believed": verdict.answer,
                 "reason": verdict.reason,
                 "closure": verdict.errors.get(CLOSURE),
+                "map_closure": verdict.errors.get(MAP_CLOSURE),
                 "first_lag": Reading(capture, capture.layer(index)).first_lag,
                 "views": layer_views(capture, index, shown),
             }

@@ -11,7 +11,7 @@ from ssmlens.names import MAMBA, OTHER, PROMPT
 from ssmlens.plot.sources import ReportSource
 from ssmlens.scores import Ranking
 from ssmlens.scores.reading import is_softmax
-from ssmlens.store.verdict import Verdict
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
 Verdicts = Mapping[int, Verdict]
 """The verdict of each layer by block index."""
@@ -124,11 +124,13 @@ def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -
                 _number(row.scores[n], row.spread.get(n, math.nan), by=n in ranking.by)
                 for n in names
             ),
+            _number(row.closure_error, form=".2g"),
+            _number(row.map_closure, form=".2g"),
             _check(verdicts[row.layer], capture, row.layer),
         ]
         for row in ranking.rows[:_SHOWN_RANKS]
     ]
-    return Table("Ranking", ["rank", "layer", *names, "check"], rows)
+    return Table("Ranking", ["rank", "layer", *names, CLOSURE, MAP_CLOSURE, "check"], rows)
 
 
 def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Table:

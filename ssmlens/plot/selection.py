@@ -11,6 +11,7 @@ from ssmlens.plot.recorded import RecordedLayer
 from ssmlens.plot.scales import Scale
 from ssmlens.plot.theme import LIGHT, Theme
 from ssmlens.store import Layer
+from ssmlens.store.schema import looks_ahead
 
 T = TypeVar("T")
 Drawable = Layer | RecordedLayer
@@ -108,6 +109,11 @@ class Selection:
     def keys(self) -> Span:
         """The keys drawn; of signals, the tokens."""
         return (0, self.length) if self.region is None else self.region.keys
+
+    @property
+    def causal(self) -> bool:
+        """Whether no query of the layer sees a later key, so that its matrices are lower triangles."""
+        return not looks_ahead(self.layer.attributes)
 
     @property
     def signed(self) -> bool:

@@ -23,6 +23,9 @@ NUMBERS = 300 * 300
 HOVER_SIDE = 256
 """Of more, so many a side."""
 
+LOOKS_AHEAD = "looks ahead"
+"""Name of the image of a matrix that has entries above the diagonal, for the dashboard's pointer (cells.js)."""
+
 Hover = Literal["positions", "tokens"] | None
 Range = tuple[int, int]
 _STRIP = 128  # rows of entries reduced at a time: what they need stays in a core's own cache
@@ -35,17 +38,19 @@ class Tile:
     """A rectangle of a map, a value for each square of `block` tokens.
 
     Attributes:
-        cells: The value of largest magnitude in each square with its sign, or the mean; NaN where no
-            key of the square is at or before a query of it.
+        cells: The value of largest magnitude in each square with its sign, or the mean; in a causal
+            map NaN where no key of the square is at or before a query of it.
         queries: First query and the one after the last.
         keys: First key and the one after the last.
         block: Tokens a side of a square; 1 where every entry is shown.
+        causal: Whether no query sees a later key.
     """
 
     cells: Float[np.ndarray, "row column"]
     queries: Range
     keys: Range
     block: int
+    causal: bool = True
 
 
 def tile(
@@ -54,6 +59,8 @@ def tile(
     keys: Range,
     how: Reduction,
     side: int = SIDE,
+    *,
+    causal: bool = True,
 ) -> Tile:
     """A rectangle of a map as a tile of at most `side` cells a side.
 
@@ -63,36 +70,44 @@ def tile(
         keys: First key and the one after the last.
         how: "peak" for maps, which a one-token diagonal survives, or "mean" for masks.
         side: Most cells a side.
+        causal: Whether no query sees a later key.
     """
     block = math.ceil(max(values.shape) / side)
-    cells = shrink(values, block, how, queries[0] - keys[0])
-    return Tile(cells, queries, keys, block)
+    cells = shrink(values, block, how, queries[0] - keys[0], causal=causal)
+    return Tile(cells, queries, keys, block, causal)
 
 
 def shrink(
-    values: Float[np.ndarray, "query key"], block: int, how: Reduction, first: int = 0
+    values: Float[np.ndarray, "query key"],
+    block: int,
+    how: Reduction,
+    first: int = 0,
+    *,
+    causal: bool = True,
 ) -> Float[np.ndarray, "row column"]:
-    """One value for each `block` × `block` square of a causal map; NaN where no key is at or before a query.
+    """One value for each `block` × `block` square of a map; of a causal one NaN where no key is at or before a query.
 
-    As `raster.block_reduce(raster.causal(values))`, some ten times faster. Entries with key > query
-    must be zero, as they are in maps and masks.
+    As `raster.block_reduce(raster.causal(values))`, some ten times faster. Entries of a causal map with
+    key > query must be zero, as they are in maps and masks.
 
     Args:
         values: A rectangle of a map.
         block: Tokens a side of a square.
         how: "peak" or "mean" over the causal entries of a square.
         first: Position of the first query minus position of the first key.
+        causal: Whether no query sees a later key.
     """
+    if not causal:
+        first = values.shape[1]  # as if every key came before the first query
     cells = np.zeros((-(-values.shape[0] // block), -(-values.shape[1] // block)), values.dtype)
     strip = max(1, _STRIP // block)
     for row in range(0, len(cells), strip):
         part = values[row * block : (row + strip) * block]
-        causal = min(
-            values.shape[1], row * block + len(part) + first
-        )  # keys beyond have no query here
-        if causal > 0:
-            part = part[:, :causal]
-            cells[row : row + strip, : -(-causal // block)] = _join(part, block, how, row, first)
+        # keys beyond have no query here
+        seen = min(values.shape[1], row * block + len(part) + first)
+        if seen > 0:
+            part = part[:, :seen]
+            cells[row : row + strip, : -(-seen // block)] = _join(part, block, how, row, first)
     rows, columns = np.ogrid[: cells.shape[0], : cells.shape[1]]
     last_query = np.minimum((rows + 1) * block, len(values)) - 1
     cells[columns * block > last_query + first] = np.nan
@@ -134,6 +149,8 @@ def tile_spec(
     place, down, across, labels = axes(shown, query_tokens, key_tokens)
     numbers = [] if hover is None else [_numbers(shown, labels)]
     image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
+    if not shown.causal:
+        image = {**image, "name": LOOKS_AHEAD}
     layout = {
         "template": plain_template(theme),
         "margin": _margin(down, across),

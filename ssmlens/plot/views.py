@@ -18,6 +18,7 @@ from ssmlens.scores.diagonal import without_longest
 from ssmlens.scores.reading import is_softmax
 from ssmlens.scores.statistics import energy_by_lag
 from ssmlens.store.layer_like import LayerLike
+from ssmlens.store.schema import looks_ahead
 
 THUMBNAIL = 96
 """Most pixels a side of a thumbnail."""
@@ -132,13 +133,18 @@ def _view(
     tokens = int(capture.length[prompt])
     stride = int(layer.attributes["block_tokens"]) if reduced else 1
     several = math.ceil(shown.block(layer.index, name, tokens) / stride)
-    held = causal(values)
+    ahead = looks_ahead(layer.attributes)
+    held = values if ahead else causal(values)
     cells = _coarser(held, several, how, np.minimum(stride, tokens - stride * np.arange(len(held))))
-    view |= {"block": several * stride, "side": len(cells), "values": pack(lower_triangle(cells))}
+    packed = pack(cells.ravel() if ahead else lower_triangle(cells))
+    view |= {"block": several * stride, "side": len(cells), "values": packed, "square": ahead}
     view["scales"] = _scales(packed_values(cells), signed=signed)
     if name == "attention_map":
         energy = layer.read("lag_energy", prompt) if reduced else energy_by_lag(values)
         view["lags"] = pack(without_longest(energy).astype(np.float32))
+        if ahead:
+            energy = layer.read("ahead_energy", prompt) if reduced else energy_by_lag(values.T)
+            view["ahead"] = pack(without_longest(energy).astype(np.float32))
     if place is None:
         view["thumbnail"] = thumbnail(held, signed=signed)
     return view
@@ -150,11 +156,12 @@ def _coarser(
     how: Reduction,
     tokens: Int[np.ndarray, " block"],
 ) -> Float[np.ndarray, "query_block key_block"]:
-    """`block_reduce` of values that stand for blocks of so many `tokens`: in a mean each weighs its pairs j ≤ i."""
+    """`block_reduce` of values that stand for blocks of so many `tokens`: in a mean each weighs its pairs, not NaN."""
     if how == "peak" or several == 1:
         return block_reduce(values, several, how)
     pairs = np.outer(tokens, tokens).astype(np.float64)
-    np.fill_diagonal(pairs, tokens * (tokens + 1) / 2)
+    if np.isnan(values).any():  # a lower triangle: on its diagonal only the pairs j ≤ i
+        np.fill_diagonal(pairs, tokens * (tokens + 1) / 2)
     pairs[np.isnan(values)] = np.nan
     total, count = (block_reduce(a, several, "mean") for a in (values * pairs, pairs))
     return (total / count).astype(np.float32)

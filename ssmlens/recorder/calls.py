@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import MixerInput
-from ssmlens.adapters.find import MixerSite
+from ssmlens.adapters.find import MixerSite, adapter_of
 from ssmlens.errors import UsageError
 from ssmlens.scan.operator import Operator
 
@@ -25,6 +25,7 @@ class MixerCall:
         output: What it really put out, on the device of its weights.
         autocast: The dtype autocast computed with, or None.
         gradients: Whether what is computed from the call is differentiable; its input and output then keep their graph.
+        number: How many calls of the block's module came before it in the same forward: 0 in nearly every model.
     """
 
     site: MixerSite
@@ -32,6 +33,7 @@ class MixerCall:
     output: Float[Tensor, "batch token d_model"]
     autocast: torch.dtype | None = None
     gradients: bool = False
+    number: int = 0
 
     def operands(self) -> Operator:
         """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
@@ -43,7 +45,7 @@ class MixerCall:
         return _precision(self.output.device, self.autocast)
 
     def with_gradients(self) -> "MixerCall":
-        """The call, whose operands are differentiable: back to weights and embeddings.
+        """The call with its own tensors, whose operands are differentiable: back to weights and embeddings.
 
         Raises:
             UsageError: The model runs without gradients.
@@ -52,12 +54,13 @@ class MixerCall:
             raise UsageError(
                 "gradients=True needs the graph of the forward: call the model outside torch.no_grad()"
             )
-        return dataclasses.replace(self, gradients=True)
+        given = self.given.map(Tensor.clone)
+        return dataclasses.replace(self, given=given, output=self.output.clone(), gradients=True)
 
-    def detached(self) -> "MixerCall":
-        """The call without its autograd graph."""
-        given = self.given.map(lambda tensor: tensor.detach())
-        return dataclasses.replace(self, given=given, output=self.output.detach())
+    def copied(self) -> "MixerCall":
+        """The call with its own tensors, without autograd graph: a model may go on to write into what it handed on."""
+        given = self.given.map(lambda tensor: tensor.detach().clone())
+        return dataclasses.replace(self, given=given, output=self.output.detach().clone())
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -105,9 +108,15 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
     return {"use_cache": False} if "use_cache" in takes else {}
 
 
-def versions(module: nn.Module) -> list[tuple[int, int]]:
-    """What tells whether the module's weights were changed or replaced."""
-    return [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in module.parameters()]
+def padding_mask(model: nn.Module, real: Bool[Tensor, "prompt token"]) -> dict[str, Tensor]:
+    """What tells a model that looks ahead which tokens are padding: {} where none is, or it takes no mask."""
+    takes = inspect.signature(model.forward).parameters
+    if bool(real.all()) or "attention_mask" not in takes:
+        return {}
+    found = filter(None, map(adapter_of, model.modules()))
+    if not any(adapter.looks_ahead for adapter in found):
+        return {}
+    return {"attention_mask": real.to(next(model.parameters()).device, torch.long)}
 
 
 def hooks_inside(module: nn.Module) -> set[tuple[str, int]]:

@@ -11,6 +11,7 @@ from ssmlens.adapters.adapter import Adapter
 from ssmlens.scan.fold import output_scale
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
+from ssmlens.store.verdict import ROUNDINGS
 
 # Largest closure error to believe, by what the layer computed with.
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
@@ -89,7 +90,8 @@ def _contribution(
     y: Float[Tensor, "batch token head headdim"],
 ) -> Float[Tensor, "batch token"]:
     """‖out_proj(r ⊙ (y − D x))‖ of each token: what reaches the output through the map. NaN where it is not known."""
-    weight, x = adapter.out_weight(mixer), operands.x
+    weight = getattr(adapter.out_projection(mixer), "weight", None)
+    x = operands.x
     known = operands.surroundings is not None or operands.gate is None
     if weight is None or x is None or not known or not weight.is_floating_point():
         return y.new_full(y.shape[:2], torch.nan, dtype=torch.float32)
@@ -100,9 +102,31 @@ def _contribution(
     return F.linear(written, columns).float().norm(dim=2)
 
 
+def unseen_heads(weight: Float[Tensor, "d_model channel"] | None, operands: Operator) -> int:
+    """How many heads have none but zero columns in the last projection: what they mix reaches no output."""
+    if weight is None or operands.x is None or not weight.is_floating_point():
+        return 0
+    heads, headdim = operands.x.shape[2:]
+    columns = weight.detach()[:, -heads * headdim :].unflatten(1, (heads, headdim))
+    return int((columns == 0).all(2).all(0).sum())
+
+
 def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:
     """Which tokens of prompts padded on the right to `tokens` are real."""
     return torch.arange(tokens, device=length.device) < length[:, None]
+
+
+def doubt(closed: Closure, limit: float) -> str:
+    """Which error of a layer is above its tolerance, or "". Of the map's, what rounding can be is none."""
+    if closed.reason or not closed.error.numel():
+        return ""
+    error = closed.error.max()
+    if not error <= limit:  # so that NaN is doubted
+        return f"closure error {error:.1e}, above {limit:.0e}"
+    wrong = (closed.map_error > limit) & (closed.map_error > ROUNDINGS * closed.map_rounding)
+    if bool(wrong.any()):
+        return f"map_closure {closed.map_error[wrong].max():.1e}, above {limit:.0e}"
+    return ""
 
 
 def tolerance(output: Tensor, adapter: Adapter) -> float:

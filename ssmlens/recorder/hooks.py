@@ -6,6 +6,7 @@ are called.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +20,7 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.errors import UsageError
 from ssmlens.recorder.calls import MixerCall, autocast_dtype, call_device, weights_device
 from ssmlens.recorder.eager import eager
+from ssmlens.recorder.forwards import Forwards
 from ssmlens.recorder.layer_calls import LayerCalls
 
 log = logging.getLogger("ssmlens")
@@ -27,84 +29,89 @@ OnCall = Callable[[MixerCall], None]
 
 
 @contextmanager
-def hooked(blocks: Sequence[Block], on_call: OnCall) -> Iterator[None]:
-    """Call `on_call` after every call of what mixes tokens in these blocks (`Block.sites`).
+def hooked(model: nn.Module, blocks: Sequence[Block], on_call: OnCall) -> Iterator[None]:
+    """Call `on_call` after every call of what mixes tokens in these blocks of a model (`Block.sites`).
 
-    The hooks are gone afterwards, whatever happened. Compiled models run uncompiled meanwhile (`eager`). A cached step
-    after a recorded prefill (as in `model.generate()`) is passed over, and logged once.
+    A module that blocks share counts as that of the block that runs. Of a module that one block calls several times in
+    a forward, calls are numbered (`MixerCall.number`). The hooks are gone afterwards, whatever happened. Compiled
+    models run uncompiled meanwhile (`eager`). A cached step after a recorded prefill (as in `model.generate()`) is
+    passed over, and logged once.
 
     Raises:
         UsageError: A mixer's weights are nowhere, or on several devices; or, in the model's call: it cannot be
             recorded, and why.
     """
-    hooks = _Hooks(on_call)
+    hooks = _Hooks(Forwards(model, blocks), on_call)
     with eager(), ExitStack() as stack:
         stack.callback(hooks.stop)
-        for block in blocks:
-            for handle in hooks.on(block):
-                stack.callback(handle.remove)
+        hooks.attach(blocks, stack)
         yield
 
 
 class _Hooks:
-    def __init__(self, on_call: OnCall):
+    def __init__(self, forwards: Forwards, on_call: OnCall):
+        self._forwards = forwards
         self._on_call = on_call
-        self._given: dict[nn.Module, MixerInput] = {}
-        self._running: dict[nn.Module, MixerSite] = {}  # whose call a module's next one is
-        self._hooked: set[nn.Module] = set()
+        self._blocks: dict[nn.Module, list[tuple[Block, MixerSite]]] = defaultdict(list)
+        self._given: dict[nn.Module, tuple[MixerSite, MixerInput, int]] = {}
         self._recorded: set[int] = set()
         self._said: set[str] = set()
         self._watched: dict[nn.Module, LayerCalls] = {}
 
-    def on(self, block: Block) -> Iterator[Any]:
-        """Hook a block; yields the handles."""
-        for site in block.sites:
-            module = site.module
-            if site.adapter.needs_weights(module):
-                weights_device(site)  # refuses what cannot be recorded
-            if site.adapter.shared:
-                enter = partial(self._enter, site)
-                yield block.module.register_forward_pre_hook(enter, prepend=True)
-            else:
-                self._running[module] = site
-            if module not in self._hooked:
-                self._hooked.add(module)
-                # Of the module, not of what is called: DataParallel calls copies.
-                before, after = partial(self._before, module), partial(self._after, module)
-                yield module.register_forward_pre_hook(before, with_kwargs=True)
-                yield module.register_forward_hook(after)
-            if site.adapter.shared:
-                leave = partial(self._leave, module)
-                yield block.module.register_forward_hook(leave, always_call=True)
+    def attach(self, blocks: Sequence[Block], stack: ExitStack) -> None:
+        """Hook what mixes tokens in these blocks; `stack` unhooks it."""
+        for block in blocks:
+            for site in block.sites:
+                if site.adapter.needs_weights(site.module):
+                    weights_device(site)  # refuses what cannot be recorded
+                self._blocks[site.module].append((block, site))
+        for module in self._blocks:
+            # Of the module, not of what is called: DataParallel calls copies.
+            before, after = partial(self._before, module), partial(self._after, module)
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(after).remove)
+        self._forwards.attach(stack)
 
     def stop(self) -> None:
         """Take off what a forward that failed has left."""
         for watched in self._watched.values():
             watched.stop()
 
-    def _enter(self, site: MixerSite, *_: Any) -> None:
-        self._running[site.module] = site
+    def _site(self, module: nn.Module) -> MixerSite | None:
+        """Whose call a module's is; None: that of a block that is not recorded."""
+        return next(
+            (
+                site
+                for block, site in self._blocks[module]
+                if not site.shared or self._forwards.runs(block)
+            ),
+            None,
+        )
 
-    def _leave(self, module: nn.Module, *_: Any) -> None:
-        self._running.pop(module, None)
-
-    def _before(self, module: nn.Module, _: nn.Module, args: tuple, kwargs: dict) -> None:
-        site = self._running.get(module)
-        if site is None:  # called by a block that is not recorded
+    def _before(self, module: nn.Module, called: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._given.pop(module, None)  # of a call that failed
+        site = self._site(module)
+        if site is None:
             return
         reason = site.adapter.refusal(module, args, kwargs)
         if reason is None:
-            self._given[module] = site.adapter.read_input(module, args, kwargs)
+            given = site.adapter.read_input(module, args, kwargs)
+            _refuse_split(site, called, given)
+            self._given[module] = (site, given, self._forwards.count((site.layer, module)))
             if site.adapter.needs_weights(module):
                 self._watched[module] = LayerCalls(module)
+        elif site.shared and site.layer not in self._recorded and "cached" in reason:
+            raise UsageError(
+                f"layer {site.layer}: its mixer is another block's too, and goes on from the state that this has left "
+                "in the cache: call the model with use_cache=False"
+            )
         else:
             self._pass_over(site.layer, reason)
 
     def _after(self, module: nn.Module, _: nn.Module, args: tuple, output: Any) -> None:
-        given = self._given.pop(module, None)
-        if given is None:
+        if module not in self._given:
             return
-        site = self._running[module]
+        site, given, number = self._given.pop(module)
         if (watched := self._watched.pop(module, None)) is not None:
             for name in watched.close():
                 self._say(
@@ -120,7 +127,8 @@ class _Hooks:
         self._recorded.add(site.layer)
         where = call_device(site, first)
         here = given.map(lambda tensor: tensor.to(where))
-        self._on_call(MixerCall(site, here, first.to(where), autocast_dtype(where)))
+        autocast = autocast_dtype(where)
+        self._on_call(MixerCall(site, here, first.to(where), autocast, number=number))
 
     def _pass_over(self, layer: int, reason: str) -> None:
         if layer not in self._recorded or "cached" not in reason:
@@ -131,3 +139,12 @@ class _Hooks:
         if (once or line) not in self._said:
             self._said.add(once or line)
             log.warning(line)
+
+
+def _refuse_split(site: MixerSite, called: nn.Module, given: MixerInput) -> None:
+    """Raise UsageError for a copy of a module that has only a part of the batch, on another device (DataParallel)."""
+    is_copy = called is not site.module and getattr(called, "_is_replica", False)
+    if is_copy and given.hidden.device not in {p.device for p in site.module.parameters()}:
+        raise UsageError(
+            f"layer {site.layer}: DataParallel splits the batch over devices; call the model inside of it (`.module`)"
+        )

@@ -11,18 +11,20 @@ from ssmlens import names
 from ssmlens.adapters.find import MixerSite
 from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
-from ssmlens.recorder.closure import closure, real_tokens
+from ssmlens.recorder.closure import closure, real_tokens, unseen_heads
 from ssmlens.recorder.host import ToHost
 from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.schema import (
     BLOCK_TOKENS,
+    LOOKS_AHEAD,
     MAY_DROP_THE_LAST_AXIS,
     STORED_LAYER_ARRAYS,
     layer_axes,
     tokens_per_block,
 )
+from ssmlens.store.verdict import UNSEEN_HEADS
 
 # How many channels' maps are stored where nobody chose: those that write most.
 DEFAULT_CHANNELS = 4
@@ -35,7 +37,8 @@ class LayerCapture:
     Attributes:
         arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
-            `block_tokens` of reduced maps.
+            `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too; `unseen_heads`, as
+            "2 of 64", where there are such.
         worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
             `closure_reason` says why it cannot be known.
         wait: Returns when the arrays have arrived from the GPU: before that nobody may read them. None: they are there.
@@ -63,6 +66,7 @@ class LayerDraft:
         real: Which tokens are no padding.
         length: Real tokens of each prompt.
         target: The position that each query must look at, −1 where it has none.
+        separator: Which tokens are separators. None: none.
         channels: Heads whose own maps are stored.
         store_discretized: Whether Ā and B̄ are stored.
         worst_closure: As in `LayerCapture`.
@@ -75,6 +79,7 @@ class LayerDraft:
     real: Tensor
     length: Tensor
     target: Tensor | None
+    separator: Tensor | None
     channels: Sequence[int]
     store_discretized: bool
     worst_closure: float
@@ -93,9 +98,11 @@ class LayerDraft:
         with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
             if operands.tokens > names.LARGEST_WHOLE_MAP:
                 attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-                found = maps.reduced(operands, self.length, self.target, block)
+                found = maps.reduced(operands, self.length, self.target, block, self.separator)
             else:
                 found = maps.whole(operands, self.length, self.channels, to_host)
+                if not operands.stored:
+                    arrays |= maps.of_heads(operands, self.length, self.target, self.separator)
             arrays |= found.arrays
             if self.finite and self.closes and not found.finite:
                 attributes["finite"] = names.NONFINITE_OUTPUT
@@ -116,6 +123,7 @@ def draft_layer(
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
     target: Tensor | None = None,
+    separator: Tensor | None = None,
 ) -> LayerDraft:
     """Everything that is stored of one mixer's call but its maps: operands, weights, closure.
 
@@ -126,6 +134,7 @@ def draft_layer(
         channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
         store_discretized: Store Ā and B̄ too.
         target: The position that each query must look at, −1 where it has none.
+        separator: Which tokens are separators. None: none.
     """
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
@@ -135,7 +144,7 @@ def draft_layer(
         y = None if operands.x is None else selective_scan(operands)
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
-    stored = operands.arrays() if operands.stored else {}
+    stored, unseen = operands.arrays() if operands.stored else {}, 0
     arrays: dict[str, Tensor] = {
         **weights,
         **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
@@ -144,6 +153,8 @@ def draft_layer(
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
+        last = getattr(adapter.out_projection(mixer), "weight", None)
+        unseen = unseen_heads(last, operands)
     if channels is None:
         long = operands.tokens > names.LARGEST_WHOLE_MAP
         channels = [] if long else _loudest(operands, y, real)
@@ -151,12 +162,15 @@ def draft_layer(
         arrays=arrays,
         attributes={
             **_described(call.site, operands, weights),
+            **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
             **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+            **({UNSEEN_HEADS: f"{unseen} of {operands.heads}"} if unseen else {}),
         },
         operands=operands.bare(),
         real=real,
         length=length,
         target=target,
+        separator=separator,
         channels=channels if operands.stored else [],
         store_discretized=store_discretized,
         worst_closure=float(closed.error.max()),
@@ -179,12 +193,26 @@ def _described(
     }
 
 
-def capture_map(call: MixerCall, length: Tensor) -> np.ndarray:
-    """The attention map alone, of softmax attention that shares its block with another mixer."""
+def capture_attention(
+    call: MixerCall,
+    length: Tensor,
+    target: Tensor | None = None,
+    separator: Tensor | None = None,
+) -> dict[str, np.ndarray]:
+    """What is stored of softmax attention that shares its block with another mixer: its mean map, and its heads' looks.
+
+    Args:
+        call: Its call.
+        length: As in `draft_layer`.
+        target: As in `draft_layer`.
+        separator: As in `draft_layer`.
+    """
     operands = call.operands().bare()
     to_host = ToHost(operands.like)
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
-        found = to_host.array(maps.attention_map(operands, length, to_host))
+        arrays = maps.of_heads(operands, length, target, separator)
+        arrays["softmax_attention_map"] = maps.attention_map(operands, length, to_host)
+        found = {name: to_host.array(array) for name, array in arrays.items()}
     to_host.wait()
     return found
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS
+from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
 from ssmlens.recorder.host import ToHost
 from ssmlens.scan.finite import all_finite, finite_flag
 from ssmlens.scan.operator import Operator, scan_dtype
@@ -28,6 +28,10 @@ class Maps:
 
     arrays: dict[str, Tensor]
     finite: bool
+
+
+# Tokens of the blocks by which a head's map is summed up; nothing is kept of the blocks.
+_STRIP = 64
 
 
 def whole(
@@ -96,11 +100,45 @@ def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: T
     return array
 
 
+def of_heads(
+    operands: Operator,
+    length: Int[Tensor, " prompt"],
+    target: Int[Tensor, "prompt token"] | None,
+    separator: Bool[Tensor, "prompt token"] | None = None,
+) -> dict[str, Tensor]:
+    """Where the rows of each head's own map look (`names.MAP_STATISTICS`), in zeros; no head's map is kept.
+
+    NaN where a prompt's operands are not finite.
+
+    Args:
+        operands: The operands of all prompts.
+        length: Real tokens of each prompt.
+        target: The position that each query must look at, −1 where it has none. None: nowhere.
+        separator: Which tokens are separators. None: none.
+    """
+    shape = operands.batch, operands.heads, operands.tokens
+    zeros = operands.like.new_zeros(shape, dtype=torch.float32)
+    arrays = {f"head_{name}": zeros.clone() for name in MAP_STATISTICS}
+    for prompt, real in enumerate(length.tolist()):
+        one = operands.sequence(prompt, real)
+        if not one.finite:
+            for array in arrays.values():
+                array[prompt, :, :real] = torch.nan
+            continue
+        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
+        for head in range(operands.heads):
+            alone = reduced_maps(one.select_heads([head]), _STRIP, looks, separator=parts)
+            for name, values in alone.statistics().items():
+                arrays[f"head_{name}"][prompt, head, :real] = values
+    return arrays
+
+
 def reduced(
     operands: Operator,
     length: Int[Tensor, " prompt"],
     target: Int[Tensor, "prompt token"] | None,
     block: int,
+    separator: Bool[Tensor, "prompt token"] | None = None,
 ) -> Maps:
     """Block means and maxima, statistics and checks, over each prompt's real tokens, in zeros.
 
@@ -111,6 +149,7 @@ def reduced(
         length: Real tokens of each prompt.
         target: The position that each query must look at, −1 where it has none. None: nowhere.
         block: Tokens a side of a block.
+        separator: Which tokens are separators. None: none.
     """
     arrays: dict[str, Tensor] = {}
     checks, bad = _unknown_checks(operands), []
@@ -120,7 +159,8 @@ def reduced(
             bad.append(prompt)
             continue
         vector = _random_vector(one)
-        found = reduced_maps(one, block, None if target is None else target[prompt, :real], vector)
+        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
+        found = reduced_maps(one, block, looks, vector, parts)
         _fill(arrays, prompt, found.arrays(), operands, block)
         _check(checks, prompt, one, vector, found.product)
     for prompt in bad:

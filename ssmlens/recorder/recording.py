@@ -1,109 +1,17 @@
 """`recording(model)`: look into any model at hand, without a file."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.softmax import SOFTMAX
-from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.notebook import ShownInNotebooks
-from ssmlens.recorder.calls import MixerCall, hooks_inside, versions
+from ssmlens.errors import UsageError
+from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.choose import choose_blocks, why_not
-from ssmlens.recorder.closure import Closure, closure
 from ssmlens.recorder.hooks import hooked
-from ssmlens.scan.hidden_attention import attention_map
-from ssmlens.scan.operator import Operator
-
-log = logging.getLogger("ssmlens")
-
-
-class LayerRecord(ShownInNotebooks):
-    """What mixed the tokens of one block in the last forward: its call, and on demand its operands and their proof.
-
-    Operands are recomputed when first asked for, from the mixer's input and weights.
-    """
-
-    def __init__(self, call: MixerCall):
-        self.call = call
-        self._weights = versions(call.site.module)
-        self._hooks = hooks_inside(call.site.module)
-
-    @property
-    def layer(self) -> int:
-        """Index of the block."""
-        return self.call.site.layer
-
-    @cached_property
-    def operands(self) -> Operator:
-        """The operands, with x, D and gate where there are such. Raises SsmlensError if the weights have changed."""
-        if versions(self.call.site.module) != self._weights:
-            raise SsmlensError(
-                f"layer {self.layer}: the weights have changed since the recording; "
-                "read .operands before training on"
-            )
-        if gone := self._hooks - hooks_inside(self.call.site.module):
-            log.warning(
-                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
-                "them; read .operands before taking them off, or see .closure_error",
-                self.layer,
-                ", ".join(sorted({name for name, _ in gone})),
-            )
-        return self.call.operands()
-
-    @cached_property
-    def attention_map(self) -> Float[Tensor, "batch query key"]:
-        """The mean of M over the heads."""
-        with torch.set_grad_enabled(self.call.gradients):
-            return attention_map(self.operands)
-
-    def states(self, at: int | Sequence[int]) -> Float[Tensor, "batch at head headdim state"]:
-        """The state h_t after the write of some tokens: h_t = Ā_t h_{t−1} + B̄_t x_t; of a delta rule S_t [d_v d_k].
-
-        In Mamba-3 it has what token t still writes at t + 1. `Set(what="state", tokens=t, value=…)` puts one back.
-
-        Args:
-            at: Tokens, counted as in the tensors, padding included; negative ones from the end.
-
-        Raises:
-            UsageError: A token is out of range, or the layer has no state (softmax attention).
-        """
-        operands = self.operands
-        tokens = [at] if isinstance(at, int) else list(at)
-        for token in tokens:
-            if not -operands.tokens <= token < operands.tokens:
-                raise UsageError(f"token {token} is out of range: there are {operands.tokens}")
-        if operands.x is None:
-            raise UsageError(f"layer {self.layer}: what it mixes cannot be read")
-        x = operands.x
-        with torch.no_grad():
-            states = [operands.state_after(x, token % operands.tokens) for token in tokens]
-        return torch.stack(states, dim=1)
-
-    @cached_property
-    def closure(self) -> Closure:
-        """How far the operands are from what the mixer put out, by sequence."""
-        site, operands = self.call.site, self.operands
-        with torch.no_grad(), self.call.precision():
-            return closure(site.adapter, site.module, operands, self.call.output)
-
-    @property
-    def closure_error(self) -> float:
-        """The largest closure error over the batch: ‖recomputed − output‖ / ‖output‖.
-
-        NaN where the output cannot be computed again (`closure.reason` says why).
-        """
-        return float(self.closure.error.max())
-
-    def __repr__(self) -> str:
-        shape = tuple(self.call.given.hidden.shape)
-        site = self.call.site
-        return f"LayerRecord(layer {self.layer}, {site.adapter.family}, input {shape})"
+from ssmlens.recorder.layer_record import LayerRecord, Records, only
 
 
 class Recording:
@@ -114,8 +22,8 @@ class Recording:
     """
 
     def __init__(self, why_not: Mapping[int, str], gradients: bool = False):
-        self.softmax_attention: dict[int, LayerRecord] = {}
-        self._mixers: dict[int, LayerRecord] = {}
+        self.softmax_attention = Records()
+        self._mixers = Records()
         self._why_not = why_not
         self._gradients = gradients
 
@@ -125,13 +33,24 @@ class Recording:
         return sorted({*self._mixers, *self.softmax_attention})
 
     def __getitem__(self, layer: "int | LayerRecord") -> LayerRecord:
-        """The record of a layer: of its mixer, where it has one. Raises UsageError when it was not recorded."""
+        """The record of a layer: of its mixer, where it has one.
+
+        Raises:
+            UsageError: It was not recorded, or ran several times in one forward: then `calls` has the records.
+        """
         if isinstance(layer, LayerRecord):  # `for record in rec: rec[record]`
             layer = layer.layer
-        if layer in self._mixers:
-            return self._mixers[layer]
-        if layer in self.softmax_attention:
-            return self.softmax_attention[layer]
+        return only(self.calls(layer))
+
+    def calls(self, layer: int) -> tuple[LayerRecord, ...]:
+        """The record of every call that a layer made of its mixer in the last forward: one, in nearly every model.
+
+        Raises:
+            UsageError: The layer was not recorded.
+        """
+        for records in (self._mixers, self.softmax_attention):
+            if layer in records:
+                return records.calls(layer)
         if layer in self._why_not:
             raise UsageError(f"layer {layer} was not recorded; it is {self._why_not[layer]}")
         known = f"recorded are {self.layers}" if len(self) else "nothing is: call the model"
@@ -149,9 +68,7 @@ class Recording:
     def _add(self, call: MixerCall) -> None:
         attends = call.site.adapter is SOFTMAX
         kept = self.softmax_attention if attends else self._mixers
-        kept[call.site.layer] = LayerRecord(
-            call.with_gradients() if self._gradients else call.detached()
-        )
+        kept.add(LayerRecord(call.with_gradients() if self._gradients else call.copied()))
 
 
 @contextmanager
@@ -168,6 +85,8 @@ def recording(
     compiled model runs uncompiled inside the block.
     Of a hybrid's softmax attention the weights are recorded, where the model puts them out
     (`attn_implementation="eager"`): `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
+    A mixer that blocks share is recorded under each; one that a block calls several times in a forward, call by call
+    (`rec.calls(4)`).
 
     Args:
         model: The model.
@@ -185,5 +104,5 @@ def recording(
     layers = [layers] if isinstance(layers, int) else layers
     reasons = {block.layer: why for block in blocks if (why := why_not(block))}
     rec = Recording(reasons, gradients)
-    with hooked(choose_blocks(blocks, layers), rec._add):
+    with hooked(model, choose_blocks(blocks, layers), rec._add):
         yield rec

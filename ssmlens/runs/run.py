@@ -40,10 +40,12 @@ Infinity are refused. A last line without its line end is still being written, a
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from ssmlens.errors import RunFileError, UsageError
+from ssmlens.files.folders import Folders, Listed
 from ssmlens.files.lock import is_locked
 from ssmlens.files.plain_json import count_of, number_of, read_object, text_of
 from ssmlens.runs.metrics import Metrics, no_metrics, read_metrics
@@ -65,7 +67,6 @@ FIRST_STARTS = frozenset(
 State = Literal["starting", "running", "stopped", "done", "failed"]
 _STATES: dict[str, State] = {"running": "running", "done": "done", "failed": "failed"}
 _GOING = ("starting", "running")
-_DEPTH = 3
 _MOST_JSON = 1 << 20
 _LONGEST_ARM = 64
 _LONGEST_ERROR = 4096
@@ -185,7 +186,7 @@ def open_run(path: Path | str) -> Run:
 
 
 def find_runs(folder: Path | str) -> list[Path]:
-    """The run folders at or below a folder, at most three levels down, by name; no link is followed.
+    """The run folders at or below a folder, at most three levels down, by name; no link is followed (`files.folders`).
 
     Raises:
         UsageError: There is no such folder.
@@ -193,25 +194,16 @@ def find_runs(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give a run or a folder of runs")
-    found = []
-    for path in _runs_below(folder, _DEPTH):
-        found.append(path)
-        if len(found) == MOST_RUNS:
-            break
-    return found
+    return list(islice(_runs_below(folder, Folders()), MOST_RUNS))
 
 
-def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / METRICS).is_file():
-        yield folder
-    elif depth:
-        try:
-            children = sorted(folder.iterdir())
-        except OSError:
-            return
-        for child in children:
-            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-                yield from _runs_below(child, depth - 1)
+def holds_run(listed: Listed) -> bool:
+    """Whether a directory that holds this is a run's."""
+    return METRICS in listed.files
+
+
+def _runs_below(folder: Path, folders: Folders) -> Iterator[Path]:
+    return (path for path, listed in folders.walk(folder, holds_run) if holds_run(listed))
 
 
 def _read(path: Path, known: Metrics) -> Run:

@@ -6,6 +6,7 @@ to learn what each chunk leaves behind, then from the states that follow from th
 (Mamba-2) the scan runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several at a time.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -35,12 +36,31 @@ def run_recurrence(
     x = x.to(o.delta.dtype)
     if o.tokens == 0:
         return x
-    y = _scan_scalar_decay(o, x) if o.scalar_decay else _scan_state_decay(o, x)
     write, write_now = o.writes
-    if write is not write_now:
-        own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
-        y = y + ((write_now - write) * own).unsqueeze(-1) * x
-    return y
+    if write is write_now:
+        return _scan(o, x)
+    own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
+    if not o.scalar_decay:
+        return _scan(o, x) + ((write_now - write) * own).unsqueeze(-1) * x
+    # Of one may be far more than of the other: what is read of earlier tokens alone, by moving their writes on by one.
+    steps, rate = o.decay
+    moved = _moved_on(write) * torch.exp(steps * rate.T)
+    earlier = dataclasses.replace(o, B=_moved_on(o.B), write=moved, write_now=moved)
+    return _scan(earlier, _moved_on(x)) + (write_now * own).unsqueeze(-1) * x
+
+
+def _scan(
+    o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
+) -> Float[Tensor, "batch token head headdim"]:
+    """The recurrence of writes that weigh the same for all."""
+    # A head of one number has nothing to make matrix products of.
+    by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
+    return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
+
+
+def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
+    """What each token had at the token before it; nothing at the first."""
+    return torch.cat([torch.zeros_like(sequence[:, :1]), sequence[:, :-1]], dim=1)
 
 
 def _scan_state_decay(
@@ -48,17 +68,17 @@ def _scan_state_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """Every head and state by itself, chunks of tokens being sequences of their own: [chunk group state channel]."""
     heads, headdim = x.shape[2:]
-    assert o.A is not None
+    steps, rate = o.decay
     length = _RECURRENCE_TOKENS["cuda" if x.is_cuda else "cpu"] or o.tokens
     chunks = -(-o.tokens // length)
     put = (o.writes[0].unsqueeze(-1) * x).flatten(2)
     delta, put, B, C = (
         _by_chunk(sequence, chunks, length).transpose(0, 1)
-        for sequence in (_wide(o.delta, headdim), put, o.B, o.C)
+        for sequence in (_wide(steps, headdim), put, o.B, o.C)
     )
     delta, put = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, put))
     B, C = B.unsqueeze(4), C.unsqueeze(3)
-    A = _wide(o.A.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
+    A = _wide(rate.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
     state = x.new_zeros(o.batch * chunks, *A.shape)
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, put, A, B, C))
     if chunks > 1:

@@ -28,14 +28,14 @@ _FEW = 1 / 8
 
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """Entries of M of some heads: those whose query, key and lag are all chosen, and that `mask` allows; j ≤ i.
+    """Entries of M of some heads: those whose query, key and lag are all chosen, and that `mask` allows.
 
     What is chosen lies on the CPU, where asking for it makes no GPU wait; `mask` lies anywhere.
 
     Attributes:
         queries: Which tokens' rows.
         keys: Which tokens' columns.
-        lags: How many tokens back, i − j.
+        lags: How many tokens back, i − j ≥ 0; where M is not causal how many apart, |i − j|.
         heads: Whose M.
         mask: Which entries, or None: all.
     """
@@ -59,7 +59,7 @@ class Edges:
 
     @property
     def is_product(self) -> bool:
-        """Whether every query goes with every key before it."""
+        """Whether every query goes with every key that M lets it see."""
         return self.mask is None and bool(self.lags.all())
 
     @property
@@ -72,11 +72,12 @@ class Edges:
         return all(bool(part.any()) for part in (self.queries, self.keys, self.lags, self.heads))
 
     def within(
-        self, first: int, end: int, device: torch.device | None = None
+        self, first: int, end: int, device: torch.device | None = None, causal: bool = True
     ) -> Bool[Tensor, "query key"]:
-        """Which entries of the rows first ≤ i < end, and of all columns, it has."""
+        """Which entries of the rows first ≤ i < end, and of all columns, it has, of an M that is causal or is not."""
         tokens = torch.arange(len(self.queries), device=device)
         lag = tokens[first:end, None] - tokens
+        lag = lag if causal else lag.abs()
         chosen = lag >= 0
         if not self.queries.all():
             chosen &= _sent(self.queries, device)[first:end, None]
@@ -165,7 +166,7 @@ def _by_rows(
     out = []
     for first in range(0, o.tokens, at_once):
         end = min(first + at_once, o.tokens)
-        chosen = edges.within(first, end, x.device)
+        chosen = edges.within(first, end, x.device, o.is_causal)
         summed = None if sum_chosen is None else sum_chosen(o, x, chosen, first)
         if summed is None:
             summed = _by_pairs(o, x, chosen, first)
@@ -202,13 +203,14 @@ def _by_matrix(
     end: int,
 ) -> Float[Tensor, "batch query head headdim"]:
     limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
-    some = max(1, limit // max(1, o.batch * (end - first) * end))
+    seen = end if o.is_causal else o.tokens
+    some = max(1, limit // max(1, o.batch * (end - first) * seen))
     parts = [x.new_zeros(o.batch, end - first, 0, x.shape[3])]
     if not bool(chosen.any()):
         return x.new_zeros(o.batch, end - first, *x.shape[2:])
     for heads in torch.arange(o.heads).split(some):
-        M = o.matrix(heads.tolist(), (first, end), (0, end)) * chosen[:, :end]
-        parts.append((M @ x[:, :end, heads].transpose(1, 2)).transpose(1, 2))
+        M = o.matrix(heads.tolist(), (first, end), (0, seen)) * chosen[:, :seen]
+        parts.append((M @ x[:, :seen, heads].transpose(1, 2)).transpose(1, 2))
     return torch.cat(parts, dim=2)
 
 

@@ -37,6 +37,10 @@ def check_fold(operands: Operator, fold: Collection[str]) -> None:
         )
     gate_or_norm = operands.surroundings.norm_weight if operands.gate is None else operands.gate
     there = {"conv": operands.surroundings.u, "gate": gate_or_norm, "skip": operands.D}
+    if "conv" in fold and not operands.is_causal:
+        raise UsageError(
+            "this mixer looks ahead, and its convolution may: leave 'conv' out of fold"
+        )
     for part in fold:
         if there[part] is None:
             what = {"conv": "convolution", "gate": "gate", "skip": "skip (D)"}[part]

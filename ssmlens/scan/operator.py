@@ -5,9 +5,10 @@ tokens, of which the layer computes
 
     y[i, h] = Σ_j M_h[i, j] x[j, h]  (+ D x[i, h])
 
-by some recurrence. Everything beyond this folder (closure, maps, files, scores, figures) asks the operator and does not
-know which one it has. An operator is a frozen dataclass in a file of `ssmlens.scan.operators`: its own fields are what
-M is made of, its inherited ones what the mixer puts around it.
+by some recurrence. M is lower triangular, unless tokens look ahead too (`is_causal`). Everything beyond this folder
+(closure, maps, files, scores, figures) asks the operator and does not know which one it has. An operator is a frozen
+dataclass in a file of `ssmlens.scan.operators`: its own fields are what M is made of, its inherited ones what the mixer
+puts around it.
 """
 
 import dataclasses
@@ -95,6 +96,11 @@ class Operator(ABC):
     def like(self) -> Tensor:
         """One of its tensors: results have its device, and `scan_dtype` of it."""
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether M is lower triangular: no token reads one after it."""
+        return True
+
     @abstractmethod
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]
@@ -135,12 +141,20 @@ class Operator(ABC):
             sample: Heads to sample, evenly spaced in each group; all where there are fewer.
         """
 
+    @property
+    def offset(self) -> Float[Tensor, "batch token head #headdim"] | None:
+        """What the layer's y has beside M x and D x, whatever x is. None: nothing."""
+        return None
+
     # What edits ask.
 
     def entries(
         self, queries: Int[Tensor, " pair"], keys: Int[Tensor, " pair"]
     ) -> Float[Tensor, "batch pair head"] | None:
-        """M[i, j] of every head for some pairs j < i, or None: where no pair costs less than a rectangle."""
+        """M[i, j] of every head for some pairs j < i, or None: where no pair costs less than a rectangle.
+
+        Where M is not lower triangular also for j > i.
+        """
         return None
 
     def state_after(

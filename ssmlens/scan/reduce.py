@@ -1,18 +1,20 @@
 """What is kept of the maps of a prompt too long to hold them: block means and maxima, and exact statistics.
 
-All of it comes out of one pass over tiles, each of which is used and forgotten.
+All of it comes out of one pass over tiles, each of which is used and forgotten, but for how far back queries look
+(`scan.reach`).
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssmlens.names import MAP, MAP_ARRAYS, MASK
+from ssmlens.names import MAP, MAP_ARRAYS, MAP_STATISTICS, MASK
 from ssmlens.scan.operator import Operator, scan_dtype
+from ssmlens.scan.reach import late_reach
 from ssmlens.scan.spans import tiles
 
 # A tile is summed in float64 by so many strips, to hold little of it twice.
@@ -23,16 +25,22 @@ _STRIPS = 16
 class ReducedMaps:
     """A layer's maps by blocks of tokens, and what scores and proofs need to know of them exactly.
 
-    Means and maxima are over the pairs j ≤ i in a block; a maximum is the entry of largest magnitude, with its sign;
-    both are 0 where a block has no such pair.
+    Means and maxima are over the pairs j ≤ i in a block, or over all pairs where M is not causal; a maximum is the
+    entry of largest magnitude, with its sign; both are 0 where a block has no such pair.
 
     Attributes:
         mean: Block means of every map, by its kind.
         largest: Block maxima of every map.
         product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without it.
         lag_energy: Mean over i of M̄[i, i − lag]², M̄ being the attention map.
+        ahead_energy: Mean over i of M̄[i, i + lag]²; None where M is causal.
         row_magnitude: Σ_j |M̄[i,j]|.
         target_magnitude: |M̄[i, target[i]]|; 0 where a token has no target.
+        previous_magnitude: |M̄[i, i − 1]|; 0 for the first token.
+        first_magnitude: |M̄[i, 0]|.
+        separator_magnitude: Σ_j |M̄[i,j]| over separators 0 < j < i.
+        reach: Tokens back that half of a late query's |M̄| reaches (`scan.reach.late_reach`), −1 for other queries;
+            None where M is not causal.
         mask_row_sum: Σ_j mask[i,j]; None where there is no mask.
     """
 
@@ -42,20 +50,26 @@ class ReducedMaps:
     lag_energy: Float[Tensor, "lag"]
     row_magnitude: Float[Tensor, "token"]
     target_magnitude: Float[Tensor, "token"]
+    previous_magnitude: Float[Tensor, "token"]
+    first_magnitude: Float[Tensor, "token"]
+    separator_magnitude: Float[Tensor, "token"]
+    reach: Float[Tensor, "token"] | None
     mask_row_sum: Float[Tensor, "token"] | None
+    ahead_energy: Float[Tensor, "lag"] | None = None
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The exact statistics of the attention map, by the names of `ssmlens.names`."""
+        every = {name: getattr(self, name) for name in MAP_STATISTICS}
+        return {name: value for name, value in every.items() if value is not None}
 
     def arrays(self) -> dict[str, Tensor]:
         """What a file stores, by the names of `ssmlens.names`: not the products."""
-        rows = {
-            "lag_energy": self.lag_energy,
-            "row_magnitude": self.row_magnitude,
-            "target_magnitude": self.target_magnitude,
-            "mask_row_sum": self.mask_row_sum,
-        }
+        rest = {"mask_row_sum": self.mask_row_sum, "ahead_energy": self.ahead_energy}
         return {
             **{f"{MAP_ARRAYS[kind]}_mean": value for kind, value in self.mean.items()},
             **{f"{MAP_ARRAYS[kind]}_max": value for kind, value in self.largest.items()},
-            **{name: value for name, value in rows.items() if value is not None},
+            **self.statistics(),
+            **{name: value for name, value in rest.items() if value is not None},
         }
 
 
@@ -64,6 +78,7 @@ def reduced_maps(
     block: int,
     target: Int[Tensor, "token"] | None = None,
     vector: Float[Tensor, "token"] | None = None,
+    separator: Bool[Tensor, "token"] | None = None,
 ) -> ReducedMaps:
     """Reduce the maps of one long sequence without ever holding them.
 
@@ -75,6 +90,7 @@ def reduced_maps(
         block: Tokens a side of a block.
         target: The position that each query must look at, −1 where it has none. None: nowhere.
         vector: What the maps are multiplied with. None: ones.
+        separator: Which tokens are separators. None: none.
 
     Raises:
         ValueError: There is more than one sequence, or a block has no token.
@@ -84,7 +100,7 @@ def reduced_maps(
             f"one sequence is reduced to blocks of ≥ 1 token: {operands.batch}, {block}"
         )
     o = operands.bare()
-    sums = _Sums(o, block)
+    sums = _Sums(o, block, separator)
     nowhere = torch.full_like(sums.row_magnitude, -1, dtype=torch.long)
     target = nowhere if target is None else target.to(nowhere)
     ones = torch.ones_like(sums.row_magnitude)
@@ -98,14 +114,16 @@ def reduced_maps(
                 strip = entries[first : first + height].double()
                 sums.add(kind, strip, queries[0] + first, keys[0], target, vector)
         del tile  # before the next one is made
-    return sums.reduced(scan_dtype(o.like))
+    reach = late_reach(o, block, sums.of_keys) if o.is_causal else None
+    return sums.reduced(scan_dtype(o.like), reach)
 
 
 class _Sums:
     """Running sums over strips of a layer's maps: some rows of a tile, whose first query and key start a block."""
 
-    def __init__(self, o: Operator, block: int):
+    def __init__(self, o: Operator, block: int, separator: Bool[Tensor, "token"] | None):
         self._tokens, self._block, self._kinds = o.tokens, block, o.maps
+        self._causal = o.is_causal
         blocks = -(-o.tokens // block)
 
         def zeros(*shape: int) -> Tensor:
@@ -114,10 +132,16 @@ class _Sums:
         self._total = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._largest = {kind: zeros(blocks, blocks) for kind in o.maps}
         self._product = {kind: zeros(o.tokens) for kind in o.maps}
-        self._lag_energy, self._target_magnitude, self._mask_row_sum = (
-            zeros(o.tokens) for _ in range(3)
-        )
-        self.row_magnitude = zeros(o.tokens)
+        self._energy = zeros(max(0, 2 * o.tokens - 1))  # by i − j, from 1 − tokens on
+        self._mask_row_sum, self.row_magnitude = zeros(o.tokens), zeros(o.tokens)
+        self._target_magnitude, self._previous_magnitude = zeros(o.tokens), zeros(o.tokens)
+        self._first_magnitude, self._separator_magnitude = zeros(o.tokens), zeros(o.tokens)
+        # By the first key of each tile, what every query gives its keys.
+        self.of_keys: dict[int, Tensor] = {}
+        self._position = torch.arange(o.tokens, device=o.like.device)
+        self._separator = torch.zeros_like(self._position, dtype=torch.bool)
+        if separator is not None:
+            self._separator[1:] = separator.to(self._separator)[1:]
 
     def add(
         self,
@@ -128,44 +152,63 @@ class _Sums:
         target: Int[Tensor, "token"],
         vector: Float64[Tensor, "token"],
     ) -> None:
-        """Add what a strip holds, which begins at a query and a key; the strip is overwritten."""
+        """Add what a strip holds, which begins at a query and a key; its signs are lost."""
         rows, columns = slice(query, query + len(strip)), slice(key, key + strip.shape[1])
         self._set_blocks(kind, strip, query, key)
         self._product[kind][rows] += strip @ vector[columns]
         if kind == MASK:
             self._mask_row_sum[rows] += strip.sum(1)
         if kind == MAP:
-            self.row_magnitude[rows] += strip.abs().sum(1)
-            wanted = target[rows] - key
-            here = (wanted >= 0) & (wanted < strip.shape[1])
-            looked = strip.gather(1, wanted.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
-            self._target_magnitude[rows] += torch.where(here, looked.abs(), 0)
-            self._add_lags(strip, query - key)
+            self._add_lags(strip, query - key)  # which leaves the magnitudes
+            magnitude = strip.sum(1)
+            self.row_magnitude[rows] += magnitude
+            of_keys = self.of_keys.setdefault(key, torch.zeros_like(self.row_magnitude))
+            of_keys[rows] += magnitude
+            self._target_magnitude[rows] += _at(strip, target[rows] - key)
+            self._previous_magnitude[rows] += _at(strip, self._position[rows] - 1 - key)
+            self._first_magnitude[rows] += strip[:, 0] if key == 0 else 0
+            self._add_separators(strip, rows, columns)
 
-    def reduced(self, dtype: torch.dtype) -> ReducedMaps:
-        """Means from sums: over the pairs j ≤ i of each block, and over the queries that have a token so far back."""
+    def reduced(self, dtype: torch.dtype, reach: Int[Tensor, "token"] | None) -> ReducedMaps:
+        """Means from sums: over the pairs of each block, and over the queries that have a token so far away."""
         tokens, block, device = self._tokens, self._block, self.row_magnitude.device
         length = torch.arange(tokens, 0, -block, device=device).clamp(max=block)
-        pairs = torch.outer(length, length).tril(-1) + torch.diag(length * (length + 1) // 2)
+        pairs = torch.outer(length, length)
+        if self._causal:
+            pairs = pairs.tril(-1) + torch.diag(length * (length + 1) // 2)
         pairs = pairs.clamp(min=1)
         queries = torch.arange(tokens, 0, -1, device=device)
+        back, ahead = self._energy[tokens - 1 :], self._energy[:tokens].flip(0)
         return ReducedMaps(
             mean={kind: (total / pairs).to(dtype) for kind, total in self._total.items()},
             largest={kind: value.to(dtype) for kind, value in self._largest.items()},
             product={kind: value.to(dtype) for kind, value in self._product.items()},
-            lag_energy=(self._lag_energy / queries).to(dtype),
+            lag_energy=(back / queries).to(dtype),
+            ahead_energy=None if self._causal else (ahead / queries).to(dtype),
             row_magnitude=self.row_magnitude.to(dtype),
             target_magnitude=self._target_magnitude.to(dtype),
+            previous_magnitude=self._previous_magnitude.to(dtype),
+            first_magnitude=self._first_magnitude.to(dtype),
+            separator_magnitude=self._separator_magnitude.to(dtype),
+            reach=None if reach is None else reach.to(dtype),
             mask_row_sum=self._mask_row_sum.to(dtype) if MASK in self._kinds else None,
         )
 
     def _add_lags(self, strip: Float64[Tensor, "query key"], apart: int) -> None:
         """Squares by lag: with the keys in reverse, and each row one place further right, a column holds one lag."""
         height, width = strip.shape
-        sheared = pad(strip.square_().flip(1), (0, height)).flatten()[:-height]
+        sheared = pad(strip.abs_().flip(1).square_(), (0, height)).flatten()[:-height]
         energy = sheared.unflatten(0, (height, -1)).sum(0)
-        lag = apart - (width - 1)
-        self._lag_energy[max(0, lag) : lag + len(energy)] += energy[max(0, -lag) :]
+        lag = apart - (width - 1) + self._tokens - 1
+        self._energy[lag : lag + len(energy)] += energy
+
+    def _add_separators(
+        self, strip: Float64[Tensor, "query key"], rows: slice, columns: slice
+    ) -> None:
+        """What a strip of magnitudes gives separators before the query."""
+        keys = self._separator[columns].nonzero().flatten()
+        before = keys + columns.start < self._position[rows, None]
+        self._separator_magnitude[rows] += torch.where(before, strip[:, keys], 0).sum(1)
 
     def _set_blocks(
         self, kind: str, strip: Float64[Tensor, "query key"], query: int, key: int
@@ -179,3 +222,12 @@ class _Sums:
         low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
         self._total[kind][here] = blocks.sum((1, 3))
         self._largest[kind][here] = torch.where(-low > high, low, high)
+
+
+def _at(
+    strip: Float64[Tensor, "query key"], column: Int[Tensor, "query"]
+) -> Float64[Tensor, "query"]:
+    """The entry of each row in this column; 0 where the strip has no such column."""
+    here = (column >= 0) & (column < strip.shape[1])
+    found = strip.gather(1, column.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
+    return torch.where(here, found, 0)

@@ -18,11 +18,12 @@ def matrix_row(operands: Operator, query: int) -> Float[Tensor, "batch head key"
         query: The token that reads.
     """
     o = operands.bare()
-    keys = torch.arange(query, device=o.like.device)
-    before = o.entries(keys.new_full((query,), query), keys)
-    if before is not None:
-        row = before.new_zeros(o.batch, o.heads, o.tokens)
-        row[..., :query] = before.mT
+    keys = torch.arange(query if o.is_causal else o.tokens, device=o.like.device)
+    keys = keys[keys != query]
+    others = o.entries(keys.new_full(keys.shape, query), keys)
+    if others is not None:
+        row = others.new_zeros(o.batch, o.heads, o.tokens)
+        row[..., keys] = others.mT
         row[..., query] = o.between(query, query + 1).diagonal()[:, 0]
         return row
     limit = _FACTORS["cuda" if o.like.is_cuda else "cpu"]

@@ -41,11 +41,14 @@ def place(rows: Span, columns: Span, queries: Span, keys: Span) -> tuple[slice, 
 
 
 def tiles(operator: Operator, block: int = 1) -> Iterator[tuple[Span, Span]]:
-    """Ranges (queries, keys) of the tiles that hold every pair j ≤ i, row after row; none cuts a block of tokens."""
+    """Ranges (queries, keys) of the tiles that hold all of M, row after row; none cuts a block of tokens.
+
+    That is every pair j ≤ i where the operator is causal, else every pair.
+    """
     size = TILE_TOKENS["cuda" if operator.like.is_cuda else "cpu"]
     size = max(1, size // block) * block
     edges = [*range(0, operator.tokens, size), operator.tokens]
     spans = list(pairwise(edges))
     for n, queries in enumerate(spans):
-        for keys in spans[: n + 1]:
+        for keys in spans[: n + 1] if operator.is_causal else spans:
             yield queries, keys

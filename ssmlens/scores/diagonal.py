@@ -25,54 +25,81 @@ def without_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " l
     return energy[: 3 * len(energy) // 4 + 1]
 
 
-def diagonal_sharpness(attention_map: Float[np.ndarray, "query key"], first_lag: int = 1) -> float:
-    """Share of the sharpest sub-diagonal in the map's energy by lag.
+def diagonal_sharpness(
+    attention_map: Float[np.ndarray, "query key"], first_lag: int = 1, looks_ahead: bool = False
+) -> float:
+    """Share of the sharpest sub-diagonal (or diagonal above, where the layer looks ahead) in the map's energy by lag.
 
         max_{ℓ ≥ first_lag} e(ℓ) / Σ_ℓ e(ℓ),   e(ℓ) = mean_i map[i, i−ℓ]²,   0 ≤ ℓ ≤ 3T/4
 
     1 for a map that is one sub-diagonal, 4/3T for a uniform one; scaling the map changes nothing. A
     featureless recency map scores at most k^k/(k+1)^(k+1) with k = first_lag: .08 behind the usual
     convolution of 4 taps, but .25 at first_lag 1, where "the token before" cannot be told from
-    "recent tokens".
+    "recent tokens". Where the layer looks ahead, ℓ is also −3T/4 ≤ ℓ < 0 in the sum, and
+    −3T/4 ≤ ℓ ≤ −first_lag in the maximum.
 
     Args:
         attention_map: Mean of M over channels (paper eq. 8).
         first_lag: Lags below it are recency, which the convolution explains: d_conv, or 1 without a
             convolution.
+        looks_ahead: Whether what lies above the diagonal is read.
 
     Returns:
         A value in [0, 1]; NaN when T ≤ 2·first_lag, or when the map is zero.
     """
-    return _sharpest(lag_energy(attention_map), len(attention_map), first_lag)
+    ahead = lag_energy(attention_map.T) if looks_ahead else None
+    return _sharpest(lag_energy(attention_map), len(attention_map), first_lag, ahead)
 
 
-def sharpest_lag(energies: list[Float[np.ndarray, " _lag"]], first_lag: int = 1) -> float:
+def sharpest_lag(
+    energies: list[Float[np.ndarray, " _lag"]],
+    first_lag: int = 1,
+    ahead: list[Float[np.ndarray, " _lag"]] | None = None,
+) -> float:
     """The lag ≥ first_lag of most energy, averaged over prompts; the shortest among equals.
 
     Args:
         energies: `lag_energy` of each prompt. A lag longer than a prompt's lags counts as zero
             there.
         first_lag: As in `diagonal_sharpness`.
+        ahead: The energies of each prompt's diagonals above the main one, where the layer looks ahead.
+
+    Returns:
+        Tokens back; negative: ahead.
     """
-    total = np.zeros(max(map(len, energies)))
+    back, other = _summed(energies), _summed(ahead or energies[:0])
+    lag, lead = (
+        first_lag + np.argmax(e[first_lag:]) if len(e) > first_lag else 0 for e in (back, other)
+    )
+    return float(-lead if lead and other[lead] > back[lag] else lag)
+
+
+def _summed(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " lag"]:
+    total = np.zeros(max(map(len, energies), default=0))
     for energy in energies:
         total[: len(energy)] += energy
-    return float(first_lag + np.argmax(total[first_lag:]))
+    return total
 
 
-def _sharpest(energy: Float[np.ndarray, " lag"], tokens: int, first_lag: int) -> float:
-    total = energy.sum()
+def _sharpest(
+    energy: Float[np.ndarray, " lag"],
+    tokens: int,
+    first_lag: int,
+    ahead: Float[np.ndarray, " lag"] | None = None,
+) -> float:
+    sides = [energy] if ahead is None else [energy, ahead]
+    total = sum(side[min(n, 1) :].sum() for n, side in enumerate(sides))  # lag 0 once
     if tokens <= 2 * first_lag or total == 0:
         return math.nan
-    return float(energy[first_lag:].max() / total)
+    return float(max(side[first_lag:].max() for side in sides) / total)
 
 
 def _measure(reading: Reading) -> Measured:
     energy, first_lag = reading.lag_energy, reading.first_lag
     if len(energy) <= 2 * first_lag:
         raise NotApplicable(f"{len(energy)} tokens are too few: more than 2·{first_lag} are needed")
-    kept = without_longest(energy)
-    return Measured(_sharpest(kept, len(energy), first_lag), detail=(kept, first_lag))
+    kept, ahead = without_longest(energy), without_longest(reading.ahead_energy)
+    return Measured(_sharpest(kept, len(energy), first_lag, ahead), detail=(kept, first_lag, ahead))
 
 
 SCORES.register("diagonal_sharpness")(
@@ -82,7 +109,9 @@ SCORES.register("diagonal_sharpness")(
         reads="maps",
         range=(0.0, 1.0),
         companions={
-            "sharpest_lag": lambda details: sharpest_lag([e for e, _ in details], details[0][1])
+            "sharpest_lag": lambda details: sharpest_lag(
+                [back for back, _, _ in details], details[0][1], [ahead for *_, ahead in details]
+            )
         },
     )
 )

@@ -34,10 +34,10 @@ def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None
     return float(np.mean(attention_mask, where=seen, dtype=np.float64))
 
 
-def _mean_of_rows(row_sum: Float[np.ndarray, " query"]) -> float:
-    """`mask_ones` without a window, from the mask's row sums."""
+def _mean_of_rows(row_sum: Float[np.ndarray, " query"], looks_ahead: bool) -> float:
+    """`mask_ones` without a window, from the mask's row sums; over all pairs, where the layer looks ahead."""
     tokens = len(row_sum)
-    return float(row_sum.sum() / (tokens * (tokens + 1) / 2))
+    return float(row_sum.sum() / (tokens * (tokens if looks_ahead else (tokens + 1) / 2)))
 
 
 def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
@@ -62,7 +62,7 @@ def _mean_of_late(row_sum: Float[np.ndarray, " query"]) -> float:
 SCORES.register("mask_ones")(
     Score(
         description="mean of the attention mask over the past: 1 = forgets nothing",
-        measure=lambda reading: Measured(_mean_of_rows(reading.mask_row_sum)),
+        measure=lambda reading: Measured(_mean_of_rows(reading.mask_row_sum, reading.looks_ahead)),
         reads="maps",
         range=(0.0, 1.0),
     )

@@ -16,7 +16,7 @@ from ssmlens.scores.score import SCORES
 from ssmlens.scores.table import compute, summary
 
 # Coordinates of a table of heads, beside their running number, which stands for the layer.
-BLOCK, HEAD = "block", "head"
+BLOCK, HEAD, OPERATOR = "block", "head", "operator"
 
 TARGETED = ("copy_score", "induction_score")
 """Default order: the first of these that the capture's prompts allow."""
@@ -57,7 +57,7 @@ def rank(
 ) -> Ranking:
     """Order layers by scores already computed: `rank_layers` for who has the Dataset of `compute`.
 
-    Where the Dataset has coordinates `block` and `head`, its layers are heads.
+    Where the Dataset has coordinates `block`, `head` and `operator`, its layers are heads.
 
     Ties share their mean rank and stand in order of their block index. A layer without a value in a
     score of `by` is not ranked and stands after those that are; one with non-finite weights stands
@@ -152,8 +152,10 @@ def _row(
         scores=told,
         spread=spread,
         closure_error=float(scores["closure_error"].values[place]),
+        map_closure=float(scores["map_closure"].values[place]),
         reason=_reason(scores, place, order),
         head=int(scores[HEAD].values[place]) if is_head else None,
+        operator=str(scores[OPERATOR].values[place]) if is_head else None,
     )
 
 
@@ -163,6 +165,8 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
     if finite != FINITE:
         why = str(scores["finite_reason"].values[place])
         return f"non-finite {finite}" + (f": {why}" if why else "")
+    if why_open := str(scores["why_open"].values[place]):
+        return f"not proven: {why_open}"
     for name in order:
         counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
         if counts[place] < counts.max():

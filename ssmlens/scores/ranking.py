@@ -24,8 +24,11 @@ class RankedLayer:
             none.
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
-        reason: Why the layer is not ranked, or ranked on fewer prompts than others; "" otherwise.
+        map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
+        reason: Why the layer is not ranked, why its maps are not proven, or why it is ranked on fewer prompts than
+            others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
+        operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
     """
 
     rank: float | None
@@ -33,13 +36,18 @@ class RankedLayer:
     scores: dict[str, float]
     spread: dict[str, float]
     closure_error: float
+    map_closure: float = math.nan
     reason: str = ""
     head: int | None = None
+    operator: str | None = None
 
     @property
     def label(self) -> str:
-        """The layer as text; of a head "layer.head"."""
-        return str(self.layer) if self.head is None else f"{self.layer}.{self.head}"
+        """The layer as text; of a head "layer.head", of softmax attention "layer.head softmax"."""
+        if self.head is None:
+            return str(self.layer)
+        attends = " softmax" if self.operator == "softmax" else ""
+        return f"{self.layer}.{self.head}{attends}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +104,22 @@ class Ranking:
         return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, `closure_error`, `reason`.
+        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, both closures, `reason`.
 
-        Its index is the layer's block index, of heads with the head.
+        Its index is the layer's block index, of heads with the head; heads have a column `operator`.
         """
         import pandas
 
         index = ["layer"] if self.of == "layer" else ["layer", "head"]
+        columns = index if self.of == "layer" else [*index, "operator"]
         rows = [
             {
-                **{name: getattr(row, name) for name in index},
+                **{name: getattr(row, name) for name in columns},
                 "rank": row.rank,
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
                 "closure_error": row.closure_error,
+                "map_closure": row.map_closure,
                 "reason": row.reason,
             }
             for row in self.rows
@@ -124,11 +134,14 @@ class Ranking:
     def _table(self) -> list[list[str]]:
         """A header, then a row a layer; the reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
+        of_map = [row.map_closure for row in self.rows]
+        known = not all(map(math.isnan, of_map))
         columns = [
             ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
             [self.of, *(row.label for row in self.rows)],
             *map(self._column, names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
+            *([["map_closure", *map(_error, of_map)]] if known else []),
             ["", *(row.reason for row in self.rows)],
         ]
         return [list(row) for row in zip(*columns, strict=True)]
@@ -146,9 +159,14 @@ class Ranking:
         return cells
 
 
+def _error(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1e}"
+
+
 def _dict(row: RankedLayer) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    return values if row.head is not None else {k: v for k, v in values.items() if k != "head"}
+    of_head = ("head", "operator")
+    return values if row.head is not None else {k: v for k, v in values.items() if k not in of_head}
 
 
 def _plain(value: Any) -> Any:

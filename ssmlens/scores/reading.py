@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from ssmlens.names import (
     FINITE,
@@ -15,6 +15,7 @@ from ssmlens.names import (
 from ssmlens.scores import statistics
 from ssmlens.store import schema
 from ssmlens.store.layer_like import LayerLike
+from ssmlens.store.separators import separators
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
@@ -50,6 +51,15 @@ class CaptureLike(Protocol):
     @property
     def prompt_kinds(self) -> Sequence[str]:
         """What each prompt is: "copy", "repeat", "text", ..."""
+        ...
+
+    def token_strings(self, prompt: int, /) -> Sequence[str]:
+        """The prompt's real tokens as text."""
+        ...
+
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe."""
         ...
 
     def layer(self, index: int, /) -> LayerLike:
@@ -124,6 +134,23 @@ class Reading:
         return self._statistic("lag_energy", lambda: statistics.energy_by_lag(self.attention_map))
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether the layer's tokens read later ones too: its maps are no lower triangles."""
+        return schema.looks_ahead(self._layer.attributes)
+
+    @property
+    def ahead_energy(self) -> Float[np.ndarray, " lag"]:
+        """Mean square of the map along each diagonal above it, mean_i map[i, i+ℓ]². Raises as `attention_map`.
+
+        0 at every ℓ > 0 where the layer does not look ahead.
+        """
+        if not self.looks_ahead:
+            return np.where(np.arange(len(self.lag_energy)) > 0, 0.0, self.lag_energy)
+        return self._statistic(
+            "ahead_energy", lambda: statistics.energy_by_lag(self.attention_map.T)
+        )
+
+    @property
     def row_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives in all, Σ_j |map[i, j]|. Raises as `attention_map`."""
         return self._statistic(
@@ -136,6 +163,33 @@ class Reading:
         return self._statistic(
             "target_magnitude",
             lambda: statistics.target_magnitude(self.attention_map, self.target),
+        )
+
+    @property
+    def previous_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives the token before it, |map[i, i − 1]|. Raises as `attention_map`."""
+        return self._statistic(
+            "previous_magnitude", lambda: statistics.previous_magnitude(self.attention_map)
+        )
+
+    @property
+    def reach(self) -> Float[np.ndarray, " query"]:
+        """Tokens back that half of a late query's |map| reaches, −1 for other queries. Raises as `attention_map`."""
+        return self._statistic("reach", lambda: statistics.reach(self.attention_map))
+
+    @property
+    def first_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives the first token, |map[i, 0]|. Raises as `attention_map`."""
+        return self._statistic(
+            "first_magnitude", lambda: statistics.first_magnitude(self.attention_map)
+        )
+
+    @property
+    def separator_magnitude(self) -> Float[np.ndarray, " query"]:
+        """What each query gives separators between the first token and itself. Raises as `attention_map`."""
+        return self._statistic(
+            "separator_magnitude",
+            lambda: statistics.separator_magnitude(self.attention_map, self.separator),
         )
 
     @property
@@ -157,6 +211,12 @@ class Reading:
         return self._capture.prompt_kinds[self._prompt]
 
     @property
+    def separator(self) -> Bool[np.ndarray, " token"]:
+        """Which of the prompt's tokens are separators (`ssmlens.store.separators`)."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        return separators(self._capture.token_strings(self._prompt), self.prompt_kind)
+
+    @property
     def target(self) -> Int[np.ndarray, " query"]:
         """Where each query must look, -1 = nowhere. Raises NotApplicable when all are -1."""
         assert self._prompt is not None, "a weight score has no prompt"
@@ -170,7 +230,11 @@ class Reading:
         self, name: str, of_whole: Callable[[], Float[np.ndarray, " _"]]
     ) -> Float[np.ndarray, " _"]:
         """A statistic of a map or a mask: stored, where those are reduced, else `of_whole`."""
-        return self._of_prompt(name).astype(np.float64) if self.has(name) else of_whole()
+        if self.has(name):
+            return self._of_prompt(name).astype(np.float64)
+        if self.is_reduced:
+            raise NotApplicable(f"its reduced maps were stored without {name}: capture it again")
+        return of_whole()
 
     def _of_prompt(
         self, name: str, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite

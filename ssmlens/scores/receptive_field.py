@@ -5,8 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import reach
 
 
 def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
@@ -16,33 +16,27 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
 
     Late queries are the last quarter, ⌈T/4⌉ of them; a row of zeros is left out. A layer that looks at its own token
     alone has 0, one that copies from lag ℓ has ℓ. Chance: a uniform row of i + 1 entries has ⌈(i + 1)/2⌉ − 1, so a
-    uniform map about 7T/16.
+    uniform map about 7T/16. Where the layer looks ahead, the row's tokens within ℓ on either side count.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
+        attention_map: Mean of M over channels (paper eq. 8); in a causal layer zero for key > query.
 
     Returns:
         Tokens, from 0 to T − 1; NaN when all late rows are zero.
     """
-    tokens = len(attention_map)
-    reaches = []
-    for query in range(tokens - math.ceil(tokens / 4), tokens):
-        so_far = np.cumsum(np.abs(attention_map[query, query::-1]), dtype=np.float64)
-        if so_far[-1] > 0:
-            reaches.append(int(np.argmax(so_far >= so_far[-1] / 2)))
-    return float(np.mean(reaches)) if reaches else math.nan
+    return _mean_reach(reach(attention_map))
 
 
-def _measure(reading: Reading) -> Measured:
-    if reading.is_reduced:
-        raise NotApplicable("reduced maps do not tell how far back a row reaches")
-    return Measured(receptive_field(reading.attention_map))
+def _mean_reach(reaches: Float[np.ndarray, " query"]) -> float:
+    """`receptive_field` from how far back each query reaches, −1 where it is not asked."""
+    asked = reaches[reaches >= 0]
+    return float(asked.mean()) if len(asked) else math.nan
 
 
 SCORES.register("receptive_field")(
     Score(
-        description="tokens back that half of a late query's |map| reaches",
-        measure=_measure,
+        description="tokens away that half of a late query's |map| reaches",
+        measure=lambda reading: Measured(_mean_reach(reading.reach)),
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",

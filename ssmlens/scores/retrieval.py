@@ -1,16 +1,12 @@
 """Does the layer look where the answer is? Scores on prompts whose answers have a known place."""
 
-import math
-
 import numpy as np
 from jaxtyping import Float, Int
 
+from ssmlens.names import REPEAT
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import row_magnitude, target_magnitude
-
-REPEAT = "repeat"
-"""The kind of a prompt that is a random token sequence, twice."""
+from ssmlens.scores.statistics import row_magnitude, share_of_rows, target_magnitude
 
 
 def target_share(
@@ -30,25 +26,15 @@ def target_share(
     Returns:
         A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
     """
-    return _share(row_magnitude(attention_map), target_magnitude(attention_map, target), target)
-
-
-def _share(
-    magnitude: Float[np.ndarray, " query"],
-    hit: Float[np.ndarray, " query"],
-    target: Int[np.ndarray, " query"],
-) -> float:
-    """`target_share` from what each query gives in all and what it gives its target."""
-    total, hit = magnitude[target >= 0], hit[target >= 0]
-    if not total.any():
-        return math.nan
-    return float(np.divide(hit, total, out=np.zeros_like(total), where=total > 0).mean())
+    asked = target >= 0
+    hit = target_magnitude(attention_map, target)
+    return share_of_rows(hit[asked], row_magnitude(attention_map)[asked])
 
 
 def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
-    """Where each query of the prompt must look. Raises NotApplicable where none must, or one must look ahead."""
+    """Where each query of the prompt must look. Raises NotApplicable where none must, or one cannot: it lies ahead."""
     target = reading.target
-    if (target > np.arange(len(target))).any():
+    if not reading.looks_ahead and (target > np.arange(len(target))).any():
         raise NotApplicable("a query's target lies after it")
     return target
 
@@ -65,16 +51,13 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    target = checked_target(reading)
-    return Measured(_share(reading.row_magnitude, reading.target_magnitude, target))
+    asked = checked_target(reading) >= 0
+    return Measured(share_of_rows(reading.target_magnitude[asked], reading.row_magnitude[asked]))
 
 
 def _previous_token(reading: Reading) -> Measured:
     _require_repeat(reading)
-    if reading.is_reduced:
-        raise NotApplicable("reduced maps do not tell how much falls on the token before")
-    attention_map = reading.attention_map
-    return Measured(target_share(attention_map, np.arange(len(attention_map)) - 1))
+    return Measured(share_of_rows(reading.previous_magnitude[1:], reading.row_magnitude[1:]))
 
 
 def _require_repeat(reading: Reading) -> None:

@@ -1,42 +1,80 @@
-"""What falls on the first token, whatever it is: an attention sink."""
+"""What falls on the first token and on separators, whatever they say: attention sinks.
+
+What a separator is, `ssmlens.store.separators` decides. `sink` is the share of both, `separator_sink` that of
+separators after the first token alone; the first token's own share is their difference.
+"""
 
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ssmlens.scores.reading import NotApplicable, Reading
-from ssmlens.scores.retrieval import target_share
 from ssmlens.scores.score import SCORES, Measured, Score
+from ssmlens.scores.statistics import (
+    first_magnitude,
+    row_magnitude,
+    separator_magnitude,
+    share_of_rows,
+)
 
 
-def sink(attention_map: Float[np.ndarray, "query key"]) -> float:
-    """Share of each later query's |map| that falls on the first token.
+def sink(
+    attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"] | None = None
+) -> float:
+    """Share of each later query's |map| that falls on the first token and on separators before the query.
 
-        mean_i |map[i, 0]| / Σ_j |map[i, j]|   over i > 0
+        mean_i (|map[i, 0]| + Σ_j |map[i, j]|) / Σ_j |map[i, j]|   over i > 0; above, over separators 0 < j < i
 
-    A query whose row is zero looks nowhere and counts as 0. Chance: a uniform map has mean_i 1/(i + 1), about
-    ln(T)/T.
+    What a separator gives itself is not counted. A query whose row is zero looks nowhere and counts as 0. Chance: a
+    uniform map without separators has mean_i 1/(i + 1), about ln(T)/T; a share s of separators adds about s.
 
     Args:
         attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
+        separator: Which tokens are separators; None: none.
 
     Returns:
         A value in [0, 1]; NaN for one token, or when all later rows are zero.
     """
-    later = np.arange(len(attention_map)) > 0
-    return target_share(attention_map, np.where(later, 0, -1))
+    hit = first_magnitude(attention_map)
+    if separator is not None:
+        hit = hit + separator_magnitude(attention_map, separator)
+    return share_of_rows(hit[1:], row_magnitude(attention_map)[1:])
 
 
-def delta_sink(delta: Float[np.ndarray, "token head"]) -> float:
-    """Share of the first token in the sum of Δ over tokens, mean over heads: how much longer its step is.
+def separator_sink(
+    attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"]
+) -> float:
+    """The part of `sink` that falls on separators after the first token.
 
-        mean_h Δ[0, h] / Σ_t Δ[t, h]
+        mean_i Σ_j |map[i, j]| / Σ_j |map[i, j]|   over i > 0; above, over separators 0 < j < i
 
-    A head whose Δ is zero throughout counts as 0. Chance: 1/T where every token has the same Δ.
+    Chance: a uniform map has about the share of separators among the tokens.
+
+    Args:
+        attention_map: As in `sink`.
+        separator: Which tokens are separators.
+
+    Returns:
+        A value in [0, 1]; NaN for one token, or when all later rows are zero.
+    """
+    hit = separator_magnitude(attention_map, separator)
+    return share_of_rows(hit[1:], row_magnitude(attention_map)[1:])
+
+
+def delta_share(
+    delta: Float[np.ndarray, "token head"], chosen: Bool[np.ndarray, " token"]
+) -> float:
+    """Share of some tokens in the sum of Δ over tokens, mean over heads: how much longer their steps are.
+
+        mean_h Σ_{t chosen} Δ[t, h] / Σ_t Δ[t, h]
+
+    A head whose Δ is zero throughout counts as 0. Chance: the share of chosen tokens, where every token has the same Δ.
 
     Args:
         delta: The step after softplus and clamp.
+        chosen: Whose share: in `delta_sink` the first token and separators, in `delta_separator_sink` separators after
+            the first token.
 
     Returns:
         A value in [0, 1]; NaN when Δ is zero throughout.
@@ -44,28 +82,59 @@ def delta_sink(delta: Float[np.ndarray, "token head"]) -> float:
     total = delta.sum(axis=0, dtype=np.float64)
     if not total.any():
         return math.nan
-    return float(np.divide(delta[0], total, out=np.zeros_like(total), where=total > 0).mean())
+    mine = delta[chosen].sum(axis=0, dtype=np.float64)
+    return float(np.divide(mine, total, out=np.zeros_like(total), where=total > 0).mean())
 
 
-def _measure(reading: Reading) -> Measured:
-    if reading.is_reduced:
-        raise NotApplicable("reduced maps do not tell how much falls on the first token")
-    return Measured(sink(reading.attention_map))
+def _sink(reading: Reading) -> Measured:
+    hit = reading.first_magnitude + reading.separator_magnitude
+    return Measured(share_of_rows(hit[1:], reading.row_magnitude[1:]))
 
 
-SCORES.register("sink")(
-    Score(
-        description="share of |map| on the first token",
-        measure=_measure,
-        reads="maps",
-        range=(0.0, 1.0),
+def _separator_sink(reading: Reading) -> Measured:
+    magnitude = reading.row_magnitude
+    _later_separators(reading)
+    return Measured(share_of_rows(reading.separator_magnitude[1:], magnitude[1:]))
+
+
+def _delta_sink(reading: Reading) -> Measured:
+    chosen = reading.separator.copy()
+    chosen[0] = True
+    return Measured(delta_share(reading.operand("delta"), chosen))
+
+
+def _delta_separator_sink(reading: Reading) -> Measured:
+    delta = reading.operand("delta")
+    return Measured(delta_share(delta, _later_separators(reading)))
+
+
+def _later_separators(reading: Reading) -> Bool[np.ndarray, " token"]:
+    """The separators after the first token. Raises NotApplicable where there is none."""
+    separator = reading.separator.copy()
+    separator[0] = False
+    if not separator.any():
+        raise NotApplicable("the prompt has no separator after its first token")
+    return separator
+
+
+for _name, _description, _measure in (
+    (
+        "sink",
+        "share of |map| on the first token and on separators: punctuation, line breaks, special tokens, a task's marks",
+        _sink,
+    ),
+    ("separator_sink", "share of |map| on separators after the first token", _separator_sink),
+    (
+        "delta_sink",
+        "share of the first token and of separators in the sum of Δ",
+        _delta_sink,
+    ),
+    (
+        "delta_separator_sink",
+        "share of separators after the first token in the sum of Δ",
+        _delta_separator_sink,
+    ),
+):
+    SCORES.register(_name)(
+        Score(description=_description, measure=_measure, reads="maps", range=(0.0, 1.0))
     )
-)
-SCORES.register("delta_sink")(
-    Score(
-        description="share of the first token in the sum of Δ",
-        measure=lambda reading: Measured(delta_sink(reading.operand("delta"))),
-        reads="maps",
-        range=(0.0, 1.0),
-    )
-)

@@ -1,7 +1,9 @@
 """What map scores read of a map or a mask. Captures of long prompts store these instead of the whole."""
 
+import math
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 def energy_by_lag(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " lag"]:
@@ -26,6 +28,63 @@ def target_magnitude(
     (query,) = np.nonzero(target >= 0)
     hit[query] = np.abs(attention_map[query, target[query]])
     return hit
+
+
+def previous_magnitude(
+    attention_map: Float[np.ndarray, "query key"],
+) -> Float[np.ndarray, " query"]:
+    """What each query gives the token before it: |map[i, i − 1]|, 0 for the first."""
+    before = np.abs(attention_map.diagonal(-1).astype(np.float64))
+    return np.concatenate([np.zeros(1), before])
+
+
+def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
+    """How many tokens back half of a late query's |map| reaches.
+
+        min {ℓ : Σ_{i−ℓ ≤ j ≤ i+ℓ} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
+
+    Late queries are the last quarter, ⌈T/4⌉ of them. −1 for the others, and for a row of zeros.
+    """
+    tokens = len(attention_map)
+    found = np.full(tokens, -1.0)
+    for query in range(tokens - math.ceil(tokens / 4), tokens):
+        row = np.abs(attention_map[query])
+        near = np.zeros(max(query + 1, tokens - query))  # by distance
+        near[: query + 1] += row[query::-1]
+        near[1 : tokens - query] += row[query + 1 :]
+        so_far = np.cumsum(near)
+        if so_far[-1] > 0:
+            found[query] = np.argmax(so_far >= so_far[-1] / 2)
+    return found
+
+
+def first_magnitude(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
+    """What each query gives the first token: |map[i, 0]|."""
+    return np.abs(attention_map[:, 0].astype(np.float64))
+
+
+def separator_magnitude(
+    attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"]
+) -> Float[np.ndarray, " query"]:
+    """What each query gives separators between the first token and itself: Σ_j |map[i, j]| over those 0 < j < i."""
+    (keys,) = np.nonzero(separator)
+    keys = keys[keys > 0]
+    before = keys < np.arange(len(attention_map))[:, None]
+    return np.abs(attention_map[:, keys]).sum(axis=1, dtype=np.float64, where=before)
+
+
+def share_of_rows(
+    hit: Float[np.ndarray, " query"], magnitude: Float[np.ndarray, " query"]
+) -> float:
+    """Mean over queries of what they give some tokens, out of what they give in all; a row of zeros counts as 0.
+
+    Returns:
+        NaN where all rows are zero, or there is none.
+    """
+    if not magnitude.any():
+        return math.nan
+    shares = np.divide(hit, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0)
+    return float(shares.mean())
 
 
 def mask_row_sum(attention_mask: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:

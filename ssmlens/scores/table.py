@@ -11,7 +11,7 @@ from ssmlens.names import LAYER, PROMPT
 from ssmlens.scores.reading import CaptureLike, NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Score
 from ssmlens.store.layer_like import LayerLike
-from ssmlens.store.verdict import CLOSURE, worst
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, why_open, worst
 
 SCORE = "score"
 
@@ -42,7 +42,8 @@ def compute(
         reads weights; a variable (layer,) a companion; and `reason` (score, layer, prompt), why a
         value is NaN ("" where it is not).
         Coordinates of layer: the block index, `finite`, `finite_reason` (what the capture tells of
-        it) and `closure_error` (the worst over prompts); of prompt: `prompt_kind` and `length`.
+        it), `closure_error` and `map_closure` (the worst over prompts) and `why_open` (why they are too large, "" where
+        they are not); of prompt: `prompt_kind` and `length`.
         Variables carry `long_name`, `units` and `range` as attributes.
 
     Raises:
@@ -50,13 +51,15 @@ def compute(
     """
     wanted = {name: SCORES[name] for name in (SCORES if names is None else names)}
     layers, prompts = list(capture.layers), len(capture.length)
-    rows, finite, why, closure = [], [], [], []
+    rows, finite, why, closure, of_map, open_ = [], [], [], [], [], []
     for index in layers:
         layer = capture.layer(index)
         rows.append(_measure_layer(capture, layer, wanted))
         finite.append(layer.state)
         why.append(str(layer.attributes.get("reason", "")))
         closure.append(worst(layer, CLOSURE))
+        of_map.append(worst(layer, MAP_CLOSURE))
+        open_.append(why_open(layer, capture.closure_tolerance))
         if progress is not None:
             progress(len(rows), len(layers))
 
@@ -74,6 +77,8 @@ def compute(
             "finite": (LAYER, np.array(finite, dtype=str)),
             "finite_reason": (LAYER, np.array(why, dtype=str)),
             "closure_error": (LAYER, np.array(closure, dtype=float)),
+            "map_closure": (LAYER, np.array(of_map, dtype=float)),
+            "why_open": (LAYER, np.array(open_, dtype=str)),
             PROMPT: np.arange(prompts),
             "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),
             "length": (PROMPT, np.asarray(capture.length)),

@@ -25,6 +25,7 @@ from ssmlens.store.layer_file import (
 )
 from ssmlens.store.schema import (
     LAYER,
+    LOOKS_AHEAD,
     OWN_LAYER_ATTRIBUTES,
     PROMPT_DIGEST,
     WHOLE,
@@ -141,8 +142,9 @@ def _kept_in_every_batch(source: h5py.Group) -> list[str]:
 
 
 def _merged_attributes(batches: Sequence[dict[str, Attribute]]) -> dict[str, Attribute]:
-    """The first batch's; `finite` and `reason` from the first batch that has something to say."""
+    """The first batch's; `finite`, `reason` and `looks_ahead` from the first batch that has something to say."""
     telling = next((a for a in batches if a["finite"] != FINITE), batches[0])
     dropped = {*OWN_LAYER_ATTRIBUTES, "finite", "reason"}
     merged = {k: v for k, v in batches[0].items() if k not in dropped}
-    return merged | {k: telling[k] for k in ("finite", "reason") if k in telling}
+    ahead = {k: v for batch in batches for k, v in batch.items() if k == LOOKS_AHEAD}
+    return merged | ahead | {k: telling[k] for k in ("finite", "reason") if k in telling}

@@ -16,6 +16,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[reportAttributeAccessIssue]
 
 from ssmlens.errors import CaptureFileError, UsageError
+from ssmlens.files import descriptors
 from ssmlens.names import BLOCK_KINDS, CHANNEL, MAMBA
 from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes, said_axes
 from ssmlens.store.schema import (
@@ -63,6 +64,7 @@ def open_guarded(path: Path) -> h5py.File:
         UsageError: There is no such file.
         CaptureFileError: It is damaged, not a capture, of another schema version, or holds what is refused; the
             message names the file, the object and what to do.
+        OpenFilesError: No more files can be opened.
     """
     try:
         if not path.is_file():
@@ -71,6 +73,8 @@ def open_guarded(path: Path) -> h5py.File:
             if stream.read(len(_SIGNATURE)) != _SIGNATURE:
                 raise CaptureFileError(f"{path} is not an HDF5 file, so not a capture")
     except OSError as error:
+        if descriptors.are_exhausted(error):
+            raise descriptors.exhausted() from error
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
     with damage_told(path, "its structure"):
         file = h5py.File(path, "r")
@@ -91,6 +95,8 @@ def damage_told(path: Path, what: str) -> Iterator[None]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
+        if descriptors.are_exhausted(error):
+            raise descriptors.exhausted() from error
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CaptureFileError(
             f"{path}: {what} is damaged or cut short ({cause}); capture it again"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import h5py
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from ssmlens.errors import UsageError
 from ssmlens.names import BLOCK_KINDS
@@ -18,6 +18,7 @@ from ssmlens.store.schema import (
     axis_sizes,
     is_volatile,
 )
+from ssmlens.store.separators import separators
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +78,14 @@ class CaptureHeader:
         if self.token_strings is not None:
             return list(self.token_strings[prompt])
         return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+
+    def separator(self) -> Bool[np.ndarray, "prompt token"]:
+        """Which tokens are separators (`ssmlens.store.separators`); padding is none."""
+        found = np.zeros(self.tokens.shape, dtype=bool)
+        kinds = self.prompt_kinds or [""] * self.prompts
+        for prompt, kind in enumerate(kinds):
+            found[prompt, : self.length[prompt]] = separators(self.strings(prompt), kind)
+        return found
 
     @property
     def prompts(self) -> int:

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Integer
 
 from ssmlens.errors import SsmlensError
 from ssmlens.names import ARRAYS, EFFECT, MAP_ARRAYS
+from ssmlens.store.attention_heads import head_problems
 from ssmlens.store.layer import Layer
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.reduced import reduced_problems
-from ssmlens.store.schema import is_softmax
+from ssmlens.store.schema import is_softmax, looks_ahead
+from ssmlens.store.separators import separators
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 # Largest difference from 1 of the sum of a query's softmax weights, where not 1e-3: 2⁻⁹ a weight, rounded apart.
@@ -28,7 +31,8 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
     Checks the structure, the digests of every layer and of the whole, that layers said to be finite are, that every
     stored map, mask and channel map is the one that the stored operands give (paper eq. 8), reduced maps by a sample
     of exact pieces, that the closure error of each prompt is within the capture's `closure_tolerance`, and that
-    softmax attention, which has no operands, shares out what each query gives to the tokens before it.
+    softmax attention, which has no operands, shares out what each query gives to the tokens before it, and that what is
+    kept of its heads has the mean map's means.
 
     Args:
         path: An HDF5 file or a folder.
@@ -87,24 +91,34 @@ def _closure_problems(layer: Layer) -> list[str]:
 
 def _prompt_problems(capture: Capture, layer: Layer, prompt: int) -> list[str]:
     softmax = "attention_map" if is_softmax(layer.attributes) else "softmax_attention_map"
-    found = _softmax_problems(capture, layer, softmax, prompt) if softmax in layer else []
+    target = None if capture.target is None else capture.target[prompt, : layer.length(prompt)]
+    parts = separators(capture.token_strings(prompt), capture.prompt_kinds[prompt])
+    found = []
+    if softmax in layer:
+        found += _softmax_problems(capture, layer, softmax, prompt, target, parts)
     if layer.has_operands:
         found += _map_problems(layer, prompt)
         if "attention_map_max" in layer:
-            target = None if capture.target is None else capture.target[prompt]
-            found += reduced_problems(layer, prompt, target)
+            found += reduced_problems(layer, prompt, target, parts)
     return found
 
 
-def _softmax_problems(capture: Capture, layer: Layer, name: str, prompt: int) -> list[str]:
-    """Rows of softmax attention are shares of the tokens so far."""
+def _softmax_problems(
+    capture: Capture,
+    layer: Layer,
+    name: str,
+    prompt: int,
+    target: Integer[np.ndarray, " token"] | None,
+    separator: Bool[np.ndarray, " token"],
+) -> list[str]:
+    """Rows of softmax attention are shares of the tokens so far, and so are those of its heads."""
     shares = layer.read(name, prompt).astype(np.float64)
-    if np.triu(shares, 1).any():
+    if not looks_ahead(layer.attributes) and np.triu(shares, 1).any():
         return [f"prompt {prompt}: {name} looks at tokens that come later"]
     tolerance = _SUM_TOLERANCE.get(str(capture.attributes.get("dtype")), 1e-3)
     apart = float(np.abs(shares.sum(1) - 1).max())
     if apart <= tolerance and (shares >= 0).all():
-        return []
+        return head_problems(layer, prompt, shares, target, separator, TOLERANCE)
     return [f"prompt {prompt}: rows of {name} are not shares that add up to 1 (off by {apart:.2g})"]
 
 

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from ssmlens.errors import CaptureFileError
+from ssmlens.files import descriptors
 from ssmlens.store.schema import FEATURES, FORMAT, SCHEMA_VERSION, version_problem
 
 MANIFEST = "manifest.json"
@@ -49,6 +50,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CaptureFileError: It is absent, damaged, of another schema version, or names a file that is missing, is a
             link, or lies elsewhere.
+        OpenFilesError: No more files can be opened.
     """
     path = folder / MANIFEST
     _check_plain_file(folder, MANIFEST)
@@ -63,6 +65,8 @@ def read_manifest(folder: Path) -> Manifest:
         layers = {int(index): str(name) for index, name in page["layers"].items()}
         manifest = Manifest(str(page["digest"]), str(page["header"]), dict(sorted(layers.items())))
     except OSError as error:
+        if descriptors.are_exhausted(error):
+            raise descriptors.exhausted() from error
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CaptureFileError(f"{path} is damaged ({error}); capture it again") from error

@@ -20,6 +20,7 @@ from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
 from ssmlens.store.manifest import read_manifest
 from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
+from ssmlens.store.verdict import CLOSURE_TOLERANCE
 
 _TRIES = 5
 
@@ -31,6 +32,7 @@ def open_capture(path: Path | str) -> "Capture":
         UsageError: There is no such capture.
         CaptureFileError: It is damaged, unfinished, of another schema version, or holds what a capture may not
             (links and storage outside the file, unknown filters, sizes out of proportion).
+        OpenFilesError: No more files can be opened: a folder takes one for each of its layers.
     """
     path = Path(path)
     _check_finished(path)
@@ -79,6 +81,11 @@ class Capture(ShownInNotebooks):
     def attributes(self) -> dict[str, Attribute]:
         """Model, revision, dtype, backend, command, ..."""
         return dict(self.header.attributes)
+
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe: it depends on dtype and kernels."""
+        return float(self.header.attributes.get("closure_tolerance", CLOSURE_TOLERANCE))
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """Check reduced maps and their statistics against exact pieces of what they were reduced from."""
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from ssmlens.names import MAP, MAP_ARRAYS, MASK
+from ssmlens.scan.reach import first_late
 from ssmlens.scan.tiles import map_tile
 from ssmlens.store.layer import Layer
 from ssmlens.store.schema import BLOCK_TOKENS
@@ -17,7 +18,7 @@ class _Exact:
 
     def __init__(self, layer: Layer, prompt: int):
         self.operands = layer.operands(prompt)
-        self.kinds = self.operands.maps
+        self.kinds, self.causal = self.operands.maps, self.operands.is_causal
 
     def tile(self, queries: range, keys: range) -> dict[str, np.ndarray]:
         """A rectangle of every map in float64."""
@@ -32,29 +33,38 @@ class _Exact:
 
 
 def reduced_problems(
-    layer: Layer, prompt: int, target: Integer[np.ndarray, " token"] | None
+    layer: Layer,
+    prompt: int,
+    target: Integer[np.ndarray, " token"] | None,
+    separator: Bool[np.ndarray, " token"],
 ) -> list[str]:
     """What is not as the operands give it, by a sample: some blocks, and what some rows tell of the statistics.
 
     The blocks are the first, one in the middle and the last on the diagonal, the last queries' first keys, and the
-    map's largest; the rows are the first, one in the middle and the last three, with the longest lags. The energy of
-    lag 0, the diagonal, is checked whole.
+    map's largest; the rows are the first, one in the middle and the last three, with the longest lags (where the layer
+    looks ahead the first three too, with the longest lags ahead). The energy of lag 0, the diagonal, is checked whole.
 
     Args:
         layer: A layer with reduced maps.
         prompt: Number of a prompt.
         target: Where each of its tokens must look, -1 for nowhere.
+        separator: Which of its tokens are separators.
     """
     exact, tokens = _Exact(layer, prompt), layer.length(prompt)
     found = []
     for row, column in _sampled_blocks(layer.read("attention_map_max", prompt)):
         found += _block_problems(layer, prompt, exact, (row, column))
+    queries = {0, tokens // 2, *range(max(0, tokens - 3), tokens)}
+    queries |= set() if exact.causal else {*range(min(3, tokens))}
     rows = {
-        query: exact.tile(range(query, query + 1), range(query + 1))
-        for query in sorted({0, tokens // 2, *range(max(0, tokens - 3), tokens)})
+        query: exact.tile(range(query, query + 1), range(query + 1 if exact.causal else tokens))
+        for query in sorted(queries)
     }
-    found += _row_problems(layer, prompt, rows, target)
+    found += _row_problems(layer, prompt, rows, target, separator)
+    found += _reach_problems(layer, prompt, rows)
     found += _lag_problems(layer, prompt, exact.diagonal(), rows)
+    if not exact.causal:
+        found += _lag_problems(layer, prompt, exact.diagonal(), rows, "ahead_energy")
     return [f"prompt {prompt}: {problem} is not what the operands give" for problem in found]
 
 
@@ -65,10 +75,10 @@ def _sampled_blocks(largest: Float[np.ndarray, "query_block key_block"]) -> list
 
 
 def _block_problems(layer: Layer, prompt: int, exact: _Exact, at: tuple[int, int]) -> list[str]:
-    """The reduced values of one block, against the block's exact entries j ≤ i."""
+    """The reduced values of one block, against the block's exact entries, those with j ≤ i where M is causal."""
     block, tokens = int(layer.attributes[BLOCK_TOKENS]), layer.length(prompt)
     queries, keys = (range(b * block, min((b + 1) * block, tokens)) for b in at)
-    seen = np.less_equal.outer(keys, queries).T
+    seen = np.less_equal.outer(keys, queries).T | (not exact.causal)
     found = []
     for kind, tile in exact.tile(queries, keys).items():
         name = MAP_ARRAYS[kind]
@@ -91,6 +101,7 @@ def _row_problems(
     prompt: int,
     rows: dict[int, dict[str, np.ndarray]],
     target: Integer[np.ndarray, " token"] | None,
+    separator: Bool[np.ndarray, " token"],
 ) -> list[str]:
     """The statistics of single rows, against those rows."""
     found = []
@@ -98,17 +109,40 @@ def _row_problems(
         looks = -1 if target is None else int(target[query])
         magnitude = np.abs(maps[MAP][0])
         mask = maps.get(MASK, np.zeros(1))
-        hit = magnitude[looks] if 0 <= looks <= query else 0.0
-        for name, value, scale in (
-            ("row_magnitude", magnitude.sum(), magnitude.sum()),
-            ("target_magnitude", hit, magnitude.sum()),
-            ("mask_row_sum", mask.sum(), mask.sum()),
-        ):
-            if (
-                name in layer
-                and not abs(layer.read(name, prompt)[query] - value) <= TOLERANCE * scale
-            ):
+        between = separator[1:query].nonzero()[0] + 1
+        of_map = {
+            "row_magnitude": magnitude.sum(),
+            "target_magnitude": magnitude[looks] if 0 <= looks < len(magnitude) else 0.0,
+            "previous_magnitude": magnitude[query - 1] if query else 0.0,
+            "first_magnitude": magnitude[0],
+            "separator_magnitude": magnitude[between].sum(),
+        }
+        scales = dict.fromkeys(of_map, magnitude.sum()) | {"mask_row_sum": mask.sum()}
+        for name, value in {**of_map, "mask_row_sum": mask.sum()}.items():
+            if name not in layer:
+                continue
+            apart = abs(layer.read(name, prompt)[query] - value)
+            if not apart <= TOLERANCE * scales[name]:
                 found.append(f"{name}[{query}]")
+    return found
+
+
+def _reach_problems(layer: Layer, prompt: int, rows: dict[int, dict[str, np.ndarray]]) -> list[str]:
+    """How far back single rows look: half of a late one is reached there, and no token nearer."""
+    if "reach" not in layer:
+        return []
+    stored, found = layer.read("reach", prompt), []
+    for query, maps in rows.items():
+        so_far = np.abs(maps[MAP][0, ::-1]).cumsum()
+        half, reach = so_far[-1] / 2, stored[query]
+        if query < first_late(len(stored)) or half == 0:
+            good = reach == -1
+        else:
+            slack, whole = 2 * TOLERANCE * half, reach in range(query + 1)
+            good = whole and so_far[int(reach)] >= half - slack
+            good = good and (reach == 0 or so_far[int(reach) - 1] <= half + slack)
+        if not good:
+            found.append(f"reach[{query}]")
     return found
 
 
@@ -117,16 +151,19 @@ def _lag_problems(
     prompt: int,
     diagonal: Float[np.ndarray, " token"],
     rows: dict[int, dict[str, np.ndarray]],
+    name: str = "lag_energy",
 ) -> list[str]:
-    """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows."""
-    energy, tokens = layer.read("lag_energy", prompt), len(diagonal)
+    """The energy of lag 0 and of the three longest lags, whose few entries lie in the last rows (ahead: the first)."""
+    energy, tokens = layer.read(name, prompt), len(diagonal)
     wanted = {0: np.square(diagonal).mean()}
     for lag in range(max(1, tokens - 3), tokens):
-        entries = [rows[query][MAP][0, query - lag] for query in range(lag, tokens)]
+        pairs = [(late, late - lag) for late in range(lag, tokens)]
+        pairs = pairs if name == "lag_energy" else [(early, late) for late, early in pairs]
+        entries = [rows[query][MAP][0, key] for query, key in pairs]
         wanted[lag] = np.square(entries).mean()
     # An entry is as exact as its largest neighbours, its square twice so.
     return [
-        f"lag_energy[{lag}]"
+        f"{name}[{lag}]"
         for lag, value in wanted.items()
         if not abs(energy[lag] - value) <= 2 * TOLERANCE * value + TOLERANCE**2 * energy.max()
     ]

@@ -7,6 +7,7 @@ HDF5 file of a capture has the same shape: root attributes, the header's arrays 
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ MAY_DROP_THE_LAST_AXIS = {
 }
 # A reduced map comes with the statistics that stand for the whole one.
 _REDUCED = {
-    names.MAP: ("lag_energy", "row_magnitude"),
+    names.MAP: ("lag_energy", "row_magnitude"),  # and ahead_energy, where the layer looks ahead
     names.MASK: ("mask_row_sum",),
     names.ERASE: (),
 }
@@ -85,10 +86,15 @@ FINITE_STATES = (
     names.NONFINITE_INPUT,
     names.NONFINITE_OUTPUT,
 )
-LAYER_KINDS = (names.MAMBA, names.DELTA_RULE, names.ATTENTION)
+LAYER_KINDS = (
+    *(names.MAMBA, names.DELTA_RULE, names.RECURRENCE, names.CONVOLUTION),
+    *(names.LINEAR_ATTENTION, names.ATTENTION),
+)
 TOKEN_AXES = (TOKEN, QUERY, KEY, LAG)
 BLOCK_AXES = (QUERY_BLOCK, KEY_BLOCK)
 BLOCK_TOKENS = "block_tokens"
+# The attribute of a layer whose tokens read later ones too: its maps are no lower triangles.
+LOOKS_AHEAD = "looks_ahead"
 
 # Attributes the store writes itself, and those that tell how a file came about rather than what it says: the
 # latter may differ between two captures with the same digest.
@@ -149,6 +155,11 @@ def is_softmax(attributes: Mapping[str, Attribute]) -> bool:
     return operator_name(attributes) == Softmax.kind
 
 
+def looks_ahead(attributes: Mapping[str, Any]) -> bool:
+    """Whether a layer's tokens read later ones too, from its attributes: its maps are then no lower triangles."""
+    return bool(attributes.get(LOOKS_AHEAD, 0))
+
+
 def layer_name(index: int) -> str:
     """Name of a layer's group: block 5 is `005`."""
     return f"{index:03d}"
@@ -187,10 +198,12 @@ def missing_arrays(
         attributes: The layer's attributes.
         first: Whether these are the first prompts, with which the arrays without prompts are stored.
     """
-    needed = []
+    needed: list[str] = []
     for kind, statistics in _REDUCED.items():
         name = names.MAP_ARRAYS[kind]
         group = (f"{name}_mean", f"{name}_max", *statistics)
+        if kind == names.MAP and looks_ahead(attributes):
+            group += ("ahead_energy",)
         needed += group if {*group} & {*present} else ()
     operator = OPERATORS.get(operator_name(attributes))
     if operator is None or operator.stored:

@@ -15,6 +15,9 @@ Answer = Literal["yes", "no", "not resolved"]
 
 CLOSURE = "closure_error"
 MAP_CLOSURE, MAP_ROUNDING = "map_closure", "map_rounding"
+UNSEEN_HEADS = "unseen_heads"
+"""The attribute of a layer with heads that do not reach its output, so that nothing proves their maps."""
+
 CLOSURE_TOLERANCE = 1e-4
 """Largest closure error of float32 kernels: holds where a capture names no `closure_tolerance`."""
 
@@ -77,7 +80,8 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
 
     map_closure has the tolerance of the closure error, where rounding does not hide it: where rounding of the output
     alone (`map_rounding`), or of what is recomputed, exceeds the tolerance, the answer is "not resolved". A file of
-    before has none, and is judged without.
+    before has none, and is judged without. Heads that do not reach the output (pruned ones) leave the mean map not
+    resolved, too.
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
     Softmax attention needs no proof, for its map is the model's own weights; it has no closure error where its values
@@ -111,7 +115,7 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     errors = {name: worst(layer, name) for name in named}
     missing = [f"no {name} is stored" for name in required if name not in layer]
     missing += [unknown] if unknown and not softmax else []
-    missing += [hidden] if hidden else []
+    missing += [why for why in (hidden, _unseen(layer)) if why]
     answer, reason = _answer(layer, failures, errors, missing)
     tokens, closures = _values(layer, "closure_worst_token"), _values(layer, CLOSURE)
     tokens = tokens[:0] if unknown else tokens
@@ -146,6 +150,32 @@ def _of_map(layer: LayerLike, tolerance: float, unknown: str) -> tuple[str, tupl
         f"{errors[hidden].max():.1e}, rounding alone {rounding[hidden].max():.1e} > {tolerance:.0e})",
         failures,
     )
+
+
+def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
+    """Why a layer does not close, or "".
+
+    Its closure or map_closure is above the tolerance, rounding hides the map, or heads do not reach the output.
+
+    Args:
+        layer: The layer.
+        closure_tolerance: As for `judge`.
+    """
+    found = judge(layer, closure_tolerance)
+    open_ = {f.error_name for f in found.failures} & {CLOSURE, MAP_CLOSURE}
+    told = [
+        f"{name} {found.errors[name]:.1e} > {found.tolerances[name]:.0e}" for name in sorted(open_)
+    ]
+    if told:
+        return "; ".join(told)
+    unknown = str(layer.attributes.get("closure_reason", ""))
+    hidden, _ = _of_map(layer, found.tolerances.get(CLOSURE, CLOSURE_TOLERANCE), unknown)
+    return "; ".join(filter(None, (hidden, _unseen(layer))))
+
+
+def _unseen(layer: LayerLike) -> str:
+    unseen = layer.attributes.get(UNSEEN_HEADS)
+    return f"{unseen} heads do not reach the output, so nothing proves their maps" if unseen else ""
 
 
 def worst(layer: LayerLike, name: str) -> float:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ssmlens.names import BEGIN, END, SEPARATOR
 from ssmlens.tasks.draws import Draws
 from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task
@@ -31,8 +32,8 @@ class Alphabet:
         """What the tokens are called where there are so many letters: a, b, ..., z, A, ...; None for too many."""
         if letters > len(_NAMES):
             return None
-        named = {self.pad: "·pad", self.separator: "|", self.end: "end"}
-        named |= {} if self.begin is None else {self.begin: "begin"}
+        named = {self.pad: "·pad", self.separator: SEPARATOR, self.end: END}
+        named |= {} if self.begin is None else {self.begin: BEGIN}
         named |= {self.first_letter + k: _NAMES[k] for k in range(letters)}
         return [named[token] for token in range(len(named))]
 

@@ -27,6 +27,8 @@ class ModelOptions:
         linear_attention_layers: Blocks with causal linear attention instead of the mixer.
         linear_attention: Its class: MambaLinearAttention (in the place of the scan) or LinearAttention (by itself).
         linear_attention_state: MambaLinearAttention: width of its queries and keys.
+        linear_attention_skip: MambaLinearAttention: whether it adds D x, as Mamba does.
+        linear_attention_write_gate: MambaLinearAttention: whether a channel writes Δ x instead of x, as Mamba's do.
     """
 
     mixer: str = "Mamba2"
@@ -43,6 +45,8 @@ class ModelOptions:
     linear_attention_layers: tuple[int, ...] = ()
     linear_attention: str = "MambaLinearAttention"
     linear_attention_state: int | None = None
+    linear_attention_skip: bool = False
+    linear_attention_write_gate: bool = False
 
 
 MIXER_OPTIONS = ("d_state", "d_conv", "expand", "headdim", "ngroups")
@@ -113,5 +117,7 @@ def _linear_attention(config: ModelOptions) -> dict[str, Any]:
         "layer": config.linear_attention,
         "layer_idx": list(config.linear_attention_layers),
         "d_state": config.linear_attention_state,
+        "skip": config.linear_attention_skip or None,
+        "write_gate": config.linear_attention_write_gate or None,
     }
     return {name: value for name, value in cfg.items() if value is not None}

@@ -83,18 +83,27 @@ def visit(browser):
 
 @pytest.fixture
 def hold():
-    """with hold(page): what the page asks of the server is answered when the block is left, as if it were slow."""
+    """with hold(page, output): what the page asks of the server is answered when the block is left, as if it were slow.
+
+    Only requests whose body has `output` in it wait; by default all do.
+    """
 
     @contextmanager
-    def held(page):
+    def held(page, output=""):
         waiting = []
-        keep = lambda route: waiting.append(route)  # noqa: E731
-        page.route("**/_dash-update-component", keep)
+
+        def keep(route):
+            if output in (route.request.post_data or ""):
+                waiting.append(route)
+            else:
+                route.continue_()
+
+        page.route("**/_dash-update-component?*", keep)
         yield
         # In their order, and before the browser stops asking: what waits when it stops may never be sent.
         while waiting:
             waiting.pop(0).continue_()
-        page.unroute("**/_dash-update-component", keep)
+        page.unroute("**/_dash-update-component?*", keep)
         for route in waiting:
             route.continue_()
 

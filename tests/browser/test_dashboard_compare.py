@@ -157,6 +157,17 @@ def test_places_are_those_of_the_address_before_an_answer_comes(visit, address, 
     assert prompt.input_value().startswith("prompt 1")
 
 
+def test_arrows_pressed_before_the_places_are_known_move_all_of_them(visit, address, hold):
+    page = visit("about:blank")
+    with hold(page, "compare-sides"):  # the maps are there, who stands beside is not known
+        page.goto(f"{address}/compare?layer=3")
+        page.locator("#compare-maps").get_by_text("A − B").wait_for()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_url(re.compile(r"layer=1&against=[0-9a-f]{10}\.1\.0$"))
+    page.locator("#compare-maps").get_by_text(re.compile("^B  .*layer 1$")).wait_for()
+
+
 def test_layer_against_layer_of_another_model_and_prompt_against_prompt(visit, address, stored):
     page = visit(f"{address}/compare?layer=3")
     panel(page, 3).wait_for()

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from two_way_models import two_way_capture
 
 from ssmlens.plot.raster import causal
 from ssmlens.plot.report_page import report
 from ssmlens.plot.scales import SCALES, coloured
 from ssmlens.plot.theme import SIGNED, UNIT
+from ssmlens.store import open_capture
 
 HOSTILE = [
     "</script><img src=x onerror=window.hacked=1>",
@@ -250,3 +252,15 @@ def test_nothing_is_wider_than_the_window(show, make_capture):
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     large(page, 0)
     assert page.evaluate("document.getElementById('large').scrollWidth") <= 1280
+
+
+def test_a_layer_that_looks_ahead_is_drawn_whole(show, typeseg, tmp_path):
+    with open_capture(two_way_capture(typeseg, tmp_path / "run.h5")) as capture:
+        page = show(capture)
+        large(page, 1)
+        wanted = capture.layer(1).attention_map()
+        values = np.array(drawn(page, "d.customdata"), dtype=float)
+        assert np.allclose(values, wanted, rtol=2**-8)
+        assert (picture(page, len(wanted))[..., 3] > 0).mean() > 0.6
+        lags = page.evaluate("document.getElementById('lags').data[0].x")
+        assert min(lags) == -max(lags) < 0

@@ -4,6 +4,7 @@ import pytest
 import xarray as xr
 
 import ssmlens
+from ssmlens.store.attribution_file import is_attribution, open_attribution
 
 MODEL = ("--model", "copy-mamba2-mimetic", "--device", "cpu")
 PROMPT = ("--prompt", "abcdefgh|abc")
@@ -62,6 +63,16 @@ def test_a_figure_and_the_numbers(cli, tmp_path):
     assert cli("attribute", *MODEL, *PROMPT, "--out", "n.nc", "--overwrite").code == 0
 
 
+def test_what_the_dashboard_shows(cli, tmp_path, model):
+    assert cli("attribute", *MODEL, *PROMPT, "--out", "a.json").code == 0
+    assert is_attribution(tmp_path / "a.json")
+    stored = open_attribution(tmp_path / "a.json")
+    found = ssmlens.attribute(model, "abcdefgh|abc")
+    xr.testing.assert_allclose(stored["by_source"], found["by_source"], atol=1e-5)
+    assert stored.attrs["model"] == "copy-mamba2-mimetic"
+    assert stored.attrs["prompt"] == "abcdefgh|abc"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -71,7 +82,10 @@ def test_a_figure_and_the_numbers(cli, tmp_path):
         ((*PROMPT, "--token", "99"), "--token 99 is out of range: there are logits of 0..31"),
         ((*PROMPT, "--against", "z"), "--against needs --token"),
         ((*PROMPT, "--position", "12"), "--position 12 is out of range: the prompt has 12 tokens"),
-        ((*PROMPT, "--out", "f.txt"), "--out f.txt ends in none of .svg, .png, .pdf, .html, .nc"),
+        (
+            (*PROMPT, "--out", "f.txt"),
+            "--out f.txt ends in none of .svg, .png, .pdf, .html, .nc, .json",
+        ),
         (("--prompt", "3 x", "--tokens"), "--prompt '3 x' is no row of token ids"),
     ],
 )

@@ -1,7 +1,9 @@
 """The whole token mixing as matrix and offset: every family's, against the mixer's own output and parts of it."""
 
 import dataclasses
+import functools
 import importlib.util
+import inspect
 import itertools
 
 import pytest
@@ -21,7 +23,10 @@ FAMILIES = {adapters[path].family: (adapters[path], path) for path in adapters}
 HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
 FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
-SIGMOID_GATES = ("Kimi", "Bailing", "Glm", "Qwen4")
+# By family; elsewhere both are SiLU.
+GATES = dict.fromkeys(("Kimi", "Bailing", "Glm", "Qwen4", "MiniMax", "Rwkv"), torch.sigmoid)
+GATES["RecurrentGemma"] = functools.partial(F.gelu, approximate="tanh")
+ACTIVATIONS = {"RecurrentGemma": lambda v: v}
 OPTIONS = [
     ("Mamba", {"d_conv": 3, "bias": True}),
     ("Mamba", {"conv_bias": False}),
@@ -53,13 +58,19 @@ def recorded(request):
     model = spread(adapter.tiny_model().eval()).to(DEVICE)
     ids = torch.randint(0, 32, (3, 11), device=DEVICE)
     options = {}
-    if "transformers" in adapter.family:
+    if "use_cache" in inspect.signature(model.forward).parameters:
         mask = torch.ones(3, 11, dtype=torch.long, device=DEVICE)
         mask[1, :5] = mask[2, :1] = 0
         options = {"attention_mask": mask, "use_cache": False}
     with torch.no_grad(), ssmlens.recording(model) as rec:
         model(ids, **options)
     return [rec[site.layer] for site in find_mixers(model)]
+
+
+def of_family(functions, record):
+    """What a table of functions by family has for this record."""
+    family = record.call.site.adapter.family
+    return next((f for name, f in functions.items() if name in family), F.silu)
 
 
 def there(o):
@@ -73,7 +84,8 @@ def there(o):
 def applied(o, fold):
     """matrix @ input + offset for every channel, [batch token channel] in float64."""
     with torch.no_grad():
-        matrix, offset = ssmlens.channel_maps(o, fold=fold)
+        found = ssmlens.channel_maps(o, fold=fold)
+    matrix, offset = found if fold else (found, torch.zeros(1, 1))
     given = o.surroundings.u if "conv" in fold else o.x.flatten(2)
     return torch.einsum("bcij,bjc->bic", matrix.double(), given.double()) + offset.double().mT
 
@@ -105,15 +117,16 @@ def tolerance(record):
 def test_everything_folded_and_projected_is_the_mixers_output(recorded):
     assert recorded
     for record in recorded:
-        o, mixer = record.operands, record.call.site.module
-        out_proj = mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
+        o, site = record.operands, record.call.site
+        out_proj = site.adapter.out_projection(site.module)
         result = applied(o, there(o)).to(out_proj.weight.dtype)
+        if o.offset is not None:
+            result = result + o.offset.flatten(2)
         assert relative(out_proj(result), record.call.output) < tolerance(record)
 
 
 def test_every_subset_is_what_its_parts_compute(recorded):
-    o, family = recorded[0].operands, recorded[0].call.site.adapter.family
-    gate = torch.sigmoid if any(name in family for name in SIGMOID_GATES) else F.silu
+    o, gate = recorded[0].operands, of_family(GATES, recorded[0])
     for fold in SUBSETS:
         if set(fold) <= set(there(o)):
             assert relative(applied(o, fold), by_definition(o, fold, gate)) < 1e-5, fold
@@ -134,7 +147,7 @@ def test_x_is_the_activated_convolution_of_u(recorded):
             if m.conv_bias is not None:
                 convolution.bias.copy_(m.conv_bias)
             v = convolution(m.u.double().mT)[..., : o.tokens].mT
-        x = F.silu(v)
+        x = of_family(ACTIVATIONS, record)(v)
         if record.call.given.token_mask is not None and not isinstance(o, DeltaRule):
             x = x * record.call.given.token_mask.unsqueeze(2)
         assert relative(o.x.flatten(2), x) < 1e-5

@@ -13,6 +13,7 @@ def write_capture(
     state=4,
     seed=0,
     closure=(),
+    map_closure=(),
     broken=(),
     block_kinds=None,
     **strings,
@@ -27,6 +28,7 @@ def write_capture(
         state: Of each head.
         seed: Of the noise.
         closure: The closure error of each layer, 1e-6 for those it does not reach.
+        map_closure: The same, beside what the map contributes, of each layer that has one.
         broken: Block indices of layers with weights that are not finite.
         block_kinds: What each block of the model is.
         strings: `model`, `token_strings`, `prompt_texts`, `prompt_kinds`, `reason`: hostile ones in some tests.
@@ -59,6 +61,9 @@ def write_capture(
         mask = decay * np.float32(1 - 0.01 * place)
         held = arrays(drawn, mask, tokens, heads, state, rng)
         held["closure_error"] = np.array([closure[place] if place < len(closure) else 1e-6])
+        if place < len(map_closure):
+            held["map_closure"] = np.array([map_closure[place]])
+            held["map_rounding"] = np.array([1e-7])
         told = {"finite": "yes", "mixer": strings.get("mixer", "Mamba"), "d_conv": 4}
         if index in broken:
             held["attention_map"] = held["attention_mask"] = held["attention_map"] * np.nan

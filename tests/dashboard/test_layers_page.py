@@ -34,9 +34,8 @@ def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     assert notes.startswith("ordered by copy_score")
     assert (progress, unscored) == ("", 0)
     fields = [column["field"] for column in columns]
-    assert fields[:5] == ["rank", "layer", "kind", "proof", "closure_error"], (
-        "seen without scrolling"
-    )
+    seen = ["rank", "layer", "kind", "proof", "closure_error", "map_closure"]
+    assert fields[:6] == seen, "without scrolling"
     assert set(fields) == set(rows[0]) - {"id", "reason", "believed"}, "no layer needs a reason"
     assert 4 * 28 < style["height"] < 6 * 28, "four rows of 28 pixels and what is around them"
     assert "copy_score" in figure.data[0].y
@@ -84,6 +83,22 @@ def test_a_layer_that_is_not_proven_is_told_in_red_with_the_reason(
     assert page.verdict(scene.capture.layer(0)) == "proven"
     assert "closure_error" in page.verdict(scene.capture.layer(1))
     assert "✗ not proven: layer 1" in texts(page.layout(scene))
+
+
+def test_map_closure_is_a_column_and_marks_its_layer(tmp_path, write_capture, scene_at):
+    path = write_capture(tmp_path / "map.h5", layers=2, tokens=9, map_closure=[2e-6, 3e-2])
+    scene = scene_at(path, "", "layers")
+    scores(scene.capture, math.inf)
+    rows = sorted(page.ranked(scene)[2], key=lambda row: row["layer"])
+    assert [row["map_closure"] for row in rows] == pytest.approx([2e-6, 3e-2])
+    assert [row["believed"] for row in rows] == [True, False]
+    assert rows[1]["proof"] == "map_closure 3.0e-02 > 1e-04"
+    assert rows[1]["reason"] == "not proven: map_closure 3.0e-02 > 1e-04"
+    assert [block["bad"] for block in page.blocks(scene)] == [False, True]
+    assert "✗ not proven: layer 1" in texts(page.layout(scene))
+    path = write_capture(tmp_path / "good.h5", layers=2, tokens=9, map_closure=[2e-6, 3e-6])
+    (line,) = [t for t in texts(page.layout(scene_at(path, "", "layers"))) if t.startswith("✓")]
+    assert line.endswith("(closure_error 1e-06, map_closure 3e-06)")
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path, write_capture, scene_at):

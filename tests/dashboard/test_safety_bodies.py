@@ -54,6 +54,29 @@ def test_a_sound_body_is_answered(client, body):
     assert "maps-map" in answer.json["response"]
 
 
+def test_callbacks_that_run_in_the_browser_are_not_for_the_server(client, caplog, capfd):
+    of_browser = [c for c in client.get("/_dash-dependencies").json if c["clientside_function"]]
+    assert len(of_browser) >= 15
+    for wanted in of_browser:
+        name = wanted["output"]
+        parts = name.strip(".").split("...") if name.startswith("..") else [name]
+        outputs = [
+            dict(zip(("id", "property"), p.rpartition(".")[::2], strict=True)) for p in parts
+        ]
+        sent = {
+            "output": name,
+            "outputs": outputs if name.startswith("..") else outputs[0],
+            "inputs": [{**it, "value": None} for it in wanted["inputs"]],
+            "state": [{**it, "value": None} for it in wanted["state"]],
+            "changedPropIds": [],
+        }
+        answer = client.post(ADDRESS, json=sent, headers=ORIGIN)
+        assert answer.status_code == 400, name
+        assert answer.json == {"error": "this callback runs in the browser"}
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
+
+
 def changed(body, **fields):
     return json.dumps({**copy.deepcopy(body), **fields}).encode()
 

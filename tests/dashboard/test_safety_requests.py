@@ -241,8 +241,27 @@ class TestToken:
         assert client.get("/maps?layer=2").status_code == 200
 
     def test_a_wrong_cookie_is_refused(self, client):
-        client.set_cookie("ssmlens", "s3cre", domain="127.0.0.1")
+        client.set_cookie("ssmlens-8050", "s3cre", domain="127.0.0.1")
         refused(client.get("/layers"), 403)
+
+    @pytest.mark.parametrize("name", ["ssmlens", "ssmlens-8051"])
+    def test_a_cookie_of_another_name_counts_for_nothing(self, client, name):
+        client.set_cookie(name, "s3cret", domain="127.0.0.1")
+        refused(client.get("/layers"), 403)
+        client.set_cookie(name, "other", domain="127.0.0.1")
+        client.get("/?token=s3cret")
+        assert client.get("/layers").status_code == 200
+        assert client.get_cookie(name, domain="127.0.0.1").value == "other", "it is left alone"
+
+    def test_dashboards_of_two_ports_do_not_log_each_other_out(self, copying, client_of):
+        first = client_of(copying, self.ACCESS)
+        second = client_of(copying, Access("0.0.0.0", 8051, "0ther"))
+        second._cookies = first._cookies  # one browser: cookies are shared by all ports of a host
+        there = {"Host": "127.0.0.1:8051"}
+        assert first.get("/?token=s3cret").status_code == 200
+        assert second.get("/?token=0ther", headers=there).status_code == 200
+        assert first.get("/layers").status_code == 200
+        assert second.get("/layers", headers=there).status_code == 200
 
     def test_a_named_host_answers_to_that_name_only(self, copying, client_of):
         client = client_of(copying, Access("example.org", 8050, "s3cret"))

@@ -13,6 +13,9 @@ from ssmlens.recorder.prompts import Prompts
 from ssmlens.scan.reference import reference_channel_maps
 
 LAYER = 1
+SHIPPED = [
+    f"copy-{kind}-{start}" for kind in ("mamba1", "mamba2") for start in ("default", "mimetic")
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,11 @@ def model():
 def prompts(model):
     drawn = Prompts.of_task("copy", model, length=7, count=2)
     return drawn + Prompts.of_task("copy", model, length=4, count=1)
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def shipped(request):
+    return ssmlens.load_model(request.param)
 
 
 def log_probabilities(model, prompts, row, **hooks):
@@ -44,32 +52,32 @@ def zero(module, args, output):
     return torch.zeros_like(output)
 
 
-def test_ablations_are_what_plain_hooks_do(model, prompts):
-    found = ssmlens.effects(model, prompts, [Ablate(layer=layer) for layer in range(4)])
+def test_ablations_are_what_plain_hooks_do(shipped, prompts):
+    found = ssmlens.effects(shipped, prompts, [Ablate(layer=layer) for layer in range(4)])
     assert found.sizes == {"edit": 4, "prompt": 3}
     for row in range(3):
-        before = np.mean(log_probabilities(model, prompts, row))
+        before = np.mean(log_probabilities(shipped, prompts, row))
         np.testing.assert_allclose(found["before"][row], before, rtol=1e-5, atol=1e-5)
         for layer in range(4):
-            after = np.mean(log_probabilities(model, prompts, row, **{f"l{layer}": zero}))
+            after = np.mean(log_probabilities(shipped, prompts, row, **{f"l{layer}": zero}))
             np.testing.assert_allclose(found["after"][layer, row], after, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["effect"], found["after"] - found["before"])
     assert found["layer"].values.tolist() == [0, 1, 2, 3]
 
 
-def test_knock_outs_are_what_an_explicit_matrix_gives(model, prompts):
+def test_knock_outs_are_what_an_explicit_matrix_gives(shipped, prompts):
     edit = KnockOut(layer=LAYER, lags="1:")
-    found = ssmlens.effects(model, prompts, [edit])
+    found = ssmlens.effects(shipped, prompts, [edit])
     for row in range(3):
         ids = torch.tensor([prompts.tokens[row]])
-        with torch.no_grad(), ssmlens.recording(model, LAYER) as rec:
-            model(ids)
+        with torch.no_grad(), ssmlens.recording(shipped, LAYER) as rec:
+            shipped(ids)
         o, site = rec[LAYER].operands, rec[LAYER].call.site
         diagonal = reference_channel_maps(o).diagonal(dim1=2, dim2=3).transpose(1, 2)[..., None]
         y = (diagonal * o.x + o.D * o.x).float()
         with torch.no_grad():
             alone = site.adapter.finish(site.module, y, o)
-        after = np.mean(log_probabilities(model, prompts, row, l1=lambda *_, alone=alone: alone))
+        after = np.mean(log_probabilities(shipped, prompts, row, l1=lambda *_, alone=alone: alone))
         np.testing.assert_allclose(found["after"][0, row], after, rtol=1e-5, atol=1e-5)
 
 

@@ -6,14 +6,19 @@ import torch
 import torch.nn.functional as F
 
 import ssmlens
+from ssmlens.adapters.find import adapter_of
 from ssmlens.errors import UsageError
 from ssmlens.models import build_mixer
+from ssmlens.training.architecture import ModelOptions, model_config
 
 BLOCK = {
     "default": {},
     "biases": {"bias": True},
     "no convolution bias": {"conv_bias": False, "d_conv": 2},
     "wide": {"expand": 3, "d_state": 40},
+    "skip": {"skip": True},
+    "write gate": {"write_gate": True},
+    "both": {"skip": True, "write_gate": True, "bias": True},
 }
 ALONE = {
     "one head": {},
@@ -30,6 +35,8 @@ LENGTHS = (1, 2, 9, 64, 130)
 def mixer_of(name, options, dtype=torch.float64):
     torch.manual_seed(0)
     mixer = build_mixer(name, d_model=12, **({"d_state": 5} | options), dtype=dtype)
+    if dtype == torch.float64:
+        mixer.double()  # D too
     with torch.no_grad():
         for parameter in mixer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -60,9 +67,16 @@ def in_a_block(u, mixer):
         for back in range(min(mixer.d_conv, t + 1)):
             convolved[t] += taps[:, mixer.d_conv - 1 - back] * inner[t - back]
     x = silu(convolved)
-    k, q = np.split(x @ w["x_proj.weight"].T, 2, axis=1)
-    y, weights = attend(q, k, x)
-    return (y * silu(gate)) @ w["out_proj.weight"].T + w.get("out_proj.bias", 0), weights[None]
+    made = x @ w["x_proj.weight"].T
+    rank = made.shape[1] - 2 * mixer.d_state
+    step, k, q = np.split(made, [rank, rank + mixer.d_state], axis=1)
+    delta = np.ones((len(u), 1))
+    if "dt_proj.weight" in w:
+        delta = np.log1p(np.exp(step @ w["dt_proj.weight"].T + w["dt_proj.bias"]))
+    read, weights = attend(q, k, delta * x)
+    y = read + w.get("D", 0) * x
+    maps = weights * delta.T[:, None, :]
+    return (y * silu(gate)) @ w["out_proj.weight"].T + w.get("out_proj.bias", 0), maps
 
 
 def alone(u, mixer):
@@ -108,20 +122,26 @@ def test_output_and_maps_by_definition(name, options):
         assert torch.equal(mask, torch.ones_like(mask).tril())
 
 
+@pytest.mark.parametrize(("skip", "write_gate"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 @torch.no_grad()
-def test_it_is_mamba_with_steps_of_one_that_forgets_nothing():
-    ours = mixer_of("MambaLinearAttention", {"bias": True})
-    mamba = build_mixer("Mamba", d_model=12, d_state=5, bias=True, dtype=torch.float64)
+def test_it_is_mamba_that_forgets_nothing(skip, write_gate):
+    """With steps of one where nothing gates the writes, and D = 0 where nothing is added."""
+    options = {"bias": True, "skip": bool(skip), "write_gate": bool(write_gate)}
+    ours = mixer_of("MambaLinearAttention", options)
+    mamba = build_mixer("Mamba", d_model=12, d_state=5, bias=True).double()
     shared = ours.state_dict()
     rows = shared.pop("x_proj.weight")
     missing, unexpected = mamba.load_state_dict(shared, strict=False)
     assert not unexpected
-    assert set(missing) == {"A_log", "D", "x_proj.weight", "dt_proj.weight", "dt_proj.bias"}
-    mamba.x_proj.weight[-10:] = rows
-    mamba.dt_proj.weight.zero_()
-    mamba.dt_proj.bias.fill_(np.log(np.e - 1))
+    own = {"A_log", "D", "x_proj.weight", "dt_proj.weight", "dt_proj.bias"}
+    assert set(missing) == own - shared.keys()
+    mamba.x_proj.weight[-len(rows) :] = rows
+    if not write_gate:
+        mamba.dt_proj.weight.zero_()
+        mamba.dt_proj.bias.fill_(np.log(np.e - 1))
+    if not skip:
+        mamba.D.zero_()
     mamba.A_log.fill_(-torch.inf)
-    mamba.D.zero_()
     u = torch.randn(3, 37, 12, dtype=torch.float64)
     torch.testing.assert_close(ours(u), mamba(u), rtol=1e-10, atol=1e-10)
 
@@ -174,6 +194,31 @@ def test_bfloat16_is_close_and_closes(name, options, autocast):
     (record,) = rec
     assert record.operands.B.dtype == torch.float32
     assert record.closure_error < 1e-2
+
+
+def test_named_weights_of_a_block_with_skip_and_write_gate():
+    mixer = mixer_of("MambaLinearAttention", {"skip": True, "write_gate": True})
+    u = torch.randn(2, 9, 12, dtype=torch.float64)
+    with torch.no_grad(), ssmlens.recording(mixer) as rec:
+        mixer(u)
+    (record,) = rec
+    views, o = adapter_of(mixer).weights(mixer), record.operands
+    x = o.x.squeeze(3)
+    for name, wanted in (("W_B", o.B), ("W_C", o.C)):
+        torch.testing.assert_close(x @ getattr(views, name)[0].T, wanted.squeeze(2))
+    step = x @ views.W_dt.T @ views.dt_proj.T + views.dt_bias
+    torch.testing.assert_close(F.softplus(step), o.delta)
+    assert torch.equal(views.D, o.D)
+
+
+def test_a_config_asks_for_skip_and_write_gate():
+    options = {"linear_attention_skip": True, "linear_attention_write_gate": True}
+    made = model_config(ModelOptions(n_layer=3, linear_attention_layers=(1,), **options), 8)
+    mixer = made.build_mixer(1, device="meta")
+    assert mixer.D is not None
+    assert mixer.dt_proj.weight.shape == (128, 4)
+    plain = model_config(ModelOptions(n_layer=3, linear_attention_layers=(1,)), 8)
+    assert plain.build_mixer(1, device="meta").D is None
 
 
 def test_state_dicts():

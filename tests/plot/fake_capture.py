@@ -49,6 +49,10 @@ class FakeCapture:
     schema_version: int = 2
 
     @property
+    def closure_tolerance(self):
+        return self.attributes["closure_tolerance"]
+
+    @property
     def layers(self):
         return tuple(self.fakes)
 

@@ -76,6 +76,8 @@ def test_a_record_shows_its_maps_and_how_it_closes(tokens):
     assert len(source) < 60_000
     assert len(card.pictures) == (0 if tokens > 2048 else 2)
     assert f"{rec[0].closure_error:.2g}" in card.text
+    assert "map_closure" in card.text
+    assert f"{rec[0].map_closure:.2g}" in card.text
     assert f"1 sequences of {tokens} tokens" in card.text
 
 

@@ -172,6 +172,26 @@ def test_numbers_that_are_not_finite_do_not_reach_the_json(make_capture):
     assert Page(report(capture).html).data["layers"][0]["closure"] is None
 
 
+def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture):
+    """In the ranking, in the proofs, in the notes and in what a click on a map shows."""
+    capture = make_capture(kinds=("copying", "recency"))
+    for fake, error in zip(capture.fakes.values(), (2.5e-3, 4.5e-6), strict=True):
+        fake.arrays |= {"map_closure": np.full(2, error), "map_rounding": np.full(2, 1e-6)}
+    html = report(capture).html
+    page = Page(html)
+    assert [layer["map_closure"] for layer in page.data["layers"]] == [2.5e-3, 4.5e-6]
+    assert [layer["believed"] for layer in page.data["layers"]] == ["no", "yes"]
+    ranking, proofs = (
+        re.search(rf"<caption[^>]*>{name}.*?</table>", html, re.DOTALL)[0]
+        for name in ("Ranking", "Proofs")
+    )
+    for table in (ranking, proofs):
+        assert "map_closure" in table
+        assert "0.0025" in table
+        assert "4.5e-06" in table
+    assert "layer 0: not proven: map_closure 2.5e-03 &gt; 1e-04" in html
+
+
 def test_a_long_capture_of_many_layers_makes_a_page_below_15_mb(make_capture):
     capture = make_capture(kinds=("copying", "recency"), lengths=(1024,), channels=1)
     size = len(report(capture).html)

@@ -9,10 +9,12 @@ import torch
 import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.names import MAP_STATISTICS
 from ssmlens.recorder import capture as module
 from ssmlens.store import verify
 
 IDS = [[13, 11, 14, 11, 15, 19, 12], [16, 15, 13, 15], [18], [19, 17, 19, 13, 12]]
+OF_HEADS = [f"head_{name}" for name in MAP_STATISTICS]
 # Family: what is stored, block by block.
 STORED = {
     "transformers BambaMixer": "mamba attention mamba",
@@ -45,9 +47,10 @@ def test_the_mean_map_of_every_prompt_as_if_alone(tiny_model, tmp_path, family):
             assert layer.kind == ("attention" if what == "attention" else "mamba")
             assert ("delta" in layer) == layer.has_operands == (what != "attention")
             assert ("softmax_attention_map" in layer) == (what == "both")
+            assert ({*OF_HEADS} <= {*layer.names}) == (what != "mamba")
             if what == "attention":
                 assert {*layer.names} == {
-                    *("attention_map", "map_error", "channel_agreement"),
+                    *("attention_map", "map_error", "channel_agreement", *OF_HEADS),
                     *("closure_error", "closure_worst_token"),
                 }
                 assert layer.operator == "softmax"
@@ -131,6 +134,9 @@ def test_attention_that_is_not_finite_is_marked(tmp_path, broken, finite):
         # a value that is not finite leaves the weights of attention as they are
         assert np.isnan(layer.read("attention_map")[0]).any() == (broken == "norm")
         assert not layer.read("attention_map")[1, 4:].any()
+        magnitude = layer.read("head_row_magnitude")
+        assert np.isnan(magnitude[0]).all() == (broken == "norm")
+        assert not magnitude[1, :, 4:].any()
         assert (captured.layer(0).state, captured.layer(2).state) == ("yes", "input")
     assert verify(tmp_path / "run") == []
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import ssmlens
 from ssmlens.models.submodules import is_plain
-from ssmlens.recorder.recording import log
+from ssmlens.recorder.layer_record import log
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5], [2, 7, 1, 8, 2, 8, 1, 8, 2]])
 LAYERS = {

@@ -9,11 +9,14 @@ from oracles import blocks_by_definition
 import ssmlens
 from ssmlens import names
 from ssmlens.errors import UsageError
+from ssmlens.models.tokenizers import Vocabulary
 from ssmlens.recorder import layer_capture
 from ssmlens.recorder.prompts import Prompts
+from ssmlens.scores import compute
 from ssmlens.store import verify
 
 BLOCK = 2
+LOOKS = ("receptive_field", "sink", "separator_sink", "previous_token_score")
 PROMPTS = Prompts(
     tokens=((3, 1, 4, 1, 5, 9, 2), (6, 5, 3, 5, 8)),
     kinds=("copy", "copy"),
@@ -62,9 +65,21 @@ def _whole(layer, prompt):
 
 def test_scores_of_reduced_maps_are_those_of_whole_ones(tiny_model, tmp_path, request):
     model = tiny_model("ssmlens Mamba")
-    whole = ssmlens.rank_layers(ssmlens.capture(model, PROMPTS, tmp_path / "whole.h5"))
+    prompts = Prompts(
+        tokens=((3, 1, 4, 1, 5, 9, 2), (6, 5, 3, 5, 8), (7, 7, 1, 7, 7, 1)),
+        kinds=("copy", "copy", "repeat"),
+        target=(*PROMPTS.target, (-1, -1, -1, 1, 2, -1)),
+    )
+    model.tokenizer = Vocabulary(list("a,b.cdefgh"))
+    names = ["copy_score", *LOOKS]
+    with ssmlens.capture(model, prompts, tmp_path / "whole.h5") as captured:
+        whole, of_whole = ssmlens.rank_layers(captured), compute(captured, names)
     request.getfixturevalue("short_limit")
-    reduced = ssmlens.rank_layers(ssmlens.capture(model, PROMPTS, tmp_path / "reduced.h5"))
+    with ssmlens.capture(model, prompts, tmp_path / "reduced.h5") as captured:
+        reduced, of_reduced = ssmlens.rank_layers(captured), compute(captured, names)
+    for name in names:
+        assert (of_whole[name] > 0).any()
+        np.testing.assert_allclose(of_reduced[name], of_whole[name], 1e-4)
     assert [row.layer for row in reduced.rows] == [row.layer for row in whole.rows]
     assert reduced.by == whole.by
     for a, b in zip(reduced.rows, whole.rows, strict=True):

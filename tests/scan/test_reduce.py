@@ -5,6 +5,7 @@ import torch
 from oracles import blocks_by_definition
 
 from ssmlens.scan import spans
+from ssmlens.scan.operators.softmax import SoftmaxWeights
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
 
@@ -36,8 +37,8 @@ def test_reduced_maps_are_sums_over_whole_ones(random_operands, shape, block):
     whole = reference_channel_maps(operands).mean(1)[0]
     mask = reference_attention_mask(operands)[0]
     target = torch.tensor([(5 * i) % (i + 1) if i % 3 else -1 for i in range(tokens)])
-    vector = torch.randn(tokens)
-    got = reduced_maps(operands, block, target, vector)
+    vector, separator = torch.randn(tokens), torch.arange(tokens) % 5 == 0
+    got = reduced_maps(operands, block, target, vector, separator)
     for name, matrix in (("map", whole), ("mask", mask)):
         mean, extreme = map(torch.from_numpy, blocks_by_definition(matrix, block))
         close(got.mean[name], mean)
@@ -51,6 +52,50 @@ def test_reduced_maps_are_sums_over_whole_ones(random_operands, shape, block):
     )
     looked = [float(whole[i, t].abs()) if t >= 0 else 0.0 for i, t in enumerate(target.tolist())]
     close(got.target_magnitude, torch.tensor(looked, dtype=torch.double))
+    size = whole.abs().tolist()
+    first, before, parts = (
+        torch.tensor(values, dtype=torch.double)
+        for values in (
+            [row[0] for row in size],
+            [row[i - 1] if i else 0.0 for i, row in enumerate(size)],
+            [sum(row[j] for j in range(5, i, 5)) for i, row in enumerate(size)],
+        )
+    )
+    close(got.first_magnitude, first)
+    close(got.previous_magnitude, before)
+    close(got.separator_magnitude, parts)
+    assert got.reach.tolist() == [
+        half_of(row[: i + 1]) if i >= tokens - -(-tokens // 4) else -1 for i, row in enumerate(size)
+    ]
+
+
+def half_of(row):
+    """How many entries back from its end half of a row is reached."""
+    return next(k for k in range(len(row)) if sum(row[len(row) - 1 - k :]) >= sum(row) / 2)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 7, 24])
+def test_reach_is_the_lag_of_a_layer_that_copies(lag):
+    """Over several tiles; a row of zeros reaches nowhere."""
+    weights = torch.zeros(1, 2, 33, 33)
+    for i in range(33):
+        weights[0, :, i, max(0, i - lag)] = 1
+    weights[0, :, 31] = 0
+    got = reduced_maps(SoftmaxWeights(weights=weights), 4)
+    assert got.reach.tolist() == [-1] * 24 + [lag] * 7 + [-1, lag]
+
+
+def test_without_separators_nothing_falls_on_them(random_operands):
+    got = reduced_maps(random_operands(1, 20, 2, 1, 1, 2), 4)
+    assert torch.equal(got.separator_magnitude, torch.zeros(20))
+
+
+def test_the_first_token_is_counted_once(random_operands):
+    """A separator at the front is the first token, not a separator."""
+    operands, first = random_operands(1, 20, 2, 1, 1, 2), torch.arange(20) == 0
+    got = reduced_maps(operands, 4, separator=first)
+    assert torch.equal(got.separator_magnitude, torch.zeros(20))
+    assert got.first_magnitude.all()
 
 
 def test_without_targets_nothing_is_looked_at(random_operands):
@@ -67,6 +112,8 @@ def test_a_nan_is_in_its_blocks_and_in_no_earlier_ones(random_operands):
         assert not array[:3].isnan().any()
         assert not array[:, :3].isnan().any()
     assert got.row_magnitude.isnan().tolist() == [token >= 25 for token in range(40)]
+    assert not got.first_magnitude.isnan().any()
+    assert got.reach[25:].tolist() == [-1] * 15
     assert not got.mask_row_sum.isnan().any()
 
 

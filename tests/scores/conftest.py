@@ -40,10 +40,17 @@ class FakeCapture:
     length: np.ndarray
     prompt_kinds: list[str]
     target: np.ndarray | None = None
+    strings: list[list[str]] | None = None
+    closure_tolerance: float = 1e-4
 
     @property
     def layers(self) -> list[int]:
         return [layer.index for layer in self.layer_list]
+
+    def token_strings(self, prompt: int) -> list[str]:
+        if self.strings is None:
+            return ["a"] * int(self.length[prompt])
+        return self.strings[prompt]
 
     def layer(self, index: int) -> FakeLayer:
         (layer,) = [layer for layer in self.layer_list if layer.index == index]
@@ -52,12 +59,12 @@ class FakeCapture:
 
 @pytest.fixture(scope="session")
 def make_capture() -> Callable[..., FakeCapture]:
-    """make_capture(layers, kinds=..., length=..., target=...): layers are dicts of arrays.
+    """make_capture(layers, kinds=..., length=..., target=..., strings=...): layers are dicts of arrays.
 
     A layer's entries `finite`, `attributes` and `index` (else its place) are set aside.
     """
 
-    def make(layers, *, kinds=("text",), length=None, target=None) -> FakeCapture:
+    def make(layers, *, kinds=("text",), length=None, target=None, strings=None) -> FakeCapture:
         maps = [m for x in layers for k, m in x.items() if k.startswith("attention_")]
         wide = maps[0].shape[1] if maps else 8
         lengths = np.array([wide] * len(kinds) if length is None else length)
@@ -73,6 +80,6 @@ def make_capture() -> Callable[..., FakeCapture]:
                     length=lengths,
                 )
             )
-        return FakeCapture(made, lengths, list(kinds), target)
+        return FakeCapture(made, lengths, list(kinds), target, strings)
 
     return make

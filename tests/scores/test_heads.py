@@ -1,6 +1,7 @@
 """`rank_heads`: scores of single heads against maps made entry by entry."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from oracles import maps_by_definition
 import ssmlens
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
+from ssmlens.models.tokenizers import Vocabulary
+from ssmlens.recorder import maps
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.scan.reference_delta import reference_delta_maps
 from ssmlens.scores import heads as module
+from ssmlens.store import verify
 
 PROMPTS = Prompts(
     [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [2, 7, 1, 8, 2]],
@@ -74,9 +78,10 @@ def test_heads_of_a_scan(tmp_path):
 def test_heads_of_a_delta_rule(family, tiny_model, tmp_path):
     with captured(tiny_model(f"transformers {family}"), tmp_path) as capture:
         ranking = ssmlens.rank_heads(capture, ["copy_score", "mask_ones"])
-        chosen = {row.layer for row in ranking}
+        rows = [row for row in ranking if row.operator == "delta rule"]
+        chosen = {row.layer for row in rows}
         assert chosen == {i for i in capture.layers if capture.layer(i).operator == "delta rule"}
-        for row in ranking:
+        for row in rows:
             operands = [capture.layer(row.layer).operands(p, torch.float64) for p in range(2)]
             maps = [reference_delta_maps(o)[0][0, row.head].numpy() for o in operands]
             assert row.scores["copy_score"] == pytest.approx(copy_share(maps), rel=1e-4)
@@ -109,16 +114,129 @@ def test_without_targets_by_what_is_structural(tmp_path):
         assert len(ranking) == 3
 
 
-def test_softmax_attention_is_left_out_with_a_note(tmp_path):
+LOOKS = Prompts(
+    [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [2, 7, 1, 8, 2, 2, 7, 1, 8, 2], [4]],
+    ["copy", "repeat", "copy"],
+    target=[PROMPTS.target[0], [-1] * 5 + [1, 2, 3, 4, -1], [-1]],
+)
+NAMES = [
+    *("copy_score", "induction_score", "previous_token_score", "diagonal_sharpness"),
+    *("receptive_field", "sink", "separator_sink"),
+]
+
+
+def looks_of(m, prompt, commas):
+    """The scores of one head's map on one prompt, entry by entry; NaN where there is none."""
+    tokens, kind, target = len(m), LOOKS.kinds[prompt], LOOKS.target[prompt]
+    if tokens == 1:
+        return dict.fromkeys(NAMES, math.nan)
+
+    def share(keys_of, queries):
+        return np.mean([sum(m[i, j] for j in keys_of(i)) / m[i].sum() for i in queries])
+
+    def parts(i):
+        return [j for j in commas if 0 < j < i]
+
+    asked = [i for i in range(tokens) if target[i] >= 0]
+    on_target = share(lambda i: [target[i]], asked)
+    later = range(1, tokens)
+    lags = range(3 * tokens // 4 + 1)
+    energy = [np.mean([m[i, i - lag] ** 2 for i in range(lag, tokens)]) for lag in lags]
+    late = range(tokens - math.ceil(tokens / 4), tokens)
+    reach = [
+        next(k for k in range(i + 1) if m[i, i - k : i + 1].sum() >= m[i].sum() / 2) for i in late
+    ]
+    repeats = kind == "repeat"
+    return {
+        "copy_score": math.nan if repeats else on_target,
+        "induction_score": on_target if repeats else math.nan,
+        "previous_token_score": share(lambda i: [i - 1], later) if repeats else math.nan,
+        "diagonal_sharpness": max(energy[1:]) / sum(energy),
+        "receptive_field": np.mean(reach),
+        "sink": share(lambda i: [0, *(() if repeats else parts(i))], later),
+        "separator_sink": math.nan if repeats else share(parts, later),
+    }
+
+
+def attention_weights(model):
+    """The weights of every layer of softmax attention, from each prompt alone: [head query key] by layer and prompt."""
+    found = []
+    for ids in LOOKS.tokens:
+        with ssmlens.recording(model) as rec, torch.no_grad():
+            model(torch.tensor([ids]))
+        attention = rec.softmax_attention.items()
+        found.append({i: record.operands.weights[0].double() for i, record in attention})
+    return found
+
+
+def test_heads_of_softmax_attention(tmp_path):
+    cfg = {"num_heads": 4, "num_heads_kv": 2, "causal": True, "rotary_emb_dim": 4}
+    model = mamba2(attn_layer_idx=[1], attn_cfg=cfg)
+    model.tokenizer = Vocabulary(list("abcde.fgh,"))  # 5 is a full stop, 9 a comma
+    weights = attention_weights(model)
+    with captured(model, tmp_path, LOOKS) as capture:
+        ranking = ssmlens.rank_heads(capture, NAMES)
+        assert "left out" not in " ".join(ranking.notes)
+        heads = {(r.layer, r.head, r.operator): r for r in ranking}
+        assert {*heads} == {(0, h, "decay scan") for h in range(4)} | {
+            (1, h, "softmax") for h in range(4)
+        }
+        for head in range(4):
+            row = heads[1, head, "softmax"]
+            assert row.label == f"1.{head} softmax"
+            values = [
+                looks_of(weights[p][1][head].numpy(), p, [4, 5, 8, 10]) for p in range(len(LOOKS))
+            ]
+            for name in NAMES:
+                wanted = np.nanmean([v[name] for v in values])
+                assert row.scores[name] == pytest.approx(wanted, rel=1e-4), name
+        assert verify(capture.path) == []
+        only = ssmlens.rank_heads(capture, "copy_score", layers=[1])
+        assert [row.layer for row in only] == [1] * 4
+        masks = ssmlens.rank_heads(capture, "mask_ones")
+        assert {(r.rank is None, r.operator) for r in masks} == {
+            (False, "decay scan"),
+            (True, "softmax"),
+        }
+        assert masks[-1].reason.endswith("softmax attention has no attention_mask")
+        json = ranking.to_dict()["heads"]
+        assert {row["operator"] for row in json} == {"decay scan", "softmax"}
+        assert set(ranking.to_frame()["operator"]) == {"decay scan", "softmax"}
+
+
+def test_heads_of_attention_beside_a_mixer(tiny_model, tmp_path):
+    model = tiny_model("transformers FalconH1Mixer")
+    model.set_attn_implementation("eager")
+    with captured(model, tmp_path, LOOKS) as capture:
+        ranking = ssmlens.rank_heads(capture, ["diagonal_sharpness", "sink"])
+    rows = {(r.layer, r.head): r for r in ranking if r.operator == "softmax"}
+    assert {i for i, _ in rows} == {r.layer for r in ranking if r.operator != "softmax"}
+    values = {at: [] for at in rows}
+    for prompt, ids in enumerate(LOOKS.tokens):
+        with torch.no_grad():
+            weights = model(torch.tensor([ids]), output_attentions=True).attentions
+        for layer, head in rows:
+            m = weights[layer][0, head].double().numpy()
+            values[layer, head].append(looks_of(m, prompt, []))
+    for at, row in rows.items():
+        for name in ("diagonal_sharpness", "sink"):
+            wanted = np.nanmean([v[name] for v in values[at]])
+            assert row.scores[name] == pytest.approx(wanted, rel=1e-4)
+        assert np.isnan(row.closure_error)  # what the layer says is its mixer's
+
+
+def test_older_captures_keep_nothing_of_attention_heads(tmp_path, monkeypatch):
+    monkeypatch.setattr(maps, "of_heads", lambda *_: {})
     cfg = {"num_heads": 2, "causal": True}
     model = mamba2(attn_layer_idx=[1], attn_cfg=cfg)
     with captured(model, tmp_path) as capture:
         ranking = ssmlens.rank_heads(capture)
         assert {row.layer for row in ranking} == {0}
         assert ranking.notes[-1] == (
-            "left out: softmax attention of layer 1, stored as its mean map"
+            "left out: heads of softmax attention (layer 1): the capture keeps their mean map alone, as earlier "
+            "versions did; capture again to rank them"
         )
-        with pytest.raises(UsageError, match="heads of layer 1 cannot be ranked"):
+        with pytest.raises(UsageError, match=r"softmax attention \(layer 1\): .* capture again"):
             ssmlens.rank_heads(capture, layers=[0, 1])
 
 

@@ -249,6 +249,37 @@ def test_json_holds_no_nan(make_capture):
     assert told["by"] == ["mask_ones", "bc_effective", "diagonal_sharpness"]
 
 
+def of_map(error, rounding=1e-7):
+    return {"map_closure": np.array([error]), "map_rounding": np.array([rounding])}
+
+
+def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture):
+    layers = [
+        layer(0.9, 0, 0.5, **of_map(3e-6)),
+        layer(0.8, 0, 0.5, **of_map(2e-2)),
+        layer(0.7, 0, 0.5, **of_map(3e-4, rounding=2e-4)),
+        layer(0.6, 0, 0.5),
+    ]
+    layers[3]["closure_error"][:] = 0.3
+    ranking = rank_layers(make_capture(layers), "mask_ones")
+    assert order(ranking) == [0, 1, 2, 3]
+    good, wrong, hidden, open_ = ranking
+    assert (good.reason, good.map_closure) == ("", 3e-6)
+    assert wrong.reason == "not proven: map_closure 2.0e-02 > 1e-04"
+    assert hidden.reason.startswith("not proven: its map contributes so little to the output")
+    assert open_.reason == "not proven: closure_error 3.0e-01 > 1e-04"
+    told = json.loads(json.dumps(ranking.to_dict(), allow_nan=False))["layers"]
+    assert [row["map_closure"] for row in told] == [3e-6, 2e-2, 3e-4, None]
+    assert ranking.to_frame()["map_closure"].tolist()[:3] == [3e-6, 2e-2, 3e-4]
+    _, head, *rows = str(ranking).splitlines()
+    end = head.index("map_closure") + len("map_closure")
+    cells = [row[:end].split()[-1] for row in rows[:4]]
+    assert cells == ["3.0e-06", "2.0e-02", "3.0e-04", "-"]
+    assert rows[1].endswith("not proven: map_closure 2.0e-02 > 1e-04")
+    without = str(rank_layers(make_capture([layer(0.9, 0, 0.5)])))
+    assert "map_closure" not in without
+
+
 def test_progress_reaches_the_caller(make_capture):
     told = []
     rank_layers(make_capture([layer(0.5, 0, 0.5)]), progress=lambda *x: told.append(x))

@@ -11,7 +11,11 @@ from ssmlens.scores.mask import mask_ones, memory_length
 from ssmlens.scores.retrieval import target_share
 
 LENGTHS = (11, 15)
-MAP_SCORES = ("mask_ones", "memory_length", "diagonal_sharpness", "copy_score", "induction_score")
+MAP_SCORES = (
+    *("mask_ones", "memory_length", "diagonal_sharpness", "copy_score", "induction_score"),
+    *("previous_token_score", "receptive_field", "sink", "separator_sink"),
+)
+STRINGS = [list("a,bc.defgh;"), list("abcdefghijklmno")]
 
 
 @pytest.fixture
@@ -41,6 +45,14 @@ def layers(target):
             stored["target_magnitude"][p, i] = (
                 abs(maps[p, i, target[p, i]]) if target[p, i] >= 0 else 0
             )
+            row = np.abs(maps[p, i, : i + 1].astype(np.float64))
+            stored["first_magnitude"][p, i] = row[0]
+            stored["previous_magnitude"][p, i] = row[i - 1] if i else 0
+            stored["separator_magnitude"][p, i] = sum(
+                row[j] for j in range(1, i) if STRINGS[p][j] in ",.;"
+            )
+            half = next(k for k in range(i + 1) if row[i - k :].sum() >= row.sum() / 2)
+            stored["reach"][p, i] = half if i >= n - math.ceil(n / 4) else -1
     W_B, W_C = rng.standard_normal((2, 2, 3, 5)).astype(np.float32)
     weights = {"W_B": W_B, "W_C": W_C, "conv": np.ones((4, 4), np.float32)}
     blocks = {"attention_map_max": np.ones((2, 8, 8), np.float32)}
@@ -52,12 +64,18 @@ def layers(target):
     ]
 
 
-STATISTICS = ("lag_energy", "row_magnitude", "target_magnitude", "mask_row_sum")
+LATER_STATISTICS = ("previous_magnitude", "first_magnitude", "separator_magnitude", "reach")
+STATISTICS = (
+    *("lag_energy", "row_magnitude", "target_magnitude", "mask_row_sum"),
+    *LATER_STATISTICS,
+)
 
 
 @pytest.fixture
 def capture(make_capture, layers, target):
-    return make_capture(layers, kinds=["copy", "repeat"], length=LENGTHS, target=target)
+    return make_capture(
+        layers, kinds=["copy", "repeat"], length=LENGTHS, target=target, strings=STRINGS
+    )
 
 
 def test_reduced_layers_have_the_scores_of_whole_ones(capture, layers, target):
@@ -80,9 +98,19 @@ def test_reduced_layers_have_the_scores_of_whole_ones(capture, layers, target):
         assert float(here[name]) == pytest.approx(target_share(m, target[prompt, :n]), rel=1e-6)
 
 
-def test_the_token_before_is_not_in_reduced_maps(capture):
-    scores = compute(capture, ["previous_token_score"])["reason"].sel(layer=1, prompt=1)
-    assert scores.values.tolist() == ["reduced maps do not tell how much falls on the token before"]
+def test_older_captures_keep_less_of_reduced_maps(make_capture, layers, target):
+    for name in LATER_STATISTICS:
+        del layers[1][name]
+    capture = make_capture(layers[1:2], kinds=["repeat", "text"], length=LENGTHS, target=target)
+    scores = compute(capture)
+    for score, name in {
+        "previous_token_score": "previous_magnitude",
+        "receptive_field": "reach",
+        "sink": "first_magnitude",
+    }.items():
+        reason = scores["reason"].sel(score=score, prompt=0).item()
+        assert reason == f"its reduced maps were stored without {name}: capture it again"
+    assert np.isfinite(scores["diagonal_sharpness"]).all()
 
 
 def test_statistics_that_are_not_finite_are_no_score(make_capture, layers, target):

@@ -101,6 +101,7 @@ class _One:
         self.layers, self.layer = [layer.index], lambda _: layer
         self.length, self.target = capture.length, capture.target
         self.prompt_kinds = capture.prompt_kinds
+        self.token_strings = capture.token_strings
 
 
 def test_without_targets_or_decay_there_is_none(make_capture):

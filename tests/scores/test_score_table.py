@@ -25,7 +25,9 @@ ALL = {
     "previous_token_score",
     "receptive_field",
     "sink",
+    "separator_sink",
     "delta_sink",
+    "delta_separator_sink",
     "retention",
 }
 EFFECTS = {"ablation_effect", "mean_ablation_effect", "cross_talk_effect"}

@@ -61,6 +61,9 @@ def maps_of(arrays, lengths, channels):
     }
 
 
+SEPARATORS = (0, 3, 6)  # the prompts' tokens that are commas
+
+
 def reduced(arrays, lengths, block, target):
     """The arrays with map and mask in blocks of tokens and their statistics, one entry at a time."""
     kept = {n: a for n, a in arrays.items() if n not in ("attention_map", "attention_mask")}
@@ -86,7 +89,28 @@ def reduced(arrays, lengths, block, target):
         if "attention_mask" in arrays:
             held[p, :n] = arrays["attention_mask"][p, :n, :n].astype(np.float64).sum(1)
     kept |= {"lag_energy": energy, "row_magnitude": magnitude, "target_magnitude": hit}
-    return kept | ({"mask_row_sum": held} if "attention_mask" in arrays else {})
+    kept |= {"mask_row_sum": held} if "attention_mask" in arrays else {}
+    return kept | looks(arrays["attention_map"], lengths)
+
+
+def looks(maps, lengths):
+    """What each row gives the first token, the one before and commas; and how far back late rows look."""
+    names = ("first_magnitude", "previous_magnitude", "separator_magnitude", "reach")
+    found = {name: np.zeros(maps.shape[:2], np.float32) for name in names}
+    for p, n in enumerate(lengths):
+        for i in range(n):
+            row = [abs(float(entry)) for entry in maps[p, i, : i + 1]]
+            late = i >= n - -(-n // 4)
+            nearest = next(k for k in range(i + 1) if sum(row[i - k :]) >= sum(row) / 2)
+            values = (
+                row[0],
+                row[i - 1] if i else 0,
+                sum(row[j] for j in range(1, i) if j in SEPARATORS),
+                nearest if late and any(row) else -1,
+            )
+            for name, value in zip(names, values, strict=True):
+                found[name][p, i] = value
+    return found
 
 
 def attention_arrays(seed=0, lengths=LENGTHS):
@@ -119,7 +143,9 @@ def header(lengths=LENGTHS, layers=LAYERS, **changes):
         "layers": layers,
         "attributes": said | changes.pop("attributes", {}),
         "target": np.where(real, np.arange(tokens) - 1, -1),
-        "token_strings": [["é·"[i % 2] + str(i) for i in range(n)] for n in lengths],
+        "token_strings": [
+            ["," if i in SEPARATORS else "é·"[i % 2] + str(i) for i in range(n)] for n in lengths
+        ],
         "prompt_texts": [f"prompt {p} “quoted”\n\0 end" for p in range(prompts)],
         "prompt_kinds": ["copy", "text"] * (prompts // 2) + ["tokens"] * (prompts % 2),
     }

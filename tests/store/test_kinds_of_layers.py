@@ -9,7 +9,7 @@ import torch
 from oracles import maps_by_definition
 
 from ssmlens.errors import CaptureFileError, UsageError
-from ssmlens.names import LARGEST_WHOLE_MAP
+from ssmlens.names import LARGEST_WHOLE_MAP, MAP_STATISTICS
 from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.store import CaptureWriter, open_capture, verify
@@ -226,6 +226,8 @@ def test_blocks_are_powers_of_two_that_make_at_most_1024():
         assert block == 1 or -(-tokens // (block // 2)) > 1024
 
 
+# Statistics that older captures lack.
+LATER_ARRAYS = ("previous_magnitude", "first_magnitude", "separator_magnitude", "reach")
 REDUCED_ARRAYS = [
     "attention_map_mean",
     "attention_map_max",
@@ -235,6 +237,7 @@ REDUCED_ARRAYS = [
     "row_magnitude",
     "target_magnitude",
     "mask_row_sum",
+    *LATER_ARRAYS,
 ]
 
 
@@ -257,7 +260,7 @@ def test_reduced_maps_that_the_operands_do_not_give(sample, layers, tmp_path, na
 def test_reduced_maps_without_their_other_half(sample, layers, tmp_path, name):
     arrays, told = layers[REDUCED]
     kept = {n: a for n, a in arrays.items() if n != name}
-    if name == "target_magnitude":
+    if name in ("target_magnitude", *LATER_ARRAYS):
         assert verify(write(sample, tmp_path / "run.h5", {REDUCED: (kept, told)})) == []
     else:
         with pytest.raises(ValueError, match=f"missing: {name}"):
@@ -295,6 +298,45 @@ def test_softmax_attention_that_is_none(sample, layers, tmp_path, index, change,
     (problem,) = verify(path)
     assert re.fullmatch(rf"layer {index}: prompt \d: .*{told}.*", problem)
     assert name in problem
+
+
+def heads_of(sample, maps):
+    """What is kept of heads, and their mean map, one row at a time."""
+    lengths, target = sample.LENGTHS, sample.header().target
+    sizes = len(lengths), len(maps), max(lengths)
+    found = {f"head_{name}": np.zeros(sizes, np.float32) for name in MAP_STATISTICS}
+    for head, whole in enumerate(maps):
+        for name, values in sample.looks(whole, lengths).items():
+            found[f"head_{name}"][:, head] = values
+        for p, n in enumerate(lengths):
+            own = whole[p, :n, :n].astype(np.float64)
+            found["head_row_magnitude"][p, head, :n] = own.sum(1)
+            found["head_target_magnitude"][p, head, :n] = [
+                own[i, t] if t >= 0 else 0 for i, t in enumerate(target[p, :n])
+            ]
+            found["head_lag_energy"][p, head, :n] = [
+                np.mean([own[i, i - lag] ** 2 for i in range(lag, n)]) for lag in range(n)
+            ]
+    return found, np.mean(maps, axis=0, dtype=np.float32)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_is_kept_of_heads_has_the_means_of_their_map(sample, tmp_path, beside):
+    maps = [sample.attention_arrays(seed)["attention_map"] for seed in (3, 4, 5)]
+    kept, mean = heads_of(sample, maps)
+    told = {"finite": "yes"} | ({} if beside else {"kind": "attention"})
+    whole = kept | {"softmax_attention_map" if beside else "attention_map": mean}
+    whole |= sample.layer_arrays(0) if beside else {}
+    assert verify(write(sample, tmp_path / "good.h5", {0: (whole, told)})) == []
+    for n, name in enumerate(kept):
+        for factor in (1.1, -1):
+            changed = whole | {name: kept[name] * np.float32(factor)}
+            if name == "head_lag_energy" and factor > 0:  # known by its bounds alone
+                changed[name] = kept[name] * 20
+            problems = verify(write(sample, tmp_path / f"{n}{factor}.h5", {0: (changed, told)}))
+            assert problems
+            for problem in problems:
+                assert re.fullmatch(rf"layer 0: prompt \d: {name} is not that of heads .*", problem)
 
 
 def test_bfloat16_weights_are_rounded_shares(sample, tmp_path):
@@ -345,8 +387,13 @@ def test_what_the_scan_reduces_verifies(sample, tmp_path, mamba3):
     operands = {name: np.ascontiguousarray(a, np.float32) for name, a in operands.items()}
     tensors = {name: torch.from_numpy(a) for name, a in operands.items()}
     asked = sample.header(lengths=(tokens,), layers=(0,), prompt_kinds=["text"])
+    separator = torch.from_numpy(asked.separator()[0])
+    assert separator.any()
     of_scan = reduced_maps(
-        ScanOperands(**{"A": None, **tensors}), block, torch.tensor(asked.target[0])
+        ScanOperands(**{"A": None, **tensors}),
+        block,
+        torch.tensor(asked.target[0]),
+        separator=separator,
     )
     arrays = {name: array.numpy()[None] for name, array in of_scan.arrays().items()}
     assert {*arrays} == {*REDUCED_ARRAYS}

@@ -43,14 +43,15 @@
     return null;
   }
 
-  /** The entry under the pointer in a card; null outside of its panels and above the diagonal. */
+  /** The entry under the pointer in a card; null outside of its panels, and above the diagonal where nothing looks ahead. */
   function entry(event, card) {
     const axes = over(event, card);
     if (!axes) return null;
     const [xaxis, yaxis] = axes, box = plot(card).getBoundingClientRect();
     const key = Math.round(xaxis.p2d(event.clientX - box.left - xaxis._offset));
     const query = Math.round(yaxis.p2d(event.clientY - box.top - yaxis._offset));
-    return key >= 0 && key <= query ? { query, key } : null;
+    const ahead = plot(card)._fullLayout.images?.some((image) => image.name === "looks ahead"); // tiles.py
+    return key >= 0 && query >= 0 && (ahead || key <= query) ? { query, key } : null;
   }
 
   /** Show a label beside the pointer, within the window. */

@@ -7,15 +7,16 @@
 
   const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
 
-  /** The places of the address, where it names any; those that the server shows for it as soon as it has answered. */
+  /** The places: those that the address names, or those that the server chose for it; null until it has answered. */
   function places() {
     const { shown, params } = window.ssmlens, against = params().get("against") ?? "";
-    if (facts?.against === against) return facts.places;
-    return [PARTS.map(shown).join("."), ...(against ? against.split("~") : [])];
+    const first = PARTS.map(shown).join(".");
+    if (facts?.against === against && facts.places[0] === first) return facts.places;
+    return against ? [first, ...against.split("~")] : null;
   }
 
   /** The value of a place's matrix there, or null where it has no such tokens. */
-  const value = async (side, at) => at.query >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
+  const value = async (side, at) => Math.max(at.query, at.key) >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
 
   const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
 
@@ -41,29 +42,40 @@
   });
 
   document.addEventListener("click", (event) => {
-    if (!facts) return;
-    if (event.target.closest("#compare-add")) compare([...places(), places().at(-1)]);
+    const here = places();
+    if (!here) return;
+    if (event.target.closest("#compare-add")) compare([...here, here.at(-1)]);
     const out = event.target.closest("[data-remove]");
-    if (out) compare(places().filter((_, i) => i !== Number(out.dataset.remove)));
+    if (out) compare(here.filter((_, i) => i !== Number(out.dataset.remove)));
   });
 
-  /* Left and right move every place that shows the same layer as the first; before keys.js, which moves the first. */
-  document.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const scene = window.ssmlens.scene();
-    const typing = event.target.closest("input, textarea, select, [role=slider], [contenteditable]");
-    if (!step || !facts || !scene || typing || !document.getElementById("compare-maps")) return;
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
+  let steps = 0; // through layers, asked for before the places are known
+
+  /** Move every place that shows the same layer as the first, as soon as the places are known. */
+  function move() {
+    const here = places(), scene = window.ssmlens.scene();
+    if (!steps || !here || !scene) return;
     const layer = Number(window.ssmlens.shown("layer"));
-    const next = scene.layers[scene.layers.indexOf(layer) + step];
-    event.stopPropagation();
-    event.preventDefault();
+    const next = scene.layers[scene.layers.indexOf(layer) + steps];
+    steps = 0;
     if (next === undefined) return;
-    const against = places().slice(1).map((place) => {
+    const against = here.slice(1).map((place) => {
       const [capture, its, prompt] = place.split(".");
       return [capture, Number(its) === layer ? next : its, prompt].join(".");
     });
     window.ssmlens.go({ layer: next, against: against.join("~") });
+  }
+
+  /* Left and right move the places; before keys.js, which moves the first. */
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const typing = event.target.closest("input, textarea, select, [role=slider], [contenteditable]");
+    if (!step || typing || !document.getElementById("compare-maps")) return;
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    event.stopPropagation();
+    event.preventDefault();
+    steps += step;
+    move();
   }, true);
 
   Object.assign(window.dash_clientside.ssmlens, {
@@ -71,19 +83,23 @@
     compare_sides(sides) {
       facts = sides;
       window.ssmlens.changed();
+      move();
     },
 
-    /** What the selects of the places show: nothing for a place that is not there. */
+    /** What the selects of the places show: nothing for a place that is not there, as before until places are known. */
     compare_places() {
-      const parts = places().map((place) => place.split("."));
+      move();
+      const parts = places()?.map((place) => place.split("."));
+      if (!parts) return window.dash_clientside.no_update;
       const { outputs_list } = window.dash_clientside.callback_context;
       return outputs_list.map(({ id }) => parts[id.at]?.[PARTS.indexOf(id.part)] ?? null);
     },
 
     /** Another capture, layer or prompt was chosen for one of the places. */
     compare_place() {
-      if (!window.ssmlens.touched()) return;
-      const here = places(), parts = here.map((place) => place.split("."));
+      const here = places();
+      if (!here || !window.ssmlens.touched()) return;
+      const parts = here.map((place) => place.split("."));
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
         const { at, part } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
         if (value !== null && value !== undefined && parts[at]) parts[at][PARTS.indexOf(part)] = value;

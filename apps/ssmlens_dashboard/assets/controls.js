@@ -1,4 +1,4 @@
-/* Controls show what the address says. */
+/* Controls show what the address says, and write it. */
 "use strict";
 
 Object.assign(window.dash_clientside.ssmlens, {
@@ -6,5 +6,14 @@ Object.assign(window.dash_clientside.ssmlens, {
   controls() {
     const { id } = window.dash_clientside.callback_context.outputs_list;
     return String(window.ssmlens.shown(id.field));
+  },
+
+  /** A control of a page that needs no capture, made anew with its value: Runs, Attribution. "best" is no value. */
+  write_fields() {
+    for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
+      if (value === null || value === undefined) continue;
+      const { field } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
+      window.ssmlens.go({ [field]: value === "best" ? null : value });
+    }
   },
 });

@@ -11,10 +11,10 @@
 
   const CARD = "maps-map";
 
-  /** The cell under the pointer, or null outside of the map and above its diagonal. */
+  /** The cell under the pointer, or null where the map has none. */
   function cell(event) {
     const under = window.ssmlens.matrix.entry(event, CARD);
-    return under && under.query < tokens.length ? under : null;
+    return under && Math.max(under.query, under.key) < tokens.length ? under : null;
   }
 
   /** Where the numbers of the matrix shown are. */
@@ -86,7 +86,7 @@
       const i = Number(piece.dataset.token), v = values[i] ?? 0;
       const share = (Math.abs(v) / largest).toFixed(3);
       const name = ["token", signed ? (v < 0 ? "minus" : "plus") : "unit",
-        i === query ? "query" : i > query ? "later" : ""].join(" ");
+        i === query ? "query" : i >= values.length ? "later" : ""].join(" ");
       if (piece.className !== name) piece.className = name;
       if (piece.share !== share) piece.style.setProperty("--share", piece.share = share);
     }
@@ -118,7 +118,7 @@
     };
     if (query === null || query === pinned.query) show(pinned);
     else {
-      resting = setTimeout(() => window.ssmlens.matrix.fetched(values(), `${query}-${query + 1},0-${query + 1}`).then((row) => {
+      resting = setTimeout(() => window.ssmlens.matrix.fetched(values(), `${query}-${query + 1},0-${base.causal ? query + 1 : tokens.length}`).then((row) => {
         const plain = Array.from(row.values, (v) => Number.isFinite(v) ? Number(v.toPrecision(4)) : null);
         show(measured({ ...base, query, values: plain }));
       }, () => show(base)), REST);

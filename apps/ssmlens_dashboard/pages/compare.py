@@ -22,7 +22,7 @@ from ssmlens_dashboard import places
 from ssmlens_dashboard.address import LIMITS, Address, Place
 from ssmlens_dashboard.controls import SHOWN, follow, segments, slider
 from ssmlens_dashboard.elements import figure_card
-from ssmlens_dashboard.library import Entry
+from ssmlens_dashboard.listing import Entry
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene, most_channels
 from ssmlens_dashboard.views import compare

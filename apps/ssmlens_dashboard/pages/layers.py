@@ -1,6 +1,7 @@
 """Layers: the model at a glance. Which layers look back, whether their maps may be believed, what they look like."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -15,7 +16,7 @@ from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.selection import maps_of
 from ssmlens.scores import SCORES, Ranking, rank, summary
 from ssmlens.store import Layer
-from ssmlens.store.verdict import CLOSURE
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE
 from ssmlens_dashboard.controls import choices, follow
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page, control_id
@@ -29,6 +30,7 @@ _SOON, _MORE = (
 )  # seconds of scoring before the page shows what there is, at first and later
 _IN_RED = {"failed": "!params.data.believed"}
 _REASON = 240  # pixels
+_MAP_CLOSURE = "the closure's difference, beside what the map alone contributes to the output"
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
@@ -131,6 +133,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
         {"field": "proof", "width": 150, "tooltipField": "proof", "cellClassRules": _IN_RED},
         *([reason] if said else []),
         {"field": "closure_error", **numbers(), "width": 120},
+        {"field": "map_closure", **numbers(), "width": 120, "headerTooltip": _MAP_CLOSURE},
         *({"field": name, **numbers(), **_of_score(name)} for name in names),
     )
     rows = [
@@ -143,6 +146,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "believed": scene.capture.layer(row.layer).verdict.believed,
             "reason": row.reason,
             "closure_error": cell(row.closure_error),
+            "map_closure": cell(row.map_closure),
             **{name: cell(row.scores[name]) for name in names},
         }
         for row in ranking
@@ -188,13 +192,13 @@ def _facts(scene: Scene) -> Component:
     capture = scene.capture
     layers = [capture.layer(index) for index in capture.layers]
     failed = [str(layer.index) for layer in layers if not layer.verdict.believed]
-    closures = [la.verdict.errors[CLOSURE] for la in layers if CLOSURE in la.verdict.errors]
-    worst = max(closures, default=math.nan)  # none is NaN where all are believed
+    worst = {name: _worst(layers, name) for name in (CLOSURE, MAP_CLOSURE)}
+    errors = ", ".join(f"{name} {error:.2g}" for name, error in worst.items() if error == error)
     verdict_line = (
         html.Span(f"✗ not proven: layer {', '.join(failed)}", className="failed")
         if failed
         else html.Span(
-            f"✓ every layer reproduces what the model computed (closure {worst:.2g})",
+            "✓ every layer reproduces what the model computed" + (f" ({errors})" if errors else ""),
             className="ok",
         )
     )
@@ -209,6 +213,12 @@ def _facts(scene: Scene) -> Component:
         [*shown, html.Span(f"{len(capture.layers)} layers, {tokens} tokens"), verdict_line],
         className="facts",
     )
+
+
+def _worst(layers: Sequence[Layer], name: str) -> float:
+    """The largest of an error over layers that are believed, where it is known; NaN where it is of none."""
+    errors = [layer.verdict.errors.get(name, math.nan) for layer in layers]
+    return max((error for error in errors if not math.isnan(error)), default=math.nan)
 
 
 def _ordered_by(ranking: Ranking) -> str:

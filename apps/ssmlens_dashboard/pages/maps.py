@@ -121,11 +121,13 @@ def lags_figure(scene: Scene) -> Spec:
 
 
 def row(scene: Scene) -> dict[str, Any]:
-    """The row of the query of the address (the last without one): a value for each token up to it."""
+    """The row of the query of the address (the last without one): a value for each token that it can see."""
     what = scene.selection
     query = what.length - 1 if scene.address.query is None else scene.address.query
-    values = rounded(window(what, (query, query + 1), (0, query + 1))[0])
-    return {"query": query, "values": values, "signed": what.signed, "title": title(scene)}
+    end = query + 1 if what.causal else what.length
+    values = rounded(window(what, (query, query + 1), (0, end))[0])
+    said = {"title": title(scene), "causal": what.causal}
+    return {"query": query, "values": values, "signed": what.signed, **said}
 
 
 def data(scene: Scene) -> xr.Dataset:

@@ -333,4 +333,4 @@ def _select(field: str, options: list[tuple[str, str]], value: str, width: int) 
 
 
 PAGE.clientside("open_captures", Input("runs-table", "cellClicked"))
-PAGE.clientside("runs_control", Input({"type": "runs-control", "field": ALL}, "value"))
+PAGE.clientside("write_fields", Input({"type": "runs-control", "field": ALL}, "value"))

@@ -1,6 +1,5 @@
 """What the dashboard keeps of what it made, in one budget: by what it was made of, the least used first to go."""
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -9,10 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
+from ssmlens_dashboard.views.memory import memory
+
 T = TypeVar("T")
 
 MOST = 1 << 30
-"""Bytes that are kept at most; of a small machine a quarter of its memory."""
+"""Bytes that are kept at most; of less than eight times as much memory an eighth."""
 
 _SMALL = 1 << 16  # bytes: a thing below goes last, for it frees nothing
 _LEAST = 64  # bytes that anything is taken for
@@ -86,9 +87,10 @@ def size_of(value: Any) -> int:
     return _LEAST
 
 
-def _budget() -> int:
-    return min(MOST, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+def budget() -> int:
+    """Bytes that the dashboard keeps at most, for the memory that there is."""
+    return min(MOST, memory() // 8)
 
 
-CACHE = Cache(_budget())
+CACHE = Cache(budget())
 """The dashboard's one."""

@@ -84,9 +84,8 @@ def panel_tile(what: Selection, zoom: Region | None) -> Tile | None:
     longest = max(here.queries[1] - here.queries[0], here.keys[1] - here.keys[0])
     if not whole(what) and longest > EXACT:
         return shown_tile(what, here)
-    return tile(
-        window(what, here.queries, here.keys), here.queries, here.keys, what.reduction, SIDE
-    )
+    values = window(what, here.queries, here.keys)
+    return tile(values, here.queries, here.keys, what.reduction, SIDE, causal=what.causal)
 
 
 def difference_tile(a: Selection, b: Selection, zoom: Region | None) -> Tile:
@@ -104,17 +103,20 @@ def difference_tile(a: Selection, b: Selection, zoom: Region | None) -> Tile:
     if not (whole(a) and whole(b)) and longest > EXACT:
         raise UsageError(f"zoom in to {EXACT} tokens or fewer to see the difference")
     values = window(a, here.queries, here.keys) - window(b, here.queries, here.keys)
-    return tile(values, here.queries, here.keys, "peak", SIDE)
+    causal = a.causal and b.causal
+    return tile(values, here.queries, here.keys, "peak", SIDE, causal=causal)
 
 
 def apart(a: Selection, b: Selection) -> tuple[float, float]:
     """How far apart two matrices are over the tokens that both have: ‖a − b‖ / ‖a‖, and their correlation.
 
-    The correlation is over the pairs with key ≤ query. NaN where it cannot be said, or a prompt is too long for it.
+    The correlation is over the pairs with key ≤ query, or over all pairs where one of the two looks ahead. NaN where it
+    cannot be said, or a prompt is too long for it.
     """
     if a.kind != b.kind or not (whole(a) and whole(b)):
         return np.nan, np.nan
-    return a.keep((a.matrix_key, b.matrix_key), lambda: _apart(matrix(a), matrix(b)))
+    causal = a.causal and b.causal
+    return a.keep((a.matrix_key, b.matrix_key), lambda: _apart(matrix(a), matrix(b), causal))
 
 
 def scores_of(opened: list[Side]) -> dict[str, list[float]]:
@@ -170,11 +172,12 @@ def _scores(side: Side) -> dict[str, float]:
 
 
 def _apart(
-    a: Float[np.ndarray, "query key"], b: Float[np.ndarray, "_query _key"]
+    a: Float[np.ndarray, "query key"], b: Float[np.ndarray, "_query _key"], causal: bool
 ) -> tuple[float, float]:
     common = min(len(a), len(b))
     a, b = (x[:common, :common].astype(np.float64) for x in (a, b))
-    pairs = common * (common + 1) / 2  # above the diagonal both are zero
+    # above the diagonal both are zero, where both are causal
+    pairs = common * (common + 1) / 2 if causal else common * common
     with np.errstate(all="ignore"):
         relative = np.linalg.norm(a - b) / np.linalg.norm(a)
         together, alone, other = (

@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 from ssmlens.errors import SsmlensError
 from ssmlens.runs.run import Run, open_run
-from ssmlens_dashboard.library import Entry, Library, without_folders
+from ssmlens_dashboard.library import Library, without_folders
+from ssmlens_dashboard.listing import Entry
 
 _QUIET = (
     600.0  # seconds without a word after which a run that says it runs is taken to have stopped

@@ -10,7 +10,7 @@ from ssmlens.runs.metrics import TRAIN
 from ssmlens.runs.run import Run
 from ssmlens.runs.table import measures
 from ssmlens_dashboard.address import Address, Place
-from ssmlens_dashboard.library import Entry
+from ssmlens_dashboard.listing import Entry
 from ssmlens_dashboard.tables import Column, cell, columns, numbers
 from ssmlens_dashboard.views.runs import Listed
 

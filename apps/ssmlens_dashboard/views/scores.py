@@ -37,6 +37,13 @@ class _One:
     def prompt_kinds(self) -> Sequence[str]:
         return self.capture.prompt_kinds
 
+    def token_strings(self, prompt: int, /) -> Sequence[str]:
+        return self.capture.token_strings(prompt)
+
+    @property
+    def closure_tolerance(self) -> float:
+        return self.capture.closure_tolerance
+
     def layer(self, index: int, /) -> LayerLike:
         return self.capture.layer(index)
 

@@ -19,6 +19,7 @@ def record_card(record: Any) -> str:
         ("mixer", type(record.call.site.module).__name__),
         ("operator", operands.kind),
         ("closure_error", f"{record.closure_error:.2g}"),
+        ("map_closure", f"{record.map_closure:.2g}"),
         ("heads", str(operands.heads)),
         ("input", f"{operands.batch} sequences of {operands.tokens} tokens"),
     ]

@@ -27,13 +27,17 @@ async function unpack(text) {
   return new Float32Array(bits.buffer);
 }
 
-function square(cells, side) {
-  const rows = [];
-  for (let row = 0, at = 0; row < side; at += ++row) {
-    const line = new Array(side).fill(null);
-    for (let key = 0; key <= row; key++) line[key] = cells[at + key];
-    rows.push(line);
+/** Calls visit(row, key, cell) for every packed cell of a view: those with key ≤ query, or all of a layer that looks ahead. */
+function visitCells(view, cells, visit) {
+  for (let row = 0, at = 0; row < view.side; row++) {
+    const end = view.square ? view.side : row + 1;
+    for (let key = 0; key < end; key++, at++) visit(row, key, cells[at]);
   }
+}
+
+function square(view, cells) {
+  const rows = Array.from({ length: view.side }, () => new Array(view.side).fill(null));
+  visitCells(view, cells, (row, key, cell) => { rows[row][key] = cell; });
   return rows;
 }
 
@@ -120,10 +124,11 @@ async function draw() {
   $("profile").hidden = !view.lags;
   const mine = ++drawing;
   if (view.note) return Plotly.purge("map");
-  const [cells, energy] = await Promise.all([unpack(view.values), view.lags ? unpack(view.lags) : null]);
+  const packed = [view.values, view.lags, view.ahead];
+  const [cells, energy, ahead] = await Promise.all(packed.map((text) => (text ? unpack(text) : null)));
   if (mine !== drawing) return;
   drawMap(view, cells);
-  if (energy) drawLags(energy, layer.first_lag);
+  if (energy) drawLags(energy, layer.first_lag, ahead);
 }
 
 function resolution(view) {
@@ -132,13 +137,14 @@ function resolution(view) {
 }
 
 function facts(layer) {
-  const rows = { rank: layer.rank, ...layer.scores, closure_error: layer.closure };
+  const rows = { rank: layer.rank, ...layer.scores, closure_error: layer.closure, map_closure: layer.map_closure };
   $("large-facts").replaceChildren(...Object.entries(rows).map(([name, value]) =>
     make("div", {}, make("dt", {}, name), make("dd", {}, number(value)))));
 }
 
 /** The image that picture.py makes of a map, unpacked: its edges say which colour of its palette a cell has. */
-function picture(cells, side, { edges }, signed) {
+function picture(view, cells, { edges }) {
+  const { side, signed } = view;
   const levels = new Float32Array(Uint8Array.from(atob(edges), (c) => c.charCodeAt(0)).buffer);
   const level = (size) => {
     let low = 0, high = levels.length;
@@ -150,12 +156,10 @@ function picture(cells, side, { edges }, signed) {
   };
   const palette = data.palettes[signed ? "signed" : "unsigned"], zero = signed ? levels.length : 0;
   const pixels = new ImageData(side, side);
-  for (let row = 0, at = 0; row < side; row++) {
-    for (let key = 0; key <= row; key++, at++) {
-      const colour = zero + Math.sign(cells[at]) * level(Math.abs(cells[at]));
-      pixels.data.set(palette[Math.max(0, colour)], 4 * (row * side + key));
-    }
-  }
+  visitCells(view, cells, (row, key, cell) => {
+    const colour = zero + Math.sign(cell) * level(Math.abs(cell));
+    pixels.data.set(palette[Math.max(0, colour)], 4 * (row * side + key));
+  });
   const small = Object.assign(document.createElement("canvas"), { width: side, height: side });
   small.getContext("2d").putImageData(pixels, 0, 0);
   const several = Math.max(1, Math.floor(700 / side));
@@ -169,7 +173,7 @@ function picture(cells, side, { edges }, signed) {
 function drawMap(view, cells) {
   const labels = data.prompts[state.prompt].labels[view.block], side = view.side, scale = view.scales[state.scale];
   const { data: [numbers, bar], layout } = figure(view.signed ? "signed" : "unsigned");
-  const values = square(cells, side), source = picture(cells, side, scale, view.signed);
+  const values = square(view, cells), source = picture(view, cells, scale);
   Object.assign(numbers, { x: labels, y: labels, z: values, customdata: values });
   Object.assign(bar.marker.colorbar, { tickvals: scale.tickvals, ticktext: scale.ticktext });
   Object.assign(layout.images[0], { source, sizex: side, sizey: side });
@@ -178,14 +182,17 @@ function drawMap(view, cells) {
   Plotly.react("map", [numbers, bar], layout, config);
 }
 
-function drawLags(energy, firstLag) {
+function drawLags(back, firstLag, ahead) {
   const { data: [trace], layout } = figure("lags");
-  const total = energy.reduce((a, b) => a + b, 0), longer = energy.subarray(firstLag);
-  const sharpest = firstLag + longer.indexOf(longer.reduce((a, b) => Math.max(a, b), 0));
-  $("sharpest").textContent = total && longer.length ? `: most at ${sharpest} back` : "";
-  Object.assign(trace, { x: [...energy.keys()], y: [...energy].map((e) => (total ? e / total : 0)) });
+  const energy = [...(ahead ? ahead.slice(1).reverse() : []), ...back], least = ahead ? 1 - ahead.length : 0;
+  const lags = energy.map((_, at) => least + at), total = energy.reduce((a, b) => a + b, 0);
+  const most = energy.reduce((best, e, at) => (Math.abs(lags[at]) >= firstLag && (best < 0 || e > energy[best]) ? at : best), -1);
+  const where = most < 0 ? "" : `${Math.abs(lags[most])} ${lags[most] < 0 ? "ahead" : "back"}`;
+  $("sharpest").textContent = total && where ? `: most at ${where}` : "";
+  Object.assign(trace, { x: lags, y: energy.map((e) => (total ? e / total : 0)) });
   Object.assign(layout, { height: 240, margin: { l: 52, r: 8, t: 20, b: 44 } });
-  layout.shapes[0].x1 = firstLag - 0.5;
+  Object.assign(layout.shapes[0], { x0: ahead ? 0.5 - firstLag : -0.5, x1: firstLag - 0.5 });
+  if (ahead) { layout.xaxis.rangemode = "normal"; layout.xaxis.title.text = "tokens back (lag); negative: ahead"; }
   Plotly.react("lags", [trace], layout, config);
 }
 

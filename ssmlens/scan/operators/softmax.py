@@ -133,6 +133,12 @@ class SoftmaxWeights(Softmax):
         """See `Operator.like`."""
         return self.weights
 
+    @property
+    def is_causal(self) -> bool:
+        """See `Operator.is_causal`: no weight above the diagonal."""
+        heads = (self.weights[:, head].triu(1) for head in range(self.heads))
+        return not any(bool(above.nan_to_num(0).any()) for above in heads)
+
     def head(self, head: int) -> Float[Tensor, "batch query key"]:
         """See `Softmax.head`."""
         return self.weights[:, head].to(scan_dtype(self.weights))
@@ -206,6 +212,11 @@ class SoftmaxScores(Softmax):
     def weights(self) -> Float[Tensor, "batch head query key"]:
         """The weights of all heads."""
         return torch.stack([self.head(head) for head in range(self.heads)], dim=1)
+
+    @property
+    def is_causal(self) -> bool:
+        """See `Operator.is_causal`."""
+        return self.causal
 
     def head(self, head: int) -> Float[Tensor, "batch query key"]:
         """See `Softmax.head`."""

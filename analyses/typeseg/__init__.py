@@ -1,0 +1,1 @@
+"""typeseg: a family from outside the package."""

@@ -1,0 +1,34 @@
+"""How a request is refused that does not reach the application: the server's own words for what is no request."""
+
+import json
+from http import HTTPStatus
+
+from ssmlens_dashboard.guard import BARE_HEADERS, MOST_BYTES
+
+_WORDS = {
+    HTTPStatus.BAD_REQUEST: "this is no request of HTTP/1.1",
+    HTTPStatus.LENGTH_REQUIRED: "a body comes with its length, not in chunks",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"a body has at most {MOST_BYTES} bytes",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "this address is too long",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the headers are too long",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "requests are of HTTP/1.1 or 1.0",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the dashboard failed here; its terminal says why",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many ask at once; try again",
+}
+
+
+def refusal(code: HTTPStatus) -> tuple[dict[str, str], bytes]:
+    """Headers and body of an answer that ends the connection."""
+    body = json.dumps({"error": _WORDS.get(code, code.phrase)}).encode() + b"\n"
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    return {**headers, **BARE_HEADERS, "Connection": "close"}, body
+
+
+def _whole(code: HTTPStatus) -> bytes:
+    headers, body = refusal(code)
+    lines = [f"HTTP/1.1 {code.value} {code.phrase}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+TOO_MANY = _whole(HTTPStatus.SERVICE_UNAVAILABLE)
+"""The whole answer to a connection that there is no room for."""

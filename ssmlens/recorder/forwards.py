@@ -1,0 +1,80 @@
+"""Which forward of a model runs, and in it which block: blocks may share a module, or run several times."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from ssmlens.adapters.blocks import Block
+
+
+class Forwards:
+    """Follows the forwards of a model from module to module.
+
+    A forward begins where the outermost of the modules around the blocks, or a block by itself, is called.
+
+    Args:
+        model: The model.
+        blocks: The blocks that are followed.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Block]):
+        self._blocks = list(dict.fromkeys(block.module for block in blocks))
+        self._around = list(dict.fromkeys(_around(model, self._blocks)))
+        self._running: list[nn.Module] = []  # from the outermost in
+        self._entered: Counter[nn.Module] = Counter()  # in this forward
+        self._counts: Counter[Hashable] = Counter()
+
+    def attach(self, stack: ExitStack) -> None:
+        """Hook the modules, after all other hooks that ask: these then run inside. `stack` unhooks them."""
+        for module in (*self._around, *self._blocks):
+            enter, leave = partial(self._enter, module), partial(self._leave, module)
+            stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+    def runs(self, block: Block) -> bool:
+        """Whether the block runs now; of blocks that are one module, in a forward of the model around them only."""
+        if block.module not in self._running:
+            return False
+        turn = (self._entered[block.module] - 1) % block.turns
+        return block.turns == 1 or (self.whole and turn == block.turn)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a module around the blocks runs: not a block alone, as where autograd runs it again."""
+        return bool(self._running) and self._running[0] in self._around
+
+    def rounds(self, block: Block) -> int:
+        """How many times the block has been called in this forward, this time included."""
+        return -(-self._entered[block.module] // block.turns)
+
+    def count(self, what: Hashable) -> int:
+        """How many times this was counted before in this forward; 0 outside of one."""
+        if not self._running:
+            return 0
+        self._counts[what] += 1
+        return self._counts[what] - 1
+
+    def _enter(self, module: nn.Module, *_: Any) -> None:
+        self._leave(module)  # a forward that was interrupted
+        if not self._running:
+            self._entered.clear()
+            self._counts.clear()
+        self._running.append(module)
+        self._entered[module] += 1
+
+    def _leave(self, module: nn.Module, *_: Any) -> None:
+        if module in self._running:
+            del self._running[self._running.index(module) :]
+
+
+def _around(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    """The modules that hold these, the model first."""
+    for name, module in model.named_modules():
+        if module in blocks:
+            parts = name.split(".") if name else []
+            for end in range(len(parts)):
+                yield model.get_submodule(".".join(parts[:end]))

@@ -1,0 +1,172 @@
+"""A logit's terms in a file of plain JSON, which can be shown where no model is at hand.
+
+    {"format": "ssmlens attribution", "version": 1, "model": …, "prompt": …, "attributes": {…},
+     "tokens": [one string a source] or null, "terms": [{"term", "kind", "layer", "module", "value", "by_source"?}]}
+
+It holds what each term adds, in all and by source token. What heads and taps add is in the Dataset alone, and in its
+netCDF file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ssmlens.errors import SsmlensError
+from ssmlens.files.plain_json import read_object
+from ssmlens.names import LAYER, MIXER, SOURCE, TERM
+
+FORMAT = "ssmlens attribution"
+VERSION = 1
+
+_BEGINS = json.dumps({"format": FORMAT}).removesuffix("}").encode()
+_MOST_BYTES = 1 << 28
+_LONGEST = 1 << 22  # characters of a text
+_WHOLE = ("position", "token", "against")
+_NUMBERS = ("logit", "sum", "largest_logit", "closure", "soft_cap")
+_TEXTS = ("token_text", "against_text")
+
+
+def attribution_json(data: xr.Dataset, model: str, prompt: str) -> bytes:
+    """The file of a Dataset that `ssmlens.attribute` returned.
+
+    Args:
+        data: The terms of a logit.
+        model: The model's name.
+        prompt: The prompt as text, or its token ids.
+    """
+    rows: dict[str, list[float]] = {}
+    if "by_source" in data:
+        rows = dict(
+            zip(data[MIXER].values.tolist(), data["by_source"].values.tolist(), strict=True)
+        )
+    columns = ("kind", LAYER, "module", "value")
+    terms = [
+        {TERM: label, **{name: data[name].values[n].item() for name in columns}}
+        | ({"by_source": rows[label]} if label in rows else {})
+        for n, label in enumerate(data[TERM].values.tolist())
+    ]
+    strings = data["token_string"].values.tolist() if "token_string" in data.coords else None
+    held = {
+        **{"format": FORMAT, "version": VERSION, "model": model, "prompt": prompt},
+        **{"attributes": dict(data.attrs), "tokens": strings, "terms": terms},
+    }
+    return json.dumps(held, allow_nan=False).encode()
+
+
+def is_attribution(path: Path) -> bool:
+    """Whether a file says that it is one, by its name and its first bytes."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_BEGINS)) == _BEGINS
+    except OSError:
+        return False
+
+
+def open_attribution(path: Path) -> xr.Dataset:
+    """The terms in a file, as `ssmlens.attribute` returns them without heads and taps.
+
+    Its attributes `model` and `prompt` say what they are of.
+
+    Raises:
+        SsmlensError: There is no such file, or it holds something else; the message says what.
+    """
+    try:
+        held = read_object(path, _MOST_BYTES, refused=SsmlensError)
+    except FileNotFoundError as error:
+        raise SsmlensError(f"there is no {path}") from error
+    try:
+        return _dataset(held)
+    except ValueError as error:
+        raise SsmlensError(
+            f"{path} is no attribution that can be read: {error}; write it again with `ssmlens attribute`"
+        ) from error
+
+
+def _dataset(held: Mapping[str, Any]) -> xr.Dataset:
+    if held.get("format") != FORMAT or held.get("version") != VERSION:
+        raise ValueError(f"its format is not {FORMAT!r}, version {VERSION}")
+    terms = _list(held, "terms")
+    if not terms or not all(isinstance(term, dict) for term in terms):
+        raise ValueError("it has no terms")
+    labels = [_text(term, TERM) for term in terms]
+    if len(set(labels)) != len(labels):
+        raise ValueError("two terms bear one name")
+    data = xr.Dataset(
+        {"value": (TERM, [_number(term, "value") for term in terms])},
+        coords={
+            TERM: labels,
+            "kind": (TERM, [_text(term, "kind") for term in terms]),
+            LAYER: (TERM, [_whole(term, LAYER) for term in terms]),
+            "module": (TERM, [_text(term, "module") for term in terms]),
+        },
+        attrs={name: _text(held, name) for name in ("model", "prompt")},
+    )
+    attributes = held.get("attributes")
+    if not isinstance(attributes, dict):
+        raise ValueError("it has no attributes")
+    data.attrs |= {name: _whole(attributes, name) for name in _WHOLE}
+    data.attrs |= {name: _number(attributes, name) for name in _NUMBERS}
+    data.attrs |= {name: _text(attributes, name) for name in _TEXTS if name in attributes}
+    return _with_sources(data, terms, held)
+
+
+def _with_sources(
+    data: xr.Dataset, terms: list[dict[str, Any]], held: Mapping[str, Any]
+) -> xr.Dataset:
+    """With what terms take from each token, where any is split."""
+    split = {term[TERM]: _list(term, "by_source") for term in terms if "by_source" in term}
+    if not split:
+        return data
+    sources = len(next(iter(split.values())))
+    for label, row in split.items():
+        if len(row) != sources or not all(map(_is_number, row)):
+            raise ValueError(f"the sources of {label!r} are not {sources} numbers")
+    if not 0 <= data.attrs["position"] < sources:
+        raise ValueError(f"its position is none of {sources} tokens")
+    rows = np.array(list(split.values()), dtype=np.float64)
+    data = data.assign(by_source=((MIXER, SOURCE), rows)).assign_coords({MIXER: list(split)})
+    if held.get("tokens") is None:
+        return data
+    strings = _list(held, "tokens")
+    if len(strings) != sources or not all(isinstance(string, str) for string in strings):
+        raise ValueError(f"its tokens are not {sources} strings")
+    return data.assign_coords(token_string=(SOURCE, strings))
+
+
+def _list(held: Mapping[str, Any], name: str) -> list[Any]:
+    value = held.get(name)
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is not a list")
+    return value
+
+
+def _text(held: Mapping[str, Any], name: str) -> str:
+    value = held.get(name)
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise ValueError(f"{name} is not a text")
+    return value
+
+
+def _whole(held: Mapping[str, Any], name: str) -> int:
+    value = held.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is not a whole number")
+    return value
+
+
+def _number(held: Mapping[str, Any], name: str) -> float:
+    value: Any = held.get(name)
+    if not _is_number(value):
+        raise ValueError(f"{name} is not a number")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,158 @@
+"""The gated convolution held against its definition, entry by entry and token by token in float64."""
+
+import dataclasses
+
+import pytest
+import torch
+from oracles import relative
+
+from ssmlens.errors import UsageError
+from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.hidden_attention import channel_maps
+from ssmlens.scan.operators.gated_convolution import GatedConvolution
+from ssmlens.scan.row import matrix_row
+
+HEADS = 6
+
+
+def operator(tokens, taps=3, batch=2, heads=HEADS, seed=0):
+    torch.manual_seed(seed)
+    B, C = torch.randn(2, batch, tokens, heads, 1)
+    return GatedConvolution(
+        B=B,
+        C=C,
+        taps=torch.randn(heads, taps),
+        bias=torch.randn(heads),
+        x=torch.randn(batch, tokens, heads, 1),
+    )
+
+
+def matrices(o):
+    """M[h,i,j] = C_i κ_{i−j} B_j, one entry after another."""
+    M = torch.zeros(o.batch, o.heads, o.tokens, o.tokens, dtype=torch.double)
+    kernel = o.taps.double().flip(1)
+    for i in range(o.tokens):
+        for j in range(max(0, i + 1 - kernel.shape[1]), i + 1):
+            C, B = o.C[:, i, :, 0].double(), o.B[:, j, :, 0].double()
+            M[:, :, i, j] = C * kernel[:, i - j] * B
+    return M
+
+
+@pytest.mark.parametrize("taps", [1, 3, 7])
+@pytest.mark.parametrize("tokens", [1, 2, 5, 64, 65])
+def test_matrices_maps_and_recurrence_are_the_definition(tokens, taps):
+    o = operator(tokens, taps)
+    M = matrices(o)
+    assert relative(channel_maps(o), M) < 1e-6
+    assert relative(o.diagonal(), M.diagonal(dim1=2, dim2=3).mT) < 1e-6
+    assert relative(o(o.x), torch.einsum("bhij,bjhp->bihp", M, o.x.double())) < 1e-6
+    vector = torch.randn(o.batch, tokens)
+    probed = torch.einsum("bij,bj->bi", M.mean(1), vector.double())
+    assert relative(o.probe(vector)["map"], probed) < 1e-6
+    kept = M.mean(1).square().sum((1, 2)) / M.square().mean(1).sum((1, 2))
+    assert relative(o.agreement(), kept) < 1e-6
+    assert relative(matrix_row(o, tokens - 1), M[:, :, -1]) < 1e-6
+
+
+RECTANGLES = [
+    ((0, 9), (0, 9)),
+    ((3, 7), (1, 5)),
+    ((2, 4), (6, 9)),
+    ((5, 5), (0, 3)),
+    ((8, 9), (6, 7)),
+]
+
+
+@pytest.mark.parametrize(("queries", "keys"), RECTANGLES)
+def test_any_rectangle(queries, keys):
+    o = operator(9)
+    wanted = matrices(o)[..., slice(*queries), slice(*keys)]
+    torch.testing.assert_close(o.matrix([4, 1], queries, keys), wanted[:, [4, 1]].float())
+    torch.testing.assert_close(o.means(("map",), queries, keys)[:, 0], wanted.mean(1).float())
+
+
+def test_without_tokens():
+    o = operator(0)
+    assert o(o.x).shape == (2, 0, HEADS, 1)
+    assert o.matrix([0], (0, 0), (0, 0)).shape == (2, 1, 0, 0)
+
+
+def test_entries_and_sums_over_edges():
+    o = operator(11, taps=4)
+    M, everything = matrices(o), torch.ones(11, dtype=torch.bool)
+    i, j = torch.tensor([5, 5, 10, 3]), torch.tensor([4, 0, 7, 2])
+    assert relative(o.entries(i, j), M[:, :, i, j].mT) < 1e-6
+    lags = torch.zeros(11, dtype=torch.bool)
+    lags[[1, 3]] = True
+    edges = Edges(everything, everything, lags, torch.ones(HEADS, dtype=torch.bool))
+    chosen = edges.within(0, 11)
+    wanted = torch.einsum("bhij,bjhp->bihp", M * chosen, o.x.double())
+    assert relative(passed_over(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-6
+    doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
+    mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
+    assert relative(doubled[:, :, 2], mixed[:, :, 2]) < 1e-6
+    assert not doubled[:, :, :2].any()
+
+
+@pytest.mark.parametrize("since", [-1, 0, 3, 8])
+def test_what_a_state_holds_is_what_later_tokens_read(since):
+    """The tokens up to `since` reach those from it on through the state alone."""
+    o = operator(9, taps=4)
+    first = torch.arange(9) <= since
+    before = torch.where(first[:, None, None], o.x, 0)
+    state = o.state_after(o.x, since) if since >= 0 else torch.zeros(2, HEADS, 1, 4)
+    later = torch.arange(9) >= since
+    wanted = torch.where(later[:, None, None], o(before), 0)
+    torch.testing.assert_close(o.read_state(state, since), wanted)
+    for until in range(max(0, since), 9):
+        left = o.state_left(state, since, until)
+        torch.testing.assert_close(left, o.state_after(before, until))
+
+
+def test_a_state_before_the_first_token_is_read_through_the_taps():
+    o = operator(3, taps=4)
+    state = torch.randn(2, HEADS, 1, 4)
+    read = o.read_state(state, -1)
+    kernel = o.taps.flip(1)
+    for t in range(3):
+        kept = state[:, :, 0, : 3 - t]
+        wanted = o.C[:, t, :, 0] * (kernel[:, t + 1 :] * kept).sum(2)
+        torch.testing.assert_close(read[:, t, :, 0], wanted)
+
+
+def test_arrays_are_the_way_back():
+    o = operator(5)
+    again = GatedConvolution.from_arrays(o.arrays())
+    assert torch.equal(channel_maps(again), channel_maps(o))
+    assert GatedConvolution.missing(["B", "C"]) == ["taps"]
+    assert GatedConvolution.missing(["B", "C"], first=False) == []
+    assert (o.select_heads([3]).taps == o.taps[3:4]).all()
+    assert o.finite
+    assert not dataclasses.replace(o, B=o.B * torch.nan).finite
+
+
+def test_gates_that_close_everywhere_lose_nothing_in_the_mean():
+    o = operator(4)
+    assert (dataclasses.replace(o, C=torch.zeros_like(o.C)).agreement() == 1).all()
+
+
+def test_what_it_has_not_is_refused():
+    o = operator(4)
+    with pytest.raises(UsageError, match="no 'mask'; its maps: map"):
+        o.means(("mask",), (0, 4), (0, 4))
+    with pytest.raises((ValueError, TypeError), match=r"one shape|parameter 'C'"):
+        GatedConvolution(B=o.B, C=o.C[:, :3], taps=o.taps)
+    with pytest.raises(ValueError, match="taps of 5 heads, and 6 in B"):
+        GatedConvolution(B=o.B, C=o.C, taps=o.taps[:5])
+
+
+def test_gradients_are_those_of_finite_differences():
+    o = operator(5).map(lambda t: t.double())
+    leaves = [t.requires_grad_() for t in (o.B, o.C, o.taps)]
+
+    def run(B, C, taps):
+        changed = dataclasses.replace(o, B=B, C=C, taps=taps)
+        everything = (0, 5)
+        return changed(o.x), changed.matrix([1, 3], everything, everything)
+
+    assert torch.autograd.gradcheck(run, leaves)

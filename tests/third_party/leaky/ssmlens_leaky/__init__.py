@@ -1,0 +1,1 @@
+"""A family, a score, a task and an init that come to ssmlens from outside."""
