@@ -1,11 +1,12 @@
 # make demo: everything from nothing to the ranked layers of a trained Mamba, a page that shows them, and the dashboard
 # on the layer that copies, until Ctrl-C; where the output is no terminal it ends with the page.
 # make test: the tests. make check: style and types.
+# make test-slow: what takes longer. make test-gpu: what needs a GPU.
 # make test-transformers-5.14: what depends on transformers, with an older version of it in an environment of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slow test-gpu check clean
 .PRECIOUS: .venv-transformers-%/installed
 
 setup: .venv/installed
@@ -22,6 +23,16 @@ demo: setup
 # One thread a worker: on tiny tensors, threads that wait for each other cost more than they do.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# Minutes each: more kills, rounds of writers at once, damaged files and clients than every run of the tests has.
+test-slow: setup
+	SSMLENS_KILLS=200 SSMLENS_ROUNDS=60 SSMLENS_DAMAGED=2000 SSMLENS_CLIENT_SECONDS=60 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n auto tests/reliability tests/dashboard/test_load.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+
+# On a machine with a GPU. GPU_PYTHON may name a python that has the tests' packages already.
+test-gpu: $(if $(GPU_PYTHON),,setup)
+	OMP_NUM_THREADS=1 $(or $(GPU_PYTHON),$(BIN)/python) -m analyses.gpu_tests.run --workers 6
 
 test-transformers-%: .venv-transformers-%/installed
 	OMP_NUM_THREADS=1 .venv-transformers-$*/bin/python -m pytest -n auto tests/contracts tests/adapters tests/recorder tests/models

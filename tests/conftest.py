@@ -15,6 +15,12 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What a command said, and its exit code."""
@@ -98,13 +104,13 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def delta_folder(tiny_model, tmp_path_factory):
-    """delta_folder(family): its tiny model, of delta rules and softmax attention, as `save_pretrained` leaves it."""
+def family_folder(tiny_model, tmp_path_factory):
+    """family_folder(family): its tiny model with a tokenizer of letters, as `save_pretrained` leaves it."""
     from delta_models import save_tokenizer
 
     @functools.cache
     def save(family):
-        folder = tmp_path_factory.mktemp("delta")
+        folder = tmp_path_factory.mktemp("model")
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bar
             tiny_model(family).save_pretrained(folder)
         save_tokenizer(folder)
@@ -114,14 +120,14 @@ def delta_folder(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def delta_capture(delta_folder, cli, tmp_path_factory):
-    """delta_capture(family): the file of `ssmlens capture --prompt` on three prompts, the last of a single token."""
+def family_capture(family_folder, cli, tmp_path_factory):
+    """family_capture(family): the file of `ssmlens capture --prompt` on three prompts, the last of a single token."""
 
     @functools.cache
     def capture(family):
         out = tmp_path_factory.mktemp("captures") / f"{family.split()[1]}.h5"
         texts = ["a b c d e f g a b c d e f g", "h i j k h", "z"]
-        said = cli("capture", "--model", delta_folder(family), "--prompt", *texts, "--out", out)
+        said = cli("capture", "--model", family_folder(family), "--prompt", *texts, "--out", out)
         assert said.code == 0, said.err
         return out
 

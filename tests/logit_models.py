@@ -5,14 +5,14 @@ import inspect
 
 import pytest
 import torch
+from devices import DEVICE, runnable
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.softmax import SOFTMAX
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FAMILIES = {adapters[path].family: (adapters[path], path) for path in adapters}
 FAMILIES[SOFTMAX.family] = (SOFTMAX, "ssmlens.models.attention.MHA")
-HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+HERE = runnable(FAMILIES)
 
 
 def spread(model, seed=0):

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--only", default="", help="only things whose name contains this")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", default="turns", help="results/NAME.json")
     asked = parser.parse_args()
     here, there = (
         Worker(path, asked.threads) for path in (results.CHECKOUT, asked.other.resolve())
@@ -81,7 +82,7 @@ def main() -> None:
     for worker in (here, there):
         worker.close()
     found = {"machine": results.machine(), "turns": asked.turns, "threads": asked.threads}
-    results.write("turns", {**found, "things": rows})
+    results.write(asked.out, {**found, "things": rows})
 
 
 if __name__ == "__main__":

@@ -55,11 +55,39 @@ def things() -> dict[str, Callable[[], object]]:
         assert captured is not None
         captured.close()
 
-    return found | {
-        "capture of copy-mamba1-mimetic, 4 x 128": capture,
-        "forward, 4 layers of mamba-370m's shape, 1024": partial(large.backbone, prompt),
-        "capture, 4 layers of mamba-370m's shape, 1024": capture_large,
-    }
+    return (
+        found
+        | _recordings()
+        | {
+            "capture of copy-mamba1-mimetic, 4 x 128": capture,
+            "forward, 4 layers of mamba-370m's shape, 1024": partial(large.backbone, prompt),
+            "capture, 4 layers of mamba-370m's shape, 1024": capture_large,
+        }
+    )
+
+
+def _recordings() -> dict[str, Callable[[], object]]:
+    """A recorded forward of four layers of mamba-130m's width, and the first read of what it recorded."""
+    found: dict[str, Callable[[], object]] = {}
+    for layer in ("Mamba1", "Mamba2"):
+        config = MambaConfig(d_model=768, n_layer=4, vocab_size=1000, ssm_cfg={"layer": layer})
+        model, ids = MambaLM(config).eval(), torch.randint(0, 1000, (1, 512))
+
+        def forward(model: MambaLM = model, ids: torch.Tensor = ids) -> list:
+            with ssmlens.recording(model) as recorded:
+                model(ids)
+            return list(recorded)
+
+        with torch.no_grad():
+            records = forward()
+
+        def read(records: list = records) -> None:
+            for record in records:
+                _ = type(record)(record.call).operands  # as if it were not read before
+
+        found[f"recorded forward, {layer}, 4 x 512"] = forward
+        found[f"first read of operands, {layer}, 4 x 512"] = read
+    return found
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ python -m analyses.typeseg.ahead --out analyses/typeseg
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import xarray as xr
 
 import ssmlens
 from ssmlens.scores import compute
+from ssmlens.store import Capture
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # as where ssmlens_typeseg is installed
@@ -41,8 +43,7 @@ def measure(text: str, figure: Path | None = None) -> dict:
     model: Any = ssmlens.load_model(HERE / "model")
     ids = model.tokenizer.encode(text)
     results = {"bytes": len(ids), "logits": logits_apart(model, ids), "blocks": []}
-    stored: Any = ssmlens.capture(model, [text])
-    with stored as captured:
+    with tempfile.TemporaryDirectory() as folder, kept(model, text, Path(folder)) as captured:
         scores = compute(captured, SCORES)
         for index in captured.layers:
             layer = captured.layer(index)
@@ -54,8 +55,15 @@ def measure(text: str, figure: Path | None = None) -> dict:
             }
             results["blocks"].append({"block": index, **row, **scores_of(scores, index)})
         if figure is not None:
-            ssmlens.plot.map(captured.layer(SHOWN), scale="symlog").write_image(figure, scale=2)
+            ssmlens.plot.map(captured.layer(SHOWN), scale="symlog").write_image(figure)
     return results
+
+
+def kept(model: torch.nn.Module, text: str, folder: Path) -> Capture:
+    """A capture of the page."""
+    captured = ssmlens.capture(model, [text], folder / "page.h5")
+    assert captured is not None
+    return captured
 
 
 def logits_apart(model: torch.nn.Module, ids: list[int]) -> float:

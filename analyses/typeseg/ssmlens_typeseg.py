@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class Typeseg(nn.Module):
-    """Byte ids to logits of text types at every byte.
+    """Ids of bytes (`Bytes`) to logits of text types at every byte.
 
     Args:
         layers: Number of blocks.
@@ -105,31 +105,31 @@ class Typeseg(nn.Module):
         sizes = d_inner, states, rank
         self.layers = nn.ModuleList(Block(width, *sizes) for _ in range(layers))
         self.norm = nn.LayerNorm(width, _EPS)
-        self.head = nn.Linear(width, classes)
+        self.lm_head = nn.Linear(width, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [batch token class]; `attention_mask` is 1 at real bytes, on either side of the padding."""
-        ids = torch.from_numpy(_mamba_kernel._COMPACT_TABLE).to(input_ids.device)[input_ids]
-        hidden = self.embedding(ids)
+        hidden = self.embedding(input_ids)
         for layer in self.layers:
             hidden = layer(hidden, attention_mask)
-        return self.head(self.norm(hidden))
+        return self.lm_head(self.norm(hidden))
 
 
 class Bytes:
-    """typeseg's tokens: the bytes of UTF-8, those that it does not know replaced by one."""
+    """typeseg's tokens: the bytes of UTF-8; id 128 stands for each beyond ASCII and each it does not know."""
 
     def encode(self, text: str) -> list[int]:
-        """Byte ids."""
-        return _tokenize.text_to_bytes(text).tolist()
+        """Ids, one a byte."""
+        return _mamba_kernel._COMPACT_TABLE[_tokenize.text_to_bytes(text)].tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of byte ids."""
-        return "".join(map(chr, ids))
+        """The text of ids."""
+        return "".join(self.token_strings(ids))
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Each byte by itself."""
-        return [chr(i) if chr(i) in string.printable else f"<{i}>" for i in map(int, ids)]
+        """Each byte by itself, ¤ for one that has no id of its own."""
+        known = {128: "¤", **{ord(letter): letter for letter in string.printable}}
+        return [known.get(int(i), f"<{i}>") for i in ids]
 
 
 @register
@@ -198,7 +198,7 @@ def filled(arrays: Mapping[str, np.ndarray]) -> Typeseg:
     d_inner, states = own[f"{at(0)}A_log"].shape
     rank, width = own[f"{at(0)}Dense_2/kernel"].shape[0], own["Embed_0/embedding"].shape[1]
     state = {"embedding.weight": own["Embed_0/embedding"]}
-    state |= _linear("head", own, "Dense_0") | _norm("norm", own, "LayerNorm_0")
+    state |= _linear("lm_head", own, "Dense_0") | _norm("norm", own, "LayerNorm_0")
     for n in range(layers):
         mixer = f"layers.{n}.mixer"
         state |= _norm(f"layers.{n}.norm", own, f"{at(n)}LayerNorm_0")

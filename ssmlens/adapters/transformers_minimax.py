@@ -1,7 +1,7 @@
 """transformers' MiniMax: lightning attention with a constant decay a head, some blocks softmax attention.
 
 q, k and v are SiLU of one projection, a group a head, and 0 at padding; M[i,j] = exp(−s (i − j)) q_i · k_j, s being the
-head's slope (Qin et al. 2024, arXiv 2401.04658): a decay scan of Δ = 1 and A = −s. Norm, σ(gate), out_proj follow.
+head's slope (Qin et al. 2024, arXiv 2401.04658): a decay scan of Δ = 1 and A = −s. Then come norm, σ(gate), out_proj.
 """
 
 from collections.abc import Mapping

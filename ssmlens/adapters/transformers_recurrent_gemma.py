@@ -5,7 +5,8 @@ A channel is a head of one state (De et al. 2024, arXiv 2402.19427), with x the 
     h_t = a_t h_{t−1} + i_t √(1 − a_t²) x_t,    a_t = exp(−8 softplus(Λ) r_t),    i_t = σ(W_i x_t), r_t = σ(W_r x_t)
 
 At position 0 of a prompt a is 0 and the root is 1. So M[i,j] = (Π_{j<k≤i} a_k) w_j with w = i √(1 − a²): a decay scan
-of Δ = w and B = C = 1. No padding mask is applied; the output is linear_out(h · GELU(linear_y u)).
+of Δ = w and B = C = 1. Before a call's first token there is nothing to forget: there log a is kept as the gate has it,
+so that means over tokens are those of the gate. No padding mask is applied. Then come GELU(linear_y u) and linear_out.
 """
 
 from collections.abc import Mapping
@@ -139,6 +140,7 @@ def _gates(
     wide = scan_dtype(x)
     decay = torch.exp(log_decay).to(wide)
     gone = begins | (decay == 0)
+    gone[:, :1] = decay[:, :1] == 0
     log_decay = torch.where(gone, _NOTHING_LEFT, decay.where(~gone, 1).log())
     return taken.to(wide) * root.to(wide).where(~begins, 1), log_decay
 

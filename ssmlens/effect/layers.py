@@ -119,6 +119,11 @@ class _Batch:
     def _log_probability(self, output: Any) -> Float[Tensor, " target"]:
         logits = logits_of(output)
         said = logits[self._row.to(logits.device), self._query.to(logits.device)].double()
+        if len(self._right) and int(self._right.max()) >= logits.shape[-1]:
+            raise UsageError(
+                f"effects are measured on the next token, and this model puts out {logits.shape[-1]} numbers a token, "
+                "not one for each token that it reads"
+            )
         right = self._right.to(logits.device)
         none = torch.full_like(right, -1)
         return MEASURES["log_probability"].measure(Readout(said, said, right, none)).cpu()

@@ -66,8 +66,8 @@ class MixerWeights:
             return cls(views, log_n(views.A_log))
         if not isinstance(site.adapter, Mamba2Adapter):
             raise UsageError(
-                f"layer {site.layer} is {site.adapter.family}, which has no A_log and no "
-                "convolution: mimetic initialisation is for Mamba-1 and Mamba-2, and for delta rules"
+                f"layer {site.layer} is {site.adapter.family}, which has not all that mimetic initialisation "
+                "sets (A, Δ, W_B and W_C): it is for Mamba-1 and Mamba-2, and for delta rules"
             )
         views, weights = site.adapter.weights(site.module), site.adapter.named_weights(site.module)
         assert views.A_log is not None

@@ -14,7 +14,8 @@ from ssmlens.models import checkpoint
 
 SUPPORTED = (
     "ssmlens reads mamba_ssm's MambaLMHeadModel, and transformers' language models with Mamba "
-    "layers or delta rules, such as MambaForCausalLM, Mamba2ForCausalLM and Qwen3_5ForCausalLM"
+    "layers, delta rules, gated convolutions or linear recurrences, such as MambaForCausalLM, "
+    "Mamba2ForCausalLM, Qwen3_5ForCausalLM, Lfm2ForCausalLM and RecurrentGemmaForCausalLM"
 )
 
 

@@ -40,7 +40,7 @@ from ssmlens.recorder.layer_capture import (
     capture_attention,
     draft_layer,
 )
-from ssmlens.recorder.once import check_runs_once
+from ssmlens.recorder.once import check_first, check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
     default_prompts,
@@ -216,6 +216,7 @@ class _Job:
         calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
 
         def on_call(call: MixerCall) -> None:
+            check_first(call)
             layer = call.site.layer
             calls[layer].add(call)
             if not calls[layer].missing:

@@ -102,8 +102,8 @@ class _Hooks:
                 self._watched[module] = LayerCalls(module)
         elif site.shared and site.layer not in self._recorded and "cached" in reason:
             raise UsageError(
-                f"layer {site.layer}: its mixer is another block's too, and goes on from the state that this has left "
-                "in the cache: call the model with use_cache=False"
+                f"layer {site.layer}: its mixer is another block's too, and goes on from the state that is left in "
+                "the cache: call the model with use_cache=False"
             )
         else:
             self._pass_over(site.layer, reason)

@@ -7,6 +7,7 @@ from torch import nn
 
 from ssmlens.adapters.blocks import Block
 from ssmlens.errors import UsageError
+from ssmlens.models.submodules import has_hooks
 from ssmlens.recorder.calls import MixerCall, without_cache
 from ssmlens.recorder.hooks import hooked
 
@@ -14,20 +15,25 @@ from ssmlens.recorder.hooks import hooked
 def check_runs_once(model: nn.Module, blocks: Sequence[Block], tokens: Sequence[int]) -> None:
     """Run the model on a few tokens, and raise UsageError for a block that calls what mixes its tokens twice.
 
-    Random numbers are as they were afterwards, as far as the CPU draws them.
+    A model with hooks is not run: who set them may count forwards, or reach for tokens that these few lack. Random
+    numbers are as they were afterwards, as far as the CPU draws them.
 
     Raises:
         UsageError: Such a block, by the name of its module; or one that cannot be recorded.
     """
-
-    def on_call(call: MixerCall) -> None:
-        if call.number:
-            raise UsageError(
-                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward, and a capture stores one "
-                f"call: read them with ssmlens.recording, whose rec.calls({call.site.layer}) has each"
-            )
-
+    if any(has_hooks(module) for module in model.modules()):
+        return
     device = next(model.parameters()).device
     ids = torch.tensor([list(tokens)], device=device)
-    with torch.random.fork_rng(devices=[]), hooked(model, blocks, on_call), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), hooked(model, blocks, check_first), torch.no_grad():
         model(ids, **without_cache(model))
+
+
+def check_first(call: MixerCall) -> None:
+    """Raise UsageError where this is not the first call of its layer in the forward."""
+    if call.number:
+        layer = call.site.layer
+        raise UsageError(
+            f"layer {layer}: {call.site.name} runs more than once in a forward, and a capture stores one call: "
+            f"read them with ssmlens.recording, whose rec.calls({layer}) has each"
+        )

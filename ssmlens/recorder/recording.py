@@ -85,6 +85,8 @@ def recording(
     compiled model runs uncompiled inside the block.
     Of a hybrid's softmax attention the weights are recorded, where the model puts them out
     (`attn_implementation="eager"`): `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
+    Inputs and outputs are copied, and the first read of a layer's operands computes its output again to check them: it
+    takes about three times as long as the operands alone (analyses/benchmarks).
     A mixer that blocks share is recorded under each; one that a block calls several times in a forward, call by call
     (`rec.calls(4)`).
 

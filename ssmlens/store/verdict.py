@@ -161,15 +161,13 @@ def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
         layer: The layer.
         closure_tolerance: As for `judge`.
     """
-    found = judge(layer, closure_tolerance)
-    open_ = {f.error_name for f in found.failures} & {CLOSURE, MAP_CLOSURE}
-    told = [
-        f"{name} {found.errors[name]:.1e} > {found.tolerances[name]:.0e}" for name in sorted(open_)
-    ]
-    if told:
-        return "; ".join(told)
+    limit = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     unknown = str(layer.attributes.get("closure_reason", ""))
-    hidden, _ = _of_map(layer, found.tolerances.get(CLOSURE, CLOSURE_TOLERANCE), unknown)
+    closures = np.empty(0) if unknown else _values(layer, CLOSURE)
+    hidden, wrong = _of_map(layer, limit, unknown)
+    above = [CLOSURE] * (not (closures <= limit).all()) + [MAP_CLOSURE] * bool(wrong)
+    if above:
+        return "; ".join(f"{name} {worst(layer, name):.1e} > {limit:.0e}" for name in above)
     return "; ".join(filter(None, (hidden, _unseen(layer))))
 
 

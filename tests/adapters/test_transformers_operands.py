@@ -10,12 +10,15 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICE
 from torch.overrides import TorchFunctionMode
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
+
+pytestmark = pytest.mark.device
 
 PATHS = [
     path
@@ -25,7 +28,6 @@ PATHS = [
 MASKS = {"whole": None, "padded": torch.tensor([[0] * 3 + [1] * 8, [1] * 11])}
 SCANS = {True: "mamba_selective_scan", False: "mamba2_chunk_scan"}
 PARTS = ("conv1d", "x_proj", "b_layernorm", "c_layernorm")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(scope="module", params=PATHS, ids=lambda path: path.rpartition(".")[2])

@@ -5,13 +5,15 @@ import importlib.util
 
 import pytest
 import torch
+from devices import DEVICE
 from oracles import mixed_by_definition
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.adapters.generations import Mamba1Adapter
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.device
+
 BY_CLASS = {path.rpartition(".")[2]: path for path in adapters if path.startswith("transformers")}
 BAMBA = [
     {"mamba_proj_bias": True},

@@ -8,6 +8,8 @@ from logit_models import DEVICE, FAMILIES, HERE, ids_of, logits_of, tiny
 import ssmlens
 from ssmlens.errors import UnsupportedModelError
 
+pytestmark = pytest.mark.device
+
 SEVERAL_STREAMS = ("Qwen4Exp",)
 
 

@@ -12,9 +12,9 @@ FAMILIES = ["Qwen3_5GatedDeltaNet", "OlmoHybridGatedDeltaNet", "KimiLinearDeltaA
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def family(request, delta_capture):
+def family(request, family_capture):
     """The file of a small model: delta rule, softmax attention, delta rule."""
-    return delta_capture(f"transformers {request.param}")
+    return family_capture(f"transformers {request.param}")
 
 
 @pytest.fixture(scope="module")

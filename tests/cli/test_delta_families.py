@@ -35,8 +35,8 @@ def family(request):
     return request.param
 
 
-def test_prompts_of_several_lengths(cli, delta_capture, family, tmp_path):
-    out = delta_capture(family)
+def test_prompts_of_several_lengths(cli, family_capture, family, tmp_path):
+    out = family_capture(family)
     assert cli("verify", out).code == 0, cli("verify", out).out
     told = cli("info", out, "--json").json
     assert told["block_kinds"] == KINDS
@@ -54,9 +54,11 @@ def test_prompts_of_several_lengths(cli, delta_capture, family, tmp_path):
                     np.testing.assert_allclose(layer.whole_map(kind, prompt), wanted, 1e-4, 1e-6)
 
 
-def test_the_report_has_every_map_and_says_what_each_layer_is(cli, delta_capture, family, tmp_path):
+def test_the_report_has_every_map_and_says_what_each_layer_is(
+    cli, family_capture, family, tmp_path
+):
     page = tmp_path / "page.html"
-    assert cli("report", delta_capture(family), "--out", page).code == 0
+    assert cli("report", family_capture(family), "--out", page).code == 0
     text = html.unescape(page.read_text(encoding="utf-8"))
     assert "All 2 layers reproduce what the model computed." in text
     assert "delta rule 0, 2; attention 1" in text
@@ -73,8 +75,8 @@ def test_the_report_has_every_map_and_says_what_each_layer_is(cli, delta_capture
 
 
 @pytest.mark.parametrize("kind", ["map", "mask", "erase"])
-def test_figures_hold_the_map(cli, delta_capture, family, kind, tmp_path):
-    out, made = delta_capture(family), tmp_path / "figure.nc"
+def test_figures_hold_the_map(cli, family_capture, family, kind, tmp_path):
+    out, made = family_capture(family), tmp_path / "figure.nc"
     said = cli("figure", out, "--layer", 2, "--view", kind, "--out", made)
     assert (said.code, said.err) == (0, "")
     with xr.open_dataset(made) as data, open_capture(out) as capture:
@@ -83,10 +85,10 @@ def test_figures_hold_the_map(cli, delta_capture, family, kind, tmp_path):
     assert said.complaint == "layer 1 has no erase; it has map"
 
 
-def test_repeated_sequences_are_ranked_by_induction(cli, delta_folder, family, tmp_path):
+def test_repeated_sequences_are_ranked_by_induction(cli, family_folder, family, tmp_path):
     out = tmp_path / "run.h5"
     options = ["--channels", 0, 2, "--store-discretized", "--out", out]
-    said = cli("capture", "--model", delta_folder(family), *REPEAT, *options)
+    said = cli("capture", "--model", family_folder(family), *REPEAT, *options)
     assert said.code == 0, said.err
     assert re.search(r"2 layers and 1 of softmax attention, .* at most \d\.\de-0[678]\n", said.out)
     assert verify(out) == []
@@ -112,13 +114,13 @@ def test_repeated_sequences_are_ranked_by_induction(cli, delta_folder, family, t
             )
 
 
-def test_a_long_prompts_maps_are_reduced(cli, delta_folder, family, tmp_path, monkeypatch):
+def test_a_long_prompts_maps_are_reduced(cli, family_folder, family, tmp_path, monkeypatch):
     monkeypatch.setattr(names, "LARGEST_WHOLE_MAP", 4)
     monkeypatch.setattr(layer_capture, "tokens_per_block", lambda tokens: 2)
     out, texts = tmp_path / "run.h5", ["a b c d e f g", "h i j"]
     layers = ["--layers", 0, 2]
     said = cli(
-        "capture", "--model", delta_folder(family), "--prompt", *texts, *layers, "--out", out
+        "capture", "--model", family_folder(family), "--prompt", *texts, *layers, "--out", out
     )
     assert said.code == 0, said.err
     assert verify(out) == []

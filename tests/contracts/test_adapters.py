@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from devices import DEVICE, runnable
 from oracles import mixed_by_definition, relative
 
 from ssmlens.adapters.adapter import MixerInput, adapters, arguments
@@ -13,10 +14,11 @@ from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.device
+
 FAMILIES = {adapters[path].family: (adapters[path], path.rpartition(".")) for path in adapters}
 MAMBA_BLOCKS = ("mamba", "linear_attention", "hybrid", "conv")
-HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+HERE = runnable(FAMILIES)
 OUTSIDE = "typeseg"  # the fixture of a family that is not in the package
 
 

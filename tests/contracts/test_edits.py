@@ -9,6 +9,7 @@ import inspect
 
 import pytest
 import torch
+from devices import DEVICE, runnable
 from edited_layer import EditedLayer
 from oracles import relative
 
@@ -19,11 +20,12 @@ from ssmlens.adapters.softmax import SOFTMAX
 from ssmlens.edits import Ablate, Add, Apply, KnockOut, Scale, Set, Swap
 from ssmlens.errors import UsageError
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.device
+
 FAMILIES = {"softmax attention": (SOFTMAX, "ssmlens")} | {
     adapters[path].family: (adapters[path], path.rsplit(".", 2)[0]) for path in adapters
 }
-HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+HERE = runnable(FAMILIES)
 TOKENS = 7
 
 

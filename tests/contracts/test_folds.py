@@ -9,6 +9,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICE, runnable
 from oracles import mixed_by_definition, relative
 
 import ssmlens
@@ -18,9 +19,10 @@ from ssmlens.errors import UsageError
 from ssmlens.models import build_mixer
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.device
+
 FAMILIES = {adapters[path].family: (adapters[path], path) for path in adapters}
-HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+HERE = runnable(FAMILIES)
 FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
 # By family; elsewhere both are SiLU.

@@ -21,8 +21,8 @@ PROMPT_TOKENS = (14, 5, 1)
 
 
 @pytest.fixture(scope="module", params=[QWEN, KIMI])
-def path(request, delta_capture):
-    return delta_capture(request.param)
+def path(request, family_capture):
+    return family_capture(request.param)
 
 
 @pytest.fixture

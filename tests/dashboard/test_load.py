@@ -173,7 +173,6 @@ def identifiers(dashboard):
     return found
 
 
-@pytest.mark.slow
 def test_twenty_clients_are_answered_as_one_is(folder, record_property):
     dashboard = Dashboard(folder, files=FILES)
     try:

@@ -11,7 +11,7 @@ from ssmlens.adapters.adapter import Adapter, adapters
 from ssmlens.edits import Ablate, Apply, KnockOut, Scale, Set, Swap, mixing
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
+pytestmark = pytest.mark.gpu
 FAMILIES = ("mamba_ssm Mamba", "mamba_ssm Mamba2", "mamba_ssm Mamba3", "ssmlens Mamba")
 TOKENS = 150
 EDGES = torch.rand(TOKENS, TOKENS, generator=torch.Generator().manual_seed(0)) < 0.02

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from devices import DEVICE, runnable
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.blocks import find_blocks
@@ -13,9 +14,10 @@ from ssmlens.edits.resume import UneditedRun
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.device
+
 FAMILIES = {adapters[path].family: (adapters[path], path.rpartition(".")[0]) for path in adapters}
-HERE = [name for name in FAMILIES if not name.startswith("mamba_ssm") or DEVICE == "cuda"]
+HERE = runnable(FAMILIES)
 
 
 @pytest.fixture(scope="module", params=HERE)

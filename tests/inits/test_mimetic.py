@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from devices import runnable
 
 import ssmlens
 from ssmlens.adapters.adapter import MixerInput, adapters
@@ -384,7 +385,7 @@ def test_it_trains_afterwards(fresh, mixers, family):
 
 
 FAMILIES = {adapters[path].family: adapters[path] for path in adapters}
-HERE = [f for f in FAMILIES if not f.startswith("mamba_ssm") or torch.cuda.is_available()]
+HERE = runnable(FAMILIES)
 HERE = [f for f in HERE if not isinstance(FAMILIES[f], DeltaAdapter)]  # test_delta_inits
 
 

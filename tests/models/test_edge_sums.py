@@ -8,7 +8,7 @@ from ssmlens.models import edge_sums as module
 from ssmlens.models.edge_sums import edge_sums, is_available, launch
 from ssmlens.scan.operators.decay_scan import ScanOperands
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = pytest.mark.gpu
 CASES = {
     "Mamba-1": {"heads": 40, "groups": 1, "states": 16, "headdim": 1},
     "Mamba-1, odd": {"heads": 7, "groups": 1, "states": 5, "headdim": 1},

@@ -11,7 +11,7 @@ from ssmlens.models.fused_scan import fused_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_scan
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
+GPU = pytest.mark.gpu
 
 
 def make(batch=2, tokens=37, heads=12, groups=1, states=16, device="cpu"):

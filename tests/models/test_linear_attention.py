@@ -259,7 +259,7 @@ def test_a_norm_without_a_gate_folds_as_gate():
         ssmlens.channel_maps(next(iter(rec)).operands, fold=("gate",))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("name", "options"), MIXERS, ids=str)
 @torch.no_grad()
 def test_the_same_numbers_on_a_gpu(name, options):

@@ -19,7 +19,7 @@ from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.training import build
 from ssmlens.training.loop import train
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
+GPU = pytest.mark.gpu
 
 
 class TheirMamba(Mamba):

@@ -12,7 +12,7 @@ from ssmlens.models.short_scan import fits, is_available, short_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
 from ssmlens.scan.reference import reference_scan
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
+GPU = pytest.mark.gpu
 
 
 def make_operands(batch, tokens, channels, states, dtype=torch.float32):

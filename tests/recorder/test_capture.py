@@ -224,8 +224,7 @@ def test_each_shard_computes_its_layers_only(mamba, tmp_path):
     for i, block in enumerate(mamba.backbone.layers):
         block.mixer.register_forward_hook(lambda *_, i=i: calls.append(i))
     ssmlens.capture(mamba, IDS, tmp_path / "run", shard=(1, 3))
-    # One token through all layers: does each run once? Then a forward that ends with the last layer that is wanted.
-    assert calls == [0, 1, 2, 0]
+    assert calls == [0]  # the forward ends where the last layer wanted has been stored
 
 
 def test_pack_keeps_the_digest(mamba, tmp_path):

@@ -178,7 +178,7 @@ def test_of_many_layers_one_is_told_of(tiny_model, said):
     assert len(said.records) == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="mamba_ssm needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("family", "layer", "acts"),
     [

@@ -246,7 +246,7 @@ def test_offloaded_weights_are_refused_by_name(mamba_lm):
             assert hooks(model)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.gpu
 def test_layers_on_another_device_than_their_input(mamba_lm, tmp_path):
     """As accelerate dispatches models: a module moves what it is given inside its forward, and moves it back."""
     with torch.no_grad():

@@ -213,6 +213,17 @@ def test_what_runs_twice_is_refused_by_capture_edits_and_attribution(make, tmp_p
             trace(model, IDS[:1], 5, lambda logits: (0, None))
 
 
+@torch.no_grad()
+def test_a_model_with_hooks_is_run_once_and_its_second_call_is_refused_when_it_comes(tmp_path):
+    model, seen = mamba(), []
+    model.backbone.layers[0].register_forward_hook(lambda _, __, out: seen.append(out[0].shape))
+    ssmlens.capture(model, IDS, tmp_path / "run.h5").close()
+    assert seen == [(2, 9, 16)]
+    model.backbone.layers[0].mixer = Twice(model.backbone.layers[0].mixer)
+    with pytest.raises(UsageError, match=r"^layer 0: .* runs more than once"):
+        ssmlens.capture(model, IDS, tmp_path / "twice.h5")
+
+
 def test_attribution_of_one_module_in_two_blocks_is_refused():
     model, _ = tied("block")
     with pytest.raises(UnsupportedModelError, match="layers 0, 2 are one module"):

@@ -1,6 +1,7 @@
 """No damaged capture is read wrong, and none takes the interpreter down: it is refused, or reads exactly right."""
 
 import itertools
+import os
 import random
 import shutil
 import subprocess
@@ -63,6 +64,9 @@ DAMAGES = [
 ]
 
 
+FILES = int(os.environ.get("SSMLENS_DAMAGED", "200"))
+
+
 def read_all(paths):
     """What becomes of each capture: its content's hash, or None where it was refused."""
     run = subprocess.run(
@@ -89,18 +93,18 @@ def judged(original, damaged):
     return contents.count(None)
 
 
-def test_two_hundred_damaged_files(sample, tmp_path):
+@pytest.mark.parametrize("seed", range(FILES // len(DAMAGES)))
+def test_damaged_files(sample, tmp_path, seed):
     original = sample.write_capture(tmp_path / "run.h5")
-    rng = random.Random(2024)
+    rng = random.Random(2024 + seed)
     damaged = []
     for number, damage in enumerate(DAMAGES):
         path = tmp_path / f"{number:03d}-{damage.__name__}.h5"
         path.write_bytes(damage(bytearray(original.read_bytes()), rng))
         damaged.append(path)
-    assert len(damaged) == 200
     refused = judged(original, damaged)
     # Damage to room that is not in use, or to labels that only h5py shows, is not damage to the capture.
-    assert refused > 100
+    assert refused > len(damaged) // 2
 
 
 def test_damaged_folders(sample, tmp_path):

@@ -321,7 +321,7 @@ def test_tasks_are_found_by_name():
         tasks["coppy"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("task", VARIANTS + PACKED)
 def test_a_gpu_makes_the_same_rows(task):
     there, here = task.build(5, "cuda"), task.build(5)

@@ -14,7 +14,7 @@ from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.training import loop
 from ssmlens.training.loop import train
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and mamba_ssm")
+GPU = pytest.mark.gpu
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from ssmlens.training.plan import check
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trainee import Trainee
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+GPU = pytest.mark.gpu
 
 
 def lines(folder):

@@ -264,7 +264,7 @@ def test_a_worker_is_on_its_device_and_takes_its_share_of_the_cores(monkeypatch,
         sweep_module._train(away, Place("cpu"), nothing, nothing)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_sweep_uses_every_gpu_with_two_workers_on_each_and_two_runs_in_a_pack(tiny, tmp_path):
     devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
     configs = [tiny(seed=seed) for seed in range(4 * len(devices))]

@@ -1,0 +1,115 @@
+"""`make test-gpu`: every test that needs a GPU or runs on one, what was skipped, and how long each file took.
+
+    python -m analyses.gpu_tests.run --workers 6
+
+It writes results.json (date, machine, versions, outcomes, seconds a file, skips with their reasons, failures) and
+exits with pytest's code. Where one test hangs, the others are in the file all the same: it is written anew every
+15 seconds.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).parent / "results.json"
+LANE = "gpu or device"
+_EVERY = 15.0  # seconds between two writings
+_PACKAGES = ("torch", "triton", "transformers", "mamba_ssm", "causal_conv1d", "fla-core")
+
+
+class Keeper:
+    """A plugin of pytest that keeps what came out, file by file."""
+
+    def __init__(self, file: Path):
+        self._file, self._began, self._written = file, time.monotonic(), 0.0
+        self._outcomes: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._skipped: Counter[str] = Counter()
+        self._failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a phase of a test; what fails in set-up or tear-down is a failure too."""
+        self._seconds[report.nodeid.partition("::")[0]] += report.duration
+        if report.when == "call" or report.outcome != "passed":
+            self._outcomes[report.outcome] += 1
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self._skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
+        if report.failed:
+            self._failed.append(report.nodeid)
+        if time.monotonic() - self._written > _EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Write results.json."""
+        self._written = time.monotonic()
+        told = {
+            **_surroundings(),
+            "seconds": round(time.monotonic() - self._began, 1),
+            "outcomes": dict(sorted(self._outcomes.items())),
+            "failed": self._failed,
+            "skipped": dict(self._skipped.most_common()),
+            "seconds_by_file": {
+                name: round(value, 1)
+                for name, value in sorted(self._seconds.items(), key=lambda pair: -pair[1])
+            },
+        }
+        new = self._file.with_suffix(
+            ".new"
+        )  # ssmlens itself must not be imported before its types are checked
+        new.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        new.replace(self._file)
+
+
+def _surroundings() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "gpu": device,
+        "cuda": torch.version.cuda or "none",
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def main() -> int:
+    """Run the lane."""
+    parser = argparse.ArgumentParser(description="The tests that need a GPU, or run on one.")
+    parser.add_argument("--workers", type=int, default=1, help="processes, all on the one GPU")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files or folders")
+    asked = parser.parse_args()
+    os.chdir(CHECKOUT)
+    keeper = Keeper(asked.results)
+    several = ["-n", str(asked.workers)] if asked.workers > 1 else []
+    code = pytest.main(
+        ["-m", LANE, "-p", "no:cacheprovider", "--tb=short", *several, *asked.tests], [keeper]
+    )
+    keeper.write()
+    told = json.loads(asked.results.read_text(encoding="utf-8"))
+    print(f"{told['gpu']}: {told['outcomes']} in {told['seconds']} s")
+    for reason, count in told["skipped"].items():
+        print(f"skipped {count}: {reason}")
+    for name in told["failed"]:
+        print(f"failed: {name}")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Where tests run: on the GPU where there is one.
+
+`gpu` marks tests that need one; they are skipped without. `device` marks tests that run on it where it is, and on the
+processor elsewhere. Both are what `make test-gpu` runs.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def runnable(families: Iterable[str]) -> list[str]:
+    """Those of the families whose kernels run here: mamba_ssm's need a GPU."""
+    return [name for name in families if DEVICE == "cuda" or not name.startswith("mamba_ssm")]
