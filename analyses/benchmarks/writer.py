@@ -40,7 +40,6 @@ from ssmlens.recorder import layer_capture, maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.hooks import hooked
 from ssmlens.recorder.host import ToHost
-from ssmlens.recorder.side_by_side import SideBySide
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import assemble, chunks, digest, layer_file, writer
 
@@ -136,23 +135,15 @@ def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int]
 
 def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) -> None:
     """What a capture computes of every layer, which is then forgotten."""
-    length, cores = torch.full((len(ids),), ids.shape[1]), SideBySide(ids.device)
-    drafts: list[layer_capture.LayerDraft] = []
+    length = torch.full((len(ids),), ids.shape[1])
 
     def on_call(call: MixerCall) -> None:
-        drafts.append(layer_capture.draft_layer(call, length, channels))
-        if len(drafts) == cores.count:
-            make_maps()
-
-    def make_maps() -> None:
-        for captured in cores.run([draft.with_maps for draft in drafts]):
-            if captured.wait is not None:
-                captured.wait()
-        drafts.clear()
+        captured = layer_capture.draft_layer(call, length, channels).with_maps()
+        if captured.wait is not None:
+            captured.wait()
 
     with hooked(model, find_blocks(model), on_call), torch.no_grad():
         model.get_submodule("backbone")(ids)
-    make_maps()
 
 
 def _write_plainly(folder: Path, sizes: list[int]) -> None:

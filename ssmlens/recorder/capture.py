@@ -20,7 +20,7 @@ import ssmlens
 from ssmlens import names
 from ssmlens.adapters.blocks import Block, find_blocks
 from ssmlens.adapters.find import MixerSite
-from ssmlens.errors import ClosureError, SsmlensError, UsageError
+from ssmlens.errors import ClosureError, UsageError
 from ssmlens.files.place import partial_path
 from ssmlens.models.checkpoint import digest
 from ssmlens.models.submodules import hooked_layers
@@ -36,7 +36,6 @@ from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
 from ssmlens.recorder.layer_capture import (
-    LayerCapture,
     LayerDraft,
     capture_attention,
     draft_layer,
@@ -48,7 +47,6 @@ from ssmlens.recorder.prompts import (
     prompts_for,
     vocabulary_size,
 )
-from ssmlens.recorder.side_by_side import SideBySide
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.writer import CaptureWriter
@@ -143,9 +141,8 @@ def capture(
         overwrite=overwrite,
     )
     separator = torch.from_numpy(header.separator())
-    cores = SideBySide(next(model.parameters()).device)
     job = _Job(
-        *(model, asked, separator, writer, cores, channels),
+        *(model, asked, separator, writer, channels),
         *(store_discretized, beside, keep_going, progress),
     )
     with writer:  # which writes a layer while the next is computed
@@ -186,20 +183,6 @@ def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
     return captured
 
 
-@dataclasses.dataclass(frozen=True)
-class _Drafted:
-    """A layer that lacks its maps, and what is stored beside those."""
-
-    layer: int
-    draft: LayerDraft
-    arrays: Mapping[str, np.ndarray]
-    attributes: Mapping[str, str]
-
-    def with_maps(self) -> LayerCapture:
-        with _named(self.layer):
-            return self.draft.with_maps()
-
-
 @dataclasses.dataclass
 class _Job:
     """One call of `capture`, batch by batch."""
@@ -208,7 +191,6 @@ class _Job:
     prompts: Prompts
     separator: Bool[Tensor, "prompt token"]
     writer: CaptureWriter
-    cores: SideBySide
     channels: Sequence[int] | None
     store_discretized: bool
     further: FurtherArrays | None
@@ -232,29 +214,21 @@ class _Job:
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
         self._tell(batch, f"forward to layer {min(missing)}")
         calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
-        self._drafted: list[_Drafted] = []
 
         def on_call(call: MixerCall) -> None:
             check_first(call)
             layer = call.site.layer
             calls[layer].add(call)
             if not calls[layer].missing:
-                self._draft(layer, calls.pop(layer), length, batch)
-            if len(self._drafted) == self._together:
-                self._store_drafted(batch)
+                self._store(layer, calls.pop(layer), length, batch)
             if not calls:
                 raise _EnoughError
 
         real = closing.real_tokens(length, ids.shape[1])
         how = {**without_cache(self.model), **padding_mask(self.model, real)}
         device = next(self.model.parameters()).device
-        try:
-            with suppress(_EnoughError), hooked(self.model, blocks, on_call), torch.no_grad():
-                self.model(ids.to(device), **how)
-        except SsmlensError:  # of one layer: those before it are stored
-            self._store_drafted(batch)
-            raise
-        self._store_drafted(batch)
+        with suppress(_EnoughError), hooked(self.model, blocks, on_call), torch.no_grad():
+            self.model(ids.to(device), **how)
         if calls:
             left = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {left.name}")
@@ -267,36 +241,26 @@ class _Job:
         self._tell(batch, f"measuring layer {layer}")
         return self.further(self.writer.prompts(batch), layer)
 
-    @property
-    def _together(self) -> int:
-        """Of how many layers maps are made at a time; long prompts take tiles so large that cores share them well."""
-        return self.cores.count if max(self.prompts.length) <= names.LARGEST_WHOLE_MAP else 1
-
-    def _draft(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
+    def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         first, *beside = calls.of_sites
-        draft = self._drafted_layer(first, length, batch)
+        draft = self._drafted(first, length, batch)
+        if (
+            first.output.device.type == "cpu"
+        ):  # maps take memory; what is written meanwhile would wait for a core
+            self.writer.settle()
+        with _named(layer):
+            stored = draft.with_maps()
         further, attributes = self._beside.pop(layer)
-        arrays = dict(further)
+        arrays = {**stored.arrays, **further}
         for call in beside:  # softmax attention that shares the block with another mixer
             with _named(layer):
                 arrays |= capture_attention(call, length, *self._looks(batch))
-        self._drafted.append(_Drafted(layer, draft, arrays, attributes))
+        arrive = {} if stored.wait is None else {"wait": stored.wait}
+        self.writer.write(layer, batch, arrays, {**stored.attributes, **attributes}, **arrive)
+        self._done += 1
+        self._tell(batch, f"layer {layer}")
 
-    def _store_drafted(self, batch: int) -> None:
-        """Make the maps of the layers drafted so far, and write them."""
-        drafted, self._drafted = self._drafted, []
-        if len(drafted) > 1:
-            self.writer.settle()  # so that no more layers are in memory than one by one
-        works = [one.with_maps for one in drafted]
-        for one, stored in zip(drafted, self.cores.run(works), strict=True):
-            arrays = {**stored.arrays, **one.arrays}
-            attributes = {**stored.attributes, **one.attributes}
-            arrive = {} if stored.wait is None else {"wait": stored.wait}
-            self.writer.write(one.layer, batch, arrays, attributes, **arrive)
-            self._done += 1
-            self._tell(batch, f"layer {one.layer}")
-
-    def _drafted_layer(self, call: MixerCall, length: Tensor, batch: int) -> LayerDraft:
+    def _drafted(self, call: MixerCall, length: Tensor, batch: int) -> LayerDraft:
         layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")

@@ -5,7 +5,7 @@ For what is a long row of small steps: cores that share every step spend their t
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from threading import Barrier
 
@@ -42,9 +42,15 @@ def parts(size: int, least: int) -> list[slice]:
 
 
 def run_parts(work: Callable[[slice], None], some: Sequence[slice]) -> None:
-    """Do the work for every part, without gradients: in the caller's thread where there is one, else side by side."""
-    if len(some) == 1:
-        work(some[0])
+    """Do the work for every part, without gradients: side by side where torch has as many threads, shared evenly.
+
+    The first part is the caller's own: memory that a thread has freed, others cannot take.
+    """
+    here = torch.get_num_threads()
+    each = here // max(1, len(some))
+    if len(some) == 1 or not each:
+        for part in some:
+            work(part)
         return
     inference = torch.is_inference_mode_enabled()
 
@@ -52,9 +58,17 @@ def run_parts(work: Callable[[slice], None], some: Sequence[slice]) -> None:
         with torch.inference_mode(inference), torch.no_grad():
             work(part)
 
-    pool = threads(len(some), each=1).pool
-    for done in [pool.submit(apart, part) for part in some]:
-        done.result()
+    pool = threads(len(some) - 1, each).pool
+    others = [pool.submit(apart, part) for part in some[1:]]
+    torch.set_num_threads(each)
+    try:
+        with torch.no_grad():
+            work(some[0])
+    finally:
+        torch.set_num_threads(here)
+        wait(others)
+    for other in others:
+        other.result()
 
 
 _known: dict[tuple[int, int], Threads] = {}
