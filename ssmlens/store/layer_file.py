@@ -10,11 +10,11 @@ from ssmlens.names import CHANNEL, MAMBA, PROMPT, TOKEN
 from ssmlens.store import digest, hdf5
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.schema import (
-    FEATURES,
     FINITE_STATES,
     FORMAT,
     LAYER_ARRAYS,
     LAYER_KINDS,
+    LOOKS_AHEAD,
     OWN_LAYER_ATTRIBUTES,
     PROMPT_DIGEST,
     ROLE,
@@ -26,6 +26,7 @@ from ssmlens.store.schema import (
     has_prompts,
     layer_axes,
     layer_name,
+    looks_ahead,
     missing_arrays,
 )
 
@@ -33,8 +34,13 @@ _DTYPES = ("float32", "float64", "int32", "int64")
 
 
 def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) -> None:
-    """Say what the file is: the root attributes that every file of a capture has, and `attributes`."""
-    version = {"schema_version": SCHEMA_VERSION, "needs": " ".join(FEATURES)}
+    """Say what the file is: the root attributes that every file of a capture has, and `attributes`.
+
+    What it needs of a reader follows from the layers that are in it, so they come first.
+    """
+    layers = file.require_group("layers").values() if "layers" in file else ()
+    ahead = any(looks_ahead(hdf5.read_attributes(layer)) for layer in layers)
+    version = {"schema_version": SCHEMA_VERSION, "needs": LOOKS_AHEAD if ahead else ""}
     hdf5.write_attributes(file, {"format": FORMAT, **version, "kind": kind, **attributes})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssmlens.errors import CaptureFileError
 from ssmlens.files import descriptors
-from ssmlens.store.schema import FEATURES, FORMAT, SCHEMA_VERSION, version_problem
+from ssmlens.store.schema import FORMAT, SCHEMA_VERSION, version_problem
 
 MANIFEST = "manifest.json"
 HEADER_FILE = "header.h5"
@@ -36,7 +36,7 @@ class Manifest:
         page = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
-            "needs": " ".join(FEATURES),
+            "needs": "",  # each layer's file says what it needs
             "digest": self.digest,
             "header": self.header,
             "layers": layers,

@@ -29,7 +29,10 @@ from ssmlens.scan.operators.softmax import Softmax
 # Version 3: a layer names its operator, every dataset carries its axes and its role, and readers pass over datasets
 # that they do not know; whatever a reader must know to read a file right is named in the attribute `needs`.
 SCHEMA_VERSION = 3
-FEATURES: tuple[str, ...] = ()
+# The attribute of a layer whose tokens read later ones too: its maps are no lower triangles. A file that has such a
+# layer needs a reader that knows it.
+LOOKS_AHEAD = "looks_ahead"
+FEATURES: tuple[str, ...] = (LOOKS_AHEAD,)
 FORMAT = "ssmlens capture"
 
 # Kinds of HDF5 file, the root attribute `kind`.
@@ -93,8 +96,6 @@ LAYER_KINDS = (
 TOKEN_AXES = (TOKEN, QUERY, KEY, LAG)
 BLOCK_AXES = (QUERY_BLOCK, KEY_BLOCK)
 BLOCK_TOKENS = "block_tokens"
-# The attribute of a layer whose tokens read later ones too: its maps are no lower triangles.
-LOOKS_AHEAD = "looks_ahead"
 
 # Attributes the store writes itself, and those that tell how a file came about rather than what it says: the
 # latter may differ between two captures with the same digest.

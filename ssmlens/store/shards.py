@@ -85,8 +85,8 @@ class Shards:
 
         def build(file: h5py.File) -> None:
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
-            write_root(file, LAYER, origin)
             write_layer(file, layer, arrays, attributes, threads)
+            write_root(file, LAYER, origin)
 
         path = self.batch(layer, batch)
         hdf5.write_file(path, build, sync_name=False)

@@ -9,7 +9,7 @@ from two_way_models import IDS, random_typeseg, two_way_capture
 
 import ssmlens
 from ssmlens import names
-from ssmlens.errors import UsageError
+from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.scores import compute
 from ssmlens.scores.diagonal import diagonal_sharpness, sharpest_lag
 from ssmlens.scores.mask import memory_length
@@ -144,3 +144,14 @@ def test_a_layer_that_copies_from_ahead():
     assert sharpest_lag([back], 2) == 7
     assert diagonal_sharpness(mean, 2, looks_ahead=True) == pytest.approx(1 / 1.05)
     assert diagonal_sharpness(np.tril(mean), 2) == pytest.approx(0.04 / 0.05)
+
+
+def test_a_file_says_that_a_reader_must_know_it(whole, model, tmp_path, monkeypatch):
+    with h5py.File(whole) as file:
+        assert file.attrs["needs"] in ("looks_ahead", b"looks_ahead")
+    ssmlens.capture(model, IDS, tmp_path / "folder").close()
+    with h5py.File(tmp_path / "folder" / f"layer-00{LAYER}.h5") as file:
+        assert file.attrs["needs"] in ("looks_ahead", b"looks_ahead")
+    monkeypatch.setattr("ssmlens.store.schema.FEATURES", ())
+    with pytest.raises(CaptureFileError, match="needs looks_ahead to be read"):
+        ssmlens.open_capture(whole)
