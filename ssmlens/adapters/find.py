@@ -11,7 +11,7 @@ from ssmlens.errors import UnsupportedModelError
 
 _LOOKS_LIKE_A_MIXER = re.compile(r"mamba|ssm|mixer", re.IGNORECASE)
 _MIXES_TOKENS = re.compile(
-    r"(attention|attn|mha|mixer|deltanet|mamba2?|ssm|retention)\d*$", re.IGNORECASE
+    r"(attention|attn|mha|mixer|deltanet|mamba2?|ssm|retention|xlstmlayer)\d*$", re.IGNORECASE
 )
 
 

@@ -46,8 +46,5 @@ class ShortConvAdapter(TransformersAdapter):
         return mixer.out_proj(y.flatten(2).to(mixer.out_proj.weight.dtype))
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. A channel is a group of one state."""
-        W_B, W_C, _ = mixer.in_proj.weight.unsqueeze(1).chunk(3)
-        return WeightViews(
-            W_B=W_B, W_C=W_C, conv=mixer.conv.weight.squeeze(1), conv_bias=mixer.conv.bias
-        )
+        """See `Adapter.weights`. B and C are a channel's gates, no vectors that are compared: they have no views."""
+        return WeightViews(conv=mixer.conv.weight.squeeze(1), conv_bias=mixer.conv.bias)

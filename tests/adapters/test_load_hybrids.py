@@ -7,6 +7,7 @@ import torch
 
 import ssmlens
 from ssmlens.adapters.load import load_model
+from ssmlens.errors import UnsupportedModelError
 from ssmlens.models import mamba_ssm_layout
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.store import verify
@@ -133,3 +134,15 @@ def test_a_small_one_of_its_kind_is_loaded_and_captured(cli, tmp_path):
         assert captured.block_kinds == ["mamba", "attention", "mamba"]
         assert captured.layer(1).kind == "attention"
     assert verify(out) == []
+
+
+def test_xlstm_is_refused_by_name(tmp_path, capfd):
+    """Its norm takes the mean over a head away: more than what gate and norm multiply here."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.xLSTMConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=2, num_heads=2, num_blocks=2
+    )
+    transformers.xLSTMForCausalLM(config).save_pretrained(tmp_path)
+    capfd.readouterr()
+    with pytest.raises(UnsupportedModelError, match="its token mixers are xLSTMLayer"):
+        load_model(tmp_path)

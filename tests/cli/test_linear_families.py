@@ -106,9 +106,9 @@ REFUSALS = {
     "taps": "layer 2 has no convolution",
 }
 HAVE = {
-    "Lfm2ShortConv": ("input-product", "taps"),
-    "Lfm2MoeShortConv": ("input-product", "taps"),
-    "Lfm3ShortConv": ("input-product", "taps"),
+    "Lfm2ShortConv": ("taps",),
+    "Lfm2MoeShortConv": ("taps",),
+    "Lfm3ShortConv": ("taps",),
     "MiniMaxLightningAttention": ("mask", "norms", "half-lives", "input-product"),
     "RecurrentGemmaRecurrentBlock": ("mask", "norms", "half-lives", "taps"),
     "RwkvSelfAttention": ("mask", "norms", "half-lives"),

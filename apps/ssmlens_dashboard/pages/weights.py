@@ -32,7 +32,7 @@ _FIGURES = {
 
 def layout(scene: Scene) -> Component:
     """The scores of the weights above; the two products, their entries, and the kernels."""
-    most = max((weights.groups(scene.capture.layer(i)) for i in scene.capture.layers), default=1)
+    most = max([1, *(weights.groups(scene.capture.layer(i)) for i in scene.capture.layers)])
     return html.Div(
         [
             html.Div(
