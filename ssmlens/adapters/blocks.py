@@ -133,7 +133,7 @@ def _shared_mixers(
 
 
 def block_kinds(model: nn.Module) -> list[str]:
-    """What each block of the model is: "mamba", "attention", "mamba+attention", "mlp", "moe" or "other"."""
+    """What each block of the model is, of `names.BLOCK_KINDS`."""
     return [block.kind for block in find_blocks(model)]
 
 

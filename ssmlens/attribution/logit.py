@@ -57,8 +57,8 @@ def attribute(
         progress: Called with (done, in all, what).
 
     Returns:
-        value (term): what each term adds, in logits; coordinates `kind` ("embedding", "mamba", "delta rule",
-            "attention", "mlp", "bias"), `layer` (−1: none) and `module`.
+        value (term): what each term adds, in logits; coordinates `kind` ("embedding", a kind of block such as "mamba"
+            or "attention", "mlp", "bias"), `layer` (−1: none) and `module`.
         by_head (mixer, head) and by_source (mixer, source): the terms that split, whose labels `mixer` bears; NaN
             beyond a layer's heads. `source` counts tokens of the prompt; `token_string` where there is a tokenizer.
         by_tap (mixer, tap, source), with `taps`: tap a is that of the token a places back.

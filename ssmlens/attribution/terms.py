@@ -20,7 +20,7 @@ class Term:
 
     Attributes:
         label: Its name, unique: "embedding", "3 mamba", "3 mlp", "3 mamba bias", "head bias".
-        kind: "embedding", "mamba", "delta rule", "attention", "mlp" or "bias".
+        kind: "embedding", a kind of block such as "mamba" (`names.BLOCK_KINDS`), "mlp" or "bias".
         layer: Index of its block; −1 outside of the blocks.
         module: Dotted name of the module that it comes from; "" for the biases of final norm and head.
         value: What it adds.

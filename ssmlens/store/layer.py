@@ -77,7 +77,7 @@ class Layer(ShownInNotebooks):
 
     @property
     def operator(self) -> str:
-        """What mixes its tokens: "decay scan", "delta rule", "softmax", ... (`ssmlens.scan.operators`)."""
+        """What mixes its tokens: "decay scan", "gated convolution", "softmax", ... (`ssmlens.scan.operators`)."""
         return operator_name(self.attributes)
 
     @property

@@ -14,16 +14,15 @@ from devices import DEVICE
 from torch.overrides import TorchFunctionMode
 
 from ssmlens.adapters.adapter import adapters
-from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.find import find_mixers
-from ssmlens.adapters.generations import Mamba1Adapter
+from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 
 pytestmark = pytest.mark.device
 
 PATHS = [
     path
     for path in adapters
-    if path.startswith("transformers") and not isinstance(adapters[path], DeltaAdapter)
+    if path.startswith("transformers") and isinstance(adapters[path], Mamba1Adapter | Mamba2Adapter)
 ]
 MASKS = {"whole": None, "padded": torch.tensor([[0] * 3 + [1] * 8, [1] * 11])}
 SCANS = {True: "mamba_selective_scan", False: "mamba2_chunk_scan"}

@@ -28,6 +28,10 @@ LAYERS = {
     "transformers OlmoHybridGatedDeltaNet": ("q_proj", "a_proj", "g_proj", "o_norm", "o_proj"),
     "transformers KimiLinearDeltaAttention": ("k_proj", "forget_gate.f_a_proj", "o_norm"),
     "transformers BailingHybridDeltaAttention": ("v_proj", "forget_gate.f_proj", "g_proj"),
+    "transformers Lfm2ShortConv": ("in_proj", "out_proj"),
+    "transformers MiniMaxLightningAttention": ("qkv_proj", "norm", "output_gate", "out_proj"),
+    "transformers RecurrentGemmaRecurrentBlock": ("linear_x", "linear_y", "linear_out"),
+    "transformers RwkvSelfAttention": ("key", "value", "receptance", "output"),
 }
 CASES = [(family, layer) for family, layers in LAYERS.items() for layer in layers]
 
