@@ -244,10 +244,6 @@ class _Job:
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         first, *beside = calls.of_sites
         draft = self._drafted(first, length, batch)
-        if (
-            first.output.device.type == "cpu"
-        ):  # maps take memory; what is written meanwhile would wait for a core
-            self.writer.settle()
         with _named(layer):
             stored = draft.with_maps()
         further, attributes = self._beside.pop(layer)

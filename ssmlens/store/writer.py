@@ -175,18 +175,14 @@ class CaptureWriter:
         else:
             self._overlap.start((layer, batch), write)
 
-    def settle(self) -> None:
-        """Wait until nothing is under way, so that no arrays are held. Raises what went wrong."""
-        if self._overlap is not None:
-            self._overlap.join_all()
-
     def finish(self) -> Path | None:
         """Complete the capture: `out`, or None while shards of other machines are missing.
 
         Raises:
             SsmlensError: A shard of this writer is missing, or the disk is full.
         """
-        self.settle()
+        if self._overlap is not None:
+            self._overlap.join_all()
         if not self._complete and self.partial.exists():
             parts = {layer: self._shards.parts(layer) for layer in self.layers}
             if self._shared or not self.one_file:
