@@ -14,15 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssmlens.scan.cores import parts, run_parts
 from ssmlens.scan.operands import DecayOperands
 
 # Where every state decays by itself: tokens of one recurrence (None: all of them).
 _RECURRENCE_TOKENS = {"cpu": None, "cuda": 64}
 # Tokens whose Ā and states are held at once, and entries of either.
 _SLAB_TOKENS, _SLAB_ENTRIES = 32, 2**24
-# Channels that a core takes at least.
-_LEAST_CHANNELS = 256
 # Where a head has one decay: tokens in one matrix product, and products side by side.
 _CHUNK_TOKENS = 64
 _CHUNKS = {"cpu": 1, "cuda": 16}
@@ -88,33 +85,10 @@ def _scan_state_decay(
         left = left.unflatten(0, (o.batch, chunks))
         across = torch.exp(delta.sum(0, dtype=torch.double).to(x.dtype) * A).view_as(left)
         state = _carry(across, left, torch.zeros_like(left[:, 0]))[0].flatten(0, 1)
-    if keep or x.is_cuda:
-        slabs = _states(delta, A, B, put, state, keep=keep)
-        y = torch.cat([(C[slab] @ states).squeeze(3) for slab, states in slabs])
-    else:
-        y = _on_cores(delta, A, B, C, put, state)
+    slabs = _states(delta, A, B, put, state, keep=keep)
+    y = torch.cat([(C[slab] @ states).squeeze(3) for slab, states in slabs])
     y = y.transpose(0, 1).unflatten(0, (o.batch, chunks)).flatten(1, 2)
     return y[:, : o.tokens].flatten(2).unflatten(2, (heads, headdim))
-
-
-def _on_cores(
-    delta: Float[Tensor, "time chunk group 1 channel"],
-    A: Float[Tensor, "group state channel"],
-    B: Float[Tensor, "time chunk group state 1"],
-    C: Float[Tensor, "time chunk group 1 state"],
-    put: Float[Tensor, "time chunk group 1 channel"],
-    state: Float[Tensor, "chunk group state channel"],
-) -> Float[Tensor, "time chunk group channel"]:
-    """y of every token, each core having channels of its own."""
-    y = torch.empty_like(put.squeeze(3), memory_format=torch.contiguous_format)
-
-    def some(part: slice) -> None:
-        mine = delta[..., part], A[..., part].contiguous(), B, put[..., part]
-        for slab, states in _states(*mine, state[..., part].contiguous(), keep=False):
-            y[slab, ..., part] = (C[slab] @ states).squeeze(3)
-
-    run_parts(some, parts(y.shape[3], _LEAST_CHANNELS))
-    return y
 
 
 def _states(
@@ -174,15 +148,9 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, decay, write, state):
         states = write.clone() if any(ctx.needs_input_grad) else write
-        now, kept = states.unbind(), decay.unbind()
-        if states.is_cuda:
-            last = state
-            for one, its in zip(now, kept, strict=True):
-                last = one.addcmul_(its, last)
-        else:  # the same, token after token, in one call
-            torch._foreach_addcmul_(  # pyright: ignore[reportPrivateImportUsage]
-                now, kept, (state, *now[:-1])
-            )
+        last = state
+        for now, kept in zip(states.unbind(), decay.unbind(), strict=True):
+            last = now.addcmul_(kept, last)
         ctx.save_for_backward(decay, states, state)
         return states
 

@@ -11,16 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
-from ssmlens.scan.cores import run_parts
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span
 from ssmlens.scan.spans import causal_parts, place
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
 _INNER = {"cpu": 1024, "cuda": 4096}
-# On a CPU the heads are summed in two halves, each on cores of its own, whatever the number of cores: so that it says
-# nothing about rounding. Not where a map has more entries than this: cores share such large steps well.
-_HALVED = 2**23
 # Entries of P (and of Q) that are computed at once, at most or with that inner dimension. A GPU wants work: it takes
 # several slabs of heads side by side.
 _AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
@@ -139,9 +135,7 @@ class _Part:
         weights = [weight[:, heads] for weight in weights]
         rate = self._rate[heads].expand(-1, read.shape[3])
         square = self._queries == self._keys
-        every = list(self._slabs(rate, square, own=read.shape[1] > 1))
-
-        def add(out: Float[Tensor, "kind query key"], some: slice, slabs: int) -> None:
+        for some, slabs in self._slabs(rate, square, own=read.shape[1] > 1):
             its_own = some if read.shape[1] > 1 else slice(None)
             pairs = DecayedPairs(
                 steps=_by_slab(steps[:, some], slabs),
@@ -155,22 +149,6 @@ class _Part:
                 add_square(out.unsqueeze(1), pairs)
             else:
                 add_rectangle(out, pairs, self._queries, self._keys)
-
-        differentiable = torch.is_grad_enabled() and any(
-            x.requires_grad for x in (out, steps, rate, read, write, *weights)
-        )
-        if out.is_cuda or differentiable or len(every) == 1 or out.numel() > _HALVED:
-            for some, slabs in every:
-                add(out, some, slabs)
-            return
-        half, other = len(every) // 2, torch.zeros_like(out)
-
-        def add_half(part: slice) -> None:
-            for some, slabs in every[part]:
-                add(other if part.start else out, some, slabs)
-
-        run_parts(add_half, [slice(0, half), slice(half, len(every))])
-        out += other
 
     def _slabs(
         self, rate: Float[Tensor, "head state"], square: bool, *, own: bool
