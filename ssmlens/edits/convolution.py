@@ -30,8 +30,12 @@ def project_again(
     """The operands as these edits of the convolution leave them, every head with its own copy where they have so.
 
     Raises:
-        UsageError: An edit sets taps, and the mixer has no convolution before its scan.
+        UsageError: An edit sets taps, and the mixer has no convolution before its scan, or one that looks ahead.
     """
+    if not operands.is_causal:
+        raise UsageError(
+            f"{edits[0]}: the convolution of a {operands.kind} looks ahead; edit its operands instead"
+        )
     of_taps = [edit for edit in edits if isinstance(edit, ValueEdit)]
     around = operands.surroundings
     taps = {
@@ -45,10 +49,6 @@ def project_again(
         raise UsageError(f"{of_taps[0]}: the mixer has no convolution before its scan{hint}")
     if not taps:
         return operands
-    if not operands.is_causal:
-        raise UsageError(
-            f"{edits[0]}: the convolution of a {operands.kind} looks ahead; edit its operands instead"
-        )
     cuts = [edit for edit in edits if isinstance(edit, CutTaps)]
     projection = _Projection(site)
     # Which of the edits hold at a token: 1 for the first, 2 for the second, 4 for the third …

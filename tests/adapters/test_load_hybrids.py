@@ -87,7 +87,7 @@ def test_a_saved_hybrid_is_loaded_and_captured(tiny_model, cli, tmp_path, capfd,
                 weights = layer.read("attention_map" if alone else "softmax_attention_map")
                 assert abs(weights.sum(2) - 1).max() < 1e-5
     errors = said.json["closure_error"]
-    mixers = [i for i, kind in enumerate(kinds) if kind != "attention"]
+    mixers = [i for i, kind in enumerate(kinds) if kind not in ("attention", "mlp", "moe")]
     assert all(errors[str(index)] < 1e-5 for index in mixers)
     assert max(error for error in errors.values() if error is not None) < 1e-5
     assert verify(out) == []

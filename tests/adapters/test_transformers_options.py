@@ -24,6 +24,7 @@ QWEN = [
     {"linear_num_value_heads": 3, "linear_conv_kernel_dim": 3},
     {"linear_num_key_heads": 1, "rms_norm_eps": 0.1, "hidden_act": "gelu"},
 ]
+SHORT = [{"conv_bias": True, "conv_L_cache": 2}, {"conv_L_cache": 5}]
 KIMI = [{"linear_num_heads": 1, "linear_conv_kernel_dim": 3}, {"linear_head_dim": 7}]
 # Widths of in_proj are multiples of 8 in all of them: causal_conv1d's kernel asks for that.
 OPTIONS = {
@@ -64,6 +65,12 @@ OPTIONS = {
         {"kda_lower_bound": -0.5, "hidden_act": "gelu"},
     ],
     "Glm5NextTextLinearAttention": [*KIMI, {"linear_lower_bound": None}],
+    "Lfm2ShortConv": SHORT,
+    "Lfm2MoeShortConv": SHORT,
+    "Lfm3ShortConv": SHORT,
+    "MiniMaxLightningAttention": [{"block_size": 4}, {"hidden_act": "gelu", "rms_norm_eps": 0.1}],
+    "RecurrentGemmaRecurrentBlock": [{"conv1d_width": 3}, {"hidden_activation": "relu"}],
+    "RwkvSelfAttention": [{"rescale_every": 0}, {"attention_hidden_size": 24}],
     "FalconH1Mixer": [
         {"mamba_proj_bias": True, "projectors_bias": True},
         {"mamba_conv_bias": False, "mamba_d_ssm": None, "mamba_d_head": 4, "mamba_n_groups": 4},
@@ -115,7 +122,8 @@ def test_closure_with_options(mixer, options, padded):
     for site in sites:
 
         def keep(module, args, kwargs, output):
-            calls.append((module, adapter.read_input(module, args, kwargs), output))
+            given = adapter.read_input(module, args, kwargs)
+            calls.append((module, *adapter.read_output(module, given, output)))
 
         site.module.register_forward_hook(keep, with_kwargs=True)
     mask = torch.tensor([[0] * 4 + [1] * 5, [1] * 9, [1] * 2 + [0] * 7], device=DEVICE)
