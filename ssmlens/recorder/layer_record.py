@@ -45,21 +45,15 @@ class LayerRecord(ShownInNotebooks):
         Raises:
             SsmlensError: The weights have changed since the recording.
         """
-        if self._gone_hooks:
-            log.warning(
-                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
-                "them; read .operands before taking them off, or see .closure_error",
-                self.layer,
-                ", ".join(self._gone_hooks),
-            )
-        elif self.doubt:
+        operands = self._operands
+        if self.doubt and not self._gone_hooks:
             log.warning(
                 "layer %s: its output does not follow from these operands (%s): its settings, weights or input changed "
                 "since the forward, or an edit or a hook changed what it put out",
                 self.layer,
                 self.doubt,
             )
-        return self._operands
+        return operands
 
     @cached_property
     def _operands(self) -> Operator:
@@ -68,6 +62,13 @@ class LayerRecord(ShownInNotebooks):
             raise SsmlensError(
                 f"layer {self.layer}: the weights have changed since the recording; "
                 "read .operands before training on"
+            )
+        if self._gone_hooks:
+            log.warning(
+                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
+                "them; read .operands before taking them off, or see .closure_error",
+                self.layer,
+                ", ".join(self._gone_hooks),
             )
         return self.call.operands()
 

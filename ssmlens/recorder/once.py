@@ -15,13 +15,13 @@ from ssmlens.recorder.hooks import hooked
 def check_runs_once(model: nn.Module, blocks: Sequence[Block], tokens: Sequence[int]) -> None:
     """Run the model on a few tokens, and raise UsageError for a block that calls what mixes its tokens twice.
 
-    A model with hooks is not run: who set them may count forwards, or reach for tokens that these few lack. Random
-    numbers are as they were afterwards, as far as the CPU draws them.
+    A model with hooks is not run: who set them may count forwards, or reach for tokens that these few lack. Nor is one
+    whose weights are not there. Random numbers are as they were afterwards, as far as the CPU draws them.
 
     Raises:
         UsageError: Such a block, by the name of its module; or one that cannot be recorded.
     """
-    if any(has_hooks(module) for module in model.modules()):
+    if any(map(has_hooks, model.modules())) or any(p.is_meta for p in model.parameters()):
         return
     device = next(model.parameters()).device
     ids = torch.tensor([list(tokens)], device=device)

@@ -23,7 +23,7 @@ class Sizes:
     """A capture of which only the sizes are known."""
 
     attributes, prompt_texts, prompt_kinds, digest, target = {}, [], [], "", None
-    block_kinds, schema_version = (), 2
+    block_kinds, schema_version, closure_tolerance = (), 2, 1e-4
 
     def __init__(self, layers, length, maps=("map", "mask")):
         self.layers, self.length, self._maps = range(layers), np.array(length), maps

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 READER = Path(__file__).with_name("read_all.py")
 
 

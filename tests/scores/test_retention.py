@@ -102,6 +102,7 @@ class _One:
         self.length, self.target = capture.length, capture.target
         self.prompt_kinds = capture.prompt_kinds
         self.token_strings = capture.token_strings
+        self.closure_tolerance = capture.closure_tolerance
 
 
 def test_without_targets_or_decay_there_is_none(make_capture):
