@@ -9,6 +9,7 @@ from ssmlens.errors import BusyError
 from ssmlens.files.disk import failure
 
 _ASK_EVERY = 0.02  # seconds
+_TRIES = 20  # where the file is gone as soon as it cannot be had: its holder has removed it, or none can be made
 
 
 class Lock:
@@ -33,17 +34,18 @@ class Lock:
         self._path = path
         # Several threads of a writer share it: `close` is called by another than asked for it.
         self._lock = filelock.FileLock(path, thread_local=False)
-        try:
-            path.parent.stat()  # filelock would make it
-            self._lock.acquire(timeout=wait, poll_interval=_ASK_EVERY)
-        except filelock.Timeout:
-            if (
-                is_locked(path) is None and not path.is_symlink()
-            ):  # there is none, and none could be made
-                raise failure(of, 0, FileNotFoundError(errno.ENOENT, "")) from None
-            raise BusyError(busy) from None
-        except OSError as error:
-            raise failure(of, 0, error) from error
+        for _ in range(_TRIES):
+            try:
+                path.parent.stat()  # filelock would make it
+                self._lock.acquire(timeout=wait, poll_interval=_ASK_EVERY)
+                return
+            except filelock.Timeout:
+                if is_locked(path) is not None or path.is_symlink():
+                    raise BusyError(busy) from None
+                wait = 0.0
+            except OSError as error:
+                raise failure(of, 0, error) from error
+        raise failure(of, 0, FileNotFoundError(errno.ENOENT, ""))
 
     def remove(self) -> None:
         """Remove the lock's file, and let others have what it stands for."""

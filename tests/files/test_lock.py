@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ssmlens.errors import BusyError, SsmlensError
+from ssmlens.files import lock
 from ssmlens.files.lock import Lock, is_locked
 
 HOLD = """
@@ -38,6 +39,20 @@ def test_a_lock_goes_with_its_process(tmp_path):
     assert is_locked(path) is False
     Lock(path, tmp_path / "x", "busy").remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_removed_as_it_is_asked_for_is_had(tmp_path, monkeypatch):
+    """Between the refusal and the look at the file the holder lets go of both: others may write there all the same."""
+    path = tmp_path / ".x.lock"
+    holder = Lock(path, tmp_path / "x", "busy")
+
+    def look(at):
+        holder.remove()
+        return is_locked(at)
+
+    monkeypatch.setattr(lock, "is_locked", look)
+    with Lock(path, tmp_path / "x", "busy"):
+        assert is_locked(path) is True
 
 
 def count_up(path, counter, times):
