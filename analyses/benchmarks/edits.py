@@ -57,7 +57,7 @@ def _keep(row: dict[str, Any]) -> Path:
     path = results.CHECKOUT / "analyses" / "benchmarks" / "results" / "edits.json"
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = {(each["layer"], each["dtype"]): each for each in (*kept, row)}
-    machine = {**results.machine(), "gpu": torch.cuda.get_device_name()}
+    machine = results.gpu_machine()
     return results.write("edits", {"machine": machine, "rows": list(rows.values())})
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     with torch.no_grad():
         found = {
-            "machine": {**results.machine(), "gpu": torch.cuda.get_device_name()},
+            "machine": results.gpu_machine(),
             "whole_maps": [_whole(name, tokens) for name, tokens in _cases((256, 1024, 4096))],
             "tiles": [_tiled(name, 16384) for name in LAYERS],
             "proofs": [_proofs(name, tokens) for name, tokens in _cases((1024, 4096))],

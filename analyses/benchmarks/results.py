@@ -3,10 +3,12 @@
 import json
 import os
 import platform
-from importlib.metadata import version
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+_KERNELS = ("triton", "mamba_ssm", "causal_conv1d", "fla-core")  # packages that compute on a GPU
 
 
 def machine() -> dict[str, str]:
@@ -26,6 +28,25 @@ def machine() -> dict[str, str]:
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
+
+
+def gpu_machine() -> dict[str, str]:
+    """`machine` with the GPU, the date and the versions of what computes on it."""
+    import torch
+
+    return {
+        **machine(),
+        "gpu": torch.cuda.get_device_name(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        **{name: found for name in _KERNELS if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def write(name: str, found: dict[str, object]) -> Path:

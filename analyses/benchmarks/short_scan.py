@@ -26,7 +26,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
     found: dict[str, object] = {
-        "machine": {**results.machine(), "gpu": torch.cuda.get_device_name()},
+        "machine": results.gpu_machine(),
         "scans": [scan(tokens, _STATES) for tokens in _LENGTHS]
         + [scan(tokens, states) for states in _OTHER_STATES for tokens in (52, 128)],
         "layers": [layer(tokens) for tokens in _LENGTHS],

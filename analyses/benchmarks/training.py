@@ -38,7 +38,7 @@ def main() -> None:
     if not set(asked) <= set(parts):
         sys.exit(f"mixers to choose from: {', '.join(parts)}")
     for mixer in asked:
-        machine = {**results.machine(), "gpu": torch.cuda.get_device_name()}
+        machine = results.gpu_machine()
         found = {"machine": machine, **parts[mixer]()}
         print(f"written: {results.write(f'training_{mixer.lower()}', found)}\n")
 

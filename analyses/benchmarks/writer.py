@@ -82,7 +82,7 @@ def main() -> None:
     print(f"capture over the larger floor: {statistics.median(ratios):.2f}")
     print(_table(phases, wall))
     found = {
-        "machine": results.machine() | _device(asked.device),
+        "machine": results.gpu_machine() if asked.device == "cuda" else results.machine(),
         "load_average": os.getloadavg()[0],  # above the number of cores, seconds say little
         "asked": {name: str(value) for name, value in vars(asked).items() if name != "folder"},
         "file_bytes": sum(sizes),
@@ -239,10 +239,6 @@ def _settled(work: Callable[[], object], settle: Callable[[], object] | None):
             settle()
 
     return whole
-
-
-def _device(device: str) -> dict[str, str]:
-    return {"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> None:
     found: list[Any] = []
     rows["attribution"] = _measured(lambda: found.append(ssmlens.attribute(model, long)))
     rows["attribution"]["closure"] = float(found[0].attrs["closure"])
-    machine = {**results.machine(), "gpu": torch.cuda.get_device_name()}
+    machine = results.gpu_machine()
     FILE.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     for name, row in rows.items():
         print(name, row)

@@ -13,19 +13,16 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
+
 RESULTS = Path(__file__).parent / "results.json"
 LANE = "gpu or device"
 _EVERY = 15.0  # seconds between two writings
-_PACKAGES = ("torch", "triton", "transformers", "mamba_ssm", "causal_conv1d", "fla-core")
 
 
 class Keeper:
@@ -53,8 +50,8 @@ class Keeper:
     def write(self) -> None:
         """Write results.json."""
         self._written = time.monotonic()
-        told = {
-            **_surroundings(),
+        found = {
+            "machine": gpu_machine() if torch.cuda.is_available() else machine(),
             "seconds": round(time.monotonic() - self._began, 1),
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
@@ -64,28 +61,10 @@ class Keeper:
                 for name, value in sorted(self._seconds.items(), key=lambda pair: -pair[1])
             },
         }
-        new = self._file.with_suffix(
-            ".new"
-        )  # ssmlens itself must not be imported before its types are checked
-        new.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        # Not by `ssmlens.files`: pytest must import ssmlens, so that its types are checked.
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         new.replace(self._file)
-
-
-def _surroundings() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "gpu": device,
-        "cuda": torch.version.cuda or "none",
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def main() -> int:
@@ -102,11 +81,11 @@ def main() -> int:
         ["-m", LANE, "-p", "no:cacheprovider", "--tb=short", *several, *asked.tests], [keeper]
     )
     keeper.write()
-    told = json.loads(asked.results.read_text(encoding="utf-8"))
-    print(f"{told['gpu']}: {told['outcomes']} in {told['seconds']} s")
-    for reason, count in told["skipped"].items():
+    found = json.loads(asked.results.read_text(encoding="utf-8"))
+    print(f"{found['machine'].get('gpu', 'no GPU')}: {found['outcomes']} in {found['seconds']} s")
+    for reason, count in found["skipped"].items():
         print(f"skipped {count}: {reason}")
-    for name in told["failed"]:
+    for name in found["failed"]:
         print(f"failed: {name}")
     return int(code)
 

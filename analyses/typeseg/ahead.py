@@ -1,12 +1,11 @@
 """typeseg's trained blocks on a page of HTML, CSS and SQL: closed against its own scan, and how much looks ahead.
 
-python -m analyses.typeseg.ahead --out analyses/typeseg
+python -m analyses.typeseg.ahead
 """
 
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import xarray as xr
 
 import ssmlens
 from ssmlens.scores import compute
-from ssmlens.store import Capture
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # as where ssmlens_typeseg is installed
@@ -43,7 +41,9 @@ def measure(text: str, figure: Path | None = None) -> dict:
     model: Any = ssmlens.load_model(HERE / "model")
     ids = model.tokenizer.encode(text)
     results = {"bytes": len(ids), "logits": logits_apart(model, ids), "blocks": []}
-    with tempfile.TemporaryDirectory() as folder, kept(model, text, Path(folder)) as captured:
+    captured = ssmlens.capture(model, [text], None)  # a temporary one
+    assert captured is not None
+    with captured:
         scores = compute(captured, SCORES)
         for index in captured.layers:
             layer = captured.layer(index)
@@ -57,13 +57,6 @@ def measure(text: str, figure: Path | None = None) -> dict:
         if figure is not None:
             ssmlens.plot.map(captured.layer(SHOWN), scale="symlog").write_image(figure)
     return results
-
-
-def kept(model: torch.nn.Module, text: str, folder: Path) -> Capture:
-    """A capture of the page."""
-    captured = ssmlens.capture(model, [text], folder / "page.h5")
-    assert captured is not None
-    return captured
 
 
 def logits_apart(model: torch.nn.Module, ids: list[int]) -> float:
