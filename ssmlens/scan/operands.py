@@ -81,21 +81,6 @@ class DecayOperands(Operator):
         return absent if one_decay or not first else [*absent, "exactly one of A and log_decay"]
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.delta.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.delta.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads: of distinct matrices M."""
-        return self.delta.shape[2]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.delta

@@ -84,21 +84,6 @@ class DeltaRule(Operator):
         return all(bool(x.isfinite().all()) for x in (self.q, self.k, self.beta, decay))
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.beta.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.beta.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of value heads."""
-        return self.beta.shape[2]
-
-    @property
     def like(self) -> Tensor:
         """β: results have its device, and `scan_dtype` of it."""
         return self.beta

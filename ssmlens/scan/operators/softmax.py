@@ -114,21 +114,6 @@ class SoftmaxWeights(Softmax):
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"weights": (PROMPT, HEAD, QUERY, KEY)}
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.weights.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.weights.shape[2]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.weights.shape[1]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.weights
@@ -187,21 +172,6 @@ class SoftmaxScores(Softmax):
         "k": (PROMPT, TOKEN, HEAD, HEADDIM),
         "real": (PROMPT, TOKEN),
     }
-
-    @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.q.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.q.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.q.shape[2]
 
     @property
     def like(self) -> Tensor:
