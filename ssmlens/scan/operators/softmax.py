@@ -5,6 +5,7 @@ The weights are those that a model puts out (`SoftmaxWeights`), or made from que
 """
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -121,6 +122,10 @@ class SoftmaxWeights(Softmax):
     @property
     def is_causal(self) -> bool:
         """See `Operator.is_causal`: no weight above the diagonal."""
+        return self._none_ahead
+
+    @functools.cached_property
+    def _none_ahead(self) -> bool:  # reads every weight, and is asked for each block of rows
         heads = (self.weights[:, head].triu(1) for head in range(self.heads))
         return not any(bool(above.nan_to_num(0).any()) for above in heads)
 
