@@ -12,6 +12,9 @@ from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import Operator
 
+# The log of a decay that leaves nothing: sums of −∞ would have no difference.
+NOTHING_LEFT = -200.0
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DecayOperands(Operator):
@@ -137,8 +140,8 @@ class DecayOperands(Operator):
         Raises:
             UsageError: A log decay of Mamba-1 that is not one step times A: a head has one step for all its states.
         """
-        if name == "log_decay":  # sums of −∞ have no difference; e^−200 is nothing
-            value = value.masked_fill(value == -torch.inf, -200.0)
+        if name == "log_decay":
+            value = value.masked_fill(value == -torch.inf, NOTHING_LEFT)
         if name != "log_decay" or self.A is None:
             return super().with_quantity(name, value)
         write, write_now = self.writes
