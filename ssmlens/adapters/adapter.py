@@ -112,7 +112,7 @@ class Adapter(ABC):
         return name and f"a cached step ({name}) is not recorded; record the prefill"
 
     def cached_by(self, mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
-        """The argument, of the mixer or of its model, by which it goes on from earlier tokens; None: it does not."""
+        """The argument, of the mixer's call or of its model's, that makes it a cached step; None: it is none."""
         return cache_with_state(mixer, given)
 
     def read_output(

@@ -18,7 +18,7 @@ from ssmlens.scan.surroundings import Surroundings
 class ShortConvAdapter(TransformersAdapter):
     """Mixers with the parameter names of transformers' Lfm2ShortConv: out_proj(C · (conv(B · x) + b)).
 
-    Padding is zeroed before in_proj: where in_proj has a bias, its B and x are none the less written.
+    Padding is zeroed before in_proj. Where in_proj has a bias, B and x of padding are not 0: later tokens read them.
     """
 
     block_kind = names.CONVOLUTION

@@ -50,7 +50,7 @@ class SsmlensMambaLinearAttention(SsmlensLinearAttention):
     def weights(self, mixer: Any) -> WeightViews:
         """See `Adapter.weights`. `x_proj` makes the keys (B) and the queries (C), before them the steps' rows."""
         W_k, W_q = mixer.x_proj.weight[mixer.dt_rank :].chunk(2)
-        D = None if mixer.D is None else mixer.D.unsqueeze(1 if mixer.dt_rank else 0)
+        D = None if mixer.D is None else mixer.D.unflatten(0, (mixer.nheads, -1))
         steps = {}
         if mixer.dt_rank:
             steps = {

@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from ssmlens import names
 from ssmlens.adapters.adapter import Adapter, MixerInput, arguments, register
 from ssmlens.adapters.weight_views import WeightViews
+from ssmlens.scan.operands import NOTHING_LEFT
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.surroundings import Surroundings
-
-# The log of a decay that leaves nothing; sums of −∞ would have no difference.
-_NOTHING_LEFT = -200.0
 
 
 @register
@@ -141,7 +139,7 @@ def _gates(
     decay = torch.exp(log_decay).to(wide)
     gone = begins | (decay == 0)
     gone[:, :1] = decay[:, :1] == 0
-    log_decay = torch.where(gone, _NOTHING_LEFT, decay.where(~gone, 1).log())
+    log_decay = torch.where(gone, NOTHING_LEFT, decay.where(~gone, 1).log())
     return taken.to(wide) * root.to(wide).where(~begins, 1), log_decay
 
 

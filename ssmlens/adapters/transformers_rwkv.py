@@ -129,9 +129,9 @@ def _normalised(
     log_decay = before - w - P
     log_decay[:, 0] = 0
     passed = log_decay.exp()
-    kept, held = torch.zeros_like(write[:, 0]), []
+    kept, earlier = torch.zeros_like(write[:, 0]), []
     for put, decay in zip(write.unbind(1), passed.unbind(1), strict=True):
-        held.append(kept)
+        earlier.append(kept)
         kept = decay * kept + put
-    Z = torch.exp(before - Q) * torch.stack(held, dim=1) + torch.exp(k + bonus - Q)
+    Z = torch.exp(before - Q) * torch.stack(earlier, dim=1) + torch.exp(k + bonus - Q)
     return write, torch.exp(k + bonus - w - P), torch.exp(w + P - Q) / Z, log_decay

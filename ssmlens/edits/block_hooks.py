@@ -12,7 +12,7 @@ from ssmlens.adapters.blocks import Block
 from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.edit import ATTENTION, Edit, Stage
 from ssmlens.edits.forward import Forward
-from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream
+from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream, runs_again
 from ssmlens.edits.module_calls import (
     first_input,
     first_output,
@@ -80,15 +80,12 @@ class BlockHooks:
         if self._block.turns > 1 and not self._forwards.whole:
             raise UsageError(
                 f"{self._edit}: {self._block.turns} blocks are this module, and it runs by itself (checkpointing of "
-                "activations does that): which of them it is cannot be told"
+                "activations does that): it is unknown which of them it is"
             )
         if not self._running():
             return None
         if self._forwards.rounds(self._block) > 1:
-            raise UsageError(
-                f"{self._edit}: layer {self._block.layer} runs more than once in a forward, and which run is edited "
-                "cannot be told"
-            )
+            raise runs_again(self._edit, f"layer {self._block.layer}")
         self.ran = True
         self._others = []
         if not self._residual and not self._added:

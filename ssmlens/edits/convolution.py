@@ -38,10 +38,11 @@ def project_again(
         )
     of_taps = [edit for edit in edits if isinstance(edit, ValueEdit)]
     around = operands.surroundings
+    before_scan = around is not None and around.u is not None
     taps = {
         f"mixer.{name}.weight": module.weight
         for name, module in site.module.named_modules()
-        if isinstance(module, nn.Conv1d) and around is not None and around.u is not None
+        if before_scan and isinstance(module, nn.Conv1d)
     }
     if of_taps and not taps:
         mixing = "taps" in operands.quantities

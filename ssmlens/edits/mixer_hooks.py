@@ -23,6 +23,13 @@ from ssmlens.recorder.calls import call_device
 from ssmlens.recorder.forwards import Forwards
 
 
+def runs_again(edit: Edit, what: str) -> UsageError:
+    """What is raised where a module runs a second time in one forward."""
+    return UsageError(
+        f"{edit}: {what} runs more than once in a forward, and an edit does not say which run it changes"
+    )
+
+
 def edit_stream(edits: Sequence[Edit], value: Tensor, forward: Forward) -> Tensor:
     """A hidden state as these edits leave it, one after another: also in a cached step."""
     for edit in edits:
@@ -79,10 +86,7 @@ class MixerHooks:
         if not self._running():
             return None
         if self._forwards.count((self._site.layer, module)):
-            raise UsageError(
-                f"{self._edit}: {self._site.name} runs more than once in a forward, and which run is edited cannot be "
-                "told"
-            )
+            raise runs_again(self._edit, self._site.name)
         first = first_output(output)
         if self._inside:
             first = self._edited(module, first, output)

@@ -40,11 +40,11 @@ class MambaLinearAttention(nn.Module):
     Args:
         d_model: Width of the hidden states.
         d_state: Size of q and k: what the paper calls the head dimension.
+        d_conv: Taps of the convolution.
+        expand: d_inner / d_model.
         skip: Whether D x is added to what is read, D a weight per channel that starts at 1.
         write_gate: Whether a channel writes Δ x instead of x, Δ = softplus(dt_proj (x_proj x)) as in `Mamba`; a
             channel is a head then.
-        d_conv: Taps of the convolution.
-        expand: d_inner / d_model.
         conv_bias: Whether the convolution has a bias.
         bias: Whether in_proj and out_proj have one.
         layer_idx: Index of the block in its model.
@@ -70,6 +70,7 @@ class MambaLinearAttention(nn.Module):
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if write_gate else 0
+        self.nheads = self.d_inner if write_gate else 1
         self.activation = "silu"
         self.layer_idx = layer_idx
 
@@ -98,13 +99,12 @@ class MambaLinearAttention(nn.Module):
         split = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=2)
         step, k, q = (part.unsqueeze(2) for part in split)
         surroundings = Surroundings(u=u, conv_weight=taps, conv_bias=bias)
-        if not self.dt_rank:
-            D = None if self.D is None else self.D.unsqueeze(0)
-            return _operands(k, q, x.unsqueeze(2), gate, surroundings, D)
-        delta = F.softplus(self.dt_proj(step.squeeze(2)).to(scan_dtype(x)))
-        delta = zero_padding(delta, attention_mask)
-        D = None if self.D is None else self.D.unsqueeze(1)
-        return _operands(k, q, x.unsqueeze(3), gate, surroundings, D, delta)
+        delta = None
+        if self.dt_rank:
+            delta = F.softplus(self.dt_proj(step.squeeze(2)).to(scan_dtype(x)))
+            delta = zero_padding(delta, attention_mask)
+        D = None if self.D is None else self.D.unflatten(0, (self.nheads, -1))
+        return _operands(k, q, x.unflatten(2, (self.nheads, -1)), gate, surroundings, D, delta)
 
     def finish(
         self, y: Float[Tensor, "batch token head headdim"], operands: DecayScan

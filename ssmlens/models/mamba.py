@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssmlens.errors import UsageError
-from ssmlens.models.parameters import Number, depthwise, draw_dt_bias
+from ssmlens.models.parameters import Number, depthwise, step_projection
 from ssmlens.models.projections import Mamba1Weights, TokenMask, finish_mamba1, project_mamba1
 from ssmlens.scan.selective_scan import selective_scan
 
@@ -69,17 +68,9 @@ class Mamba(nn.Module):
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
         self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner, bias=True, **made)
-        bound = self.dt_rank**-0.5 * dt_scale
-        if dt_init == "constant":
-            nn.init.constant_(self.dt_proj.weight, bound)
-        elif dt_init == "random":
-            nn.init.uniform_(self.dt_proj.weight, -bound, bound)
-        else:
-            raise UsageError(f"dt_init is 'random' or 'constant', not {dt_init!r}")
-        with torch.no_grad():
-            steps = draw_dt_bias(self.d_inner, dt_min, dt_max, dt_init_floor, made)
-            self.dt_proj.bias.copy_(steps)
+        self.dt_proj = step_projection(
+            self.dt_rank, self.d_inner, made, dt_init, dt_scale, (dt_min, dt_max), dt_init_floor
+        )
         n = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
         self.A_log = nn.Parameter(torch.log(n).repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))

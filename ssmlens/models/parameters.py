@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssmlens.errors import UsageError
+
 Number = float | int
 Range = tuple[Number, Number] | list[Number]  # a list in a config.json
 
@@ -15,12 +17,30 @@ def depthwise(channels: int, taps: int, bias: bool, made: dict) -> nn.Conv1d:
     return nn.Conv1d(channels, channels, taps, groups=channels, padding=taps - 1, bias=bias, **made)
 
 
-def step_projection(rank: int, channels: int, made: dict) -> nn.Linear:
-    """Mamba-1's dt_proj as it is drawn by default: weights U(±1/√rank), steps log-uniform in [.001, .1]."""
+def step_projection(
+    rank: int,
+    channels: int,
+    made: dict,
+    draw: str = "random",
+    scale: Number = 1.0,
+    steps: tuple[Number, Number] = (0.001, 0.1),
+    floor: Number = 1e-4,
+) -> nn.Linear:
+    """Mamba-1's dt_proj: weights U(±scale/√rank), or that bound ("constant"); biases of `draw_dt_bias`.
+
+    Raises:
+        UsageError: `draw`, the mixer's dt_init, is neither "random" nor "constant".
+    """
     projection = nn.Linear(rank, channels, bias=True, **made)
-    nn.init.uniform_(projection.weight, -(rank**-0.5), rank**-0.5)
+    bound = rank**-0.5 * scale
+    if draw == "constant":
+        nn.init.constant_(projection.weight, bound)
+    elif draw == "random":
+        nn.init.uniform_(projection.weight, -bound, bound)
+    else:
+        raise UsageError(f"dt_init is 'random' or 'constant', not {draw!r}")
     with torch.no_grad():
-        projection.bias.copy_(draw_dt_bias(channels, 0.001, 0.1, 1e-4, made))
+        projection.bias.copy_(draw_dt_bias(channels, *steps, floor, made))
     return projection
 
 

@@ -39,7 +39,8 @@ def run_recurrence(
     own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
     if not o.scalar_decay:
         return _scan(o, x) + ((write_now - write) * own).unsqueeze(-1) * x
-    # Of one may be far more than of the other: what is read of earlier tokens alone, by moving their writes on by one.
+    # One weight may be far larger than the other, so their difference would round. Instead read the earlier tokens
+    # alone: move every write on by one token, and decay it once.
     steps, rate = o.decay
     moved = _moved_on(write) * torch.exp(steps * rate.T)
     earlier = dataclasses.replace(o, B=_moved_on(o.B), write=moved, write_now=moved)
@@ -49,14 +50,14 @@ def run_recurrence(
 def _scan(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """The recurrence of writes that weigh the same for all."""
+    """The recurrence where a write weighs the same for its own token as for later ones."""
     # A head of one number has nothing to make matrix products of.
     by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
     return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
 
 
 def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
-    """What each token had at the token before it; nothing at the first."""
+    """Each token gets what the token before it had; the first gets 0."""
     return torch.cat([torch.zeros_like(sequence[:, :1]), sequence[:, :-1]], dim=1)
 
 

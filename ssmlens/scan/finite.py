@@ -15,10 +15,10 @@ def all_finite(*tensors: Tensor) -> bool:
 
 
 def finite_flag(tensor: Tensor) -> Bool[Tensor, ""]:
-    """The same of one tensor, where it lies: nobody waits for a GPU.
+    """Whether no entry of a tensor is infinite or NaN, as a tensor on the same device: a GPU is not waited for.
 
-    On a CPU the sum says so in a twentieth of the time: it is finite only where every entry is. Where it is not, it
-    may have overflowed, and every entry is looked at.
+    On a CPU the sum comes first, in a twentieth of the time: where it is finite, every entry is. Where it is not, it
+    may have overflowed, and every entry is checked.
     """
     plain = tensor.detach()
     if not plain.is_cuda and plain.dtype in _SUMMED:

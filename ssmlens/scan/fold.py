@@ -39,7 +39,7 @@ def check_fold(operands: Operator, fold: Collection[str]) -> None:
     there = {"conv": operands.surroundings.u, "gate": gate_or_norm, "skip": operands.D}
     if "conv" in fold and not operands.is_causal:
         raise UsageError(
-            "this mixer looks ahead, and its convolution may: leave 'conv' out of fold"
+            "this mixer looks ahead, and its convolution may look ahead too: leave 'conv' out of fold"
         )
     for part in fold:
         if there[part] is None:

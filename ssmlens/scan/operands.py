@@ -12,6 +12,9 @@ from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import Operator
 
+# The log of a decay that leaves nothing: sums of −∞ would have no difference.
+NOTHING_LEFT = -200.0
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DecayOperands(Operator):
@@ -81,21 +84,6 @@ class DecayOperands(Operator):
         return absent if one_decay or not first else [*absent, "exactly one of A and log_decay"]
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.delta.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.delta.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads: of distinct matrices M."""
-        return self.delta.shape[2]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.delta
@@ -152,8 +140,8 @@ class DecayOperands(Operator):
         Raises:
             UsageError: A log decay of Mamba-1 that is not one step times A: a head has one step for all its states.
         """
-        if name == "log_decay":  # sums of −∞ have no difference; e^−200 is nothing
-            value = value.masked_fill(value == -torch.inf, -200.0)
+        if name == "log_decay":
+            value = value.masked_fill(value == -torch.inf, NOTHING_LEFT)
         if name != "log_decay" or self.A is None:
             return super().with_quantity(name, value)
         write, write_now = self.writes

@@ -78,21 +78,6 @@ class Operator(ABC):
 
     @property
     @abstractmethod
-    def batch(self) -> int:
-        """Number of sequences."""
-
-    @property
-    @abstractmethod
-    def tokens(self) -> int:
-        """Length of the sequences."""
-
-    @property
-    @abstractmethod
-    def heads(self) -> int:
-        """Number of heads: of distinct matrices M."""
-
-    @property
-    @abstractmethod
     def like(self) -> Tensor:
         """One of its tensors: results have its device, and `scan_dtype` of it."""
 
@@ -215,14 +200,24 @@ class Operator(ABC):
     # What follows from `axes`.
 
     @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self._size(PROMPT)
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequences."""
+        return self._size(TOKEN, QUERY)
+
+    @property
+    def heads(self) -> int:
+        """Number of heads: of distinct matrices M."""
+        return self._size(HEAD)
+
+    @property
     def groups(self) -> int:
         """Number of groups that heads share arrays in; as many as heads where nothing is shared."""
-        shared = [
-            value.shape[axes.index(GROUP)]
-            for name, axes in self.axes.items()
-            if GROUP in axes and (value := getattr(self, name)) is not None
-        ]
-        return shared[0] if shared else self.heads
+        return self._size(GROUP, HEAD)
 
     def arrays(self) -> dict[str, Tensor]:
         """What it is made of, by name: the names and axes are those of `axes`."""
@@ -371,6 +366,14 @@ class Operator(ABC):
         arrays = {name: getattr(self, name) for name in (*self.axes, *_BESIDE)}
         shapes = [f"{n} {list(v.shape)}" for n, v in arrays.items() if v is not None]
         return f"<{type(self).__name__} of {self.heads} heads: {', '.join(shapes)}>"
+
+    def _size(self, *names: str) -> int:
+        """How many entries its arrays have along the first of these axes that any of them has."""
+        for axis in names:
+            for name, axes in self.axes.items():
+                if axis in axes and (array := getattr(self, name)) is not None:
+                    return array.shape[axes.index(axis)]
+        raise ValueError(f"a {self.kind} has no array with an axis {' or '.join(names)}")
 
     def _evenly_spaced_heads(self, sample: int) -> list[int]:
         """About `sample` of the heads, as many of every group."""

@@ -1,7 +1,7 @@
 """How far back late queries look in a map that is too long to hold: the lag that half of a row's magnitude reaches.
 
-Half of a row can be told only when all of it is known, so this is a second pass. It makes those tiles alone in which a
-late query's half lies: the diagonal ones of a layer that looks at what is near.
+The half of a row is known only after its sum, so this is a second pass. It computes only the tiles in which the half of
+a late query lies: the diagonal ones, in a layer that looks at what is near.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What is kept of the maps of a prompt too long to hold them: block means and maxima, and exact statistics.
 
-All of it comes out of one pass over tiles, each of which is used and forgotten, but for how far back queries look
+One pass over tiles computes all of it, and keeps no tile. Only how far back queries look takes a second pass
 (`scan.reach`).
 """
 

@@ -73,6 +73,20 @@ def test_a_mask_of_edges_reads_above_the_diagonal(layer):
     mask[1, 6] = mask[6, 1] = mask[4, 4] = True
     M = np.where(mask.numpy(), 0, layer.M)
     assert relative(layer.edited(KnockOut(layer=LAYER, mask=mask)), layer.put_out(M)) < 1e-5
+    assert relative(layer.put_out(M), layer.put_out(layer.M)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        KnockOut(layer=LAYER, mask=torch.zeros(TOKENS, TOKENS, dtype=torch.bool)),
+        Apply(layer=LAYER, what="matrix", function=lambda M, queries: M),
+        Scale(layer=LAYER, what="B", factor=1),
+    ],
+)
+def test_edits_that_change_nothing_leave_what_it_puts_out(layer, edit):
+    assert torch.equal(layer.edited(edit), layer.edited())
+    assert relative(layer.edited(), layer.put_out(layer.M)) < 1e-5
 
 
 def test_rows_of_M_hold_what_is_ahead(layer):
@@ -80,6 +94,8 @@ def test_rows_of_M_hold_what_is_ahead(layer):
     rows = layer.edited(Apply(layer=LAYER, what="matrix", function=lambda M, queries: M / 2))
     assert relative(rows, layer.put_out(layer.M / 2)) < 1e-5
     assert relative(layer.edited(edit), layer.put_out(np.tril(layer.M))) < 1e-5
+    for M in (layer.M / 2, np.tril(layer.M)):
+        assert relative(layer.put_out(M), layer.put_out(layer.M)) > 1e-4
 
 
 def test_operands_are_those_of_both_directions(layer):

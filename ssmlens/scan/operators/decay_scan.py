@@ -95,7 +95,7 @@ class DecayScan(DecayOperands):
     ) -> dict[str, Float[Tensor, "batch token"]]:
         """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1.
 
-        On a GPU, which is slower to be asked than to answer, both are one scan where they have the same shapes.
+        On a GPU, where starting a scan takes longer than running it, both run as one scan if their shapes agree.
         """
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
         alone = self._decay_alone()

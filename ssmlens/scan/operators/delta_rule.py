@@ -12,6 +12,7 @@ from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_blocks import Operands
 from ssmlens.scan.delta_maps import READERS, add_mask, parts
 from ssmlens.scan.delta_recurrence import Run, run_delta_rule
+from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import place, tiles
 
@@ -80,23 +81,7 @@ class DeltaRule(Operator):
     @property
     def finite(self) -> bool:
         """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
-        decay = self.log_decay.exp()
-        return all(bool(x.isfinite().all()) for x in (self.q, self.k, self.beta, decay))
-
-    @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.beta.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.beta.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of value heads."""
-        return self.beta.shape[2]
+        return all_finite(self.q, self.k, self.beta, self.log_decay.exp())
 
     @property
     def like(self) -> Tensor:

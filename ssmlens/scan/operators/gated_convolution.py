@@ -61,21 +61,6 @@ class GatedConvolution(Operator):
             )
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.B.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.B.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads: of channels."""
-        return self.B.shape[2]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.B

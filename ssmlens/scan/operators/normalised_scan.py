@@ -15,7 +15,7 @@ from ssmlens.scan.operators.decay_scan import DecayScan
 class NormalisedScan(DecayScan):
     """A decay scan whose rows of M sum to 1; a token reads the state before its own write, and that write beside it.
 
-    The sum is part of C. What is edited leaves C, and so the sum, as it was.
+    The sum is part of C: an edit of anything else leaves it as it was.
     """
 
     kind: ClassVar[str] = "normalised decay scan"
@@ -23,7 +23,7 @@ class NormalisedScan(DecayScan):
     def read_state(
         self, state: Float[Tensor, "batch head headdim state"], since: int
     ) -> Float[Tensor, "batch token head headdim"]:
-        """See `Operator.read_state`: token `since` has read already when its write is done."""
+        """See `Operator.read_state`: token `since` reads before it writes, so that it reads nothing of this state."""
         read = super().read_state(state, since)
         if since >= 0:
             read[:, since] = 0

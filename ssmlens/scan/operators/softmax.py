@@ -5,6 +5,7 @@ The weights are those that a model puts out (`SoftmaxWeights`), or made from que
 """
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -114,21 +115,6 @@ class SoftmaxWeights(Softmax):
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"weights": (PROMPT, HEAD, QUERY, KEY)}
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.weights.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.weights.shape[2]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.weights.shape[1]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.weights
@@ -136,6 +122,10 @@ class SoftmaxWeights(Softmax):
     @property
     def is_causal(self) -> bool:
         """See `Operator.is_causal`: no weight above the diagonal."""
+        return self._none_ahead
+
+    @functools.cached_property
+    def _none_ahead(self) -> bool:  # reads every weight, and is asked for each block of rows
         heads = (self.weights[:, head].triu(1) for head in range(self.heads))
         return not any(bool(above.nan_to_num(0).any()) for above in heads)
 
@@ -187,21 +177,6 @@ class SoftmaxScores(Softmax):
         "k": (PROMPT, TOKEN, HEAD, HEADDIM),
         "real": (PROMPT, TOKEN),
     }
-
-    @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.q.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.q.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.q.shape[2]
 
     @property
     def like(self) -> Tensor:

@@ -12,7 +12,7 @@ Padding has Δ = 0: it writes nothing, and a state passes it as it is. So a padd
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -25,7 +25,7 @@ from ssmlens.scan.operator import Operator, Span, register, scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.spans import tiles
 
-PADDED = (
+_PADDED = (
     "its mixer looks ahead, so that tokens see the padding of shorter prompts; take prompts of one length, or a model "
     "that takes an attention_mask"
 )
@@ -95,30 +95,9 @@ class TwoWayScan(Operator):
         return False
 
     @property
-    def batch(self) -> int:
-        """Number of sequences."""
-        return self.delta.shape[0]
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequences."""
-        return self.delta.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """Number of heads."""
-        return self.delta.shape[2]
-
-    @property
     def like(self) -> Tensor:
         """See `Operator.like`."""
         return self.delta
-
-    @classmethod
-    def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
-        """See `Operator.missing`. A has no tokens: it is there with the first prompts alone."""
-        needed = ("delta", "B", "C", "A") if first else ("delta", "B", "C")
-        return [name for name in needed if name not in present]
 
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]
@@ -191,7 +170,7 @@ class TwoWayScan(Operator):
         """
         steps = [self.delta] if self.delta_back is None else [self.delta, self.delta_back]
         if length is not None and any(bool(step[index, length:].any()) for step in steps):
-            raise UsageError(PADDED)
+            raise UsageError(_PADDED)
         return super().sequence(index, length)
 
     def discretized(self) -> dict[str, Tensor]:
