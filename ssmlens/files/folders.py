@@ -117,8 +117,7 @@ class Folders:
         except OSError as error:
             with self._lock:
                 self._known.pop(path, None)
-            if descriptors.are_exhausted(error):
-                raise descriptors.exhausted() from error
+            descriptors.raise_if_exhausted(error)
             return None, (0, 0)
 
 
