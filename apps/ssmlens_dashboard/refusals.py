@@ -1,4 +1,4 @@
-"""How a request is refused that does not reach the application: the server's own words for what is no request."""
+"""The server's own refusals, of requests that never reach the application."""
 
 import json
 from http import HTTPStatus
