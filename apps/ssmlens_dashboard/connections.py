@@ -1,4 +1,4 @@
-"""The connections that are open, each with a thread: how many there may be, for how long, and which one goes first."""
+"""The open connections, each with a thread: how many there may be, how long one may take, and which is cut first."""
 
 import dataclasses
 import socket
@@ -10,22 +10,22 @@ from typing import Literal
 
 from ssmlens.files.descriptors import share
 
-_A_MOMENT = 0.5  # seconds in which a thread whose connection was cut comes to its end
+_A_MOMENT = 0.5  # seconds in which the thread of a cut connection ends
 Phase = Literal["reading", "working", "writing", "cut"]
 
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """What a connection's thread is at, and since when."""
+    """What a connection's thread does, and since when."""
 
     phase: Phase
     since: float
 
 
 class Connections:
-    """The sockets that are open, for several threads; as many as `share` says, others at work not counted.
+    """The open sockets, at most `share()` of them; for several threads.
 
-    A connection is cut by shutting its socket down: its thread, which reads or writes there, comes to its end.
+    To cut a connection is to shut its socket down: the thread that reads or writes there then ends.
     """
 
     def __init__(self):
@@ -36,10 +36,10 @@ class Connections:
         return len(self._states)
 
     def admit(self, connection: socket.socket) -> bool:
-        """Enter a connection, if need be in the place of the one that has been waited for longest.
+        """Enter a connection. Where there is no room, the one whose client has kept it waiting longest is cut.
 
         Returns:
-            Whether there was room: not where all of them are being answered.
+            Whether there was room. There is none while every connection is being answered.
         """
         with self._fewer:
             if len(self._states) >= share() and self._cut_oldest():
@@ -56,19 +56,19 @@ class Connections:
             self._fewer.notify_all()
 
     def make_room(self) -> None:
-        """Cut the connection that has been waited for longest, and wait a moment for its thread to end."""
+        """Cut the connection whose client has kept it waiting longest; wait a moment for its thread to end."""
         with self._fewer:
             before = len(self._states)
             self._cut_oldest()
             self._fewer.wait_for(lambda: len(self._states) < before, _A_MOMENT)
 
     def reads(self, connection: socket.socket) -> None:
-        """Say that a request has begun: from here on it is waited for."""
+        """Note that a request has begun: its time counts from here."""
         self._enter(connection, "reading")
 
     @contextmanager
     def at_work(self, connection: socket.socket) -> Iterator[None]:
-        """While an answer is made its connection is not cut; afterwards the client is waited for again."""
+        """A block that makes an answer. Its connection is not cut until the block ends."""
         self._enter(connection, "working")
         try:
             yield
@@ -76,7 +76,7 @@ class Connections:
             self._enter(connection, "writing")
 
     def cut_late(self, seconds: float) -> None:
-        """Cut the connections whose request has not been sent within some seconds."""
+        """Cut the connections whose request has not arrived whole within so many seconds."""
         late = time.monotonic() - seconds
         with self._fewer:
             for connection, state in self._states.items():
@@ -96,7 +96,7 @@ class Connections:
                 self._states[connection] = _State(phase, time.monotonic())
 
     def _cut_oldest(self) -> bool:
-        """Whether there was one that its client is waited for on."""
+        """Cut the connection whose client has kept it waiting longest; whether there was one."""
         waiting = [c for c, s in self._states.items() if s.phase in ("reading", "writing")]
         if not waiting:
             return False

@@ -3,14 +3,19 @@
 A view never sets a control's value: its answer may belong to an address that the reader has left, and a control that is
 set writes the address. Nor does a control wait for an answer: it follows `SHOWN`, which is nobody's output. What can be
 chosen (`data`, `max`) is the view's to say, or the layout's.
+
+Pages that need no capture are the exception: a view of theirs makes their controls anew, each with its value
+(`own_control_id`), and `write_fields` writes the address.
 """
 
 from collections.abc import Sequence
 
 import dash_mantine_components as dmc
 from dash import Input, Output, dcc, html
+from dash.dependencies import ALL, Wildcard
 from dash.development.base_component import Component
 
+from ssmlens_dashboard.elements import more
 from ssmlens_dashboard.page import Page, control_id
 
 SHOWN = Input("shown", "data")
@@ -55,3 +60,44 @@ def follow(page: Page, *fields: str) -> None:
     """
     for field in fields:
         page.clientside("controls", *following(field))
+
+
+def own_control_id(page: str, field: str | Wildcard) -> dict[str, str | Wildcard]:
+    """The id of a control that a page's view makes anew with its value."""
+    return {"type": f"{page}-control", "field": field}
+
+
+def own_select(
+    page: str,
+    field: str,
+    options: Sequence[tuple[str, str]],
+    value: str,
+    width: int,
+    *,
+    searchable: bool = False,
+) -> Component:
+    """A select that a page's view makes anew.
+
+    Args:
+        page: Name of the page.
+        field: The field of the address that it writes.
+        options: (value in the address, what the reader sees) of each choice.
+        value: The one chosen.
+        width: In pixels.
+        searchable: Whether the reader can type to find a choice.
+    """
+    return dmc.Select(
+        id=own_control_id(page, field),
+        data=choices(options),
+        value=value,
+        allowDeselect=False,
+        searchable=searchable,
+        size="xs",
+        w=width,
+        **more(aria_label=field.capitalize()),
+    )
+
+
+def write_fields(page: Page) -> None:
+    """Let the controls that a page's view makes anew write the address."""
+    page.clientside("write_fields", Input(own_control_id(page.name, ALL), "value"))

@@ -46,6 +46,24 @@ def figure_card(
     return html.Section([head, graph], className="card")
 
 
+def none_found(identifier: str, things: str, advice: str, commands: str) -> Component:
+    """What stands, hidden at first, where there is nothing that a page can show.
+
+    Args:
+        identifier: Its id.
+        things: What was looked for.
+        advice: What the commands do.
+        commands: What to type to have some, a command a line.
+    """
+    said = f"{things}: none found in what this dashboard was opened on."
+    return html.Div(
+        [html.P(said, className="what"), html.P(advice), html.Pre(commands)],
+        id=identifier,
+        className="trouble",
+        hidden=True,
+    )
+
+
 def more(**attributes: str) -> dict[str, Any]:
     """Attributes data-… and aria-…, an underscore for each hyphen: `html.A(..., **more(aria_label="Next"))`."""
     return {name.replace("_", "-"): value for name, value in attributes.items()}

@@ -49,6 +49,8 @@ BARE_HEADERS = {
     "Cache-Control": "no-store",
 }
 """Headers of an answer that is no page."""
+FAILED = "the dashboard failed here; its terminal says why"
+"""What a client reads of a failure that nobody foresaw."""
 _log = logging.getLogger(__name__)
 
 
@@ -128,7 +130,7 @@ def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str
     def admit() -> Response | None:
         host = request.headers.get("Host")
         if host is None:  # in whose place `request.host` would be what this server is called
-            raise BadRequest("a request names its host")
+            raise BadRequest("the request has no Host header")
         if not (host and access.admits(request.host)):
             raise Forbidden("this server answers to its own address only; forward the same port")
         if access.token is not None and not _same(request.cookies.get(access.cookie), access.token):
@@ -222,6 +224,6 @@ def _failure(error: Exception) -> Response:
     ):  # how Dash refuses a file it did not register
         return _refusal(NotFound("there is nothing here"))
     _log.error("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
-    response = jsonify(error="the dashboard failed here; its terminal says why")
+    response = jsonify(error=FAILED)
     response.status_code = 500
     return response

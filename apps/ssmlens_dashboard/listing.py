@@ -1,8 +1,8 @@
 """What lies under the paths that the dashboard was given: captures, runs and attributions, each with an id and a name.
 
-Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps. Where
-is looked is `ssmlens.files.folders`' to say, as for `ssmlens.find_runs`. An id is a hash of where a thing lies, or will
-lie when it is finished.
+Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps.
+`ssmlens.files.folders` says which folders are searched, here as in `ssmlens.find_runs`. An id is a hash of the path of
+a thing, without the ending that the path has while the thing is being written.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from ssmlens.store.attribution_file import is_attribution
 Kind = Literal["capture", "run", "attribution"]
 _MOST_PARTS = 5  # of a path in a name
 _CAPTURES = "captures"  # in a run's folder
-_FEW = 256  # directories that can be looked at at every request
-_SOON = 1.0  # seconds after which more are looked at again
+_FEW = 256  # directories that can be checked at every request
+_SOON = 1.0  # seconds between two checks of more than that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Entry:
 class Listing:
     """The captures, runs and attributions under some paths, as they are now; for several threads.
 
-    Folders are read anew only as they change. Where there are more than 256, they are looked at once a second.
+    A folder is read again only when it has changed. More than 256 folders are checked at most once a second.
 
     Args:
         roots: Captures (files or folders), run folders, files of attributions, or folders that hold them: without
@@ -68,7 +68,7 @@ class Listing:
         self._folders = Folders(follow_links)
         self._lock = threading.Lock()
         self._found: dict[Path, Kind] | None = None
-        self._known: dict[Path, tuple[Listed, bool]] = {}  # files that are attributions or not
+        self._known: dict[Path, tuple[Listed, bool]] = {}  # whether a file is an attribution
         self._looked = 0  # directories
         self._until = 0.0
         self._entries: dict[Kind, list[Entry]] = {}

@@ -1,4 +1,4 @@
-"""The captures that are open: as many as leave the process enough files, the least recently used let go of first."""
+"""The open captures: as many as fit into a share of the files of this process. The one used longest ago goes first."""
 
 import dataclasses
 import threading
@@ -13,13 +13,13 @@ from ssmlens.files.descriptors import share
 from ssmlens.store import Capture, open_capture
 
 T = TypeVar("T")
-_PAUSES = (0.0, 0.1, 0.4, 1.0)  # seconds in which other readers come to an end
+_PAUSES = (0.0, 0.1, 0.4, 1.0)  # seconds given to other readers to end
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Open:
-    """A capture with the state of its files when it was opened, and how many it has open."""
+    """A capture, the state of its files when it was opened, and how many files it keeps open."""
 
     capture: Capture
     signature: _Signature
@@ -27,9 +27,9 @@ class _Open:
 
 
 class OpenCaptures:
-    """Captures by where they lie, for several threads; each opened when it is first asked for.
+    """Captures by path, for several threads; each is opened when it is first asked for.
 
-    What is let go of is not closed, for another thread may be reading it: it goes with its last reader.
+    A capture that is let go of is not closed here: another thread may be reading it. It closes with its last reader.
     """
 
     def __init__(self):
@@ -50,10 +50,10 @@ class OpenCaptures:
         return self.with_files(lambda: self._get(path, files()))
 
     def with_files(self, make: Callable[[], T]) -> T:
-        """What `make` gives; where no more files can be opened, once captures that are open have been let go of.
+        """What `make` returns. Where it can open no more files, all captures are let go of and it is called again.
 
         Raises:
-            OpenFilesError: Other readers hold what was let go of for too long.
+            OpenFilesError: Other readers kept those captures open for too long.
         """
         for pause in _PAUSES:
             try:

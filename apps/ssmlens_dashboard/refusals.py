@@ -1,18 +1,18 @@
-"""How a request is refused that does not reach the application: the server's own words for what is no request."""
+"""The server's own refusals, of requests that never reach the application."""
 
 import json
 from http import HTTPStatus
 
-from ssmlens_dashboard.guard import BARE_HEADERS, MOST_BYTES
+from ssmlens_dashboard.guard import BARE_HEADERS, FAILED, MOST_BYTES
 
 _WORDS = {
-    HTTPStatus.BAD_REQUEST: "this is no request of HTTP/1.1",
-    HTTPStatus.LENGTH_REQUIRED: "a body comes with its length, not in chunks",
+    HTTPStatus.BAD_REQUEST: "this is not an HTTP/1.1 request",
+    HTTPStatus.LENGTH_REQUIRED: "send the body with its length, not in chunks",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"a body has at most {MOST_BYTES} bytes",
     HTTPStatus.REQUEST_URI_TOO_LONG: "this address is too long",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the headers are too long",
-    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "requests are of HTTP/1.1 or 1.0",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "the dashboard failed here; its terminal says why",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "send the request as HTTP/1.1 or 1.0",
+    HTTPStatus.INTERNAL_SERVER_ERROR: FAILED,
     HTTPStatus.SERVICE_UNAVAILABLE: "too many ask at once; try again",
 }
 

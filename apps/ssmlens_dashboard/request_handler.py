@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Lines:
-    """A stream that knows the last line read of it: without its end, the client has gone in the middle."""
+    """A stream that keeps the last line read from it: one without a line end says that the client left midway."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -42,7 +42,7 @@ class _Lines:
 
 
 class Handler(WSGIRequestHandler):
-    """Takes a request within its server's `patience`, says nothing about itself, and logs nothing but failures."""
+    """Reads a request within its server's `patience`; logs only failures."""
 
     protocol_version = "HTTP/1.1"
 
@@ -108,7 +108,7 @@ class Handler(WSGIRequestHandler):
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what is no request, and read no further: as every refusal, not as a page of http.server."""
+        """Refuse a request and read no further; in the form of every refusal, not as a page of http.server."""
         headers, body = refusal(HTTPStatus(code))
         self.request_version = (
             self.protocol_version
@@ -149,11 +149,11 @@ class Handler(WSGIRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         view = memoryview(body)
-        for first in range(0, len(body), _PIECE):  # each within the patience there is
+        for first in range(0, len(body), _PIECE):  # the timeout holds for each piece
             self.wfile.write(view[first : first + _PIECE])
 
     def _drain(self) -> None:
-        """Read what is still being sent, for a while: closed before, the client might not see why."""
+        """Read what is still being sent, for a while: a client whose connection closes before might never see why."""
         until, left = time.monotonic() + _DRAINING, _DRAINED
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)

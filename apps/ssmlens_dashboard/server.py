@@ -1,4 +1,4 @@
-"""The server: who is taken up, who is dropped, and no failure of one connection is another's."""
+"""The server: which connections it accepts and drops; a failure of one leaves the others alone."""
 
 import logging
 import socket
@@ -41,7 +41,7 @@ class Server(ThreadedWSGIServer):
         super().__init__(host, port, application, handler, fd=here.fileno())
 
     def get_request(self) -> tuple[Any, Any]:
-        """The next connection. Where none can be taken up, a moment passes: the same one waits to be taken up still."""
+        """The next connection. Where it cannot be accepted, another is cut; the system keeps it for the next try."""
         try:
             return super().get_request()
         except ConnectionError:
@@ -66,11 +66,11 @@ class Server(ThreadedWSGIServer):
         self.connections.forget(request)
 
     def service_actions(self) -> None:
-        """Twice a second: drop the requests that are only half sent."""
+        """Called twice a second: drop requests that are late."""
         self.connections.cut_late(self.patience)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A failure in a connection's thread, or in beginning one, is one line."""
+        """Log a failure in a connection's thread, or in starting it, as one line."""
         error = sys.exception()
         _log.error("a connection failed: %s: %s", type(error).__name__, error)
 

@@ -41,7 +41,6 @@ class AttributeCommand(ModelOptions):
 
     def run(self) -> Result:
         """Do it."""
-
         from ssmlens.attribution.logit import attribute
 
         self._check_options()
@@ -106,8 +105,10 @@ def _write(found: Any, out: Path, model: str, prompt: str) -> None:
     form = out.suffix.lower()
     if form == ".json":
         file = attribution_json(found, model, prompt)
+    elif form == ".nc":
+        file = as_netcdf(found)
     else:
-        file = as_netcdf(found) if form == ".nc" else figure_file(attribution(found), form)
+        file = figure_file(attribution(found), form)
     write_file(out, file)
 
 

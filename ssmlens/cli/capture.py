@@ -5,26 +5,24 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.model_options import load_asked
+from ssmlens.cli.model_options import ModelOptions, load_asked
 from ssmlens.cli.progress import progress
 from ssmlens.cli.shard import parse_shard
 from ssmlens.errors import UsageError
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptureCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptureCommand(ModelOptions):
     """Run prompts through a model and store, layer by layer, what its layers attend to, with the proof of it.
 
     Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
     """
 
-    model: str = "copy-mamba1-mimetic"
-    """A shipped model (see ssmlens models), a folder, or a hub id such as state-spaces/mamba-370m."""
     prompt: tuple[str, ...] = ()
     """Prompts, as text."""
     prompts: Path | None = None
@@ -45,14 +43,6 @@ class CaptureCommand:
     """Blocks to capture. Default: all whose mixer, or whose attention weights, can be read."""
     channels: tuple[int, ...] = ()
     """Heads (channels, in Mamba-1) whose own maps are stored. Default: in each layer the four that write most."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Dtype of the model's weights."""
-    backend: Literal["auto", "mamba-ssm", "transformers", "torch"] = "auto"
-    """What runs the model. auto: mamba-ssm on cuda where installed, else what fits the model's files."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
     resume: bool = False
     """Go on with a stopped capture."""
     overwrite: bool = False
@@ -86,7 +76,6 @@ class CaptureCommand:
 
     def run(self) -> Result:
         """Do it."""
-
         from ssmlens.recorder.capture import capture
 
         shard = parse_shard(self.shard)

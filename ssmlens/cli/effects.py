@@ -47,7 +47,6 @@ class EffectsCommand(ModelOptions):
 
     def run(self) -> Result:
         """Do it."""
-
         from ssmlens.edits.edit import from_text
         from ssmlens.effect.effects import effects
         from ssmlens.effect.measure import MEASURES

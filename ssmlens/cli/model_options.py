@@ -20,8 +20,8 @@ class ModelOptions:
     """Branch, tag or commit of a hub id."""
 
 
-def load_asked(command: Any) -> Any:
-    """The model that a command asks for in the fields of `ModelOptions`, loaded."""
+def load_asked(command: ModelOptions) -> Any:
+    """Load the model that a command asks for."""
     import torch
 
     from ssmlens.adapters.load import load_model

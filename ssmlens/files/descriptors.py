@@ -1,4 +1,4 @@
-"""How many files this process may have open, and what to say where it may open no more."""
+"""How many files this process may have open, and the error where it can open no more."""
 
 import errno
 import resource
@@ -15,19 +15,15 @@ def most_open() -> int:
     return _UNLIMITED if soft == resource.RLIM_INFINITY else min(soft, _UNLIMITED)
 
 
-def are_exhausted(error: BaseException) -> bool:
-    """Whether an error says that this process, or the machine, may open no more files."""
-    return isinstance(error, OSError) and error.errno in _NO_MORE
-
-
-def exhausted() -> OpenFilesError:
-    """The error to raise then."""
-    return OpenFilesError(
-        f"too many files are open here (this process may have {most_open()}): try again, or start it anew with a "
-        "higher limit (ulimit -n)"
-    )
+def raise_if_exhausted(error: BaseException) -> None:
+    """Raise OpenFilesError from an error that says that this process, or the machine, can open no more files."""
+    if isinstance(error, OSError) and error.errno in _NO_MORE:
+        raise OpenFilesError(
+            f"too many files are open here (this process may have {most_open()}): try again, or start it anew with a "
+            "higher limit (ulimit -n)"
+        ) from error
 
 
 def share() -> int:
-    """Files that one use of them may have open: a quarter of what the process may, and 256 at most."""
+    """The most files that one part of the program keeps open: a quarter of what the process may, 256 at most."""
     return max(1, min(256, most_open() // 4))

@@ -1,7 +1,7 @@
-"""What lies below a folder: the one rule for captures and runs, and directories that are read anew only as they change.
+"""Which folders are searched for captures and runs, and what each of them holds, read again only when it changes.
 
-At most three levels down, in the order of names. What begins with a dot is left out, and no link is followed, unless
-`follow_links` says so; then a directory or file that several links lead to is there once.
+The search goes at most three levels down, in the order of names. Names that begin with a dot are left out. Links are
+followed only if `follow_links` says so; a directory that several links lead to is then found once.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ DEPTH = 3
 """Levels below a folder that are looked at."""
 
 _MOST_KNOWN = 1 << 16  # directories
-# A file system's clock is coarse: a directory that changed so shortly before it was read may change again unseen.
+# A file system's clock is coarse: a directory read this soon after a change may change again with the same time.
 _SETTLED = 2_000_000_000  # nanoseconds
 _State = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """What a directory holds, but for what begins with a dot.
+    """What a directory holds, without names that begin with a dot.
 
     Attributes:
         files: Names of its plain files, sorted.
         folders: Names of its directories, sorted.
-        links: Names of its links, sorted; to anything or nothing.
+        links: Names of its links, sorted, whatever they lead to.
     """
 
     files: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Listed:
 
 
 class Folders:
-    """Directories, each read anew only where it has changed since; for several threads.
+    """Directories, each read again only when it has changed; for several threads.
 
     Args:
         follow_links: Whether links are followed.
@@ -61,8 +61,8 @@ class Folders:
         Links that are followed come after what lies there itself, under their own names.
 
         Args:
-            root: Where to begin; nothing is found where it is no directory.
-            ends: Whether what is below such a directory is left out.
+            root: Where to begin; nothing is found if it is no directory.
+            ends: Whether the search stops at such a directory.
             depth: Levels below `root` that are looked at.
 
         Raises:
@@ -110,15 +110,14 @@ class Folders:
                 listed = _read(path)
                 if settled:
                     with self._lock:
-                        if len(self._known) >= _MOST_KNOWN:  # most of them gone from the disk
+                        if len(self._known) >= _MOST_KNOWN:  # most are gone from the disk
                             self._known.clear()
                         self._known[path] = now, listed
             return listed, now[:2]
         except OSError as error:
             with self._lock:
                 self._known.pop(path, None)
-            if descriptors.are_exhausted(error):
-                raise descriptors.exhausted() from error
+            descriptors.raise_if_exhausted(error)
             return None, (0, 0)
 
 

@@ -9,7 +9,7 @@ from ssmlens.errors import BusyError
 from ssmlens.files.disk import failure
 
 _ASK_EVERY = 0.02  # seconds
-_TRIES = 20  # where the file is gone as soon as it cannot be had: its holder has removed it, or none can be made
+_TRIES = 20  # where the lock cannot be had and has no file: its holder removed it just now, or none can be made
 
 
 class Lock:

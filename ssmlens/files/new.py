@@ -20,7 +20,7 @@ def new_file(path: Path, least: int = 0, *, sync_name: bool = True) -> Iterator[
         path: Its name.
         least: Bytes that it will have at least: they must be free before anything is written.
         sync_name: Whether to wait until the name is on the disk. Where many files are written into one folder, wait
-            once, after the last (`place.sync_folder`): a name that a power cut takes back is absent, never half.
+            once, after the last (`place.sync_folder`): after a power cut a file is then there whole, or not at all.
 
     Raises:
         SsmlensError: One line with the path, the bytes needed and the bytes free.

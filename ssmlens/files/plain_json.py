@@ -43,8 +43,7 @@ def read_bytes(
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if descriptors.are_exhausted(error):
-            raise descriptors.exhausted() from error
+        descriptors.raise_if_exhausted(error)
         why = error.strerror if isinstance(error, OSError) else str(error)
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             why = "it is a link"

@@ -12,6 +12,7 @@ from ssmlens.errors import UsageError
 from ssmlens.plot import layer_figures as draw
 from ssmlens.plot import signal_numbers as signals
 from ssmlens.plot import weight_numbers as weights
+from ssmlens.plot.lags import both_ways
 from ssmlens.plot.matrix import ahead_energy, lag_energy, window
 from ssmlens.plot.selection import KINDS, Drawable, Selection, Span, heads_of, kinds_of
 from ssmlens.plot.theme import Spec
@@ -125,10 +126,8 @@ def _no_matrix(kind: str) -> Callable[[Drawable], str]:
 
 
 def _lags(what: Selection) -> xr.Dataset:
-    energy, ahead = lag_energy(what), ahead_energy(what)
-    least = 0 if ahead is None else 1 - len(ahead)
-    energy = energy if ahead is None else np.concatenate([ahead[:0:-1], energy])
-    return xr.Dataset({"energy": ("lag", energy)}, {"lag": least + np.arange(len(energy))})
+    lags, energy = both_ways(lag_energy(what), ahead_energy(what))
+    return xr.Dataset({"energy": ("lag", energy)}, {"lag": lags})
 
 
 def _half_lives(what: Selection) -> xr.Dataset:

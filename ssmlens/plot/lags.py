@@ -2,7 +2,7 @@
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ssmlens.plot.packing import rounded
 from ssmlens.plot.theme import LIGHT, Spec, Theme, plain_template
@@ -36,14 +36,12 @@ def lag_profile_spec(
     theme: Theme = LIGHT,
 ) -> Spec:
     """`lag_profile` as plain values."""
-    least = 0 if ahead is None else 1 - len(ahead)
-    energy = energy if ahead is None else np.concatenate([ahead[:0:-1], energy])
-    lags = least + np.arange(len(energy))
+    lags, energy = both_ways(energy, ahead)
     total = float(energy.sum())
     share = energy / total if total > 0 else np.zeros_like(energy)
     line = {
         **{"type": "scatter", "mode": "lines", "fill": "tozeroy"},
-        **{"x0": least, "dx": 1, "y": rounded(share)},
+        **{"x0": int(lags.min(initial=0)), "dx": 1, "y": rounded(share)},
         "line": {"shape": "hvh", "width": 1.5, "color": theme.accent},
         "hovertemplate": "%{x} tokens back<br>%{y:.2%} of the energy<extra></extra>",
     }
@@ -78,3 +76,18 @@ def lag_profile_spec(
             }
         ]
     return {"data": [line], "layout": layout}
+
+
+def both_ways(
+    energy: Float[np.ndarray, " lag"], ahead: Float[np.ndarray, " _lag"] | None
+) -> tuple[Int[np.ndarray, " signed_lag"], Float[np.ndarray, " signed_lag"]]:
+    """Every lag with its energy, in rising order; those ahead, where there are any, are negative.
+
+    Args:
+        energy: Energy by lag, from 0 on.
+        ahead: The same above the diagonal; its own lag 0 is left out, for it is that of `energy`.
+    """
+    if ahead is None:
+        return np.arange(len(energy)), energy
+    joined = np.concatenate([ahead[:0:-1], energy])
+    return 1 - len(ahead) + np.arange(len(joined)), joined

@@ -211,7 +211,7 @@ def lag_profile(
 ) -> go.Figure:
     """Draw how much of a matrix lies how far back: e(ℓ) = mean_i M[i, i−ℓ]² as shares; what `diagonal_sharpness` reads.
 
-    Where the layer looks ahead, mean_i M[i, i+ℓ]² stands at the left, at negative lags.
+    Of a layer that looks ahead, mean_i M[i, i+ℓ]² is drawn as well, at negative lags.
 
     Args:
         layer: A layer of a capture, or a record.

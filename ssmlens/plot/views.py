@@ -156,7 +156,7 @@ def _coarser(
     how: Reduction,
     tokens: Int[np.ndarray, " block"],
 ) -> Float[np.ndarray, "query_block key_block"]:
-    """`block_reduce` of values that stand for blocks of so many `tokens`: in a mean each weighs its pairs, not NaN."""
+    """`block_reduce` of values that stand for blocks of so many `tokens`: a mean weighs each by its pairs of tokens."""
     if how == "peak" or several == 1:
         return block_reduce(values, several, how)
     pairs = np.outer(tokens, tokens).astype(np.float64)

@@ -73,8 +73,7 @@ def open_guarded(path: Path) -> h5py.File:
             if stream.read(len(_SIGNATURE)) != _SIGNATURE:
                 raise CaptureFileError(f"{path} is not an HDF5 file, so not a capture")
     except OSError as error:
-        if descriptors.are_exhausted(error):
-            raise descriptors.exhausted() from error
+        descriptors.raise_if_exhausted(error)
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
     with damage_told(path, "its structure"):
         file = h5py.File(path, "r")
@@ -95,8 +94,7 @@ def damage_told(path: Path, what: str) -> Iterator[None]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
-        if descriptors.are_exhausted(error):
-            raise descriptors.exhausted() from error
+        descriptors.raise_if_exhausted(error)
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CaptureFileError(
             f"{path}: {what} is damaged or cut short ({cause}); capture it again"

@@ -65,8 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
         layers = {int(index): str(name) for index, name in page["layers"].items()}
         manifest = Manifest(str(page["digest"]), str(page["header"]), dict(sorted(layers.items())))
     except OSError as error:
-        if descriptors.are_exhausted(error):
-            raise descriptors.exhausted() from error
+        descriptors.raise_if_exhausted(error)
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CaptureFileError(f"{path} is damaged ({error}); capture it again") from error

@@ -81,6 +81,24 @@ def visit(browser):
     ] == []
 
 
+@pytest.fixture(scope="session")
+def point_at():
+    """point_at(page, figure, row, column, (rows, columns)): move to a cell of a figure, once it stands still."""
+
+    def point(page, figure, row, column, shape):
+        rows, columns = shape
+        page.wait_for_load_state("networkidle")
+        area = page.locator(f"#{figure} .nsewdrag").first
+        area.hover(position={"x": 2, "y": 2})
+        box = area.bounding_box()
+        page.mouse.move(
+            box["x"] + (column + 0.5) / columns * box["width"],
+            box["y"] + (row + 0.5) / rows * box["height"],
+        )
+
+    return point
+
+
 @pytest.fixture
 def hold():
     """with hold(page, output): what the page asks of the server is answered when the block is left, as if it were slow.

@@ -1,7 +1,6 @@
 """Delta-rule hybrids in a real browser: what they erase, how they write and forget, queries against keys."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -18,10 +17,8 @@ def family(request, family_capture):
 
 
 @pytest.fixture(scope="module")
-def address(family, serve, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("delta")
-    shutil.copy(family, folder)
-    return serve(folder)
+def address(family, serve):
+    return serve(family)
 
 
 @pytest.fixture
@@ -30,19 +27,7 @@ def stored(family):
         yield capture
 
 
-def pointed_at(page, figure, row, column, rows, columns):
-    """Move to a cell of a figure, once it stands still."""
-    page.wait_for_load_state("networkidle")
-    area = page.locator(f"#{figure} .nsewdrag").first
-    area.hover(position={"x": 2, "y": 2})
-    box = area.bounding_box()
-    page.mouse.move(
-        box["x"] + (column + 0.5) / columns * box["width"],
-        box["y"] + (row + 0.5) / rows * box["height"],
-    )
-
-
-def test_from_a_block_to_what_it_erases_under_the_pointer(visit, address, stored):
+def test_from_a_block_to_what_it_erases_under_the_pointer(visit, point_at, address, stored):
     page = visit(f"{address}/layers")
     page.locator("#layers-blocks .block").nth(2).wait_for()
     kinds = page.locator("#layers-blocks .block-head .muted").all_inner_texts()
@@ -56,7 +41,7 @@ def test_from_a_block_to_what_it_erases_under_the_pointer(visit, address, stored
     page.wait_for_selector("#maps-map .imagelayer image", state="attached")
     erase = stored.layer(2).whole_map("erase")
     query, key = 9, 2
-    pointed_at(page, "maps-map", query, key, *erase.shape)
+    point_at(page, "maps-map", query, key, erase.shape)
     page.locator("#hover", has_text="value").wait_for()
     lines = page.locator("#hover").inner_text().splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["query", "9"], ["key", "2"]]
@@ -66,14 +51,13 @@ def test_from_a_block_to_what_it_erases_under_the_pointer(visit, address, stored
     page.locator(".toolbar").get_by_text("erase", exact=True).wait_for(state="detached")
 
 
-def test_signals_are_its_strengths_decays_and_half_lives(visit, address, stored):
+def test_signals_are_its_strengths_decays_and_half_lives(visit, point_at, address, stored):
     page = visit(f"{address}/signals?layer=2")
     page.locator("#signals-told", has_text=re.compile("^layer 2: .*mean β")).wait_for()
     titles = [page.locator(f"#signals-{n}-title").inner_text() for n in ("steps", "norms", "rates")]
     assert titles == ["β by token and head", "Decay α by token", "Rates of decay −log α"]
     beta = stored.layer(2).read("beta", 0)
-    tokens, heads = beta.shape
-    pointed_at(page, "signals-steps", 1, 4, heads, tokens)
+    point_at(page, "signals-steps", 1, 4, beta.T.shape)
     page.locator("#signals-steps .hoverlayer", has_text=re.compile(r"token\s+4 ")).wait_for()
     text = page.locator("#signals-steps .hoverlayer").text_content()
     assert float(re.search(r"β\s+([\d.]+)", text)[1]) == pytest.approx(beta[4, 1], rel=6e-3)

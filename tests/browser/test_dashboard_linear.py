@@ -1,7 +1,6 @@
 """LFM2 and RecurrentGemma in a real browser: layers without W_B and W_C, the first without a decay, too."""
 
 import re
-import shutil
 
 import pytest
 
@@ -25,10 +24,8 @@ def file(family, family_capture):
 
 
 @pytest.fixture(scope="module")
-def address(file, serve, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("linear")
-    shutil.copy(file, folder)
-    return serve(folder)
+def address(file, serve):
+    return serve(file)
 
 
 def test_from_the_blocks_to_a_map_and_its_numbers(visit, address, family, file):

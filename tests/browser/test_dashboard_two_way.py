@@ -12,20 +12,13 @@ def path(typeseg, tmp_path_factory):
     return two_way_capture(typeseg, tmp_path_factory.mktemp("two-way") / "run.h5")
 
 
-def test_a_key_after_its_query_has_its_value_under_the_pointer(visit, serve, path):
-    page = visit(f"{serve(path.parent)}/maps?layer=1&query=3")
+def test_a_key_after_its_query_has_its_value_under_the_pointer(visit, point_at, serve, path):
+    page = visit(f"{serve(path)}/maps?layer=1&query=3")
     page.wait_for_selector("#maps-map .imagelayer image", state="attached")
-    page.wait_for_load_state("networkidle")
     with open_capture(path) as capture:
         wanted = capture.layer(1).whole_map("map")
     query, key = 3, 9
-    area = page.locator("#maps-map .nsewdrag").first
-    area.hover(position={"x": 2, "y": 2})
-    box = area.bounding_box()
-    page.mouse.move(
-        box["x"] + (key + 0.5) / len(wanted) * box["width"],
-        box["y"] + (query + 0.5) / len(wanted) * box["height"],
-    )
+    point_at(page, "maps-map", query, key, wanted.shape)
     page.locator("#hover", has_text="value").wait_for()
     lines = page.locator("#hover").inner_text().splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["query", "3"], ["key", "9"]]

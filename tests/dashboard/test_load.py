@@ -29,6 +29,7 @@ SLACK = 4  # threads that come to their end
 FILES = 400
 LEAST = 6  # requests of each client, however slow the machine
 WRITTEN = runpy.run_path(str(Path(__file__).with_name("synthetic_runs.py")))
+body_of = runpy.run_path(str(Path(__file__).with_name("callback_bodies.py")))["body_of"]
 _OWN = re.compile(rb'Date: [^\r]*\r\n|"end_id":"[^"]*"')  # what each answer has of its own
 
 
@@ -110,24 +111,8 @@ def callbacks(dashboard, capture):
     for wanted in dashboard.json("/_dash-dependencies"):
         if wanted["clientside_function"] or '"here"' not in str(wanted["inputs"]):
             continue
-        name = wanted["output"]
-        page = re.search(r'"page":"(\w+)"', name)[1]
-        outputs = [_identified(part) for part in name[2:-2].split("...")]
-        address = f"/{page}?capture={capture}&layer=1"
-        inputs = [{**_given(it), "value": None} for it in wanted["inputs"]]
-        inputs[0]["value"] = address
-        state = [{**_given(it), "value": None} for it in wanted["state"]]
-        sent = {"output": name, "outputs": outputs, "inputs": inputs, "state": state}
-        yield json.dumps({**sent, "changedPropIds": []}).encode()
-
-
-def _identified(part):
-    identifier, _, name = part.rpartition(".")
-    return {"id": json.loads(identifier) if identifier[0] == "{" else identifier, "property": name}
-
-
-def _given(dependency):
-    return _identified(f"{dependency['id']}.{dependency['property']}")
+        page = re.search(r'"page":"(\w+)"', wanted["output"])[1]
+        yield json.dumps(body_of(wanted, f"/{page}?capture={capture}&layer=1")).encode()
 
 
 BROKEN = [b"", b"{", b"[]", b"null", b'{"output": "x"}', b"[" * 50_000, b"\xff" * 100]
@@ -158,13 +143,7 @@ def identifiers(dashboard):
     (wanted,) = (
         it for it in dashboard.json("/_dash-dependencies") if "theme.forceColor" in it["output"]
     )
-    body = {
-        "output": wanted["output"],
-        "outputs": [_identified(part) for part in wanted["output"][2:-2].split("...")],
-        "inputs": [{**_given(it), "value": None} for it in wanted["inputs"]],
-        "state": [{**_given(it), "value": None} for it in wanted["state"]],
-    }
-    body["inputs"][0]["value"], body["inputs"][1]["value"] = "/maps", ""
+    body = body_of(wanted, "/maps", "")
     answer = dashboard.ask(dashboard.post(json.dumps(body).encode()))
     told = json.loads(answer.partition(b"\r\n\r\n")[2])["response"]
     options = told['{"field":"capture","type":"address"}']["data"]

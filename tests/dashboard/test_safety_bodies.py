@@ -2,9 +2,12 @@
 
 import copy
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
+body_of = runpy.run_path(str(Path(__file__).with_name("callback_bodies.py")))["body_of"]
 ORIGIN = {"Origin": "http://127.0.0.1:8050", "Content-Type": "application/json"}
 ADDRESS = "/_dash-update-component"
 
@@ -22,30 +25,8 @@ def body(client):
         for c in client.get("/_dash-dependencies").json
         if c["output"].startswith("..maps-map.figure")
     )
-    outputs = []
-    for part in wanted["output"].strip(".").split("..."):
-        identifier, name = part.rsplit(".", 1)
-        outputs.append(
-            {
-                "id": json.loads(identifier) if identifier.startswith("{") else identifier,
-                "property": name,
-            }
-        )
-    return {
-        "output": wanted["output"],
-        "outputs": outputs,
-        "inputs": [
-            {"id": {"type": "here", "page": "maps"}, "property": "data", "value": "/maps?layer=3"}
-        ],
-        "state": [
-            {
-                "id": {"type": "told", "page": "maps", "view": 0},
-                "property": "data",
-                "value": None,
-            }
-        ],
-        "changedPropIds": ['{"page":"maps","type":"here"}.data'],
-    }
+    changed = ['{"page":"maps","type":"here"}.data']
+    return {**body_of(wanted, "/maps?layer=3"), "changedPropIds": changed}
 
 
 def test_a_sound_body_is_answered(client, body):
@@ -58,20 +39,8 @@ def test_callbacks_that_run_in_the_browser_are_not_for_the_server(client, caplog
     of_browser = [c for c in client.get("/_dash-dependencies").json if c["clientside_function"]]
     assert len(of_browser) >= 15
     for wanted in of_browser:
-        name = wanted["output"]
-        parts = name.strip(".").split("...") if name.startswith("..") else [name]
-        outputs = [
-            dict(zip(("id", "property"), p.rpartition(".")[::2], strict=True)) for p in parts
-        ]
-        sent = {
-            "output": name,
-            "outputs": outputs if name.startswith("..") else outputs[0],
-            "inputs": [{**it, "value": None} for it in wanted["inputs"]],
-            "state": [{**it, "value": None} for it in wanted["state"]],
-            "changedPropIds": [],
-        }
-        answer = client.post(ADDRESS, json=sent, headers=ORIGIN)
-        assert answer.status_code == 400, name
+        answer = client.post(ADDRESS, json=body_of(wanted), headers=ORIGIN)
+        assert answer.status_code == 400, wanted["output"]
         assert answer.json == {"error": "this callback runs in the browser"}
     assert caplog.text == ""
     assert capfd.readouterr() == ("", "")

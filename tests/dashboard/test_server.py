@@ -71,7 +71,8 @@ def ask(port, sent, end=False):
     connection = connect(port)
     connection.sendall(sent)
     if end:
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # the server may have answered and closed it before
+            connection.shutdown(socket.SHUT_WR)
     answer = everything(connection)
     if not answer:
         return None

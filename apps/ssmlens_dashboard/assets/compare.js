@@ -7,7 +7,7 @@
 
   const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
 
-  /** The places: those that the address names, or those that the server chose for it; null until it has answered. */
+  /** The places that the address names; where it names none, those that the server chose, null until it has answered. */
   function places() {
     const { shown, params } = window.ssmlens, against = params().get("against") ?? "";
     const first = PARTS.map(shown).join(".");
@@ -49,7 +49,7 @@
     if (out) compare(here.filter((_, i) => i !== Number(out.dataset.remove)));
   });
 
-  let steps = 0; // through layers, asked for before the places are known
+  let steps = 0; // through layers: keys pressed before the places are known
 
   /** Move every place that shows the same layer as the first, as soon as the places are known. */
   function move() {
@@ -86,7 +86,7 @@
       move();
     },
 
-    /** What the selects of the places show: nothing for a place that is not there, as before until places are known. */
+    /** What the selects of the places show: nothing for a place that is not there. They stay until places are known. */
     compare_places() {
       move();
       const parts = places()?.map((place) => place.split("."));

@@ -6,8 +6,7 @@ from typing import Any
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
 import xarray as xr
-from dash import Input, Output, html, no_update
-from dash.dependencies import ALL
+from dash import Output, html, no_update
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
@@ -16,9 +15,10 @@ from ssmlens.plot.labels import visible
 from ssmlens.plot.of_attributions import attribution_title
 from ssmlens.plot.scales import SCALES
 from ssmlens.store.attribution_file import open_attribution
-from ssmlens_dashboard.controls import choices
-from ssmlens_dashboard.elements import figure_card, more
-from ssmlens_dashboard.library import Entry, without_folders
+from ssmlens_dashboard.controls import choices, own_control_id, own_select, write_fields
+from ssmlens_dashboard.elements import figure_card, none_found
+from ssmlens_dashboard.library import without_folders
+from ssmlens_dashboard.listing import Entry
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 
@@ -33,18 +33,11 @@ def layout(_: Scene) -> Component:
     """What can be chosen, what it is of, the figure; or what to do where there is none."""
     return html.Div(
         [
-            html.Div(
-                [
-                    html.P(
-                        "Attributions: none found in what this dashboard was opened on.",
-                        className="what",
-                    ),
-                    html.P("One of a copied letter, and where it is seen:"),
-                    html.Pre(f"{_MAKE}\n{_OPEN}"),
-                ],
-                id="attribution-none",
-                className="trouble",
-                hidden=True,
+            none_found(
+                "attribution-none",
+                "Attributions",
+                "One of a copied letter, and where it is seen:",
+                f"{_MAKE}\n{_OPEN}",
             ),
             html.Div(
                 [
@@ -89,16 +82,16 @@ def everything(scene: Scene) -> tuple[Any, ...]:
     entries = scene.library.entries("attribution")
     if not entries:
         return (*[no_update] * 4, False, True)
-    now = shown(scene, entries)
+    now = chosen(scene, entries)
     data = read(now)
-    lines = [told(data)]
+    lines = [summary(data)]
     if scene.address.attribution not in (None, now.id):
         lines.append("the attribution of this address is not here; shown is the first there is")
     controls = toolbar(scene, entries, now)
     return figure(scene, data), attribution_title(data), "; ".join(lines), controls, True, False
 
 
-def shown(scene: Scene, entries: Sequence[Entry]) -> Entry:
+def chosen(scene: Scene, entries: Sequence[Entry]) -> Entry:
     """The file that the address names; the first there is where it names none, or one that is not there."""
     return next((it for it in entries if it.id == scene.address.attribution), entries[0])
 
@@ -114,7 +107,7 @@ def read(entry: Entry) -> xr.Dataset:
 def terms(scene: Scene) -> xr.Dataset:
     """The terms shown, for download. Raises UsageError where there are none."""
     scene.library.entry(None, "attribution")  # raises where there is none
-    return read(shown(scene, scene.library.entries("attribution")))
+    return read(chosen(scene, scene.library.entries("attribution")))
 
 
 def figure(scene: Scene, data: xr.Dataset) -> go.Figure:
@@ -124,7 +117,7 @@ def figure(scene: Scene, data: xr.Dataset) -> go.Figure:
     return drawn.update_layout(width=None, paper_bgcolor=None)
 
 
-def told(data: xr.Dataset) -> str:
+def summary(data: xr.Dataset) -> str:
     """Of which model and prompt the terms are, and whether they sum to the logit."""
     of = data.attrs
     return (
@@ -135,19 +128,11 @@ def told(data: xr.Dataset) -> str:
 
 def toolbar(scene: Scene, entries: Sequence[Entry], now: Entry) -> list[Component]:
     """What can be chosen, as it stands."""
+    options = [(entry.id, visible(entry.name, _NAME)) for entry in entries]
     return [
-        dmc.Select(
-            id=_control("attribution"),
-            data=choices([(entry.id, visible(entry.name, _NAME)) for entry in entries]),
-            value=now.id,
-            allowDeselect=False,
-            searchable=True,
-            size="xs",
-            w=260,
-            **more(aria_label="Attribution"),
-        ),
+        own_select(PAGE.name, "attribution", options, now.id, 260, searchable=True),
         dmc.SegmentedControl(
-            id=_control("scale"),
+            id=own_control_id(PAGE.name, "scale"),
             data=choices([(name, name) for name in SCALES]),
             value=scene.address.scale,
             size="xs",
@@ -155,8 +140,4 @@ def toolbar(scene: Scene, entries: Sequence[Entry], now: Entry) -> list[Componen
     ]
 
 
-def _control(field: str) -> dict[str, str]:
-    return {"type": "attribution-control", "field": field}
-
-
-PAGE.clientside("write_fields", Input({"type": "attribution-control", "field": ALL}, "value"))
+write_fields(PAGE)

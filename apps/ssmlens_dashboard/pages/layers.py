@@ -30,7 +30,7 @@ _SOON, _MORE = (
 )  # seconds of scoring before the page shows what there is, at first and later
 _IN_RED = {"failed": "!params.data.believed"}
 _REASON = 240  # pixels
-_MAP_CLOSURE = "the closure's difference, beside what the map alone contributes to the output"
+_MAP_CLOSURE = "the difference of closure_error, relative to what the map alone adds to the output"
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
@@ -216,7 +216,7 @@ def _facts(scene: Scene) -> Component:
 
 
 def _worst(layers: Sequence[Layer], name: str) -> float:
-    """The largest of an error over layers that are believed, where it is known; NaN where it is of none."""
+    """The largest of an error over the layers where it is known; NaN where it is known of none."""
     errors = [layer.verdict.errors.get(name, math.nan) for layer in layers]
     return max((error for error in errors if not math.isnan(error)), default=math.nan)
 

@@ -126,8 +126,10 @@ def row(scene: Scene) -> dict[str, Any]:
     query = what.length - 1 if scene.address.query is None else scene.address.query
     end = query + 1 if what.causal else what.length
     values = rounded(window(what, (query, query + 1), (0, end))[0])
-    said = {"title": title(scene), "causal": what.causal}
-    return {"query": query, "values": values, "signed": what.signed, **said}
+    return {
+        **{"query": query, "values": values, "signed": what.signed, "causal": what.causal},
+        "title": title(scene),
+    }
 
 
 def data(scene: Scene) -> xr.Dataset:

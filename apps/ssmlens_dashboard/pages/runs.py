@@ -8,7 +8,6 @@ import dash_mantine_components as dmc
 import plotly.graph_objects as go
 import xarray as xr
 from dash import Input, Output, dcc, html, no_update
-from dash.dependencies import ALL
 from dash.development.base_component import Component
 
 from ssmlens.plot.training_curves import readable, training_curves
@@ -23,8 +22,8 @@ from ssmlens.runs.students import panels, scores_known, students
 from ssmlens.runs.table import measures, tabulate
 from ssmlens.scores.order import STRUCTURAL, TARGETED
 from ssmlens_dashboard.address import Address, can_be_named
-from ssmlens_dashboard.controls import choices
-from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.controls import choices, own_control_id, own_select, write_fields
+from ssmlens_dashboard.elements import figure_card, none_found
 from ssmlens_dashboard.page import Page
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.tables import height_of, table_card
@@ -49,18 +48,11 @@ def layout(_: Scene) -> Component:
         [
             dcc.Interval(id="runs-tick", interval=_SOON),
             dcc.Store(id="runs-seen"),
-            html.Div(
-                [
-                    html.P(
-                        "Training runs: none found in what this dashboard was opened on.",
-                        className="what",
-                    ),
-                    html.P("Two that show what an initialisation does, and where they are seen:"),
-                    html.Pre(f"{_TRAIN}\n{_OPEN}"),
-                ],
-                id="runs-none",
-                className="trouble",
-                hidden=True,
+            none_found(
+                "runs-none",
+                "Training runs",
+                "Two that show what an initialisation does, and where they are seen:",
+                f"{_TRAIN}\n{_OPEN}",
             ),
             html.Div(
                 [
@@ -234,7 +226,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     taken = [name for name in measures(held) if name != LOSS and can_be_named(name)]
     controls: list[Component] = [
         dmc.SegmentedControl(
-            id=_control("measure"),
+            id=own_control_id(PAGE.name, "measure"),
             data=choices([(n, readable(in_words(n))) for n in dict.fromkeys([*taken, at.measure])]),
             value=at.measure,
             size="xs",
@@ -242,7 +234,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     ]
     if there:
         options = [(str(n), f"length {n}") for n in there]
-        controls.append(_select("length", options, str(length), 110))
+        controls.append(own_select(PAGE.name, "length", options, str(length), 110))
     grid = rates(held)
     if len(grid) > 1:
         options = [
@@ -250,12 +242,12 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
             *((str(r), f"learning rate {r:g}") for r in grid),
         ]
         now = _BEST if at.rate not in grid else str(at.rate)
-        controls.append(_select("rate", options, now, 180))
+        controls.append(own_select(PAGE.name, "rate", options, now, 180))
     scores = scores_known(held, _SCORES)
     if scores:
         now = at.by if at.by in scores else scores[0]
         options = [(name, readable(name)) for name in scores]
-        controls.append(_select("by", options, now, 180))
+        controls.append(own_select(PAGE.name, "by", options, now, 180))
     return controls + _folders(scene)
 
 
@@ -316,21 +308,5 @@ def _folders(scene: Scene) -> list[Component]:
     ]
 
 
-def _control(field: str) -> dict[str, str]:
-    return {"type": "runs-control", "field": field}
-
-
-def _select(field: str, options: list[tuple[str, str]], value: str, width: int) -> Component:
-    return dmc.Select(
-        id=_control(field),
-        data=choices(options),
-        value=value,
-        allowDeselect=False,
-        size="xs",
-        w=width,
-        **more(aria_label=field.capitalize()),
-    )
-
-
 PAGE.clientside("open_captures", Input("runs-table", "cellClicked"))
-PAGE.clientside("write_fields", Input({"type": "runs-control", "field": ALL}, "value"))
+write_fields(PAGE)

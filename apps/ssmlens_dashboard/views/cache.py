@@ -13,7 +13,7 @@ from ssmlens_dashboard.views.memory import memory
 T = TypeVar("T")
 
 MOST = 1 << 30
-"""Bytes that are kept at most; of less than eight times as much memory an eighth."""
+"""Most bytes kept; an eighth of the memory where that is less."""
 
 _SMALL = 1 << 16  # bytes: a thing below goes last, for it frees nothing
 _LEAST = 64  # bytes that anything is taken for
@@ -88,7 +88,7 @@ def size_of(value: Any) -> int:
 
 
 def budget() -> int:
-    """Bytes that the dashboard keeps at most, for the memory that there is."""
+    """Most bytes that the dashboard keeps, by how much memory there is."""
     return min(MOST, memory() // 8)
 
 

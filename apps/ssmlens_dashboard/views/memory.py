@@ -1,4 +1,4 @@
-"""How much memory there is: the machine's, or what the group of processes that this one is in may have of it."""
+"""How much memory this process may use: the machine's, or less where a control group (cgroup) limits it."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ _LONGEST = 1 << 16
 
 
 def memory(proc: Path = _PROC, groups: Path = _GROUPS) -> int:
-    """Bytes of memory that this process may come to use, with all that it shares them with.
+    """Bytes of memory that this process, and those that share its control group, may use.
 
     Args:
-        proc: Says which groups this process is in, a line each: `number:controllers:path`.
-        groups: Where groups lie, of either version; what a container sees there may begin at its own.
+        proc: File that names the groups of this process, a line each: `number:controllers:path`.
+        groups: Folder of the groups, of cgroup version 1 or 2. In a container it may begin at the container's own.
     """
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([whole, *_limits(proc, groups)])
