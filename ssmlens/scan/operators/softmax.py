@@ -7,6 +7,7 @@ The weights are those that a model puts out (`SoftmaxWeights`), or made from que
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -136,6 +137,11 @@ class SoftmaxWeights(Softmax):
     @property
     def is_causal(self) -> bool:
         """See `Operator.is_causal`: no weight above the diagonal."""
+        return self._is_causal
+
+    @cached_property
+    def _is_causal(self) -> bool:
+        # It reads all weights, and is asked several times for every head that is reduced.
         heads = (self.weights[:, head].triu(1) for head in range(self.heads))
         return not any(bool(above.nan_to_num(0).any()) for above in heads)
 
