@@ -95,8 +95,7 @@ def capture_layer(
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
         arrays |= _padded_with_zeros(operands.arrays(), real)
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
-        last = getattr(adapter.out_projection(mixer), "weight", None)
-        if unseen := unseen_heads(last, operands):
+        if unseen := unseen_heads(adapter, mixer, operands):
             attributes[UNSEEN_HEADS] = f"{unseen} of {operands.heads}"
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
