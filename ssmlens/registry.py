@@ -111,6 +111,6 @@ def _reason(error: BaseException) -> str:
     """An error in one line, with the file and line that raised it."""
     said = " ".join(str(error).split())
     line = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    inner = [f for f in frames if f.filename != __file__]
+    frames = traceback.extract_tb(error.__traceback__)
+    inner = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
     return f"{line} ({inner[-1].filename}, line {inner[-1].lineno})" if inner else line

@@ -138,7 +138,7 @@ def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) ->
     length = torch.full((len(ids),), ids.shape[1])
 
     def on_call(call: MixerCall) -> None:
-        captured = layer_capture.draft_layer(call, length, channels).with_maps()
+        captured = layer_capture.capture_layer(call, length, channels)
         if captured.wait is not None:
             captured.wait()
 
@@ -191,8 +191,7 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("device to host", ToHost, "fill"),
         Wrapped("device to host", ToHost, "array", on_host),
         Wrapped("device to host", ToHost, "wait"),
-        Wrapped("rest of a layer", capturing, "draft_layer"),
-        Wrapped("rest of a layer", layer_capture.LayerDraft, "with_maps"),
+        Wrapped("rest of a layer", capturing, "capture_layer"),
         Wrapped("digests", digest, "prompt_digests", whole=True),
         Wrapped("digests", digest, "static_digest", whole=True),
         Wrapped("chunks", chunks, "_encoded", encoded),

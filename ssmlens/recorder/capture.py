@@ -35,11 +35,7 @@ from ssmlens.recorder.calls import (
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
-from ssmlens.recorder.layer_capture import (
-    LayerDraft,
-    capture_attention,
-    draft_layer,
-)
+from ssmlens.recorder.layer_capture import LayerCapture, capture_attention, capture_layer
 from ssmlens.recorder.once import check_first, check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
@@ -127,7 +123,7 @@ def capture(
     asked.check_vocabulary(vocabulary_size(model))
     chosen = _chosen(blocks, layers, channels, max(asked.length))
     begun = Path(out).exists() or partial_path(Path(out)).exists()
-    if not (resume and begun):  # who began it has checked this
+    if not (resume and begun):  # the run that began it has checked this
         check_runs_once(model, chosen, asked.tokens[0][:1])
     beside = None if further is None else further(model, asked)
     mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
@@ -243,27 +239,25 @@ class _Job:
 
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
         first, *beside = calls.of_sites
-        draft = self._drafted(first, length, batch)
-        with _named(layer):
-            stored = draft.with_maps()
+        stored = self._captured(first, length, batch)
         further, attributes = self._beside.pop(layer)
         arrays = {**stored.arrays, **further}
         for call in beside:  # softmax attention that shares the block with another mixer
             with _named(layer):
                 arrays |= capture_attention(call, length, *self._looks(batch))
-        arrive = {} if stored.wait is None else {"wait": stored.wait}
-        self.writer.write(layer, batch, arrays, {**stored.attributes, **attributes}, **arrive)
+        attributes = {**stored.attributes, **attributes}
+        self.writer.write(layer, batch, arrays, attributes, wait=stored.wait)
         self._done += 1
         self._tell(batch, f"layer {layer}")
 
-    def _drafted(self, call: MixerCall, length: Tensor, batch: int) -> LayerDraft:
+    def _captured(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
         layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         discretized, looks = self.store_discretized, self._looks(batch)
         with _named(layer):
-            got = draft_layer(call, length, channels, discretized, *looks)
+            got = capture_layer(call, length, channels, discretized, *looks)
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
         closes = unknown or got.worst_closure <= limit

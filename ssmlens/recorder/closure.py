@@ -90,8 +90,7 @@ def _contribution(
     y: Float[Tensor, "batch token head headdim"],
 ) -> Float[Tensor, "batch token"]:
     """‖out_proj(r ⊙ (y − D x))‖ of each token: what reaches the output through the map. NaN where it is not known."""
-    weight = getattr(adapter.out_projection(mixer), "weight", None)
-    x = operands.x
+    weight, x = _out_weight(adapter, mixer), operands.x
     known = operands.surroundings is not None or operands.gate is None
     if weight is None or x is None or not known or not weight.is_floating_point():
         return y.new_full(y.shape[:2], torch.nan, dtype=torch.float32)
@@ -102,13 +101,19 @@ def _contribution(
     return F.linear(written, columns).float().norm(dim=2)
 
 
-def unseen_heads(weight: Float[Tensor, "d_model channel"] | None, operands: Operator) -> int:
-    """How many heads have none but zero columns in the last projection: what they mix reaches no output."""
+def unseen_heads(adapter: Adapter, mixer: nn.Module, operands: Operator) -> int:
+    """How many heads have only zero columns in the last projection: what they mix does not reach the output."""
+    weight = _out_weight(adapter, mixer)
     if weight is None or operands.x is None or not weight.is_floating_point():
         return 0
     heads, headdim = operands.x.shape[2:]
     columns = weight.detach()[:, -heads * headdim :].unflatten(1, (heads, headdim))
     return int((columns == 0).all(2).all(0).sum())
+
+
+def _out_weight(adapter: Adapter, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:
+    """The weight of the last projection, where it has one."""
+    return getattr(adapter.out_projection(mixer), "weight", None)
 
 
 def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:
@@ -117,7 +122,7 @@ def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "pr
 
 
 def doubt(closed: Closure, limit: float) -> str:
-    """Which error of a layer is above its tolerance, or "". Of the map's, what rounding can be is none."""
+    """Which error of a layer is above its tolerance, or "". A map error that rounding can explain does not count."""
     if closed.reason or not closed.error.numel():
         return ""
     error = closed.error.max()

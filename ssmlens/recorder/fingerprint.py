@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-# Of each weight so many values along each axis are kept.
+# Values of each weight that are kept along each axis: at least so many.
 _VALUES = 8
 
 
 class Fingerprint:
-    """What a module's weights are known by: where they lie, how often autograd saw them written, and a few values.
+    """How a module's weights are recognised: where they lie, how often autograd saw a write, and a few values.
 
-    A write through `.data` (an average of weights, an optimiser of one's own) moves no version; it shows in the values,
-    unless it spares all of those that are kept.
+    Autograd does not count a write through `.data` (an average of weights, a hand-written optimiser). It shows in the
+    values, unless it changes none of those that are kept.
     """
 
     def __init__(self, module: nn.Module):
@@ -31,7 +31,7 @@ def _versions(module: nn.Module) -> list[tuple[int, int]]:
 
 
 def _some(weight: Tensor) -> Tensor:
-    """Values of a weight that stand apart evenly, the first and those of every row among them."""
+    """A grid of a weight's values: every n-th along each axis, `_VALUES` or more where there are."""
     steps = [slice(None, None, max(1, size // _VALUES)) for size in weight.shape]
     return weight.detach()[tuple(steps)]
 

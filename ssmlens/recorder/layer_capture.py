@@ -55,77 +55,15 @@ class LayerCapture:
         return self.attributes["finite"] == names.FINITE
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerDraft:
-    """A layer whose maps are still to be made. Until then it keeps the bare operands, not what surrounds them.
-
-    Attributes:
-        arrays: What is stored beside maps and their checks, where it was computed.
-        attributes: As in `LayerCapture`.
-        operands: The mixing alone.
-        real: Which tokens are no padding.
-        length: Real tokens of each prompt.
-        target: The position that each query must look at, −1 where it has none.
-        separator: Which tokens are separators. None: none.
-        channels: Heads whose own maps are stored.
-        store_discretized: Whether Ā and B̄ are stored.
-        worst_closure: As in `LayerCapture`.
-        closes: Whether the output could be computed again, or cannot be by its nature.
-    """
-
-    arrays: dict[str, Tensor]
-    attributes: dict[str, str | int]
-    operands: Operator
-    real: Tensor
-    length: Tensor
-    target: Tensor | None
-    separator: Tensor | None
-    channels: Sequence[int]
-    store_discretized: bool
-    worst_closure: float
-    closes: bool
-
-    @property
-    def finite(self) -> bool:
-        """Whether weights, input and output were all finite."""
-        return self.attributes["finite"] == names.FINITE
-
-    def with_maps(self) -> LayerCapture:
-        """The whole layer: its maps made, checked, and on their way to the host."""
-        operands, attributes = self.operands, dict(self.attributes)
-        arrays, to_host = dict(self.arrays), ToHost(operands.like)
-        # Maps are the operands', whatever precision the model is run in.
-        with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
-            if operands.tokens > names.LARGEST_WHOLE_MAP:
-                attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-                found = maps.reduced(operands, self.length, self.target, block, self.separator)
-            else:
-                found = maps.whole(operands, self.length, self.channels, to_host)
-                if not operands.stored:
-                    arrays |= maps.of_heads(operands, self.length, self.target, self.separator)
-            arrays |= found.arrays
-            if self.finite and self.closes and not found.finite:
-                attributes["finite"] = names.NONFINITE_OUTPUT
-                attributes["reason"] = "its map overflows, though its output is finite"
-            if self.store_discretized:
-                derived = operands.discretized().items()
-                arrays |= {n: _padded_with_zeros(n, array, self.real) for n, array in derived}
-        if self.channels:
-            arrays["channel"] = torch.tensor(list(self.channels))
-        stored = {n: to_host.array(_without_axis_of_one(n, array)) for n, array in arrays.items()}
-        wait = to_host.wait if operands.like.is_cuda else None
-        return LayerCapture(stored, attributes, self.worst_closure, wait)
-
-
-def draft_layer(
+def capture_layer(
     call: MixerCall,
     length: Tensor,
     channels: Sequence[int] | None = None,
     store_discretized: bool = False,
     target: Tensor | None = None,
     separator: Tensor | None = None,
-) -> LayerDraft:
-    """Everything that is stored of one mixer's call but its maps: operands, weights, closure.
+) -> LayerCapture:
+    """Everything that is stored of one mixer's call.
 
     Args:
         call: The call, one prompt a row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
@@ -144,38 +82,51 @@ def draft_layer(
         y = None if operands.x is None else selective_scan(operands)
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
-    stored, unseen = operands.arrays() if operands.stored else {}, 0
+    attributes: dict[str, str | int] = {
+        **_described(call.site, operands, weights),
+        **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
+        **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+    }
     arrays: dict[str, Tensor] = {
         **weights,
-        **{name: _padded_with_zeros(name, array, real) for name, array in stored.items()},
         "closure_error": closed.error,
         "closure_worst_token": closed.worst_token,
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to prove
+        arrays |= _padded_with_zeros(operands.arrays(), real)
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
-        last = getattr(adapter.out_projection(mixer), "weight", None)
-        unseen = unseen_heads(last, operands)
+        if unseen := unseen_heads(adapter, mixer, operands):
+            attributes[UNSEEN_HEADS] = f"{unseen} of {operands.heads}"
+    long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
-        long = operands.tokens > names.LARGEST_WHOLE_MAP
         channels = [] if long else _loudest(operands, y, real)
-    return LayerDraft(
-        arrays=arrays,
-        attributes={
-            **_described(call.site, operands, weights),
-            **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
-            **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
-            **({UNSEEN_HEADS: f"{unseen} of {operands.heads}"} if unseen else {}),
-        },
-        operands=operands.bare(),
-        real=real,
-        length=length,
-        target=target,
-        separator=separator,
-        channels=channels if operands.stored else [],
-        store_discretized=store_discretized,
-        worst_closure=float(closed.error.max()),
-        closes=bool(closed.reason) or all_finite(closed.error),
-    )
+    if not operands.stored:
+        channels = []
+    # Neither is needed any more, and what surrounds the mixing holds the projections.
+    operands = operands.bare()
+    del y
+    to_host = ToHost(operands.like)
+    # Maps are the operands', whatever precision the model is run in.
+    with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
+        if long:
+            attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
+            found = maps.reduced(operands, length, target, block, separator)
+        else:
+            found = maps.whole(operands, length, channels, to_host)
+            if not operands.stored:
+                arrays |= maps.of_heads(operands, length, target, separator)
+        arrays |= found.arrays
+        closes = bool(closed.reason) or all_finite(closed.error)
+        if finite == names.FINITE and closes and not found.finite:
+            attributes["finite"] = names.NONFINITE_OUTPUT
+            attributes["reason"] = "its map overflows, though its output is finite"
+        if store_discretized:
+            arrays |= _padded_with_zeros(operands.discretized(), real)
+    if channels:
+        arrays["channel"] = torch.tensor(list(channels))
+    stored = {n: to_host.array(_without_axis_of_one(n, array)) for n, array in arrays.items()}
+    wait = to_host.wait if operands.like.is_cuda else None
+    return LayerCapture(stored, attributes, float(closed.error.max()), wait)
 
 
 def _described(
@@ -203,9 +154,9 @@ def capture_attention(
 
     Args:
         call: Its call.
-        length: As in `draft_layer`.
-        target: As in `draft_layer`.
-        separator: As in `draft_layer`.
+        length: As in `capture_layer`.
+        target: As in `capture_layer`.
+        separator: As in `capture_layer`.
     """
     operands = call.operands().bare()
     to_host = ToHost(operands.like)
@@ -247,9 +198,12 @@ def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
     return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
 
 
-def _padded_with_zeros(name: str, array: Tensor, real: Tensor) -> Tensor:
-    """An array that is zero at padding, if it has tokens."""
-    return _zero_padding(array, real) if names.TOKEN in layer_axes(name, array.ndim) else array
+def _padded_with_zeros(arrays: Mapping[str, Tensor], real: Tensor) -> dict[str, Tensor]:
+    """Arrays that are zero at padding, those that have tokens."""
+    return {
+        name: _zero_padding(array, real) if names.TOKEN in layer_axes(name, array.ndim) else array
+        for name, array in arrays.items()
+    }
 
 
 def _without_axis_of_one(name: str, array: Tensor) -> Tensor:

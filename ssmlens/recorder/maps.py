@@ -108,7 +108,7 @@ def of_heads(
 ) -> dict[str, Tensor]:
     """Where the rows of each head's own map look (`names.MAP_STATISTICS`), in zeros; no head's map is kept.
 
-    NaN where a prompt's operands are not finite.
+    NaN where a prompt's operands are not finite. Without `reach` where tokens look ahead (`ReducedMaps.reach`).
 
     Args:
         operands: The operands of all prompts.
@@ -118,7 +118,8 @@ def of_heads(
     """
     shape = operands.batch, operands.heads, operands.tokens
     zeros = operands.like.new_zeros(shape, dtype=torch.float32)
-    arrays = {f"head_{name}": zeros.clone() for name in MAP_STATISTICS}
+    known = [name for name in MAP_STATISTICS if name != "reach" or operands.is_causal]
+    arrays = {f"head_{name}": zeros.clone() for name in known}
     for prompt, real in enumerate(length.tolist()):
         one = operands.sequence(prompt, real)
         if not one.finite:
@@ -128,8 +129,9 @@ def of_heads(
         looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
         for head in range(operands.heads):
             alone = reduced_maps(one.select_heads([head]), _STRIP, looks, separator=parts)
-            for name, values in alone.statistics().items():
-                arrays[f"head_{name}"][prompt, head, :real] = values
+            found = alone.statistics()
+            for name in known:
+                arrays[f"head_{name}"][prompt, head, :real] = found[name]
     return arrays
 
 

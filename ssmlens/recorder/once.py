@@ -13,10 +13,10 @@ from ssmlens.recorder.hooks import hooked
 
 
 def check_runs_once(model: nn.Module, blocks: Sequence[Block], tokens: Sequence[int]) -> None:
-    """Run the model on a few tokens, and raise UsageError for a block that calls what mixes its tokens twice.
+    """Run the model on a few tokens, and raise UsageError for a block that mixes its tokens more than once.
 
-    A model with hooks is not run: who set them may count forwards, or reach for tokens that these few lack. Nor is one
-    whose weights are not there. Random numbers are as they were afterwards, as far as the CPU draws them.
+    A model with hooks is not run: they may count forwards, or expect more tokens than these few. A model whose weights
+    are on the meta device is not run either. The CPU's random numbers go on as if nothing had run; a GPU's do not.
 
     Raises:
         UsageError: Such a block, by the name of its module; or one that cannot be recorded.

@@ -13,6 +13,7 @@ from ssmlens.errors import UsageError
 from ssmlens.files.plain_json import loads, read_bytes
 from ssmlens.models.shipped import data_folder
 from ssmlens.models.tokenizers import Tokenizer, Vocabulary
+from ssmlens.names import REPEAT
 from ssmlens.tasks.bytes import Bytes
 from ssmlens.tasks.letters import LetterTask
 from ssmlens.tasks.recall import Recall
@@ -92,7 +93,7 @@ class Prompts:
             if len(row) < 2:
                 raise UsageError(f"prompt {number}: a sequence to repeat has two tokens or more")
         target = [_after_the_last_time(len(row), times) for row in once]
-        return cls([row * times for row in once], "repeat", target=target)
+        return cls([row * times for row in once], REPEAT, target=target)
 
     @classmethod
     def of_task(cls, name: str, model: Any, *, seed: int = 0, **options: Any) -> "Prompts":

@@ -39,7 +39,7 @@ Infinity are refused. A last line without its line end is still being written, a
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -194,16 +194,13 @@ def find_runs(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}; give a run or a folder of runs")
-    return list(islice(_runs_below(folder, Folders()), MOST_RUNS))
+    listing = Folders().walk(folder, holds_run)
+    return list(islice((path for path, listed in listing if holds_run(listed)), MOST_RUNS))
 
 
 def holds_run(listed: Listed) -> bool:
     """Whether a directory that holds this is a run's."""
     return METRICS in listed.files
-
-
-def _runs_below(folder: Path, folders: Folders) -> Iterator[Path]:
-    return (path for path, listed in folders.walk(folder, holds_run) if holds_run(listed))
 
 
 def _read(path: Path, known: Metrics) -> Run:

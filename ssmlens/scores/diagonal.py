@@ -67,7 +67,7 @@ def sharpest_lag(
     Returns:
         Tokens back; negative: ahead.
     """
-    back, other = _summed(energies), _summed(ahead or energies[:0])
+    back, other = _summed(energies), _summed(ahead or [])
     lag, lead = (
         first_lag + np.argmax(e[first_lag:]) if len(e) > first_lag else 0 for e in (back, other)
     )
@@ -88,7 +88,7 @@ def _sharpest(
     ahead: Float[np.ndarray, " lag"] | None = None,
 ) -> float:
     sides = [energy] if ahead is None else [energy, ahead]
-    total = sum(side[min(n, 1) :].sum() for n, side in enumerate(sides))  # lag 0 once
+    total = energy.sum() + (0 if ahead is None else ahead[1:].sum())  # lag 0 once
     if tokens <= 2 * first_lag or total == 0:
         return math.nan
     return float(max(side[first_lag:].max() for side in sides) / total)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlens.errors import UsageError
+from ssmlens.scan.reach import first_late
 from ssmlens.scores.score import SCORES, Measured, Score
 from ssmlens.scores.statistics import mask_row_sum
 
@@ -56,7 +57,7 @@ def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
 
 def _mean_of_late(row_sum: Float[np.ndarray, " query"]) -> float:
     """`memory_length` from the mask's row sums."""
-    return float(row_sum[-math.ceil(len(row_sum) / 4) :].mean())
+    return float(row_sum[first_late(len(row_sum)) :].mean())
 
 
 SCORES.register("mask_ones")(

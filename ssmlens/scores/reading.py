@@ -1,6 +1,7 @@
 """What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -73,7 +74,9 @@ def is_softmax(layer: LayerLike) -> bool:
 
 
 class Reading:
-    """One layer, seen with one prompt; arrays are read when asked for, once.
+    """One layer, seen with one prompt; arrays are read when asked for, once, and so are statistics computed.
+
+    Scores share them, and must not write into them.
 
     Args:
         capture: An open capture.
@@ -118,17 +121,17 @@ class Reading:
         """The prompt's log decay; −∞ is a token that forgets everything. Raises NotApplicable when absent or NaN."""
         return self._of_prompt("log_decay", finite=lambda array: np.isfinite(np.exp(array)))
 
-    @property
+    @cached_property
     def attention_map(self) -> Float[np.ndarray, "query key"]:
         """The prompt's whole map. Raises NotApplicable when absent, reduced, not finite, or of one token."""
         return self._of_prompt("attention_map")
 
-    @property
+    @cached_property
     def attention_mask(self) -> Float[np.ndarray, "query key"]:
         """The prompt's whole mask. Raises as `attention_map`."""
         return self._of_prompt("attention_mask")
 
-    @property
+    @cached_property
     def lag_energy(self) -> Float[np.ndarray, " lag"]:
         """Mean square of the map along each sub-diagonal, mean_i map[i, i−ℓ]². Raises as `attention_map`."""
         return self._statistic("lag_energy", lambda: statistics.energy_by_lag(self.attention_map))
@@ -138,7 +141,7 @@ class Reading:
         """Whether the layer's tokens read later ones too: its maps are no lower triangles."""
         return schema.looks_ahead(self._layer.attributes)
 
-    @property
+    @cached_property
     def ahead_energy(self) -> Float[np.ndarray, " lag"]:
         """Mean square of the map along each diagonal above it, mean_i map[i, i+ℓ]². Raises as `attention_map`.
 
@@ -150,14 +153,14 @@ class Reading:
             "ahead_energy", lambda: statistics.energy_by_lag(self.attention_map.T)
         )
 
-    @property
+    @cached_property
     def row_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives in all, Σ_j |map[i, j]|. Raises as `attention_map`."""
         return self._statistic(
             "row_magnitude", lambda: statistics.row_magnitude(self.attention_map)
         )
 
-    @property
+    @cached_property
     def target_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives its target, |map[i, target_i]|, 0 without one. Raises as `attention_map`."""
         return self._statistic(
@@ -165,26 +168,26 @@ class Reading:
             lambda: statistics.target_magnitude(self.attention_map, self.target),
         )
 
-    @property
+    @cached_property
     def previous_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives the token before it, |map[i, i − 1]|. Raises as `attention_map`."""
         return self._statistic(
             "previous_magnitude", lambda: statistics.previous_magnitude(self.attention_map)
         )
 
-    @property
+    @cached_property
     def reach(self) -> Float[np.ndarray, " query"]:
         """Tokens back that half of a late query's |map| reaches, −1 for other queries. Raises as `attention_map`."""
         return self._statistic("reach", lambda: statistics.reach(self.attention_map))
 
-    @property
+    @cached_property
     def first_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives the first token, |map[i, 0]|. Raises as `attention_map`."""
         return self._statistic(
             "first_magnitude", lambda: statistics.first_magnitude(self.attention_map)
         )
 
-    @property
+    @cached_property
     def separator_magnitude(self) -> Float[np.ndarray, " query"]:
         """What each query gives separators between the first token and itself. Raises as `attention_map`."""
         return self._statistic(
@@ -192,7 +195,7 @@ class Reading:
             lambda: statistics.separator_magnitude(self.attention_map, self.separator),
         )
 
-    @property
+    @cached_property
     def mask_row_sum(self) -> Float[np.ndarray, " query"]:
         """How many tokens each query still holds, Σ_j mask[i, j]. Raises as `attention_map`."""
         return self._statistic("mask_row_sum", lambda: statistics.mask_row_sum(self.attention_mask))
@@ -210,7 +213,7 @@ class Reading:
         assert self._prompt is not None, "a weight score has no prompt"
         return self._capture.prompt_kinds[self._prompt]
 
-    @property
+    @cached_property
     def separator(self) -> Bool[np.ndarray, " token"]:
         """Which of the prompt's tokens are separators (`ssmlens.store.separators`)."""
         assert self._prompt is not None, "a weight score has no prompt"

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ssmlens.scan.reach import first_late
+
 
 def energy_by_lag(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " lag"]:
     """Mean square of the map along each sub-diagonal: e(ℓ) = mean_i map[i, i−ℓ]², 0 ≤ ℓ < T."""
@@ -47,7 +49,7 @@ def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " 
     """
     tokens = len(attention_map)
     found = np.full(tokens, -1.0)
-    for query in range(tokens - math.ceil(tokens / 4), tokens):
+    for query in range(first_late(tokens), tokens):
         row = np.abs(attention_map[query])
         near = np.zeros(max(query + 1, tokens - query))  # by distance
         near[: query + 1] += row[query::-1]

@@ -51,11 +51,11 @@ def attribution_json(data: xr.Dataset, model: str, prompt: str) -> bytes:
         for n, label in enumerate(data[TERM].values.tolist())
     ]
     strings = data["token_string"].values.tolist() if "token_string" in data.coords else None
-    held = {
+    page = {
         **{"format": FORMAT, "version": VERSION, "model": model, "prompt": prompt},
         **{"attributes": dict(data.attrs), "tokens": strings, "terms": terms},
     }
-    return json.dumps(held, allow_nan=False).encode()
+    return json.dumps(page, allow_nan=False).encode()
 
 
 def is_attribution(path: Path) -> bool:
@@ -78,21 +78,21 @@ def open_attribution(path: Path) -> xr.Dataset:
         SsmlensError: There is no such file, or it holds something else; the message says what.
     """
     try:
-        held = read_object(path, _MOST_BYTES, refused=SsmlensError)
+        page = read_object(path, _MOST_BYTES, refused=SsmlensError)
     except FileNotFoundError as error:
         raise SsmlensError(f"there is no {path}") from error
     try:
-        return _dataset(held)
+        return _dataset(page)
     except ValueError as error:
         raise SsmlensError(
             f"{path} is no attribution that can be read: {error}; write it again with `ssmlens attribute`"
         ) from error
 
 
-def _dataset(held: Mapping[str, Any]) -> xr.Dataset:
-    if held.get("format") != FORMAT or held.get("version") != VERSION:
+def _dataset(page: Mapping[str, Any]) -> xr.Dataset:
+    if page.get("format") != FORMAT or page.get("version") != VERSION:
         raise ValueError(f"its format is not {FORMAT!r}, version {VERSION}")
-    terms = _list(held, "terms")
+    terms = _list(page, "terms")
     if not terms or not all(isinstance(term, dict) for term in terms):
         raise ValueError("it has no terms")
     labels = [_text(term, TERM) for term in terms]
@@ -106,19 +106,19 @@ def _dataset(held: Mapping[str, Any]) -> xr.Dataset:
             LAYER: (TERM, [_whole(term, LAYER) for term in terms]),
             "module": (TERM, [_text(term, "module") for term in terms]),
         },
-        attrs={name: _text(held, name) for name in ("model", "prompt")},
+        attrs={name: _text(page, name) for name in ("model", "prompt")},
     )
-    attributes = held.get("attributes")
+    attributes = page.get("attributes")
     if not isinstance(attributes, dict):
         raise ValueError("it has no attributes")
     data.attrs |= {name: _whole(attributes, name) for name in _WHOLE}
     data.attrs |= {name: _number(attributes, name) for name in _NUMBERS}
     data.attrs |= {name: _text(attributes, name) for name in _TEXTS if name in attributes}
-    return _with_sources(data, terms, held)
+    return _with_sources(data, terms, page)
 
 
 def _with_sources(
-    data: xr.Dataset, terms: list[dict[str, Any]], held: Mapping[str, Any]
+    data: xr.Dataset, terms: list[dict[str, Any]], page: Mapping[str, Any]
 ) -> xr.Dataset:
     """With what terms take from each token, where any is split."""
     split = {term[TERM]: _list(term, "by_source") for term in terms if "by_source" in term}
@@ -132,37 +132,37 @@ def _with_sources(
         raise ValueError(f"its position is none of {sources} tokens")
     rows = np.array(list(split.values()), dtype=np.float64)
     data = data.assign(by_source=((MIXER, SOURCE), rows)).assign_coords({MIXER: list(split)})
-    if held.get("tokens") is None:
+    if page.get("tokens") is None:
         return data
-    strings = _list(held, "tokens")
+    strings = _list(page, "tokens")
     if len(strings) != sources or not all(isinstance(string, str) for string in strings):
         raise ValueError(f"its tokens are not {sources} strings")
     return data.assign_coords(token_string=(SOURCE, strings))
 
 
-def _list(held: Mapping[str, Any], name: str) -> list[Any]:
-    value = held.get(name)
+def _list(page: Mapping[str, Any], name: str) -> list[Any]:
+    value = page.get(name)
     if not isinstance(value, list):
         raise ValueError(f"{name} is not a list")
     return value
 
 
-def _text(held: Mapping[str, Any], name: str) -> str:
-    value = held.get(name)
+def _text(page: Mapping[str, Any], name: str) -> str:
+    value = page.get(name)
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ValueError(f"{name} is not a text")
     return value
 
 
-def _whole(held: Mapping[str, Any], name: str) -> int:
-    value = held.get(name)
+def _whole(page: Mapping[str, Any], name: str) -> int:
+    value = page.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} is not a whole number")
     return value
 
 
-def _number(held: Mapping[str, Any], name: str) -> float:
-    value: Any = held.get(name)
+def _number(page: Mapping[str, Any], name: str) -> float:
+    value: Any = page.get(name)
     if not _is_number(value):
         raise ValueError(f"{name} is not a number")
     return float(value)

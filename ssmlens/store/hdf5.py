@@ -176,9 +176,8 @@ def write_array(
         threads: What makes the chunks. None: this thread.
     """
     level = _deflate_level(array)
-    dataset = create_dataset(
-        group, name, array.shape, array.dtype, axes, level, shuffle=_shuffled(level)
-    )
+    # Where nothing is made smaller, a shuffle would only be a copy.
+    dataset = create_dataset(group, name, array.shape, array.dtype, axes, level, shuffle=level > 0)
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
     starts = list(
         itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
@@ -293,11 +292,6 @@ def _dimension(group: h5py.Group, axis: str, size: int) -> h5d.DatasetID:
     scale = h5d.create(group.id, axis.encode(), h5t.STD_U8LE, space, dcpl=properties)
     h5ds.set_scale(scale, _NO_VARIABLE % size)
     return scale
-
-
-def _shuffled(level: int) -> bool:
-    """Whether values are shuffled: where nothing is made smaller, that would only be a copy."""
-    return level > 0
 
 
 def _deflate_level(array: np.ndarray) -> int:

@@ -19,6 +19,7 @@ from ssmlens.store.schema import (
     is_volatile,
 )
 from ssmlens.store.separators import separators
+from ssmlens.store.verdict import CLOSURE_TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +79,11 @@ class CaptureHeader:
         if self.token_strings is not None:
             return list(self.token_strings[prompt])
         return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
+
+    @property
+    def closure_tolerance(self) -> float:
+        """The largest closure error to believe: it depends on dtype and kernels."""
+        return float(self.attributes.get("closure_tolerance", CLOSURE_TOLERANCE))
 
     def separator(self) -> Bool[np.ndarray, "prompt token"]:
         """Which tokens are separators (`ssmlens.store.separators`); padding is none."""

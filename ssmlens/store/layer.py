@@ -117,8 +117,7 @@ class Layer(ShownInNotebooks):
     def verdict(self) -> Verdict:
         """May its maps be believed: yes, no or not resolved, with the reason and the errors."""
         if self._verdict is None:
-            tolerance = self._header.attributes.get("closure_tolerance")
-            self._verdict = judge(self, None if tolerance is None else float(tolerance))
+            self._verdict = judge(self, self._header.closure_tolerance)
         return self._verdict
 
     def token_strings(self, prompt: int = 0) -> list[str]:

@@ -20,7 +20,6 @@ from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
 from ssmlens.store.manifest import read_manifest
 from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
-from ssmlens.store.verdict import CLOSURE_TOLERANCE
 
 _TRIES = 5
 
@@ -85,7 +84,7 @@ class Capture(ShownInNotebooks):
     @property
     def closure_tolerance(self) -> float:
         """The largest closure error to believe: it depends on dtype and kernels."""
-        return float(self.header.attributes.get("closure_tolerance", CLOSURE_TOLERANCE))
+        return self.header.closure_tolerance
 
     @property
     def layers(self) -> tuple[int, ...]:

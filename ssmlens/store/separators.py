@@ -10,7 +10,7 @@ A token is a separator if its string, without the blanks around it, is
 A word with punctuation in it (`don't`, `e.g`) is none, nor is a blank. In a task's prompt, whose tokens are all one
 character or a mark of the task (`names.TASK_MARKS`), the marks `|`, `end` and `begin` are separators. A prompt of
 random tokens said twice (`names.REPEAT`) has none: what was drawn there separates nothing, whatever it looks like.
-Nor has a prompt whose tokens are stored without text.
+A prompt whose tokens are stored without text has none either.
 """
 
 import re

@@ -122,6 +122,29 @@ def test_attention_that_sees_padding_is_refused(tmp_path):
         assert (captured.layer(1).read("attention_map") > 0).all()
 
 
+def test_how_far_heads_reach_is_not_kept_where_they_look_ahead(tmp_path):
+    model = mamba_lm()
+    ids = [IDS[0], IDS[0][::-1]]
+    with ssmlens.capture(model, ids, tmp_path / "causal") as captured:
+        late = captured.layer(1).read("head_reach")[:, :, -2:]
+        assert (late >= 0).all()
+        assert (late > 0).any()
+    model.backbone.layers[1].mixer.causal = False
+    with ssmlens.capture(model, ids, tmp_path / "both") as captured:
+        layer = captured.layer(1)
+        assert {*OF_HEADS} - {*layer.names} == {"head_reach"}
+        np.testing.assert_allclose(
+            layer.read("head_first_magnitude").mean(1), layer.read("attention_map")[:, :, 0], 1e-5
+        )
+        ranking = ssmlens.rank_heads(captured, ["sink", "receptive_field"])
+        reasons = [row.reason for row in ranking if row.operator == "softmax"]
+        assert (
+            reasons
+            == ["receptive_field on 0 of 2 prompts: softmax attention has no attention_map"] * 2
+        )
+    assert verify(tmp_path / "both") == []
+
+
 @pytest.mark.parametrize(("broken", "finite"), [("in_proj", "weights"), ("norm", "input")])
 def test_attention_that_is_not_finite_is_marked(tmp_path, broken, finite):
     model = mamba_lm()

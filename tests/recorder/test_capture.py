@@ -126,9 +126,9 @@ def test_batches_give_the_same_content(model, tmp_path, monkeypatch, tokens):
     whole = contents(ssmlens.capture(model, IDS, tmp_path / "one", channels=[0, 3]))
     batches, write = set(), module.CaptureWriter.write
 
-    def counted(self, layer, batch, arrays, attributes):
+    def counted(self, layer, batch, *rest, **options):
         batches.add(batch)
-        write(self, layer, batch, arrays, attributes)
+        write(self, layer, batch, *rest, **options)
 
     monkeypatch.setattr(module, "_BATCH_TOKENS", tokens)
     monkeypatch.setattr(module.CaptureWriter, "write", counted)

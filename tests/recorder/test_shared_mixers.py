@@ -119,7 +119,7 @@ def test_capture_stores_every_block_as_its_own(pair, tmp_path):
             one, other = got.layer(layer), wanted.layer(layer)
             assert one.verdict.believed
             assert (one.read("attention_map") == other.read("attention_map")).all()
-    ssmlens.verify(tmp_path / "shared.h5")
+    assert ssmlens.verify(tmp_path / "shared.h5") == []
 
 
 @torch.no_grad()
