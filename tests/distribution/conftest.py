@@ -68,17 +68,19 @@ def distribution(tmp_path_factory):
 def install(distribution, tmp_path_factory):
     """install("all"): a fresh environment with the wheel and that extra; "" is the wheel alone.
 
-    Everything comes at its newest version. Some gigabytes with CUDA's torch, so it is removed after the module.
+    What no further requirement names comes at its newest version. With CUDA's torch an environment has six gigabytes,
+    so it is removed after the module.
     """
     folders = []
 
-    def make(extra):
+    def make(extra, *further):
         folders.append(tmp_path_factory.mktemp("environment"))
         venv.create(folders[-1], with_pip=True)
         environment = Environment(folders[-1])
         wanted = f"ssmlens[{extra}]" if extra else "ssmlens"
         requirement = f"{wanted} @ {distribution.wheel.as_uri()}"
-        environment.run("python", "-m", "pip", "install", "-q", requirement, here=folders[-1])
+        pip = ("python", "-m", "pip", "install", "-q", "--no-compile")
+        environment.run(*pip, requirement, *further, here=folders[-1])
         return environment
 
     yield make

@@ -1,8 +1,13 @@
-"""`WHEEL[all]` in a bare environment: the demo runs to its end, and its dashboard has what the browser needs."""
+"""`WHEEL[all]` in a bare environment: the demo runs to its end, and its dashboard has what the browser needs.
+
+torch is of this checkout's version, so that a build for CPUs is taken where pip has one at hand: CUDA's has gigabytes.
+All else is the newest. `test_wheel_alone` takes the newest torch.
+"""
 
 import json
 import re
 import urllib.request
+from importlib.metadata import version
 
 import pytest
 
@@ -11,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def environment(install):
-    return install("all")
+    return install("all", f"torch=={version('torch').partition('+')[0]}")
 
 
 @pytest.fixture(scope="module")
