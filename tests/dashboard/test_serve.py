@@ -19,7 +19,7 @@ def test_the_command_prints_its_address_answers_there_and_ends_at_ctrl_c(copying
     words = [
         sys.executable,
         "-m",
-        "ssmlens.cli",
+        "ssmlens",
         "dashboard",
         str(copying),
         "--port",
