@@ -62,7 +62,7 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
         text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
         return print_all(text, result.exit_code)
     except SsmlensError as error:
-        return _fail(_in_flags(str(error)), error.exit_code, wants_json)
+        return _fail(in_flags(str(error)), error.exit_code, wants_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
     except MemoryError:
@@ -138,7 +138,7 @@ def _gist(box: str) -> str:
     return " ".join([wrong, *(part for part in more if part.startswith("Perhaps"))])
 
 
-def _in_flags(message: str) -> str:
+def in_flags(message: str) -> str:
     """What the library says of its arguments (`eval_lengths`), of the options that set them (--eval-lengths)."""
     return _ARGUMENT.sub(lambda found: flag(_OPTIONS.get(found[1], found[1])), message)
 

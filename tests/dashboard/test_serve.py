@@ -75,7 +75,7 @@ def test_a_taken_port_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port {port} .*choose another --port"):
+        with pytest.raises(UsageError, match=f"port {port} .*choose another `port`"):
             listen("127.0.0.1", port)
 
 
