@@ -29,7 +29,7 @@ class Result:
     """What a command has to say.
 
     Attributes:
-        data: For `--json`: plain dicts, lists, strings, numbers.
+        data: For `--json`: dicts, lists, strings, numbers; NaN is printed as null.
         text: For people.
         exit_code: 0, or 1 where the command worked but the answer is bad (`verify`).
     """
@@ -59,7 +59,7 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
     try:
         command = parse_options(command_class, name, words)
         result = command.run()
-        text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
+        text = _in_json(result.data) if command.json else result.text
         return print_all(text, result.exit_code)
     except SsmlensError as error:
         return _fail(in_flags(str(error)), error.exit_code, wants_json)
@@ -77,6 +77,12 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
             1,
             wants_json,
         )
+
+
+def _in_json(data: dict[str, Any]) -> str:
+    from ssmlens.files.strict_json import without_nan
+
+    return json.dumps(without_nan(data), indent=1, allow_nan=False)
 
 
 def print_all(text: str, exit_code: int = 0) -> int:
