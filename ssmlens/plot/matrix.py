@@ -33,14 +33,14 @@ def window(what: Selection, queries: Span, keys: Span) -> Float[np.ndarray, "que
     return _rectangle(what, queries, keys)
 
 
-def shown_tile(what: Selection, region: Region | None = None, side: int = SIDE) -> Tile:
-    """The matrix, or a rectangle of it, in at most `side` cells a side."""
+def shown_tile(what: Selection, region: Region | None = None) -> Tile:
+    """The matrix, or a rectangle of it, in at most `tiles.SIDE` cells a side."""
     everything = (0, what.length)
     queries, keys = (everything, everything) if region is None else region
     longest = max(queries[1] - queries[0], keys[1] - keys[0])
     if whole(what) or longest <= EXACT:
         values = window(what, queries, keys)
-        return tile(values, queries, keys, what.reduction, side, causal=what.causal)
+        return tile(values, queries, keys, what.reduction, SIDE, causal=what.causal)
     if what.kind == "channel":
         return _channel_by_strips(what, queries, keys)
     return _reduced(what, queries, keys)
