@@ -27,8 +27,8 @@ WEIGHTS_FILES = (
 _MOST_BYTES = 1 << 26
 # Bytes of a tensor on a GPU that are brought to the host at a time.
 _PIECE = 1 << 22
-# Of a file in the index's own folder.
 _NAMED = 4  # of faulty tensors, in a message
+# Of a file in the index's own folder.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 
 
