@@ -82,11 +82,18 @@ def classes_in(hint):
         yield from classes_in(part)
 
 
+FIRST_USE = """
+model = ssmlens.load_model("copy-mamba1-mimetic")
+captured = ssmlens.capture(model, ["abc|abc"], out=None)
+print(ssmlens.rank_layers(captured)[0].layer, captured.layer(3).verdict.believed)"""
+
+
 def test_a_type_checker_knows_every_public_name_and_no_other(tmp_path):
     settings = {"extraPaths": [str(PACKAGE.parent)], "typeCheckingMode": "strict"}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     lines = ["import ssmlens", *(f"print(ssmlens.{name})" for name in ssmlens.__all__)]
-    unknown = len(lines)
+    lines += [FIRST_USE]
+    unknown = "\n".join(lines).count("\n") + 1
     (tmp_path / "user.py").write_text("\n".join([*lines, "print(ssmlens.atention_map)\n"]))
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     done = subprocess.run(
