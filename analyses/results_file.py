@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ssmlens.files.new import write_file
+from ssmlens.files.strict_json import without_nan
 from ssmlens.runs.metrics import EVAL, TRAIN, Metrics
 from ssmlens.runs.run import Run, find_runs, open_run
 from ssmlens.training.config import TrainConfig
@@ -124,4 +125,4 @@ def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[
 
 def plain(value: float) -> float | None:
     """A number as it is kept: to five digits; None where it is none."""
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+    return without_nan(float(f"{value:.{_DIGITS}g}"))

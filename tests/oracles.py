@@ -1,12 +1,12 @@
 """What tests hold the package against: definitions written out in float64, sharing no code with it."""
 
 import numpy as np
+from reference_delta import reference_delta_rule
+from reference_scan import reference_scan
 
 from ssmlens.scan.operators.delta_rule import DeltaRule
 from ssmlens.scan.operators.gated_convolution import GatedConvolution
 from ssmlens.scan.operators.two_way import TwoWayScan
-from ssmlens.scan.reference import reference_scan
-from ssmlens.scan.reference_delta import reference_delta_rule
 
 
 def relative(got, wanted):

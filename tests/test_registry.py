@@ -114,7 +114,7 @@ def run(installed, tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def run(*words, code=0):
-        command = [sys.executable, "-m", "ssmlens.cli", *map(str, words)]
+        command = [sys.executable, "-m", "ssmlens", *map(str, words)]
         said = subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=here, env=environment
         )

@@ -43,7 +43,6 @@ def things() -> dict[str, Callable[[], object]]:
 
     def capture() -> None:
         captured = ssmlens.capture(model, ids, folder / "run.h5", overwrite=True)
-        assert captured is not None
         captured.close()
 
     shape = MambaConfig(d_model=1024, n_layer=4, vocab_size=50277)
@@ -52,7 +51,6 @@ def things() -> dict[str, Callable[[], object]]:
 
     def capture_large() -> None:
         captured = ssmlens.capture(large, prompt, folder / "large", overwrite=True)
-        assert captured is not None
         captured.close()
 
     return (

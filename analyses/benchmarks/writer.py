@@ -129,7 +129,6 @@ def _model(asked: argparse.Namespace) -> MambaLM:
 
 def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int] | None) -> None:
     captured = ssmlens.capture(model, ids, out, channels=channels, overwrite=True)
-    assert captured is not None
     captured.close()
 
 

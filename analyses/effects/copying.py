@@ -96,7 +96,6 @@ def _columns(name: str, model: torch.nn.Module, prompts: Prompts) -> list[tuple[
     }
     nats, left = (values.reshape(3, -1) for values in of.values())
     captured = ssmlens.capture(model, prompts, None)
-    assert captured is not None
     with captured:
         ranking = ssmlens.rank_layers(captured, by="copy_score")
     looks = {row.layer: row.scores["copy_score"] for row in ranking.rows}

@@ -10,7 +10,7 @@ from mamba_ssm.modules.mamba_simple import Mamba  # pyright: ignore[reportMissin
 from torch import nn
 
 import ssmlens
-from ssmlens.models.mixers import build_mixer
+from ssmlens.models import mamba, mamba2, mamba3
 
 D_MODEL = 256
 LENGTHS = ((2, 1), (1, 2), (3, 63), (2, 257))
@@ -30,6 +30,8 @@ OPTIONS = {
     Mamba2Simple: [{}, {"ngroups": 2, "dt_limit": (0.01, 0.1)}, {"use_mem_eff_path": False}],
     Mamba3: [{}, {"rope_fraction": 1.0}, {"ngroups": 2}, {"is_outproj_norm": True}],
 }
+# Its twin in plain torch, of the mixers that have one.
+TWINS = {Mamba: mamba.Mamba, Mamba2: mamba2.Mamba2, Mamba3: mamba3.Mamba3}
 # How a mixer is run: its weights' dtype, autocast's dtype, training.
 MODES = {
     "float32 eval": (torch.float32, None, False),
@@ -50,8 +52,8 @@ def rows():
                 try:
                     mixer = _spread(cls(D_MODEL, device="cuda", dtype=how[0], **shape, **given))
                     row[mode] = max(_closure(mixer, how, *size) for size in LENGTHS)
-                    if mode == "float32 eval" and cls is not Mamba2Simple:
-                        row["twin_on_cpu"] = _twin(cls.__name__, mixer, {**shape, **given})
+                    if mode == "float32 eval" and cls in TWINS:
+                        row["twin_on_cpu"] = _twin(TWINS[cls], mixer, {**shape, **given})
                 except (RuntimeError, AssertionError, TypeError) as error:
                     row[mode] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             yield row
@@ -76,9 +78,9 @@ def _closure(mixer: nn.Module, how: tuple, batch: int, tokens: int) -> float:
     return rec[0].closure_error
 
 
-def _twin(name: str, mixer: nn.Module, arguments: dict) -> float:
+def _twin(cls: type[nn.Module], mixer: nn.Module, arguments: dict) -> float:
     """How far the plain-torch twin with the same state dict, on a CPU, is from the kernels."""
-    twin = build_mixer(name, d_model=D_MODEL, **arguments)
+    twin = cls(d_model=D_MODEL, **arguments)
     twin.load_state_dict({k: v.float().cpu() for k, v in mixer.state_dict().items()})
     hidden = torch.randn(2, 65, D_MODEL)
     with torch.no_grad():

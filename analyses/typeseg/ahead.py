@@ -42,7 +42,6 @@ def measure(text: str, figure: Path | None = None) -> dict:
     ids = model.tokenizer.encode(text)
     results = {"bytes": len(ids), "logits": logits_apart(model, ids), "blocks": []}
     captured = ssmlens.capture(model, [text], None)  # a temporary one
-    assert captured is not None
     with captured:
         scores = compute(captured, SCORES)
         for index in captured.layers:

@@ -78,7 +78,7 @@ class Library:
         if entry.growing:
             raise GrowingError(
                 f"{entry.name} is not finished: {_layers_written(entry.path)} of its layers are written. It is shown "
-                "as soon as it is; if nothing writes it any more, run the same capture again with --resume"
+                "as soon as it is. If nothing writes it any more, go on with it: ssmlens capture ... --resume"
             )
         try:
             return self._open.get(entry.path, lambda: self._listing.files(entry.path))

@@ -1,6 +1,5 @@
 """Tables of ag-grid in the page's own colours: a card, and what its columns and cells hold."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,8 +61,3 @@ def numbers(form: str = ".3~g") -> Column:
     """What makes a column one of numbers, in d3's format; a cell without one is empty."""
     shown = f"params.value == null ? '' : d3.format('{form}')(params.value)"
     return {"type": "rightAligned", "valueFormatter": {"function": shown}}
-
-
-def cell(value: float) -> float | None:
-    """A number as JSON holds it: None where it is not finite."""
-    return value if math.isfinite(value) else None

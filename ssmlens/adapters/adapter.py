@@ -113,7 +113,7 @@ class Adapter(ABC):
 
     def cached_by(self, mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
         """The argument, of the mixer's call or of its model's, that makes it a cached step; None: it is none."""
-        return cache_with_state(mixer, given)
+        return cache_with_state(mixer, given, self.cache_argument)
 
     def read_output(
         self, mixer: nn.Module, given: MixerInput, output: Any
@@ -216,10 +216,18 @@ def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict
     return given | given.pop("kwargs", {})
 
 
-def cache_with_state(mixer: nn.Module, given: Mapping[str, Any]) -> str | None:
-    """The argument that holds the state of earlier tokens of this mixer, or None: this is no cached step."""
-    for name in _CACHES:
-        if given.get(name) is not None and _holds_state(given[name], mixer):
+def cache_with_state(
+    mixer: nn.Module, given: Mapping[str, Any], own_name: str | None = None
+) -> str | None:
+    """The argument that holds the state of earlier tokens of this mixer, or None: this is no cached step.
+
+    Args:
+        mixer: The mixer.
+        given: The arguments of its call.
+        own_name: What its family calls a cache, where that is no usual name.
+    """
+    for name in (*_CACHES, own_name):
+        if name is not None and given.get(name) is not None and _holds_state(given[name], mixer):
             return name
     return None
 
@@ -235,4 +243,5 @@ def _holds_state(cache: Any, mixer: nn.Module) -> bool:
             return bool(cache.has_previous_state(*(getattr(mixer, name) for name in of_layer)))
         except (TypeError, ValueError, AttributeError):
             continue
-    return cache.get_seq_length() > 0
+    length = getattr(cache, "get_seq_length", None)
+    return length is None or length() > 0  # a cache that cannot say what it holds counts as full

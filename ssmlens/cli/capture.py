@@ -147,8 +147,6 @@ class CaptureCommand(ModelOptions):
 
 def describe(captured: Any, out: Path) -> Result:
     """A finished capture in a line for people, and in full for --json."""
-    import math
-
     errors, marks = {}, {}
     for index in captured.layers:
         layer = captured.layer(index)
@@ -170,7 +168,7 @@ def describe(captured: Any, out: Path) -> Result:
         "complete": True,
         "digest": captured.digest,
         "prompts": captured.prompts,
-        "closure_error": {str(i): e if math.isfinite(e) else None for i, e in errors.items()},
+        "closure_error": {str(index): error for index, error in errors.items()},
         "not_finite": {str(index): why for index, why in marks.items()},
     }
     return Result(data, "\n".join(lines))

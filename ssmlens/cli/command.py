@@ -29,7 +29,7 @@ class Result:
     """What a command has to say.
 
     Attributes:
-        data: For `--json`: plain dicts, lists, strings, numbers.
+        data: For `--json`: dicts, lists, strings, numbers; NaN is printed as null.
         text: For people.
         exit_code: 0, or 1 where the command worked but the answer is bad (`verify`).
     """
@@ -59,10 +59,10 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
     try:
         command = parse_options(command_class, name, words)
         result = command.run()
-        text = json.dumps(result.data, indent=1, allow_nan=False) if command.json else result.text
+        text = _in_json(result.data) if command.json else result.text
         return print_all(text, result.exit_code)
     except SsmlensError as error:
-        return _fail(_in_flags(str(error)), error.exit_code, wants_json)
+        return _fail(in_flags(str(error)), error.exit_code, wants_json)
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
     except MemoryError:
@@ -77,6 +77,12 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
             1,
             wants_json,
         )
+
+
+def _in_json(data: dict[str, Any]) -> str:
+    from ssmlens.files.strict_json import without_nan
+
+    return json.dumps(without_nan(data), indent=1, allow_nan=False)
 
 
 def print_all(text: str, exit_code: int = 0) -> int:
@@ -138,7 +144,7 @@ def _gist(box: str) -> str:
     return " ".join([wrong, *(part for part in more if part.startswith("Perhaps"))])
 
 
-def _in_flags(message: str) -> str:
+def in_flags(message: str) -> str:
     """What the library says of its arguments (`eval_lengths`), of the options that set them (--eval-lengths)."""
     return _ARGUMENT.sub(lambda found: flag(_OPTIONS.get(found[1], found[1])), message)
 

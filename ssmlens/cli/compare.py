@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.curves import or_none, share
+from ssmlens.cli.curves import share
 from ssmlens.text_table import text_table
 
 
@@ -106,12 +106,10 @@ def _plain(found: Any) -> dict[str, Any]:
 def _arm(arm: Any) -> dict[str, Any]:
     values = dataclasses.asdict(arm)
     for name in ("by_seed", "rates", "chosen"):
-        values[name] = [[key, or_none(value)] for key, value in values[name].items()]
+        values[name] = list(values[name].items())
     for name in ("overall_interval", "overall_spread", "best_interval", "best_spread"):
         low, high = values[name]
         values[name] = None if math.isnan(low) else [low, high]
-    for name in ("overall", "best_rate", "best"):
-        values[name] = or_none(values[name])
     decades = None if arm.window is None else arm.decades
     return values | {"cut_off": arm.cut_off, "edges": list(arm.edges), "decades": decades}
 

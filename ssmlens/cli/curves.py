@@ -50,12 +50,11 @@ def plain(run: Any) -> dict[str, Any]:
         "steps": run.status.steps,
         "seconds": run.status.seconds,
         "accuracy": {
-            str(n): {name: or_none(run.metrics.final(name, n)) for name in measures}
-            for n in lengths
+            str(n): {name: run.metrics.final(name, n) for name in measures} for n in lengths
         },
         "curve": {
             str(n): [
-                [int(step), or_none(float(value))]
+                [int(step), float(value)]
                 for step, value in zip(*run.metrics.curve("char", "eval", n), strict=True)
             ]
             for n in lengths
@@ -76,8 +75,3 @@ def _bars(shares: Any) -> str:
 def share(value: float) -> str:
     """A number to three places; "-" for NaN, where nothing is measured yet."""
     return "-" if value != value else f"{value:.3f}"
-
-
-def or_none(value: float) -> float | None:
-    """A number for JSON: None for NaN."""
-    return None if value != value else value

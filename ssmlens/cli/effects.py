@@ -1,6 +1,7 @@
 """`ssmlens effects`."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,17 +102,17 @@ def _result(found: Any) -> Result:
     ):
         real = np.isfinite(effect)
         means = [
-            float(np.mean(values[real])) if real.any() else None
+            float(np.mean(values[real])) if real.any() else math.nan
             for values in (found["before"].values, after, effect)
         ]
-        spread = float(np.std(effect[real])) if real.any() else None
+        spread = float(np.std(effect[real])) if real.any() else math.nan
         rows.append((str(edit), *(_shown(value) for value in (*means, spread))))
         data.append(
             {
                 "edit": str(edit),
                 **dict(zip(("before", "after", "effect"), means, strict=True)),
                 "spread": spread,
-                "effects": [float(e) if np.isfinite(e) else None for e in effect],
+                "effects": effect,
             }
         )
     of = found["effect"].attrs["long_name"]
@@ -119,8 +120,8 @@ def _result(found: Any) -> Result:
     return Result({"measure": found.attrs["measure"], "edits": data}, page)
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _shown(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
 
 
 COMMAND = EffectsCommand

@@ -42,10 +42,8 @@ class InfoCommand:
 
 
 def _layer(layer: Any) -> dict[str, Any]:
-    """What is told of one layer; closure_error and map_closure are None where there is none or it is not finite."""
+    """What is told of one layer; closure_error and map_closure are NaN where none is stored."""
     verdict = layer.verdict
-    errors = (verdict.errors.get(name, math.nan) for name in ("closure_error", "map_closure"))
-    error, of_map = (value if math.isfinite(value) else None for value in errors)
     return {
         "layer": layer.index,
         "kind": layer.kind,
@@ -53,8 +51,7 @@ def _layer(layer: Any) -> dict[str, Any]:
         "finite": layer.state,
         "believed": verdict.answer,
         "reason": verdict.reason,
-        "closure_error": error,
-        "map_closure": of_map,
+        **{name: verdict.errors.get(name, math.nan) for name in ("closure_error", "map_closure")},
         "arrays": {name: list(layer.dims(name)) for name in layer.names},
     }
 
@@ -80,7 +77,7 @@ def _cells(layer: dict[str, Any] | None) -> list[str]:
     errors = []
     for name in ("closure_error", "map_closure"):
         none = "nan" if name in layer["arrays"] and layer["believed"] == "no" else "-"
-        errors.append(none if layer[name] is None else f"{layer[name]:.1e}")
+        errors.append(f"{layer[name]:.1e}" if math.isfinite(layer[name]) else none)
     return [layer["finite"], *errors, layer["believed"], layer["mixer"]]
 
 

@@ -176,10 +176,10 @@ def _plain(student: Any, rank: float | None) -> dict[str, Any]:
     one, *_ = student.at.values()
     measured = {
         str(n): {
-            "all_rates": _or_none(arm.overall),
-            "least": _or_none(arm.overall_spread[0]),
-            "most": _or_none(arm.overall_spread[1]),
-            "best": _or_none(arm.best),
+            "all_rates": arm.overall,
+            "least": arm.overall_spread[0],
+            "most": arm.overall_spread[1],
+            "best": arm.best,
         }
         for n, arm in student.at.items()
     }
@@ -188,8 +188,8 @@ def _plain(student: Any, rank: float | None) -> dict[str, Any]:
         "layer": student.layer,
         "control": student.control,
         "rank": rank,
-        "scores": {name: _or_none(value) for name, value in student.scores.items()},
-        "rate": _or_none(one.best_rate),
+        "scores": dict(student.scores),
+        "rate": one.best_rate,
         "accuracy": measured,
         "seeds": one.seeds,
         "failed": one.failed,
@@ -203,10 +203,6 @@ def _over_seeds(mean: float, spread: tuple[float, float]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value
 
 
 COMMAND = TransplantCommand

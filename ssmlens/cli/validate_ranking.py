@@ -55,7 +55,7 @@ class ValidateRankingCommand(TransplantCommand):
             "outcome": table.outcome,
             "layers": table.layer.tolist(),
             "seeds": seeds,
-            "agreement_of_seeds": None if ceiling != ceiling else ceiling,
+            "agreement_of_seeds": ceiling,
             "real": table.real.mean(1).tolist(),
             "shuffled": table.shuffled.mean(1).tolist() if table.shuffled.shape[1] else None,
             "by": list(made.ranking.by),

@@ -15,8 +15,7 @@ from ssmlens.edits.selection import Chosen, Selection
 from ssmlens.errors import UsageError
 from ssmlens.names import HEAD, HEADDIM, PROMPT, STATE, TAP, TOKEN
 
-D_MODEL, D_INNER = "d_model", "d_inner"
-STREAM_AXES = (PROMPT, TOKEN, D_MODEL)
+STREAM_AXES = (PROMPT, TOKEN, "d_model")
 SCAN_AXES = (PROMPT, TOKEN, HEAD, HEADDIM)
 STATE_AXES = (PROMPT, HEAD, HEADDIM, STATE)
 CONV_AXES = ("channel", TAP)

@@ -27,6 +27,7 @@ WEIGHTS_FILES = (
 _MOST_BYTES = 1 << 26
 # Bytes of a tensor on a GPU that are brought to the host at a time.
 _PIECE = 1 << 22
+_NAMED = 4  # of faulty tensors, in a message
 # Of a file in the index's own folder.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 
@@ -170,6 +171,6 @@ def _damaged(path: Path, error: Exception) -> SsmlensError:
     return SsmlensError(f"{path} is damaged or cut short ({reason}); download it again")
 
 
-def _some(names: list[str], limit: int = 4) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -2,19 +2,18 @@
 
 import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssmlens.errors import SsmlensError, UnsupportedModelError
-from ssmlens.files.new import write_file
 from ssmlens.models import backends, checkpoint
 from ssmlens.models.layouts import CONFIG_FILE
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
 
+WEIGHTS_FILE = "model.safetensors"
 HEAD, EMBEDDING = "lm_head.weight", "backbone.embedding.weight"
 
 
@@ -92,15 +91,14 @@ def fill(skeleton: Any, state: dict[str, Tensor]) -> nn.Module:
     return skeleton
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write a MambaLM's, or mamba_ssm's own model's, config.json and model.safetensors into a folder that exists.
+def files_of(model: Any) -> dict[str, bytes]:
+    """config.json and model.safetensors of a MambaLM, or of mamba_ssm's own model, by name.
 
     The head is stored also where it is the embedding: mamba_ssm's `load_state_dict` wants every name.
     """
-    from safetensors.torch import save as safetensors_bytes
+    from safetensors.torch import save
 
-    config = MambaConfig.from_dict(vars(model.config)).to_dict()
-    write_file(folder / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+    config = MambaConfig(**vars(model.config)).to_dict()  # mamba_ssm's has the same fields
     # Copies: the format takes no tensors that share memory, as head and embedding do.
-    state = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
-    write_file(folder / "model.safetensors", safetensors_bytes(state))
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {CONFIG_FILE: json.dumps(config, indent=1).encode(), WEIGHTS_FILE: save(state)}

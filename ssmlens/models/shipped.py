@@ -18,7 +18,7 @@ class ShippedModel:
     """One model that comes with ssmlens.
 
     Attributes:
-        name: What `load_model` and `--model` take.
+        name: What `load_model` takes.
         task: What it was trained to do.
         generation: "Mamba-1" or "Mamba-2".
         init: How its training started.

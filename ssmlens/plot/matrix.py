@@ -7,8 +7,8 @@ from ssmlens.names import LARGEST_WHOLE_MAP, MAP, MAP_ARRAYS, MASK
 from ssmlens.plot.scales import Scale, robust_limit
 from ssmlens.plot.selection import Region, Selection, Span
 from ssmlens.plot.tiles import SIDE, Tile, shrink, tile
-from ssmlens.scores.diagonal import lag_energy as energy_of
 from ssmlens.scores.diagonal import without_longest
+from ssmlens.scores.statistics import energy_by_lag
 
 EXACT = 2048
 """Tokens a side up to which a rectangle of a long prompt is computed entry by entry."""
@@ -33,14 +33,14 @@ def window(what: Selection, queries: Span, keys: Span) -> Float[np.ndarray, "que
     return _rectangle(what, queries, keys)
 
 
-def shown_tile(what: Selection, region: Region | None = None, side: int = SIDE) -> Tile:
-    """The matrix, or a rectangle of it, in at most `side` cells a side."""
+def shown_tile(what: Selection, region: Region | None = None) -> Tile:
+    """The matrix, or a rectangle of it, in at most `tiles.SIDE` cells a side."""
     everything = (0, what.length)
     queries, keys = (everything, everything) if region is None else region
     longest = max(queries[1] - queries[0], keys[1] - keys[0])
     if whole(what) or longest <= EXACT:
         values = window(what, queries, keys)
-        return tile(values, queries, keys, what.reduction, side, causal=what.causal)
+        return tile(values, queries, keys, what.reduction, SIDE, causal=what.causal)
     if what.kind == "channel":
         return _channel_by_strips(what, queries, keys)
     return _reduced(what, queries, keys)
@@ -111,13 +111,13 @@ def _limit(what: Selection, scale: Scale) -> float:
 
 def _lags(what: Selection) -> np.ndarray:
     if whole(what):
-        return energy_of(matrix(what))
+        return without_longest(energy_by_lag(matrix(what)))
     return without_longest(what.layer.read("lag_energy", what.prompt))
 
 
 def _ahead(what: Selection) -> np.ndarray:
     if whole(what):
-        return energy_of(matrix(what).T)
+        return without_longest(energy_by_lag(matrix(what).T))
     return without_longest(what.layer.read("ahead_energy", what.prompt))
 
 

@@ -58,20 +58,16 @@ def stamp(
     *,
     signed: bool,
     scale: Scale = "linear",
-    limit: float | None = None,
-    pixels: int = 1,
 ) -> bytes:
     """The same image alone, as a small PNG: for thumbnails, and pages that draw the rest themselves.
 
     Args:
         cells: The values; NaN where there is nothing.
         signed: Whether they have signs.
-        scale: "linear", "symlog" or "rank".
-        limit: The value at the end of the colour scale; of these cells by default.
-        pixels: A side of each cell.
+        scale: "linear", "symlog" or "rank"; its end is of these cells.
     """
-    position = coloured(cells, scale, signed=signed, limit=limit).position
-    return _png(position, signed, (pixels, pixels), level=9)
+    position = coloured(cells, scale, signed=signed).position
+    return _png(position, signed, (1, 1), level=9)
 
 
 def palette(*, signed: bool) -> UInt8[np.ndarray, "level rgba=4"]:
@@ -84,7 +80,6 @@ def colour_edges(
     scale: Scale = "linear",
     *,
     signed: bool,
-    limit: float | None = None,
 ) -> Float[np.ndarray, " level"]:
     """At which |value| the image takes on each of its levels of colour: with `palette`, all that a pixel depends on.
 
@@ -92,11 +87,10 @@ def colour_edges(
 
     Args:
         values: The cells; NaN where there is nothing.
-        scale: "linear", "symlog" or "rank".
+        scale: "linear", "symlog" or "rank"; its end is of these cells.
         signed: Whether they have signs: then half of the palette is for each sign.
-        limit: The value at the end of the colour scale; of these cells by default.
     """
-    position = coloured(values, scale, signed=signed, limit=limit).position
+    position = coloured(values, scale, signed=signed).position
     known = np.isfinite(values) & (values != 0)
     order = np.argsort(np.abs(values[known]), kind="stable")
     size = np.abs(values[known])[order]

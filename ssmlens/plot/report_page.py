@@ -17,6 +17,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from ssmlens.files.new import write_file
+from ssmlens.files.strict_json import without_nan
 from ssmlens.plot.closure_errors import closure_figure
 from ssmlens.plot.labels import block_labels, visible
 from ssmlens.plot.lags import lag_profile
@@ -181,7 +182,7 @@ def _data(
         "prompts": prompts,
         "all_prompts": len(capture.prompt_texts),
     }
-    return _without_nan(data)
+    return without_nan(data)
 
 
 def _figures(
@@ -201,24 +202,11 @@ def _figures(
         name: tile_spec(nothing, [""], signed=signed, hover="tokens", theme=theme)
         for name, signed in (("signed", True), ("unsigned", False))
     }
-    return {name: _plain(figure) for name, figure in figures.items()} | _without_nan(maps)
+    return {name: _plain(figure) for name, figure in figures.items()} | without_nan(maps)
 
 
 def _plain(figure: go.Figure) -> dict[str, Any]:
-    return _without_nan(figure.to_plotly_json())
-
-
-def _without_nan(value: Any) -> Any:
-    """Plain values that strict JSON can hold: NaN and infinities become None."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _without_nan(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, np.generic):
-        return _without_nan(value.item())
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return without_nan(figure.to_plotly_json())
 
 
 def _hash(script: str) -> str:

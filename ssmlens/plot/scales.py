@@ -29,14 +29,14 @@ class Coloured:
     ticks: tuple[tuple[float, ...], tuple[str, ...]]
 
 
-def robust_limit(values: Float[np.ndarray, "..."], percentile: float = 99.0) -> float:
-    """The `percentile` of |value| over finite, non-zero values: what the end of a scale stands for.
+def robust_limit(values: Float[np.ndarray, "..."]) -> float:
+    """The 99th percentile of |value| over finite, non-zero values: what the end of a scale stands for.
 
     A copying diagonal is a few in a thousand of all cells, so it reaches the end of the scale, and
     a single spike does not push everything else to white. 1.0 where there is nothing to measure.
     """
     magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
-    return float(np.percentile(magnitude, percentile)) if magnitude.size else 1.0
+    return float(np.percentile(magnitude, 99)) if magnitude.size else 1.0
 
 
 def coloured(

@@ -116,8 +116,7 @@ def shrink(
 
 def tile_spec(
     shown: Tile,
-    query_tokens: Sequence[str],
-    key_tokens: Sequence[str] | None = None,
+    tokens: Sequence[str],
     *,
     signed: bool = True,
     scale: Scale = "linear",
@@ -133,8 +132,7 @@ def tile_spec(
 
     Args:
         shown: The tile.
-        query_tokens: The prompt's tokens.
-        key_tokens: The tokens along the other axis; the prompt's when absent.
+        tokens: The prompt's tokens.
         signed: True for maps (a diverging scale about 0), False for masks (0 to 1).
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
         limit: The value at the end of the colour scale; of the tile itself by default. A rank scale
@@ -144,9 +142,8 @@ def tile_spec(
             "tokens", on axes of categories, whose labels plotly chooses anew at every zoom.
         theme: LIGHT or DARK.
     """
-    key_tokens = query_tokens if key_tokens is None else key_tokens
     axes = _on_labels if hover == "tokens" else _on_positions
-    place, down, across, labels = axes(shown, query_tokens, key_tokens)
+    place, down, across, labels = axes(shown, tokens)
     numbers = [] if hover is None else [_numbers(shown, labels)]
     image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
     if not shown.causal:
@@ -165,7 +162,7 @@ def tile_spec(
 
 
 def _on_positions(
-    shown: Tile, query_tokens: Sequence[str], key_tokens: Sequence[str]
+    shown: Tile, tokens: Sequence[str]
 ) -> tuple[Place, dict[str, Any], dict[str, Any], None]:
     """Where the image lies on axes of positions, the axes down and across, and no labels."""
     rows, columns = shown.cells.shape
@@ -175,17 +172,17 @@ def _on_positions(
         float(columns * shown.block),
         float(rows * shown.block),
     )
-    down = _positions(query_tokens, shown.queries, _DOWN)
-    return place, down, _positions(key_tokens, shown.keys, _ACROSS), None
+    down = _positions(tokens, shown.queries, _DOWN)
+    return place, down, _positions(tokens, shown.keys, _ACROSS), None
 
 
 def _on_labels(
-    shown: Tile, query_tokens: Sequence[str], key_tokens: Sequence[str]
+    shown: Tile, tokens: Sequence[str]
 ) -> tuple[Place, dict[str, Any], dict[str, Any], dict[str, list[str]]]:
     """The same on axes of labels, one for each square, and the labels."""
     rows, columns = shown.cells.shape
-    down = block_labels(query_tokens, shown.block, *shown.queries)
-    across = block_labels(key_tokens, shown.block, *shown.keys)
+    down = block_labels(tokens, shown.block, *shown.queries)
+    across = block_labels(tokens, shown.block, *shown.keys)
     place = (-0.5, -0.5, float(columns), float(rows))
     labels = {"y": down, "x": across}
     return place, _categories(down, _DOWN), _categories(across, _ACROSS), labels

@@ -81,12 +81,12 @@ def pair(what: Selection) -> Pair:
     return Pair(W_B[group], W_C[group], group, len(W_B))
 
 
-def product_cells(weights: Pair, side: int = SIDE) -> tuple[Float[np.ndarray, "read write"], int]:
-    """W_Cᵀ W_B in at most `side` cells a side: entry or exact mean of each square, and how many inputs a cell spans.
+def product_cells(weights: Pair) -> tuple[Float[np.ndarray, "read write"], int]:
+    """W_Cᵀ W_B in at most `SIDE` cells a side: entry or exact mean of each square, and how many inputs a cell spans.
 
     The mean of a square of a product is the product of the factors' means, so no more than these is ever made.
     """
-    several = math.ceil(weights.W_B.shape[1] / side)
+    several = math.ceil(weights.W_B.shape[1] / SIDE)
     read, write = (shrink_means(W, 1, several) for W in (weights.W_C, weights.W_B))
     return read.T @ write, several
 

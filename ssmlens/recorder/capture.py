@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -54,17 +54,50 @@ _BATCH_TOKENS = 4096
 _LAYERS_TOGETHER = 4
 
 Progress = Callable[[int, int, str], None]
+Given = Prompts | Sequence[str] | Sequence[Sequence[int]] | Sequence[int] | Tensor | str
+
+
+@overload
+def capture(
+    model: nn.Module,
+    prompts: Given | None = None,
+    out: str | Path | None = "capture.h5",
+    *,
+    layers: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
+    shard: None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    store_discretized: bool = False,
+    further: Further | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Capture: ...
+
+
+@overload
+def capture(
+    model: nn.Module,
+    prompts: Given | None = None,
+    out: str | Path | None = "capture.h5",
+    *,
+    layers: Sequence[int] | None = None,
+    channels: Sequence[int] | None = None,
+    shard: tuple[int, int],
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    store_discretized: bool = False,
+    further: Further | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Capture | None: ...
 
 
 def capture(
     model: nn.Module,
-    prompts: Prompts
-    | Sequence[str]
-    | Sequence[Sequence[int]]
-    | Sequence[int]
-    | Tensor
-    | str
-    | None = None,
+    prompts: Given | None = None,
     out: str | Path | None = "capture.h5",
     *,
     layers: Sequence[int] | None = None,
@@ -170,11 +203,10 @@ def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
     """A capture in a folder of its own, which is removed when nothing refers to the capture any more."""
     folder = Path(tempfile.mkdtemp(prefix="ssmlens-"))
     try:
-        captured = capture(model, prompts, folder / "capture.h5", **options)
+        captured = capture(model, prompts, folder / "capture.h5", shard=None, **options)
     except BaseException:
         shutil.rmtree(folder)
         raise
-    assert captured is not None
     weakref.finalize(captured, shutil.rmtree, folder, ignore_errors=True)
     return captured
 

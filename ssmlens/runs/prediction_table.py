@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ssmlens.files.strict_json import without_nan
 from ssmlens.runs.rank_statistics import holm
 from ssmlens.runs.validation import Prediction
 
@@ -63,14 +64,7 @@ def rows(predictions: Sequence[Prediction], adjusted: Sequence[float]) -> list[l
 
 def plain(prediction: Prediction, adjusted: float) -> dict[str, Any]:
     """A prediction in plain values, None for NaN."""
-
-    def told(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [told(part) for part in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    values = dataclasses.asdict(prediction) | {"p_holm": adjusted}
-    return {name: told(value) for name, value in values.items()}
+    return without_nan(dataclasses.asdict(prediction) | {"p_holm": adjusted})
 
 
 def number(value: float, places: int = 2) -> str:

@@ -10,8 +10,6 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 Values = Float[np.ndarray, " layer"]
-# Values of samples of a teacher's layers, a row each, to a number a row.
-Statistic = Callable[[Float[np.ndarray, "sample layer"]], Float[np.ndarray, " sample"]]
 Rows = Float[np.ndarray, "sample layer"]
 
 _BLOCK = 3

@@ -257,7 +257,7 @@ class Operator(ABC):
         return [name for name in cls.axes if name in needed and name not in present]
 
     def discretized(self) -> dict[str, Tensor]:
-        """What `ssmlens capture --store-discretized` stores of it: Ā and B̄ where it has them."""
+        """What `capture(store_discretized=True)` stores of it: Ā and B̄ where it has them."""
         return {}
 
     def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:

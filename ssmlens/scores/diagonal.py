@@ -7,26 +7,20 @@ from jaxtyping import Float
 
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import energy_by_lag
-
-
-def lag_energy(
-    attention_map: Float[np.ndarray, "query key"],
-) -> Float[np.ndarray, " lag"]:
-    """Mean square of the map along each sub-diagonal: e(ℓ) = mean_i map[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4.
-
-    Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
-    """
-    return without_longest(energy_by_lag(attention_map))
 
 
 def without_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " lag"]:
-    """The energies of `lag_energy`, 0 ≤ ℓ ≤ 3T/4, out of those of all T lags, as captures store them."""
+    """The energies at 0 ≤ ℓ ≤ 3T/4, out of those of all T lags (`statistics.energy_by_lag`).
+
+    Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
+    """
     return energy[: 3 * len(energy) // 4 + 1]
 
 
 def diagonal_sharpness(
-    attention_map: Float[np.ndarray, "query key"], first_lag: int = 1, looks_ahead: bool = False
+    energy: Float[np.ndarray, " lag"],
+    first_lag: int = 1,
+    ahead: Float[np.ndarray, " lag"] | None = None,
 ) -> float:
     """Share of the sharpest sub-diagonal (or diagonal above, where the layer looks ahead) in the map's energy by lag.
 
@@ -39,16 +33,19 @@ def diagonal_sharpness(
     −3T/4 ≤ ℓ ≤ −first_lag in the maximum.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8).
+        energy: e(ℓ) of all T lags (`statistics.energy_by_lag`). The map is the mean of M over channels (paper eq. 8).
         first_lag: Lags below it are recency, which the convolution explains: d_conv, or 1 without a
             convolution.
-        looks_ahead: Whether what lies above the diagonal is read.
+        ahead: The energy of the diagonals above the main one, where the layer looks ahead.
 
     Returns:
         A value in [0, 1]; NaN when T ≤ 2·first_lag, or when the map is zero.
     """
-    ahead = lag_energy(attention_map.T) if looks_ahead else None
-    return _sharpest(lag_energy(attention_map), len(attention_map), first_lag, ahead)
+    sides = [without_longest(side) for side in (energy, ahead) if side is not None]
+    total = sides[0].sum() + sum(side[1:].sum() for side in sides[1:])  # lag 0 once
+    if len(energy) <= 2 * first_lag or total == 0:
+        return math.nan
+    return float(max(side[first_lag:].max() for side in sides) / total)
 
 
 def sharpest_lag(
@@ -59,7 +56,7 @@ def sharpest_lag(
     """The lag ≥ first_lag of most energy, averaged over prompts; the shortest among equals.
 
     Args:
-        energies: `lag_energy` of each prompt. A lag longer than a prompt's lags counts as zero
+        energies: Of each prompt, `without_longest`. A lag longer than a prompt's lags counts as zero
             there.
         first_lag: As in `diagonal_sharpness`.
         ahead: The energies of each prompt's diagonals above the main one, where the layer looks ahead.
@@ -81,25 +78,13 @@ def _summed(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " l
     return total
 
 
-def _sharpest(
-    energy: Float[np.ndarray, " lag"],
-    tokens: int,
-    first_lag: int,
-    ahead: Float[np.ndarray, " lag"] | None = None,
-) -> float:
-    sides = [energy] if ahead is None else [energy, ahead]
-    total = energy.sum() + (0 if ahead is None else ahead[1:].sum())  # lag 0 once
-    if tokens <= 2 * first_lag or total == 0:
-        return math.nan
-    return float(max(side[first_lag:].max() for side in sides) / total)
-
-
 def _measure(reading: Reading) -> Measured:
     energy, first_lag = reading.lag_energy, reading.first_lag
     if len(energy) <= 2 * first_lag:
         raise NotApplicable(f"{len(energy)} tokens are too few: more than 2·{first_lag} are needed")
-    kept, ahead = without_longest(energy), without_longest(reading.ahead_energy)
-    return Measured(_sharpest(kept, len(energy), first_lag, ahead), detail=(kept, first_lag, ahead))
+    ahead = reading.ahead_energy
+    detail = (without_longest(energy), first_lag, without_longest(ahead))
+    return Measured(diagonal_sharpness(energy, first_lag, ahead), detail=detail)
 
 
 SCORES.register("diagonal_sharpness")(

@@ -1,4 +1,4 @@
-"""What a layer does for the right next token, as `ssmlens capture --effects` measured it: not where it looks.
+"""What a layer does for the right next token, as a capture with effects measured it: not where it looks.
 
 All are changes of the log-probability of the right next token (the token at the query's target), mean over the
 prompt's queries with a target: after the edit minus before it. Range: −∞ to ∞; 0 for a layer that does nothing for

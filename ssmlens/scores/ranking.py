@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssmlens.files.strict_json import without_nan
 from ssmlens.text_table import text_table
 
 if TYPE_CHECKING:
@@ -81,11 +82,8 @@ class Ranking:
 
     def to_dict(self) -> dict[str, Any]:
         """The ranking in plain values that JSON can hold: NaN becomes None."""
-        return {
-            "by": list(self.by),
-            f"{self.of}s": [_plain(_dict(row)) for row in self.rows],
-            "notes": list(self.notes),
-        }
+        rows = [_dict(row) for row in self.rows]
+        return without_nan({"by": self.by, f"{self.of}s": rows, "notes": self.notes})
 
     def __str__(self) -> str:
         """An aligned table, then the notes."""
@@ -167,10 +165,3 @@ def _dict(row: RankedLayer) -> dict[str, Any]:
     values = dataclasses.asdict(row)
     of_head = ("head", "operator")
     return values if row.head is not None else {k: v for k, v in values.items() if k not in of_head}
-
-
-def _plain(value: Any) -> Any:
-    """Nested plain values with NaN and infinities as None."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import reach
 
 
-def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
+def receptive_field(reach: Float[np.ndarray, " query"]) -> float:
     """How many tokens back half of a late query's |map| reaches.
 
         mean_i min {ℓ : Σ_{i−ℓ ≤ j ≤ i} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}   over late queries i
@@ -19,24 +18,20 @@ def receptive_field(attention_map: Float[np.ndarray, "query key"]) -> float:
     uniform map about 7T/16. Where the layer looks ahead, the row's tokens within ℓ on either side count.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8); in a causal layer zero for key > query.
+        reach: How far back each query reaches, −1 where it does not count (`statistics.reach`). The map is the mean of
+            M over channels (paper eq. 8).
 
     Returns:
         Tokens, from 0 to T − 1; NaN when all late rows are zero.
     """
-    return _mean_reach(reach(attention_map))
-
-
-def _mean_reach(reaches: Float[np.ndarray, " query"]) -> float:
-    """`receptive_field` from how far back each query reaches, −1 where it is not asked."""
-    asked = reaches[reaches >= 0]
-    return float(asked.mean()) if len(asked) else math.nan
+    counted = reach[reach >= 0]
+    return float(counted.mean()) if len(counted) else math.nan
 
 
 SCORES.register("receptive_field")(
     Score(
         description="tokens away that half of a late query's |map| reaches",
-        measure=lambda reading: Measured(_mean_reach(reading.reach)),
+        measure=lambda reading: Measured(receptive_field(reading.reach)),
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",

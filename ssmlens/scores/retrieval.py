@@ -6,11 +6,13 @@ from jaxtyping import Float, Int
 from ssmlens.names import REPEAT
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import row_magnitude, share_of_rows, target_magnitude
+from ssmlens.scores.statistics import share_of_rows
 
 
 def target_share(
-    attention_map: Float[np.ndarray, "query key"], target: Int[np.ndarray, " query"]
+    on_target: Float[np.ndarray, " query"],
+    magnitude: Float[np.ndarray, " query"],
+    target: Int[np.ndarray, " query"],
 ) -> float:
     """Share of each query's |map| that falls on its target, mean over the queries that have one.
 
@@ -20,15 +22,16 @@ def target_share(
     query whose row is zero looks nowhere and counts as 0.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
-        target: The position each query must look at, at most the query's own; -1 = none.
+        on_target: |map[i, target_i]| of each query (`statistics.target_magnitude`). The map is the mean of M over
+            channels (paper eq. 8).
+        magnitude: Σ_j |map[i, j]| of each query (`statistics.row_magnitude`).
+        target: The position each query must look at; -1 = none.
 
     Returns:
         A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
     """
     asked = target >= 0
-    hit = target_magnitude(attention_map, target)
-    return share_of_rows(hit[asked], row_magnitude(attention_map)[asked])
+    return share_of_rows(on_target[asked], magnitude[asked])
 
 
 def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
@@ -51,8 +54,8 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    asked = checked_target(reading) >= 0
-    return Measured(share_of_rows(reading.target_magnitude[asked], reading.row_magnitude[asked]))
+    target = checked_target(reading)
+    return Measured(target_share(reading.target_magnitude, reading.row_magnitude, target))
 
 
 def _previous_token(reading: Reading) -> Measured:

@@ -11,16 +11,13 @@ from jaxtyping import Bool, Float
 
 from ssmlens.scores.reading import NotApplicable, Reading
 from ssmlens.scores.score import SCORES, Measured, Score
-from ssmlens.scores.statistics import (
-    first_magnitude,
-    row_magnitude,
-    separator_magnitude,
-    share_of_rows,
-)
+from ssmlens.scores.statistics import share_of_rows
 
 
 def sink(
-    attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"] | None = None
+    on_first: Float[np.ndarray, " query"],
+    on_separators: Float[np.ndarray, " query"],
+    magnitude: Float[np.ndarray, " query"],
 ) -> float:
     """Share of each later query's |map| that falls on the first token and on separators before the query.
 
@@ -30,20 +27,19 @@ def sink(
     uniform map without separators has mean_i 1/(i + 1), about ln(T)/T; a share s of separators adds about s.
 
     Args:
-        attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
-        separator: Which tokens are separators; None: none.
+        on_first: |map[i, 0]| of each query (`statistics.first_magnitude`). The map is the mean of M over channels
+            (paper eq. 8).
+        on_separators: What each query gives separators (`statistics.separator_magnitude`).
+        magnitude: Σ_j |map[i, j]| of each query (`statistics.row_magnitude`).
 
     Returns:
         A value in [0, 1]; NaN for one token, or when all later rows are zero.
     """
-    hit = first_magnitude(attention_map)
-    if separator is not None:
-        hit = hit + separator_magnitude(attention_map, separator)
-    return share_of_rows(hit[1:], row_magnitude(attention_map)[1:])
+    return share_of_rows((on_first + on_separators)[1:], magnitude[1:])
 
 
 def separator_sink(
-    attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"]
+    on_separators: Float[np.ndarray, " query"], magnitude: Float[np.ndarray, " query"]
 ) -> float:
     """The part of `sink` that falls on separators after the first token.
 
@@ -52,14 +48,13 @@ def separator_sink(
     Chance: a uniform map has about the share of separators among the tokens.
 
     Args:
-        attention_map: As in `sink`.
-        separator: Which tokens are separators.
+        on_separators: As in `sink`.
+        magnitude: As in `sink`.
 
     Returns:
         A value in [0, 1]; NaN for one token, or when all later rows are zero.
     """
-    hit = separator_magnitude(attention_map, separator)
-    return share_of_rows(hit[1:], row_magnitude(attention_map)[1:])
+    return share_of_rows(on_separators[1:], magnitude[1:])
 
 
 def delta_share(
@@ -87,14 +82,14 @@ def delta_share(
 
 
 def _sink(reading: Reading) -> Measured:
-    hit = reading.first_magnitude + reading.separator_magnitude
-    return Measured(share_of_rows(hit[1:], reading.row_magnitude[1:]))
+    on_first, on_separators = reading.first_magnitude, reading.separator_magnitude
+    return Measured(sink(on_first, on_separators, reading.row_magnitude))
 
 
 def _separator_sink(reading: Reading) -> Measured:
     magnitude = reading.row_magnitude
     _later_separators(reading)
-    return Measured(share_of_rows(reading.separator_magnitude[1:], magnitude[1:]))
+    return Measured(separator_sink(reading.separator_magnitude, magnitude))
 
 
 def _delta_sink(reading: Reading) -> Measured:

@@ -67,7 +67,7 @@ def _operands() -> dict[str, tuple[str, ...]]:
     return found
 
 
-# Ā and B̄ (`--store-discretized`) follow from the operands.
+# Ā and B̄ (`store_discretized`) follow from the operands.
 _DISCRETIZED = dict.fromkeys(("A_bar", "B_bar"), (PROMPT, TOKEN, names.HEAD, names.STATE))
 _BY_ROLE = {names.OPERAND: {**_operands(), **_DISCRETIZED}, **names.ARRAYS}
 LAYER_ARRAYS = {name: axes for arrays in _BY_ROLE.values() for name, axes in arrays.items()}

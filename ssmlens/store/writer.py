@@ -40,9 +40,8 @@ _REPLACED = "replaced"
 class CaptureWriter:
     """Writes the capture that `header` asks for to `out`, layer by layer and batch by batch.
 
-    Several writers, on several machines, may share one `out`, each with layers of its own (`--shard i/N`); the one
-    that finishes last completes it. From here until `finish` or `close` nobody else may write these layers, nor begin
-    `out` anew.
+    Several writers, on several machines, may share one `out`, each with layers of its own; the one that finishes last
+    completes it. From here until `finish` or `close` nobody else may write these layers, nor begin `out` anew.
 
     As a context manager it writes beside its caller: `write` returns at once while no more than two shards are under
     way, and an error is raised by the next `write`, by `finish`, or where the block ends.

@@ -1,26 +1,23 @@
 """Checkpoints of a run: a folder in mamba_ssm's layout each, with what it takes to go on; the last is kept, or all."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ssmlens.errors import RunFileError
 from ssmlens.files import place
 from ssmlens.files.disk import told_in_one_line
 from ssmlens.files.new import ensure_folder, new_folder
-from ssmlens.models.layouts import CONFIG_FILE
-from ssmlens.models.mamba_config import MambaConfig
+from ssmlens.models.mamba_ssm_layout import WEIGHTS_FILE, files_of
 from ssmlens.models.tokenizers import VOCABULARY_FILE
 from ssmlens.training.trainee import Trainee
 
 LAST = "last"
-_WEIGHTS, _STATE = "model.safetensors", "training.pt"
+_STATE = "training.pt"
 
 
 def save(
@@ -39,16 +36,12 @@ def save(
     """
     ensure_folder(folder)
     path = folder / f"step-{trainee.step:06}"
-    # mamba_ssm's own model has a config of the same fields.
-    config = MambaConfig(**dataclasses.asdict(trainee.model.config)).to_dict()
-    strings = trainee.task.token_strings
-    # Clones: a head that is the embedding is stored as well, as mamba_ssm's own loader wants it.
-    state = {n: t.detach().cpu().clone() for n, t in trainee.model.state_dict().items()}
+    files = files_of(trainee.model)
+    if trainee.task.token_strings is not None:
+        files[VOCABULARY_FILE] = json.dumps(trainee.task.token_strings).encode()
     with new_folder(path) as checkpoint:
-        checkpoint.write(CONFIG_FILE, json.dumps(config, indent=1).encode())
-        if strings is not None:
-            checkpoint.write(VOCABULARY_FILE, json.dumps(strings).encode())
-        checkpoint.write(_WEIGHTS, safetensors_bytes(state))
+        for name, data in files.items():
+            checkpoint.write(name, data)
         with checkpoint.file(_STATE) as file:
             state = {**trainee.state(), "progress": progress}
             torch.save(state, file)  # pyright: ignore[reportArgumentType]
@@ -70,7 +63,7 @@ def load(folder: Path, trainee: Trainee) -> dict[str, Any] | None:
     if not last.exists():
         return None
     try:
-        weights: dict[str, Tensor] = load_file(last / _WEIGHTS, device=str(trainee.device))
+        weights: dict[str, Tensor] = load_file(last / WEIGHTS_FILE, device=str(trainee.device))
         # The optimiser brings what belongs there to the device itself; its step counts stay.
         state = torch.load(last / _STATE, map_location="cpu", weights_only=True)
         trainee.load(weights, state)

@@ -1,7 +1,6 @@
 """The folder of a run, as its trainer writes it; `runs.run` says what is in it and reads it."""
 
 import json
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from ssmlens.files.disk import told_in_one_line
 from ssmlens.files.lock import Lock
 from ssmlens.files.new import write_file
 from ssmlens.files.plain_json import count_of, loads, read_bytes
+from ssmlens.files.strict_json import without_nan
 from ssmlens.runs.metrics import MOST_BYTES
 from ssmlens.runs.run import CHECKPOINTS, CONFIG, LOCK, METRICS, SCORES, STATUS
 from ssmlens.training.config import START, STARTS, TrainConfig
@@ -122,9 +122,4 @@ def _require_same(path: Path, asked: TrainConfig, there: TrainConfig) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    def plain(item: Any) -> Any:
-        if isinstance(item, dict):
-            return {name: plain(inner) for name, inner in item.items()}
-        return None if isinstance(item, float) and not math.isfinite(item) else item
-
-    return json.dumps(plain(value), indent=indent, allow_nan=False).encode()
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False).encode()

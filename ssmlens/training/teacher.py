@@ -67,7 +67,6 @@ def score_layers(
     captured = _captured(model, file)
     if captured is None:
         captured = capture(model, None, file, layers=mixers, overwrite=True, progress=progress)
-    assert captured is not None
     with captured:
         table = compute(captured)
     means = summary(table).sel(statistic="mean")

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 from oracles import relative
+from reference_delta import reference_delta_rule
 
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.find import find_mixers
-from ssmlens.scan.reference_delta import reference_delta_rule
 
 PATHS = [path for path in adapters if isinstance(adapters[path], DeltaAdapter)]
 KERNELS = ("torch_chunk_gated_delta_rule", "chunk_kimi_delta_attention")

@@ -1,11 +1,11 @@
 """Mixers under the index of their block, however the model is built."""
 
 import pytest
+from mixers import build_mixer
 from torch import nn
 
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.adapters.find import block_names, count_blocks, find_mixers
-from ssmlens.models import build_mixer
 
 
 def mamba():

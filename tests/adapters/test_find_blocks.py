@@ -1,10 +1,10 @@
 """What the blocks of hybrids are, and where their attention is."""
 
 import pytest
+from mixers import build_mixer
 from torch import nn
 
 from ssmlens.adapters.blocks import block_kinds, find_blocks
-from ssmlens.models import build_mixer
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
 # What the configurations of the families' tiny models ask for, block by block.

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from reference_scan import reference_attention_mask, reference_channel_maps
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
 from ssmlens.errors import UnsupportedModelError, UsageError
 from ssmlens.models.mamba3 import Mamba3
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
-from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
 from ssmlens.store.integrity import verify
 
 

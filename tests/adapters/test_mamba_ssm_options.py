@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mixers import build_mixer
+from reference_scan import reference_scan
 
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.mamba_ssm_mamba import MambaSsmMamba
 from ssmlens.adapters.mamba_ssm_mamba2 import MambaSsmMamba2
 from ssmlens.adapters.mamba_ssm_mamba2_simple import MambaSsmMamba2Simple
 from ssmlens.errors import UsageError
-from ssmlens.models import build_mixer
-from ssmlens.scan.reference import reference_scan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "mamba_ssm_mixers"
 SIMPLE = {"learnable_init_states": False, "use_mem_eff_path": True}

@@ -108,7 +108,7 @@ def test_it_is_captured_from_the_command_line_where_it_is_installed(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(to), *own])}
 
     def run(*words):
-        command = [sys.executable, "-m", "ssmlens.cli", *map(str, words)]
+        command = [sys.executable, "-m", "ssmlens", *map(str, words)]
         said = subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment
         )

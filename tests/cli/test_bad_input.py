@@ -221,7 +221,7 @@ def test_a_hub_out_of_reach(here):
     """In a process of its own: the hub's client reads its settings when it is imported."""
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(here / "cache")}
     said = subprocess.run(
-        [sys.executable, "-m", "ssmlens.cli", "capture", "--model", "state-spaces/mamba-130m"],
+        [sys.executable, "-m", "ssmlens", "capture", "--model", "state-spaces/mamba-130m"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 import torch
 
@@ -17,6 +19,15 @@ def test_links_are_followed_if_that_is_asked_for(cli, copies, tmp_path, monkeypa
     (tmp_path / "link.h5").symlink_to(copies("copy-mamba1-mimetic", 17))
     said = cli("dashboard", tmp_path, "--port", "0", "--no-browser", *words)
     assert (said.code, answers) == (0, [status])
+
+
+def test_a_taken_port_is_refused_by_its_flag(cli, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = cli("dashboard", tmp_path, "--port", taken.getsockname()[1], "--no-browser")
+    assert said.code == 2
+    assert said.err.endswith("; choose another --port\n")
 
 
 def test_the_browser_is_left_half_of_the_cores():

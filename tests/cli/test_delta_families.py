@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 from delta_models import FAMILIES
 from oracles import blocks_by_definition
+from reference_delta import reference_delta_maps
 
 from ssmlens import names
 from ssmlens.recorder import layer_capture
-from ssmlens.scan.reference_delta import reference_delta_maps
 from ssmlens.scores import SCORES, compute
 from ssmlens.store import open_capture, verify
 

@@ -27,7 +27,7 @@ def test_on_a_terminal_it_ends_with_the_dashboard_until_ctrl_c(tmp_path):
     page = tmp_path / "demo" / "report.html"
     page.write_text("what an earlier demo left is replaced")
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-m", "ssmlens.cli", "demo", "--model", MODEL]
+    words = [sys.executable, "-m", "ssmlens", "demo", "--model", MODEL]
     environment = {**os.environ, "BROWSER": "true", "OMP_NUM_THREADS": "1"}
     options = {"stdout": theirs, "stderr": subprocess.PIPE, "cwd": tmp_path, "env": environment}
     with subprocess.Popen(words, **options) as process, os.fdopen(ours) as terminal:

@@ -50,7 +50,7 @@ def test_a_page_of_help_is_enough_to_start(name):
 def _in_a_terminal(*words):
     """What a terminal of 80 columns shows."""
     terminal = os.environ | {"COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
-    program = [sys.executable, "-m", "ssmlens.cli", *words]
+    program = [sys.executable, "-m", "ssmlens", *words]
     said = subprocess.run(program, env=terminal, capture_output=True, encoding="utf-8", check=True)
     assert said.stderr == ""
     return said.stdout
@@ -140,7 +140,7 @@ def test_help_needs_none_of_the_heavy_libraries(words):
 
 def test_it_runs_as_a_program(tmp_path):
     """The exit code reaches the shell, a reader that leaves early is no error, and so is a module run by name."""
-    program = [sys.executable, "-m", "ssmlens.cli"]
+    program = [sys.executable, "-m", "ssmlens"]
     bad = subprocess.run([*program, "capure"], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert bad.stderr == "ssmlens: unknown command 'capure'; did you mean 'capture'?\n"

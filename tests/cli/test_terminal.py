@@ -15,14 +15,14 @@ SPELT = r"\x1b]0;pwned\x07\x1b[31mred\x9b2J\x7f\u202egnp"
 
 def run(words, **streams):
     env = os.environ | {"OMP_NUM_THREADS": "1"} | streams.pop("env", {})
-    line = [sys.executable, "-m", "ssmlens.cli", *words]
+    line = [sys.executable, "-m", "ssmlens", *words]
     return subprocess.run(
         line, capture_output="stdout" not in streams, env=env, check=False, **streams
     )
 
 
 def shell(words, redirection):
-    line = " ".join([sys.executable, "-m", "ssmlens.cli", *words, redirection])
+    line = " ".join([sys.executable, "-m", "ssmlens", *words, redirection])
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from devices import DEVICE, runnable
+from mixers import build_mixer
 from oracles import mixed_by_definition, relative
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.errors import UsageError
-from ssmlens.models import build_mixer
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
 pytestmark = pytest.mark.device

@@ -37,7 +37,7 @@ class Dashboard:
     """A dashboard in a process of its own."""
 
     def __init__(self, folder, files):
-        words = [sys.executable, "-m", "ssmlens.cli", "dashboard", str(folder)]
+        words = [sys.executable, "-m", "ssmlens", "dashboard", str(folder)]
         # Few descriptors, so that captures have to be let go of all the time.
         begin = f'ulimit -n {files}; exec "$@"'
         self.process = subprocess.Popen(

@@ -19,7 +19,7 @@ def test_the_command_prints_its_address_answers_there_and_ends_at_ctrl_c(copying
     words = [
         sys.executable,
         "-m",
-        "ssmlens.cli",
+        "ssmlens",
         "dashboard",
         str(copying),
         "--port",
@@ -75,7 +75,7 @@ def test_a_taken_port_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port {port} .*choose another --port"):
+        with pytest.raises(UsageError, match=f"port {port} .*choose another `port`"):
             listen("127.0.0.1", port)
 
 

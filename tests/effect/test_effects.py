@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference_scan import reference_channel_maps
 
 import ssmlens
 from ssmlens.edits import Ablate, KnockOut, Scale, Swap
 from ssmlens.errors import UsageError
 from ssmlens.recorder.prompts import Prompts
-from ssmlens.scan.reference import reference_channel_maps
 
 LAYER = 1
 SHIPPED = [

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mixers import build_mixer
 
 from ssmlens.errors import UsageError
-from ssmlens.models import build_mixer
 from ssmlens.models.attention import MHA, attention_operands, rotate
 from ssmlens.scan.hidden_attention import attention_map
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 from oracles import relative
+from reference_scan import reference_scan
 
 from ssmlens.models import fused_scan as module
 from ssmlens.models.fused_scan import fused_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
-from ssmlens.scan.reference import reference_scan
 
 GPU = pytest.mark.gpu
 

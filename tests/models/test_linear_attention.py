@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mixers import build_mixer
 
 import ssmlens
 from ssmlens.adapters.find import adapter_of
 from ssmlens.errors import UsageError
-from ssmlens.models import build_mixer
 from ssmlens.training.architecture import ModelOptions, model_config
 
 BLOCK = {

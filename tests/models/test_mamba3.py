@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mixers import build_mixer
 from oracles import relative
 
 from ssmlens.errors import UnsupportedModelError, UsageError
-from ssmlens.models import build_mixer
 from ssmlens.models.mamba3 import Mamba3
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.models.projections_mamba3 import project_mamba3

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mixers import build_mixer
 
 from ssmlens.errors import UsageError
-from ssmlens.models import build_mixer
 from ssmlens.models.mamba import Mamba
 from ssmlens.models.mamba2 import Mamba2
 
@@ -125,18 +125,15 @@ VARIANTS = {
     "m2-normfirst": {"norm_before_gate": True},
     "m2-limit": {"dt_limit": [0.02, 0.05]},
     "m2-bias": {"bias": True},
-    "m2simple": {},
-    "m2simple-slow": {"use_mem_eff_path": False},
-    "m2simple-limit": {"dt_limit": [0.02, 0.05], "ngroups": 2},
 }
-CLASSES = {"m1": "Mamba", "m2": "Mamba2", "m2simple": "Mamba2Simple"}
+CLASSES = {"m1": "Mamba", "m2": "Mamba2"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_output_of_mamba_ssms_own_kernels(variant):
     name = CLASSES[variant.partition("-")[0]]
-    stored = np.load(KERNELS / ("mamba2_simple.npz" if name == "Mamba2Simple" else "outputs.npz"))
+    stored = np.load(KERNELS / "outputs.npz")
     shape = {} if name == "Mamba" else {"headdim": 16}
     mixer = build_mixer(name, d_model=64, d_state=16, **shape, **VARIANTS[variant])
     prefix = f"{variant}/weights/"
@@ -148,23 +145,7 @@ def test_output_of_mamba_ssms_own_kernels(variant):
     assert error < (1e-5 if name == "Mamba" else 5e-3)  # Mamba-2's kernels multiply in TF32
 
 
-def test_mamba2_simple_is_mamba2_with_its_own_defaults():
-    torch.manual_seed(0)
-    simple = build_mixer("Mamba2Simple", d_model=64, dt_limit=(0.02, 0.05), bias=True)
-    whole = Mamba2(64, d_state=64, headdim=128, dt_limit=(0.02, 0.05), bias=True)
-    whole.load_state_dict(simple.state_dict(), strict=True)
-    u = torch.randn(2, 9, 64)
-    assert torch.equal(simple(u), whole(u))
-    assert shapes(simple)["in_proj.weight"] == (2 * 128 + 2 * 64 + 1, 64)
-    with pytest.raises(UsageError, match="learnable_init_states"):
-        build_mixer("Mamba2Simple", d_model=64, learnable_init_states=True)
-    with pytest.raises(UsageError, match="activation"):
-        build_mixer("Mamba2Simple", d_model=64, activation="gelu")
-
-
-def test_unknown_mixers_and_settings_are_refused():
-    with pytest.raises(UsageError, match="choose from: Mamba, Mamba2"):
-        build_mixer("Mamba4", d_model=8)
+def test_unknown_settings_are_refused():
     with pytest.raises(UsageError, match="dt_init"):
         Mamba(8, dt_init="zeros")
     with pytest.raises(UsageError, match="groups"):

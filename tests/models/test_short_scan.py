@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import relative
+from reference_scan import reference_scan
 
 from ssmlens.models.short_scan import fits, is_available, short_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
-from ssmlens.scan.reference import reference_scan
 
 GPU = pytest.mark.gpu
 

@@ -8,11 +8,11 @@ import torch
 
 from ssmlens.adapters.load import load_model
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.models import mamba_ssm_layout
 from ssmlens.models.checkpoint import shard_names
 from ssmlens.models.layouts import read_config
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
+from ssmlens.models.mamba_ssm_layout import files_of
 from ssmlens.models.tokenizers import FastTokenizer, read_tokenizer
 
 BAD_NUMBERS = ["x", -1, 0, 0.5, float("nan"), 10**12, 10**30, None, [], {}, True]
@@ -22,7 +22,8 @@ DEEP = "[" * 100_000
 @pytest.fixture
 def folder(tmp_path):
     model = MambaLM(MambaConfig(d_model=16, n_layer=2, vocab_size=32, ssm_cfg={"d_state": 4}))
-    mamba_ssm_layout.save(model, tmp_path)
+    for name, data in files_of(model).items():
+        (tmp_path / name).write_bytes(data)
     load_model(tmp_path)
     return tmp_path
 

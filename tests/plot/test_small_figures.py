@@ -2,12 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from map_scores import lag_energy
 
 from ssmlens.plot.closure_errors import FLOOR, closure_figure
 from ssmlens.plot.lags import lag_profile
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.theme import DARK, LIGHT, ORDER, SIGNED, UNIT, colorscale, template
-from ssmlens.scores.diagonal import lag_energy
 from ssmlens.store.verdict import Verdict
 
 

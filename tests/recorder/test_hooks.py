@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from mixers import build_mixer
 from torch import nn
 
 import ssmlens
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.models import build_mixer
 from ssmlens.models.attention import attention_operands
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 

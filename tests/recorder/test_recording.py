@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 from oracles import relative
+from reference_scan import reference_scan
 from torch import nn
 
 import ssmlens
 from ssmlens.adapters.find import find_mixers
 from ssmlens.errors import SsmlensError, UnsupportedModelError, UsageError
-from ssmlens.scan.reference import reference_scan
 
 FAMILIES = [
     "ssmlens Mamba",

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from map_scores import diagonal_sharpness, memory_length
 from oracles import relative
 from two_way_models import IDS, random_typeseg, two_way_capture
 
@@ -11,8 +12,7 @@ import ssmlens
 from ssmlens import names
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.scores import compute
-from ssmlens.scores.diagonal import diagonal_sharpness, sharpest_lag
-from ssmlens.scores.mask import memory_length
+from ssmlens.scores.diagonal import sharpest_lag
 from ssmlens.scores.statistics import energy_by_lag
 
 LAYER = 1

@@ -9,10 +9,10 @@ from delta_rules import random_delta_rule, row_by_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import relative
+from reference_delta import reference_delta_maps
 
 from ssmlens.scan import delta_blocks, spans
 from ssmlens.scan.operators import delta_rule
-from ssmlens.scan.reference_delta import reference_delta_maps
 
 KINDS = ("map", "mask", "erase")
 RECTANGLES = [

@@ -6,9 +6,9 @@ from delta_rules import random_delta_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import relative
+from reference_delta import reference_delta_rule
 
 from ssmlens.scan import delta_recurrence
-from ssmlens.scan.reference_delta import reference_delta_rule
 
 LENGTHS = [1, 2, 5, 64, 65, 257]
 

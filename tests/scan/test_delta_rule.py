@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from delta_rules import random_delta_rule, row_by_definition
+from reference_delta import reference_delta_maps, reference_delta_rule
 
 from ssmlens.scan.operators.delta_rule import DeltaRule
-from ssmlens.scan.reference_delta import reference_delta_maps, reference_delta_rule
 
 
 @pytest.mark.parametrize("vector", [False, True])

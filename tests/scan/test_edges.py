@@ -3,13 +3,13 @@
 import pytest
 import torch
 from oracles import relative
+from reference_delta import reference_delta_maps
+from reference_scan import reference_channel_maps
 
 from ssmlens.scan import decay_states, edges
 from ssmlens.scan.edges import Edges, change_of_rows, passed_over
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.operators.delta_rule import DeltaRule
-from ssmlens.scan.reference import reference_channel_maps
-from ssmlens.scan.reference_delta import reference_delta_maps
 
 BATCH, TOKENS, HEADS, HEADDIM, STATES = 2, 9, 4, 3, 5
 

@@ -6,11 +6,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_scan import reference_channel_maps, reference_scan
 
 from ssmlens.errors import UsageError
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.decay_scan import ScanOperands
-from ssmlens.scan.reference import reference_channel_maps, reference_scan
 from ssmlens.scan.surroundings import Surroundings
 
 FOLDS = ("conv", "gate", "skip")

@@ -5,6 +5,11 @@ import dataclasses
 import pytest
 import torch
 from oracles import relative
+from reference_scan import (
+    reference_attention_mask,
+    reference_channel_maps,
+    reference_scan,
+)
 
 from ssmlens.errors import UsageError
 from ssmlens.scan import decay_recurrence
@@ -17,11 +22,6 @@ from ssmlens.scan.hidden_attention import (
 )
 from ssmlens.scan.operators import decay_scan
 from ssmlens.scan.operators.decay_scan import ScanOperands
-from ssmlens.scan.reference import (
-    reference_attention_mask,
-    reference_channel_maps,
-    reference_scan,
-)
 
 SHAPES = [
     # batch, tokens, heads, A_state, groups, state

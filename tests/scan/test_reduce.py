@@ -3,11 +3,11 @@
 import pytest
 import torch
 from oracles import blocks_by_definition
+from reference_scan import reference_attention_mask, reference_channel_maps
 
 from ssmlens.scan import spans
 from ssmlens.scan.operators.softmax import SoftmaxWeights
 from ssmlens.scan.reduce import reduced_maps
-from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
 
 # tokens, heads, A_state, groups, state; A_state 0: Mamba-3
 SHAPES = [

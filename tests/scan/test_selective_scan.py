@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from reference_scan import reference_scan
 
 from ssmlens.scan import decay_recurrence
 from ssmlens.scan.discretize import discretize_A, discretize_B
 from ssmlens.scan.operators.decay_scan import ScanOperands
-from ssmlens.scan.reference import reference_scan
 from ssmlens.scan.selective_scan import selective_scan
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from reference_scan import reference_attention_mask, reference_channel_maps
 
 from ssmlens.errors import UsageError
-from ssmlens.scan import head_sums, spans, tiles
-from ssmlens.scan.reference import reference_attention_mask, reference_channel_maps
+from ssmlens.names import MAP, MASK
+from ssmlens.scan import head_sums, spans
+from ssmlens.scan.tiles import map_tile
 
 # batch, tokens, heads, A_state, groups, state; A_state 0: Mamba-3
 SHAPES = [
@@ -33,6 +35,11 @@ RECTANGLES = [
 ]
 
 
+def attention_tile(operands, queries, keys):
+    """A rectangle of map and mask."""
+    return map_tile(operands, (MAP, MASK), queries, keys).unbind(1)
+
+
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def layer(request, random_operands):
     operands = random_operands(*request.param)
@@ -51,7 +58,7 @@ def test_a_tile_is_a_rectangle_of_map_and_mask(layer, queries, keys):
     operands, wanted_map, wanted_mask = layer
     rows, columns = slice(*queries), slice(*keys)
     for got, wanted in zip(
-        tiles.attention_tile(operands, queries, keys), (wanted_map, wanted_mask), strict=True
+        attention_tile(operands, queries, keys), (wanted_map, wanted_mask), strict=True
     ):
         assert_close(got.double(), wanted[:, rows, columns], wanted)
 
@@ -64,7 +71,7 @@ def test_slabs_of_heads_add_up(layer, monkeypatch, device_inner):
     monkeypatch.setattr(head_sums, "_AT_ONCE", {"cpu": at_once})
     operands, *wanted = layer
     for queries, keys in (((0, 53), (0, 53)), ((20, 53), (2, 19))):
-        got = tiles.attention_tile(operands, queries, keys)
+        got = attention_tile(operands, queries, keys)
         for one, other in zip(got, wanted, strict=True):
             assert_close(one.double(), other[:, slice(*queries), slice(*keys)], other)
 
@@ -85,7 +92,7 @@ def test_tiles_hold_every_causal_pair_once_and_cut_no_block(
 
 def test_a_decay_too_small_for_a_float_is_zero_and_no_more(random_operands):
     operands = random_operands(1, 40, 4, 3, 1, 3, scale=1e7)
-    got_map, got_mask = tiles.attention_tile(operands, (20, 40), (0, 20))
+    got_map, got_mask = attention_tile(operands, (20, 40), (0, 20))
     assert got_map.isfinite().all()
     assert torch.equal(got_mask, torch.zeros_like(got_mask))
 
@@ -93,4 +100,4 @@ def test_a_decay_too_small_for_a_float_is_zero_and_no_more(random_operands):
 @pytest.mark.parametrize("ranges", [((0, 6), (0, 5)), ((0, 5), (-1, 5)), ((4, 3), (0, 1))])
 def test_a_range_outside_the_sequence_is_refused(random_operands, ranges):
     with pytest.raises(UsageError, match="out of range: there are 5 tokens"):
-        tiles.attention_tile(random_operands(1, 5, 2, 1, 1, 2), *ranges)
+        attention_tile(random_operands(1, 5, 2, 1, 1, 2), *ranges)

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from reference_delta import reference_delta_maps
 
 import ssmlens
 from ssmlens.recorder.prompts import Prompts
-from ssmlens.scan.reference_delta import reference_delta_maps
 from ssmlens.scores import compute
 
 # One decay a head, one a component, β up to 2, rows of keys that lie apart.

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from map_scores import diagonal_sharpness, lag_energy
 
-from ssmlens.scores.diagonal import diagonal_sharpness, lag_energy, sharpest_lag
+from ssmlens.scores.diagonal import sharpest_lag
 
 
 def sub_diagonal(tokens, lag):

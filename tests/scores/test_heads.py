@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import maps_by_definition
+from reference_delta import reference_delta_maps
 
 import ssmlens
 from ssmlens.errors import UsageError
@@ -14,7 +15,6 @@ from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.models.tokenizers import Vocabulary
 from ssmlens.recorder import maps
 from ssmlens.recorder.prompts import Prompts
-from ssmlens.scan.reference_delta import reference_delta_maps
 from ssmlens.scores import heads as module
 from ssmlens.store import verify
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ssmlens.errors import UsageError
-from ssmlens.scores.mask import mask_ones, memory_length
+from map_scores import mask_ones, memory_length
 
 
 def random_mask(tokens, seed=0):
@@ -26,13 +24,10 @@ def random_mask(tokens, seed=0):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 5, 8, 31])
-@pytest.mark.parametrize("window", [None, 1, 2, 7, 31, 100])
-def test_mask_ones_is_that_of_a_double_loop(tokens, window):
+def test_mask_ones_is_that_of_a_double_loop(tokens):
     mask = random_mask(tokens)
-    pairs = [
-        mask[i, j] for i in range(tokens) for j in range(i + 1) if window is None or i - j < window
-    ]
-    assert mask_ones(mask, window) == pytest.approx(math.fsum(pairs) / len(pairs), rel=1e-12)
+    pairs = [mask[i, j] for i in range(tokens) for j in range(i + 1)]
+    assert mask_ones(mask) == pytest.approx(math.fsum(pairs) / len(pairs), rel=1e-12)
 
 
 @pytest.mark.parametrize(("tokens", "late"), [(1, [0]), (2, [1]), (5, [3, 4]), (8, [6, 7])])
@@ -50,16 +45,6 @@ def test_a_layer_that_forgets_nothing():
 def test_a_layer_that_forgets_at_once():
     assert memory_length(np.eye(64)) == 1
     assert mask_ones(np.eye(64)) == pytest.approx(2 / 65)
-    assert mask_ones(np.eye(64), window=1) == 1
-
-
-def test_within_a_window_length_does_not_matter():
-    """A constant decay: its mean within a window is nearly the same at 50 and at 400 tokens."""
-    short, long = (
-        np.tril(0.9 ** np.abs(np.subtract.outer(np.arange(t), np.arange(t)))) for t in (50, 400)
-    )
-    assert mask_ones(long, 16) == pytest.approx(mask_ones(short, 16), rel=0.05)
-    assert mask_ones(long) < 0.5 * mask_ones(short)
 
 
 def test_float32_masks_are_summed_in_float64():
@@ -73,8 +58,3 @@ def test_values_stay_in_range(seed, tokens):
     mask = random_mask(tokens, seed)
     assert 0 < mask_ones(mask) <= 1
     assert 1 - 1e-12 <= memory_length(mask) <= tokens
-
-
-def test_an_empty_window_is_refused():
-    with pytest.raises(UsageError, match="at least 1"):
-        mask_ones(np.tri(4), 0)

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from map_scores import reach_of as receptive_field
 
 from ssmlens.scores import compute
-from ssmlens.scores.receptive_field import receptive_field
 
 
 def by_search(m):

@@ -4,11 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from map_scores import diagonal_sharpness, mask_ones, memory_length, target_share
 
 from ssmlens.scores import compute, rank_layers
-from ssmlens.scores.diagonal import diagonal_sharpness
-from ssmlens.scores.mask import mask_ones, memory_length
-from ssmlens.scores.retrieval import target_share
 
 LENGTHS = (11, 15)
 MAP_SCORES = (

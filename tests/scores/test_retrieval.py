@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ssmlens.scores.retrieval import target_share
+from map_scores import target_share
 
 
 def brute(m, target):

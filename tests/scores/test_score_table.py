@@ -5,13 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from map_scores import diagonal_sharpness, mask_ones, memory_length, target_share
 
 from ssmlens.errors import UsageError
 from ssmlens.scores import SCORES, compute, summary
 from ssmlens.scores.bc import bc_correlation, bc_effective
-from ssmlens.scores.diagonal import diagonal_sharpness
-from ssmlens.scores.mask import mask_ones, memory_length
-from ssmlens.scores.retrieval import target_share
 
 ALL = {
     "mask_ones",

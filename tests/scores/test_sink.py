@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from map_scores import separator_share, sink_share
 
 from ssmlens.scores import compute
-from ssmlens.scores.sink import delta_share, separator_sink, sink
+from ssmlens.scores.sink import delta_share
 
 
 def by_sums(m, keys):
@@ -29,26 +30,28 @@ def test_the_share_of_the_first_token_and_of_separators_in_later_rows(tokens, ke
     m = np.tril(np.random.default_rng(tokens).standard_normal((tokens, tokens)))
     separator = flags(tokens, keys)
     for _ in range(2):
-        assert sink(m, separator) == pytest.approx(by_sums(m, {0, *keys}))
-        assert separator_sink(m, separator) == pytest.approx(by_sums(m, {*keys} - {0}))
-        assert sink(m) == pytest.approx(by_sums(m, {0}))
-        assert sink(m, separator) - separator_sink(m, separator) == pytest.approx(sink(m))
+        assert sink_share(m, separator) == pytest.approx(by_sums(m, {0, *keys}))
+        assert separator_share(m, separator) == pytest.approx(by_sums(m, {*keys} - {0}))
+        assert sink_share(m) == pytest.approx(by_sums(m, {0}))
+        assert sink_share(m, separator) - separator_share(m, separator) == pytest.approx(
+            sink_share(m)
+        )
         m[0, 0] = 1e6  # the first token's own look does not count
 
 
 def test_layers_whose_sink_is_known():
     everything = np.zeros((9, 9))
     everything[:, 0] = -2
-    assert sink(everything) == 1
-    assert sink(np.eye(9)) == 0
-    assert sink(np.eye(9), np.ones(9, bool)) == 0  # separators that look at themselves
-    assert sink(np.eye(9, k=-1), np.ones(9, bool)) == 1
-    assert separator_sink(np.eye(9, k=-1), np.ones(9, bool)) == 7 / 8
-    assert sink(np.tri(9)) == pytest.approx(np.mean([1 / (i + 1) for i in range(1, 9)]))
+    assert sink_share(everything) == 1
+    assert sink_share(np.eye(9)) == 0
+    assert sink_share(np.eye(9), np.ones(9, bool)) == 0  # separators that look at themselves
+    assert sink_share(np.eye(9, k=-1), np.ones(9, bool)) == 1
+    assert separator_share(np.eye(9, k=-1), np.ones(9, bool)) == 7 / 8
+    assert sink_share(np.tri(9)) == pytest.approx(np.mean([1 / (i + 1) for i in range(1, 9)]))
     everything[4:] = 0  # rows of zeros look nowhere
-    assert sink(everything) == 3 / 8
-    assert math.isnan(sink(np.zeros((9, 9))))
-    assert math.isnan(sink(np.ones((1, 1))))
+    assert sink_share(everything) == 3 / 8
+    assert math.isnan(sink_share(np.zeros((9, 9))))
+    assert math.isnan(sink_share(np.ones((1, 1))))
 
 
 def test_the_share_of_delta_is_a_mean_over_heads():

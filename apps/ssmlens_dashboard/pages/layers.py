@@ -12,6 +12,7 @@ from dash import Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from ssmlens.errors import SsmlensError
+from ssmlens.files.strict_json import without_nan
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.selection import maps_of
 from ssmlens.scores import SCORES, Ranking, rank, summary
@@ -21,7 +22,7 @@ from ssmlens_dashboard.controls import choices, follow
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
-from ssmlens_dashboard.tables import Column, cell, columns, height_of, numbers, table_card
+from ssmlens_dashboard.tables import Column, columns, height_of, numbers, table_card
 from ssmlens_dashboard.views.scores import scores
 
 _SOON, _MORE = (
@@ -145,9 +146,9 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "proof": verdict(scene.capture.layer(row.layer)),
             "believed": scene.capture.layer(row.layer).verdict.believed,
             "reason": row.reason,
-            "closure_error": cell(row.closure_error),
-            "map_closure": cell(row.map_closure),
-            **{name: cell(row.scores[name]) for name in names},
+            "closure_error": without_nan(row.closure_error),
+            "map_closure": without_nan(row.map_closure),
+            **{name: without_nan(row.scores[name]) for name in names},
         }
         for row in ranking
     ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssmlens.files.strict_json import without_nan
 from ssmlens.plot.training_curves import readable
 from ssmlens.runs.measures import LOSS, SHARES
 from ssmlens.runs.metrics import TRAIN
@@ -11,7 +12,7 @@ from ssmlens.runs.run import Run
 from ssmlens.runs.table import measures
 from ssmlens_dashboard.address import Address, Place
 from ssmlens_dashboard.listing import Entry
-from ssmlens_dashboard.tables import Column, cell, columns, numbers
+from ssmlens_dashboard.tables import Column, columns, numbers
 from ssmlens_dashboard.views.runs import Listed
 
 
@@ -84,18 +85,18 @@ def _row(it: Listed, length: int | None, shown: Sequence[str]) -> dict[str, Any]
         "arm": readable(it.run.arm, 40),
         "layer": it.run.teacher_layer,
         "seed": it.run.seed,
-        "rate": cell(it.run.learning_rate),
+        "rate": without_nan(it.run.learning_rate),
         "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
-        "loss": cell(float(loss[-1])) if len(loss) else None,
+        "loss": without_nan(float(loss[-1])) if len(loss) else None,
         **{f"at {name}": _final(it.run, name, length) for name in shown},
-        "seconds": cell(status.seconds),
+        "seconds": without_nan(status.seconds),
         "time": _time(status.seconds),
         "problem": readable(status.error, 400),
     }
 
 
 def _final(run: Run, measure: str, length: int | None) -> float | None:
-    return None if length is None else cell(run.metrics.final(measure, length))
+    return None if length is None else without_nan(run.metrics.final(measure, length))
 
 
 def _links(captures: Sequence[Entry], at: Address) -> dict[str, Any]:

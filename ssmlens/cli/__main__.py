@@ -1,7 +1,0 @@
-"""`python -m ssmlens.cli`: the command line without its entry point."""
-
-import sys
-
-from ssmlens.cli import main
-
-sys.exit(main())
