@@ -19,7 +19,7 @@ from ssmlens.adapters.adapter import Adapter, MixerInput, arguments
 from ssmlens.errors import UnsupportedModelError
 from ssmlens.models import checkpoint, transformers_layout
 from ssmlens.models.projections import Activation, TokenMask, convolve, zero_padding
-from ssmlens.models.submodules import called, has_hooks
+from ssmlens.models.submodules import called
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.surroundings import Surroundings
 
@@ -178,8 +178,7 @@ def branch(
         values = before if activation is None else activation(before)
         return Branch(before, zero_padding(values, token_mask).to(wide))
     taps, bias = conv.weight.squeeze(1), conv.bias
-    call = called(mixer, conv=f"{name}_conv1d").get("conv") if has_hooks(conv) else None
-    if call is not None:
+    if (call := called(mixer, conv=f"{name}_conv1d").get("conv")) is not None:
         values = call(before)[0]
     else:
         values = convolve(before.to(wide), taps.to(wide), None if bias is None else bias.to(wide))
