@@ -145,7 +145,7 @@ def beside(operands: Any, handed: dict[str, Tensor], real: Tensor) -> Row:
     names = {"q": "C", "k": "B", "v": "x"} if hasattr(operands, "C") else {"v": "x"}
     row = {}
     for name, wanted in handed.items():
-        got = getattr(operands, names.get(name, name)).double()
+        got = getattr(operands, names.get(name, name)).detach().double()
         got = got[real.to(got.device)]
         row[name] = apart(got, wanted.view_as(got))
     return row

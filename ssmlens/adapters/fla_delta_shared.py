@@ -34,6 +34,8 @@ class FlaDeltaAdapter(FlaAdapter):
         v = branch(mixer, "v", hidden, mask, F.silu)
         wide, per_head = scan_dtype(hidden), (-1, mixer.head_k_dim)
         queries, keys = (self.normalise(mixer, x.values.unflatten(2, per_head)) for x in (q, k))
+        if mask is not None:  # ELU + 1 makes something of nothing
+            queries, keys = (x * mask.to(x)[:, :, None, None] for x in (queries, keys))
         x = v.values.unflatten(2, (-1, mixer.head_v_dim))
         return DeltaRule(
             q=queries * mixer.head_k_dim**-0.5,
