@@ -307,7 +307,7 @@ def tune_little() -> None:
     from triton.runtime.autotuner import Autotuner  # pyright: ignore[reportMissingImports]
 
     all_of_them = Autotuner.prune_configs
-    Autotuner.prune_configs = lambda self, kwargs: all_of_them(self, kwargs)[:2]
+    Autotuner.prune_configs = lambda self, kwargs: list(all_of_them(self, kwargs))[:2]
 
 
 def versions() -> dict[str, str]:
