@@ -141,6 +141,7 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "conv_bias": (CONV_CHANNEL,),
         "conv_B": (WEIGHT_GROUP, STATE, TAP),
         "conv_C": (WEIGHT_GROUP, STATE, TAP),
+        "conv_x": (CONV_CHANNEL, TAP),
     },
     LABEL: {"channel": (CHANNEL,)},
 }

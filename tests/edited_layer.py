@@ -87,6 +87,9 @@ class EditedLayer:
             return gated_convolution(a, x, state)
         if "share" in a:
             return mamba3(a, x, state)
+        if "delta" not in a:  # a vector decay scan: every token writes with weight 1
+            one = torch.ones_like(a["log_decay"][..., 0])
+            return decay_scan(a["log_decay"], one, one, a["B"], a["C"], x, state)
         write, now = a.get("write", a["delta"]), a.get("write_now", a["delta"])
         reads_own = self._operands.kind != "normalised decay scan"
         return decay_scan(a["log_decay"], write, now, a["B"], a["C"], x, state, reads_own)

@@ -7,6 +7,7 @@ from reference_scan import reference_scan
 from ssmlens.scan.operators.delta_rule import DeltaRule
 from ssmlens.scan.operators.gated_convolution import GatedConvolution
 from ssmlens.scan.operators.two_way import TwoWayScan
+from ssmlens.scan.operators.vector_decay_scan import VectorDecayScan
 
 
 def relative(got, wanted):
@@ -23,6 +24,8 @@ def mixed_by_definition(operands):
         return two_way_by_definition(operands)
     if isinstance(operands, GatedConvolution):
         return _convolved(operands)
+    if isinstance(operands, VectorDecayScan):
+        return _decayed_by_state(operands)
     return reference_scan(operands)
 
 
@@ -54,6 +57,17 @@ def _convolved(o):
         for lag in range(min(i + 1, taps.shape[1])):
             tap = taps[:, taps.shape[1] - 1 - lag, None]
             y[:, i] += C[:, i] * tap * B[:, i - lag] * x[:, i - lag]
+    return y
+
+
+def _decayed_by_state(o):
+    """S_t = S_{t−1} diag(α_t) + x_t B_tᵀ, y_t = S_t C_t, token by token."""
+    B, C, x, log_decay = (v.double() for v in (o.B, o.C, o.x, o.log_decay))
+    B, C = (v.repeat_interleave(o.heads // o.groups, dim=2) for v in (B, C))
+    S, y = x.new_zeros(*x[:, 0].shape, B.shape[3]), x.new_zeros(x.shape)
+    for t in range(x.shape[1]):
+        S = S * log_decay[:, t, :, None].exp() + x[:, t, ..., None] * B[:, t, :, None]
+        y[:, t] = (S * C[:, t, :, None]).sum(3)
     return y
 
 

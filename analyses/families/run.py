@@ -1,28 +1,37 @@
-"""Closure of every family that runs on a CPU: `python -m analyses.families.run`, under a minute.
+"""Closure of every family that runs on a CPU: `python -m analyses.families.run [WORD]`, under a minute.
 
 A small random model from each family's own configuration class, with weights in which mistakes show; float32; batches
-of 1 and 3, lengths 1, 2, 5, 64 and 65; transformers' also with padding on the left. Prints the table of README.md.
+of 1 and 3, lengths 1, 2, 5, 64 and 65; those that take a mask also with padding on the left. Prints the table of
+README.md, or its rows with a word in them. flash-linear-attention's layers are among them where that is installed and
+TRITON_INTERPRET is 1: they run their own kernels, in minutes.
 """
 
 import importlib.metadata
+import importlib.util
 import inspect
 import itertools
+import sys
 from typing import Any
 
 import torch
 
 import ssmlens
+from analyses.families import interpreted
 from ssmlens.adapters.adapter import Adapter, adapters
 
 
 def main() -> None:
     """Print a row a family: its class, the version tested, the largest closure error and map_closure, its rounding."""
+    word = sys.argv[1] if sys.argv[1:] else ""
+    kernels = importlib.util.find_spec("fla") is not None and interpreted.prepare()
     print("| mixer | version | closure_error | map_closure | of rounding |\n" + "|---" * 5 + "|")
     for adapter in dict.fromkeys(adapters[path] for path in adapters):
         library = adapter.family.split()[0]
-        if library == "mamba_ssm":
+        if library == "mamba_ssm" or (library == "fla" and not kernels):
             continue
-        version = importlib.metadata.version(library)
+        if word not in adapter.mixers[0]:
+            continue
+        version = importlib.metadata.version("fla-core" if library == "fla" else library)
         errors = " | ".join(f"{error:.1e}" for error in worst_closures(adapter))
         print(f"| `{adapter.mixers[0]}` | {version} | {errors} |", flush=True)
 

@@ -33,7 +33,7 @@ REAL_TOKENS = 4096
 def families() -> Iterator[dict[str, object]]:
     """A row a family: the largest closure and map errors, by dtype, over lengths and padding."""
     for family, adapter in {adapters[path].family: adapters[path] for path in adapters}.items():
-        if adapter.block_kind != names.DELTA_RULE:
+        if adapter.block_kind != names.DELTA_RULE or "transformers" not in family:
             continue
         row: dict[str, object] = {"family": family}
         for name, dtype in DTYPES.items():

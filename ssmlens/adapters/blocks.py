@@ -20,6 +20,8 @@ from ssmlens.adapters.softmax import SOFTMAX, is_mha
 # By class name, in every library: the token mixing is self-attention (unless an adapter reads it: linear attention is a
 # mixer), the feed-forward is what these say.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
+# Of flash-linear-attention's layers, most of which are called attention, those in these files are.
+_FLA = re.compile(r"fla\.layers\.(?!attn$|bitattn$|mla$)")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
 _MLP = re.compile(r"(MLP|Mlp|FeedForward|FFN)$")
 
@@ -91,7 +93,7 @@ def find_blocks(model: nn.Module) -> list[Block]:
         layer: MixerSite(layer, name, module, SOFTMAX)
         # The outermost module of a block comes first, and is the one that stays.
         for name, module in reversed(list(model.named_modules(remove_duplicate=False)))
-        if _ATTENTION.search(type(module).__name__) and adapter_of(module) is None
+        if _is_softmax(module)
         for layer, block in enumerate(blocks)
         if is_within(name, block)
     }
@@ -113,6 +115,11 @@ def find_blocks(model: nn.Module) -> list[Block]:
         )
         for layer, module in enumerate(modules)
     ]
+
+
+def _is_softmax(module: nn.Module) -> bool:
+    named = _ATTENTION.search(type(module).__name__) and not _FLA.match(type(module).__module__)
+    return bool(named) and adapter_of(module) is None
 
 
 def _shared_mixers(

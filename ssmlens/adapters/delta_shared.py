@@ -1,5 +1,6 @@
 """What transformers' delta-rule mixers share: their arithmetic over named weights, and two ways to name these."""
 
+import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -25,6 +26,40 @@ from ssmlens.models.submodules import called
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
 _QKV_BETA = ("q_proj", "k_proj", "v_proj", "b_proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecayWeights:
+    """What makes the decay −exp(A_log) softplus(rows · + dt_bias), or bound · sigmoid(exp(A_log) (rows · + dt_bias)).
+
+    Attributes:
+        A_log: Of every head.
+        dt_bias: A value a head, or one a state, head after head.
+        rows: The last matrix that makes the decay's input, of any shape, sharing the mixer's memory.
+        bound: The least log decay, or None: it has none.
+    """
+
+    A_log: Float[Tensor, "head"]
+    dt_bias: Float[Tensor, "decay_row"]
+    rows: Tensor
+    bound: float | None = None
+
+    def slow(self, c: Number, w_delta_scale: Number) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """What `Adapter.slow_decay` says. With w_delta_scale = 0 every log decay is −exp(−c), whatever the token.
+
+        A_log := −c and dt_bias := softplus⁻¹(1); where the decay is bounded, A_log := 0 and dt_bias := the log-odds of
+        exp(−c) / |bound|.
+        """
+        log_rate, bias = -float(c), math.log(math.e - 1)
+        if self.bound is not None:
+            log_rate, bias = 0.0, -math.log(-self.bound * math.exp(c) - 1)
+        return {
+            "A": [(self.A_log, torch.full_like(self.A_log, log_rate))],
+            "delta": [
+                (self.dt_bias, torch.full_like(self.dt_bias, bias)),
+                (self.rows, w_delta_scale * self.rows),
+            ],
+        }
 
 
 class DeltaAdapter(TransformersAdapter):
@@ -105,23 +140,10 @@ class DeltaAdapter(TransformersAdapter):
     def slow_decay(
         self, mixer: nn.Module, c: Number, w_delta_scale: Number
     ) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """See `Adapter.slow_decay`. With w_delta_scale = 0 every log decay is −exp(−c), whatever the token.
-
-        A_log := −c and dt_bias := softplus⁻¹(1); where the decay is bounded, A_log := 0 and dt_bias := the log-odds of
-        exp(−c) / |bound|.
-        """
+        """See `Adapter.slow_decay`, and `DecayWeights.slow`."""
         w = self.named_weights(mixer)
-        log_rate, bias = -float(c), math.log(math.e - 1)
-        if w.decay_bound is not None:
-            log_rate, bias = 0.0, -math.log(-w.decay_bound * math.exp(c) - 1)
-        rows = self.decay_rows(mixer)
-        return {
-            "A": [(w.A_log, torch.full_like(w.A_log, log_rate))],
-            "delta": [
-                (w.dt_bias, torch.full_like(w.dt_bias, bias)),
-                (rows, w_delta_scale * rows),
-            ],
-        }
+        decay = DecayWeights(w.A_log, w.dt_bias, self.decay_rows(mixer), w.decay_bound)
+        return decay.slow(c, w_delta_scale)
 
     def decay_rows(self, mixer: Any) -> Tensor:
         """The rows that the decay's input comes out of, of any shape, sharing the mixer's memory."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from ssmlens.adapters.adapter import Adapter, adapters
+from ssmlens.adapters.refused import why_refused
 from ssmlens.errors import UnsupportedModelError
 
 _LOOKS_LIKE_A_MIXER = re.compile(r"mamba|ssm|mixer", re.IGNORECASE)
@@ -113,5 +114,7 @@ def _unsupported(model: nn.Module) -> str:
     classes = [type(m) for m in model.modules()]
     near = [c for c in classes if _LOOKS_LIKE_A_MIXER.search(c.__name__)]
     seen = f" (it has {near[-1].__module__}.{near[-1].__qualname__})" if near else ""
+    if (reason := why_refused(model)) is not None:
+        return f"no layer of {type(model).__name__} can be read: {reason}"
     supported = ", ".join(dict.fromkeys(adapters[path].family for path in adapters))
     return f"no layer of {type(model).__name__}{seen} can be read; supported mixers: {supported}"

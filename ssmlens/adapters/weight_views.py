@@ -24,6 +24,7 @@ class WeightViews:
         conv_bias: Bias of the convolution.
         conv_B: The taps that B passes through; None where B is made after the convolution (Mamba-1).
         conv_C: The taps that C passes through.
+        conv_x: The taps that x passes through, where it has a convolution of its own, beside those of B and C.
     """
 
     A_log: Float[Tensor, "head A_state"] | None = None
@@ -38,6 +39,7 @@ class WeightViews:
     conv_bias: Float[Tensor, "conv_channel"] | None = None
     conv_B: Float[Tensor, "group state tap"] | None = None
     conv_C: Float[Tensor, "group state tap"] | None = None
+    conv_x: Float[Tensor, "x_channel tap"] | None = None
 
     def named(self) -> dict[str, Tensor]:
         """The views there are, by name."""

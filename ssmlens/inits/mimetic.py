@@ -158,11 +158,12 @@ class Mimetic(Init):
         if weights.slow_decay is not None:
             if self.a_rule != "power":
                 raise UsageError(
-                    f"a_rule={self.a_rule!r} is for Mamba: c alone sets the decay of a delta rule"
+                    f"a_rule={self.a_rule!r} is for Mamba: c alone sets the decay here"
                 )
             return weights.slow_decay(self.c, self.w_delta_scale)["A"]
         A_log, base = weights.views.A_log, weights.own_A_log
         assert A_log is not None
+        assert base is not None
         if self.a_rule in _POWERS and (base < 0).any():
             raise UsageError(
                 f"A_log goes down to {float(base.min()):.2g}, and what is negative would make A "
@@ -226,9 +227,14 @@ class Mimetic(Init):
 
     def _conv(self, weights: MixerWeights) -> list[Change]:
         views = weights.views
-        if views.conv is None:
+        apart = views.conv is None and views.conv_B is not None and views.conv_C is not None
+        if views.conv is None and not apart:
             raise UsageError("the mixer has no convolution; leave out the component 'conv'")
+        if self.conv_scope == "all" and apart:
+            parts = (views.conv_x, views.conv_B, views.conv_C)
+            return [c for taps in parts if taps is not None for c in self._pass_on(taps, None)]
         if self.conv_scope == "all":
+            assert views.conv is not None
             return self._pass_on(views.conv, views.conv_bias)
         if self.conv_scope == "x":
             if weights.conv_x is None:

@@ -24,12 +24,12 @@ class MixerWeights:
     Attributes:
         views: As the adapter names them.
         own_A_log: A_log as the library drew it, float64: log n in Mamba-1, whatever is there now; in Mamba-2, where it
-            is random, what is there now.
+            is random, what is there now. None: it has none.
         dt_limit: What Δ is clamped to.
         bias_B: in_proj's bias of the rows that make B (Mamba-2 with `bias=True`), and so on.
         bias_C: See bias_B.
         bias_dt: See bias_B.
-        conv_x: Taps of the convolution's channels of x, in Mamba-2.
+        conv_x: Taps that x passes, in Mamba-2 and where it has a convolution of its own.
         conv_bias_x: The convolution's bias of these channels, where it has one.
         conv_bias_B: The convolution's bias of B's channels, in Mamba-2, where it has one.
         conv_bias_C: See conv_bias_B.
@@ -38,7 +38,7 @@ class MixerWeights:
     """
 
     views: WeightViews
-    own_A_log: Float[Tensor, "head A_state"]
+    own_A_log: Float[Tensor, "head A_state"] | None
     dt_limit: tuple[float, float] = (0.0, float("inf"))
     bias_B: Float[Tensor, "group state"] | None = None
     bias_C: Float[Tensor, "group state"] | None = None
@@ -54,10 +54,10 @@ class MixerWeights:
         """The weights of a mixer. Raises UsageError, naming the family, where mimetic initialisation has no rule."""
         if site.adapter.slow_decay(site.module, 1, 1) is not None:
             views = site.adapter.weights(site.module)
-            assert views.A_log is not None
             return cls(
                 views,
-                views.A_log.double(),
+                None if views.A_log is None else views.A_log.double(),
+                conv_x=views.conv_x,
                 slow_decay=lambda c, scale: site.adapter.slow_decay(site.module, c, scale),
             )
         if isinstance(site.adapter, Mamba1Adapter):
@@ -67,7 +67,7 @@ class MixerWeights:
         if not isinstance(site.adapter, Mamba2Adapter):
             raise UsageError(
                 f"layer {site.layer} is {site.adapter.family}, which has not all that mimetic initialisation "
-                "sets (A, Δ, W_B and W_C): it is for Mamba-1 and Mamba-2, and for delta rules"
+                "sets (A, Δ, W_B and W_C): it is for Mamba-1 and Mamba-2, delta rules and gated linear attention"
             )
         views, weights = site.adapter.weights(site.module), site.adapter.named_weights(site.module)
         assert views.A_log is not None

@@ -26,6 +26,8 @@ _VIEWS = {
     "ssm": ("A_log", "dt_bias", "W_dt", "dt_proj", "W_B", "W_C", "W_beta", "conv", "conv_bias"),
     "bc": ("W_B", "W_C"),
 }
+# In place of "conv", where x, B and C have a convolution each.
+_APART = ("conv_B", "conv_C", "conv_x")
 # Settings that matter to what the scope "ssm" takes; the others matter to a whole mixer.
 _OF_SSM = ("dt_limit", "beta_scale", "decay_bound")
 _NEEDED = {"ssm": {"A_log", "W_dt", "W_B", "W_C"}, "bc": {"W_B", "W_C"}}
@@ -164,7 +166,8 @@ def _of_block(block: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor
                 f"layer {site.layer} is {site.adapter.family}, which has no {missing[0]} of its "
                 f"own for scope {scope!r}; use 'mixer' or 'block'"
             )
-        return {name: views[name] for name in _VIEWS[scope] if name in views}
+        wanted = _VIEWS[scope] if scope == "bc" or "conv" in views else _VIEWS[scope] + _APART
+        return {name: views[name] for name in wanted if name in views}
     return dict((block if scope == "block" else site.module).named_parameters())
 
 

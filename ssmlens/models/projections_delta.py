@@ -144,8 +144,8 @@ def project_delta(
     beta = made.beta.sigmoid() * weights.beta_scale
     values = weights.widths[2]
     return DeltaRule(
-        q=_unit(q) * q.shape[3] ** -0.5,
-        k=_unit(k),
+        q=unit_length(q) * q.shape[3] ** -0.5,
+        k=unit_length(k),
         beta=beta.to(wide),
         log_decay=_log_decay(made.decay, hidden.dtype, weights),
         x=v,
@@ -197,7 +197,10 @@ def _log_decay(
     return log_decay.to(dtype).to(wide) if weights.round_decay else log_decay
 
 
-def _unit(x: Float[Tensor, "batch token group state"]) -> Float[Tensor, "batch token group state"]:
+def unit_length(
+    x: Float[Tensor, "batch token group state"],
+) -> Float[Tensor, "batch token group state"]:
+    """x / √(Σ x² + 1e-6) over states, as the kernels have it."""
     return x * torch.rsqrt(x.square().sum(3, keepdim=True) + _L2_EPS)
 
 

@@ -33,13 +33,14 @@ def has_hooks(module: nn.Module) -> bool:
 def is_plain(module: nn.Module) -> bool:
     """Whether calling this layer gives what its weights alone give.
 
-    Linear layers and convolutions must have torch's own forward. Of norms, which every library has its own of, only
-    hooks and wrappers count.
+    Linear layers and convolutions must have torch's own forward. Of norms, which every library has its own of, and of
+    flash-linear-attention's convolution only hooks and wrappers count.
     """
     if has_hooks(module) or hasattr(module, "base_layer"):  # peft's wrappers have one
         return False
-    is_norm = isinstance(module, nn.Identity) or "Norm" in type(module).__name__
-    return is_norm or type(module).forward in _PLAIN_FORWARDS
+    name = type(module).__name__
+    its_own = isinstance(module, nn.Identity) or "Norm" in name or name == "ShortConvolution"
+    return its_own or type(module).forward in _PLAIN_FORWARDS
 
 
 def called(mixer: Any, **names: str) -> dict[str, Callable[..., Any]]:

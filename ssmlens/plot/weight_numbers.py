@@ -127,15 +127,18 @@ def state_entries(weights: Pair) -> Entries:
 
 def kernels(layer: Drawable) -> dict[str, Float[np.ndarray, "channel tap"]]:
     """The taps that x, B and C pass through (v, k, q), the current token's first; empty without a convolution."""
-    if "conv" not in layer:
+    if "conv" not in layer and "conv_x" not in layer:
         return {}
-    conv = layer.read("conv")[:, ::-1]
+    name = "conv" if "conv" in layer else "conv_x"
+    conv = layer.read(name)[:, ::-1]
     if "conv_B" not in layer:
         return {words(layer).convolved[0]: conv}
-    B, C = (layer.read(name) for name in ("conv_B", "conv_C"))
+    B, C = (layer.read(part) for part in ("conv_B", "conv_C"))
     taps = conv.shape[1]
-    own = len(conv) - (B.size + C.size) // taps
-    mixed = conv[:own] if words(layer).mixed_first else conv[-own:]
+    mixed = conv
+    if name == "conv":  # the channels of all three
+        own = len(conv) - (B.size + C.size) // taps
+        mixed = conv[:own] if words(layer).mixed_first else conv[-own:]
     parts = (mixed, *(kernel.reshape(-1, taps)[:, ::-1] for kernel in (B, C)))
     return dict(zip(words(layer).convolved, parts, strict=True))
 

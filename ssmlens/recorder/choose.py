@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ssmlens import names
 from ssmlens.adapters.blocks import Block
+from ssmlens.adapters.refused import why_refused
 from ssmlens.errors import UsageError
 
 log = logging.getLogger("ssmlens")
@@ -68,7 +69,10 @@ def why_not(block: Block) -> str | None:
     if block.sites:
         return None
     if block.attention:
-        return f"{block.attention.adapter.unreadable(block.attention.module)}; {EAGER}"
+        why = block.attention.adapter.unreadable(block.attention.module)
+        return f"{why}; {EAGER}" if hasattr(block.attention.module, "config") else str(why)
+    if (reason := why_refused(block.module)) is not None:
+        return f"a {type(block.module).__name__}: {reason}"
     named = type(block.module).__name__
     return _NOTHING_MIXED.get(block.kind, f"a {named}, in which ssmlens reads nothing")
 

@@ -27,6 +27,7 @@ FOLDS = ("conv", "gate", "skip")
 SUBSETS = [s for n in (1, 2, 3) for s in itertools.combinations(FOLDS, n)]
 # By family; elsewhere both are SiLU.
 GATES = dict.fromkeys(("Kimi", "Bailing", "Glm", "Qwen4", "MiniMax", "Rwkv"), torch.sigmoid)
+GATES["fla KimiDelta"] = torch.sigmoid
 GATES["RecurrentGemma"] = functools.partial(F.gelu, approximate="tanh")
 ACTIVATIONS = {"RecurrentGemma": lambda v: v}
 OPTIONS = [
