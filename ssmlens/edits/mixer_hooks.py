@@ -106,8 +106,8 @@ class MixerHooks:
         positions = self._forward.positions(given.hidden, given.token_mask)
         for edit in self._inside:
             edit.check_tokens(positions)
-        change = difference(site, given, positions, self._inside).to(first.device)
-        return (first.to(change.dtype) + change).to(first.dtype)
+        change = difference(site, given, positions, self._inside)
+        return first if change is None else (first + change.to(first.device)).to(first.dtype)
 
     def _refused(self, reason: str) -> UsageError:
         if "cached" in reason:
