@@ -141,11 +141,12 @@ class Adapter(ABC):
     def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The operands, with x, D and gate, that the mixer's scan gets for this input."""
 
-    def mix(
-        self, operands: Operator, x: Float[Tensor, "batch token head headdim"]
-    ) -> Float[Tensor, "batch token head headdim"]:
-        """M x of the operands, without D, as fast as it can be had: what edits run. Default: their own recurrence."""
-        return operands(x)
+    def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
+        """The same operands, within rounding, as fast as they can be had: for edits. Default: `project`.
+
+        Recordings have those of `project`: so have edits that put in what was recorded.
+        """
+        return self.project(mixer, given)
 
     @abstractmethod
     def finish(

@@ -5,7 +5,6 @@ finish(edited) − finish(unedited), taken in float32 and rounded once with the 
 changes nothing leaves the output as it is, bit by bit.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,10 +20,12 @@ from ssmlens.edits.finishing import finish_both, finish_change, is_linear
 from ssmlens.edits.knock_out import KnockOut
 from ssmlens.edits.operands import Changed, edit_operands, need_own_heads
 from ssmlens.edits.positions import Positions
+from ssmlens.edits.source import takes_values
 from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.models.edge_sums import edge_sums
-from ssmlens.scan.edges import Mix, change_of_rows, passed_over
+from ssmlens.models.fused_scan import fused_scan, is_fused
+from ssmlens.scan.edges import change_of_rows, passed_over
 from ssmlens.scan.operator import Operator, scan_dtype
 
 Scanned = Float[Tensor, "batch token head headdim"]
@@ -41,18 +42,26 @@ def difference(
     if reason := site.adapter.unclosable(site.module):
         raise UsageError(f"{edits[0]}: {reason}")
     stages = {stage: [edit for edit in edits if edit.stage is stage] for stage in Stage}
-    before = site.adapter.project(site.module, given)
+    adapter = site.adapter
+    project = adapter.project if any(map(takes_values, edits)) else adapter.project_fast
+    before = project(site.module, given)
     if need_own_heads(before, stages[Stage.OPERANDS]):
         before = before.over_heads()  # both sides in one layout, so that they round alike
-    after, changed = edit_operands(site, given, positions, before, stages[Stage.OPERANDS])
-    mix = _mix_without_autocast(site)
-    added = _added(mix, after, positions, stages)
+    after, changed = edit_operands(
+        site,
+        given,
+        positions,
+        before,
+        stages[Stage.OPERANDS],
+        compare=not is_fused(before, _wide_x(before)),  # else the same operands give the same bits
+    )
+    added = _added(after, positions, stages)
     linear, of_output = is_linear(site, before, after), stages[Stage.SCAN_OUTPUT]
     if linear and not of_output:
-        changes = [_change_of_operands(mix, before, after, changed), added]
+        changes = [_change_of_operands(before, after, changed), added]
         found = [change for change in changes if change is not None]
         return finish_change(site, sum(found[1:], found[0]), after) if found else None
-    unedited, mixed = _mix_both(mix, before, after)
+    unedited, mixed = _mix_both(before, after)
     if changed is not None:
         mixed = torch.where(changed, mixed, unedited)
     unedited, y = _with_skip(before, unedited), mixed if added is None else mixed + added
@@ -66,50 +75,47 @@ def difference(
 
 
 def _added(
-    mix: Mix, o: Operator, positions: Positions, stages: Mapping[Stage, Sequence[Any]]
+    o: Operator, positions: Positions, stages: Mapping[Stage, Sequence[Any]]
 ) -> Scanned | None:
     """What edits of states and of entries add to M x of the edited operands. None: there are none."""
     total = None
     if stages[Stage.STATE]:
         total = _by_groups(_edit_state, o, positions, stages[Stage.STATE])
     if stages[Stage.ENTRIES]:
-        edit_entries = functools.partial(_edit_entries, mix)
-        of_entries = _by_groups(edit_entries, o, positions, stages[Stage.ENTRIES])
+        of_entries = _by_groups(_edit_entries, o, positions, stages[Stage.ENTRIES])
         total = of_entries if total is None else total + of_entries
     return total
 
 
-def _change_of_operands(
-    mix: Mix, before: Operator, after: Operator, changed: Changed
-) -> Scanned | None:
+def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> Scanned | None:
     """What edited operands change of y = M x + D x. None: nothing."""
     if after is before:
         return None
-    unedited, mixed = _mix_both(mix, before, after)
+    unedited, mixed = _mix_both(before, after)
     if after.x is not before.x or after.D is not before.D:
         unedited, mixed = _with_skip(before, unedited), _with_skip(after, mixed)
     change = mixed - unedited
     return change if changed is None else torch.where(changed, change, 0)
 
 
-def _mix_without_autocast(site: MixerSite) -> Mix:
-    def mix(o: Operator, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return site.adapter.mix(o, x)
+def _mix(o: Operator, x: Scanned) -> Scanned:
+    """M x without D, outside autocast: by mamba_ssm's kernel where it computes this, else by the operator."""
+    with torch.autocast(x.device.type, enabled=False):
+        mixed = fused_scan(o, x)
+        return o(x) if mixed is None else mixed
 
-    return mix
 
-
-def _mix_both(mix: Mix, before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
+def _mix_both(before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
     """M x of both: in one run where they can be one batch, since on a GPU it is the number of kernels that costs."""
     if _mix_the_same(before, after):
-        mixed = mix(before, _wide_x(before))
+        mixed = _mix(before, _wide_x(before))
         return mixed, mixed
     x, edited = _wide_x(before), _wide_x(after)
-    both = before.beside(after) if x.shape == edited.shape else None
+    at_once = x.shape == edited.shape and not is_fused(before, x)  # which is one kernel by itself
+    both = before.beside(after) if at_once else None
     if both is None:
-        return mix(before, x), mix(after, edited)
-    one, other = mix(both, torch.cat([x, edited])).split(len(x))
+        return _mix(before, x), _mix(after, edited)
+    one, other = _mix(both, torch.cat([x, edited])).split(len(x))
     return one, other
 
 
@@ -178,13 +184,13 @@ def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueE
 
 
 def _edit_entries(
-    mix: Mix, o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
+    o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
 ) -> Scanned:
     """What knocking out edges takes from y, and what functions of M's rows add to it."""
     x = _wide_x(o)
     if all(isinstance(edit, KnockOut) for edit in edits):
         knocked = [edit.edges(o.tokens, o.heads) for edit in edits if isinstance(edit, KnockOut)]
-        return -passed_over(o, x, knocked, mix, edge_sums)
+        return -passed_over(o, x, knocked, _mix, edge_sums)
 
     everything = torch.ones(o.heads, dtype=torch.bool)
     selections = [getattr(edit, "heads", None) for edit in edits]

@@ -38,11 +38,13 @@ def edit_operands(
     positions: Positions,
     operands: Operator,
     edits: Sequence[Edit],
+    *,
+    compare: bool,
 ) -> tuple[Operator, Changed]:
     """The operands, projected with other taps where edits say so, then changed one by one; and whether they changed.
 
-    They count as changed where somebody may ask how the output depends on them. Where they are known to be the same,
-    they are `operands` itself.
+    They count as changed where somebody may ask how the output depends on them, and where they are not to be compared.
+    Where they are known to be the same, they are `operands` itself.
     """
     differs: list[Bool[Tensor, ""]] = []
     new = operands
@@ -53,7 +55,7 @@ def edit_operands(
     for edit in edits:
         if not is_of_convolution(edit):
             assert isinstance(edit, ValueEdit)
-            new, some = _edit_operand(new, edit, positions)
+            new, some = _edit_operand(new, edit, positions, compare)
             differs += some
     if any(_asked_for(edit) for edit in edits) or not differs:
         return new, None
@@ -71,7 +73,7 @@ def _differ(before: Operator, after: Operator) -> list[Bool[Tensor, ""]]:
 
 
 def _edit_operand(
-    operands: Operator, edit: ValueEdit, positions: Positions
+    operands: Operator, edit: ValueEdit, positions: Positions, compare: bool
 ) -> tuple[Operator, list[Bool[Tensor, ""]]]:
     try:
         value, axes = quantity_of(operands, edit.what)
@@ -84,9 +86,9 @@ def _edit_operand(
     at_once = edit.what == "log_decay" or not value.is_cuda
     if at_once and not _asked_for(edit) and torch.equal(new, value):
         return operands, []
-    differs = (new != value).any()
+    differs = [(new != value).any()] if compare else []
     if edit.what == "gate":
         whole, _ = operands.quantity("gate")
         flat = new.flatten(2)
         new = torch.cat([whole[..., : whole.shape[2] - flat.shape[2]], flat], dim=2)
-    return operands.with_quantity(edit.what, new), [differs]
+    return operands.with_quantity(edit.what, new), differs
