@@ -205,13 +205,20 @@ def _undecorated(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(forward)
+def _signature(forward: Callable[..., Any]) -> tuple[inspect.Signature, tuple[str, ...]]:
+    """A forward's signature, and the names of what it takes by position, itself first."""
+    signature = inspect.signature(forward)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [name for name, p in signature.parameters.items() if p.kind in by_position]
+    return signature, tuple(names)
 
 
 def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module is called with, by the names of its own forward, in their order."""
-    bound = _signature(own_forward(module)).bind(module, *args, **kwargs)
+    signature, names = _signature(own_forward(module))
+    if args and not kwargs and len(args) < len(names):  # most calls; binding takes longer
+        return dict(zip(names[1:], args, strict=False))
+    bound = signature.bind(module, *args, **kwargs)
     _, *names = bound.arguments
     given = {name: bound.arguments[name] for name in names}
     return given | given.pop("kwargs", {})

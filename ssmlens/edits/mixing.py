@@ -100,9 +100,11 @@ def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> 
 
 def _mix(o: Operator, x: Scanned) -> Scanned:
     """M x without D, outside autocast: by mamba_ssm's kernel where it computes this, else by the operator."""
-    with torch.autocast(x.device.type, enabled=False):
-        mixed = fused_scan(o, x)
-        return o(x) if mixed is None else mixed
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _mix(o, x)
+    mixed = fused_scan(o, x)
+    return o(x) if mixed is None else mixed
 
 
 def _mix_both(before: Operator, after: Operator) -> tuple[Scanned, Scanned]:

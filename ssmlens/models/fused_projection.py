@@ -65,7 +65,7 @@ def _multiply(
     weight: Float[Tensor, "output input"], x: Float[Tensor, "batch input token"]
 ) -> Float[Tensor, "batch output token"]:
     """A linear layer whose output has its channels before its tokens in memory, too."""
-    return torch.bmm(weight.expand(len(x), -1, -1), x)
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
 
 
 def _fits(hidden: Tensor, weights: Mamba1Weights) -> bool:
@@ -74,7 +74,7 @@ def _fits(hidden: Tensor, weights: Mamba1Weights) -> bool:
         silu
         and not weights.called
         and weights.transform is None
-        and len(weights.x_proj_weight) == 1
+        and weights.x_proj_weight.shape[0] == 1
         and weights.conv_weight.shape[1] in _TAPS
         and hidden.numel() > 0
         and hidden.dtype in _DTYPES
