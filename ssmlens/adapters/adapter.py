@@ -144,7 +144,8 @@ class Adapter(ABC):
     def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The same operands, within rounding, as fast as they can be had: for edits. Default: `project`.
 
-        Recordings have those of `project`: so have edits that put in what was recorded.
+        Recordings have those of `project`: so have edits that put in what was recorded. Who overrides the one of a
+        family overrides the other.
         """
         return self.project(mixer, given)
 

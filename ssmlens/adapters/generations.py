@@ -90,6 +90,11 @@ class Mamba2Adapter(_AdapterFromWeights):
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """The weights and settings as `models.projections` takes them."""
 
+    def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
+        """See `Adapter.project_fast`: by causal_conv1d's kernel, where it is there and computes this."""
+        weights = self.named_weights(mixer)
+        return project_mamba2(given.hidden, weights, given.token_mask, fast=True)
+
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `in_proj` makes the gate's half, x, B, C and dt, in this order."""
         w = self.named_weights(mixer)

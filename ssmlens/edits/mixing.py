@@ -128,7 +128,9 @@ def _mix_the_same(before: Operator, after: Operator) -> bool:
 
 def _with_skip(o: Operator, mixed: Scanned) -> Scanned:
     assert o.x is not None
-    return mixed if o.D is None else mixed + o.D.to(mixed.dtype) * o.x.to(mixed.dtype)
+    if o.D is None:
+        return mixed
+    return torch.addcmul(mixed, o.D.to(mixed.dtype), o.x.to(mixed.dtype))
 
 
 def _by_groups(

@@ -7,10 +7,11 @@ to learn what each chunk leaves behind, then from the states that follow from th
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -128,6 +129,13 @@ def _carry(
     return torch.stack(before, dim=1), state
 
 
+@functools.lru_cache(maxsize=8)
+def _later(length: int, device: torch.device) -> Bool[Tensor, "query key"]:
+    """Where a key is later than its query."""
+    with torch.inference_mode(False):  # autograd may keep it
+        return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+
+
 def _by_chunk(
     sequence: Float[Tensor, "batch token *rest"], chunks: int, length: int
 ) -> Float[Tensor, "chunk time *rest"]:
@@ -190,9 +198,8 @@ def _scan_scalar_decay(
         written = weight.unsqueeze(-1) * put.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
         # Log of the decay since the chunk's start; in float64, because what counts are its differences.
         S = S.double().cumsum(-1)
-        causal = torch.ones(length, length, dtype=torch.bool, device=S.device).tril()
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
-        decay = torch.exp(apart.masked_fill(~causal, -torch.inf))
+        decay = torch.exp(apart.masked_fill(_later(length, S.device), -torch.inf))
         until = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
         since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
         within = (decay * (C @ B.mT).unsqueeze(2)) @ written

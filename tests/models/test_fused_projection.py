@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from oracles import relative
 
+from ssmlens.models import fused_convolution as convolution
 from ssmlens.models import fused_projection as module
 from ssmlens.models.fused_projection import fused_projection
 from ssmlens.models.mamba import Mamba
@@ -36,6 +37,12 @@ def convolve(x, weight, bias, activation):
     return F.silu(y).to(x.dtype)
 
 
+def use(monkeypatch):
+    """Let it pass for the kernel on a CPU."""
+    for place in (module, convolution):
+        monkeypatch.setattr(place, "kernel", lambda device: convolve)
+
+
 def apart(one, other):
     """How far two sets of operands are apart, the largest of all arrays."""
     names = ("delta", "A", "B", "C", "x", "D", "gate")
@@ -49,7 +56,7 @@ def apart(one, other):
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (1, 7), (3, 5)])
 def test_the_operands_are_those_of_the_plain_projection(options, batch, tokens, monkeypatch):
-    monkeypatch.setattr(module, "_kernel", lambda device: convolve)
+    use(monkeypatch)
     weights, hidden = make(**options).weights(), torch.randn(batch, tokens, 16)
     fused, plain = fused_projection(hidden, weights), project_mamba1(hidden, weights)
     assert apart(fused, plain) < 1e-6
@@ -61,7 +68,7 @@ def test_the_operands_are_those_of_the_plain_projection(options, batch, tokens, 
 
 
 def test_in_bfloat16_too(monkeypatch):
-    monkeypatch.setattr(module, "_kernel", lambda device: convolve)
+    use(monkeypatch)
     mixer = make().bfloat16()
     hidden = torch.randn(2, 6, 16, dtype=torch.bfloat16)
     weights = mixer.weights()
@@ -71,7 +78,7 @@ def test_in_bfloat16_too(monkeypatch):
 def test_what_the_kernel_does_not_compute_is_left_to_torch(monkeypatch):
     hidden, mixer = torch.randn(2, 5, 16), make()
     assert fused_projection(hidden, mixer.weights()) is None  # on a CPU
-    monkeypatch.setattr(module, "_kernel", lambda device: convolve)
+    use(monkeypatch)
     weights = mixer.weights()
     assert fused_projection(hidden, weights) is not None
     hooked = copy.deepcopy(mixer)
