@@ -57,10 +57,12 @@ def difference(
     )
     added = _added(after, positions, stages)
     linear, of_output = is_linear(site, before, after), stages[Stage.SCAN_OUTPUT]
+    if after is before and added is None and not of_output:
+        return None
     if linear and not of_output:
-        changes = [_change_of_operands(before, after, changed), added]
-        found = [change for change in changes if change is not None]
-        return finish_change(site, sum(found[1:], found[0]), after) if found else None
+        change = _change_of_operands(before, after, changed)
+        found = [some for some in (change, added) if some is not None]
+        return finish_change(site, sum(found[1:], found[0]), after)
     unedited, mixed = _mix_both(before, after)
     if changed is not None:
         mixed = torch.where(changed, mixed, unedited)

@@ -42,8 +42,7 @@ def run_recurrence(
         return _scan(o, x) + ((write_now - write) * own).unsqueeze(-1) * x
     # One weight may be far larger than the other, so their difference would round. Instead read the earlier tokens
     # alone: move every write on by one token, and decay it once.
-    steps, rate = o.decay
-    moved = _moved_on(write) * torch.exp(steps * rate.T)
+    moved = _moved_on(write) * torch.exp(_log_decay(o))
     earlier = dataclasses.replace(o, B=_moved_on(o.B), write=moved, write_now=moved)
     return _scan(earlier, _moved_on(x)) + (write_now * own).unsqueeze(-1) * x
 
@@ -55,6 +54,14 @@ def _scan(
     # A head of one number has nothing to make matrix products of.
     by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
     return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
+
+
+def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
+    """The log of each token's decay, where a head has one."""
+    if o.log_decay is not None:
+        return o.log_decay
+    assert o.A is not None
+    return o.delta * o.A.T
 
 
 def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
@@ -178,9 +185,8 @@ def _scan_scalar_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """One decay a head: within a chunk the map itself times x, between chunks the state."""
     heads = o.heads // o.groups
-    steps, rate = o.decay
     write, _ = o.writes
-    log_decay = steps * rate.T
+    log_decay = _log_decay(o)
     state = x.new_zeros(o.batch, o.groups, heads, x.shape[3], o.states)
     tokens = _CHUNK_TOKENS * _CHUNKS["cuda" if x.is_cuda else "cpu"]
     out = []
