@@ -141,11 +141,13 @@ class Adapter(ABC):
     def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
         """The operands, with x, D and gate, that the mixer's scan gets for this input."""
 
-    def mix(
-        self, operands: Operator, x: Float[Tensor, "batch token head headdim"]
-    ) -> Float[Tensor, "batch token head headdim"]:
-        """M x of the operands, without D, as fast as it can be had: what edits run. Default: their own recurrence."""
-        return operands(x)
+    def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
+        """The same operands, within rounding, as fast as they can be had: for edits. Default: `project`.
+
+        Recordings have those of `project`: so have edits that put in what was recorded. Who overrides the one of a
+        family overrides the other.
+        """
+        return self.project(mixer, given)
 
     @abstractmethod
     def finish(
@@ -204,13 +206,20 @@ def _undecorated(decorated: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(forward)
+def _signature(forward: Callable[..., Any]) -> tuple[inspect.Signature, tuple[str, ...]]:
+    """A forward's signature, and the names of what it takes by position, itself first."""
+    signature = inspect.signature(forward)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [name for name, p in signature.parameters.items() if p.kind in by_position]
+    return signature, tuple(names)
 
 
 def arguments(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module is called with, by the names of its own forward, in their order."""
-    bound = _signature(own_forward(module)).bind(module, *args, **kwargs)
+    signature, names = _signature(own_forward(module))
+    if args and not kwargs and len(args) < len(names):  # most calls; binding takes longer
+        return dict(zip(names[1:], args, strict=False))
+    bound = signature.bind(module, *args, **kwargs)
     _, *names = bound.arguments
     given = {name: bound.arguments[name] for name in names}
     return given | given.pop("kwargs", {})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import Adapter, MixerInput
 from ssmlens.adapters.weight_views import WeightViews
-from ssmlens.models.fused_scan import fused_scan
+from ssmlens.models.fused_projection import fused_projection
 from ssmlens.models.projections import (
     Mamba1Weights,
     Mamba2Weights,
@@ -55,12 +55,11 @@ class Mamba1Adapter(_AdapterFromWeights):
         """The weights as `models.projections` takes them."""
         return Mamba1Weights.of(mixer)
 
-    def mix(
-        self, operands: Operator, x: Float[Tensor, "batch token head headdim"]
-    ) -> Float[Tensor, "batch token head headdim"]:
-        """See `Adapter.mix`: mamba_ssm's kernel, where it is there and computes this."""
-        mixed = fused_scan(operands, x)
-        return operands(x) if mixed is None else mixed
+    def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
+        """See `Adapter.project_fast`: by causal_conv1d's kernel, where it is there and computes this."""
+        weights = self.named_weights(mixer)
+        fused = None if given.token_mask is not None else fused_projection(given.hidden, weights)
+        return project_mamba1(given.hidden, weights, given.token_mask) if fused is None else fused
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""
@@ -90,6 +89,11 @@ class Mamba2Adapter(_AdapterFromWeights):
     @abstractmethod
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """The weights and settings as `models.projections` takes them."""
+
+    def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
+        """See `Adapter.project_fast`: by causal_conv1d's kernel, where it is there and computes this."""
+        weights = self.named_weights(mixer)
+        return project_mamba2(given.hidden, weights, given.token_mask, fast=True)
 
     def weights(self, mixer: nn.Module) -> WeightViews:
         """See `Adapter.weights`. `in_proj` makes the gate's half, x, B, C and dt, in this order."""

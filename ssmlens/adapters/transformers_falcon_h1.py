@@ -25,8 +25,11 @@ class TransformersFalconH1(TransformersMamba2Adapter):
 
     def project(self, mixer: Any, given: MixerInput) -> Operator:
         """See `Adapter.project`."""
-        scaled = given.hidden * mixer.ssm_in_multiplier
-        return super().project(mixer, dataclasses.replace(given, hidden=scaled))
+        return super().project(mixer, _scaled(mixer, given))
+
+    def project_fast(self, mixer: Any, given: MixerInput) -> Operator:
+        """See `Adapter.project_fast`."""
+        return super().project_fast(mixer, _scaled(mixer, given))
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """See `Mamba2Adapter.named_weights`."""
@@ -69,3 +72,7 @@ class TransformersFalconH1(TransformersMamba2Adapter):
             ssm_multipliers=[0.5, 0.7, 0.9, 1.2, 1.4],
         )
         return FalconH1ForCausalLM(config)
+
+
+def _scaled(mixer: Any, given: MixerInput) -> MixerInput:
+    return dataclasses.replace(given, hidden=given.hidden * mixer.ssm_in_multiplier)

@@ -12,7 +12,7 @@ from ssmlens.adapters.blocks import Block
 from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.edit import ATTENTION, Edit, Stage
 from ssmlens.edits.forward import Forward
-from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream, runs_again
+from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream, of_stream, runs_again
 from ssmlens.edits.module_calls import (
     first_input,
     first_output,
@@ -45,9 +45,9 @@ class BlockHooks:
         self._stream: Tensor | None = None
         # What MLPs of this block have put out so far: some blocks add experts and one more.
         self._others: list[Tensor] = []
-        self._residual = [edit for edit in edits if edit.stage is Stage.RESIDUAL]
-        self._added = [edit for edit in edits if edit.stage is Stage.BLOCK]
-        self._mlp = [edit for edit in edits if edit.stage is Stage.MLP]
+        self._residual = of_stream(edits, Stage.RESIDUAL)
+        self._added = of_stream(edits, Stage.BLOCK)
+        self._mlp = of_stream(edits, Stage.MLP)
         if self._mlp and not block.mlps:
             raise UsageError(f"{self._mlp[0]}: layer {block.layer} has no MLP")
         self._mixers: list[MixerHooks] = []
@@ -70,7 +70,7 @@ class BlockHooks:
             keep(module.register_forward_hook(self._after_mlp).remove)
         if self._added:
             keep(block.register_forward_hook(self._after_block).remove)
-        keep(block.register_forward_hook(self._leave, always_call=True).remove)
+            keep(block.register_forward_hook(self._leave, always_call=True).remove)
 
     def _running(self) -> bool:
         """Whether this block runs, of those that are its module."""
@@ -93,10 +93,11 @@ class BlockHooks:
         _, hidden = first_input(module, args, kwargs)
         residual = _residual(module, args, kwargs)
         before = hidden if residual is None else hidden + residual
-        self._stream = edit_stream(self._residual, before, self._forward)
+        new = edit_stream(self._residual, before, self._forward)
+        if self._added:
+            self._stream = new
         if not self._residual:
             return None
-        new = self._stream
         if residual is not None:
             new = hidden + (new - before).to(hidden.dtype)
         return with_first_input(module, args, kwargs, new)

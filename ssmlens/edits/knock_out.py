@@ -1,6 +1,7 @@
 """Knock out edges: entries of M."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import torch
@@ -75,6 +76,18 @@ class KnockOut(Edit):
         Raises:
             UsageError: A head is out of range, or the mask is too small.
         """
+        known = self._latest.get((tokens, heads))
+        if known is None:
+            self._latest.clear()
+            known = self._latest[tokens, heads] = self._edges(tokens, heads)
+        return known
+
+    @functools.cached_property
+    def _latest(self) -> dict[tuple[int, int], Edges]:
+        """The edges that were asked for last: all layers, and all forwards of a prompt, ask for the same."""
+        return {}
+
+    def _edges(self, tokens: int, heads: int) -> Edges:
         chosen = {
             name: torch.ones(size, dtype=torch.bool)
             if (selection := getattr(self, name)) is None

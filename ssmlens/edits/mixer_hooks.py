@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import CallRefusedError, MixerInput
@@ -19,7 +20,6 @@ from ssmlens.edits.module_calls import (
 )
 from ssmlens.edits.value import STREAM_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
-from ssmlens.recorder.calls import call_device
 from ssmlens.recorder.forwards import Forwards
 
 
@@ -30,10 +30,14 @@ def runs_again(edit: Edit, what: str) -> UsageError:
     )
 
 
-def edit_stream(edits: Sequence[Edit], value: Tensor, forward: Forward) -> Tensor:
+def of_stream(edits: Sequence[Edit], stage: Stage) -> list[ValueEdit]:
+    """Those of a stage at which a hidden state is edited."""
+    return [edit for edit in edits if edit.stage is stage and isinstance(edit, ValueEdit)]
+
+
+def edit_stream(edits: Sequence[ValueEdit], value: Tensor, forward: Forward) -> Tensor:
     """A hidden state as these edits leave it, one after another: also in a cached step."""
     for edit in edits:
-        assert isinstance(edit, ValueEdit)
         place = Place(edit.what, STREAM_AXES, forward.positions(value))
         value = edit.apply(value, place)
     return value
@@ -52,9 +56,9 @@ class MixerHooks:
     ):
         self._site, self._forward, self._running = site, forward, running
         self._forwards, self._edit = forwards, edits[0]
-        self._input = [edit for edit in edits if edit.stage is Stage.INPUT]
+        self._input = of_stream(edits, Stage.INPUT)
         self._inside = [edit for edit in edits if Stage.OPERANDS <= edit.stage <= Stage.SCAN_OUTPUT]
-        self._output = [edit for edit in edits if edit.stage is Stage.OUTPUT]
+        self._output = of_stream(edits, Stage.OUTPUT)
         self._given: MixerInput | None = None
 
     def attach(self, stack: ExitStack) -> None:
@@ -101,13 +105,20 @@ class MixerHooks:
             given, _ = site.adapter.read_output(module, given, output)
         except CallRefusedError as refused:
             raise self._refused(str(refused)) from None
-        where = call_device(site, first)
+        where = self._device(first)
         given = given.map(lambda tensor: tensor.to(where))
         positions = self._forward.positions(given.hidden, given.token_mask)
         for edit in self._inside:
             edit.check_tokens(positions)
-        change = difference(site, given, positions, self._inside).to(first.device)
-        return (first.to(change.dtype) + change).to(first.dtype)
+        change = difference(site, given, positions, self._inside)
+        return first if change is None else (first + change.to(first.device)).to(first.dtype)
+
+    def _device(self, output: Tensor) -> torch.device:
+        """Where the call is computed again. That all weights lie there was seen before (`block_hooks`)."""
+        weight = next(self._site.module.parameters(), output)
+        return (
+            weight.device if self._site.adapter.needs_weights(self._site.module) else output.device
+        )
 
     def _refused(self, reason: str) -> UsageError:
         if "cached" in reason:

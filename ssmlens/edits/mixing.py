@@ -5,27 +5,27 @@ finish(edited) − finish(unedited), taken in float32 and rounded once with the 
 changes nothing leaves the output as it is, bit by bit.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.adapters.adapter import MixerInput
 from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.apply import Apply
-from ssmlens.edits.convolution import is_of_convolution, project_again
 from ssmlens.edits.edit import Edit, Stage
+from ssmlens.edits.finishing import finish_both, finish_change, is_linear
 from ssmlens.edits.knock_out import KnockOut
+from ssmlens.edits.operands import Changed, edit_operands, need_own_heads
 from ssmlens.edits.positions import Positions
-from ssmlens.edits.source import quantity_of
+from ssmlens.edits.source import takes_values
 from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.models.edge_sums import edge_sums
-from ssmlens.names import GROUP, HEAD
-from ssmlens.scan.edges import Mix, change_of_rows, passed_over
+from ssmlens.models.fused_scan import fused_scan, is_fused
+from ssmlens.scan.edges import change_of_rows, passed_over
 from ssmlens.scan.operator import Operator, scan_dtype
 
 Scanned = Float[Tensor, "batch token head headdim"]
@@ -33,126 +33,106 @@ Scanned = Float[Tensor, "batch token head headdim"]
 
 def difference(
     site: MixerSite, given: MixerInput, positions: Positions, edits: Sequence[Edit]
-) -> Float[Tensor, "batch token d_model"]:
-    """What these edits, of stages from OPERANDS to SCAN_OUTPUT, add to the mixer's output.
+) -> Float[Tensor, "batch token d_model"] | None:
+    """What these edits, of stages from OPERANDS to SCAN_OUTPUT, add to the mixer's output. None: nothing.
 
     Raises:
         UsageError: The family lacks what an edit changes, or it is out of range.
     """
     if reason := site.adapter.unclosable(site.module):
         raise UsageError(f"{edits[0]}: {reason}")
-    before = site.adapter.project(site.module, given)
-    if any(getattr(edit, "heads", None) is not None for edit in edits):
-        before = before.over_heads()  # both sides in one layout, so that they round alike
     stages = {stage: [edit for edit in edits if edit.stage is stage] for stage in Stage}
-    after, changed = _edit_operands(site, given, positions, before, stages[Stage.OPERANDS])
-    mix = _mix_without_autocast(site)
-    unedited, mixed = _mix_both(mix, before, after)
+    adapter = site.adapter
+    project = adapter.project if any(map(takes_values, edits)) else adapter.project_fast
+    before = project(site.module, given)
+    if need_own_heads(before, stages[Stage.OPERANDS]):
+        before = before.over_heads()  # both sides in one layout, so that they round alike
+    after, changed = edit_operands(
+        site,
+        given,
+        positions,
+        before,
+        stages[Stage.OPERANDS],
+        compare=not is_fused(before, _wide_x(before)),  # else the same operands give the same bits
+    )
+    added = _added(after, positions, stages)
+    linear, of_output = is_linear(site, before, after), stages[Stage.SCAN_OUTPUT]
+    if after is before and added is None and not of_output:
+        return None
+    if linear and not of_output:
+        change = _change_of_operands(before, after, changed)
+        found = [some for some in (change, added) if some is not None]
+        return finish_change(site, sum(found[1:], found[0]), after)
+    unedited, mixed = _mix_both(before, after)
     if changed is not None:
         mixed = torch.where(changed, mixed, unedited)
-    unedited = _with_skip(before, unedited)
-    if stages[Stage.STATE]:
-        mixed = mixed + _by_groups(_edit_state, after, positions, stages[Stage.STATE])
-    if stages[Stage.ENTRIES]:
-        edit_entries = functools.partial(_edit_entries, mix)
-        mixed = mixed + _by_groups(edit_entries, after, positions, stages[Stage.ENTRIES])
-    y = _with_skip(after, mixed)
-    for edit in stages[Stage.SCAN_OUTPUT]:
+    unedited, y = _with_skip(before, unedited), mixed if added is None else mixed + added
+    y = _with_skip(after, y)
+    for edit in of_output:
         assert isinstance(edit, ValueEdit)
         y = edit.apply(y, Place(edit.what, SCAN_AXES, positions))
-    finish = site.adapter.finish
-    edited = finish(site.module, y, after)
-    wide = scan_dtype(edited)
-    return edited.to(wide) - finish(site.module, unedited, before).to(wide)
+    if linear:
+        return finish_change(site, y - unedited, after)
+    return finish_both(site, y, after, unedited, before)
 
 
-def _mix_without_autocast(site: MixerSite) -> Mix:
-    def mix(o: Operator, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return site.adapter.mix(o, x)
+def _added(
+    o: Operator, positions: Positions, stages: Mapping[Stage, Sequence[Any]]
+) -> Scanned | None:
+    """What edits of states and of entries add to M x of the edited operands. None: there are none."""
+    total = None
+    if stages[Stage.STATE]:
+        total = _by_groups(_edit_state, o, positions, stages[Stage.STATE])
+    if stages[Stage.ENTRIES]:
+        of_entries = _by_groups(_edit_entries, o, positions, stages[Stage.ENTRIES])
+        total = of_entries if total is None else total + of_entries
+    return total
 
-    return mix
 
-
-def _mix_both(mix: Mix, before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
-    """M x of both: in one run where they can be one batch, since on a GPU it is the number of kernels that costs."""
+def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> Scanned | None:
+    """What edited operands change of y = M x + D x. None: nothing."""
     if after is before:
-        mixed = mix(before, _wide_x(before))
+        return None
+    unedited, mixed = _mix_both(before, after)
+    if after.x is not before.x or after.D is not before.D:
+        unedited, mixed = _with_skip(before, unedited), _with_skip(after, mixed)
+    change = mixed - unedited
+    return change if changed is None else torch.where(changed, change, 0)
+
+
+def _mix(o: Operator, x: Scanned) -> Scanned:
+    """M x without D, outside autocast: by mamba_ssm's kernel where it computes this, else by the operator."""
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _mix(o, x)
+    mixed = fused_scan(o, x)
+    return o(x) if mixed is None else mixed
+
+
+def _mix_both(before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
+    """M x of both: in one run where they can be one batch, since on a GPU it is the number of kernels that costs."""
+    if _mix_the_same(before, after):
+        mixed = _mix(before, _wide_x(before))
         return mixed, mixed
     x, edited = _wide_x(before), _wide_x(after)
-    both = before.beside(after) if x.shape == edited.shape else None
+    at_once = x.shape == edited.shape and not is_fused(before, x)  # which is one kernel by itself
+    both = before.beside(after) if at_once else None
     if both is None:
-        return mix(before, x), mix(after, edited)
-    one, other = mix(both, torch.cat([x, edited])).split(len(x))
+        return _mix(before, x), _mix(after, edited)
+    one, other = _mix(both, torch.cat([x, edited])).split(len(x))
     return one, other
+
+
+def _mix_the_same(before: Operator, after: Operator) -> bool:
+    """Whether M x is not edited: the gate or D alone is."""
+    return all(getattr(before, name) is getattr(after, name) for name in (*before.axes, "x"))
 
 
 def _with_skip(o: Operator, mixed: Scanned) -> Scanned:
     assert o.x is not None
-    return mixed if o.D is None else mixed + o.D.to(mixed.dtype) * o.x.to(mixed.dtype)
-
-
-def _edit_operands(
-    site: MixerSite,
-    given: MixerInput,
-    positions: Positions,
-    operands: Operator,
-    edits: Sequence[Edit],
-) -> tuple[Operator, Bool[Tensor, ""] | None]:
-    """The operands, projected with other taps where edits say so, then changed one by one; and whether they changed.
-
-    That stays on the device, so that nothing waits for it. None: they count as changed, since somebody may ask how the
-    output depends on them.
-    """
-    changed = torch.zeros((), dtype=torch.bool, device=given.hidden.device)
-    of_convolution = [edit for edit in edits if is_of_convolution(edit)]
-    if of_convolution:
-        new = project_again(site, given, positions, operands, of_convolution)
-        changed = changed | _differ(operands, new)
-        operands = new
-    for edit in edits:
-        if not is_of_convolution(edit):
-            assert isinstance(edit, ValueEdit)
-            operands, differs = _edit_operand(operands, edit, positions)
-            changed = changed | differs
-    return operands, None if any(_asked_for(edit) for edit in edits) else changed
-
-
-def _asked_for(edit: Edit) -> bool:
-    """Whether somebody may ask how the output depends on what it puts in."""
-    return isinstance(edit, ValueEdit) and edit.is_differentiable and torch.is_grad_enabled()
-
-
-def _differ(before: Operator, after: Operator) -> Bool[Tensor, ""]:
-    assert before.x is not None
-    differs = torch.zeros((), dtype=torch.bool, device=before.x.device)
-    for name in (*before.axes, "x", "gate"):
-        one, other = getattr(before, name), getattr(after, name)
-        if one is not None and one is not other:
-            differs = differs | (one != other).any()
-    return differs
-
-
-def _edit_operand(
-    operands: Operator, edit: ValueEdit, positions: Positions
-) -> tuple[Operator, Bool[Tensor, ""]]:
-    try:
-        value, axes = quantity_of(operands, edit.what)
-    except UsageError as error:
-        raise UsageError(f"{edit}: the mixer {error}") from None
-    if edit.heads is not None and operands.groups == operands.heads:
-        axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
-    new = edit.apply(value, Place(edit.what, axes, positions))
-    # A GPU would have to be waited for; but another log decay takes A's place, and the same one must not.
-    at_once = edit.what == "log_decay" or not value.is_cuda
-    if at_once and not _asked_for(edit) and torch.equal(new, value):
-        return operands, torch.zeros((), dtype=torch.bool, device=value.device)
-    differs = (new != value).any()
-    if edit.what == "gate":
-        whole, _ = operands.quantity("gate")
-        flat = new.flatten(2)
-        new = torch.cat([whole[..., : whole.shape[2] - flat.shape[2]], flat], dim=2)
-    return operands.with_quantity(edit.what, new), differs
+    if o.D is None:
+        return mixed
+    return torch.addcmul(mixed, o.D.to(mixed.dtype), o.x.to(mixed.dtype))
 
 
 def _by_groups(
@@ -163,15 +143,18 @@ def _by_groups(
 ) -> Scanned:
     """What `change` adds to y, for prompts that begin at the same token at once: positions count from there."""
     assert operands.x is not None
-    total = operands.x.new_zeros(operands.x.shape, dtype=scan_dtype(operands.like))
+    batch, tokens = operands.x.shape[:2]
+    total = None
     by_length = any(named.counts_back for edit in edits for named, _ in edit.tokens_named())
     for rows, first, end in positions.groups(by_length=by_length):
         added = change(operands.rows(rows, first, end), edits, positions, rows)
-        if len(rows) == len(total) and (first, end) == (0, total.shape[1]):
+        if len(rows) == batch and (first, end) == (0, tokens):
             return added
-        whole = torch.zeros_like(total)
+        whole = added.new_zeros(operands.x.shape)
         whole[rows, first:end] = added
-        total = total + whole
+        total = whole if total is None else total + whole
+    if total is None:  # there is no real token
+        return torch.zeros_like(_wide_x(operands))
     return total
 
 
@@ -207,13 +190,13 @@ def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueE
 
 
 def _edit_entries(
-    mix: Mix, o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
+    o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
 ) -> Scanned:
     """What knocking out edges takes from y, and what functions of M's rows add to it."""
     x = _wide_x(o)
     if all(isinstance(edit, KnockOut) for edit in edits):
         knocked = [edit.edges(o.tokens, o.heads) for edit in edits if isinstance(edit, KnockOut)]
-        return -passed_over(o, x, knocked, mix, edge_sums)
+        return -passed_over(o, x, knocked, _mix, edge_sums)
 
     everything = torch.ones(o.heads, dtype=torch.bool)
     selections = [getattr(edit, "heads", None) for edit in edits]

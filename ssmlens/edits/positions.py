@@ -71,7 +71,7 @@ class Positions:
         """Whether some token of the call is padding."""
         return not bool(self.real.all())
 
-    @property
+    @functools.cached_property
     def longest(self) -> int:
         """Real tokens of the longest prompt."""
         return int(self.length.max()) if len(self.length) else 0

@@ -1,5 +1,6 @@
 """Values from elsewhere: another recording, or a tensor, laid token by token over the call that is edited."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -23,6 +24,17 @@ def check_source(source: Source, edit: Any) -> None:
     """Raise UsageError if this is nothing that values can be taken from."""
     if not isinstance(source, LayerRecord | Recording | Tensor):
         raise UsageError(f"{edit}: give it a recording to take values from, not {source!r}")
+
+
+def takes_values(edit: Edit) -> bool:
+    """Whether it puts in values from elsewhere, which may be those of a recording of the same call, to the bit."""
+    given = [getattr(edit, field.name) for field in dataclasses.fields(edit)]
+    return any(
+        isinstance(value, LayerRecord | Recording)
+        or callable(value)
+        or (isinstance(value, Tensor) and value.is_floating_point())
+        for value in given
+    )
 
 
 def value_from(source: Source, edit: Edit, place: Place) -> tuple[Tensor, Positions | None]:

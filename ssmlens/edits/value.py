@@ -163,7 +163,6 @@ class ValueEdit(Edit):
                 masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
         elif self.tokens is not None and place.what != "state":
             raise UsageError(f"{self}: {place.what} has no tokens to choose from")
-        headdim = _size(HEADDIM, old, place)
         for selection, axis, name in (
             (self.heads, HEAD, "head"),
             (self.states, STATE, "state"),
@@ -178,9 +177,9 @@ class ValueEdit(Edit):
             mask = mask.flip(0) if axis == TAP else mask
             masks.append(self._along(mask, (axis,), old, place))
         if self.channels is not None:
-            if headdim is None or HEAD not in place.axes:
+            if HEADDIM not in place.axes or HEAD not in place.axes:
                 raise UsageError(f"{self}: {place.what} has no channels to choose from")
-            heads = old.shape[place.axes.index(HEAD)]
+            heads, headdim = (old.shape[place.axes.index(axis)] for axis in (HEAD, HEADDIM))
             mask = self._mask(self.channels, heads * headdim, "channel").unflatten(0, (heads, -1))
             masks.append(self._along(mask, (HEAD, HEADDIM), old, place))
         if not masks:
@@ -206,7 +205,3 @@ class ValueEdit(Edit):
         for axis, size in zip(axes, mask.shape, strict=True):
             shape[place.axes.index(axis)] = size
         return mask.reshape(shape).to(old.device, non_blocking=True)
-
-
-def _size(axis: str, value: Tensor, place: Place) -> int | None:
-    return value.shape[place.axes.index(axis)] if axis in place.axes else None

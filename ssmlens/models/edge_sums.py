@@ -77,15 +77,22 @@ def launch(
         return out
     states = _power_of_two(o.states)
     at_once = _power_of_two(min(o.heads, max(1, _TILE // states))) if headdim == 1 else 1
-    operands = [v.contiguous().float() for v in (rate, o.B, o.C, write, write_now, x)]
+    steps, *operands = _flat(steps, rate, o.B, o.C, write, write_now, x)
     with torch.cuda.device_of(x):
         _kernel()[len(chosen), -(-o.heads // at_once), o.batch](
-            chosen.contiguous().view(torch.uint8), steps.double().cumsum(1), *operands, out,
+            chosen.contiguous().view(torch.uint8), steps.cumsum(1, dtype=torch.double), *operands, out,
             first, o.tokens, o.heads, o.groups, o.states, headdim,
             H=at_once, N=states, P=_power_of_two(headdim), K=_KEYS, SCALAR=o.scalar_decay,
             num_warps=4 if headdim == 1 else 1,
         )  # fmt: skip
     return out
+
+
+def _flat(*tensors: Tensor) -> list[Tensor]:
+    """Each in float32 without gaps in memory; one that is given twice is copied once."""
+    copies = {id(tensor): tensor for tensor in tensors}
+    copies = {key: tensor.contiguous().float() for key, tensor in copies.items()}
+    return [copies[id(tensor)] for tensor in tensors]
 
 
 def _kernel() -> Any:

@@ -24,16 +24,24 @@ def fused_scan(
     None where that kernel does not compute this: on a CPU, without mamba_ssm, in another dtype than float32, where a
     head has one decay for all its states (Mamba-2), or where a token's write is another than Δ.
     """
-    if not _fits(o, x):
-        return None
-    scan = _kernel(x.device.type)
+    scan = _kernel(x.device.type) if _fits(o, x) else None
     if scan is None:
         return None
     assert isinstance(o, DecayOperands)
     assert o.A is not None
-    B, C = (of_group.permute(0, 2, 3, 1).contiguous() for of_group in (o.B, o.C))
-    y = scan(x.squeeze(3).mT.contiguous(), o.delta.mT.contiguous(), o.A.contiguous(), B, C)
+    B, C = (_tokens_last(of_group.permute(0, 2, 3, 1)) for of_group in (o.B, o.C))
+    y = scan(_tokens_last(x.squeeze(3).mT), _tokens_last(o.delta.mT), o.A.contiguous(), B, C)
     return y.mT.unsqueeze(3)
+
+
+def is_fused(o: Operator, x: Float[Tensor, "batch token head headdim"]) -> bool:
+    """Whether `fused_scan` computes this. The same operands then give the same bits."""
+    return _fits(o, x) and _kernel(x.device.type) is not None
+
+
+def _tokens_last(value: Tensor) -> Tensor:
+    """The same, its tokens one after another in memory."""
+    return value if value.stride(-1) == 1 else value.contiguous()
 
 
 def _fits(o: Operator, x: Tensor) -> bool:

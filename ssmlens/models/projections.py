@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ssmlens.models.fused_convolution import fused_convolution
 from ssmlens.models.submodules import called, linear
 from ssmlens.scan.causal_conv import causal_conv1d
 from ssmlens.scan.operator import scan_dtype
@@ -221,6 +222,8 @@ def project_mamba2(
     hidden: Float[Tensor, "batch token d_model"],
     weights: Mamba2Weights,
     token_mask: TokenMask | None = None,
+    *,
+    fast: bool = False,
 ) -> DecayScan:
     """What a Mamba-2 mixer hands to its scan, with what bypasses the scan in `gate`.
 
@@ -232,6 +235,7 @@ def project_mamba2(
         weights: The mixer's weights.
         token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj and again after
             the convolution, as transformers does.
+        fast: Whether the convolution may run by `fused_convolution`, within rounding.
 
     Returns:
         The operands. Where d_ssm < d_inner, `gate` is (z0, x0, z) as in_proj lays them out, z0 and
@@ -251,11 +255,13 @@ def project_mamba2(
         projected = projected * weights.in_proj_scale.to(projected.dtype)
     gate, xBC, dt = projected.split([2 * weights.d_mlp + d_ssm, d_ssm + 2 * d_BC, heads], dim=-1)
     u = xBC[..., :d_ssm]
-    conv = weights.called.get("conv1d")
-    xBC = weights.activation(convolve(xBC, weights.conv_weight, weights.conv_bias, conv))
+    conv, settings = weights.called.get("conv1d"), (weights.conv_weight, weights.conv_bias)
+    fused = fast and conv is None
+    active = fused_convolution(xBC, *settings, weights.activation) if fused else None
+    if active is None:
+        active = weights.activation(convolve(xBC, *settings, conv)).to(gate.dtype)
     wide = scan_dtype(gate)
-    xBC = zero_padding(xBC.to(gate.dtype), token_mask).to(wide)
-    x, B, C = xBC.split([d_ssm, d_BC, d_BC], dim=-1)
+    x, B, C = zero_padding(active, token_mask).to(wide).split([d_ssm, d_BC, d_BC], dim=-1)
     delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
     if weights.dt_limit != (0.0, float("inf")):
         delta = delta.clamp(*weights.dt_limit)

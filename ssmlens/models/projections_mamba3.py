@@ -244,7 +244,7 @@ def _rotate(
 ) -> Float[Tensor, "which batch token head state"]:
     """Turn the pairs (v[0], v[1]), (v[2], v[3]), … by their phases; states beyond the last pair stay."""
     turned, still = v.tensor_split([2 * phase.shape[3]], dim=4)
-    even, odd = turned.unflatten(4, (-1, 2)).unbind(5)
-    cos, sin = phase.cos(), phase.sin()
-    pairs = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=5)
-    return torch.cat([pairs.flatten(4), still], dim=4)
+    # A pair is a complex number: to turn it is one product.
+    pairs = torch.view_as_complex(turned.unflatten(4, (-1, 2)).contiguous())
+    pairs = torch.view_as_real(pairs * torch.complex(phase.cos(), phase.sin())).flatten(4)
+    return torch.cat([pairs, still], dim=4) if still.shape[4] else pairs

@@ -6,7 +6,6 @@ weights and never calls their modules: there a hook does nothing in the model ei
 did.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 _PLAIN_FORWARDS = {c.forward for c in (nn.Linear, nn.Conv1d)}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # Submodules whose owner's last forward read their weights and did not call them.
 _never_called: WeakSet[nn.Module] = WeakSet()
@@ -25,9 +23,14 @@ _never_called: WeakSet[nn.Module] = WeakSet()
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling this module runs somebody's hooks (torch's global ones too), or a forward set on the instance."""
-    if any(getattr(module, name) for name in _HOOKS) or "forward" in vars(module):
-        return True
-    return bool(torch_module._has_any_global_hook())
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+        or torch_module._has_any_global_hook()
+    )
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -36,11 +39,12 @@ def is_plain(module: nn.Module) -> bool:
     Linear layers and convolutions must have torch's own forward. Of norms, which every library has its own of, and of
     flash-linear-attention's convolution only hooks and wrappers count.
     """
-    if has_hooks(module) or hasattr(module, "base_layer"):  # peft's wrappers have one
+    if has_hooks(module) or "base_layer" in module._modules:  # peft's wrappers have one
         return False
+    if type(module).forward in _PLAIN_FORWARDS:
+        return True
     name = type(module).__name__
-    its_own = isinstance(module, nn.Identity) or "Norm" in name or name == "ShortConvolution"
-    return its_own or type(module).forward in _PLAIN_FORWARDS
+    return isinstance(module, nn.Identity) or "Norm" in name or name == "ShortConvolution"
 
 
 def called(mixer: Any, **names: str) -> dict[str, Callable[..., Any]]:
@@ -50,15 +54,14 @@ def called(mixer: Any, **names: str) -> dict[str, Callable[..., Any]]:
 
     Names may lead inside ("forget_gate.f_proj"); those that the mixer has no submodule of are passed over.
     """
-    found = {
-        word: functools.reduce(lambda m, part: getattr(m, part, None), name.split("."), mixer)
-        for word, name in names.items()
-    }
-    return {
-        word: module
-        for word, module in found.items()
-        if isinstance(module, nn.Module) and not is_plain(module) and module not in _never_called
-    }
+    found = {}
+    for word, name in names.items():
+        module = mixer
+        for part in name.split("."):
+            module = getattr(module, part, None)
+        if isinstance(module, nn.Module) and not is_plain(module) and module not in _never_called:
+            found[word] = module
+    return found
 
 
 def hooked_layers(mixer: nn.Module) -> Iterator[tuple[str, nn.Module]]:

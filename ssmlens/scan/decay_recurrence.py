@@ -7,10 +7,11 @@ to learn what each chunk leaves behind, then from the states that follow from th
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -41,8 +42,7 @@ def run_recurrence(
         return _scan(o, x) + ((write_now - write) * own).unsqueeze(-1) * x
     # One weight may be far larger than the other, so their difference would round. Instead read the earlier tokens
     # alone: move every write on by one token, and decay it once.
-    steps, rate = o.decay
-    moved = _moved_on(write) * torch.exp(steps * rate.T)
+    moved = _moved_on(write) * torch.exp(_log_decay(o))
     earlier = dataclasses.replace(o, B=_moved_on(o.B), write=moved, write_now=moved)
     return _scan(earlier, _moved_on(x)) + (write_now * own).unsqueeze(-1) * x
 
@@ -54,6 +54,14 @@ def _scan(
     # A head of one number has nothing to make matrix products of.
     by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
     return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
+
+
+def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
+    """The log of each token's decay, where a head has one."""
+    if o.log_decay is not None:
+        return o.log_decay
+    assert o.A is not None
+    return o.delta * o.A.T
 
 
 def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
@@ -128,6 +136,13 @@ def _carry(
     return torch.stack(before, dim=1), state
 
 
+@functools.lru_cache(maxsize=8)
+def _later(length: int, device: torch.device) -> Bool[Tensor, "query key"]:
+    """Where a key is later than its query."""
+    with torch.inference_mode(False):  # autograd may keep it
+        return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+
+
 def _by_chunk(
     sequence: Float[Tensor, "batch token *rest"], chunks: int, length: int
 ) -> Float[Tensor, "chunk time *rest"]:
@@ -170,9 +185,8 @@ def _scan_scalar_decay(
 ) -> Float[Tensor, "batch token head headdim"]:
     """One decay a head: within a chunk the map itself times x, between chunks the state."""
     heads = o.heads // o.groups
-    steps, rate = o.decay
     write, _ = o.writes
-    log_decay = steps * rate.T
+    log_decay = _log_decay(o)
     state = x.new_zeros(o.batch, o.groups, heads, x.shape[3], o.states)
     tokens = _CHUNK_TOKENS * _CHUNKS["cuda" if x.is_cuda else "cpu"]
     out = []
@@ -190,9 +204,8 @@ def _scan_scalar_decay(
         written = weight.unsqueeze(-1) * put.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
         # Log of the decay since the chunk's start; in float64, because what counts are its differences.
         S = S.double().cumsum(-1)
-        causal = torch.ones(length, length, dtype=torch.bool, device=S.device).tril()
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
-        decay = torch.exp(apart.masked_fill(~causal, -torch.inf))
+        decay = torch.exp(apart.masked_fill(_later(length, S.device), -torch.inf))
         until = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
         since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
         within = (decay * (C @ B.mT).unsqueeze(2)) @ written

@@ -6,6 +6,7 @@ summed pair by pair, or by tiles of M.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,7 +19,7 @@ Mix = Callable[[Operator, Tensor], Tensor]
 """M x [batch token head headdim] of an operator, without D."""
 
 SumChosen = Callable[[Operator, Tensor, Tensor, int], Tensor | None]
-"""Σ_j M[i, j] x[j] over chosen edges [query token] of the queries from a first one on, or None: it cannot."""
+"""Σ_{j≤i} M[i, j] x[j] over chosen edges [query token] of the queries from a first one on, or None: it cannot."""
 
 # Entries [batch head query key] of M in memory at once.
 _ENTRIES = {"cpu": 2**22, "cuda": 2**26}
@@ -57,19 +58,35 @@ class Edges:
             None if not masks else masks[0] if len(masks) == 1 else masks[0] & masks[1],
         )
 
-    @property
+    @functools.cached_property
     def is_product(self) -> bool:
         """Whether every query goes with every key that M lets it see."""
-        return self.mask is None and bool(self.lags.all())
+        return self.mask is None and "lags" in self._whole
 
-    @property
+    @functools.cached_property
     def is_off_diagonal(self) -> bool:
         """Whether it is everything off the diagonal."""
-        everything = self.mask is None and bool(self.queries.all() and self.keys.all())
+        everything = self.mask is None and {"queries", "keys"} <= self._whole
         return everything and not self.lags[:1].any() and bool(self.lags[1:].all())
 
+    @property
+    def of_all_heads(self) -> bool:
+        """Whether it has entries of every head's M."""
+        return "heads" in self._whole
+
+    @functools.cached_property
+    def _whole(self) -> frozenset[str]:
+        """Of what everything is chosen."""
+        parts = ("queries", "keys", "lags", "heads")
+        return frozenset(part for part in parts if bool(getattr(self, part).all()))
+
+    @functools.cached_property
+    def _is_empty(self) -> bool:
+        parts = (self.queries, self.keys, self.lags, self.heads)
+        return not all(bool(part.any()) for part in parts)
+
     def __bool__(self) -> bool:
-        return all(bool(part.any()) for part in (self.queries, self.keys, self.lags, self.heads))
+        return not self._is_empty
 
     def within(
         self, first: int, end: int, device: torch.device | None = None, causal: bool = True
@@ -79,13 +96,21 @@ class Edges:
         lag = tokens[first:end, None] - tokens
         lag = lag if causal else lag.abs()
         chosen = lag >= 0
-        if not self.queries.all():
+        if "queries" not in self._whole:
             chosen &= _sent(self.queries, device)[first:end, None]
-        if not self.keys.all():
+        if "keys" not in self._whole:
             chosen &= _sent(self.keys, device)
-        if not self.lags.all():
+        if "lags" not in self._whole:
             chosen &= _sent(self.lags, device)[lag.clamp(min=0)]
         return chosen if self.mask is None else chosen & self.mask[first:end].to(device)
+
+    def within_or_above(
+        self, first: int, end: int, device: torch.device | None = None
+    ) -> Bool[Tensor, "query key"]:
+        """The same of a causal M, for those who pass over keys after their query: these may be chosen or not."""
+        if self.mask is not None and {"queries", "keys", "lags"} <= self._whole:
+            return self.mask[first:end].to(device)
+        return self.within(first, end, device)
 
 
 def _sent(chosen: Tensor, device: torch.device | None) -> Tensor:
@@ -114,14 +139,15 @@ def passed_over(
         mix: What computes M x; by default the operator's recurrence.
         sum_chosen: What sums over any edges, where it can.
     """
-    total = torch.zeros_like(x)
+    total = None
     for n, some in enumerate(edges):
         if some:
-            total = total + _sum_over(o, x, some, mix, sum_chosen)
+            of_these = _sum_over(o, x, some, mix, sum_chosen)
+            total = of_these if total is None else total + of_these
             twice = [both for other in edges[:n] if (both := some & other)]
             if twice:
                 total = total - passed_over(o, x, twice, mix, sum_chosen)
-    return total
+    return torch.zeros_like(x) if total is None else total
 
 
 def _sum_over(
@@ -135,8 +161,8 @@ def _sum_over(
         return _of_product(o, x, edges, mix)
     if edges.is_off_diagonal:
         mixed = mix(o, x) - o.diagonal().unsqueeze(3) * x
-        return mixed if edges.heads.all() else mixed * _sent(edges.heads, x.device)[:, None]
-    if edges.heads.all():
+        return mixed if edges.of_all_heads else mixed * _sent(edges.heads, x.device)[:, None]
+    if edges.of_all_heads:
         return _by_rows(o, x, edges, sum_chosen)
     heads = edges.heads.nonzero().flatten().tolist()
     total = torch.zeros_like(x)
@@ -148,7 +174,7 @@ def _of_product(
     o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges, mix: Mix
 ) -> Float[Tensor, "batch token head headdim"]:
     of_keys = _sent(edges.keys, x.device)[:, None, None]
-    if not edges.heads.all():
+    if not edges.of_all_heads:
         of_keys = of_keys & _sent(edges.heads, x.device)[:, None]
     of_queries = _sent(edges.queries, x.device)[:, None, None]
     return torch.where(of_queries, mix(o, torch.where(of_keys, x, 0)), 0)
@@ -166,12 +192,15 @@ def _by_rows(
     out = []
     for first in range(0, o.tokens, at_once):
         end = min(first + at_once, o.tokens)
-        chosen = edges.within(first, end, x.device, o.is_causal)
-        summed = None if sum_chosen is None else sum_chosen(o, x, chosen, first)
+        summed = None
+        if sum_chosen is not None and o.is_causal:
+            summed = sum_chosen(o, x, edges.within_or_above(first, end, x.device), first)
         if summed is None:
+            chosen = edges.within(first, end, x.device, o.is_causal)
             summed = _by_pairs(o, x, chosen, first)
-        out.append(_by_matrix(o, x, chosen, first, end) if summed is None else summed)
-    return torch.cat(out, dim=1)
+            summed = _by_matrix(o, x, chosen, first, end) if summed is None else summed
+        out.append(summed)
+    return out[0] if len(out) == 1 else torch.cat(out, dim=1)
 
 
 def _by_pairs(
