@@ -29,6 +29,7 @@ class RankedLayer:
             others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
         operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
+        chance: Mean over prompts of what the scores are by chance (`Score.chance`), those that have such a level.
     """
 
     rank: float | None
@@ -40,6 +41,7 @@ class RankedLayer:
     reason: str = ""
     head: int | None = None
     operator: str | None = None
+    chance: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -88,7 +90,7 @@ class Ranking:
         }
 
     def __str__(self) -> str:
-        """An aligned table, then the notes."""
+        """An aligned table, its last row what scores are by chance, then the notes."""
         table = text_table(self._table(), left=(-1,))
         return "\n".join([self._title, table, *(f"note: {n}" for n in self.notes)])
 
@@ -104,7 +106,7 @@ class Ranking:
         return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, both closures, `reason`.
+        """A row a layer: `rank` (NaN where not ranked), the scores with `_spread` and `_chance`, closures, `reason`.
 
         Its index is the layer's block index, of heads with the head; heads have a column `operator`.
         """
@@ -118,6 +120,7 @@ class Ranking:
                 "rank": row.rank,
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
+                **{f"{name}_chance": value for name, value in row.chance.items()},
                 "closure_error": row.closure_error,
                 "map_closure": row.map_closure,
                 "reason": row.reason,
@@ -132,19 +135,30 @@ class Ranking:
         return f"{self.of}s by {order}"
 
     def _table(self) -> list[list[str]]:
-        """A header, then a row a layer; the reason stands last, under no name."""
+        """A header, a row a layer, and what the scores are by chance; a reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
         of_map = [row.map_closure for row in self.rows]
         known = not all(map(math.isnan, of_map))
         columns = [
-            ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
-            [self.of, *(row.label for row in self.rows)],
-            *map(self._column, names),
-            ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
-            *([["map_closure", *map(_error, of_map)]] if known else []),
-            ["", *(row.reason for row in self.rows)],
+            [
+                "rank",
+                *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows),
+                "chance",
+            ],
+            [self.of, *(row.label for row in self.rows), ""],
+            *([*self._column(name), self.chance_of(name)] for name in names),
+            ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows), ""],
+            *([["map_closure", *map(_error, of_map), ""]] if known else []),
+            ["", *(row.reason for row in self.rows), ""],
         ]
-        return [list(row) for row in zip(*columns, strict=True)]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        return rows if any(rows[-1][1:]) else rows[:-1]
+
+    def chance_of(self, score: str) -> str:
+        """What a score is by chance: one number, or the least and the most of the rows; "" where there is none."""
+        levels = sorted(row.chance[score] for row in self.rows if score in row.chance)
+        ends = [levels[0], levels[-1]] if levels else []
+        return "–".join(dict.fromkeys(f"{level:.3f}" for level in ends))
 
     def _column(self, name: str) -> list[str]:
         """The name, then each row's value: whole numbers as such, others with their spread."""

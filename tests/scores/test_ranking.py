@@ -221,7 +221,8 @@ def test_the_table_is_aligned_and_readable(make_capture):
     layers[1]["W_B"] = layers[1]["W_B"] * np.nan
     layers[1]["finite"] = "weights"
     text = str(rank_layers(make_capture(layers, kinds=["text"] * 2), "bc_effective"))
-    title, head, first, second, *notes = text.splitlines()
+    title, head, first, second, chance, *notes = text.splitlines()
+    assert chance.split()[0] == "chance"
     assert title == "layers by bc_effective"
     assert head.split()[:4] == ["rank", "layer", "bc_effective", "bc_shift"]
     ends = [head.index(word) + len(word) for word in ("rank", "layer", "closure_error")]
