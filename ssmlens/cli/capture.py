@@ -18,7 +18,7 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptureCommand(ModelOptions):
-    """Run prompts through a model and store, layer by layer, what its layers attend to, with the proof of it.
+    """Run prompts through a model and store, layer by layer, what its layers attend to, with the closure of each.
 
     Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
     """

@@ -174,7 +174,7 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
         why = str(scores["finite_reason"].values[place])
         return f"non-finite {finite}" + (f": {why}" if why else "")
     if why_open := str(scores["why_open"].values[place]):
-        return f"not proven: {why_open}"
+        return f"does not close: {why_open}"
     for name in order:
         counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
         if counts[place] < counts.max():

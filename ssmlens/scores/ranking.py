@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssmlens.scores.chance import chance_text
 from ssmlens.text_table import text_table
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class RankedLayer:
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
         map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
-        reason: Why the layer is not ranked, why its maps are not proven, or why it is ranked on fewer prompts than
+        reason: Why the layer is not ranked, why it does not close, or why it is ranked on fewer prompts than
             others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
         operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
@@ -156,9 +157,7 @@ class Ranking:
 
     def chance_of(self, score: str) -> str:
         """What a score is by chance: one number, or the least and the most of the rows; "" where there is none."""
-        levels = sorted(row.chance[score] for row in self.rows if score in row.chance)
-        ends = [levels[0], levels[-1]] if levels else []
-        return "–".join(dict.fromkeys(f"{level:.3f}" for level in ends))
+        return chance_text(row.chance[score] for row in self.rows if score in row.chance)
 
     def _column(self, name: str) -> list[str]:
         """The name, then each row's value: whole numbers as such, others with their spread."""

@@ -84,7 +84,7 @@ def test_a_record_shows_its_maps_and_how_it_closes(tokens):
 def test_a_ranking_is_a_table_of_its_rows(make_capture):
     ranking = rank_layers(make_capture())
     card = Card(ranking._repr_html_())
-    assert sum(tag == "tr" for tag, _ in card.tags) == 1 + len(ranking.rows)
+    assert sum(tag == "tr" for tag, _ in card.tags) == 1 + len(ranking.rows) + 1, "and chance"
     for cell in ("rank", "layer", *ranking.by, "closure_error"):
         assert cell in card.text
     frame = ranking.to_frame()
