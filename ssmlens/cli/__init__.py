@@ -9,6 +9,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
+    "scores": ("scores", "what each score is: formula, range, chance level"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
     "report": ("report", "one HTML page: maps, masks, scores, closure of a capture"),
