@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from ssmlens.scores.score import SCORES, Score
 
+_READS = ("targets", "maps", "weights", "effects")
+
 
 class Entry(NamedTuple):
     """A score in words."""
@@ -16,12 +18,14 @@ class Entry(NamedTuple):
 
 
 def glossary() -> list[Entry]:
-    """An entry for each registered score, those of other packages included."""
-    scores = {name: SCORES[name] for name in SCORES}
-    return [
-        Entry(name, score.formula or score.description, _range(score), score.chance_in_words)
-        for name, score in scores.items()
-    ]
+    """An entry for each registered score, those of other packages included: by what they read, then by name."""
+    scores = sorted((_READS.index(SCORES[name].reads), name) for name in SCORES)
+    return [_entry(name, SCORES[name]) for _, name in scores]
+
+
+def _entry(name: str, score: Score) -> Entry:
+    formula = score.formula or score.description
+    return Entry(name, formula, _range(score), score.chance_in_words)
 
 
 def _range(score: Score) -> str:

@@ -1,5 +1,6 @@
 """The glossary has every score, also one from elsewhere, and its ranges in words are those of the registry."""
 
+import itertools
 import math
 
 from ssmlens.scores.glossary import glossary
@@ -8,7 +9,10 @@ from ssmlens.scores.score import SCORES, Measured, Score
 
 def test_every_score_is_there_with_its_range():
     entries = {entry.name: entry for entry in glossary()}
-    assert list(entries) == list(SCORES)
+    assert set(entries) == set(SCORES)
+    reads = [SCORES[name].reads for name in entries]
+    assert list(dict.fromkeys(reads)) == ["targets", "maps", "weights", "effects"]
+    assert len(list(itertools.groupby(reads))) == 4
     assert entries["copy_score"].range == "0 to 1"
     assert entries["bc_effective"].range == "−1 to 1"
     assert entries["receptive_field"].range == "0 tokens or more"
