@@ -8,7 +8,10 @@ from pages import blocks, command_lines, read
 from ssmlens.cli import COMMANDS
 from ssmlens.cli.command import parse_options
 
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("commands", "training", "costs", "captured")))
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("commands", "training", "costs", "captured")),
+)
 LINES = [(page, words) for page in PAGES for words in command_lines(read(page))]
 
 
@@ -22,7 +25,9 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
         exec(block, names)
 
 
-@pytest.mark.parametrize(("page", "words"), LINES, ids=lambda it: it if isinstance(it, str) else " ".join(it))
+@pytest.mark.parametrize(
+    ("page", "words"), LINES, ids=lambda it: it if isinstance(it, str) else " ".join(it)
+)
 def test_a_command_line_is_taken(page, words):
     command = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}").COMMAND
     assert parse_options(command, words[0], words[1:]) is not None
