@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]\d+)?")
 _SPARKLINE = re.compile(r"[▁▂▃▄▅▆▇█]+")
 
@@ -16,7 +17,12 @@ def read(name):
 
 def blocks(text, language):
     """The fenced blocks of a language, "" for those that name none."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for name, block in _FENCED.findall(text) if name == language]
+
+
+def unfenced(text):
+    """A page without its fenced blocks."""
+    return _FENCED.sub("", text)
 
 
 def section(text, title):

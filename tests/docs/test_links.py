@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pages import ROOT
+from pages import ROOT, unfenced
 
 FOLDERS = ("docs", "data", "analyses", "tests", "ssmlens", "apps")
 PAGES = sorted(
@@ -13,17 +13,13 @@ PAGES = sorted(
 
 def text_of(page):
     """A page without its code, in which brackets are no links."""
-    text = re.sub(
-        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
+    text = unfenced(page.read_text(encoding="utf-8"))
     return re.sub(r"`[^`\n]*`", "", text)
 
 
 def anchors(page):
     """What a title can be linked by: small letters, hyphens for spaces, no punctuation."""
-    text = re.sub(
-        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
+    text = unfenced(page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 

@@ -5,7 +5,7 @@ import io
 import re
 
 import pytest
-from pages import ROOT, assert_same, blocks, read, section, table, transcript
+from pages import ROOT, assert_same, blocks, read, section, table, transcript, unfenced
 
 from ssmlens.cli import COMMANDS
 from ssmlens.scores.glossary import glossary
@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 def test_every_block_is_one_that_is_run_here():
     assert len(re.findall(r"^```", README, re.MULTILINE)) == 2 * (1 + 2 + 3)
-    (indented,) = re.findall(r"(?:^    \S.*\n)+", README, re.MULTILINE)
+    (indented,) = re.findall(r"(?:^    \S.*\n)+", unfenced(README), re.MULTILINE)
     commands = [line.split()[:2] for line in indented.splitlines()]
     assert commands == [["make", "demo"], ["make", "test"]]
     makefile = read("Makefile")
