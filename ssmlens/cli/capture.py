@@ -162,7 +162,11 @@ def describe(captured: Any, out: Path) -> Result:
     parts.append(_count(len(captured.length), "prompt"))
     if errors:
         worst = max(believed, key=lambda error: (error != error, error), default=None)  # NaN first
-        parts.append("no finite layer" if worst is None else f"closure error at most {worst:.1e}")
+        allowed = f"({captured.closure_tolerance:.0e} allowed)"
+        known = (
+            "no finite layer" if worst is None else f"closure error at most {worst:.1e} {allowed}"
+        )
+        parts.append(known)
     lines = [f"{out}: {', '.join(parts)}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {

@@ -52,6 +52,8 @@ def test_a_layer_shows_its_maps_and_its_verdict(capture, index, maps):
     assert [p["src"][:15] for p in card.pictures] == ["data:image/png;"] * maps
     assert f"Layer {index}" in card.text
     assert any(text.startswith(layer.verdict.answer) for text in card.text)
+    for name, error in layer.verdict.errors.items():
+        assert f"{error:.2g} ({layer.verdict.tolerances[name]:.0e} allowed)" in card.text
 
 
 def test_a_capture_shows_each_layer_and_runs_nothing_of_the_file(capture):
