@@ -16,13 +16,13 @@ class RankLayersCommand:
 
     By default copy_score or induction_score where the prompts have targets, else the mean rank of mask_ones,
     bc_effective and diagonal_sharpness. Effects, where the capture has them, stand beside; by one of them the layer
-    that matters most is first. The last row is what each score is by chance.
+    that matters most is first.
     """
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
     by: tuple[str, ...] = ()
-    """Scores to order by; `ssmlens scores` explains them."""
+    """Scores to order by; `ssmlens scores` explains them. The last row is what each score is by chance."""
     top: int | None = None
     """Show only this many layers, or heads."""
     heads: bool = False
