@@ -2,11 +2,12 @@
 # on the layer that copies, until Ctrl-C; where the output is no terminal it ends with the page.
 # make test: the tests. make check: style and types.
 # make test-slow: what takes longer. make test-gpu: what needs a GPU.
+# make dist: the sdist and the wheel. make release-notes VERSION=0.1.0: that section of CHANGELOG.md.
 # make test-transformers-5.14: what depends on transformers, with an older version of it in an environment of its own.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow test-gpu check clean
+.PHONY: setup demo test test-slow test-gpu check dist release-notes clean
 .PRECIOUS: .venv-transformers-%/installed
 
 setup: .venv/installed
@@ -24,7 +25,8 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# Minutes each: more kills, rounds of writers at once, damaged files and clients than every run of the tests has.
+# Minutes each: more kills, rounds of writers at once, damaged files and clients than every run of the tests has; then
+# the tests marked slow, which install the wheel into bare environments (15 GB of disk for a while).
 test-slow: setup
 	SSMLENS_KILLS=200 SSMLENS_ROUNDS=60 SSMLENS_DAMAGED=2000 SSMLENS_CLIENT_SECONDS=60 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n auto tests/reliability tests/dashboard/test_load.py
@@ -49,6 +51,13 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+release-notes:
+	@$(PYTHON) .ci/release_notes.py "$(VERSION)"
 
 clean:
 	rm -rf .venv demo build dist

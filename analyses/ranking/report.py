@@ -1,7 +1,7 @@
 """`python -m analyses.ranking.report [FOLDER]`: table.md and a figure a teacher, from the results in a folder.
 
-The folder is results/, beside this file, with a folder a teacher. The figure is of `ssmlens.plot.students`: every score
-against what students reach, a dot a layer, as SVG (with ssmlens[export]).
+The folder is results/, beside this file, with a folder a teacher. The figure shows the three tested scores against what
+students reach at the longest length, a dot a layer (with ssmlens[export]).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from analyses.ranking import analysis
 from analyses.ranking.analysis import Teacher
 from analyses.ranking.experiment import GATE, PRIMARY, SECONDARY
 from ssmlens.runs.prediction_table import number, rows
-from ssmlens.runs.students import students
+from ssmlens.runs.students import panels, students
 from ssmlens.runs.validation import LayerTable
 from ssmlens.text_table import text_table
 
@@ -32,7 +32,7 @@ def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "results")
-    parser.add_argument("--figures", nargs="+", default=[".svg"], help="such as .svg .html")
+    parser.add_argument("--figures", nargs="+", default=[".png"], help="such as .svg .html")
     asked = parser.parse_args()
     teachers = analysis.read_teachers(asked.folder)
     if not teachers:
@@ -44,14 +44,17 @@ def main() -> None:
 
 
 def draw(teacher: Teacher, file: Path) -> None:
-    """A teacher's figure: what students reach at the longest length, against five scores."""
-    from ssmlens.plot import students as figure_of
+    """A teacher's figure: what students reach at the longest length, against the three tested scores."""
     from ssmlens.plot.image import figure_file
+    from ssmlens.plot.transplant_panels import transplant_panels
 
     wanted = {"", "shuffled"}
-    runs = [r for r in teacher.runs if r.teacher_layer is None or r.control in wanted]
-    shown = [name for name in _SHOWN if name in teacher.table.scores]
-    file.write_bytes(figure_file(figure_of(students(runs), shown), file.suffix))
+    found = students([r for r in teacher.runs if r.teacher_layer is None or r.control in wanted])
+    scores, longest = [PRIMARY, *SECONDARY], [max(found[0].at)]
+    figure = transplant_panels(
+        *panels(found, scores, longest), scores, longest, "characters right, all rates"
+    )
+    file.write_bytes(figure_file(figure, file.suffix))
 
 
 def tables(teachers: Sequence[Teacher]) -> str:
