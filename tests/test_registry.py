@@ -161,7 +161,10 @@ def test_an_adapter_from_outside_loads_and_captures(run, captured):
 
 def test_a_score_from_outside_ranks(run, captured):
     said = run("rank-layers", "leaky.h5", "--by", "previous_share", "--json")
-    assert "previous_share" in said.stdout
+    first = json.loads(said.stdout)["layers"][0]
+    assert 0 < first["scores"]["previous_share"] < 1
+    by_chance = sum(1 / (i + 1) for i in range(1, 8)) / 8
+    assert first["chance"]["previous_share"] == pytest.approx(by_chance)
     (line,) = said.stderr.splitlines()
     assert "ssmlens-broken 0.2 is left out: its ssmlens.scores entry 'broken'" in line
     assert "No module named 'a_package_that_is_not_installed'" in line

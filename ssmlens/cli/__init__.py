@@ -9,9 +9,10 @@ from collections.abc import Sequence
 COMMANDS = {
     "capture": ("capture", "run prompts through a model, store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
+    "scores": ("scores", "what each score is: formula, range, chance level"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
-    "report": ("report", "one HTML page: maps, masks, scores, proofs of a capture"),
+    "report": ("report", "one HTML page: maps, masks, scores, closure of a capture"),
     "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
     "effects": ("effects", "what edits do where prompts have targets, layer by layer"),
     "info": ("info", "what a capture holds"),
@@ -60,7 +61,7 @@ def _help() -> str:
         [
             "usage: ssmlens COMMAND [options]",
             "",
-            "See what Mamba layers attend to, and prove it.",
+            "See what Mamba layers attend to, and check that it is what they compute.",
             "",
             *lines,
             "",

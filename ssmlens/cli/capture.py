@@ -18,7 +18,7 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptureCommand(ModelOptions):
-    """Run prompts through a model and store, layer by layer, what its layers attend to, with the proof of it.
+    """Run prompts through a model and store, layer by layer, what its layers attend to, with the closure of each.
 
     Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
     """
@@ -160,7 +160,11 @@ def describe(captured: Any, out: Path) -> Result:
     parts.append(_count(len(captured.length), "prompt"))
     if errors:
         worst = max(believed, key=lambda error: (error != error, error), default=None)  # NaN first
-        parts.append("no finite layer" if worst is None else f"closure error at most {worst:.1e}")
+        allowed = f"({captured.closure_tolerance:.0e} allowed)"
+        known = (
+            "no finite layer" if worst is None else f"closure error at most {worst:.1e} {allowed}"
+        )
+        parts.append(known)
     lines = [f"{out}: {', '.join(parts)}"]
     lines += [f"layer {index} is not finite ({why})" for index, why in marks.items()]
     data = {

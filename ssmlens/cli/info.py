@@ -13,7 +13,7 @@ from ssmlens.text_table import text_table
 
 @dataclasses.dataclass(frozen=True)
 class InfoCommand:
-    """Say what a capture holds: model, prompts, what each block is, layers, arrays, proofs."""
+    """Say what a capture holds: model, prompts, what each block is, layers, arrays, closure."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""

@@ -25,7 +25,7 @@ class RankLayersCommand:
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
     by: tuple[str, ...] = ()
-    """Scores to order by."""
+    """Scores to order by; `ssmlens scores` explains them. The last row is what each score is by chance."""
     top: int | None = None
     """Show only this many layers, or heads."""
     heads: bool = False

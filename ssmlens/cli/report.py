@@ -11,7 +11,7 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ReportCommand:
-    """Write one self-contained HTML page: every layer's map and mask, the scores, the proofs."""
+    """Write one self-contained HTML page: every layer's map and mask, the scores, the closure."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""

@@ -13,6 +13,7 @@ from ssmlens.plot.of_layers import ThemeName, theme_of
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.sources import ReportSource
 from ssmlens.scores import Ranking, compute, summary
+from ssmlens.scores.chance import chance_levels
 
 _WIDTH = 900
 
@@ -35,13 +36,15 @@ def scores(
     Raises:
         UsageError: No layer has any score.
     """
-    layers, values = _of_ranking(of) if isinstance(of, Ranking) else _of_dataset(of)
+    layers, values, chance = _of_ranking(of) if isinstance(of, Ranking) else _of_dataset(of)
     known = {name: row for name, row in values.items() if np.isfinite(row).any()}
     if not known:
         raise UsageError("no layer has a score to draw")
     table = np.array(list(known.values()), dtype=float)
     what = of.of if isinstance(of, Ranking) else "layer"
-    figure = score_heatmap(table, list(known), layers, what=what, theme=theme_of(theme))
+    figure = score_heatmap(
+        table, list(known), layers, what=what, chance=chance, theme=theme_of(theme)
+    )
     return finished(figure, title, size, (_WIDTH, int(figure.layout.height)), theme_of(theme))
 
 
@@ -65,14 +68,21 @@ def closure(
     return finished(figure, title, size, (_WIDTH, 320), theme_of(theme))
 
 
-def _of_ranking(ranking: Ranking) -> tuple[list[str], Mapping[str, np.ndarray]]:
+_Drawn = tuple[
+    list[str] | list[int], Mapping[str, np.ndarray], Mapping[str, str]
+]  # layers, scores, chance
+
+
+def _of_ranking(ranking: Ranking) -> _Drawn:
     rows = sorted(ranking.rows, key=lambda row: (row.layer, row.operator or "", row.head or 0))
     names = list(rows[0].scores) if rows else []
-    return [r.label for r in rows], {n: np.array([r.scores[n] for r in rows]) for n in names}
+    values = {n: np.array([r.scores[n] for r in rows]) for n in names}
+    chance = {n: text for n in names if (text := ranking.chance_of(n))}
+    return [r.label for r in rows], values, chance
 
 
-def _of_dataset(of: ReportSource | xr.Dataset) -> tuple[list[int], Mapping[str, np.ndarray]]:
+def _of_dataset(of: ReportSource | xr.Dataset) -> _Drawn:
     scored = of if isinstance(of, xr.Dataset) else compute(of)
     means = summary(scored).sel(statistic="mean")
     values = {str(name): np.asarray(means[name].values, float) for name in means.data_vars}
-    return scored["layer"].values.tolist(), values
+    return scored["layer"].values.tolist(), values, chance_levels(scored)

@@ -25,12 +25,13 @@ from ssmlens.plot.packing import script_json
 from ssmlens.plot.picture import palette
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.sections import (
+    closure_table,
     header,
     mean_scores,
-    proof_table,
     ranking_order,
     ranking_table,
     score_table,
+    tolerances,
 )
 from ssmlens.plot.sources import ReportSource
 from ssmlens.plot.theme import DARK, LIGHT, Theme
@@ -38,6 +39,7 @@ from ssmlens.plot.tiles import Tile, tile_spec
 from ssmlens.plot.views import Plan, layer_views, plan
 from ssmlens.scores import SCORES, Ranking, compute
 from ssmlens.scores import rank as rank_scores
+from ssmlens.scores.chance import chance_levels
 from ssmlens.scores.reading import Reading, is_softmax
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
@@ -105,7 +107,9 @@ def report(
         name: [list(map(int, colour)) for colour in palette(signed=signed)]
         for name, signed in (("signed", True), ("unsigned", False))
     }
-    data["figures"] = {t.name: _figures(means, verdicts, t) for t in (LIGHT, DARK)}
+    data["figures"] = {
+        t.name: _figures(means, chance_levels(scores), verdicts, t) for t in (LIGHT, DARK)
+    }
     folder = importlib.resources.files("ssmlens.plot") / "page"
     plotly_js, page_js = plotly.offline.get_plotlyjs(), (folder / "report.js").read_text("utf-8")
     model = str(capture.attributes.get("model", "capture"))
@@ -119,7 +123,8 @@ def report(
         order=ranking_order(ranking),
         ranking=ranking_table(ranking, verdicts, capture),
         scores=score_table(scores, means),
-        proofs=proof_table(verdicts, capture),
+        closure=closure_table(verdicts, capture),
+        tolerances=tolerances(verdicts),
         data=Markup(script_json(data)),
         plotly=Markup(plotly_js),
         script=Markup(page_js),
@@ -151,6 +156,7 @@ def _data(
                 "maps": len(capture.layer(index).maps),
                 "rank": row.rank if row else None,
                 "scores": {n: row.scores[n] for n in ranking.by} if row else {},
+                "chance": {n: row.chance[n] for n in ranking.by if n in row.chance} if row else {},
                 "believed": verdict.answer,
                 "reason": verdict.reason,
                 "closure": verdict.errors.get(CLOSURE),
@@ -186,7 +192,10 @@ def _data(
 
 
 def _figures(
-    means: dict[str, list[float]], verdicts: Mapping[int, Verdict], theme: Theme
+    means: dict[str, list[float]],
+    chance: Mapping[str, str],
+    verdicts: Mapping[int, Verdict],
+    theme: Theme,
 ) -> dict[str, Any]:
     """The figures of the page in one theme; those of a layer are empty, for report.js to fill."""
     layers = list(verdicts)
@@ -194,8 +203,8 @@ def _figures(
     values = np.array([means[n] for n in names]).reshape(len(names), len(layers))
     nothing = Tile(np.zeros((1, 1), np.float32), (0, 1), (0, 1), 1)
     figures = {
-        "scores": score_heatmap(values, names, layers, theme=theme),
-        "proofs": closure_figure(verdicts, theme=theme),
+        "scores": score_heatmap(values, names, layers, chance=chance, theme=theme),
+        "closure": closure_figure(verdicts, theme=theme),
         "lags": lag_profile(np.zeros(1), theme=theme),
     }
     maps = {

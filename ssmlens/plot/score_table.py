@@ -1,6 +1,6 @@
 """The model at a glance: every layer, every score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,6 +19,7 @@ def score_heatmap(
     layers: Sequence[int] | Sequence[str],
     *,
     what: str = "layer",
+    chance: Mapping[str, str] | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
     """Draw scores × layers: colour compares layers within one score, text is the true value.
@@ -30,16 +31,21 @@ def score_heatmap(
         scores: Names of the rows.
         layers: Block indices, or names of heads: the columns.
         what: What a column is, "layer" or "head".
+        chance: What scores are by chance, for those that have such a level; shown when a cell is pointed at.
         theme: LIGHT or DARK.
     """
     rows = [literal(name) for name in scores]
     columns = [str(layer) for layer in layers]
+    beside = [
+        f"<br>{literal(chance[n])} by chance" if chance and n in chance else "" for n in scores
+    ]
     figure = go.Figure(
         go.Heatmap(
             z=_within_rows(values * np.array([[_sign(name)] for name in scores])),
             x=columns,
             y=rows,
             text=[[_number(v) for v in row] for row in values],
+            customdata=[[text] * len(columns) for text in beside],
             texttemplate="%{text}" if len(layers) <= _WRITTEN else None,
             textfont={"size": 12, "color": theme.ink},
             zmin=0,
@@ -49,7 +55,7 @@ def score_heatmap(
             xgap=2,
             ygap=2,
             hoverongaps=False,
-            hovertemplate=f"{what} %{{x}}<br>%{{y}}<br>%{{text}}<extra></extra>",
+            hovertemplate=f"{what} %{{x}}<br>%{{y}}<br>%{{text}}%{{customdata}}<extra></extra>",
         )
     )
     figure.update_layout(

@@ -9,7 +9,8 @@ import xarray as xr
 
 from ssmlens.names import MAMBA, OTHER, PROMPT
 from ssmlens.plot.sources import ReportSource
-from ssmlens.scores import Ranking
+from ssmlens.scores import SCORES, Ranking
+from ssmlens.scores.chance import chance_levels
 from ssmlens.scores.reading import is_softmax
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
@@ -23,6 +24,7 @@ MARKS = {
 }
 """What stands for each answer, and the CSS class of its colour."""
 
+_CHANCE = "what each score is by chance; where layers differ, the least and the most"
 _FACTS = {
     "revision": "Revision",
     "model_digest": "Weights",
@@ -66,15 +68,16 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     sortable: bool = False
+    foot: Sequence[Cell] = ()
 
 
 def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
-    """Model, how it was captured, whether the maps are proven, and the prompts."""
+    """Model, how it was captured, whether the layers close, and the prompts."""
     doubted = {index: v for index, v in verdicts.items() if not v.believed}
     computed = [index for index in verdicts if not is_softmax(capture.layer(index))]
     if doubted:
         layers = ", ".join(map(str, doubted))
-        verdict = f"Not proven: layer {layers}. Do not read these maps before you know why."
+        verdict = f"Does not close: layer {layers}. Find out why before you read these maps."
     elif computed:
         verdict = f"All {len(computed)} layers reproduce what the model computed."
     else:
@@ -130,7 +133,9 @@ def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -
         ]
         for row in ranking.rows[:_SHOWN_RANKS]
     ]
-    return Table("Ranking", ["rank", "layer", *names, CLOSURE, MAP_CLOSURE, "check"], rows)
+    head = ["rank", "layer", *names, CLOSURE, MAP_CLOSURE, "check"]
+    levels = {name: ranking.chance_of(name) for name in names}
+    return Table("Ranking", head, rows, foot=_by_chance(["chance", "", *names], levels, head))
 
 
 def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Table:
@@ -143,10 +148,12 @@ def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Tab
         ]
         for i, layer in enumerate(layers)
     ]
-    return Table("Scores", ["layer", *means], rows, sortable=True)
+    head = ["layer", *means]
+    foot = _by_chance(["chance", *means], chance_levels(scores), head)
+    return Table("Scores", head, rows, sortable=True, foot=foot)
 
 
-def proof_table(verdicts: Verdicts, capture: ReportSource) -> Table:
+def closure_table(verdicts: Verdicts, capture: ReportSource) -> Table:
     """Every layer's errors, with a mark that does not depend on colour."""
     names = list(dict.fromkeys(name for v in verdicts.values() for name in v.errors))
     rows = [
@@ -161,7 +168,13 @@ def proof_table(verdicts: Verdicts, capture: ReportSource) -> Table:
         for index, verdict in verdicts.items()
     ]
     head = ["layer", "check", *names, "worst token", "channel agreement", "problem"]
-    return Table("Proofs", head, rows, sortable=True)
+    return Table("Closure", head, rows, sortable=True)
+
+
+def tolerances(verdicts: Verdicts) -> str:
+    """The largest that each error may be: "closure_error 1e-04, map_error 1e-05"."""
+    largest = {name: limit for v in verdicts.values() for name, limit in v.tolerances.items()}
+    return ", ".join(f"{name} {limit:.0e}" for name, limit in largest.items())
 
 
 def mean_scores(scores: xr.Dataset) -> dict[str, list[float]]:
@@ -192,6 +205,18 @@ def _reasons(ranking: Ranking) -> list[str]:
         if row.reason:
             layers.setdefault(row.reason, []).append(row.layer)
     return [f"layer {ranges(sorted(who))}: {reason}" for reason, who in layers.items()]
+
+
+def _by_chance(names: Sequence[str], levels: Mapping[str, str], head: Sequence[str]) -> list[Cell]:
+    """The last row: what each score is by chance, and hovered how that is computed; empty where there is none."""
+    if not any(levels.values()):
+        return []
+    cells = [
+        Cell(levels.get(n, ""), "number", title=SCORES[n].chance_in_words if n in SCORES else "")
+        for n in names[1:]
+    ]
+    blank = [Cell("")] * (len(head) - len(names))
+    return [Cell(names[0], title=_CHANCE), *cells, *blank]
 
 
 def _layer_cell(layer: int) -> Cell:

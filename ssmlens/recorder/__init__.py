@@ -1,1 +1,1 @@
-"""From prompts to layers to the store: hooks, proofs, capture."""
+"""From prompts to layers to the store: hooks, closure, capture."""

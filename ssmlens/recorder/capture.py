@@ -111,7 +111,7 @@ def capture(
     progress: Progress | None = None,
     command: str = "",
 ) -> Capture | None:
-    """Run prompts through a model and store what its layers attend to, with the proof of it.
+    """Run prompts through a model and store what its layers attend to, with each layer's closure.
 
     Streams layer by layer: each layer's operands, attention map and mask are written, checked and forgotten before
     the next layer computes. Of a hybrid's softmax attention the mean map is stored, where the model puts out its

@@ -1,4 +1,4 @@
-"""Closure: the proof that operands are what the layer computed."""
+"""Closure: how far the output that operands give is from what the layer computed."""
 
 import dataclasses
 

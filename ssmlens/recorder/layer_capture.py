@@ -92,7 +92,7 @@ def capture_layer(
         "closure_error": closed.error,
         "closure_worst_token": closed.worst_token,
     }
-    if operands.stored:  # a softmax map is the model's own weights: nothing to prove
+    if operands.stored:  # a softmax map is the model's own weights: nothing to check
         arrays |= _padded_with_zeros(operands.arrays(), real)
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
         if unseen := unseen_heads(adapter, mixer, operands):

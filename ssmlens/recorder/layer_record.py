@@ -20,7 +20,7 @@ log = logging.getLogger("ssmlens")
 
 
 class LayerRecord(ShownInNotebooks):
-    """What mixed the tokens of one block in the last forward: its call, and on demand its operands and their proof.
+    """What mixed the tokens of one block in the last forward: its call, and on demand its operands and how they close.
 
     Operands are recomputed when first asked for, from a copy of the mixer's input and from its weights; then they must
     give what the mixer put out, or a warning is logged.

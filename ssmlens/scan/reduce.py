@@ -23,7 +23,7 @@ _STRIPS = 16
 
 @dataclasses.dataclass(frozen=True)
 class ReducedMaps:
-    """A layer's maps by blocks of tokens, and what scores and proofs need to know of them exactly.
+    """A layer's maps by blocks of tokens, and what scores and checks need to know of them exactly.
 
     Means and maxima are over the pairs j ≤ i in a block, or over all pairs where M is not causal; a maximum is the
     entry of largest magnitude, with its sign; both are 0 where a block has no such pair.

@@ -72,19 +72,67 @@ def bc_effective(
         when the best-matched tokens are the same token.
     """
     B, C = W_B.astype(np.float64), W_C.astype(np.float64)
-    kappa_B, kappa_C = (taps[..., ::-1].astype(np.float64) for taps in (conv_B, conv_C))
+    overlaps, scale = _overlaps(conv_B, conv_C), _scale(B, C, conv_B, conv_C)
     rows = (B * C).sum(2)
-    scale = _norm(kappa_B * _row_norm(B)) * _norm(kappa_C * _row_norm(C))
-    last = kappa_C.shape[2] - 1
-
-    def at(shift: int) -> float:
-        read = kappa_C[..., max(0, shift) : last + 1 + min(0, shift)]
-        written = kappa_B[..., max(0, -shift) : last + 1 - max(0, shift)]
-        return _mean_ratio((rows * (read * written).sum(2)).sum(1), scale)
-
-    values = {shift: at(shift) for shift in sorted(range(-last, last + 1), key=abs)}
+    values = {r: _mean_ratio((rows * taps).sum(1), scale) for r, taps in overlaps.items()}
     best = max(values, key=lambda shift: values[shift])
     return Effective(values[best], best)
+
+
+def bc_effective_by_chance(
+    W_B: Float[np.ndarray, "group state input"],
+    W_C: Float[np.ndarray, "group state input"],
+    conv_B: Float[np.ndarray, "group state tap"],
+    conv_C: Float[np.ndarray, "group state tap"],
+    draws: int = 1000,
+) -> float:
+    """Mean `bc_effective` of rows that point anywhere, with their own lengths and taps; the draws are always the same.
+
+    Above 0 where there is a convolution, for it is the best of several shifts. ⟨W_B[n], W_C[n]⟩ of rows in random
+    directions is about ‖W_B[n]‖ ‖W_C[n]‖ z/√input with z normal.
+
+    Args:
+        W_B: As for `bc_effective`; likewise the others.
+        W_C: Read weights.
+        conv_B: Taps of the channels of B.
+        conv_C: Taps of the channels of C.
+        draws: How often rows are drawn.
+    """
+    B, C = W_B.astype(np.float64), W_C.astype(np.float64)
+    z = np.random.default_rng(0).standard_normal((draws, *B.shape[:2])) / math.sqrt(B.shape[2])
+    rows = z * (_row_norm(B) * _row_norm(C))[..., 0]
+    scale = _scale(B, C, conv_B, conv_C)
+    if not scale.all():
+        return math.nan
+    overlaps = _overlaps(conv_B, conv_C).values()
+    shifts = [((rows * taps).sum(2) / scale).mean(1) for taps in overlaps]
+    return float(np.max(shifts, axis=0).mean()) if len(shifts) > 1 else 0.0
+
+
+def _overlaps(
+    conv_B: Float[np.ndarray, "group state tap"], conv_C: Float[np.ndarray, "group state tap"]
+) -> dict[int, Float[np.ndarray, "group state"]]:
+    """Σ_a κ_C[n,a] κ_B[n,a−r] by shift r, the smallest |r| first."""
+    kappa_B, kappa_C = (taps[..., ::-1].astype(np.float64) for taps in (conv_B, conv_C))
+    last = kappa_C.shape[2] - 1
+
+    def at(shift: int) -> Float[np.ndarray, "group state"]:
+        read = kappa_C[..., max(0, shift) : last + 1 + min(0, shift)]
+        written = kappa_B[..., max(0, -shift) : last + 1 - max(0, shift)]
+        return (read * written).sum(2)
+
+    return {shift: at(shift) for shift in sorted(range(-last, last + 1), key=abs)}
+
+
+def _scale(
+    B: Float[np.ndarray, "group state input"],
+    C: Float[np.ndarray, "group state input"],
+    conv_B: Float[np.ndarray, "group state tap"],
+    conv_C: Float[np.ndarray, "group state tap"],
+) -> Float[np.ndarray, " group"]:
+    """‖κ_C ⊗ W_C‖ ‖κ_B ⊗ W_B‖ of each group."""
+    kappa_B, kappa_C = conv_B.astype(np.float64), conv_C.astype(np.float64)
+    return _norm(kappa_B * _row_norm(B)) * _norm(kappa_C * _row_norm(C))
 
 
 def bc_identity(
@@ -135,13 +183,17 @@ def _correlation(reading: Reading) -> Measured:
 
 
 def _effective(reading: Reading) -> Measured:
+    value, shift = bc_effective(*_convolved(reading))
+    return Measured(value, detail=float(shift))
+
+
+def _convolved(reading: Reading) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """W_B, W_C and their taps; one tap of 1 where they pass no convolution."""
     W_B, W_C = _pair(reading)
     if reading.has("conv_B"):
-        conv_B, conv_C = reading.weight("conv_B"), reading.weight("conv_C")
-    else:
-        conv_B = conv_C = np.ones((*W_B.shape[:2], 1))
-    value, shift = bc_effective(W_B, W_C, conv_B, conv_C)
-    return Measured(value, detail=float(shift))
+        return W_B, W_C, reading.weight("conv_B"), reading.weight("conv_C")
+    one = np.ones((*W_B.shape[:2], 1))
+    return W_B, W_C, one, one
 
 
 def _only(details: list[float]) -> float:
@@ -156,6 +208,9 @@ SCORES.register("bc_correlation")(
         reads="weights",
         range=(-1.0, 1.0),
         companions={"bc_z": _only},
+        formula="⟨W_B, W_C⟩ / (‖W_B‖ ‖W_C‖): the cosine of write and read weights; mean over groups",
+        chance=lambda reading: 0.0,
+        chance_in_words="0: weights drawn at random; bc_z is how many standard deviations the score is from that",
     )
 )
 SCORES.register("bc_effective")(
@@ -165,6 +220,10 @@ SCORES.register("bc_effective")(
         reads="weights",
         range=(-1.0, 1.0),
         companions={"bc_shift": _only},
+        formula="the same cosine counted through the convolutions of B and C, at the shift between query and key where "
+        "it is highest; without such convolutions bc_correlation",
+        chance=lambda reading: bc_effective_by_chance(*_convolved(reading)),
+        chance_in_words="0 without such convolutions, else slightly above: the best shift of rows in random directions",
     )
 )
 SCORES.register("bc_identity")(
@@ -173,5 +232,9 @@ SCORES.register("bc_identity")(
         measure=lambda reading: Measured(bc_identity(*_pair(reading))),
         reads="weights",
         range=(-1.0, 1.0),
+        formula="tr(W_Cᵀ W_B) / (√N ‖W_Cᵀ W_B‖): 1 where the product of the N read and write rows is a multiple of an "
+        "orthogonal projection; mean over groups",
+        chance=lambda reading: 0.0,
+        chance_in_words="0: weights drawn at random",
     )
 )

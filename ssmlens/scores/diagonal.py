@@ -87,12 +87,25 @@ def _measure(reading: Reading) -> Measured:
     return Measured(diagonal_sharpness(energy, first_lag, ahead), detail=detail)
 
 
+def _chance(reading: Reading) -> float:
+    """The score of a map of uniform rows: e(ℓ) = mean_{i ≥ ℓ} 1/(i + 1)²."""
+    entry = 1 / np.square(
+        reading.visible, dtype=np.float64
+    )  # the square of each of query i's entries
+    energy = without_longest(np.cumsum(entry[::-1])[::-1] / np.arange(len(entry), 0, -1))
+    return _sharpest(energy, len(entry), reading.first_lag, energy if reading.looks_ahead else None)
+
+
 SCORES.register("diagonal_sharpness")(
     Score(
         description="share of the sharpest sub-diagonal in the map's energy by lag",
         measure=_measure,
         reads="maps",
         range=(0.0, 1.0),
+        formula="mean square of the map along each sub-diagonal (lag): the largest beyond the convolution's reach, out "
+        "of the sum over lags 0 to 3T/4",
+        chance=_chance,
+        chance_in_words="the score of uniform rows, whose lag ℓ has the mean of 1/(i+1)² over i ≥ ℓ",
         companions={
             "sharpest_lag": lambda details: sharpest_lag(
                 [back for back, _, _ in details], details[0][1], [ahead for *_, ahead in details]

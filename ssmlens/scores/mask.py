@@ -46,6 +46,8 @@ SCORES.register("mask_ones")(
         measure=lambda reading: Measured(mask_ones(reading.mask_row_sum, reading.looks_ahead)),
         reads="maps",
         range=(0.0, 1.0),
+        formula="what decay alone leaves of a token at a later query; mean over all such pairs: it falls with length",
+        chance_in_words="none: it says what a layer keeps, not where it looks",
     )
 )
 SCORES.register("memory_length")(
@@ -55,5 +57,7 @@ SCORES.register("memory_length")(
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",
+        formula="the sum of a query's row of the mask; mean over the last quarter of the queries",
+        chance_in_words="none; about 7T/8 where nothing is forgotten",
     )
 )

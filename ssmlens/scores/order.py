@@ -13,7 +13,7 @@ from ssmlens.scores.effect import EFFECTS
 from ssmlens.scores.ranking import RankedLayer, Ranking
 from ssmlens.scores.reading import CaptureLike
 from ssmlens.scores.score import SCORES
-from ssmlens.scores.table import compute, summary
+from ssmlens.scores.table import CHANCE, compute, summary
 
 # Coordinates of a table of heads, beside their running number, which stands for the layer.
 BLOCK, HEAD, OPERATOR = "block", "head", "operator"
@@ -55,7 +55,7 @@ def rank_layers(
 def rank(
     scores: xr.Dataset, by: str | Sequence[str] | None = None, top: int | None = None
 ) -> Ranking:
-    """Order layers by scores already computed: `rank_layers` for who has the Dataset of `compute`.
+    """Order layers by scores already computed: like `rank_layers`, from a Dataset that `compute` returned.
 
     Where the Dataset has coordinates `block`, `head` and `operator`, its layers are heads.
 
@@ -156,7 +156,15 @@ def _row(
         reason=_reason(scores, place, order),
         head=int(scores[HEAD].values[place]) if is_head else None,
         operator=str(scores[OPERATOR].values[place]) if is_head else None,
+        chance={
+            name: level for name in shown if np.isfinite(level := _chance(scores, name, place))
+        },
     )
+
+
+def _chance(scores: xr.Dataset, name: str, place: int) -> float:
+    """Mean over prompts of what a score is by chance; NaN where there is no such level."""
+    return float(scores[CHANCE].sel(score=name).isel(layer=place).mean())
 
 
 def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
@@ -166,7 +174,7 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
         why = str(scores["finite_reason"].values[place])
         return f"non-finite {finite}" + (f": {why}" if why else "")
     if why_open := str(scores["why_open"].values[place]):
-        return f"not proven: {why_open}"
+        return f"does not close: {why_open}"
     for name in order:
         counts = scores[name].notnull().values.reshape(scores.sizes["layer"], -1).sum(axis=1)
         if counts[place] < counts.max():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssmlens.files.strict_json import without_nan
+from ssmlens.scores.chance import chance_text
 from ssmlens.text_table import text_table
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ class RankedLayer:
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
         map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
-        reason: Why the layer is not ranked, why its maps are not proven, or why it is ranked on fewer prompts than
+        reason: Why the layer is not ranked, why it does not close, or why it is ranked on fewer prompts than
             others; "" otherwise.
         head: In a ranking of heads, which head of the layer.
         operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
+        chance: Mean over prompts of what the scores are by chance (`Score.chance`), those that have such a level.
     """
 
     rank: float | None
@@ -41,6 +43,7 @@ class RankedLayer:
     reason: str = ""
     head: int | None = None
     operator: str | None = None
+    chance: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -86,7 +89,7 @@ class Ranking:
         return without_nan({"by": self.by, f"{self.of}s": rows, "notes": self.notes})
 
     def __str__(self) -> str:
-        """An aligned table, then the notes."""
+        """An aligned table, its last row what scores are by chance, then the notes."""
         table = text_table(self._table(), left=(-1,))
         return "\n".join([self._title, table, *(f"note: {n}" for n in self.notes)])
 
@@ -102,7 +105,7 @@ class Ranking:
         return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, both closures, `reason`.
+        """A row a layer: `rank` (NaN where not ranked), the scores with `_spread` and `_chance`, closures, `reason`.
 
         Its index is the layer's block index, of heads with the head; heads have a column `operator`.
         """
@@ -116,6 +119,7 @@ class Ranking:
                 "rank": row.rank,
                 **row.scores,
                 **{f"{name}_spread": value for name, value in row.spread.items()},
+                **{f"{name}_chance": value for name, value in row.chance.items()},
                 "closure_error": row.closure_error,
                 "map_closure": row.map_closure,
                 "reason": row.reason,
@@ -130,19 +134,28 @@ class Ranking:
         return f"{self.of}s by {order}"
 
     def _table(self) -> list[list[str]]:
-        """A header, then a row a layer; the reason stands last, under no name."""
+        """A header, a row a layer, and what the scores are by chance; a reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
         of_map = [row.map_closure for row in self.rows]
         known = not all(map(math.isnan, of_map))
         columns = [
-            ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
-            [self.of, *(row.label for row in self.rows)],
-            *map(self._column, names),
-            ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
-            *([["map_closure", *map(_error, of_map)]] if known else []),
-            ["", *(row.reason for row in self.rows)],
+            [
+                "rank",
+                *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows),
+                "chance",
+            ],
+            [self.of, *(row.label for row in self.rows), ""],
+            *([*self._column(name), self.chance_of(name)] for name in names),
+            ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows), ""],
+            *([["map_closure", *map(_error, of_map), ""]] if known else []),
+            ["", *(row.reason for row in self.rows), ""],
         ]
-        return [list(row) for row in zip(*columns, strict=True)]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        return rows if any(rows[-1][1:]) else rows[:-1]
+
+    def chance_of(self, score: str) -> str:
+        """What a score is by chance: one number, or the least and the most of the rows; "" where there is none."""
+        return chance_text(row.chance[score] for row in self.rows if score in row.chance)
 
     def _column(self, name: str) -> list[str]:
         """The name, then each row's value: whole numbers as such, others with their spread."""

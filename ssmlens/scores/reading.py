@@ -200,6 +200,13 @@ class Reading:
         """How many tokens each query still holds, Σ_j mask[i, j]. Raises as `attention_map`."""
         return self._statistic("mask_row_sum", lambda: statistics.mask_row_sum(self.attention_mask))
 
+    @cached_property
+    def visible(self) -> Int[np.ndarray, " query"]:
+        """How many tokens each query can look at: i + 1, or all of the prompt's where the layer looks ahead."""
+        assert self._prompt is not None, "a weight score has no prompt"
+        tokens = int(self._capture.length[self._prompt])
+        return np.full(tokens, tokens) if self.looks_ahead else np.arange(1, tokens + 1)
+
     @property
     def first_lag(self) -> int:
         """The shortest lag past the convolution's reach: d_conv, or 1 without a convolution."""

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from ssmlens.scan.reach import first_late
+from ssmlens.scores.reading import Reading
 from ssmlens.scores.score import SCORES, Measured, Score
 
 
@@ -28,6 +30,16 @@ def receptive_field(reach: Float[np.ndarray, " query"]) -> float:
     return float(counted.mean()) if len(counted) else math.nan
 
 
+def _chance(reading: Reading) -> float:
+    """The score of uniform rows."""
+    tokens = len(reading.visible)
+    query = np.arange(first_late(tokens), tokens)
+    visible = reading.visible[query]
+    half = -(-visible // 2)  # how many tokens are half of a row
+    ahead = visible - 1 - query  # how many lie ahead
+    return float(np.maximum(half // 2, half - 1 - ahead).mean())
+
+
 SCORES.register("receptive_field")(
     Score(
         description="tokens away that half of a late query's |map| reaches",
@@ -35,5 +47,8 @@ SCORES.register("receptive_field")(
         reads="maps",
         range=(0.0, math.inf),
         unit="tokens",
+        formula="how many tokens back half of a query's |map| reaches; mean over the last quarter of the queries",
+        chance=_chance,
+        chance_in_words="⌈(i+1)/2⌉ − 1 of query i, about 7T/16: a uniform row",
     )
 )

@@ -81,5 +81,8 @@ SCORES.register("retention")(
         measure=_measure,
         reads="targets",
         range=(0.0, 1.0),
+        formula="of what a query's target wrote, the share that decay has left at the query; mean over queries with a "
+        "target, heads and states",
+        chance_in_words="none: it says what a layer keeps, not where it looks",
     )
 )

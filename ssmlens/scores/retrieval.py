@@ -58,6 +58,11 @@ def _on_target(reading: Reading) -> Measured:
     return Measured(target_share(reading.target_magnitude, reading.row_magnitude, target))
 
 
+def _chance_on_target(reading: Reading) -> float:
+    """What a uniform row gives its target; also the mean over targets drawn at random, whatever the map."""
+    return float((1 / reading.visible[reading.target >= 0]).mean())
+
+
 def _previous_token(reading: Reading) -> Measured:
     _require_repeat(reading)
     return Measured(share_of_rows(reading.previous_magnitude[1:], reading.row_magnitude[1:]))
@@ -74,6 +79,9 @@ SCORES.register("copy_score")(
         measure=_copy,
         reads="targets",
         range=(0.0, 1.0),
+        formula="of a query's |map|, the share on the token that it must copy; mean over the queries that have one",
+        chance=_chance_on_target,
+        chance_in_words="1/(i+1) of query i, mean over those queries: a uniform row, or targets drawn at random",
     )
 )
 SCORES.register("induction_score")(
@@ -82,6 +90,10 @@ SCORES.register("induction_score")(
         measure=_induction,
         reads="targets",
         range=(0.0, 1.0),
+        formula="on a sequence given twice: of a query's |map|, the share on the token that followed this token the "
+        "first time; mean over the second half",
+        chance=_chance_on_target,
+        chance_in_words="as for copy_score",
     )
 )
 SCORES.register("previous_token_score")(
@@ -90,5 +102,9 @@ SCORES.register("previous_token_score")(
         measure=_previous_token,
         reads="targets",
         range=(0.0, 1.0),
+        formula="on a sequence given twice: of a query's |map|, the share on the token before it; mean over all "
+        "queries but the first",
+        chance=lambda reading: float((1 / reading.visible[1:]).mean()),
+        chance_in_words="1/(i+1) of query i, mean over i > 0: a uniform row",
     )
 )

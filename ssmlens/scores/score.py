@@ -31,6 +31,11 @@ class Score:
             first.
         companions: Extra columns, one value a layer, each computed from the `detail` of every
             prompt that has a value.
+        formula: How it is computed, in words, for the glossary.
+        chance: What it is, on this layer and prompt, by chance: where every query looks at all the tokens that it can
+            see alike, or where weights are drawn at random. Called only where `measure` gave a value. None: there is
+            no such level.
+        chance_in_words: How that is computed, or why there is none, for the glossary.
     """
 
     description: str
@@ -40,6 +45,9 @@ class Score:
     unit: str = "1"
     higher_is_attention: bool = True
     companions: Mapping[str, Callable[[list[Any]], float]] = dataclasses.field(default_factory=dict)
+    formula: str = ""
+    chance: Callable[[Reading], float] | None = None
+    chance_in_words: str = "none"
 
 
 SCORES: Registry[Score] = Registry("score", "ssmlens.scores")

@@ -103,33 +103,77 @@ def _delta_separator_sink(reading: Reading) -> Measured:
     return Measured(delta_share(delta, _later_separators(reading)))
 
 
-def _later_separators(reading: Reading) -> Bool[np.ndarray, " token"]:
-    """The separators after the first token. Raises NotApplicable where there is none."""
+def _chance_of_sink(reading: Reading) -> float:
+    return _chance_of_separators(reading) + float((1 / reading.visible[1:]).mean())
+
+
+def _chance_of_separators(reading: Reading) -> float:
+    """What a uniform row gives the separators between the first token and itself, mean over i > 0."""
+    between = np.cumsum(_separators_after_first(reading))[:-1]  # those j < i, of i > 0
+    return float((between / reading.visible[1:]).mean())
+
+
+def _chance_of_delta_sink(reading: Reading) -> float:
+    return _chance_of_delta_separators(reading) + 1 / len(reading.separator)
+
+
+def _chance_of_delta_separators(reading: Reading) -> float:
+    return float(_separators_after_first(reading).mean())
+
+
+def _separators_after_first(reading: Reading) -> Bool[np.ndarray, " token"]:
     separator = reading.separator.copy()
     separator[0] = False
+    return separator
+
+
+def _later_separators(reading: Reading) -> Bool[np.ndarray, " token"]:
+    """The separators after the first token. Raises NotApplicable where there is none."""
+    separator = _separators_after_first(reading)
     if not separator.any():
         raise NotApplicable("the prompt has no separator after its first token")
     return separator
 
 
-for _name, _description, _measure in (
-    (
-        "sink",
+_TABLE = {
+    "sink": (
         "share of |map| on the first token and on separators: punctuation, line breaks, special tokens, a task's marks",
         _sink,
+        "of a query's |map|, the share on the first token and on separators before the query; mean over i > 0",
+        _chance_of_sink,
+        "(1 + separators before query i)/(i+1), mean over i > 0: a uniform row",
     ),
-    ("separator_sink", "share of |map| on separators after the first token", _separator_sink),
-    (
-        "delta_sink",
+    "separator_sink": (
+        "share of |map| on separators after the first token",
+        _separator_sink,
+        "the part of sink that falls on separators after the first token",
+        _chance_of_separators,
+        "(separators before query i)/(i+1), mean over i > 0",
+    ),
+    "delta_sink": (
         "share of the first token and of separators in the sum of Δ",
         _delta_sink,
+        "the first token's and separators' share in the sum of Δ over tokens; mean over heads",
+        _chance_of_delta_sink,
+        "the share of these tokens among all: Δ is the same everywhere",
     ),
-    (
-        "delta_separator_sink",
+    "delta_separator_sink": (
         "share of separators after the first token in the sum of Δ",
         _delta_separator_sink,
+        "the share in the sum of Δ of separators after the first token; mean over heads",
+        _chance_of_delta_separators,
+        "the share of these tokens among all",
     ),
-):
+}
+for _name, (_description, _measure, _formula, _chance, _in_words) in _TABLE.items():
     SCORES.register(_name)(
-        Score(description=_description, measure=_measure, reads="maps", range=(0.0, 1.0))
+        Score(
+            description=_description,
+            measure=_measure,
+            reads="maps",
+            range=(0.0, 1.0),
+            formula=_formula,
+            chance=_chance,
+            chance_in_words=_in_words,
+        )
     )

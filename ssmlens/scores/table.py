@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,9 @@ from ssmlens.scores.score import SCORES, Score
 from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, why_open, worst
 
-SCORE = "score"
+SCORE, CHANCE = "score", "chance"
+
+_T = TypeVar("_T")
 
 
 class _Cell(NamedTuple):
@@ -22,6 +24,7 @@ class _Cell(NamedTuple):
     value: float
     detail: Any
     reason: str
+    chance: float = math.nan
 
 
 def compute(
@@ -41,6 +44,8 @@ def compute(
         A Dataset with a variable a score: (layer, prompt) where it reads maps, (layer,) where it
         reads weights; a variable (layer,) a companion; and `reason` (score, layer, prompt), why a
         value is NaN ("" where it is not).
+        A coordinate `chance` (score, layer, prompt): what each value is by chance (`Score.chance`), NaN where there is
+        no such level.
         Coordinates of layer: the block index, `finite`, `finite_reason` (what the capture tells of
         it), `closure_error` and `map_closure` (the worst over prompts) and `why_open` (why they are too large, "" where
         they are not); of prompt: `prompt_kind` and `length`.
@@ -66,13 +71,19 @@ def compute(
     variables = {}
     for name, score in wanted.items():
         variables |= _columns(name, score, [row[name] for row in rows], prompts)
-    reasons = [[_reasons(row[name], prompts) for row in rows] for name in wanted]
+    reasons = [
+        [_of_prompts([c.reason for c in row[name]], prompts) for row in rows] for name in wanted
+    ]
+    chances = [
+        [_of_prompts([c.chance for c in row[name]], prompts) for row in rows] for name in wanted
+    ]
     shape = (len(wanted), len(layers), prompts)
     variables["reason"] = ((SCORE, LAYER, PROMPT), np.array(reasons, dtype=str).reshape(shape))
     return xr.Dataset(
         variables,
         coords={
             SCORE: np.array(list(wanted), dtype=str),
+            CHANCE: ((SCORE, LAYER, PROMPT), np.array(chances, dtype=float).reshape(shape)),
             LAYER: np.array(layers, dtype=int),
             "finite": (LAYER, np.array(finite, dtype=str)),
             "finite_reason": (LAYER, np.array(why, dtype=str)),
@@ -125,7 +136,9 @@ def _measure(score: Score, reading: Reading) -> _Cell:
         value, detail = score.measure(reading)
     except NotApplicable as reason:
         return _Cell(math.nan, None, str(reason))
-    return _Cell(value, detail, "what it reads is zero everywhere" if math.isnan(value) else "")
+    if math.isnan(value):
+        return _Cell(value, detail, "what it reads is zero everywhere")
+    return _Cell(value, detail, "", math.nan if score.chance is None else score.chance(reading))
 
 
 def _columns(
@@ -144,7 +157,6 @@ def _columns(
     return columns
 
 
-def _reasons(cells: list[_Cell], prompts: int) -> list[str]:
-    """A reason for each prompt; a score of weights has the same for all."""
-    reasons = [cell.reason for cell in cells]
-    return reasons if len(reasons) == prompts else reasons * prompts
+def _of_prompts(values: list[_T], prompts: int) -> list[_T]:
+    """A value for each prompt; a score of weights has the same for all."""
+    return values if len(values) == prompts else values * prompts

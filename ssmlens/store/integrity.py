@@ -1,4 +1,4 @@
-"""Prove that a capture is whole: its bytes, its numbers, and that its maps are those of its operands."""
+"""Check that a capture is whole: its bytes, its numbers, and that its maps are those of its operands."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def verify(path: Path | str, *, progress: Callable[[int, int], None] | None = No
 def _layer_problems(capture: Capture, layer: Layer) -> list[str]:
     found = [f"{what}: not what was written" for what in layer.damages()]
     if layer.finite:
-        # Not known of every mixer: what these prove is the verdict's to say. An effect is NaN without a target,
+        # Not known of every mixer: the verdict judges what they say. An effect is NaN without a target,
         # and where another layer is not finite.
         unknown = [MAP_CLOSURE, MAP_ROUNDING, *ARRAYS[EFFECT]]
         unknown += ["closure_error"] if layer.attributes.get("closure_reason") else []

@@ -16,13 +16,13 @@ Answer = Literal["yes", "no", "not resolved"]
 CLOSURE = "closure_error"
 MAP_CLOSURE, MAP_ROUNDING = "map_closure", "map_rounding"
 UNSEEN_HEADS = "unseen_heads"
-"""The attribute of a layer with heads that do not reach its output, so that nothing proves their maps."""
+"""The attribute of a layer with heads that do not reach its output, so that closure says nothing of their maps."""
 
 CLOSURE_TOLERANCE = 1e-4
 """Largest closure error of float32 kernels: holds where a capture names no `closure_tolerance`."""
 
 ROUNDINGS = 8.0
-"""How often the rounding of one output recomputing it may round: a map_closure of no more is rounding, not proof."""
+"""How often the rounding of one output recomputing it may round: a map_closure of no more may be rounding alone."""
 
 MAP_TOLERANCE = 1e-5
 """Largest error of a stored map times a vector, in whatever precision the model runs."""
@@ -51,7 +51,7 @@ class Verdict:
 
     Attributes:
         answer: "yes"; "no" where its numbers are not finite or an error is not within tolerance; "not resolved" where
-            nothing is wrong but a proof is missing.
+            nothing is wrong, but an error is not known.
         reason: Why, in one line; "" for a plain yes.
         errors: The worst over prompts of each error, by name; NaN where none is stored or one is NaN.
         tolerances: The largest each may be.
@@ -84,9 +84,9 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     resolved, too.
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
-    Softmax attention needs no proof, for its map is the model's own weights; it has no closure error where its values
-    cannot be read. Where the capture says that the output
-    cannot be computed again (`closure_reason`), closure is not resolved.
+    Softmax attention needs no error of its map, which is the model's own weights; it has no closure error where its
+    values cannot be read. Where the capture says that the output cannot be computed again (`closure_reason`), closure
+    is not resolved.
 
     Args:
         layer: The layer.
@@ -98,7 +98,7 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     unknown = str(layer.attributes.get("closure_reason", ""))
     required = [] if softmax else [CLOSURE, *(MAP_ERRORS[kind] for kind in whole_maps(layer))]
     named = [name for name in tolerances if name in layer or name in required]
-    if softmax and unknown:  # then NaN is stored: nothing is wrong, and nothing is proven by it
+    if softmax and unknown:  # then NaN is stored: nothing is wrong, and nothing is shown by it
         named = [name for name in named if name != CLOSURE]
     held = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
     failures = tuple(
@@ -132,7 +132,7 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
 
 
 def _of_map(layer: LayerLike, tolerance: float, unknown: str) -> tuple[str, tuple[Failure, ...]]:
-    """Why map_closure proves nothing, or ""; and where it is too large to be rounding."""
+    """Why map_closure says nothing, or ""; and where it is too large to be rounding."""
     if unknown or MAP_CLOSURE not in layer or MAP_ROUNDING not in layer:
         return "", ()
     errors, rounding = _values(layer, MAP_CLOSURE), _values(layer, MAP_ROUNDING)
@@ -173,7 +173,11 @@ def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
 
 def _unseen(layer: LayerLike) -> str:
     unseen = layer.attributes.get(UNSEEN_HEADS)
-    return f"{unseen} heads do not reach the output, so nothing proves their maps" if unseen else ""
+    return (
+        f"{unseen} heads do not reach the output, so closure says nothing of their maps"
+        if unseen
+        else ""
+    )
 
 
 def worst(layer: LayerLike, name: str) -> float:

@@ -1,4 +1,4 @@
-"""The Layers page in a real browser: scores, ranking, thumbnails, what is not proven, the way to a layer."""
+"""The Layers page in a real browser: scores, ranking, thumbnails, what does not close, the way to a layer."""
 
 import re
 import runpy
@@ -73,7 +73,7 @@ def test_another_score_orders_the_layers_and_is_in_the_address(visit, address):
     )
 
 
-def test_what_is_not_proven_or_not_finite_is_seen_at_once(visit, serve, tmp_path):
+def test_what_does_not_close_or_is_not_finite_is_seen_at_once(visit, serve, tmp_path):
     path = write_capture(
         tmp_path / "harmed.h5",
         layers=[0, 2, 3],
@@ -84,7 +84,7 @@ def test_what_is_not_proven_or_not_finite_is_seen_at_once(visit, serve, tmp_path
     )
     page = visit(f"{serve(path)}/layers")
     page.locator(".block").nth(3).wait_for()
-    assert "not proven: layer 2, 3" in page.locator(".facts .failed").inner_text()
+    assert "does not close: layer 2, 3" in page.locator(".facts .failed").inner_text()
     assert page.locator(".block").evaluate_all("all => all.map(it => it.className)") == [
         "block",
         "block other",
@@ -95,9 +95,9 @@ def test_what_is_not_proven_or_not_finite_is_seen_at_once(visit, serve, tmp_path
     assert "closure_error 5.0e-01 > 1e-04" in page.locator(".block").nth(2).inner_text()
     assert "weights not finite: W_B has NaN" in page.locator(".block").nth(3).inner_text()
     page.locator("#layers-table .ag-row").nth(2).wait_for()
-    told = page.locator("#layers-table [col-id='proof'].failed")
+    told = page.locator("#layers-table [col-id='closure'].failed")
     told.nth(1).wait_for()
-    for column in ("proof", "reason"):
+    for column in ("closure", "reason"):
         seen = page.locator(f"#layers-table .ag-row [col-id='{column}']").first.bounding_box()
         assert seen["x"] + seen["width"] < 1280, "seen without scrolling"
     rows = page.locator("#layers-table .ag-center-cols-container [row-id='3']")

@@ -33,7 +33,9 @@ def captured(request, cli, tmp_path):
 def test_it_says_what_is_there_and_how_it_closes(captured):
     out, said = captured
     assert (said.code, said.err) == (0, "")
-    begins, _, error = said.out.strip().rpartition(" ")
+    told, _, allowed = said.out.partition(" (")
+    assert allowed == "1e-04 allowed)\n"
+    begins, _, error = told.rpartition(" ")
     assert begins == f"{out}: 1 layer of softmax attention, 2 prompts, closure error at most"
     assert float(error) < 1e-5
     with open_capture(out) as capture:

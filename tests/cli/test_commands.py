@@ -13,7 +13,7 @@ SMALL = ("capture", "--model", "copy-mamba2-mimetic", "--layers", 3)
 def test_capture_from_letters(cli, here):
     said = cli(*SMALL, "--prompt", "abcd|abcd", "xyz|xyz", "--channels", 4, 2, "--out", "run")
     assert said.code == 0
-    assert said.out == "run: 1 layer, 2 prompts, closure error at most 0.0e+00\n"
+    assert said.out == "run: 1 layer, 2 prompts, closure error at most 0.0e+00 (1e-04 allowed)\n"
     assert said.err == ""  # short work shows no progress
     with open_capture(here / "run") as capture:
         assert capture.layers == (3,)
@@ -112,7 +112,8 @@ def test_rank_layers(cli, copies):
     table = cli("rank-layers", path, "--top", 1).out.splitlines()
     assert table[0] == "layers by copy_score"
     assert table[2].split()[:2] == ["1", "3"]
-    assert not table[3:] or table[3].startswith("note: ")
+    assert table[3].startswith("chance ")
+    assert all(line.startswith("note: ") for line in table[4:])
     several = cli("rank-layers", path, "--by", "mask_ones", "diagonal_sharpness", "--json").json
     assert several["by"] == ["mask_ones", "diagonal_sharpness"]
     assert len(several["layers"]) == 4
@@ -129,6 +130,17 @@ def test_report(cli, copies, here):
     assert refused.complaint.startswith("page.html exists; pass --overwrite")
     assert (here / "page.html").read_text() == page
     assert cli("report", path, "--out", "page.html", "--overwrite").code == 0
+
+
+def test_scores_are_explained(cli):
+    told = {entry["name"]: entry for entry in cli("scores", "--json").json["scores"]}
+    listed = cli("scores").out.split("\n\n")
+    assert [block.split()[0] for block in listed] == list(told)
+    (copying,) = [block for block in listed if block.startswith("copy_score")]
+    assert copying.splitlines()[2:] == [
+        "  range: 0 to 1",
+        f"  chance: {told['copy_score']['chance']}",
+    ]
 
 
 def test_models(cli):

@@ -90,7 +90,8 @@ def test_repeated_sequences_are_ranked_by_induction(cli, family_folder, family, 
     options = ["--channels", 0, 2, "--store-discretized", "--out", out]
     said = cli("capture", "--model", family_folder(family), *REPEAT, *options)
     assert said.code == 0, said.err
-    assert re.search(r"2 layers and 1 of softmax attention, .* at most \d\.\de-0[678]\n", said.out)
+    closes = r"2 layers and 1 of softmax attention, .* at most \d\.\de-0[678] \(1e-04 allowed\)\n"
+    assert re.search(closes, said.out)
     assert verify(out) == []
     ranked = cli("rank-layers", out, "--json").json
     assert ranked["by"] == ["induction_score"]

@@ -190,6 +190,8 @@ def test_scores_beside_each_other(at, ids):
     assert "induction_score" not in table, "no place has it"
     text = str(page.scores(scene))
     assert "correlation with A" in text
+    letters = np.mean(1 / np.arange(18, 35))  # query 17, the separator, sees 18 tokens
+    assert f"title='by chance {letters:.3f}'" in text
 
 
 def test_the_download_holds_every_map_and_difference(at, ids, stored):

@@ -100,8 +100,8 @@ def test_layers_names_the_blocks_and_ranks_them(at):
         **{0: "delta rule", 2: "delta rule"},
         1: "attention",
     }
-    assert {row["layer"]: (row["proof"], row["believed"]) for row in rows} == {
-        **{0: ("proven", True), 2: ("proven", True)},
+    assert {row["layer"]: (row["closure"], row["believed"]) for row in rows} == {
+        **{0: ("closes (≤ 1e-04)", True), 2: ("closes (≤ 1e-04)", True)},
         1: ("the model's own weights", True),
     }
 

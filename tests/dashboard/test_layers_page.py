@@ -34,11 +34,17 @@ def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     assert notes.startswith("ordered by copy_score")
     assert (progress, unscored) == ("", 0)
     fields = [column["field"] for column in columns]
-    seen = ["rank", "layer", "kind", "proof", "closure_error", "map_closure"]
+    seen = ["rank", "layer", "kind", "closure", "closure_error", "map_closure"]
     assert fields[:6] == seen, "without scrolling"
     assert set(fields) == set(rows[0]) - {"id", "reason", "believed"}, "no layer needs a reason"
     assert 4 * 28 < style["height"] < 6 * 28, "four rows of 28 pixels and what is around them"
     assert "copy_score" in figure.data[0].y
+    letters = np.mean(1 / np.arange(18, 35))  # query 17, the separator, sees 18 tokens
+    tooltips = {column["field"]: column.get("headerTooltip", "") for column in columns}
+    assert tooltips["copy_score"].endswith(f"; by chance: {letters:.3f}")
+    assert "by chance: none" in tooltips["mask_ones"]
+    row = list(figure.data[0].y).index("copy_score")
+    assert f"{letters:.3f} by chance" in figure.data[0].customdata[row][0]
 
 
 def test_another_score_orders_when_the_address_says_so(copying, scene_at):
@@ -75,14 +81,14 @@ def texts(component):
     return texts(component.children) if getattr(component, "children", None) is not None else []
 
 
-def test_a_layer_that_is_not_proven_is_told_in_red_with_the_reason(
+def test_a_layer_that_does_not_close_is_told_in_red_with_the_reason(
     tmp_path, write_capture, scene_at
 ):
     path = write_capture(tmp_path / "bad.h5", layers=2, tokens=9, closure=[1e-6, 0.5])
     scene = scene_at(path, "", "layers")
-    assert page.verdict(scene.capture.layer(0)) == "proven"
+    assert page.verdict(scene.capture.layer(0)) == "closes (≤ 1e-04)"
     assert "closure_error" in page.verdict(scene.capture.layer(1))
-    assert "✗ not proven: layer 1" in texts(page.layout(scene))
+    assert "✗ does not close: layer 1" in texts(page.layout(scene))
 
 
 def test_map_closure_is_a_column_and_marks_its_layer(tmp_path, write_capture, scene_at):
@@ -92,10 +98,10 @@ def test_map_closure_is_a_column_and_marks_its_layer(tmp_path, write_capture, sc
     rows = sorted(page.ranked(scene)[2], key=lambda row: row["layer"])
     assert [row["map_closure"] for row in rows] == pytest.approx([2e-6, 3e-2])
     assert [row["believed"] for row in rows] == [True, False]
-    assert rows[1]["proof"] == "map_closure 3.0e-02 > 1e-04"
-    assert rows[1]["reason"] == "not proven: map_closure 3.0e-02 > 1e-04"
+    assert rows[1]["closure"] == "map_closure 3.0e-02 > 1e-04"
+    assert rows[1]["reason"] == "does not close: map_closure 3.0e-02 > 1e-04"
     assert [block["bad"] for block in page.blocks(scene)] == [False, True]
-    assert "✗ not proven: layer 1" in texts(page.layout(scene))
+    assert "✗ does not close: layer 1" in texts(page.layout(scene))
     path = write_capture(tmp_path / "good.h5", layers=2, tokens=9, map_closure=[2e-6, 3e-6])
     (line,) = [t for t in texts(page.layout(scene_at(path, "", "layers"))) if t.startswith("✓")]
     assert line.endswith("(closure_error 1e-06, map_closure 3e-06)")
@@ -110,7 +116,7 @@ def test_weights_that_are_not_finite_are_told(tmp_path, write_capture, scene_at)
     assert rows[-1]["layer"] == 1
     assert rows[-1]["rank"] is None
     assert rows[-1]["reason"]
-    assert [column["field"] for column in columns][3:5] == ["proof", "reason"]
+    assert [column["field"] for column in columns][3:5] == ["closure", "reason"]
 
 
 def test_blocks_that_were_not_captured_are_listed_by_kind(tmp_path, write_capture, scene_at):

@@ -100,6 +100,10 @@ def test_numbers_are_the_scores_of_the_ranking(at, layer):
     assert set(found) == {"bc_correlation", "bc_z", "bc_effective", "bc_shift", "bc_identity"}
     for name, value in found.items():
         assert np.isclose(float(table[name]), value)
+    told = {number.name: number.told for number in scored_weights(scene.capture, scene.layer)}
+    level = float(table["chance"].sel(score="bc_effective").mean())
+    assert told["bc_correlation"].endswith("; by chance 0.000")
+    assert told["bc_effective"].endswith(f"; by chance {level:.3f}")
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -52,6 +52,8 @@ def test_a_layer_shows_its_maps_and_its_verdict(capture, index, maps):
     assert [p["src"][:15] for p in card.pictures] == ["data:image/png;"] * maps
     assert f"Layer {index}" in card.text
     assert any(text.startswith(layer.verdict.answer) for text in card.text)
+    for name, error in layer.verdict.errors.items():
+        assert f"{error:.2g} ({layer.verdict.tolerances[name]:.0e} allowed)" in card.text
 
 
 def test_a_capture_shows_each_layer_and_runs_nothing_of_the_file(capture):
@@ -84,7 +86,7 @@ def test_a_record_shows_its_maps_and_how_it_closes(tokens):
 def test_a_ranking_is_a_table_of_its_rows(make_capture):
     ranking = rank_layers(make_capture())
     card = Card(ranking._repr_html_())
-    assert sum(tag == "tr" for tag, _ in card.tags) == 1 + len(ranking.rows)
+    assert sum(tag == "tr" for tag, _ in card.tags) == 1 + len(ranking.rows) + 1, "and chance"
     for cell in ("rank", "layer", *ranking.by, "closure_error"):
         assert cell in card.text
     frame = ranking.to_frame()

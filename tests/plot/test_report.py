@@ -70,7 +70,7 @@ def test_the_header_says_what_was_captured(page, capture):
 
 def test_failed_layers_are_named_and_marked_in_words(page):
     text = " ".join(page.text)
-    assert "Not proven: layer 2." in text
+    assert "Does not close: layer 2." in text
     assert "✗ failed" in text
     assert "✓ ok" in text
 
@@ -104,6 +104,29 @@ def test_the_ranking_is_that_of_the_scores(page, capture):
     assert best["scores"]["copy_score"] == ranking.rows[0].scores["copy_score"]
     assert "Ordered by " in page.text
     assert any(ranking.rows[-1].reason in t for t in page.text)
+
+
+def test_chance_stands_below_the_scores_and_beside_them_in_a_card(page, capture):
+    ranking = rank_layers(capture)
+    level = ranking[0].chance["copy_score"]
+    assert 0 < level < ranking[0].scores["copy_score"]
+    tables = re.findall(r"<table.*?</table>", report(capture).html, re.DOTALL)
+    for table in tables[:2]:
+        (foot,) = re.findall(r"<tfoot>.*?</tfoot>", table, re.DOTALL)
+        head = re.findall(r"<th .*?</th>", table)
+        cells = re.findall(r"<td.*?</td>", foot)
+        assert len(cells) == len(head)
+        (column,) = [i for i, cell in enumerate(head) if "copy_" in cell]
+        assert f"{level:.3f}" in cells[column]
+        assert "a uniform row" in cells[column]
+    assert "<tfoot>" not in tables[2]
+    best = next(la for la in page.data["layers"] if la["rank"] == 1)
+    assert best["chance"]["copy_score"] == level
+
+
+def test_the_largest_that_errors_may_be_is_said(page):
+    lead = next(text for text in page.text if "the most that each may be" in text)
+    assert "closure_error 1e-04" in lead
 
 
 def test_only_the_best_layers_bring_their_channels(capture):
@@ -173,7 +196,7 @@ def test_numbers_that_are_not_finite_do_not_reach_the_json(make_capture):
 
 
 def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture):
-    """In the ranking, in the proofs, in the notes and in what a click on a map shows."""
+    """In the ranking, in the table of closure, in the notes and in what a click on a map shows."""
     capture = make_capture(kinds=("copying", "recency"))
     for fake, error in zip(capture.fakes.values(), (2.5e-3, 4.5e-6), strict=True):
         fake.arrays |= {"map_closure": np.full(2, error), "map_rounding": np.full(2, 1e-6)}
@@ -181,15 +204,15 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     page = Page(html)
     assert [layer["map_closure"] for layer in page.data["layers"]] == [2.5e-3, 4.5e-6]
     assert [layer["believed"] for layer in page.data["layers"]] == ["no", "yes"]
-    ranking, proofs = (
+    ranking, closure = (
         re.search(rf"<caption[^>]*>{name}.*?</table>", html, re.DOTALL)[0]
-        for name in ("Ranking", "Proofs")
+        for name in ("Ranking", "Closure")
     )
-    for table in (ranking, proofs):
+    for table in (ranking, closure):
         assert "map_closure" in table
         assert "0.0025" in table
         assert "4.5e-06" in table
-    assert "layer 0: not proven: map_closure 2.5e-03 &gt; 1e-04" in html
+    assert "layer 0: does not close: map_closure 2.5e-03 &gt; 1e-04" in html
 
 
 def test_a_long_capture_of_many_layers_makes_a_page_below_15_mb(make_capture):

@@ -31,6 +31,13 @@ def test_lag_profile_of_nothing_names_no_lag(energy):
     assert not lag_profile(energy, first_lag=1).layout.annotations
 
 
+def test_chance_is_shown_where_a_cell_is_pointed_at():
+    chance = {"b": "0.017"}
+    drawn = score_heatmap(np.zeros((2, 3)), ["a", "b"], range(3), chance=chance).data[0]
+    assert drawn.hovertemplate.endswith("%{text}%{customdata}<extra></extra>")
+    assert [list(row) for row in drawn.customdata] == [[""] * 3, ["<br>0.017 by chance"] * 3]
+
+
 def test_scores_are_compared_within_their_row():
     values = np.array([[1.0, 3.0, 2.0], [5.0, 5.0, np.nan], [np.nan] * 3])
     figure = score_heatmap(values, ["a", "b", "c"], [0, 4, 7])
@@ -86,5 +93,7 @@ def test_the_layer_of_most_effect_has_the_strongest_colour():
 def test_columns_may_be_heads():
     figure = score_heatmap(np.zeros((1, 2)), ["a"], ["3.0", "3.11"], what="head")
     assert list(figure.data[0].x) == ["3.0", "3.11"]
-    assert figure.data[0].hovertemplate == "head %{x}<br>%{y}<br>%{text}<extra></extra>"
+    assert (
+        figure.data[0].hovertemplate == "head %{x}<br>%{y}<br>%{text}%{customdata}<extra></extra>"
+    )
     assert figure.layout.xaxis.title.text == "head"

@@ -59,7 +59,7 @@ SETTINGS = {
 
 
 VISIBLE = ("as they are", "D 0")
-"""Where the map contributes enough to be proven."""
+"""Where the map contributes enough to be checked."""
 
 
 def other_delta(site, operands):
@@ -98,7 +98,7 @@ def test_no_wrong_map_is_believed_and_no_right_one_is_called_wrong(setting, laye
         assert verdict.answer == "yes" if setting in VISIBLE else verdict.answer != "no", verdict
     else:
         assert not verdict.believed, verdict
-        assert ranking[0].reason.startswith("not proven: ")
+        assert ranking[0].reason.startswith("does not close: ")
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def test_a_skip_that_is_parallel_to_the_map_hides_nothing():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
-def test_heads_that_do_not_reach_the_output_are_not_proven(layer):
+def test_heads_that_do_not_reach_the_output_are_not_believed(layer):
     """Half of the columns of out_proj are zero, and these heads compute otherwise: no output shows it."""
     model, site = mamba(layer)
     heads = len(site.module.D)

@@ -221,7 +221,8 @@ def test_the_table_is_aligned_and_readable(make_capture):
     layers[1]["W_B"] = layers[1]["W_B"] * np.nan
     layers[1]["finite"] = "weights"
     text = str(rank_layers(make_capture(layers, kinds=["text"] * 2), "bc_effective"))
-    title, head, first, second, *notes = text.splitlines()
+    title, head, first, second, chance, *notes = text.splitlines()
+    assert chance.split()[0] == "chance"
     assert title == "layers by bc_effective"
     assert head.split()[:4] == ["rank", "layer", "bc_effective", "bc_shift"]
     ends = [head.index(word) + len(word) for word in ("rank", "layer", "closure_error")]
@@ -265,9 +266,9 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     assert order(ranking) == [0, 1, 2, 3]
     good, wrong, hidden, open_ = ranking
     assert (good.reason, good.map_closure) == ("", 3e-6)
-    assert wrong.reason == "not proven: map_closure 2.0e-02 > 1e-04"
-    assert hidden.reason.startswith("not proven: its map contributes so little to the output")
-    assert open_.reason == "not proven: closure_error 3.0e-01 > 1e-04"
+    assert wrong.reason == "does not close: map_closure 2.0e-02 > 1e-04"
+    assert hidden.reason.startswith("does not close: its map contributes so little to the output")
+    assert open_.reason == "does not close: closure_error 3.0e-01 > 1e-04"
     told = json.loads(json.dumps(ranking.to_dict(), allow_nan=False))["layers"]
     assert [row["map_closure"] for row in told] == [3e-6, 2e-2, 3e-4, None]
     assert ranking.to_frame()["map_closure"].tolist()[:3] == [3e-6, 2e-2, 3e-4]
@@ -275,7 +276,7 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     end = head.index("map_closure") + len("map_closure")
     cells = [row[:end].split()[-1] for row in rows[:4]]
     assert cells == ["3.0e-06", "2.0e-02", "3.0e-04", "-"]
-    assert rows[1].endswith("not proven: map_closure 2.0e-02 > 1e-04")
+    assert rows[1].endswith("does not close: map_closure 2.0e-02 > 1e-04")
     without = str(rank_layers(make_capture([layer(0.9, 0, 0.5)])))
     assert "map_closure" not in without
 

@@ -141,7 +141,12 @@ def scores(scene: Scene, _drawn: object = None) -> Component:
         ("correlation with A", [math.nan, *(correlation for _, correlation in apart)]),
     ]
     head = html.Tr([html.Th(""), *(html.Th(_title(side, opened, 60)) for side in opened)])
-    body = [html.Tr([html.Th(name), *map(_cell, values)]) for name, values in rows]
+    chance = compare.by_chance(opened)
+    told = {name: f"by chance {level}" for name, level in chance.items()}
+    body = [
+        html.Tr([html.Th(name, title=told.get(name, "")), *map(_cell, values)])
+        for name, values in rows
+    ]
     return html.Table([html.Thead(head), html.Tbody(body)], className="scores")
 
 

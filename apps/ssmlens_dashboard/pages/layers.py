@@ -16,8 +16,9 @@ from ssmlens.files.strict_json import without_nan
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.selection import maps_of
 from ssmlens.scores import SCORES, Ranking, rank, summary
+from ssmlens.scores.chance import chance_levels
 from ssmlens.store import Layer
-from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE
+from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 from ssmlens_dashboard.controls import choices, follow
 from ssmlens_dashboard.elements import figure_card, more
 from ssmlens_dashboard.page import Page, control_id
@@ -118,7 +119,8 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
     means = summary(scored).sel(statistic="mean")
     names = [name for name in map(str, means.data_vars) if means[name].notnull().any()]
     values = np.array([means[name].values for name in names], dtype=float).reshape(len(names), -1)
-    figure = score_heatmap(values, names, scored["layer"].values.tolist(), theme=scene.theme)
+    layers, chance = scored["layer"].values.tolist(), chance_levels(scored)
+    figure = score_heatmap(values, names, layers, chance=chance, theme=scene.theme)
     return figure.update_layout(height=None, margin={"t": 4, "b": 40})
 
 
@@ -131,11 +133,11 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
         {"field": "rank", **numbers(), "pinned": "left", "width": 66},
         {"field": "layer", "pinned": "left", "type": "rightAligned", "width": 72},
         {"field": "kind", "width": 96},
-        {"field": "proof", "width": 150, "tooltipField": "proof", "cellClassRules": _IN_RED},
+        {"field": "closure", "width": 150, "tooltipField": "closure", "cellClassRules": _IN_RED},
         *([reason] if said else []),
         {"field": "closure_error", **numbers(), "width": 120},
         {"field": "map_closure", **numbers(), "width": 120, "headerTooltip": _MAP_CLOSURE},
-        *({"field": name, **numbers(), **_of_score(name)} for name in names),
+        *({"field": n, **numbers(), **_of_score(n, ranking.chance_of(n))} for n in names),
     )
     rows = [
         {
@@ -143,7 +145,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "rank": row.rank,
             "layer": row.layer,
             "kind": scene.capture.layer(row.layer).kind,
-            "proof": verdict(scene.capture.layer(row.layer)),
+            "closure": verdict(scene.capture.layer(row.layer)),
             "believed": scene.capture.layer(row.layer).verdict.believed,
             "reason": row.reason,
             "closure_error": without_nan(row.closure_error),
@@ -159,9 +161,16 @@ def verdict(layer: Layer) -> str:
     """Whether a layer's maps may be believed, and if not why."""
     found = layer.verdict
     return (
-        found.reason or "proven"
+        found.reason or _closes(found)
         if found.answer != "not resolved"
         else f"not resolved: {found.reason}"
+    )
+
+
+def _closes(found: Verdict) -> str:
+    """ "closes (≤ 1e-04)": the most that the closure error may be."""
+    return (
+        f"closes (≤ {found.tolerances[CLOSURE]:.0e})" if CLOSURE in found.tolerances else "closes"
     )
 
 
@@ -196,7 +205,7 @@ def _facts(scene: Scene) -> Component:
     worst = {name: _worst(layers, name) for name in (CLOSURE, MAP_CLOSURE)}
     errors = ", ".join(f"{name} {error:.2g}" for name, error in worst.items() if error == error)
     verdict_line = (
-        html.Span(f"✗ not proven: layer {', '.join(failed)}", className="failed")
+        html.Span(f"✗ does not close: layer {', '.join(failed)}", className="failed")
         if failed
         else html.Span(
             "✓ every layer reproduces what the model computed" + (f" ({errors})" if errors else ""),
@@ -227,9 +236,11 @@ def _ordered_by(ranking: Ranking) -> str:
     return f"ordered by {order}"
 
 
-def _of_score(name: str) -> dict[str, Any]:
-    described = SCORES[name].description if name in SCORES else name
-    return {"headerTooltip": described, "width": 44 + 7 * len(name)}
+def _of_score(name: str, chance: str) -> dict[str, Any]:
+    told = name
+    if name in SCORES:
+        told = f"{SCORES[name].description}; by chance: {chance or SCORES[name].chance_in_words}"
+    return {"headerTooltip": told, "width": 44 + 7 * len(name)}
 
 
 follow(PAGE, "by")

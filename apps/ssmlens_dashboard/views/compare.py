@@ -11,6 +11,8 @@ from ssmlens.plot.matrix import EXACT, colour_limit, matrix, shown_tile, whole, 
 from ssmlens.plot.scales import Scale
 from ssmlens.plot.selection import Region, Selection, Span
 from ssmlens.plot.tiles import Tile, tile
+from ssmlens.scores.chance import chance_text
+from ssmlens.scores.table import CHANCE
 from ssmlens_dashboard.address import Place
 from ssmlens_dashboard.scene import Scene, resolve
 from ssmlens_dashboard.views.scores import layer_scores
@@ -127,6 +129,13 @@ def scores_of(opened: list[Side]) -> dict[str, list[float]]:
     return {name: values for name, values in found.items() if np.isfinite(values).any()}
 
 
+def by_chance(opened: list[Side]) -> dict[str, str]:
+    """What scores are by chance, as text: one number, or the least and the most of the places."""
+    columns = [_chances(side) for side in opened]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return {name: chance_text(c[name] for c in columns if name in c) for name in names}
+
+
 def numbers(opened: list[Side], zoom: Region | None, most: int) -> xr.Dataset:
     """The places' matrices at full resolution, and their differences from the first, for download.
 
@@ -169,6 +178,15 @@ def _scores(side: Side) -> dict[str, float]:
     measured = layer_scores(side.scene.capture, side.place.layer).isel(layer=0)
     here = measured.isel(prompt=side.place.prompt)
     return {str(name): float(here[name]) for name in here.data_vars if name != "reason"}
+
+
+def _chances(side: Side) -> dict[str, float]:
+    if side.scene is None:
+        return {}
+    measured = layer_scores(side.scene.capture, side.place.layer)
+    here = measured[CHANCE].isel(layer=0, prompt=side.place.prompt)
+    levels = {str(name): float(here.sel(score=name)) for name in here["score"].values}
+    return {name: level for name, level in levels.items() if np.isfinite(level)}
 
 
 def _apart(

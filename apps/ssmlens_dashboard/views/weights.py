@@ -23,12 +23,14 @@ def scored_weights(capture: Capture, layer: Layer) -> list[Number]:
     told = []
     for name in _SCORES:
         score = SCORES[name]
+        reading = Reading(capture, layer)
         try:
-            value, detail = score.measure(Reading(capture, layer))
+            value, detail = score.measure(reading)
         except NotApplicable as reason:
             told.append(Number(name, math.nan, str(reason)))
             continue
-        told.append(Number(name, value, score.description))
+        chance = "" if score.chance is None else f"; by chance {score.chance(reading):.3f}"
+        told.append(Number(name, value, score.description + chance))
         told += [
             Number(companion, combine([detail]), f"{companion} of {name}")
             for companion, combine in score.companions.items()

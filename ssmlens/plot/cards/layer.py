@@ -13,7 +13,10 @@ def layer_card(layer: Layer) -> str:
     verdict = layer.verdict
     believed = verdict.answer + (f": {verdict.reason}" if verdict.reason else "")
     facts = [("mixer", str(layer.attributes.get("mixer", ""))), ("believed", believed)]
-    facts += [(name, f"{error:.2g}") for name, error in verdict.errors.items()]
+    facts += [
+        (name, f"{error:.2g} ({verdict.tolerances[name]:.0e} allowed)")
+        for name, error in verdict.errors.items()
+    ]
     facts += [("agreement of heads", f"{verdict.agreement:.2g}")] * (
         verdict.agreement == verdict.agreement
     )

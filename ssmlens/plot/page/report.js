@@ -75,7 +75,8 @@ function card(layer) {
   const box = make("div", { className: layer.rank === 1 ? "card best" : "card" }, title);
   box.append(make("div", { className: "pair" }, ...viewsOf(layer).slice(0, layer.maps).map((_, i) => thumbnail(layer, i))));
   for (const [name, value] of Object.entries(layer.scores))
-    box.append(make("div", { className: "line" }, make("span", {}, name), make("span", {}, number(value))));
+    box.append(make("div", { className: "line" }, make("span", {}, name),
+      make("span", {}, number(value) + (name in layer.chance ? `, by chance ${number(layer.chance[name])}` : ""))));
   return box;
 }
 
@@ -217,7 +218,7 @@ function sortBy(table, column) {
 
 // ── start ─────────────────────────────────────────────────────────────────────────────────────────
 function still() {
-  for (const name of ["scores", "proofs"]) {
+  for (const name of ["scores", "closure"]) {
     const { data: traces, layout } = figure(name);
     Plotly.react(`${name}-figure`, traces, layout, { ...config, displayModeBar: false });
   }

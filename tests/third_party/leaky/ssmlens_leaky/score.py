@@ -16,5 +16,8 @@ SCORES.register("previous_share")(
         measure=measure,
         reads="maps",
         range=(0.0, 1.0),
+        formula="the sum of |map| at lag 1, out of the sum of all",
+        chance=lambda reading: float((1 / reading.visible)[1:].sum() / len(reading.visible)),
+        chance_in_words="the sum of 1/(i+1) over i > 0, out of T: uniform rows",
     )
 )
