@@ -128,7 +128,7 @@ def test_four_places_and_what_cannot_be_shown(at, ids):
     scene = at(f"layer=3&against={ids['copy-mimetic']}.99.0~{gone}~{ids['long']}.1.7")
     opened = page.shown(scene)
     assert [side.letter for side in opened] == list("ABCD")
-    assert opened[1].notes == ("layer 99 was not captured; shown is layer 0",)
+    assert opened[1].notes == ("layer 99 was not captured; layer 0 is shown",)
     assert opened[2].scene is None
     assert "not here" in opened[2].notes[0]
     assert "prompt 7" in opened[3].notes[0]
