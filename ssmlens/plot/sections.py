@@ -1,4 +1,4 @@
-"""What the report says in words and tables, as plain values: page/report.html turns them into HTML."""
+"""The report's texts and tables as plain values; page/report.html turns them into HTML."""
 
 import dataclasses
 import math
@@ -14,14 +14,14 @@ from ssmlens.scores.reading import is_softmax
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
 Verdicts = Mapping[int, Verdict]
-"""The verdict of each layer by block index."""
+"""The verdict of each layer by its number."""
 
 MARKS = {
     "yes": ("✓ ok", "ok"),
     "no": ("✗ failed", "failed"),
     "not resolved": ("? not resolved", "failed"),
 }
-"""What stands for each answer, and the CSS class of its colour."""
+"""The mark of each answer, and the CSS class of its colour."""
 
 _FACTS = {
     "revision": "Revision",
@@ -40,12 +40,12 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: What it shows.
+        text: Its text.
         css: Its CSS class.
-        value: What it is sorted by.
-        title: What the pointer reads.
-        small: What follows in small type.
-        opens: The layer that a click on it opens.
+        value: Its sort key.
+        title: Its tooltip.
+        small: Small text after it.
+        opens: The layer that a click opens.
         mark: The CSS class of a mark around the text.
     """
 
@@ -69,16 +69,16 @@ class Table:
 
 
 def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
-    """Model, how it was captured, whether the maps are proven, and the prompts."""
+    """Collect the model, the facts of the capture, the verdict and the prompts."""
     doubted = {index: v for index, v in verdicts.items() if not v.believed}
     computed = [index for index in verdicts if not is_softmax(capture.layer(index))]
     if doubted:
         layers = ", ".join(map(str, doubted))
-        verdict = f"Not proven: layer {layers}. Do not read these maps before you know why."
+        verdict = f"Not proven: layer {layers}. Find the cause before you read these maps."
     elif computed:
         verdict = f"All {len(computed)} layers reproduce what the model computed."
     else:
-        verdict = "Softmax attention alone: its maps are the model's own weights."
+        verdict = "Only softmax attention: its maps are the model's own weights."
     failed = any(v.answer == "no" for v in doubted.values())
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
     facts[4:4] = [
@@ -103,7 +103,7 @@ def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
 
 
 def ranking_order(ranking: Ranking) -> dict[str, Any]:
-    """What the layers are ordered by, whether some are left out, and the notes."""
+    """Describe the order of the layers, any cut of the list, and the notes."""
     several = len(ranking.by) > 1
     count = len(ranking.rows)
     return {
@@ -114,7 +114,7 @@ def ranking_order(ranking: Ranking) -> dict[str, Any]:
 
 
 def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -> Table:
-    """The layers, best first."""
+    """Tabulate the layers, best first."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
     rows = [
         [
@@ -134,7 +134,7 @@ def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -
 
 
 def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Table:
-    """A row a layer, a column a score; an empty cell says why when hovered."""
+    """Tabulate one row per layer, one column per score; the tooltip of an empty cell says why."""
     layers = [int(i) for i in scores["layer"].values]
     rows = [
         [
@@ -146,8 +146,8 @@ def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Tab
     return Table("Scores", ["layer", *means], rows, sortable=True)
 
 
-def proof_table(verdicts: Verdicts, capture: ReportSource) -> Table:
-    """Every layer's errors, with a mark that does not depend on colour."""
+def closure_table(verdicts: Verdicts, capture: ReportSource) -> Table:
+    """Tabulate every layer's errors, with a mark that does not depend on colour."""
     names = list(dict.fromkeys(name for v in verdicts.values() for name in v.errors))
     rows = [
         [
@@ -161,11 +161,11 @@ def proof_table(verdicts: Verdicts, capture: ReportSource) -> Table:
         for index, verdict in verdicts.items()
     ]
     head = ["layer", "check", *names, "worst token", "channel agreement", "problem"]
-    return Table("Proofs", head, rows, sortable=True)
+    return Table("Closure", head, rows, sortable=True)
 
 
 def mean_scores(scores: xr.Dataset) -> dict[str, list[float]]:
-    """Every variable of a Dataset of scores as a list over layers: the mean over its prompts."""
+    """Average every variable of a Dataset of scores over prompts; return lists over layers."""
     variables: dict[str, Any] = {str(n): v for n, v in scores.data_vars.items() if n != "reason"}
     means = {
         name: v.mean(PROMPT, skipna=True) if PROMPT in v.dims else v
@@ -175,7 +175,7 @@ def mean_scores(scores: xr.Dataset) -> dict[str, list[float]]:
 
 
 def ranges(layers: Sequence[int]) -> str:
-    """1, 2, 3, 7 → "1–3, 7"."""
+    """Format numbers as ranges: 1, 2, 3, 7 → "1–3, 7"."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -186,12 +186,12 @@ def ranges(layers: Sequence[int]) -> str:
 
 
 def _reasons(ranking: Ranking) -> list[str]:
-    """Why layers are not ranked, a line for all layers with the same reason."""
+    """Say why layers are not ranked, one line per reason."""
     layers: dict[str, list[int]] = {}
     for row in ranking.rows:
         if row.reason:
             layers.setdefault(row.reason, []).append(row.layer)
-    return [f"layer {ranges(sorted(who))}: {reason}" for reason, who in layers.items()]
+    return [f"layer {ranges(sorted(indices))}: {reason}" for reason, indices in layers.items()]
 
 
 def _layer_cell(layer: int) -> Cell:
@@ -238,14 +238,14 @@ def _fact(name: str, value: str) -> dict[str, Any]:
 
 
 def _versions(attributes: Mapping[str, Any]) -> str:
-    """Of what made the capture: "ssmlens 0.1.0, torch 2.13.0"."""
+    """List the versions of the software that made the capture: "ssmlens 0.1.0, torch 2.13.0"."""
     suffix = "_version"
     known = {n.removesuffix(suffix): v for n, v in attributes.items() if n.endswith(suffix)}
     return ", ".join(f"{name} {version}" for name, version in known.items())
 
 
 def _blocks(kinds: Sequence[str]) -> str:
-    """What the model's blocks are, where not all are Mamba: "mamba 0–3, 5; attention 4"."""
+    """List the blocks by kind if not all are Mamba: "mamba 0–3, 5; attention 4"."""
     if set(kinds) <= {MAMBA, OTHER}:
         return ""
     places = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}

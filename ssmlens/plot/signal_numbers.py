@@ -33,18 +33,20 @@ def why_not(layer: Drawable) -> str:
     return ""
 
 
-def steps(what: Selection) -> Float[np.ndarray, "token head"]:
+def steps(selection: Selection) -> Float[np.ndarray, "token head"]:
     """Δ, after softplus and clamp; kept."""
-    name = words(what.layer).array
-    return what.keep((*what.key, name), lambda: _read(what, name))
+    name = words(selection.layer).array
+    return selection.keep((*selection.key, name), lambda: _read(selection, name))
 
 
-def mean_steps(what: Selection) -> Float[np.ndarray, " head"]:
+def mean_steps(selection: Selection) -> Float[np.ndarray, " head"]:
     """Mean Δ of each head over the prompt, in float64."""
-    return what.keep((*what.key, "steps"), lambda: steps(what).mean(0, dtype=np.float64))
+    return selection.keep(
+        (*selection.key, "steps"), lambda: steps(selection).mean(0, dtype=np.float64)
+    )
 
 
-def half_lives(what: Selection) -> Float[np.ndarray, "head state"]:
+def half_lives(selection: Selection) -> Float[np.ndarray, "head state"]:
     """Tokens after which half of a state is left at the head's mean step: ln 2 / (|A| · mean Δ).
 
     Where the decay depends on the data (Mamba-3, delta rules) ln 2 over the mean of −log_decay, one a head or one a
@@ -53,32 +55,32 @@ def half_lives(what: Selection) -> Float[np.ndarray, "head state"]:
 
     def make() -> np.ndarray:
         with np.errstate(divide="ignore"):
-            if "log_decay" in what.layer:
-                rate = -_read(what, "log_decay").mean(0, dtype=np.float64)
+            if "log_decay" in selection.layer:
+                rate = -_read(selection, "log_decay").mean(0, dtype=np.float64)
                 return math.log(2) / rate.reshape(len(rate), -1)
-            return math.log(2) / (_rates_of_heads(what.layer) * mean_steps(what)[:, None])
+            return math.log(2) / (_rates_of_heads(selection.layer) * mean_steps(selection)[:, None])
 
-    return what.keep((*what.key, "half-lives"), make)
+    return selection.keep((*selection.key, "half-lives"), make)
 
 
-def rates(what: Selection) -> Float[np.ndarray, "..."]:
+def rates(selection: Selection) -> Float[np.ndarray, "..."]:
     """|A| of heads and states; of tokens and heads, −log_decay / Δ, where it depends on the data.
 
     Of a delta rule −log_decay itself, of tokens and heads, or their components too.
     """
-    if "beta" in what.layer:
-        return -_read(what, "log_decay").astype(np.float64)
-    if "log_decay" in what.layer:
+    if "beta" in selection.layer:
+        return -_read(selection, "log_decay").astype(np.float64)
+    if "log_decay" in selection.layer:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return -_read(what, "log_decay").astype(np.float64) / steps(what)
-    return _rates_of_heads(what.layer)
+            return -_read(selection, "log_decay").astype(np.float64) / steps(selection)
+    return _rates_of_heads(selection.layer)
 
 
 def rate_counts(
-    what: Selection,
+    selection: Selection,
 ) -> tuple[Float[np.ndarray, " edge"], Int[np.ndarray, " bin"]]:
     """How often which |A| occurs: edges in log10 |A|, and counts; what is 0 or not finite is left out."""
-    values = rates(what)
+    values = rates(selection)
     logs = np.log10(values[np.isfinite(values) & (values > 0)])
     counts, edges = np.histogram(logs, _BINS)
     return edges, counts
@@ -91,48 +93,50 @@ def counted(layer: Drawable) -> str:
     return "head and state" if len(layer.shape("A")) == 2 else "head"
 
 
-def norm(what: Selection, name: str) -> Float[np.ndarray, "token group"]:
+def norm(selection: Selection, name: str) -> Float[np.ndarray, "token group"]:
     """‖B_i‖ or ‖C_i‖ over the states of each group."""
-    return what.keep((*what.key, name), lambda: np.linalg.norm(_read(what, name), axis=2))
+    return selection.keep(
+        (*selection.key, name), lambda: np.linalg.norm(_read(selection, name), axis=2)
+    )
 
 
-def decay(what: Selection) -> Float[np.ndarray, "token head"]:
+def decay(selection: Selection) -> Float[np.ndarray, "token head"]:
     """α of a delta rule: how much of its state each token leaves, mean over the components of keys."""
 
     def make() -> np.ndarray:
-        alpha = np.exp(_read(what, "log_decay"))
+        alpha = np.exp(_read(selection, "log_decay"))
         return alpha.reshape(*alpha.shape[:2], -1).mean(2)
 
-    return what.keep((*what.key, "alpha"), make)
+    return selection.keep((*selection.key, "alpha"), make)
 
 
-def lines(what: Selection) -> dict[str, Float[np.ndarray, "token _"]]:
+def lines(selection: Selection) -> dict[str, Float[np.ndarray, "token _"]]:
     """What is drawn along the prompt: ‖B_i‖ and ‖C_i‖ of each group, or α of each head."""
-    if "beta" in what.layer:
-        return {"α": decay(what)}
-    return {f"‖{name}‖": norm(what, name) for name in ("B", "C")}
+    if "beta" in selection.layer:
+        return {"α": decay(selection)}
+    return {f"‖{name}‖": norm(selection, name) for name in ("B", "C")}
 
 
-def shown_lines(what: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column _"]]:
+def shown_lines(selection: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column _"]]:
     """`lines` as means over `block_of` tokens a column."""
     several = block_of(shown, POINTS)
     return {
         name: shrink_means(values[slice(*shown)], several, 1)
-        for name, values in lines(what).items()
+        for name, values in lines(selection).items()
     }
 
 
-def head_order(what: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:
+def head_order(selection: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:
     """Heads from the first row to the last: by number, from the largest mean step, from the longest half-life."""
     if order == "step":
-        return np.argsort(-mean_steps(what), kind="stable")
+        return np.argsort(-mean_steps(selection), kind="stable")
     if order == "half-life":
-        return np.argsort(-np.median(half_lives(what), axis=1), kind="stable")
-    return np.arange(steps(what).shape[1])
+        return np.argsort(-np.median(half_lives(selection), axis=1), kind="stable")
+    return np.arange(steps(selection).shape[1])
 
 
 def step_cells(
-    what: Selection, shown: Span, order: HeadOrder
+    selection: Selection, shown: Span, order: HeadOrder
 ) -> tuple[Float[np.ndarray, "row column"], list[str]]:
     """Mean Δ in as many cells as a screen shows, and a label a row.
 
@@ -142,29 +146,29 @@ def step_cells(
         order: The order of the heads.
     """
     first, end = shown
-    columns = shrink_means(steps(what)[first:end], block_of(shown, COLUMNS), 1)
+    columns = shrink_means(steps(selection)[first:end], block_of(shown, COLUMNS), 1)
     heads = columns.shape[1]
     several = math.ceil(heads / ROWS)
-    cells = shrink_means(columns[:, head_order(what, order)], 1, several)
+    cells = shrink_means(columns[:, head_order(selection, order)], 1, several)
     if order == "index":
         return cells.T, runs(0, heads, several)
     if several == 1:
-        return cells.T, [str(head) for head in head_order(what, order)]
+        return cells.T, [str(head) for head in head_order(selection, order)]
     return cells.T, [f"rank {run}" for run in runs(0, heads, several)]
 
 
-def step_limit(what: Selection, scale: Scale) -> float | None:
+def step_limit(selection: Selection, scale: Scale) -> float | None:
     """The value at the end of Δ's colours: of the whole prompt, so that zooming leaves them alone."""
-    if scale == "rank" or what.limit is not None:
-        return what.limit
+    if scale == "rank" or selection.limit is not None:
+        return selection.limit
 
     def make() -> np.ndarray:
-        values = steps(what)
+        values = steps(selection)
         if scale == "symlog":
             return np.array(values[np.isfinite(values)].max(initial=0.0) or 1.0)
         return np.array(robust_limit(values[:: max(1, values.size // _SAMPLE)]))
 
-    return float(what.keep((*what.key, "limit", scale), make))
+    return float(selection.keep((*selection.key, "limit", scale), make))
 
 
 def block_of(shown: Span, most: int) -> int:
@@ -172,9 +176,9 @@ def block_of(shown: Span, most: int) -> int:
     return math.ceil((shown[1] - shown[0]) / most)
 
 
-def _read(what: Selection, name: str) -> np.ndarray:
+def _read(selection: Selection, name: str) -> np.ndarray:
     """One of the layer's arrays, of the prompt's real tokens."""
-    return what.layer.read(name, what.prompt)
+    return selection.layer.read(name, selection.prompt)
 
 
 def _rates_of_heads(layer: Drawable) -> Float[np.ndarray, "head state"]:

@@ -74,10 +74,10 @@ def groups(layer: Drawable) -> int:
     return int(layer.shape("W_B")[0]) if "W_B" in layer else 0
 
 
-def pair(what: Selection) -> Pair:
+def pair(selection: Selection) -> Pair:
     """W_B and W_C of the group selected; of the last one where there are fewer."""
-    W_B, W_C = (_kept(what, name) for name in ("W_B", "W_C"))
-    group = min(what.group, len(W_B) - 1)
+    W_B, W_C = (_kept(selection, name) for name in ("W_B", "W_C"))
+    group = min(selection.group, len(W_B) - 1)
     return Pair(W_B[group], W_C[group], group, len(W_B))
 
 
@@ -165,5 +165,5 @@ def _entries(diagonal: np.ndarray, others: np.ndarray, *, total: float, energy: 
     )
 
 
-def _kept(what: Selection, name: str) -> np.ndarray:
-    return what.keep((what.layer.digest, name), lambda: what.layer.read(name))
+def _kept(selection: Selection, name: str) -> np.ndarray:
+    return selection.keep((selection.layer.digest, name), lambda: selection.layer.read(name))

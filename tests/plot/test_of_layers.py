@@ -212,7 +212,7 @@ def test_what_is_not_there_is_told_in_a_line(capture, draw, told):
 
 def test_tokens_of_a_record_are_as_many_as_it_has(recorded):
     rec, _ = recorded
-    with pytest.raises(UsageError, match="names 1 tokens of a sequence that has 11"):
+    with pytest.raises(UsageError, match="tokens has 1 entries for a sequence of 11 tokens"):
         ssmlens.plot.map(rec[0], tokens=[["a"]])
     with pytest.raises(UsageError, match=r"prompt 2 is out of range: 0\.\.1"):
         ssmlens.plot.map(rec[0], 2)

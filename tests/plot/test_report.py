@@ -183,7 +183,7 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     assert [layer["believed"] for layer in page.data["layers"]] == ["no", "yes"]
     ranking, proofs = (
         re.search(rf"<caption[^>]*>{name}.*?</table>", html, re.DOTALL)[0]
-        for name in ("Ranking", "Proofs")
+        for name in ("Ranking", "Closure")
     )
     for table in (ranking, proofs):
         assert "map_closure" in table
