@@ -197,7 +197,7 @@ def test_prompts_of_one_token_and_layers_of_nothing_but_nan_are_drawn(capture):
         (lambda cap: ssmlens.plot.erase(cap.layer(0)), "layer 0 has no erase"),
         (lambda cap: ssmlens.plot.channel(cap.layer(0), 6), "has 6 channels: no 6"),
         (lambda cap: ssmlens.plot.map(cap.layer(0), 3), "prompt 3 is out of range"),
-        (lambda cap: ssmlens.plot.map(cap.layer(0), region="5-1,0-3"), "is no rectangle"),
+        (lambda cap: ssmlens.plot.map(cap.layer(0), region="5-1,0-3"), "is not a rectangle"),
         (lambda cap: ssmlens.plot.map(cap.layer(0), region=((0, 40), (0, 3))), "ends after"),
         (lambda cap: ssmlens.plot.maps([]), "at least one layer"),
         (lambda cap: ssmlens.plot.maps([cap.layer(0)] * 3, channels=[1, 2]), "one for each"),
