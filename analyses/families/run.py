@@ -16,7 +16,7 @@ from ssmlens.adapters.adapter import Adapter, adapters
 
 
 def main() -> None:
-    """Print a row a family: its class, the version tested, the largest closure error and map_closure, its rounding."""
+    """Print each family: its class, the version tested, the largest closure error and map_closure, its rounding."""
     print("| mixer | version | closure_error | map_closure | of rounding |\n" + "|---" * 5 + "|")
     for adapter in dict.fromkeys(adapters[path] for path in adapters):
         library = adapter.family.split()[0]

@@ -58,7 +58,7 @@ def rows():
 
 
 def _spread(mixer: nn.Module) -> nn.Module:
-    """D, biases and norm weights that could not be forgotten unnoticed."""
+    """Set D, biases and norm weights to values whose omission would be noticed."""
     with torch.no_grad():
         for name, parameter in mixer.named_parameters():
             if name.endswith(("D", "bias", "norm.weight")) and not name.endswith("dt_bias"):
@@ -77,7 +77,7 @@ def _closure(mixer: nn.Module, how: tuple, batch: int, tokens: int) -> float:
 
 
 def _twin(name: str, mixer: nn.Module, arguments: dict) -> float:
-    """How far the plain-torch twin with the same state dict, on a CPU, is from the kernels."""
+    """Measure the difference of the plain-torch twin on a CPU, with the same weights, from the kernels."""
     twin = build_mixer(name, d_model=D_MODEL, **arguments)
     twin.load_state_dict({k: v.float().cpu() for k, v in mixer.state_dict().items()})
     hidden = torch.randn(2, 65, D_MODEL)

@@ -37,7 +37,7 @@ def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> 
     figure = go.Figure()
     for name, error in errors.items():
         has = np.array([name in v.errors for v in verdicts.values()])
-        with_error = [layer for layer, known in zip(layers, has, strict=True) if known]
+        with_error = [layer for layer, present in zip(layers, has, strict=True) if present]
         figure.add_trace(_marks(name, with_error, error[has], tolerance[name], ceiling))
     _draw_tolerances(figure, tolerance, theme)
     figure.update_layout(

@@ -52,7 +52,7 @@ def rounded(values: Float[np.ndarray, " cell"], digits: int = 4) -> list[float |
     short = np.where(places >= 0, after, before).tolist()
     if finite.all():
         return short
-    return [value if known else None for value, known in zip(short, finite, strict=True)]
+    return [value if is_finite else None for value, is_finite in zip(short, finite, strict=True)]
 
 
 def lower_triangle(values: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " cell"]:

@@ -284,20 +284,20 @@ def _difference(one: Side, other: Side, scene: Scene, limit: float | None) -> Pa
     return Panel(title, figure)
 
 
-def _partners(entry: Entry, entries: list[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
+def _partners(current: Entry, entries: list[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
     """Yield captures whose names differ from this one in one word or step, in display order."""
     by_name = {entry.name: entry for entry in entries}
     for one, other in _PAIRS:
         for word, partner_word in ((one, other), (other, one)):
-            partner = by_name.get(entry.name.replace(word, partner_word))
-            if partner is not None and partner != entry:
-                pair = (entry, partner) if word == one else (partner, entry)
+            partner = by_name.get(current.name.replace(word, partner_word))
+            if partner is not None and partner != current:
+                pair = (current, partner) if word == one else (partner, current)
                 yield f"{one} and {other}", *pair
     steps = {
         int(match[1]): entry
         for entry in entries
         if (match := _STEP.search(entry.name))
-        and _STEP.sub("", entry.name) == _STEP.sub("", entry.name)
+        and _STEP.sub("", entry.name) == _STEP.sub("", current.name)
     }
     if len(steps) > 1:
         yield f"step {min(steps)} and step {max(steps)}", steps[min(steps)], steps[max(steps)]

@@ -104,8 +104,8 @@ def everything(scene: Scene) -> tuple[Any, ...]:
 def titles(scene: Scene) -> list[str]:
     """List the titles of the figures in order."""
     names = ("input-product", "state-product", "kernels", "input-entries", "state-entries", "taps")
-    titles = words(scene.layer).weights
-    return [heading(titles[name]) for name in names]
+    title_of = words(scene.layer).weights
+    return [heading(title_of[name]) for name in names]
 
 
 def numbers(scene: Scene) -> list[Component]:
