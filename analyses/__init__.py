@@ -1,1 +1,1 @@
-"""Benchmarks and figures: everything here runs from the checkout and is not installed."""
+"""Benchmarks, experiments and figures. They run from the checkout and are not installed."""

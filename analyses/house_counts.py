@@ -1,6 +1,6 @@
-"""Counts of a checkout's Python: size, public names, flags in messages, long functions, checks of kinds.
+"""Count a checkout's Python: size, public names, flags in messages, long functions, checks of kinds.
 
-`python -m analyses.house_counts [CHECKOUT ...]`: a column a checkout; this one without arguments.
+`python -m analyses.house_counts [CHECKOUT ...]` prints a column per checkout; the default is this checkout.
 """
 
 import ast
@@ -25,7 +25,7 @@ CHECKS = {
 
 
 def sources(checkout: Path, *rooms: str) -> list[Path]:
-    """The Python files of some rooms."""
+    """List the Python files of some folders."""
     return sorted(path for room in rooms for path in (checkout / room).rglob("*.py"))
 
 
@@ -34,23 +34,25 @@ def lines(paths: Iterable[Path]) -> int:
 
 
 def public_names(checkout: Path) -> int:
-    """Names in `__all__` of the package and of its figures."""
-    found = 0
+    """Count the names in `__all__` of the package and of `plot`."""
+    count = 0
     for path in (checkout / "ssmlens" / "__init__.py", checkout / "ssmlens" / "plot/__init__.py"):
         for node in tree(path).body if path.exists() else []:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                found += len(ast.literal_eval(node.value))
-    return found
+                count += len(ast.literal_eval(node.value))
+    return count
 
 
 def flags_in_messages(checkout: Path) -> Iterator[str]:
-    """Strings of the library, docstrings aside, that speak of the command line's options."""
+    """Yield strings of the library, docstrings excluded, that mention command-line options."""
     for path in sources(checkout, "ssmlens"):
         if "cli" in path.parts:
             continue
         nodes = list(ast.walk(tree(path)))
         docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-        strings = [it for it in nodes if isinstance(it, ast.Constant) and id(it) not in docstrings]
+        strings = [
+            node for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings
+        ]
         for node in strings:
             if isinstance(node.value, str) and FLAG.search(node.value):
                 yield f"{path.relative_to(checkout)}:{node.lineno}"
@@ -74,11 +76,11 @@ def tree(path: Path) -> ast.Module:
 
 
 def counts(checkout: Path) -> dict[str, int]:
-    """What is counted, by what it is called in the table."""
+    """Return the counts by their names in the table."""
     library, apps = sources(checkout, "ssmlens"), sources(checkout, "apps")
     lower = sources(checkout, *(f"ssmlens/{room}" for room in ROOMS))
     upper = [*apps, *sources(checkout, "ssmlens/plot", "ssmlens/plots")]
-    found = {
+    table = {
         "files in ssmlens/": len(library),
         "lines in ssmlens/": lines(library),
         "files in apps/": len(apps),
@@ -88,9 +90,9 @@ def counts(checkout: Path) -> dict[str, int]:
         f"functions over {LONG} lines": len(list(long_functions(checkout))),
     }
     for name, pattern in CHECKS.items():
-        found[f"{name} in {', '.join(ROOMS)}"] = matches(pattern, lower)
-        found[f"{name} in apps, plot"] = matches(pattern, upper)
-    return found
+        table[f"{name} in {', '.join(ROOMS)}"] = matches(pattern, lower)
+        table[f"{name} in apps, plot"] = matches(pattern, upper)
+    return table
 
 
 def main(checkouts: list[Path]) -> None:

@@ -1,7 +1,7 @@
-"""Training runs in one small file: what tables and figures need, and enough to see how each run went.
+"""Store training runs in one small file: the data of tables and figures, and the course of each run.
 
-`keep` writes it and `restore` makes run folders of it again, without checkpoints. A sweep over restored folders trains
-only what they lack, so that an experiment goes on on another machine.
+`keep` writes the file. `restore` turns it back into run folders, without checkpoints. A sweep over restored folders
+trains only the missing runs, so an experiment can continue on another machine.
 """
 
 import json
@@ -20,27 +20,27 @@ from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
 
 _ENDED = ("done", "failed")
-_POINTS = 30  # of a run's training loss
+_POINTS = 30  # most points of a run's training loss
 _DIGITS = 5
 
 
 def keep(runs: Iterable[Run], file: Path, about: Mapping[str, Any]) -> int:
-    """Write the runs that have ended to a file; returns how many.
+    """Write the runs that have ended to a file; return their number.
 
     Args:
         runs: Runs of `TrainConfig`s.
-        file: It is replaced, at once.
-        about: Plain values that belong to them all.
+        file: The file; it is replaced in one step.
+        about: Plain values that belong to all runs.
     """
     ended = [run for run in runs if run.status.state in _ENDED]
     configs = [dict(run.config) for run in ended]
     first = configs[0] if configs else {}
     common = {k: v for k, v in first.items() if all(k in c and c[k] == v for c in configs)}
-    told = [
+    entries = [
         {"config": {k: v for k, v in config.items() if k not in common}, **plain_run(run)}
         for run, config in zip(ended, configs, strict=True)
     ]
-    lines = ",\n".join(json.dumps(run, allow_nan=False) for run in told)
+    lines = ",\n".join(json.dumps(run, allow_nan=False) for run in entries)
     head = json.dumps({"about": dict(about), "common": common}, allow_nan=False)[:-1]
     file.parent.mkdir(parents=True, exist_ok=True)
     write_file(file, f'{head}, "runs": [\n{lines}\n]}}\n'.encode())
@@ -48,10 +48,10 @@ def keep(runs: Iterable[Run], file: Path, about: Mapping[str, Any]) -> int:
 
 
 def restore(file: Path, out: Path) -> dict[str, Any]:
-    """Make run folders below `out` of a file's runs, where there are none of these configs; returns `about`."""
-    held = json.loads(file.read_text(encoding="utf-8"))
-    for run in held["runs"]:
-        config = TrainConfig.from_dict(held["common"] | run["config"])
+    """Make run folders below `out` from a file's runs, unless one with the same config exists; return `about`."""
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    for run in saved["runs"]:
+        config = TrainConfig.from_dict(saved["common"] | run["config"])
         path = run_path(out, config)
         if path.exists() and open_run(path).status.state in _ENDED:
             continue
@@ -63,18 +63,18 @@ def restore(file: Path, out: Path) -> dict[str, Any]:
                 scores = {k: np.nan if v is None else v for k, v in run["scores"].items()}
                 folder.keep_scores(config.teacher_layer or 0, scores)
             folder.tell(**run["status"])
-    return held["about"]
+    return saved["about"]
 
 
 def runs_below(out: Path) -> list[Run]:
-    """The runs of an experiment's folder; none where there is no folder yet."""
+    """Open the runs in an experiment's folder; empty if the folder does not exist."""
     return [open_run(path) for path in find_runs(out)] if out.is_dir() else []
 
 
 def plain_run(run: Run) -> dict[str, Any]:
-    """What is kept of a run beside its config, in plain values."""
+    """Return a run without its config as plain values."""
     status = run.status
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "status": {
             "state": status.state,
             "step": status.step,
@@ -87,10 +87,10 @@ def plain_run(run: Run) -> dict[str, Any]:
     }
     exams = [split for split in run.metrics.splits if split not in (TRAIN, EVAL)]
     if exams:
-        told["exams"] = {split: _by_length(run.metrics, split) for split in exams}
+        entry["exams"] = {split: _by_length(run.metrics, split) for split in exams}
     if run.teacher_scores:
-        told["scores"] = {name: plain(value) for name, value in run.teacher_scores.items()}
-    return told
+        entry["scores"] = {name: plain(value) for name, value in run.teacher_scores.items()}
+    return entry
 
 
 def _by_length(metrics: Metrics, split: str) -> dict[str, Any]:
@@ -98,17 +98,19 @@ def _by_length(metrics: Metrics, split: str) -> dict[str, Any]:
 
 
 def _curves(metrics: Metrics, split: str, length: int | None, most: int | None) -> dict[str, Any]:
-    """What was measured by step, at about `most` steps with the last among them."""
-    steps = metrics.curve("loss", split, length)[0]  # those of every measure
+    """Return the measures by step, at about `most` steps including the last."""
+    steps = metrics.curve("loss", split, length)[0]  # the same for every measure
     every = max(1, -(-len(steps) // most)) if most else 1
-    kept = np.arange(len(steps))[::-1][::every][::-1]
-    curves = {name: metrics.curve(name, split, length)[1][kept] for name in metrics.measures(split)}
+    points = np.arange(len(steps))[::-1][::every][::-1]
+    curves = {
+        name: metrics.curve(name, split, length)[1][points] for name in metrics.measures(split)
+    }
     measured = {k: [plain(v) for v in c] for k, c in curves.items() if np.isfinite(c).any()}
-    return {"step": [int(step) for step in steps[kept]], **measured}
+    return {"step": [int(step) for step in steps[points]], **measured}
 
 
 def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[str, float]]]:
-    """Split, length, step and measures of each line, as metrics.jsonl has them."""
+    """List split, length, step and measures of each line, as in metrics.jsonl."""
     groups = [(TRAIN, None, run["train"])]
     splits = {EVAL: run["eval"], **run.get("exams", {})}
     groups += [

@@ -1,4 +1,4 @@
-"""`python -m analyses.screenshots`: data/screenshots anew, from what `ssmlens demo` captures. Needs chromium."""
+"""`python -m analyses.screenshots` makes data/screenshots again from the captures of `ssmlens demo`. Needs chromium."""
 
 import shutil
 import tempfile
@@ -18,20 +18,20 @@ from ssmlens.cli.demo import DemoCommand
 SCREENSHOTS = Path(__file__).parents[1] / "data" / "screenshots"
 
 _SCREEN: Any = {"width": 1280, "height": 800}
-_SHARPNESS = 1.5  # pixels of the picture for each of the page
+_SHARPNESS = 1.5  # pixels of the picture per pixel of the page
 _LAYER, _QUERY = 3, 60  # of copy-mamba1-mimetic: the layer that copies, and a letter of the copy
 _ROOM = 12  # pixels below the last figure
 _QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 
 
 def main() -> None:
-    """Capture, serve, look."""
-    with tempfile.TemporaryDirectory() as folder, listen("127.0.0.1", 0) as here:
-        found = DemoCommand(out=Path(folder), serve=False).run().data
-        copies, never = Path(found["capture"]["out"]), Path(found["beside"])
+    """Capture, serve and take the screenshots."""
+    with tempfile.TemporaryDirectory() as folder, listen("127.0.0.1", 0) as listener:
+        outputs = DemoCommand(out=Path(folder), serve=False).run().data
+        copies, never = Path(outputs["capture"]["out"]), Path(outputs["beside"])
         identifier = Library([copies]).entries("capture")[0].id
-        port = here.getsockname()[1]
-        server = server_on(here, make_app([Path(folder)], Access(port=port)).server)
+        port = listener.getsockname()[1]
+        server = server_on(listener, make_app([Path(folder)], Access(port=port)).server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{port}/"
         views = {
@@ -50,10 +50,10 @@ def main() -> None:
 
 
 def _photograph(page: Page, figure: str, file: Path) -> None:
-    """From the top of the page to the end of a figure's card."""
+    """Take a screenshot from the top of the page to the end of a figure's card."""
     page.wait_for_selector(f"{figure} .main-svg image", state="attached")
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1000)  # for fonts and colours to settle
+    page.wait_for_timeout(1000)  # until fonts and colours settle
     card = page.locator(".card", has=page.locator(figure)).bounding_box()
     assert card is not None
     end = min(_SCREEN["height"], card["y"] + card["height"] + _ROOM)

@@ -1,4 +1,4 @@
-"""An experiment that takes several sittings: its options, and results that are kept as runs end."""
+"""Run an experiment in several sittings: its options, and results saved as runs end."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from analyses.results_file import keep, restore, runs_below
 from ssmlens.runs.run import Run
 
 RESULTS = "results.json"
-_EVERY = 15.0  # seconds between two writings of the results
+_EVERY = 15.0  # seconds between two saves of the results
 
 
 class _TimeUpError(Exception):
@@ -23,52 +23,59 @@ class _TimeUpError(Exception):
 def options(
     description: str, results: Path | None, rates: tuple[float, ...], seeds: int
 ) -> argparse.ArgumentParser:
-    """The options that experiments share, with an experiment's own folder of results, rates and number of seeds."""
+    """Make the options shared by experiments, with the defaults of one: folder of results, rates, number of seeds."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run folders")
     parser.add_argument(
-        "--results", type=Path, default=results, help=f"folder of {RESULTS}, which is gone on with"
+        "--results", type=Path, default=results, help=f"folder of {RESULTS}, which is resumed"
     )
-    parser.add_argument("--have", type=Path, nargs="*", default=[], help="further results")
+    parser.add_argument(
+        "--have", type=Path, nargs="*", default=[], help="more results files to resume from"
+    )
     parser.add_argument("--devices", nargs="+", default=["auto"])
-    parser.add_argument("--workers", type=int, help="processes; default: one a device")
-    parser.add_argument("--pack", type=int, help="runs that a process trains side by side")
+    parser.add_argument("--workers", type=int, help="processes; default: one per device")
+    parser.add_argument("--pack", type=int, help="runs that one process trains together")
     parser.add_argument("--rates", type=float, nargs="+", default=list(rates))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(seeds)))
-    parser.add_argument("--steps", type=int, help="other than the experiment's, for a trial")
     parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop after these, whatever is at work"
+        "--steps", type=int, help="steps per run, for a trial; default: the experiment's"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after this time, even within a run"
     )
     return parser
 
 
 def sit(
-    asked: argparse.Namespace,
+    arguments: argparse.Namespace,
     train: Callable[..., Any],
     about: Callable[[], dict[str, Any]] = dict,
-    whole: Callable[[Run], bool] = lambda run: True,
+    complete: Callable[[Run], bool] = lambda run: True,
 ) -> None:
-    """Train what is left to do and keep what has ended, also when time is up or somebody stops it.
+    """Train the missing runs and save those that have ended, also when time is up or the process is stopped.
 
     Args:
-        asked: Of `options`.
+        arguments: The values of `options`.
         train: Called with the options of `sweep`: progress, devices, workers and pack.
-        about: What belongs to all runs, asked whenever results are kept.
-        whole: Whether a run that has ended has all that is kept of it; one that has not is trained again elsewhere.
+        about: Returns the values that belong to all runs; called at each save.
+        complete: Returns whether a run that has ended has all its results; others are not saved and train again.
     """
-    file, began, kept = asked.results / RESULTS, time.monotonic(), time.monotonic()
-    for have in [file] * file.exists() + asked.have:
-        restore(have, asked.out)
+    file, began, last_written = arguments.results / RESULTS, time.monotonic(), time.monotonic()
+    for have in [file] * file.exists() + arguments.have:
+        restore(have, arguments.out)
 
     def write() -> int:
-        return keep(filter(whole, runs_below(asked.out)), file, about())
+        return keep(filter(complete, runs_below(arguments.out)), file, about())
 
-    def progress(done: int, of: int, what: str) -> None:
-        nonlocal kept
-        if time.monotonic() - kept > _EVERY:
-            kept = time.monotonic()
-            print(f"{kept - began:.0f} s: {done} of {of} {what}; {write()} runs kept", flush=True)
-        if time.monotonic() - began > 60 * asked.minutes:
+    def progress(done: int, total: int, unit: str) -> None:
+        nonlocal last_written
+        if time.monotonic() - last_written > _EVERY:
+            last_written = time.monotonic()
+            print(
+                f"{last_written - began:.0f} s: {done} of {total} {unit}; {write()} runs kept",
+                flush=True,
+            )
+        if time.monotonic() - began > 60 * arguments.minutes:
             raise _TimeUpError
 
     def stop(*_: object) -> None:
@@ -76,13 +83,13 @@ def sit(
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rang = signal.signal(signal.SIGALRM, stop)
-    if 0 < asked.minutes < math.inf:
-        signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
-    where = {"devices": asked.devices, "workers": asked.workers, "pack": asked.pack}
+    if 0 < arguments.minutes < math.inf:
+        signal.setitimer(signal.ITIMER_REAL, 60 * arguments.minutes)
+    where = {"devices": arguments.devices, "workers": arguments.workers, "pack": arguments.pack}
     try:
         train(progress=progress, **where)
     except _TimeUpError:
-        print("time is up; start again with --have to go on", flush=True)
+        print("time is up; start again with --have to resume", flush=True)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, rang)

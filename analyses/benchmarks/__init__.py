@@ -1,1 +1,1 @@
-"""How fast and how lean ssmlens is, always as a ratio to something measured in the same run."""
+"""Benchmarks of time and memory, always as a ratio to a reference in the same run."""

@@ -1,4 +1,4 @@
-"""How far a map is from float64, row by row, without the code that made it."""
+"""Measure a map's error against float64, row by row, independently of the code that computed it."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def worst_row_error(
 
 
 def exact_rows(operands: ScanOperands, i: int, heads_at_once: int = 256) -> tuple[Tensor, Tensor]:
-    """Row i of the map and of the mask, for keys 0..i, in float64, where they lie. One group of B and C."""
+    """Compute row i of map and mask for keys 0..i in float64, on their device. One group of B and C."""
     steps, rate = operands.decay
     S, A = steps[0, : i + 1].double().cumsum(0), rate.double()
     delta = operands.delta[0, : i + 1].double()  # key head

@@ -13,7 +13,7 @@ from analyses.benchmarks.timing import take_turns
 from ssmlens.scan.hidden_attention import attention_map_and_mask
 from ssmlens.scan.operators.decay_scan import ScanOperands
 
-# TransformerLens makes several [channel, state, query, key]: 2 GiB each at 128 tokens.
+# TransformerLens allocates several [channel, state, query, key]: 2 GiB each at 128 tokens.
 _LENGTHS = (64, 128)
 
 
@@ -24,10 +24,10 @@ def main() -> None:
     print(json.dumps({"versions": {n: version(n) for n in names}, "rows": rows}))
 
 
-def show(found: dict) -> None:
-    """Print the table of what `main` measured."""
+def show(results: dict) -> None:
+    """Print the table of `main`'s results."""
     print(f"{'tokens':>6}{'TransformerLens':>18}{'ssmlens':>12}{'ratio':>8}{'difference':>12}")
-    for row in found["rows"]:
+    for row in results["rows"]:
         print(
             f"{row['tokens']:>6}{row['transformerlens']['median_s']:>16.2f} s{row['ssmlens']['median_s']:>10.4f} s"
             f"{row['ratio']:>8.0f}{row['difference']:>12.1e}"

@@ -24,16 +24,16 @@ _TOKENS = 1024
 
 def main() -> None:
     """Print both measurements and write results/capture.json."""
-    found = {
+    measurements = {
         "machine": results.machine(),
         "capture": _in_a_process_of_its_own(_capture),
         "forward": _in_a_process_of_its_own(_forward),
     }
-    print(f"written: {results.write('capture', found)}")
+    print(f"written: {results.write('capture', measurements)}")
 
 
 def _in_a_process_of_its_own(measure):
-    """What `measure()` returns, with a peak memory that is its own."""
+    """Run `measure()` in its own process, for its own peak memory."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure).result()
 
@@ -75,14 +75,14 @@ def _capture() -> dict[str, object]:
 
 
 def _stored_channel(model: MambaLM, out: Path) -> dict[str, float]:
-    """Reading one channel's operands from a capture of 2048 tokens and making its map."""
+    """Time reading one channel's operands from a capture of 2048 tokens and computing its map."""
     ssmlens.capture(model, _tokens(2048), out=out, layers=[0])
     with ssmlens.open_capture(out) as capture:
         layer = capture.layer(0)
-        kept = set(layer.read("channel").tolist()) if "channel" in layer else set()
+        stored = set(layer.read("channel").tolist()) if "channel" in layer else set()
         channel = next(
-            c for c in range(1000, 2048) if c not in kept
-        )  # not one whose map is in the file
+            c for c in range(1000, 2048) if c not in stored
+        )  # a channel without a map in the file
         return take_turns({"map": lambda: layer.channel_map(channel)}, repetitions=15)[
             "map"
         ].record()

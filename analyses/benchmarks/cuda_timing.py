@@ -1,4 +1,4 @@
-"""What takes how long on a CUDA GPU, timed by events and by turns; shares of kernels; peaks of memory."""
+"""Time calls on a CUDA GPU by events and by turns; shares of kernels; peak memory."""
 
 from collections.abc import Callable, Mapping
 
@@ -26,11 +26,11 @@ def take_turns(
             end.record()
             end.synchronize()
             seconds[name].append(start.elapsed_time(end) / 1000 / calls)
-    return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def graphed(thing: Callable[[], object]) -> Callable[[], None]:
-    """The same as one CUDA graph, recorded after two calls; its launches cost nothing."""
+    """Return the call as one CUDA graph, recorded after two calls: its launches cost nothing."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -45,7 +45,7 @@ def graphed(thing: Callable[[], object]) -> Callable[[], None]:
 
 
 def peak(thing: Callable[[], object]) -> float:
-    """MiB that it needs at most above what is held before it."""
+    """Return the peak memory of a call in MiB, above the memory in use before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -54,7 +54,7 @@ def peak(thing: Callable[[], object]) -> float:
 
 
 def kernel_shares(thing: Callable[[], object], calls: int = 5) -> list[dict[str, object]]:
-    """The kernels that it runs: microseconds and launches a call, share of their sum; longest first."""
+    """List the kernels of a call: microseconds and launches per call, share of the total; longest first."""
     thing()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:

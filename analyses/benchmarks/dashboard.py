@@ -1,4 +1,4 @@
-"""`python -m analyses.benchmarks.dashboard`: how long a reader waits, measured in a real browser.
+"""`python -m analyses.benchmarks.dashboard` measures a reader's waiting times in a real browser.
 
 From the change of the address to the frame that shows it, on the Maps page, at 2048 tokens: the next layer or channel,
 as the arrows go, one that is not beside the last, a zoom, another query. Every one of them is seen for the first time.
@@ -50,7 +50,7 @@ _FIRST_PAGES = 7
 
 
 def main() -> None:
-    """Print what was measured and write results/dashboard.json."""
+    """Print the measurements and write results/dashboard.json."""
     leave_cores()
     write_capture = runpy.run_path(str(_SYNTHETIC))["write_capture"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
@@ -62,8 +62,8 @@ def main() -> None:
         deep = write_capture(Path(folder) / "deep.h5", 48, 1024, 64, _STATE)
         first = _first_pages(chromium, deep)
         chromium.close()
-    found = {"machine": results.machine(), "interactions": interactions, "first_page": first}
-    print(f"written: {results.write('dashboard', found)}")
+    measurements = {"machine": results.machine(), "interactions": interactions, "first_page": first}
+    print(f"written: {results.write('dashboard', measurements)}")
 
 
 _SCREEN: Any = {"width": 1280, "height": 900}
@@ -72,9 +72,9 @@ _SCREEN: Any = {"width": 1280, "height": 900}
 @contextmanager
 def _dashboard(path: Path) -> Iterator[str]:
     """The address of a dashboard over a capture."""
-    with listen("127.0.0.1", 0) as here:
-        port = here.getsockname()[1]
-        server = server_on(here, make_app([path], Access(port=port)).server)
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        server = server_on(listener, make_app([path], Access(port=port)).server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{port}"
@@ -101,28 +101,28 @@ def _interactions(page: Page, address: str) -> dict[str, dict[str, float]]:
         "other channel": ([{"channel": 60 + 30 * i} for i in range(25)], None),
         "query": ([{"query": 100 + 70 * i} for i in range(25)], "#maps-row-title"),
     }
-    found = {}
-    for name, (changes, done) in series.items():
-        taken = []
+    measurements = {}
+    for name, (changes, finished) in series.items():
+        seconds = []
         before, answers = sum(received), len(received)
         for change in changes:
-            taken.append(page.evaluate(_CHANGE, [change, done]))
+            seconds.append(page.evaluate(_CHANGE, [change, finished]))
             page.wait_for_timeout(_PAUSE)
-        found[name] = {
-            "median_ms": round(statistics.median(taken), 1),
-            "p95_ms": round(_p95(taken), 1),
-            "most_ms": round(max(taken), 1),
+        measurements[name] = {
+            "median_ms": round(statistics.median(seconds), 1),
+            "p95_ms": round(_p95(seconds), 1),
+            "most_ms": round(max(seconds), 1),
             "bytes_a_view": round((sum(received) - before) / len(changes)),
             "requests_a_view": round((len(received) - answers) / len(changes), 1),
             "load_average": round(os.getloadavg()[0], 1),
         }
-        print(name, found[name], flush=True)
-    return found
+        print(name, measurements[name], flush=True)
+    return measurements
 
 
 def _first_pages(chromium: Browser, capture: Path) -> dict[str, Any]:
-    """The first page of a server and a browser that have seen nothing yet, several times."""
-    shown, scored, sent = [], [], []
+    """Time the first page of a fresh server and browser, several times."""
+    visible, scored, sent = [], [], []
     for _ in range(_FIRST_PAGES):
         received: list[int] = []
         with _dashboard(capture) as address, chromium.new_context(viewport=_SCREEN) as context:
@@ -131,24 +131,24 @@ def _first_pages(chromium: Browser, capture: Path) -> dict[str, Any]:
             start = time.perf_counter()
             page.goto(f"{address}/layers")
             page.wait_for_function(_FIRST_PAGE, timeout=60_000)
-            shown.append(round(time.perf_counter() - start, 2))
+            visible.append(round(time.perf_counter() - start, 2))
             page.wait_for_function(_ALL_SCORED, timeout=60_000)
             scored.append(round(time.perf_counter() - start, 2))
             page.wait_for_timeout(1000)  # thumbnails come last
         sent.append(sum(received))
-    found = {
-        "shown_s": statistics.median(shown),
-        "most_shown_s": max(shown),
+    measurements = {
+        "shown_s": statistics.median(visible),
+        "most_shown_s": max(visible),
         "scored_s": statistics.median(scored),
         "bytes": max(sent),
         "load_average": round(os.getloadavg()[0], 1),
     }
-    print("first page", found, flush=True)
-    return found
+    print("first page", measurements, flush=True)
+    return measurements
 
 
 def _size(answer: Any) -> int:
-    """Bytes of an answer, the libraries' scripts left out: they are the same for every view, and cached."""
+    """Return the bytes of an answer without the libraries' scripts, which are cached and the same for every view."""
     if "/_dash-component-suites/" in answer.url or "/assets/" in answer.url:
         return 0
     return int(answer.headers.get("content-length", 0))

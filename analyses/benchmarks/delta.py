@@ -19,7 +19,7 @@ _TOKENS, _HEADS, _STATE = 1024, 16, 128
 
 def main() -> None:
     """Print both tables and write results/delta.json."""
-    found = {
+    tables = {
         "machine": results.machine(),
         "threads": torch.get_num_threads(),
         "against_matrix_products": _against_matrix_products(),
@@ -28,11 +28,11 @@ def main() -> None:
             "map, mask and erase against TransformerLens's effective attention and its mean, one process",
         ),
     }
-    print(f"\nwritten: {results.write('delta', found)}")
+    print(f"\nwritten: {results.write('delta', tables)}")
 
 
 def _layer(groups: int, components: int, strength: float, tokens: int = _TOKENS) -> DeltaRule:
-    """A layer of random q, k and β; log α is evenly spread from −`strength` to 0."""
+    """Make a layer with random q, k and β; log α is uniform in −`strength` to 0."""
     g = torch.Generator().manual_seed(0)
     shape = (1, tokens, groups, _STATE)
     q, k = (normalize(silu(torch.randn(shape, generator=g)), dim=-1) for _ in range(2))
@@ -108,17 +108,17 @@ def _worst_row_errors(layer: DeltaRule, *, rows: int = 4) -> dict[str, float]:
 
 
 def _exact_rows(layer: DeltaRule, i: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row i of map, mask and erase in float64, carried back token by token."""
+    """Compute row i of map, mask and erase in float64, backwards token by token."""
     o = layer.select_heads(range(layer.heads)).map(lambda t: t.double())
     q, k, beta, alpha = o.q[0], o.k[0], o.beta[0], o.log_decay[0].exp()
-    found = {kind: q.new_zeros(layer.tokens) for kind in MAPS}
+    means = {kind: q.new_zeros(layer.tokens) for kind in MAPS}
     reader, passed = q[i], torch.ones_like(alpha[i])
     eraser = torch.zeros_like(reader)
     for j in range(i, -1, -1):
         read, erased = ((x * k[j]).sum(-1) for x in (reader, eraser))
-        found[MAP][j] = (beta[j] * read).mean()
-        found[MASK][j] = passed.mean()
-        found[ERASE][j] = erased.mean()
+        means[MAP][j] = (beta[j] * read).mean()
+        means[MASK][j] = passed.mean()
+        means[ERASE][j] = erased.mean()
         reader, eraser = (
             alpha[j] * (x - (beta[j] * seen).unsqueeze(-1) * k[j])
             for x, seen in ((reader, read), (eraser, erased))
@@ -126,7 +126,7 @@ def _exact_rows(layer: DeltaRule, i: int) -> tuple[Tensor, Tensor, Tensor]:
         if j == i:
             eraser = -beta[i].unsqueeze(-1) * alpha[i] * k[i]
         passed = alpha[j] * passed
-    return found[MAP], found[MASK], found[ERASE]
+    return means[MAP], means[MASK], means[ERASE]
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from ssmlens.names import MAPS
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
 _LENGTHS = (128, 1024)
-# A of the heads, from the first to the last (α is exp(−A·softplus(…))). None: as transformers initialises them, which
-# forgets all but a few tokens, so that little is left to erase.
+# A of the heads, from the first to the last (α is exp(−A·softplus(…))). None: transformers' initialisation, which
+# forgets all but a few tokens and leaves little to erase.
 _DECAYS = {"as initialised": None, "slow": (0.001, 0.1)}
 _HEADS, _STATE = 16, 128
 _LAYER = "blocks.0.linear_attn"
@@ -30,10 +30,10 @@ def main() -> None:
     print(json.dumps({"versions": {n: version(n) for n in names}, "rows": rows}))
 
 
-def show(found: dict) -> None:
-    """Print the tables of what `main` measured."""
+def show(results: dict) -> None:
+    """Print the tables of `main`'s results."""
     print(f"{'tokens':>6} {'decay':16}{'TransformerLens':>18}{'ssmlens':>12}{'ratio':>8}")
-    for row in found["rows"]:
+    for row in results["rows"]:
         theirs, ours = (row[name]["median_s"] for name in ("transformerlens", "ssmlens"))
         print(f"{_name(row)}{theirs:>16.3f} s{ours:>10.4f} s{row['ratio']:>8.1f}")
     print("\n‖their map − ours‖ / ‖ours‖, and ‖M v − what the layer computes‖ / ‖what it computes‖")
@@ -41,7 +41,7 @@ def show(found: dict) -> None:
         f"{'tokens':>6} {'decay':16}{'as it is':>12}{'norm, scale':>12}"
         f"{'M v: as it is':>16}{'norm, scale':>12}{'ssmlens':>10}"
     )
-    for row in found["rows"]:
+    for row in results["rows"]:
         raw, better, ours = row["closure"].values()
         print(
             f"{_name(row)}{row['difference']:>12.3f}{row['difference_with_norm_and_scale']:>12.3f}"
@@ -95,9 +95,9 @@ def _compare(tokens: int, decay: str) -> dict[str, object]:
     }
 
 
-def _difference(got: Tensor, wanted: Tensor) -> float:
-    """‖got − wanted‖ / ‖wanted‖."""
-    return float((got - wanted).norm() / wanted.norm())
+def _difference(got: Tensor, expected: Tensor) -> float:
+    """Return ‖got − expected‖ / ‖expected‖."""
+    return float((got - expected).norm() / expected.norm())
 
 
 def _normalised(x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Mamba3": ("mamba3", "Mamba3", _WIDE),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Layers that follow each other in what is timed, and forwards in a row.
+# Layers in the timed stack, and forwards in a row.
 _STACK, _CALLS = 4, 10
 
 
@@ -43,26 +43,26 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
     parts = [*LAYERS, "layers"]
-    asked = sys.argv[1:] or parts
-    if not set(asked) <= set(parts):
+    names = sys.argv[1:] or parts
+    if not set(names) <= set(parts):
         sys.exit(f"parts to choose from: {', '.join(parts)}")
-    for part in asked:
+    for part in names:
         for dtype in DTYPES:
             row = one_by_one(dtype) if part == "layers" else layer(part, dtype)
             print(f"written: {_keep(_show(row))}", flush=True)
 
 
 def _keep(row: dict[str, Any]) -> Path:
-    """Write the row into results/edits.json, in place of that of the same layer and dtype: parts may run one by one."""
+    """Write the row into results/edits.json in place of the same layer and dtype: parts may run separately."""
     path = results.CHECKOUT / "analyses" / "benchmarks" / "results" / "edits.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {(each["layer"], each["dtype"]): each for each in (*kept, row)}
+    stored = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {(each["layer"], each["dtype"]): each for each in (*stored, row)}
     machine = results.gpu_machine()
     return results.write("edits", {"machine": machine, "rows": list(rows.values())})
 
 
 def layer(generation: str, dtype: str) -> dict[str, Any]:
-    """An edited layer in its own forwards, by turns; and whether edits that change nothing change a bit."""
+    """Time an edited layer in its own forwards, by turns; check that empty edits change no bit."""
     module, cls, settings = LAYERS[generation]
     make = getattr(importlib.import_module(f"mamba_ssm.modules.{module}"), cls)
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def layer(generation: str, dtype: str) -> dict[str, Any]:
 
 
 def one_by_one(dtype: str) -> dict[str, Any]:
-    """Each layer of mamba-370m's shape ablated alone, from it on and in whole forwards, against as many forwards."""
+    """Ablate each layer of mamba-370m's shape, from that layer on and in full forwards, against plain forwards."""
     model = _model(dtype)
     ids = torch.randint(0, 50277, (1, _TOKENS), device="cuda")
 
@@ -128,14 +128,14 @@ def one_by_one(dtype: str) -> dict[str, Any]:
 
 
 def _edits(other: Any) -> dict[str, list[Edit]]:
-    """What is timed: each edits every layer of the stack."""
+    """Return the timed edits; each edits every layer of the stack."""
     generator = torch.Generator("cuda").manual_seed(0)
-    chosen = torch.rand(_TOKENS, _TOKENS, generator=generator, device="cuda") < 0.01
+    selected = torch.rand(_TOKENS, _TOKENS, generator=generator, device="cuda") < 0.01
     half = _TOKENS // 2
     kinds: dict[str, Callable[[int], Edit]] = {
         "ablation": lambda n: Ablate(layer=n),
         "delta scaled": lambda n: Scale(layer=n, what="delta", factor=0.5),
-        "1 % of edges": lambda n: KnockOut(layer=n, mask=chosen),
+        "1 % of edges": lambda n: KnockOut(layer=n, mask=selected),
         "rectangle": lambda n: KnockOut(layer=n, queries=f"{half}:", keys=f":{half}"),
         "no cross-talk": lambda n: KnockOut(layer=n, lags="1:"),
         "state reset": lambda n: Set(layer=n, what="state", tokens=half, value=0.0),
@@ -161,7 +161,7 @@ def _is_unchanged(model: nn.Module, edit: Edit, hidden: Tensor) -> bool:
 
 
 def _kernels(thing: Callable[[], object]) -> dict[str, float]:
-    """Microseconds that the GPU is busy, and launches, a layer."""
+    """Return the GPU's busy microseconds and launches per layer."""
     shares: list[dict[str, Any]] = cuda_timing.kernel_shares(thing, calls=2)
     return {
         name: round(sum(float(share[name]) for share in shares) / _STACK, 1)

@@ -31,7 +31,7 @@ def main() -> None:
     """Print three tables and write results/gpu.json."""
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
-    # Bare products in float32, as the maps are: not in TF32.
+    # Bare products in float32 like the maps, not in TF32.
     torch.backends.cuda.matmul.allow_tf32 = False
     with torch.no_grad():
         found = {
@@ -90,7 +90,7 @@ def _tiled(name: str, tokens: int, block: int = 16) -> dict[str, object]:
 
 
 def _proofs(name: str, tokens: int) -> dict[str, object]:
-    """What is computed beside the maps when a layer is captured, in seconds."""
+    """Time everything besides the maps that a capture computes for a layer, in seconds."""
     layer = _layer(name, tokens)
     random = torch.Generator("cuda").manual_seed(0)
     shape = (1, tokens, layer.heads, _HEADDIM[name])
@@ -129,7 +129,7 @@ def _take_turns(things: dict[str, Callable[[], object]], repetitions: int = 7) -
 
 
 def _row_sum_errors(layer: ScanOperands, reduced: ReducedMaps, rows: int = 8) -> dict[str, float]:
-    """Relative errors of Σ|map| and Σ mask of some queries, the worst, against float64."""
+    """Return the worst relative errors of Σ|map| and Σ mask over some queries, against float64."""
     assert reduced.mask_row_sum is not None
     errors = []
     for i in torch.linspace(layer.tokens / rows, layer.tokens - 1, rows).long().tolist():

@@ -19,7 +19,7 @@ _TOKENS, _INNER = 1024, 2048 * 16
 
 def main() -> None:
     """Print both tables and write results/maps.json."""
-    found = {
+    measurements = {
         "machine": results.machine(),
         "against_matrix_products": _against_matrix_products(),
         "one_channel": _one_channel(),
@@ -28,7 +28,7 @@ def main() -> None:
             "attention_map_and_mask against TransformerLens's channel maps and their mean (no mask), one process",
         ),
     }
-    print(f"\nwritten: {results.write('maps', found)}")
+    print(f"\nwritten: {results.write('maps', measurements)}")
 
 
 def _against_matrix_products() -> list[dict[str, object]]:

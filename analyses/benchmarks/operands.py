@@ -1,4 +1,4 @@
-"""The layers that are timed: random operands of full size, in three tempers of decay."""
+"""The timed layers: random operands of full size, with three strengths of decay."""
 
 import math
 

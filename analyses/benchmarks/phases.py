@@ -1,4 +1,4 @@
-"""How long the phases of a program take, without a timer in it: functions are wrapped while a `with` block lasts.
+"""Time the phases of a program without timers in its code: functions are wrapped within a `with` block.
 
 A phase's seconds are its own: what a wrapped function spends in another one counts there. Phases of several threads
 may pass at the same time, so that their seconds add up to more than the wall clock's.
@@ -37,7 +37,7 @@ class Wrapped:
 
 @dataclasses.dataclass
 class Spent:
-    """What a phase took.
+    """The time of a phase.
 
     Attributes:
         caller: Seconds in the thread that the `with` block runs in.
@@ -58,7 +58,7 @@ class Spent:
 
 
 class Phases:
-    """The phases of what runs while `watched`.
+    """The phases of the code that runs while `watched`.
 
     Args:
         functions: What is wrapped.

@@ -1,4 +1,4 @@
-"""Where figures are kept, and the words for the machine they were measured on."""
+"""Store results with a description of the machine."""
 
 import json
 import os
@@ -12,7 +12,7 @@ _KERNELS = ("triton", "mamba_ssm", "causal_conv1d", "fla-core")  # packages that
 
 
 def machine() -> dict[str, str]:
-    """What a reader needs in order to compare: processor, memory, versions. No names of machines or users."""
+    """Describe the machine for comparison: processor, memory, versions. No names of machines or users."""
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -31,14 +31,14 @@ def machine() -> dict[str, str]:
 
 
 def gpu_machine() -> dict[str, str]:
-    """`machine` with the GPU, the date and the versions of what computes on it."""
+    """Describe the machine as `machine` does, with the GPU, the date and the versions of GPU packages."""
     import torch
 
     return {
         **machine(),
         "gpu": torch.cuda.get_device_name(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        **{name: found for name in _KERNELS if (found := _version(name))},
+        **{name: values for name in _KERNELS if (values := _version(name))},
     }
 
 
@@ -49,9 +49,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write(name: str, found: dict[str, object]) -> Path:
-    """Keep `found` as results/`name`.json beside this file; returns the path as seen from the checkout."""
+def write(name: str, values: dict[str, object]) -> Path:
+    """Write `values` to results/`name`.json beside this file; return the path from the checkout."""
     path = Path(__file__).parent / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2) + "\n")
     return path.relative_to(CHECKOUT)

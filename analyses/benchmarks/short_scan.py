@@ -25,13 +25,13 @@ def main() -> None:
     """Print two tables and write results/short_scan.json."""
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
-    found: dict[str, object] = {
+    measurements: dict[str, object] = {
         "machine": results.gpu_machine(),
         "scans": [scan(tokens, _STATES) for tokens in _LENGTHS]
         + [scan(tokens, states) for states in _OTHER_STATES for tokens in (52, 128)],
         "layers": [layer(tokens) for tokens in _LENGTHS],
     }
-    print(f"\nwritten: {results.write('short_scan', found)}")
+    print(f"\nwritten: {results.write('short_scan', measurements)}")
 
 
 def scan(tokens: int, states: int) -> dict[str, object]:
@@ -42,8 +42,8 @@ def scan(tokens: int, states: int) -> dict[str, object]:
     theirs = [x.mT.contiguous() if x.ndim == 3 else x for x in ours]
     weight = torch.randn(_BATCH, tokens, _CHANNELS, device="cuda").bfloat16()
 
-    def kernel(u: Tensor, dt: Tensor, A: Tensor, *rest: Tensor) -> Tensor:
-        B, C, D, z, bias = rest
+    def kernel(u: Tensor, dt: Tensor, A: Tensor, *others: Tensor) -> Tensor:
+        B, C, D, z, bias = others
         return interface.selective_scan_fn(
             u, dt, A, B, C, D, z=z, delta_bias=bias, delta_softplus=True
         )
@@ -52,9 +52,9 @@ def scan(tokens: int, states: int) -> dict[str, object]:
         "short": _both_passes(short_scan, ours, weight),
         "mamba_ssm": _both_passes(kernel, theirs, weight.mT.contiguous()),
     }
-    wanted = [x.mT if x.ndim == 3 else x for x in things["mamba_ssm"]()]
+    expected = [x.mT if x.ndim == 3 else x for x in things["mamba_ssm"]()]
     difference = max(
-        float((a - b).norm() / b.norm()) for a, b in zip(things["short"](), wanted, strict=True)
+        float((a - b).norm() / b.norm()) for a, b in zip(things["short"](), expected, strict=True)
     )
     return _compared({"tokens": tokens, "states": states}, things) | {"difference": difference}
 

@@ -1,4 +1,4 @@
-"""Side-by-side timing: what is compared takes turns, so that a busy machine slows all of it alike."""
+"""Time calls in turns, so that a busy machine slows all of them equally."""
 
 import dataclasses
 import statistics
@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of the repetitions of one thing, turn by turn."""
+    """Wall-clock seconds of each repetition of a call."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle repetition."""
+        """The median repetition."""
         return statistics.median(self.seconds)
 
     def ratio(self, other: "Timing") -> float:
-        """How many times as long as `other` this took: the median over turns, each compared with its neighbour."""
+        """Return the ratio of this time to `other`: the median over turns, each compared with its neighbour."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
     def __str__(self) -> str:
@@ -27,14 +27,14 @@ class Timing:
         return f"{self.median:.{digits}f} s ({low:.{digits}f}–{high:.{digits}f})"
 
     def record(self) -> dict[str, float]:
-        """What results/*.json keeps of it."""
+        """Return the values for results/*.json."""
         return {"median_s": self.median, "min_s": min(self.seconds), "max_s": max(self.seconds)}
 
 
 def take_turns(
     things: Mapping[str, Callable[[], object]], repetitions: int, *, warm_up: bool = True
 ) -> dict[str, Timing]:
-    """Call every thing once unmeasured (unless told not to), then all of them in turn, `repetitions` times over."""
+    """Run each call once without timing (optional), then all in turn, `repetitions` times."""
     if warm_up:
         for thing in things.values():
             thing()

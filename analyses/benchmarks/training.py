@@ -25,7 +25,7 @@ _MAMBA1 = TrainConfig(**_TASK, mixer="Mamba1", d_model=256, n_layer=4, d_state=3
 _MAMBA2 = TrainConfig(**_TASK, mixer="Mamba2", d_model=256, n_layer=4, d_state=64)
 _WIDE_MAMBA2 = TrainConfig(**_TASK, mixer="Mamba2", d_model=1024, n_layer=2, d_state=128)
 _SIZES = (2, 4, 8, 16)
-# Steps before the first that is timed: three without a graph, the recording, and one more.
+# Steps before the first timed one: three without a graph, the recording, and one more.
 _WARM_UP = 5
 
 
@@ -34,13 +34,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a CUDA GPU")
     parts = {"Mamba1": _mamba1, "Mamba2": _mamba2}
-    asked = sys.argv[1:] or list(parts)
-    if not set(asked) <= set(parts):
+    mixers = sys.argv[1:] or list(parts)
+    if not set(mixers) <= set(parts):
         sys.exit(f"mixers to choose from: {', '.join(parts)}")
-    for mixer in asked:
+    for mixer in mixers:
         machine = results.gpu_machine()
-        found = {"machine": machine, **parts[mixer]()}
-        print(f"written: {results.write(f'training_{mixer.lower()}', found)}\n")
+        measurements = {"machine": machine, **parts[mixer]()}
+        print(f"written: {results.write(f'training_{mixer.lower()}', measurements)}\n")
 
 
 def _mamba1() -> dict[str, object]:
@@ -78,12 +78,12 @@ def _against_mamba_ssms_scan(config: TrainConfig) -> dict[str, object]:
 
 
 def _mamba_ssms_scan() -> AbstractContextManager[object]:
-    """Models made in it leave mamba_ssm's layers as they are."""
+    """Keep mamba_ssm's own layers in models made within the block."""
     return mock.patch.object(build, "use_short_scan", lambda model: model)
 
 
 def _faster(model: str, steps: Mapping[str, Callable[[], object]]) -> dict[str, object]:
-    """One step done in two ways: seconds of both, and how many times faster the second is."""
+    """Time a step in two versions: seconds of both, and the speed-up of the second."""
     timings = cuda_timing.take_turns(steps)
     before, after = timings.values()
     told = ", ".join(f"{way} {_ms(timing.seconds)}" for way, timing in timings.items())
@@ -93,9 +93,9 @@ def _faster(model: str, steps: Mapping[str, Callable[[], object]]) -> dict[str, 
 
 
 def _packed(config: TrainConfig, size: int) -> dict[str, object]:
-    """So many models in one graph, a stream each, against one after the other."""
-    alone, pack = _pack(config, 1), _pack(config, size)
-    timings = cuda_timing.take_turns({"alone": alone.step, "pack": pack.step})
+    """Time several models in one graph, one stream each, against one model after another."""
+    single, pack = _pack(config, 1), _pack(config, size)
+    timings = cuda_timing.take_turns({"alone": single.step, "pack": pack.step})
     row = {
         "model": _name(config),
         "models": size,
@@ -112,7 +112,7 @@ def _packed(config: TrainConfig, size: int) -> dict[str, object]:
 
 
 def _kernels(config: TrainConfig) -> list[dict[str, object]]:
-    """Where the step's time goes."""
+    """Split the time of a step by kernels."""
     trainee = _trainees(config, 1)[0]
     for _ in range(_WARM_UP):
         trainee.train_step()

@@ -1,4 +1,4 @@
-"""Comparisons with TransformerLens run in an environment of their own: it needs an older transformers."""
+"""Run comparisons with TransformerLens in a separate environment: it needs an older transformers."""
 
 import json
 import subprocess
@@ -28,6 +28,6 @@ def compare(module: ModuleType, title: str) -> dict[str, object] | None:
         sys.exit(
             f"the comparison in {python} failed (exit {answer.returncode}); its error is above"
         )
-    found = json.loads(answer.stdout.splitlines()[-1])
-    module.show(found)
-    return found
+    measurements = json.loads(answer.stdout.splitlines()[-1])
+    module.show(measurements)
+    return measurements

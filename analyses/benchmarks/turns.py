@@ -1,4 +1,4 @@
-"""`python -m analyses.benchmarks.turns OTHER_CHECKOUT`: is this checkout slower than another one?
+"""`python -m analyses.benchmarks.turns OTHER_CHECKOUT`: is this checkout slower than another?
 
 Each checkout has a process of its own; they take turns, thing by thing, so that what else the machine does falls on
 both. Printed: the median over turns of this checkout's time over the other's, and a 95 % bootstrap interval.
@@ -34,7 +34,7 @@ class Worker:
         self.things: list[str] = self._answer()
 
     def seconds(self, thing: str) -> float:
-        """How long it takes once."""
+        """Time one call."""
         assert self._process.stdin is not None
         self._process.stdin.write(thing + "\n")
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""What `turns` runs in each checkout: it uses only names that both have. Reads names of things, prints seconds."""
+"""The worker of `turns` in each checkout: it uses only names in both. It reads names of calls and prints seconds."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreem
 
 
 def things() -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Return the timed calls by name."""
     torch.manual_seed(0)
     found: dict[str, Callable[[], object]] = {}
     for decay in operands.DECAYS:
@@ -65,7 +65,7 @@ def things() -> dict[str, Callable[[], object]]:
 
 
 def _recordings() -> dict[str, Callable[[], object]]:
-    """A recorded forward of four layers of mamba-130m's width, and the first read of what it recorded."""
+    """Return a recorded forward of four layers of mamba-130m's width, and the first read of its records."""
     found: dict[str, Callable[[], object]] = {}
     for layer in ("Mamba1", "Mamba2"):
         config = MambaConfig(d_model=768, n_layer=4, vocab_size=1000, ssm_cfg={"layer": layer})
@@ -81,7 +81,7 @@ def _recordings() -> dict[str, Callable[[], object]]:
 
         def read(records: list = records) -> None:
             for record in records:
-                _ = type(record)(record.call).operands  # as if it were not read before
+                _ = type(record)(record.call).operands  # a first read: a new record has no cache
 
         found[f"recorded forward, {layer}, 4 x 512"] = forward
         found[f"first read of operands, {layer}, 4 x 512"] = read
@@ -89,7 +89,7 @@ def _recordings() -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Say what can be timed; then time what is asked for, a line each."""
+    """Print the names of the calls; then time each requested one and print a line."""
     known = things()
     print(json.dumps([*known]), flush=True)
     for line in sys.stdin:

@@ -43,7 +43,7 @@ from ssmlens.recorder.host import ToHost
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import assemble, chunks, digest, layer_file, writer
 
-# Threads that write shards side by side (`store.overlap`).
+# Threads that write shards in parallel (`store.overlap`).
 _WRITERS = 2
 
 
@@ -109,7 +109,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _model(asked: argparse.Namespace) -> MambaLM:
-    """On a GPU with mamba_ssm's kernels in its mixers, where they are installed."""
+    """Make the model; on a GPU with mamba_ssm's kernels if they are installed."""
     torch.manual_seed(0)
     shape = {"d_model": asked.d_model, "n_layer": asked.layers, "vocab_size": 50277}
     config = MambaConfig(**shape, ssm_cfg={"layer": asked.layer})
@@ -133,7 +133,7 @@ def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int]
 
 
 def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) -> None:
-    """What a capture computes of every layer, which is then forgotten."""
+    """Compute what a capture computes for every layer, and drop it."""
     length = torch.full((len(ids),), ids.shape[1])
 
     def on_call(call: MixerCall) -> None:
@@ -163,7 +163,7 @@ def _write_plainly(folder: Path, sizes: list[int]) -> None:
 
 
 def _functions(model: nn.Module) -> list[Wrapped]:
-    """Which functions are which phase."""
+    """Assign functions to phases."""
 
     def encoded(data: Any, *_: Any, **__: Any) -> int:
         return len(data or b"")

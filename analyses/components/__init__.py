@@ -1,1 +1,1 @@
-"""How the sixteen combinations of the mimetic components learn to copy."""
+"""The sixteen combinations of the mimetic components on the copy task."""

@@ -1,4 +1,4 @@
-"""What is trained: every combination of the four components, over seeds and learning rates."""
+"""The runs: every combination of the four components, over seeds and learning rates."""
 
 import dataclasses
 import itertools
@@ -43,7 +43,7 @@ def configs(
     steps: int | None = None,
     generation: str = "mamba2",
 ) -> list[TrainConfig]:
-    """Every run, a seed's whole grid before the next seed's: what is stopped can be compared."""
+    """List every run, one seed's full grid before the next: an interrupted experiment can be compared."""
     model = MODELS[generation]
     base = dataclasses.replace(model, steps=steps or model.steps)
     return [
@@ -55,5 +55,5 @@ def configs(
 
 
 def _start(base: TrainConfig, components: tuple[str, ...]) -> TrainConfig:
-    """Without any component a model stays as it was drawn, which is the default."""
+    """Name the initialisation: without any component it is the default."""
     return dataclasses.replace(base, init="mimetic", components=components) if components else base

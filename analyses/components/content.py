@@ -31,9 +31,9 @@ def content_by(
         cells_by(runs, Outcome("char", length, split.format(n)), key)
         for split in (DUPLICATES, OTHER)
     )
-    found = {}
+    values = {}
     for arm, ours in right.items():
         total = ours + other[arm]
         if len(total) and (total >= _COPIES).all():
-            found[arm] = other[arm] / total
-    return found
+            values[arm] = other[arm] / total
+    return values

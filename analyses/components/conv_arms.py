@@ -1,4 +1,4 @@
-"""What is trained to take the identity convolution of Mamba-2 apart; MAMBA2_CONV.md says why."""
+"""The runs that split the effect of Mamba-2's identity convolution; MAMBA2_CONV.md says why."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ LENGTHS = (50, 100, 150, 300)
 
 _A, _CONV = {"components": ("A",)}, {"components": ("A", "conv")}
 ARMS: Mapping[str, Mapping[str, Any]] = {
-    # Rows that are filled take longest: they are begun first.
+    # Filled rows take longest, so they start first.
     "A packed": {**_A, "packing": True},
     "A+conv packed": {**_CONV, "packing": True},
     "A": _A,
@@ -45,7 +45,7 @@ def configs(
     seeds: Sequence[int] = range(SEEDS),
     steps: int | None = None,
 ) -> list[TrainConfig]:
-    """Every run, a seed's whole grid before the next seed's."""
+    """List every run, one seed's full grid before the next."""
     model = MODELS["mamba2"]
     base = dataclasses.replace(
         model, init="mimetic", eval_lengths=LENGTHS, steps=steps or model.steps

@@ -1,4 +1,4 @@
-"""What came out of the runs of `conv_run`: table.md with the verdicts, and figure.svg.
+"""The results of `conv_run`: table.md with the verdicts, and figure.svg.
 
 `python -m analyses.components.conv_report RESULTS.json … [--out FOLDER]`. Seeds whose grid is not whole are left out of
 every number. MAMBA2_CONV.md says what is concluded from which outcome.
@@ -90,7 +90,7 @@ def effect_rows(runs: Sequence[Run], outcome: Outcome) -> list[list[str]]:
 
 
 def arm_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """What every arm reaches, by characters, strings, and running freely."""
+    """List the results of every arm by characters, strings, and free running."""
     columns = {f"characters {n}": Outcome("char", n) for n in LENGTHS}
     columns |= {f"strings {n}": Outcome("string", n) for n in LENGTHS[:2]}
     columns |= {f"freely {n}": Outcome("char", n, FREE) for n in LENGTHS}
@@ -128,7 +128,7 @@ def content_rows(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def rate_rows(runs: Sequence[Run], length: int) -> list[list[str]]:
-    """What every arm reaches at each learning rate."""
+    """List the results of every arm at each learning rate."""
     rates = sorted({run.learning_rate for run in runs})
     at_rate = [[run for run in runs if run.learning_rate == rate] for rate in rates]
     found = [cells_by(some, Outcome("char", length), arm_name) for some in at_rate]

@@ -15,10 +15,10 @@ RESULTS = Path(__file__).parent / "mamba2_conv"
 
 
 def main() -> None:
-    """Train what is left to do."""
+    """Train the missing runs."""
     assert __doc__
-    asked = options(__doc__, RESULTS, RATES, SEEDS).parse_args()
-    sit_and_examine(asked, configs(asked.rates, asked.seeds, asked.steps))
+    arguments = options(__doc__, RESULTS, RATES, SEEDS).parse_args()
+    sit_and_examine(arguments, configs(arguments.rates, arguments.seeds, arguments.steps))
 
 
 if __name__ == "__main__":

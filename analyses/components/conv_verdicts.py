@@ -1,4 +1,4 @@
-"""What MAMBA2_CONV.md concludes from which outcome: effects of arms on their bases, and the verdict on each claim."""
+"""The conclusions of MAMBA2_CONV.md: effects of arms against their bases, and a verdict on each claim."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ Values = Mapping[str, Float[np.ndarray, " seed"]]
 
 @dataclasses.dataclass(frozen=True)
 class ArmEffect:
-    """An arm less its base.
+    """The difference of an arm and its base.
 
     Attributes:
         arm: Which.
@@ -39,17 +39,17 @@ class ArmEffect:
 
     @property
     def above(self) -> bool:
-        """Whether it is found above 0."""
+        """Whether the effect is above 0."""
         return self.p < MATTERS and self.difference.mean >= MATTERS
 
     @property
     def below(self) -> bool:
-        """Whether it is found below 0."""
+        """Whether the effect is below 0."""
         return self.p < MATTERS and self.difference.mean <= -MATTERS
 
     @property
     def none(self) -> bool:
-        """Whether the whole interval is smaller than what matters."""
+        """Whether the whole interval is below the smallest effect that matters."""
         low, high = self.difference.interval
         return low >= -MATTERS and high <= MATTERS
 
@@ -72,7 +72,7 @@ def whole_seeds(runs: Sequence[Run]) -> list[Run]:
 
 
 def effects(values: Values) -> dict[str, ArmEffect]:
-    """Every arm less its base, where both have values."""
+    """Return the effect of every arm against its base, where both have values."""
     none = np.zeros(0)
     found = {
         arm: difference([(values[base], values[arm])])

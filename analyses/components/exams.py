@@ -1,4 +1,4 @@
-"""What a finished run is asked beside characters read with every answer given: running freely, and n-grams twice.
+"""The extra exams of a finished run: free running, and n-grams that occur twice.
 
 An exam is a split of metrics.jsonl at the run's last step, `char` and `string` at each length:
 
@@ -36,7 +36,7 @@ _EXAM_SEED = 0
 
 
 def is_examined(run: Run) -> bool:
-    """Whether there is nothing more to ask a run that has ended: it failed, was examined, or could not be."""
+    """Return whether a run that has ended needs no exam: it failed, was examined, or could not be."""
     failed = run.status.state == "failed" or bool(run.status.error)
     return failed or FREE in run.metrics.splits
 

@@ -1,4 +1,4 @@
-"""A Mamba model that reads one token at a time: what it costs to run freely does not grow with what it has read."""
+"""Run a Mamba model one token at a time: the cost of free running does not grow with the tokens read."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

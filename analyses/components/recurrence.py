@@ -1,4 +1,4 @@
-"""Mamba mixers that take one token a call, and keep the state of the rows that they have read so far."""
+"""Mamba mixers that take one token per call and keep the state of each row."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def recurrence_of(mixer: Any) -> "Recurrence":
-    """What stands in for a mixer's forward: by its generation."""
+    """Return the replacement of a mixer's forward, by its generation."""
     return Mamba1Recurrence(mixer) if hasattr(mixer, "x_proj") else Mamba2Recurrence(mixer)
 
 
 class Recurrence(ABC):
-    """A mixer's convolution and what is alike in both generations.
+    """A mixer's convolution, and the parts that both generations share.
 
     Args:
         mixer: Of mamba_ssm or ssmlens; its parameters are read when the recurrence is made.
@@ -32,7 +32,7 @@ class Recurrence(ABC):
     def __call__(
         self, hidden_states: Float[Tensor, "row 1 d_model"], **_: Any
     ) -> Float[Tensor, "row 1 d_model"]:
-        """The mixer's output at the next token of each row."""
+        """Return the mixer's output at the next token of each row."""
 
     def keep(self, rows: int) -> None:
         """Forget all rows but the first ones."""

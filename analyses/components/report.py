@@ -1,4 +1,4 @@
-"""What came out: `python -m analyses.components.report RESULTS.json …` writes table.md beside itself."""
+"""The results: `python -m analyses.components.report RESULTS.json …` writes table.md beside itself."""
 
 import argparse
 import tempfile
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """A comparison of the arms at each length, and what each component does on average over the other three."""
+    """Compare the arms at each length, and average each component's effect over the other three."""
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
     asked: list[tuple[str, int]] = [("char", n) for n in lengths]
     if lengths:
@@ -74,7 +74,7 @@ def effects(found: Sequence[Comparison]) -> list[list[str]]:
 
 
 def by_rate(runs: Sequence[Run], length: int) -> list[list[str]]:
-    """What every arm reaches at each learning rate, whichever suits it best."""
+    """List the results of every arm at each learning rate."""
     rates = sorted({run.learning_rate for run in runs})
     table = [["arm", *(f"{rate:g}" for rate in rates)]]
     for arm in dict.fromkeys(run.arm for run in runs):

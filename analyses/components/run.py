@@ -18,17 +18,17 @@ RESULTS = {"mamba2": HERE, "mamba1": HERE / "mamba1"}
 
 
 def main() -> None:
-    """Train what is left to do."""
+    """Train the missing runs."""
     assert __doc__
     parser = options(__doc__, None, RATES, SEEDS)
     parser.add_argument("--generation", choices=list(MODELS), default="mamba2")
-    asked = parser.parse_args()
-    asked.results = asked.results or RESULTS[asked.generation]
-    todo = configs(asked.rates, asked.seeds, asked.steps, asked.generation)
-    if asked.generation == "mamba2":
-        sit(asked, lambda **where: sweep(todo, asked.out, **where))
+    arguments = parser.parse_args()
+    arguments.results = arguments.results or RESULTS[arguments.generation]
+    todo = configs(arguments.rates, arguments.seeds, arguments.steps, arguments.generation)
+    if arguments.generation == "mamba2":
+        sit(arguments, lambda **where: sweep(todo, arguments.out, **where))
         return
-    sit_and_examine(asked, todo)
+    sit_and_examine(arguments, todo)
 
 
 if __name__ == "__main__":

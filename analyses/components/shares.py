@@ -1,4 +1,4 @@
-"""Shares of a table's cells: what the seeds of an arm come to."""
+"""Format the shares in a table's cells, over the seeds of an arm."""
 
 import numpy as np
 from jaxtyping import Float

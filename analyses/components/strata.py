@@ -1,4 +1,4 @@
-"""What each component does where the others are what they are: effects by stratum, with exact permutation tests.
+"""The effect of each component with the others fixed: effects by stratum, with exact permutation tests.
 
 A run counts by what it reaches at its last step; an arm and a seed by the mean over all learning rates, so that no rate
 is chosen on what is reported. An effect is the mean difference of arms that differ in one component alone. Its test
@@ -25,14 +25,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What runs are judged by: a measure of a split at a length."""
+    """The outcome of a run: a measure of a split at a length."""
 
     measure: str
     length: int
     split: str = EVAL
 
     def of(self, run: Run) -> float:
-        """What the run reached; 0 where it failed, NaN where it was not measured."""
+        """Return the run's value; 0 if it failed, NaN if it was not measured."""
         if run.status.state == "failed":
             return 0.0
         return run.metrics.final(self.measure, self.length, self.split)
@@ -53,7 +53,7 @@ class Contrast:
     keeps: Callable[[Arm], bool]
 
     def pairs(self) -> list[tuple[Arm, Arm]]:
-        """The arms without and with the component, all else alike."""
+        """The arms without and with the component, all else equal."""
         others = [name for name in COMPONENTS if name != self.component]
         sizes = range(len(others) + 1)
         rest = [frozenset(chosen) for k in sizes for chosen in itertools.combinations(others, k)]
@@ -88,7 +88,7 @@ CONTRASTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a component does in a stratum.
+    """The effect of a component in a stratum.
 
     Attributes:
         contrast: Which.
@@ -139,7 +139,7 @@ def cells_by(
 
 
 def arm_of(run: Run) -> Arm:
-    """Its components; none is the default."""
+    """Name a set of components; the empty set is the default."""
     return frozenset(run.config.get("components") or ())
 
 

@@ -1,4 +1,4 @@
-"""What came out by stratum: `python -m analyses.components.strata_report RESULTS.json …` writes table.md beside it.
+"""The results by stratum: `python -m analyses.components.strata_report RESULTS.json …` writes table.md beside it.
 
 Seeds whose grid is not whole are left out of every number. MAMBA1.md says what is concluded from which outcome.
 """

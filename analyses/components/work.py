@@ -33,7 +33,7 @@ def sit_and_examine(asked: argparse.Namespace, todo: Sequence[TrainConfig]) -> N
         reopen(runs_below(asked.out))
         sweep(todo, asked.out, work=train_and_examine, **where)
 
-    sit(asked, train, whole=is_examined)
+    sit(asked, train, complete=is_examined)
 
 
 def train_and_examine(

@@ -26,9 +26,9 @@ def main() -> None:
         [KEY if position == QUERY else -1 for position in range(len(row))] for row in drawn.tokens
     ]
     cuts = [KnockOut(layer=LAYER, queries=QUERY, keys=key) for key in range(QUERY + 1)]
-    found = ssmlens.effects(model, Prompts(drawn.tokens, target=target), cuts, "logit")
-    before, after = found["before"].values, found["after"].values
-    others = abs(found["effect"].values)
+    results = ssmlens.effects(model, Prompts(drawn.tokens, target=target), cuts, "logit")
+    before, after = results["before"].values, results["after"].values
+    others = abs(results["effect"].values)
     others[KEY] = 0
     for name, values in (
         ("logit of the right letter", before),

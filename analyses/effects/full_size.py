@@ -39,9 +39,9 @@ def main() -> None:
         edits = [kind(layer) for layer in range(LAYERS)]
         rows[name] = _measured(lambda edits=edits: ssmlens.effects(model, prompts, edits))
     ssmlens.attribute(model, long[:, :64])
-    found: list[Any] = []
-    rows["attribution"] = _measured(lambda: found.append(ssmlens.attribute(model, long)))
-    rows["attribution"]["closure"] = float(found[0].attrs["closure"])
+    measurements: list[Any] = []
+    rows["attribution"] = _measured(lambda: measurements.append(ssmlens.attribute(model, long)))
+    rows["attribution"]["closure"] = float(measurements[0].attrs["closure"])
     machine = results.gpu_machine()
     FILE.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     for name, row in rows.items():

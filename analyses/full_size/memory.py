@@ -13,7 +13,7 @@ _INTERVAL_S = 0.01
 
 @dataclasses.dataclass
 class Peak:
-    """Bytes above what was held when the stretch began; `gpu` is the largest of all devices'."""
+    """Peak bytes above the use at the start; `gpu` is the largest over devices."""
 
     gpu: int = 0
     host: int = 0
@@ -23,15 +23,15 @@ class Peak:
 def peak_memory() -> Iterator[Peak]:
     """Watch the memory of this process, its children included, inside the `with` block."""
     devices = range(torch.cuda.device_count())
-    peak, done = Peak(), threading.Event()
+    peak, stopped = Peak(), threading.Event()
     torch.cuda.synchronize()
-    held = [torch.cuda.memory_allocated(d) for d in devices]
+    baseline = [torch.cuda.memory_allocated(d) for d in devices]
     before = _resident()
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
 
     def watch() -> None:
-        while not done.wait(_INTERVAL_S):
+        while not stopped.wait(_INTERVAL_S):
             peak.host = max(peak.host, _resident() - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -39,10 +39,10 @@ def peak_memory() -> Iterator[Peak]:
     try:
         yield peak
     finally:
-        done.set()
+        stopped.set()
         watcher.join()
         torch.cuda.synchronize()
-        peak.gpu = max(torch.cuda.max_memory_allocated(d) - held[d] for d in devices)
+        peak.gpu = max(torch.cuda.max_memory_allocated(d) - baseline[d] for d in devices)
 
 
 def _resident() -> int:

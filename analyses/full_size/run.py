@@ -34,23 +34,23 @@ def main() -> None:
     )
     parser.add_argument("--one-file", action="store_true", help="one .h5 file, not a folder")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     rows = []
-    for name in asked.models:
+    for name in arguments.models:
         torch.manual_seed(0)
         model = MODELS[name]("cuda")
-        _capture(model, 64, asked.one_file, 2)  # kernels compiled, allocator warm
-        for tokens in asked.tokens:
-            first = asked.first if tokens > 8192 and name != "mamba-370m" else None
-            found = _capture(model, tokens, asked.one_file, first)
-            rows.append({"model": name, "tokens": tokens, **found})
+        _capture(model, 64, arguments.one_file, 2)  # kernels compiled, allocator warm
+        for tokens in arguments.tokens:
+            first = arguments.first if tokens > 8192 and name != "mamba-370m" else None
+            row = _capture(model, tokens, arguments.one_file, first)
+            rows.append({"model": name, "tokens": tokens, **row})
             print(json.dumps(rows[-1]), flush=True)
         del model
         gc.collect()
         torch.cuda.empty_cache()
     gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / f"{gpu}.json").write_text(
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"{gpu}.json").write_text(
         json.dumps({"gpu": gpu, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
     )
 
@@ -64,9 +64,9 @@ def _capture(model: torch.nn.Module, tokens: int, one_file: bool, first: int | N
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / ("run.h5" if one_file else "run")
         with peak_memory() as peak:
-            wanted = None if first is None else range(first)
+            requested = None if first is None else range(first)
             seconds = _seconds(
-                lambda: ssmlens.capture(model, ids, out=out, channels=[], layers=wanted)
+                lambda: ssmlens.capture(model, ids, out=out, channels=[], layers=requested)
             )
         with ssmlens.open_capture(out) as cap:
             layers = [cap.layer(i) for i in cap.layers]
@@ -90,7 +90,7 @@ def _capture(model: torch.nn.Module, tokens: int, one_file: bool, first: int | N
 
 
 def _operand_bytes(model: torch.nn.Module, ids: torch.Tensor) -> int:
-    """Δ, B, C, x and the gate of one layer, as the recorder holds them."""
+    """Return the bytes of Δ, B, C, x and the gate of one layer in the recorder."""
     with torch.no_grad(), ssmlens.recording(model, layers=[0]) as rec:
         model(ids[:, :64].cuda())
     held = [v for v in vars(rec[0].operands).values() if isinstance(v, torch.Tensor)]
@@ -99,7 +99,7 @@ def _operand_bytes(model: torch.nn.Module, ids: torch.Tensor) -> int:
 
 
 def _tile_bytes(tokens: int) -> int:
-    """A map and a mask of what is held at once: the whole of it, or a tile."""
+    """Return the bytes of a map and a mask in memory at once: all of them, or a tile."""
     from ssmlens.scan.spans import TILE_TOKENS
 
     side = min(tokens, TILE_TOKENS["cuda"])

@@ -1,4 +1,4 @@
-"""What a recording must leave alone on a GPU, and what it must refuse: hooks, speed, generation, packed sequences."""
+"""The behaviour of a recording on a GPU: hooks, speed and generation stay the same; packed sequences are refused."""
 
 import contextlib
 import tempfile
@@ -69,7 +69,7 @@ def _left_alone(model: Any, ids: torch.Tensor) -> dict:
 
 
 def _generation(model: Any, ids: torch.Tensor) -> dict:
-    """`generate` inside a recording: the prefill is what is recorded, and what is generated stays the same."""
+    """Run `generate` inside a recording: the prefill is recorded, and the generated tokens stay the same."""
     plain = model.generate(ids, max_length=70, top_k=1)
     with ssmlens.recording(model) as rec:
         recorded = model.generate(ids, max_length=70, top_k=1)

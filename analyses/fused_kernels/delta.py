@@ -25,13 +25,13 @@ from ssmlens.scan.operator import Operator
 HERE = Path(__file__).parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LENGTHS = ((1, 1), (3, 65), (2, 257), (1, 1000))
-# Heads as wide as those of real models: what kernels are made for.
+# Heads as wide as in real models, for which the kernels are written.
 WIDE = {"linear_key_head_dim": 64, "linear_value_head_dim": 64, "linear_head_dim": 64}
 REAL_TOKENS = 4096
 
 
 def families() -> Iterator[dict[str, object]]:
-    """A row a family: the largest closure and map errors, by dtype, over lengths and padding."""
+    """Return a row per family: the largest closure and map errors, by dtype, over lengths and padding."""
     for family, adapter in {adapters[path].family: adapters[path] for path in adapters}.items():
         if adapter.block_kind != names.DELTA_RULE or "transformers" not in family:
             continue

@@ -60,7 +60,7 @@ def rows():
 
 
 def _spread(mixer: nn.Module) -> nn.Module:
-    """D, biases and norm weights that could not be forgotten unnoticed."""
+    """Set D, biases and norm weights to values whose omission would be noticed."""
     with torch.no_grad():
         for name, parameter in mixer.named_parameters():
             if name.endswith(("D", "bias", "norm.weight")) and not name.endswith("dt_bias"):

@@ -23,9 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / f"{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         rows: dict[str, Iterable[dict]] = {
@@ -34,7 +34,7 @@ def main() -> None:
             "behaviour": behaviour.rows(),
             "mixers": mixers.rows(),
         }
-        for part in asked.parts:
+        for part in arguments.parts:
             kept = found[part] = []
             for row in rows[part]:
                 kept.append(row)

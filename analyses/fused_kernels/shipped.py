@@ -40,7 +40,7 @@ def unfuse(model: torch.nn.Module) -> None:
 
 
 def outputs_unchanged(model: torch.nn.Module) -> bool:
-    """Whether logits are the same bit for bit before, during and after a recording."""
+    """Return whether logits are bitwise equal before, during and after a recording."""
     ids = torch.randint(3, 29, (2, 40), device="cuda")
     with torch.no_grad():
         before = model(ids).logits

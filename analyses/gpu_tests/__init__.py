@@ -1,1 +1,1 @@
-"""The tests that need a GPU, or run on one where it is, and their last result."""
+"""The tests that need a GPU or use one if present, and their last result."""

@@ -26,7 +26,7 @@ _EVERY = 15.0  # seconds between two writings
 
 
 class Keeper:
-    """A plugin of pytest that keeps what came out, file by file."""
+    """A pytest plugin that saves the outcomes by file."""
 
     def __init__(self, file: Path):
         self._file, self._began, self._written = file, time.monotonic(), 0.0
@@ -36,7 +36,7 @@ class Keeper:
         self._failed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a phase of a test; what fails in set-up or tear-down is a failure too."""
+        """Count a phase of a test; an error in set-up or tear-down counts as a failure."""
         self._seconds[report.nodeid.partition("::")[0]] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self._outcomes[report.outcome] += 1
@@ -73,15 +73,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes, all on the one GPU")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("tests", nargs="*", default=["tests"], help="files or folders")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.chdir(CHECKOUT)
-    keeper = Keeper(asked.results)
-    several = ["-n", str(asked.workers)] if asked.workers > 1 else []
+    keeper = Keeper(arguments.results)
+    several = ["-n", str(arguments.workers)] if arguments.workers > 1 else []
     code = pytest.main(
-        ["-m", LANE, "-p", "no:cacheprovider", "--tb=short", *several, *asked.tests], [keeper]
+        ["-m", LANE, "-p", "no:cacheprovider", "--tb=short", *several, *arguments.tests], [keeper]
     )
     keeper.write()
-    found = json.loads(asked.results.read_text(encoding="utf-8"))
+    found = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(f"{found['machine'].get('gpu', 'no GPU')}: {found['outcomes']} in {found['seconds']} s")
     for reason, count in found["skipped"].items():
         print(f"skipped {count}: {reason}")

@@ -1,1 +1,1 @@
-"""Whether the tests of the core would notice a change of it."""
+"""Mutation tests of the core."""

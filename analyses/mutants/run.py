@@ -1,7 +1,7 @@
 """Would the tests notice? Mutants of the core, drawn at random, and the tests of what they change.
 
     pip install cosmic-ray
-    python -m analyses.mutants.run --count 400      # goes on where it was stopped
+    python -m analyses.mutants.run --count 400      # resumes where it stopped
 
 cosmic-ray says which mutants there are (an operator replaced, a comparison turned, a number changed, a branch negated,
 a loop emptied). Each is written into a copy of the checkout. The tests run in a fork of one process that has imported
@@ -26,7 +26,7 @@ from typing import Any
 ROOMS = ("scan", "recorder", "store", "scores", "inits", "tasks", "runs")
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results.jsonl"
-# What uses a room from elsewhere.
+# Tests of code that uses each folder.
 FURTHER = {
     "scan": ["tests/contracts/test_adapters.py", "tests/edits"],
     "recorder": ["tests/contracts/test_adapters.py", "tests/cli/test_capture.py"],
@@ -36,7 +36,7 @@ FURTHER = {
     "tasks": ["tests/training"],
     "runs": ["tests/cli", "tests/training/test_sweep.py"],
 }
-_SECONDS = 600.0  # that a stage of tests may take
+_SECONDS = 600.0  # most seconds for a stage of tests
 
 
 def mutants(room: str) -> Iterator[dict[str, Any]]:
@@ -65,7 +65,7 @@ def mutants(room: str) -> Iterator[dict[str, Any]]:
 
 
 def mutated(mutant: dict[str, Any], source: str) -> str | None:
-    """The module's source with the mutant in it; None where the operator leaves it as it is."""
+    """Return the module's source with the mutant; None if the operator does not change it."""
     from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
     from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
 
@@ -82,7 +82,7 @@ def stages(module: str) -> list[list[str]]:
 
 
 def passes(copy: Path, tests: list[str]) -> bool | None:
-    """Whether the tests pass in a copy of the checkout, in a process of their own; None where they do not end."""
+    """Run the tests in a copy of the checkout and a separate process; return whether they pass, None on a time-out."""
     child = os.fork()
     if child == 0:
         _run_tests(copy, tests)

@@ -1,1 +1,1 @@
-"""Does a layer's score, before any training, predict what a student of it learns?"""
+"""Does a layer's score predict what its student learns, before any training?"""

@@ -1,4 +1,4 @@
-"""What is trained: teachers on two corpora, and in which order the students of each, as PREREGISTERED.md says."""
+"""The runs of PREREGISTERED.md: teachers on two corpora, and the students of each, in order."""
 
 import dataclasses
 from collections.abc import Sequence

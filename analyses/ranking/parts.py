@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("what", choices=("save", "join"))
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    asked = parser.parse_args()
-    (save if asked.what == "save" else join)(asked.source, asked.target)
+    arguments = parser.parse_args()
+    (save if arguments.what == "save" else join)(arguments.source, arguments.target)
 
 
 def save(checkpoint: Path, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""One teacher of the experiment: train it, score its layers, train its students; each step goes on where it was.
+"""One teacher of the experiment: train it, score its layers, train its students; each step resumes where it stopped.
 
     python -m analyses.ranking.run --name P0 --text build/text/P --out build/ranking/P0 --devices cuda --minutes 9
 
@@ -44,7 +44,7 @@ from ssmlens.training.teacher import like_teacher
 
 STEPS = ("teacher", "score", "students")
 TOLD = "teacher.json"
-# Steps between two checkpoints of the teacher: what is lost where time ends.
+# Steps between two checkpoints of the teacher: at most these are lost when time ends.
 _CHECKPOINT = 300
 
 
@@ -53,7 +53,7 @@ class _TimeUpError(Exception):
 
 
 def main() -> None:
-    """Do what is left to do until time is up."""
+    """Run the missing steps until time is up."""
     began = time.monotonic()
     asked = _options().parse_args()
     asked.results = asked.results or Path(__file__).parent / "results" / asked.name
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
-    """Train the teacher, and write down how it went."""
+    """Train the teacher and write its results."""
     held = _held(asked)
     if "run" in held:
         return
@@ -113,7 +113,7 @@ def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
 def score_teacher(
     asked: argparse.Namespace, device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Score the teacher's layers, and write that down."""
+    """Score the teacher's layers and write the scores."""
     held = _held(asked)
     if "scores" in held:
         return
@@ -126,7 +126,7 @@ def score_teacher(
 
 
 def train_students(asked: argparse.Namespace) -> None:
-    """Train the students that are left."""
+    """Train the missing students."""
     held = _held(asked)
     if "scores" not in held:
         raise SystemExit("there is no score yet: the steps before are teacher and score")
@@ -167,7 +167,7 @@ def _checkpoint(asked: argparse.Namespace) -> str:
 
 
 def _held(asked: argparse.Namespace) -> dict[str, Any]:
-    """What is known of the teacher so far."""
+    """Read the teacher's results so far."""
     file = asked.out / TOLD
     return json.loads(file.read_text()) if file.exists() else {}
 
@@ -190,7 +190,7 @@ def _keep_scores(out: Path, config: TrainConfig, scores: dict[str, float | None]
 
 
 def _words(*now: Any) -> str:
-    """What `train` or `capture` says of how far it is."""
+    """Print the progress of `train` or `capture`."""
     if len(now) == 1 and isinstance(now[0], Progress):
         return f"step {now[0].step} of {now[0].steps}, loss {now[0].loss:.3f}, accuracy {now[0].char:.3f}"
     return " ".join(map(str, now))

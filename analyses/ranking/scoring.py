@@ -1,4 +1,4 @@
-"""What is known of a teacher's layers before any student: scores, what is lost without them, the scale of weights."""
+"""Score a teacher's layers before any student: map scores, ablation, and the scale of weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from ssmlens.training.teacher import score_layers
 
 _LETTERS = 64
 _COUNT = 128
-# An exam of its own: not the seed of those that training is watched by.
+# A separate exam: not the seed of the exams during training.
 _SEED = 1
 
 
@@ -53,7 +53,7 @@ def ablation(model: nn.Module, count: int = _COUNT, letters: int = _LETTERS) -> 
 
 @contextmanager
 def _silent(mixer: nn.Module) -> Iterator[None]:
-    """The mixer puts out zeros."""
+    """Replace the mixer's output by zeros."""
 
     def silence(_: nn.Module, given: Any, out: Any) -> torch.Tensor:
         return torch.zeros_like(out)

@@ -1,1 +1,1 @@
-"""Which layer of a trained model is a good start for others."""
+"""Which layer of a trained model is a good initialisation for others?"""

@@ -1,4 +1,4 @@
-"""The teacher, what its students learn, and the grid."""
+"""The teacher, the students' task, and the grid."""
 
 from ssmlens.training.config import TrainConfig
 

@@ -1,4 +1,4 @@
-"""What came out: `python -m analyses.transplant.report RESULTS.json …` writes table.md and figure.svg beside itself."""
+"""The results: `python -m analyses.transplant.report RESULTS.json …` writes table.md and figure.svg beside itself."""
 
 import argparse
 import tempfile

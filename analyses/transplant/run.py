@@ -20,21 +20,25 @@ from ssmlens.training.transplant import transplant
 
 
 def main() -> None:
-    """Train what is left to do."""
+    """Train the missing runs."""
     assert __doc__
-    asked = options(__doc__, Path(__file__).parent, RATES, SEEDS).parse_args()
-    student = dataclasses.replace(STUDENT, steps=asked.steps or STUDENT.steps)
-    grid: dict[str, Any] = {"rates": asked.rates, "seeds": asked.seeds, "controls": "all"}
+    arguments = options(__doc__, Path(__file__).parent, RATES, SEEDS).parse_args()
+    student = dataclasses.replace(STUDENT, steps=arguments.steps or STUDENT.steps)
+    grid: dict[str, Any] = {"rates": arguments.rates, "seeds": arguments.seeds, "controls": "all"}
 
     def about() -> dict[str, Any]:
-        if not (asked.out / "teacher.h5").exists():  # stopped before the teacher was captured
+        if not (arguments.out / "teacher.h5").exists():  # stopped before the teacher was captured
             return {}
-        with ssmlens.open_capture(asked.out / "teacher.h5") as capture:
+        with ssmlens.open_capture(arguments.out / "teacher.h5") as capture:
             ranking = ssmlens.rank_layers(capture)
         ranks = {str(row.layer): row.rank for row in ranking}
         return {"teacher": TEACHER, "by": list(ranking.by), "ranks": ranks}
 
-    sit(asked, lambda **where: transplant(TEACHER, student, asked.out, **grid, **where), about)
+    sit(
+        arguments,
+        lambda **where: transplant(TEACHER, student, arguments.out, **grid, **where),
+        about,
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The view as an address: page, capture, layer, prompt, ... to a URL and back.
 
-The URL is the only state of the dashboard: controls write it, pages read it. A field that another page needs is one
-line in `Address`, with the function that reads it and raises ValueError on what it does not know.
+The URL is the only state of the dashboard: controls write it, pages read it. To add a field, add one line to `Address`
+with a function that reads it and raises ValueError on an invalid value.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Limits = Literal["shared", "own"]
 LIMITS: tuple[Limits, ...] = ("shared", "own")
 ThemeName = Literal["light", "dark"]
 LONGEST = 4096
-"""Characters of a query string that are read."""
+"""Most characters of a query string that are read."""
 
 _ID = re.compile(r"[0-9a-f]{10}")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -29,7 +29,7 @@ _RATE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,18})?(e-?[0-9]{1,2})?")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A layer of a capture under one of its prompts, as Compare puts them side by side: "0123456789.3.0"."""
+    """A layer of a capture on one prompt, one side of a comparison: "0123456789.3.0"."""
 
     capture: str
     layer: int
@@ -40,10 +40,10 @@ class Place:
 
 
 def _matching(pattern: re.Pattern[str], text: str) -> re.Match[str]:
-    found = pattern.fullmatch(text)
-    if found is None:
+    match = pattern.fullmatch(text)
+    if match is None:
         raise ValueError(text)
-    return found
+    return match
 
 
 def _identifier(text: str) -> str:
@@ -67,7 +67,7 @@ def _name(text: str) -> str:
 
 
 def _measure(text: str) -> str:
-    if text == LOSS:  # it has a figure of its own
+    if text == LOSS:  # it has its own figure
         raise ValueError(text)
     return _name(text)
 
@@ -96,28 +96,28 @@ def _one_of(*values: str) -> Callable[[str], str]:
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """What is looked at. Fields bear the names of the query string's parameters.
+    """The state of the view. Each field has the name of its query parameter.
 
     Attributes:
         page: A page's name, the URL's path.
-        capture: Id of a capture (`library`); None: the first there is.
-        layer: Block index; None: the first captured.
+        capture: Id of a capture (`library`); None: the first one.
+        layer: Number of the layer; None: the first captured.
         prompt: Number of a prompt.
-        view: What is drawn of the layer: "map", "mask", "erase", "channel" (one head's M), "softmax".
-        channel: The head whose M is drawn.
+        view: The matrix drawn: "map", "mask", "erase", "channel" (one head's M), "softmax".
+        channel: The head to draw M of.
         scale: Colour scale.
         zoom: The rectangle drawn; None: all.
-        query: The token whose row is laid over the text; None: the last.
-        sort: What orders the heads of Signals: their number, mean step or median half-life.
-        group: The group whose W_B and W_C Weights shows.
+        query: The token whose row colours the text; None: the last.
+        sort: Order of the heads on Signals: by number, mean step or median half-life.
+        group: The group shown on Weights (its W_B and W_C).
         by: The score that orders the layers; None: the default order.
-        against: What Compare shows beside the rest.
-        limits: Whether what Compare shows has one end of the colour scale, or each its own.
-        runs: Ids of training runs, or of folders of them; empty: the folder last written to.
-        measure: What Runs shows beside the loss: shares of right strings or of right characters.
-        length: The length whose evaluation Runs compares; None: the longest trained on.
-        rate: The learning rate whose curves Runs shows; None: of each arm the one that does best.
-        attribution: Id of a logit's terms (`library`); None: the first there are.
+        against: The places that Compare shows beside the first.
+        limits: Colour limits on Compare: "shared" by all panels, or each panel's "own".
+        runs: Ids of training runs or of their folders; empty: the folder last written to.
+        measure: The measure that Runs shows beside the loss, such as the share of correct strings.
+        length: The evaluation length that Runs compares at; None: the longest trained on.
+        rate: The learning rate of the curves on Runs; None: the best rate of each arm.
+        attribution: Id of an attribution (`library`); None: the first one.
         theme: "light" or "dark".
     """
 
@@ -142,19 +142,19 @@ class Address:
     attribution: str | None = field(default=None, metadata={"read": _identifier})
     theme: ThemeName = field(default="light", metadata={"read": _one_of("light", "dark")})
 
-    def but(self, **changes: Any) -> "Address":
-        """This address with some fields changed."""
+    def replace(self, **changes: Any) -> "Address":
+        """Return this address with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     @property
     def search(self) -> str:
-        """The query string, "?capture=…&layer=3" or "": only what differs from the defaults."""
-        told = {
+        """The query string, "?capture=…&layer=3" or "": only the fields that differ from the defaults."""
+        written = {
             name: _written(getattr(self, name))
             for name, parameter in _PARAMETERS.items()
             if getattr(self, name) != parameter.default
         }
-        return f"?{urlencode(told, safe='~,', quote_via=quote)}" if told else ""
+        return f"?{urlencode(written, safe='~,', quote_via=quote)}" if written else ""
 
     @property
     def href(self) -> str:
@@ -166,23 +166,25 @@ _PARAMETERS = {f.name: f for f in dataclasses.fields(Address) if "read" in f.met
 
 
 def defaults() -> dict[str, str | None]:
-    """What each parameter is where an address does not say: as it is written, None for what depends on the capture."""
-    stand = {name: parameter.default for name, parameter in _PARAMETERS.items()}
-    return {name: None if value in (None, ()) else _written(value) for name, value in stand.items()}
+    """The default of each parameter, as text; None where it depends on the capture."""
+    values = {name: parameter.default for name, parameter in _PARAMETERS.items()}
+    return {
+        name: None if value in (None, ()) else _written(value) for name, value in values.items()
+    }
 
 
 def parse(
     pathname: str | None, search: str | None, pages: tuple[str, ...]
 ) -> tuple[Address, tuple[str, ...]]:
-    """The address that a URL names; what it says badly falls back to the default.
+    """Read the address from a URL. An invalid value falls back to its default.
 
     Args:
         pathname: The URL's path; its first part is a page's name.
         search: The URL's query string, with or without "?".
-        pages: Names of the pages there are; the first is the default.
+        pages: Names of all pages; the first is the default.
 
     Returns:
-        The address, and a line for each thing that was not understood.
+        The address, and one line for each part that was ignored.
     """
     notes = []
     page = (pathname or "").strip("/") or pages[0]
@@ -191,27 +193,27 @@ def parse(
         page = pages[0]
     if len((search or "").removeprefix("?")) > LONGEST:
         notes.append(f"the address is longer than {LONGEST} characters and was not read")
-    told: dict[str, Any] = {}
-    for name, value in _told(search):
+    fields: dict[str, Any] = {}
+    for name, value in _parameters(search):
         try:
-            told[name] = _PARAMETERS[name].metadata["read"](value)
+            fields[name] = _PARAMETERS[name].metadata["read"](value)
         except ValueError:
-            notes.append(f"the address's {name} was not understood; shown is the default")
-    return Address(page=page, **told), tuple(notes)
+            notes.append(f"the address's {name} is invalid; the default is shown")
+    return Address(page=page, **fields), tuple(notes)
 
 
-def instead(search: str | None, shown: Address) -> dict[str, dict[str, str]]:
-    """What a URL says and another value is shown for, by parameter: {"layer": {"99": "0"}}."""
-    values = ((name, value, getattr(shown, name)) for name, value in _told(search))
+def substitutes(search: str | None, shown: Address) -> dict[str, dict[str, str]]:
+    """Map each parameter to the value in the URL and the one shown for it: {"layer": {"99": "0"}}."""
+    values = ((name, value, getattr(shown, name)) for name, value in _parameters(search))
     return {
-        name: {value: _written(there)}
-        for name, value, there in values
-        if there is not None and _written(there) != value
+        name: {value: _written(actual)}
+        for name, value, actual in values
+        if actual is not None and _written(actual) != value
     }
 
 
-def _told(search: str | None) -> list[tuple[str, str]]:
-    """The parameters of a query string that are known, with their values as text."""
+def _parameters(search: str | None) -> list[tuple[str, str]]:
+    """The known parameters of a query string, with their values as text."""
     text = (search or "").removeprefix("?")
     pairs = parse_qsl(text, errors="replace", max_num_fields=None) if len(text) <= LONGEST else []
     return [(name, value) for name, value in pairs if name in _PARAMETERS]

@@ -1,4 +1,4 @@
-"""Build the app: the frame, the pages found in `pages/`, routes of pictures and data, the guard before all."""
+"""Build the app: the frame, the pages in `pages/`, the routes of pictures and data, and the guard in front."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _STYLE = f"""<style>
 :root {{ {LIGHT.css_variables()} }}
 :root[data-mantine-color-scheme="dark"] {{ {DARK.css_variables()} }}
 </style>"""
-# In the page itself: browsers ask for an icon that is a file anew at every change of the address.
+# Inline: browsers request an icon file again at every change of the address.
 _ICON = quote(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">'
     f'<path d="M0 0 16 16H0z" fill="{LIGHT.accent}" opacity=".35"/>'
@@ -38,27 +38,27 @@ _INDEX = """<!DOCTYPE html>
 
 
 class _Dash(Dash):
-    """Dash without scripts that no page uses."""
+    """Dash without the scripts that no page uses."""
 
     def interpolate_index(self, **parts: str) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The first HTML."""
+        """Build the first HTML."""
         scripts = [line for line in parts["scripts"].splitlines() if _UNUSED not in line]
         return super().interpolate_index(**parts | {"scripts": "\n".join(scripts)})
 
 
 def make_app(paths: Sequence[Path], access: Access, follow_links: bool = False) -> Dash:
-    """The dashboard over captures and runs, as a Dash app whose `server` is a WSGI application.
+    """Build the dashboard of captures and runs: a Dash app with a WSGI application as its `server`.
 
     Args:
-        paths: Captures (files or folders), run folders, or folders that hold them.
-        access: From where it may be asked, and with what token.
-        follow_links: Whether links below the paths are followed, which may lead out of them.
+        paths: Captures (files or folders), run folders, or folders that contain them.
+        access: Where requests may come from, and the token they need.
+        follow_links: Whether to follow links below the paths, which may lead out of them.
 
     Raises:
         UsageError: One of the paths does not exist.
     """
     library = Library(paths, follow_links)
-    shown = pages()
+    page_list = pages()
     with _without_dash_settings():
         app = _Dash(
             __name__,
@@ -71,39 +71,39 @@ def make_app(paths: Sequence[Path], access: Access, follow_links: bool = False) 
             add_log_handler=False,
         )
         app.server.debug = False
-        app.layout = frame(shown)
-        connect(app, shown, library)
-        # Dash takes up scripts, callbacks and settings before its first request: here, where no setting counts.
+        app.layout = frame(page_list)
+        connect(app, page_list, library)
+        # Dash reads scripts, callbacks and settings at its first request: trigger that here, free of the environment.
         with app.server.test_request_context("/"):
             app.server.preprocess_request()
-        add_routes(app.server, shown, library)
-        _begin_at_once(app.server, shown, library)
-        protect(app, access, tuple(page.name for page in shown), ROUTES)
+        add_routes(app.server, page_list, library)
+        _prepare_early(app.server, page_list, library)
+        protect(app, access, tuple(page.name for page in page_list), ROUTES)
     return app
 
 
-def _begin_at_once(server: Flask, pages: Sequence[Page], library: Library) -> None:
-    """Open the capture of an address, and make what its page needs, while the browser still loads its scripts."""
+def _prepare_early(server: Flask, pages: Sequence[Page], library: Library) -> None:
+    """Open the capture of a requested page and prepare its figures while the browser still loads scripts."""
     by_name, ahead = {page.name: page for page in pages}, Ahead(pause=0.0)
 
-    def begin(page: Page, search: str) -> None:
+    def prepare(page: Page, search: str) -> None:
         ahead.make(page.ahead(page.scene(page.name, search, library)))
 
     @server.before_request
-    def page_asked_for() -> None:
+    def prepare_requested_page() -> None:
         page = by_name.get(request.path.strip("/"))
         if page is not None and page.needs_capture:
-            ahead.make([partial(begin, page, request.query_string.decode("latin-1"))])
+            ahead.make([partial(prepare, page, request.query_string.decode("latin-1"))])
 
 
 @contextmanager
 def _without_dash_settings() -> Iterator[None]:
-    """Dash and Flask read settings from the environment, debug mode among them; here none of it counts."""
-    outside = dict(os.environ)
-    for name in outside:
+    """Hide the environment settings of Dash and Flask, debug mode among them, within the block."""
+    environment = dict(os.environ)
+    for name in environment:
         if name.upper().startswith(("DASH_", "FLASK_")):
             del os.environ[name]
     try:
         yield
     finally:
-        os.environ.update(outside)
+        os.environ.update(environment)

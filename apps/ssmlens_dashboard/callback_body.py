@@ -1,4 +1,4 @@
-"""The body of a callback request, held to the callbacks there are before Dash looks at it."""
+"""Check the body of a callback request against the app's callbacks, before Dash reads it."""
 
 import json
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ def check(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> None:
         callbacks: The app's `callback_map`.
 
     Raises:
-        BadRequest: With one line that says what is wrong.
+        BadRequest: The body is invalid; the message says why.
     """
     if not isinstance(body, dict):
-        raise BadRequest("a callback's body is an object")
+        raise BadRequest("the body of a callback must be an object")
     output = body.get("output")
     if not isinstance(output, str) or output not in callbacks:
         raise BadRequest("there is no such callback")
@@ -32,37 +32,37 @@ def check(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> None:
     _match(body.get("state", []), declared["state"], "state")
     changed = body.get("changedPropIds", [])
     if not isinstance(changed, list) or not all(isinstance(name, str) for name in changed):
-        raise BadRequest("changedPropIds is a list of names")
+        raise BadRequest("changedPropIds must be a list of names")
     outputs = body.get("outputs")
-    given = outputs if isinstance(outputs, list) else [outputs]
-    if [_named(item) for item in given] != _declared_outputs(output):
-        raise BadRequest("the outputs are not this callback's")
+    entries = outputs if isinstance(outputs, list) else [outputs]
+    if [_named(item) for item in entries] != _declared_outputs(output):
+        raise BadRequest("the outputs do not match this callback")
 
 
 def _declared_outputs(output: str) -> list[tuple[str, str]]:
-    """Ids and properties of a callback's name: "id.property", or several of them, "..a.x...b.y.."."""
+    """Ids and properties in a callback's name: "id.property", or several: "..a.x...b.y.."."""
     several = output.startswith("..")
     names = output[2:-2].split("...") if several else [output]
-    return [(identifier, name) for identifier, _, name in (it.rpartition(".") for it in names)]
+    return [(identifier, name) for identifier, _, name in (pair.rpartition(".") for pair in names)]
 
 
-def _match(given: object, declared: list[dict[str, str]], what: str) -> None:
-    """Whether values come for the declared properties, in order."""
-    if not isinstance(given, list) or len(given) != len(declared):
-        raise BadRequest(f"the {what} are not this callback's")
-    for item, wanted in zip(given, declared, strict=True):
-        if _named(item) != (wanted["id"], wanted["property"]):
-            raise BadRequest(f"the {what} are not this callback's")
+def _match(entries: object, declared: list[dict[str, str]], section: str) -> None:
+    """Check that the entries have the declared properties, in order."""
+    if not isinstance(entries, list) or len(entries) != len(declared):
+        raise BadRequest(f"the {section} do not match this callback")
+    for item, expected in zip(entries, declared, strict=True):
+        if _named(item) != (expected["id"], expected["property"]):
+            raise BadRequest(f"the {section} do not match this callback")
         value = item.get("value")
-        if wanted["id"] == URL or '"type":"here"' in wanted["id"]:
+        if expected["id"] == URL or '"type":"here"' in expected["id"]:
             if not (value is None or isinstance(value, str)):
-                raise BadRequest("an address is text")
+                raise BadRequest("an address must be text")
             if len(value or "") > 2 * LONGEST:
                 raise BadRequest("this address is too long")
 
 
 def _named(item: object) -> tuple[str, str] | None:
-    """Id and property that an entry names; ids of several parts as Dash writes them."""
+    """Id and property of an entry; an id of several parts as Dash writes it."""
     if not isinstance(item, dict):
         return None
     identifier, name = item.get("id"), item.get("property")

@@ -1,4 +1,4 @@
-"""What a browser has not been told yet: a view answers with what changed, and of a figure with the parts that did."""
+"""Send a browser only what changed: a view's changed outputs, and only the changed parts of a figure."""
 
 import hashlib
 import json
@@ -9,22 +9,22 @@ import plotly.graph_objects as go
 from dash import Patch, no_update
 from plotly.utils import PlotlyJSONEncoder
 
-Told = list[dict[str, str]]
-"""For each output the parts it was told of, and what they were: a digest each."""
+Sent = list[dict[str, str]]
+"""For each output, a digest of every part that the browser has."""
 
-_WHOLE = ""
+_CONTENT = ""
 _LAYOUT = "layout"
 
 
-def changes(values: Sequence[Any], before: object) -> tuple[list[Any], Told]:
-    """The values of a view's outputs as a browser needs them that was told others before.
+def changes(values: Sequence[Any], before: object) -> tuple[list[Any], Sent]:
+    """Reduce a view's outputs to what differs from the last answer.
 
     Args:
-        values: What the view drew.
-        before: What came with the last answer, from the browser; None for a page that has just been made.
+        values: The outputs of the view.
+        before: The digests of the last answer, from the browser; None for a new page.
 
     Returns:
-        For each output its value, or a patch of a figure, or `no_update`; and what the browser has been told then.
+        For each output its value, a patch of a figure, or `no_update`; and the digests after this answer.
     """
     plain = [value.to_plotly_json() if isinstance(value, go.Figure) else value for value in values]
     now = [_parts(value) for value in plain]
@@ -44,14 +44,14 @@ def changes(values: Sequence[Any], before: object) -> tuple[list[Any], Told]:
 
 def _parts(value: Any) -> dict[str, str]:
     if not _is_figure(value):
-        return {_WHOLE: _digest(value)}
+        return {_CONTENT: _digest(value)}
     layout = {key: _digest(part) for key, part in value[_LAYOUT].items()}
-    return {_WHOLE: _digest(value["data"]), **layout}
+    return {_CONTENT: _digest(value["data"]), **layout}
 
 
 def _patch(value: Any, parts: dict[str, str], known: dict[str, Any]) -> Any:
-    """The layout's parts that changed, where the data did not: plotly redraws no more than those."""
-    if not (_is_figure(value) and known.get(_WHOLE) == parts[_WHOLE]):
+    """Patch only the changed parts of a layout where the data did not change: plotly redraws no more than those."""
+    if not (_is_figure(value) and known.get(_CONTENT) == parts[_CONTENT]):
         return value
     patch = Patch()
     for key, part in value[_LAYOUT].items():

@@ -1,11 +1,11 @@
 """Controls that write a field of the address, and follow it.
 
-A view never sets a control's value: its answer may belong to an address that the reader has left, and a control that is
-set writes the address. Nor does a control wait for an answer: it follows `SHOWN`, which is nobody's output. What can be
-chosen (`data`, `max`) is the view's to say, or the layout's.
+A view never sets a control's value: the answer may belong to an address that the reader has left, and setting a control
+writes the address. A control does not wait for an answer either: it follows `SHOWN`, which no callback outputs. Views
+and layouts set only the choices (`data`, `max`).
 
-Pages that need no capture are the exception: a view of theirs makes their controls anew, each with its value
-(`own_control_id`), and `write_fields` writes the address.
+Pages without a capture are the exception: their view rebuilds the controls with their values (`own_control_id`), and
+`write_fields` writes the address.
 """
 
 from collections.abc import Sequence
@@ -15,28 +15,28 @@ from dash import Input, Output, dcc, html
 from dash.dependencies import ALL, Wildcard
 from dash.development.base_component import Component
 
-from ssmlens_dashboard.elements import more
+from ssmlens_dashboard.elements import attributes
 from ssmlens_dashboard.page import Page, control_id
 
 SHOWN = Input("shown", "data")
-"""Changes, in the browser, with the address and with what the server says it stands for."""
+"""Changes in the browser with the address, and when the server has resolved the address."""
 
 
 def segments(field: str, options: Sequence[tuple[str, str]]) -> Component:
-    """A row of choices for a field: (value in the address, what the reader sees), the first one chosen at first."""
+    """Make a row of choices (value in the address, label) for a field; the first is selected initially."""
     return dmc.SegmentedControl(
         id=control_id(field), data=choices(options), value=options[0][0], size="xs"
     )
 
 
 def choices(options: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Options of a select or a row of choices, as their `data`."""
+    """Format options as the `data` of a select or a row of choices."""
     return [{"value": value, "label": label} for value, label in options]
 
 
 def slider(field: str, count: int) -> Component:
-    """A slider through the numbers from 0 to `count` − 1, one at a time, its name before it."""
-    bar = dcc.Input(  # the browser's own: its value may be text, which is what the address holds
+    """Make a labelled slider over the numbers 0 to `count` − 1."""
+    bar = dcc.Input(  # the browser's own slider: its value may be text, as in the address
         id=control_id(field),
         type="range",
         min=0,
@@ -49,21 +49,21 @@ def slider(field: str, count: int) -> Component:
 
 
 def following(field: str) -> tuple[Output, Input]:
-    """What `ssmlens.controls` in assets/ is bound to, to keep the control of a field at what the address says."""
+    """Output and input of `ssmlens.controls` in assets/, which sets the control of a field from the address."""
     return Output(control_id(field), "value"), SHOWN
 
 
 def follow(page: Page, *fields: str) -> None:
-    """Keep a page's controls at what the address says, whatever changed it.
+    """Keep a page's controls in step with the address.
 
-    A field has one control, on however many pages, and one callback for them all: see `shell.connect_scripts`.
+    All pages share one callback for the control of a field: see `shell.connect_scripts`.
     """
     for field in fields:
         page.clientside("controls", *following(field))
 
 
 def own_control_id(page: str, field: str | Wildcard) -> dict[str, str | Wildcard]:
-    """The id of a control that a page's view makes anew with its value."""
+    """The id of a control that a page's view rebuilds with its value."""
     return {"type": f"{page}-control", "field": field}
 
 
@@ -76,13 +76,13 @@ def own_select(
     *,
     searchable: bool = False,
 ) -> Component:
-    """A select that a page's view makes anew.
+    """Make a select that a page's view rebuilds.
 
     Args:
         page: Name of the page.
-        field: The field of the address that it writes.
-        options: (value in the address, what the reader sees) of each choice.
-        value: The one chosen.
+        field: The address field that it writes.
+        options: Each choice as (value in the address, label).
+        value: The selected value.
         width: In pixels.
         searchable: Whether the reader can type to find a choice.
     """
@@ -94,10 +94,10 @@ def own_select(
         searchable=searchable,
         size="xs",
         w=width,
-        **more(aria_label=field.capitalize()),
+        **attributes(aria_label=field.capitalize()),
     )
 
 
 def write_fields(page: Page) -> None:
-    """Let the controls that a page's view makes anew write the address."""
+    """Let the controls that a page's view rebuilds write the address."""
     page.clientside("write_fields", Input(own_control_id(page.name, ALL), "value"))

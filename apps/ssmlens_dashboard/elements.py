@@ -1,4 +1,4 @@
-"""Pieces that every page is made of."""
+"""Components shared by the pages."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ def figure_card(
     figure: Any = None,
     height: int | str | None = None,
 ) -> Component:
-    """A figure with its title (id "…-title") and its downloads as SVG and PNG.
+    """Make a card: a figure, its title (id "…-title") and its SVG and PNG downloads.
 
     Args:
         identifier: Id of the dcc.Graph.
-        title: What it shows.
+        title: The title.
         *children: Controls beside the title.
-        figure: A figure to start with; views fill it otherwise.
-        height: In pixels, or as CSS says; the figure's own otherwise.
+        figure: The initial figure; by default empty until a view fills it.
+        height: In pixels or as a CSS length; by default the figure's own.
     """
     graph = dcc.Graph(
         id=identifier,
@@ -31,7 +31,7 @@ def figure_card(
     )
     exports = [
         html.Button(
-            form.upper(), className="quiet", **more(data_export=form, data_figure=identifier)
+            form.upper(), className="quiet", **attributes(data_export=form, data_figure=identifier)
         )
         for form in ("svg", "png")
     ]
@@ -47,23 +47,23 @@ def figure_card(
 
 
 def none_found(identifier: str, things: str, advice: str, commands: str) -> Component:
-    """What stands, hidden at first, where there is nothing that a page can show.
+    """Make the message of an empty page, hidden initially.
 
     Args:
         identifier: Its id.
-        things: What was looked for.
-        advice: What the commands do.
-        commands: What to type to have some, a command a line.
+        things: What the page shows, such as "Training runs".
+        advice: A sentence that introduces the commands.
+        commands: The commands to type, one per line.
     """
-    said = f"{things}: none found in what this dashboard was opened on."
+    message = f"{things}: none found in the paths given to this dashboard."
     return html.Div(
-        [html.P(said, className="what"), html.P(advice), html.Pre(commands)],
+        [html.P(message, className="what"), html.P(advice), html.Pre(commands)],
         id=identifier,
         className="trouble",
         hidden=True,
     )
 
 
-def more(**attributes: str) -> dict[str, Any]:
-    """Attributes data-… and aria-…, an underscore for each hyphen: `html.A(..., **more(aria_label="Next"))`."""
-    return {name.replace("_", "-"): value for name, value in attributes.items()}
+def attributes(**values: str) -> dict[str, Any]:
+    """Write data-… and aria-… attributes with underscores: `html.A(..., **attributes(aria_label="Next"))`."""
+    return {name.replace("_", "-"): value for name, value in values.items()}

@@ -1,7 +1,7 @@
-"""What stands before every request: who may ask, for what, and how a refusal looks.
+"""Guard every request: who may ask, for what, and the form of a refusal.
 
-The dashboard listens on this computer. A page of another site must not be able to read through it (Host, Origin), a
-reader over the network needs a token, and nothing but the pages, their pictures and their data is served.
+The dashboard listens on this computer. A page of another site must not read from it (Host, Origin), a reader
+over the network needs a token, and only the pages, their pictures and their data are served.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ssmlens_dashboard.callback_body import check
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
 MOST_BYTES = 256 * 1024
-"""Bytes that the body of a request may have."""
+"""Most bytes in the body of a request."""
 _UPDATE = "/_dash-update-component"
 _PAGES = "/<path:path>"
 _RULES = (
@@ -48,20 +48,20 @@ BARE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-"""Headers of an answer that is no page."""
-FAILED = "the dashboard failed here; its terminal says why"
-"""What a client reads of a failure that nobody foresaw."""
+"""Headers of an answer that is not a page."""
+FAILED = "the dashboard failed; its terminal shows the cause"
+"""The message to a client after an unexpected failure."""
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """From where the dashboard may be asked.
+    """Where requests to the dashboard may come from.
 
     Attributes:
         host: The address it listens on.
         port: The port it listens on.
-        token: What a reader must bring where `host` is not this computer alone; None there.
+        token: The token that readers need; None if only this computer can reach `host`.
     """
 
     host: str = "127.0.0.1"
@@ -87,15 +87,15 @@ class Access:
 
     @property
     def address(self) -> str:
-        """What to open: the URL, with the token where there is one."""
+        """The URL to open, with the token if there is one."""
         name = socket.gethostname() if self._any else self.name
         token = "" if self.token is None else f"?token={self.token}"
         return f"http://{name}:{self.port}/{token}"
 
     def admits(self, host: str) -> bool:
-        """Whether a Host header names this server, and not a foreign name that was made to lead here."""
+        """Whether a Host header names this server, not a foreign name that resolves to it."""
         if self._any:
-            return True  # whatever name leads here; the token decides
+            return True  # any name may resolve to it; the token decides
         names = (self.name, *(_LOCAL if self.local else ()))
         bare = names if self.port == 80 else ()
         return host.lower() in (*bare, *(f"{name}:{self.port}" for name in names))
@@ -115,13 +115,13 @@ class Access:
 
 
 def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str, ...]) -> None:
-    """Put the guard before every request to an app whose callbacks are complete.
+    """Put the guard before every request. All callbacks must be registered already.
 
     Args:
         app: The app.
-        access: From where it may be asked.
+        access: Where requests may come from.
         pages: Names of the pages.
-        routes: Rules of the routes that are served besides Dash's own.
+        routes: Rules of the routes served besides Dash's own.
     """
     server: Flask = app.server
     server.config["MAX_CONTENT_LENGTH"] = MOST_BYTES
@@ -129,19 +129,19 @@ def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str
 
     def admit() -> Response | None:
         host = request.headers.get("Host")
-        if host is None:  # in whose place `request.host` would be what this server is called
+        if host is None:  # `request.host` would fall back to the server's own name
             raise BadRequest("the request has no Host header")
         if not (host and access.admits(request.host)):
-            raise Forbidden("this server answers to its own address only; forward the same port")
+            raise Forbidden("this server answers only to its own address; forward the same port")
         if access.token is not None and not _same(request.cookies.get(access.cookie), access.token):
             return _welcome(access.token, access.cookie, pages)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed()
-        if request.method == "POST" and not _from_here():
+        if request.method == "POST" and not _same_origin():
             raise Forbidden("this request comes from another site")
         rule = request.url_rule.rule if request.url_rule else None
         if rule is not None and rule not in served:
-            raise NotFound("there is nothing here")
+            raise NotFound("this address does not exist")
         if rule == _PAGES and request.path.strip("/") not in pages:
             raise NotFound("there is no such page")
         if rule == "/":
@@ -150,21 +150,21 @@ def protect(app: Dash, access: Access, pages: tuple[str, ...], routes: tuple[str
             check(_json(), app.callback_map)
         return None
 
-    # Before Dash's own, so that nothing runs for a request that is refused.
+    # First, so that nothing else runs for a refused request.
     server.before_request_funcs.setdefault(None, []).insert(0, admit)
     server.after_request(_headers(" ".join(app.csp_hashes())))
     server.register_error_handler(HTTPException, _refusal)
     server.register_error_handler(Exception, _failure)
 
 
-def _same(given: str | None, token: str) -> bool:
-    return given is not None and hmac.compare_digest(given.encode(), token.encode())
+def _same(value: str | None, token: str) -> bool:
+    return value is not None and hmac.compare_digest(value.encode(), token.encode())
 
 
 def _welcome(token: str, cookie: str, pages: tuple[str, ...]) -> Response:
-    """For a reader who brings the token in the URL: a cookie in its place, and on to the page.
+    """Answer a URL with the token: set the cookie and lead on to the page.
 
-    On by a page of ours, not by a redirect: from a link elsewhere a redirect would come without the cookie.
+    A page leads on, not a redirect: after a link from another site, a redirect would arrive without the cookie.
     """
     if request.method != "GET" or not _same(request.args.get("token"), token):
         raise Forbidden("open the address that ssmlens dashboard printed, with its token")
@@ -176,11 +176,11 @@ def _welcome(token: str, cookie: str, pages: tuple[str, ...]) -> Response:
 
 
 def _address(pages: tuple[str, ...]) -> str:
-    """Where this request leads, written anew: nothing of it is echoed that was not understood."""
+    """The address of this request, rebuilt from its valid parts: nothing else is echoed."""
     return parse(request.path, request.query_string.decode("latin-1"), pages)[0].href
 
 
-def _from_here() -> bool:
+def _same_origin() -> bool:
     origin = urlsplit(request.headers.get("Origin", ""))
     return origin.scheme in ("http", "https") and origin.netloc == request.host
 
@@ -193,7 +193,7 @@ def _json() -> object:
 
 
 def _headers(script_hashes: str) -> Callable[[Response], Response]:
-    # Mantine and ag-grid write their styles into the page; scripts are files of ours, or known by their hash.
+    # Mantine and ag-grid write styles into the page. Scripts are our own files, or allowed by their hash.
     policy = (
         f"default-src 'none'; script-src 'self' {script_hashes}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
@@ -216,13 +216,12 @@ def _refusal(error: HTTPException) -> Response:
 
 
 def _failure(error: Exception) -> Response:
-    """A failure that nobody foresaw: its cause is for the terminal, not for the page."""
+    """Answer an unexpected failure: the cause goes to the terminal, not to the page."""
     if isinstance(error, PreventUpdate):
         return Response(status=204)
-    if request.path.startswith(
-        "/_dash-component-suites/"
-    ):  # how Dash refuses a file it did not register
-        return _refusal(NotFound("there is nothing here"))
+    # Dash raises this for a file that it did not register.
+    if request.path.startswith("/_dash-component-suites/"):
+        return _refusal(NotFound("this address does not exist"))
     _log.error("%s %s: %s: %s", request.method, request.path, type(error).__name__, error)
     response = jsonify(error=FAILED)
     response.status_code = 500

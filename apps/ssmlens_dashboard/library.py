@@ -1,7 +1,7 @@
-"""What the dashboard has open: captures, training runs and attributions under the paths it was given.
+"""The captures, training runs and attributions under the paths given to the dashboard.
 
-Nothing that comes from a browser is ever used as a path: it names the id of an entry. A capture is opened when it is
-first looked at, read-only, and opened again when its files have changed.
+Nothing from a browser is used as a path: a browser names the id of an entry. A capture is opened read-only on first
+use, and opened again when its files have changed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,15 +21,15 @@ _COMMANDS = {
 
 
 class GrowingError(CaptureFileError):
-    """A capture is still being written; later it can be shown."""
+    """A capture is still being written; it can be shown later."""
 
 
 class Library:
     """The captures, runs and attributions under some paths.
 
     Args:
-        paths: Captures (files or folders), run folders, files of attributions, or folders that hold them.
-        follow_links: Whether links below them are followed, which may lead out of them.
+        paths: Captures (files or folders), run folders, files of attributions, or folders that contain them.
+        follow_links: Whether to follow links below the paths, which may lead out of them.
 
     Raises:
         UsageError: One of the paths does not exist.
@@ -46,14 +46,14 @@ class Library:
         self._open = OpenCaptures()
 
     def entries(self, kind: Kind) -> list[Entry]:
-        """What there is now, in the order of the paths and of names within a folder. Raises OpenFilesError."""
+        """Return the current entries, by path and by name within a folder. Raises OpenFilesError."""
         return self._open.with_files(lambda: self._listing.entries(kind))
 
     def entry(self, identifier: str | None, kind: Kind = "capture") -> Entry:
-        """What bears an id; for None the first that is complete.
+        """Return the entry with an id; for None the first complete one.
 
         Raises:
-            UsageError: Nothing does, any longer.
+            UsageError: There is no such entry, or no longer.
         """
         entries = self.entries(kind)
         if identifier is None:
@@ -63,15 +63,15 @@ class Library:
         for entry in entries:
             if entry.id == identifier:
                 return entry
-        raise UsageError(f"this {kind} is not here, or no longer; choose another")
+        raise UsageError(f"this {kind} does not exist, or no longer; choose another")
 
     def capture(self, identifier: str | None) -> Capture:
-        """The capture of an id (None: the first), open; opened again where its files have changed.
+        """Open the capture with an id (None: the first); open it again if its files have changed.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is no such capture.
             GrowingError: It is not finished.
-            CaptureFileError: It is damaged, or of another version; the message says what to do.
+            CaptureFileError: It is damaged or has another version; the message says what to do.
             OpenFilesError: No more files can be opened.
         """
         entry = self.entry(identifier)
@@ -89,15 +89,15 @@ class Library:
 
 
 def first(entries: Sequence[Entry]) -> Entry:
-    """What is shown if nobody says: the first that is complete, if any is."""
+    """Return the default entry: the first complete one, else the first."""
     return next((entry for entry in entries if not entry.growing), entries[0])
 
 
 def without_folders(message: str, entry: Entry) -> str:
-    """A message about a capture, with its name for its path."""
+    """Replace the path of an entry by its name in a message."""
     return message.replace(str(entry.path), entry.name).replace(f"{entry.path.parent}/", "")
 
 
 def _layers_written(folder: Path) -> int:
-    """How many layers of a growing capture have a file, each of them whole or of some of its prompts."""
+    """Count the layers of a growing capture that have a file, for all prompts or some."""
     return len({path.name.partition(".")[0] for path in folder.glob("layer-*.h5")})

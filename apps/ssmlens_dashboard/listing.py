@@ -1,8 +1,8 @@
-"""What lies under the paths that the dashboard was given: captures, runs and attributions, each with an id and a name.
+"""List the captures, runs and attributions under the paths given to the dashboard, each with an id and a name.
 
-Captures lie by themselves, or in a run's folder `captures/`: those that its training made at some of its steps.
-`ssmlens.files.folders` says which folders are searched, here as in `ssmlens.find_runs`. An id is a hash of the path of
-a thing, without the ending that the path has while the thing is being written.
+A capture stands alone or in the folder `captures/` of the run that made it during training. The search covers the same
+folders as `ssmlens.find_runs` (`ssmlens.files.folders`). An id is a hash of the path, without the ending that the path
+has while it is being written.
 """
 
 import dataclasses
@@ -21,22 +21,22 @@ from ssmlens.runs.run import MOST_RUNS, holds_run
 from ssmlens.store.attribution_file import is_attribution
 
 Kind = Literal["capture", "run", "attribution"]
-_MOST_PARTS = 5  # of a path in a name
-_CAPTURES = "captures"  # in a run's folder
-_FEW = 256  # directories that can be checked at every request
-_SOON = 1.0  # seconds between two checks of more than that
+_MOST_PARTS = 5  # of the path, in a name
+_CAPTURES = "captures"  # the folder in a run's folder
+_FEW = 256  # most directories to check at every request
+_PAUSE = 1.0  # seconds between two checks of more directories
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Something that can be opened.
+    """A capture, run or attribution that can be opened.
 
     Attributes:
-        id: What URLs and callbacks call it.
+        id: Its name in URLs and callbacks.
         kind: "capture", "run" (a folder of `ssmlens train`) or "attribution" (a file of `ssmlens attribute`).
-        path: Where it lies; never sent to a browser.
-        name: What a reader sees: its file name, with its folders' as far as others have the same.
-        run: Of a capture: the run that made it, None where it lies by itself.
+        path: Its path; never sent to a browser.
+        name: Its name for the reader: the file name, with as many parent folders as make it unique.
+        run: The run that made a capture; None for any other entry.
     """
 
     id: str
@@ -52,14 +52,14 @@ class Entry:
 
 
 class Listing:
-    """The captures, runs and attributions under some paths, as they are now; for several threads.
+    """The current captures, runs and attributions under some paths. Thread-safe.
 
     A folder is read again only when it has changed. More than 256 folders are checked at most once a second.
 
     Args:
-        roots: Captures (files or folders), run folders, files of attributions, or folders that hold them: without
-            links, and finished or not.
-        follow_links: Whether links below them are followed.
+        roots: Captures (files or folders), run folders, files of attributions, or folders that contain them: resolved
+            paths, finished or not.
+        follow_links: Whether to follow links below the paths.
     """
 
     def __init__(self, roots: Sequence[Path], follow_links: bool = False):
@@ -67,17 +67,17 @@ class Listing:
         self._follow = follow_links
         self._folders = Folders(follow_links)
         self._lock = threading.Lock()
-        self._found: dict[Path, Kind] | None = None
+        self._kinds: dict[Path, Kind] | None = None
         self._known: dict[Path, tuple[Listed, bool]] = {}  # whether a file is an attribution
-        self._looked = 0  # directories
+        self._walked = 0  # directories
         self._until = 0.0
         self._entries: dict[Kind, list[Entry]] = {}
 
     def entries(self, kind: Kind) -> list[Entry]:
-        """What there is now, in the order of the paths and of names within a folder.
+        """Return the current entries, by path and by name within a folder.
 
         Raises:
-            OpenFilesError: No more files can be opened, and what there is is not known.
+            OpenFilesError: No more files can be opened, so the search is incomplete.
         """
         with self._lock:
             if time.monotonic() >= self._until:
@@ -85,34 +85,34 @@ class Listing:
             return self._entries[kind]
 
     def files(self, path: Path) -> list[Path]:
-        """The files of an entry: itself, or what its folder holds now."""
+        """List the files of an entry: the file itself, or the current files of its folder."""
         listed = self._folders.listed(path)
         return [path] if listed is None else [path / name for name in listed.files]
 
     def _look(self) -> None:
-        self._looked = 0
+        self._walked = 0
         places = [place for root in self._roots for place in (root, partial_path(root))]
-        found: dict[Path, Kind] = {}
+        kinds: dict[Path, Kind] = {}
         for place in places:
-            found |= dict(sorted(self._at(place)))
+            kinds |= dict(sorted(self._at(place)))
         if self._follow:
-            found = _once(found)
-        if found != self._found:
-            runs = _entries("run", [path for path, kind in found.items() if kind == "run"], {})
-            captures = [path for path, kind in found.items() if kind == "capture"]
-            captures = [p for p in captures if finished(p) == p or finished(p) not in found]
-            attributions = [path for path, kind in found.items() if kind == "attribution"]
+            kinds = _once(kinds)
+        if kinds != self._kinds:
+            runs = _entries("run", [path for path, kind in kinds.items() if kind == "run"], {})
+            captures = [path for path, kind in kinds.items() if kind == "capture"]
+            captures = [p for p in captures if finished(p) == p or finished(p) not in kinds]
+            attributions = [path for path, kind in kinds.items() if kind == "attribution"]
             self._entries = {
                 "run": list(runs.values()),
                 "capture": list(_entries("capture", captures, runs).values()),
                 "attribution": list(_entries("attribution", attributions, {}).values()),
             }
-            self._found = found
-        if self._looked > _FEW:
-            self._until = time.monotonic() + _SOON
+            self._kinds = kinds
+        if self._walked > _FEW:
+            self._until = time.monotonic() + _PAUSE
 
     def _at(self, place: Path) -> Iterator[tuple[Path, Kind]]:
-        """What is found at one of the paths and below it."""
+        """Yield what lies at one of the paths and below it."""
         if place.is_file():
             if place.suffix == ".h5":
                 yield place, "capture"
@@ -128,12 +128,12 @@ class Listing:
                 runs += 1
                 yield path, "run"
                 if _CAPTURES in listed.folders or (self._follow and _CAPTURES in listed.links):
-                    own = path / _CAPTURES
-                    for below, held in self._walk(own, 1):
-                        yield from _captures(own, 1, below, held)
+                    folder = path / _CAPTURES
+                    for below, contents in self._walk(folder, 1):
+                        yield from _captures(folder, 1, below, contents)
 
     def _attributions(self, path: Path, listed: Listed) -> Iterator[tuple[Path, Kind]]:
-        """Those among the files of a directory; a file is opened once for as long as its directory stays the same."""
+        """Yield the attributions in a directory. Open each file once while the directory stays the same."""
         if "manifest.json" in listed.files:  # a capture
             return
         for name in listed.files:
@@ -147,12 +147,12 @@ class Listing:
 
     def _walk(self, root: Path, depth: int) -> Iterator[tuple[Path, Listed]]:
         for path, listed in self._folders.walk(root, holds_run, depth):
-            self._looked += 1
+            self._walked += 1
             yield path, listed
 
 
 def _captures(root: Path, depth: int, path: Path, listed: Listed) -> Iterator[tuple[Path, Kind]]:
-    """The captures that a directory is, or holds as files."""
+    """Yield the directory itself if it is a capture, else the capture files in it."""
     if "manifest.json" in listed.files or "header.h5" in listed.files:
         yield path, "capture"
     elif len(path.relative_to(root).parts) < depth:
@@ -161,31 +161,31 @@ def _captures(root: Path, depth: int, path: Path, listed: Listed) -> Iterator[tu
                 yield path / name, "capture"
 
 
-def _once(found: Mapping[Path, Kind]) -> dict[Path, Kind]:
-    """What is found under several names, by its own where that is among them, else by the first."""
-    lies_at = {path: path.resolve() for path in found}
-    chosen: dict[Path, Path] = {}
-    for path, real in lies_at.items():
-        if real not in chosen or path == real:
-            chosen[real] = path
-    kept = set(chosen.values())
-    return {path: kind for path, kind in found.items() if path in kept}
+def _once(kinds: Mapping[Path, Kind]) -> dict[Path, Kind]:
+    """Keep one path for each file found under several: its real path if present, else the first."""
+    real_paths = {path: path.resolve() for path in kinds}
+    path_of: dict[Path, Path] = {}
+    for path, real in real_paths.items():
+        if real not in path_of or path == real:
+            path_of[real] = path
+    unique = set(path_of.values())
+    return {path: kind for path, kind in kinds.items() if path in unique}
 
 
 def _entries(kind: Kind, paths: Sequence[Path], runs: Mapping[Path, Entry]) -> dict[Path, Entry]:
-    of = {path: runs.get(path.parent.parent) for path in paths if path.parent.name == _CAPTURES}
-    names = _names([finished(path) for path in paths if not of.get(path)])
-    made = {}
+    run_of = {path: runs.get(path.parent.parent) for path in paths if path.parent.name == _CAPTURES}
+    names = _names([finished(path) for path in paths if not run_of.get(path)])
+    entries = {}
     for path in paths:
-        run, done = of.get(path), finished(path)
-        name = f"{run.name}/{done.name}" if run else names[done]
-        identifier = hashlib.sha256(os.fsencode(done)).hexdigest()[:10]
-        made[path] = Entry(identifier, kind, path, name, run)
-    return made
+        run, final = run_of.get(path), finished(path)
+        name = f"{run.name}/{final.name}" if run else names[final]
+        identifier = hashlib.sha256(os.fsencode(final)).hexdigest()[:10]
+        entries[path] = Entry(identifier, kind, path, name, run)
+    return entries
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The last part of each path, or as many of the last ones as tell it from the others."""
+    """Name each path by its last part, or by as many last parts as make it unique."""
     names = {path: path.name for path in paths}
     for parts in range(2, _MOST_PARTS + 1):
         times = Counter(names.values())
@@ -198,5 +198,5 @@ def _names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def finished(path: Path) -> Path:
-    """Where a capture lies when it is finished."""
+    """Return the path of a capture after it is finished."""
     return path.with_name(path.name.removesuffix(PARTIAL))

@@ -1,4 +1,4 @@
-"""The open captures: as many as fit into a share of the files of this process. The one used longest ago goes first."""
+"""The open captures, limited by a share of this process's open files. The least recently used one is dropped first."""
 
 import dataclasses
 import threading
@@ -13,13 +13,13 @@ from ssmlens.files.descriptors import share
 from ssmlens.store import Capture, open_capture
 
 T = TypeVar("T")
-_PAUSES = (0.0, 0.1, 0.4, 1.0)  # seconds given to other readers to end
+_PAUSES = (0.0, 0.1, 0.4, 1.0)  # seconds to wait for other readers to end
 _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Open:
-    """A capture, the state of its files when it was opened, and how many files it keeps open."""
+    """A capture, the state of its files on opening, and the number of files it keeps open."""
 
     capture: Capture
     signature: _Signature
@@ -27,9 +27,9 @@ class _Open:
 
 
 class OpenCaptures:
-    """Captures by path, for several threads; each is opened when it is first asked for.
+    """Captures by path, each opened on first use. Thread-safe.
 
-    A capture that is let go of is not closed here: another thread may be reading it. It closes with its last reader.
+    A dropped capture is not closed here: another thread may be reading it. It closes with its last reader.
     """
 
     def __init__(self):
@@ -37,11 +37,11 @@ class OpenCaptures:
         self._lock = threading.Lock()
 
     def get(self, path: Path, files: Callable[[], Sequence[Path]]) -> Capture:
-        """A capture, opened anew where its files have changed.
+        """Return a capture; open it again if its files have changed.
 
         Args:
-            path: Where it lies.
-            files: Gives its files.
+            path: Its path.
+            files: Returns its files.
 
         Raises:
             OSError: One of the files is gone.
@@ -50,10 +50,10 @@ class OpenCaptures:
         return self.with_files(lambda: self._get(path, files()))
 
     def with_files(self, make: Callable[[], T]) -> T:
-        """What `make` returns. Where it can open no more files, all captures are let go of and it is called again.
+        """Return `make()`. If no more files can be opened, drop all captures and call it again.
 
         Raises:
-            OpenFilesError: Other readers kept those captures open for too long.
+            OpenFilesError: Other readers kept the captures open for too long.
         """
         for pause in _PAUSES:
             try:
@@ -65,9 +65,9 @@ class OpenCaptures:
         return make()
 
     def _get(self, path: Path, files: Sequence[Path]) -> Capture:
-        with self._lock:  # one opening at a time: two would only do the same work
+        with self._lock:  # open one at a time: two threads would only do the same work
             signature = _signature(files)
-            # Let go of the old one first: HDF5 takes a file it has open for the same as before.
+            # Drop the old one first: HDF5 takes a file that is still open for the old file.
             known = self._open.pop(path, None)
             if known is None or known.signature != signature:
                 known = None
@@ -79,7 +79,7 @@ class OpenCaptures:
 
     def _make_room(self, needed: int) -> None:
         most = share()
-        while self._open and needed + sum(it.files for it in self._open.values()) > most:
+        while self._open and needed + sum(entry.files for entry in self._open.values()) > most:
             self._open.popitem(last=False)
 
 

@@ -1,16 +1,16 @@
-"""What a page is: a layout and the views in it, each a plain function of the scene.
+"""A page: a layout and its views, each a plain function of the scene.
 
-A page is one file in `pages/` with `PAGE = Page(...)`; it is found by being there. Its functions take a `Scene` and
-return components and figures, so they are tested without a browser or a server.
+A page is one file in `pages/` with `PAGE = Page(...)`; the app finds it there. Its functions take a `Scene` and return
+components and figures, so they are tested without a browser or a server.
 
     PAGE = Page(name="signals", title="Signals", order=3, layout=layout)
 
     @PAGE.view(Output("signals-steps", "figure"))
     def steps(scene: Scene) -> go.Figure: ...
 
-Views run when they come onto the page and at every change of the address; what they answer is sent as far as it is new
-to the browser (`changes`), so a view may return all that it draws. What changes the address is a control
-(`control_id`), a link (`scene.address.but(layer=3).href`) or JavaScript (`ssmlens.go({layer: 3})`).
+A view runs when its page is built and at every change of the address. It returns all that it draws; only the parts that
+are new to the browser are sent (`changes`). A control (`control_id`), a link
+(`scene.address.replace(layer=3).href`) or JavaScript (`ssmlens.go({layer: 3})`) changes the address.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _AHEAD = Ahead(pause=0.15)
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A part of a page that is drawn anew when the address changes."""
+    """A part of a page that is redrawn when the address changes."""
 
     outputs: tuple[Output, ...]
     also: tuple[Input, ...]
@@ -52,12 +52,12 @@ class Page:
     Attributes:
         name: Its path in the URL.
         title: Its name in the navigation.
-        order: Its place there.
-        layout: What it holds; its views fill it.
-        rebuilt_by: Fields of the address whose change asks for a new layout rather than new views.
-        needs_capture: Whether there must be a capture to look at.
-        data: What the page shows, for download as CSV and netCDF.
-        ahead: What its views may need next, each thing made and kept by a call.
+        order: Its place in the navigation.
+        layout: Builds its components; the views fill them.
+        rebuilt_by: Address fields that rebuild the layout when they change.
+        needs_capture: Whether the page needs a capture.
+        data: Computes the page's numbers, for download as CSV and netCDF.
+        ahead: Lists calls that compute and cache what the views may need next.
         views: Filled by `view`.
         scripts: Filled by `clientside`.
     """
@@ -74,11 +74,11 @@ class Page:
     scripts: list[tuple[str, tuple[Any, ...]]] = dataclasses.field(default_factory=list)
 
     def view(self, *outputs: Output, also: Sequence[Input] = ()) -> Callable[[Draw], Draw]:
-        """Decorator: `draw(scene, *values of also)` gives the values of `outputs`.
+        """Decorate a function: `draw(scene, *values of also)` returns the values of `outputs`.
 
         Args:
-            outputs: What it fills; several are returned as a tuple.
-            also: Other inputs that ask for it, such as an interval.
+            outputs: The outputs it fills; several are returned as a tuple.
+            also: Other inputs that trigger it, such as an interval.
         """
 
         def enter(draw: Draw) -> Draw:
@@ -88,11 +88,11 @@ class Page:
         return enter
 
     def clientside(self, function: str, *dependencies: Output | Input) -> None:
-        """A callback in the browser: `function` of the namespace `ssmlens` in assets/."""
+        """Add a callback in the browser: `function` of the namespace `ssmlens` in assets/."""
         self.scripts.append((function, dependencies))
 
     def scene(self, pathname: str | None, search: str | None, library: Library) -> Scene:
-        """The scene of a URL, its capture open if the page needs one. Raises SsmlensError where it cannot be shown."""
+        """Return the scene of a URL, with its capture open if needed. Raises SsmlensError if it cannot be shown."""
         address, notes = parse(pathname, search, (self.name,))
         return (
             resolve(address, library, notes)
@@ -101,20 +101,20 @@ class Page:
         )
 
 
-def here_id(page: str | Wildcard) -> dict[str, str | Wildcard]:
-    """The id of a page's own copy of the URL, which is there as long as the page is: its views read this one."""
+def page_url_id(page: str | Wildcard) -> dict[str, str | Wildcard]:
+    """The id of a page's own copy of the URL. It lives as long as the page; the views read it."""
     return {"type": "here", "page": page}
 
 
-def told_id(page: str, view: int) -> dict[str, str | int]:
-    """The id of the store of what a view has told the browser."""
+def sent_id(page: str, view: int) -> dict[str, str | int]:
+    """The id of the store of the digests that a view has sent to the browser."""
     return {"type": "told", "page": page, "view": view}
 
 
-def stores(page: Page, here: str) -> list[Component]:
-    """What a page keeps in the browser: where the reader is, and what its views have told."""
-    told = (dcc.Store(id=told_id(page.name, number)) for number in range(len(page.views)))
-    return [dcc.Store(id=here_id(page.name), data=here), *told]
+def stores(page: Page, url: str) -> list[Component]:
+    """Make the stores of a page: its URL, and the digests that each view has sent."""
+    digests = (dcc.Store(id=sent_id(page.name, number)) for number in range(len(page.views)))
+    return [dcc.Store(id=page_url_id(page.name), data=url), *digests]
 
 
 def control_id(field: str | Wildcard) -> dict[str, str | Wildcard]:
@@ -125,18 +125,18 @@ def control_id(field: str | Wildcard) -> dict[str, str | Wildcard]:
 def bind(
     app: Dash, page: Page, library: Library, trouble: Callable[[SsmlensError], Component]
 ) -> None:
-    """Make callbacks of a page's views.
+    """Register the callbacks of a page's views.
 
     Args:
         app: The app.
         page: The page.
-        library: What can be opened.
-        trouble: What stands in the page's place where the capture cannot be shown.
+        library: The captures, runs and attributions.
+        trouble: Builds the message that replaces a page whose capture cannot be shown.
     """
 
     def bound(view: View) -> Draw:
-        def draw(here: str | None, told: object, *also: Any) -> list[Any]:
-            pathname, _, search = (here or "").partition("?")
+        def draw(url: str | None, before: object, *also: Any) -> list[Any]:
+            pathname, _, search = (url or "").partition("?")
             try:
                 scene = page.scene(pathname, search, library)
                 drawn = view.draw(scene, *also)
@@ -145,14 +145,14 @@ def bind(
                 set_props(CONTENT, {"children": trouble(error)})
                 return [no_update] * (len(view.outputs) + 1)
             values = [drawn] if len(view.outputs) == 1 else drawn
-            sent, now = changes(values, told)
+            sent, now = changes(values, before)
             return [*sent, now]
 
         return draw
 
     for number, view in enumerate(page.views):
-        told = told_id(page.name, number)
+        digests = sent_id(page.name, number)
         app.callback(
-            [*view.outputs, Output(told, "data")],
-            [Input(here_id(page.name), "data"), State(told, "data"), *view.also],
+            [*view.outputs, Output(digests, "data")],
+            [Input(page_url_id(page.name), "data"), State(digests, "data"), *view.also],
         )(bound(view))

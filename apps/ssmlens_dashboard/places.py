@@ -1,7 +1,7 @@
-"""The places beside the first in a comparison: a row of selects for each, made once.
+"""The rows of selects on Compare, one for each place after the first.
 
-The rows stay where they are when the address changes, so that a list that the reader has open stays open. A view says
-what can be chosen; what is chosen follows the address in the browser (assets/compare.js).
+The rows are built once and stay when the address changes, so an open list stays open. A view sets the choices; the
+selected values follow the address in the browser (assets/compare.js).
 """
 
 from typing import Any
@@ -13,29 +13,29 @@ from dash.development.base_component import Component
 
 from ssmlens.plot.labels import visible
 from ssmlens_dashboard.controls import choices
-from ssmlens_dashboard.elements import more
+from ssmlens_dashboard.elements import attributes
 from ssmlens_dashboard.library import Library
 from ssmlens_dashboard.views.compare import LETTERS, Side
 
-_WIDTHS = {"capture": 240, "layer": 100, "prompt": 200}  # pixels, by part of a place
+_WIDTHS = {"capture": 240, "layer": 100, "prompt": 200}  # pixels
 _NAME, _PROMPT = 48, 32  # characters of a capture's name and of a prompt
 
 
 def rows() -> list[Component]:
-    """A row for each place there may be, the first one's without selects: it is chosen at the top of the page."""
+    """Make a row for each possible place. The first has no selects: it is chosen at the top of the page."""
     first = html.Div(
-        [html.B(LETTERS[0]), html.Span("as chosen above", className="muted")], className="place"
+        [html.B(LETTERS[0]), html.Span("chosen above", className="muted")], className="place"
     )
     return [first, *(_row(number) for number in range(1, len(LETTERS)))]
 
 
 def outputs() -> list[Output]:
-    """What a view fills of the rows."""
+    """List the outputs of the rows that a view fills."""
     return [output for number in range(1, len(LETTERS)) for output in _outputs(number)]
 
 
 def filled(opened: list[Side], library: Library) -> list[Any]:
-    """The values of `outputs` for the places of a comparison.
+    """Return the values of `outputs` for the places of a comparison.
 
     Args:
         opened: The places, the first one included.
@@ -61,20 +61,20 @@ def _row(number: int) -> Component:
             searchable=part != "capture",
             size="xs",
             w=width,
-            **more(aria_label=part.capitalize()),
+            **attributes(aria_label=part.capitalize()),
         )
         for part, width in _WIDTHS.items()
     ]
-    take_out = html.Button(
+    remove = html.Button(
         "×",
         id=f"compare-remove-{number}",
         className="quiet",
-        title=f"Take {letter} out",
-        **more(data_remove=str(number), aria_label=f"Take {letter} out"),
+        title=f"Remove {letter}",
+        **attributes(data_remove=str(number), aria_label=f"Remove {letter}"),
     )
     notes = html.Span(id=f"compare-notes-{number}", className="muted")
     return html.Div(
-        [html.B(letter), *selects, take_out, notes],
+        [html.B(letter), *selects, remove, notes],
         id=f"compare-place-{number}",
         className="place",
         hidden=True,
@@ -108,5 +108,5 @@ def _filled(side: Side, captures: list[dict[str, str]], removable: bool) -> list
 
 
 def select_id(number: int | Wildcard, part: str | Wildcard) -> dict[str, str | int | Wildcard]:
-    """The id of the select of a part of a place."""
+    """The id of the select for a part of a place: its capture, layer or prompt."""
     return {"type": "compare-place", "at": number, "part": part}

@@ -1,6 +1,6 @@
-"""A connection: one request, whole before anything is done about it, its answer, and the end.
+"""Handle a connection: read one complete request, answer it, and close.
 
-A request that is no HTTP is refused here, in the words and with the headers of every refusal (`guard`).
+A request that is not HTTP is refused here, in the form of every other refusal (`guard`).
 """
 
 import io
@@ -19,15 +19,15 @@ from ssmlens_dashboard.guard import MOST_BYTES
 from ssmlens_dashboard.refusals import refusal
 from ssmlens_dashboard.server import Server
 
-_PIECE = 1 << 16  # bytes that a client must take within the time it has
-_DRAINED = 1 << 24  # bytes of a body that nobody wants
+_PIECE = 1 << 16  # bytes that a client must read within its time limit
+_DRAINED = 1 << 24  # bytes to read of a refused body
 _DRAINING = 2.0  # seconds
 _NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _log = logging.getLogger(__name__)
 
 
 class _Lines:
-    """A stream that keeps the last line read from it: one without a line end says that the client left midway."""
+    """A stream that keeps the last line read: without a line end, the client left midway."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -42,41 +42,41 @@ class _Lines:
 
 
 class Handler(WSGIRequestHandler):
-    """Reads a request within its server's `patience`; logs only failures."""
+    """Read a request within the server's `patience`; log only failures."""
 
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
-        """Begin a connection."""
-        self.request.settimeout(self._here.patience)
+        """Set the time limit of a connection."""
+        self.request.settimeout(self._server.patience)
         super().setup()
         self.rfile: Any = _Lines(self.rfile)
 
     @property
-    def _here(self) -> Server:
+    def _server(self) -> Server:
         assert isinstance(self.server, Server)
         return self.server
 
     def version_string(self) -> str:
-        """What it says of itself."""
+        """Name the server in its answers."""
         return "ssmlens"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Requests are not logged."""
+        """Do not log requests."""
 
     def log_error(self, format: str, *args: Any) -> None:
-        """Nor is what clients do wrong."""
+        """Do not log errors of clients."""
 
     def handle_one_request(self) -> None:
-        """Take a request and answer it."""
+        """Read a request and answer it."""
         self.close_connection = True
         if self.rfile.peek(1):
-            self._here.connections.reads(self.connection)
+            self._server.connections.reads(self.connection)
             super().handle_one_request()
             self.close_connection = True
 
     def parse_request(self) -> bool:
-        """Whether the line and the headers of a request are here, whole and sound."""
+        """Parse the request line and headers. Return whether they are complete and valid."""
         self.headers = self.MessageClass()
         if not super().parse_request():
             return False
@@ -86,16 +86,16 @@ class Handler(WSGIRequestHandler):
         return self.rfile.last in (b"\r\n", b"\n")
 
     def run_wsgi(self) -> None:
-        """Answer a request whose headers are here."""
+        """Read the body of a parsed request and answer it."""
         body = self._body()
         if body is None:
             return
         try:
             environ = self.make_environ() | {"wsgi.input": io.BytesIO(body)}
-        except ValueError:  # of its address
+        except ValueError:  # an invalid address
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
-        with self._here.connections.at_work(self.connection):
+        with self._server.connections.at_work(self.connection):
             try:
                 parts, status, headers = run_wsgi_app(self.server.app, environ, buffered=True)
                 answer = b"".join(parts)
@@ -108,11 +108,10 @@ class Handler(WSGIRequestHandler):
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request and read no further; in the form of every refusal, not as a page of http.server."""
+        """Refuse a request in the form of every refusal, not as a page of http.server."""
         headers, body = refusal(HTTPStatus(code))
-        self.request_version = (
-            self.protocol_version
-        )  # of the answer: before 1.0 it would have no headers
+        # The version of the answer: below 1.0 it would have no headers.
+        self.request_version = self.protocol_version
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -122,7 +121,7 @@ class Handler(WSGIRequestHandler):
         self._drain()
 
     def _body(self) -> bytes | None:
-        """The body of a request; None where it is refused, or does not come."""
+        """Read the body of a request; return None if it is refused or incomplete."""
         if "Transfer-Encoding" in self.headers:
             self.send_error(HTTPStatus.LENGTH_REQUIRED)
             return None
@@ -149,11 +148,11 @@ class Handler(WSGIRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         view = memoryview(body)
-        for first in range(0, len(body), _PIECE):  # the timeout holds for each piece
+        for first in range(0, len(body), _PIECE):  # the timeout applies to each piece
             self.wfile.write(view[first : first + _PIECE])
 
     def _drain(self) -> None:
-        """Read what is still being sent, for a while: a client whose connection closes before might never see why."""
+        """Read the rest of the request for a while: on an early close the client might miss the refusal."""
         until, left = time.monotonic() + _DRAINING, _DRAINED
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)

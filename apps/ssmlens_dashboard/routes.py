@@ -1,4 +1,4 @@
-"""What the browser fetches beside Dash: thumbnails, values under the pointer, a page's numbers. GET only."""
+"""Routes besides Dash's own: thumbnails, values under the pointer, a page's numbers. GET only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,56 +18,56 @@ from ssmlens_dashboard.views import thumbnails
 
 _FOREVER = "private, max-age=31536000, immutable"
 HOVERED = 64
-"""Tokens a side of what the pointer asks for at once, unless it is a single row."""
+"""Most tokens per side of a rectangle in `/values`, unless it is a single row."""
 
 ROUTES = ("/thumbnail.png", "/values", "/data/<page>.<form>")
 _MEDIA = {"csv": "text/csv; charset=utf-8", "nc": "application/x-netcdf"}
 
 
 def add_routes(server: Flask, pages: Sequence[Page], library: Library) -> None:
-    """Add them to the server."""
+    """Add the routes to the server."""
     by_name = {page.name: page for page in pages}
 
     def scene_of(name: str) -> Scene:
-        with _told():
+        with _http_errors():
             return by_name[name].scene(name, request.query_string.decode("latin-1"), library)
 
     @server.get("/thumbnail.png")
     def thumbnail() -> Response:
-        """Map or mask of a layer, small. The digest in the URL makes it another URL when the capture changes."""
+        """Send a small map or mask of a layer. The digest in the URL changes with the capture."""
         scene = scene_of("maps")
-        with _told():
+        with _http_errors():
             picture = thumbnails.thumbnail(scene.selection)
         headers = {"Cache-Control": _FOREVER} if "of" in request.args else {}
         return Response(picture, mimetype="image/png", headers=headers)
 
     @server.get("/values")
     def values() -> Response:
-        """Full-resolution values of the rectangle `zoom`, float32, row after row: a small one, or a single row."""
+        """Send the values of a small rectangle or a single row (`zoom`) at full resolution: float32, row by row."""
         scene = scene_of("maps")
         zoom = scene.address.zoom
         if zoom is None or not _small(zoom):
-            raise BadRequest(f"name a zoom of at most {HOVERED} tokens a side, or one query")
-        with _told():
+            raise BadRequest(f"zoom must span at most {HOVERED} tokens per side, or a single query")
+        with _http_errors():
             block = window(scene.selection, *zoom)
-        told = {"X-Shape": f"{block.shape[0]},{block.shape[1]}"}
+        headers = {"X-Shape": f"{block.shape[0]},{block.shape[1]}"}
         body = np.ascontiguousarray(block, dtype="<f4").tobytes()
-        return Response(body, mimetype="application/octet-stream", headers=told)
+        return Response(body, mimetype="application/octet-stream", headers=headers)
 
     @server.get("/data/<page>.<form>")
     def data(page: str, form: str) -> Response:
-        """The numbers of a page as CSV or netCDF."""
-        shown = by_name.get(page)
-        if shown is None or shown.data is None or form not in _MEDIA:
-            raise NotFound("there is no such data")
-        with _told():
+        """Send the numbers of a page as CSV or netCDF."""
+        source = by_name.get(page)
+        if source is None or source.data is None or form not in _MEDIA:
+            raise NotFound("this data does not exist")
+        with _http_errors():
             body = (
-                as_csv(shown.data(scene_of(page)))
+                as_csv(source.data(scene_of(page)))
                 if form == "csv"
-                else as_netcdf(shown.data(scene_of(page)))
+                else as_netcdf(source.data(scene_of(page)))
             )
-        told = {"Content-Disposition": f'attachment; filename="ssmlens-{page}.{form}"'}
-        return Response(body, content_type=_MEDIA[form], headers=told)
+        headers = {"Content-Disposition": f'attachment; filename="ssmlens-{page}.{form}"'}
+        return Response(body, content_type=_MEDIA[form], headers=headers)
 
 
 def _small(zoom: Region) -> bool:
@@ -76,8 +76,8 @@ def _small(zoom: Region) -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What cannot be read is an answer, not a failure."""
+def _http_errors() -> Iterator[None]:
+    """Turn errors of the library into HTTP errors within the block."""
     try:
         yield
     except OpenFilesError as error:

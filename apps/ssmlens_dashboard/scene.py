@@ -1,4 +1,4 @@
-"""An address with what it names, open: all that a page needs in order to draw."""
+"""An address with its capture open: all that a page needs to draw."""
 
 import dataclasses
 from functools import cached_property
@@ -14,12 +14,12 @@ from ssmlens_dashboard.views.cache import CACHE
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a page draws: `address` names only what there is. Get one from `resolve`.
+    """The state that a page draws, as returned by `resolve`: every field of `address` is valid.
 
     Attributes:
-        address: Every field holds for the capture that is open.
-        library: What else could be looked at.
-        notes: What the URL asked for and is not shown, a line each.
+        address: The address, valid for the open capture.
+        library: All captures, runs and attributions.
+        notes: One line for each part of the URL that cannot be shown.
     """
 
     address: Address
@@ -28,7 +28,7 @@ class Scene:
 
     @cached_property
     def capture(self) -> Capture:
-        """The capture, open. Raises SsmlensError with what to tell the reader."""
+        """The open capture. Raises SsmlensError with a message for the reader."""
         return self.library.capture(self.address.capture)
 
     @property
@@ -50,12 +50,12 @@ class Scene:
 
     @property
     def channels(self) -> int:
-        """Heads of the layer that have a map of their own; 0 for softmax attention."""
+        """Number of heads of the layer with a map of their own; 0 for softmax attention."""
         return heads_of(self.layer)
 
     @property
     def selection(self) -> Selection:
-        """What the address selects of the layer, as `ssmlens.plot` draws it; its results are kept."""
+        """The part of the layer that the address selects, for `ssmlens.plot`; results are cached."""
         at = self.address
         return Selection(
             layer=self.layer,
@@ -73,58 +73,58 @@ class Scene:
 
 
 def most_channels(capture: Capture) -> int:
-    """Heads that have a map of their own in the layer that has most of them."""
+    """The largest number of heads with a map of their own in any layer."""
     return max(heads_of(capture.layer(index)) for index in capture.layers)
 
 
 def resolve(address: Address, library: Library, notes: tuple[str, ...] = ()) -> Scene:
-    """Open what an address names; a layer, prompt, token or channel that is not there becomes one that is, and a note.
+    """Open the capture of an address. Replace a missing layer, prompt, token or channel by a valid one, with a note.
 
     Raises:
-        SsmlensError: The capture itself cannot be shown; the message says why and what to do.
+        SsmlensError: The capture cannot be shown; the message says why and what to do.
     """
-    told = list(notes)
+    lines = list(notes)
     known = {entry.id for entry in library.entries("capture")}
     if address.capture is not None and address.capture not in known:
-        told.append("the capture of this address is not here; shown is the first there is")
-        address = address.but(capture=None)
-    address = address.but(capture=library.entry(address.capture).id)
+        lines.append("the capture in this address was not found; the first one is shown")
+        address = address.replace(capture=None)
+    address = address.replace(capture=library.entry(address.capture).id)
     capture = library.capture(address.capture)
 
     layer = address.layer
     if layer not in capture.layers:
         if layer is not None:
-            told.append(f"layer {layer} was not captured; shown is layer {capture.layers[0]}")
+            lines.append(f"layer {layer} was not captured; layer {capture.layers[0]} is shown")
         layer = capture.layers[0]
     prompt = address.prompt
     if prompt >= capture.prompts:
-        told.append(f"there is no prompt {prompt}; shown is prompt 0")
+        lines.append(f"there is no prompt {prompt}; prompt 0 is shown")
         prompt = 0
-    address = address.but(layer=layer, prompt=prompt)
+    address = address.replace(layer=layer, prompt=prompt)
 
-    held = capture.layer(layer)
-    channels, length = heads_of(held), int(capture.length[prompt])
+    opened = capture.layer(layer)
+    channels, length = heads_of(opened), int(capture.length[prompt])
     view, channel = address.view, address.channel
-    if view not in kinds_of(held):
-        told.append(f"layer {layer} has no {view}; shown is its map")
+    if view not in kinds_of(opened):
+        lines.append(f"layer {layer} has no {view}; its map is shown")
         view = "map"
     if channels and channel >= channels:
-        told.append(f"layer {layer} has channels 0 to {channels - 1}; shown is channel 0")
+        lines.append(f"layer {layer} has channels 0 to {channels - 1}; channel 0 is shown")
         channel = 0
     query = address.query
     if query is not None and query >= length:
-        told.append(f"the prompt has {length} tokens; no query {query}")
+        lines.append(f"the prompt has {length} tokens; there is no query {query}")
         query = None
     zoom = _within(address.zoom, length)
     if zoom is None and address.zoom is not None:
-        told.append(f"the prompt has {length} tokens; shown are all of them")
+        lines.append(f"the prompt has {length} tokens; all are shown")
     return Scene(
-        address.but(view=view, channel=channel, query=query, zoom=zoom), library, tuple(told)
+        address.replace(view=view, channel=channel, query=query, zoom=zoom), library, tuple(lines)
     )
 
 
 def _within(zoom: Region | None, length: int) -> Region | None:
-    """The rectangle cut to the prompt's tokens; None where nothing is left."""
+    """Cut a rectangle to the prompt's tokens; return None if nothing is left."""
     if zoom is None or zoom.queries[0] >= length or zoom.keys[0] >= length:
         return None
     (first, end), (first_key, end_key) = zoom.queries, zoom.keys

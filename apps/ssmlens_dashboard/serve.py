@@ -14,47 +14,47 @@ from ssmlens_dashboard.server import Server
 
 _M_ARENA_MAX = -8  # in glibc's malloc.h
 PATIENCE = 20.0
-"""Seconds within which a request must be sent."""
+"""Seconds within which a request must arrive."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one, and IPv6 may come in the brackets of a URL.
+    """Open a listening socket. Port 0 takes a free port; an IPv6 host may have brackets, as in a URL.
 
     Raises:
-        UsageError: The address cannot be had.
+        UsageError: The address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    here = socket.socket(family, socket.SOCK_STREAM)
-    here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        here.bind((host.strip("[]"), port))
-        here.listen(64)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(64)
     except (OSError, OverflowError) as error:
-        here.close()
-        why = getattr(error, "strerror", None) or str(error)
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"cannot listen on {host} port {port} ({why}); choose another `port`"
         ) from error
-    return here
+    return listener
 
 
 def server_on(
-    here: socket.socket, application: Flask, patience: float = PATIENCE
+    listener: socket.socket, application: Flask, patience: float = PATIENCE
 ) -> BaseWSGIServer:
-    """A server of the application on a listening socket, a thread for each connection.
+    """Make a server of the application on a listening socket, with one thread per connection.
 
     Args:
-        here: The socket.
+        listener: The socket.
         application: The application.
-        patience: Seconds within which a request must be sent.
+        patience: Seconds within which a request must arrive.
     """
-    return Server(here, application, Handler, patience)
+    return Server(listener, application, Handler, patience)
 
 
-def serve(here: socket.socket, application: Flask, ready: Callable[[], None]) -> None:
+def serve(listener: socket.socket, application: Flask, ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C; `ready` is called once the server answers."""
     _share_heaps()
-    server = server_on(here, application)
+    server = server_on(listener, application)
     ready()
     with suppress(KeyboardInterrupt):
         server.serve_forever()
@@ -64,8 +64,8 @@ def serve(here: socket.socket, application: Flask, ready: Callable[[], None]) ->
 def _share_heaps() -> None:
     """Let all threads of this process allocate from two heaps.
 
-    glibc gives each thread a heap of its own, and a heap keeps the memory it once had. With a thread for each
-    connection, twenty clients filled a quarter of a gigabyte in a minute; with two heaps, 60 MB.
+    glibc gives each thread its own heap, and a heap never shrinks. With one thread per connection, twenty clients used
+    250 MB within a minute; with two heaps, 60 MB.
     """
-    with suppress(AttributeError, OSError):  # other C libraries have nothing to set
+    with suppress(AttributeError, OSError):  # other C libraries have no such setting
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

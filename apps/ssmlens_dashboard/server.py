@@ -1,4 +1,4 @@
-"""The server: which connections it accepts and drops; a failure of one leaves the others alone."""
+"""The server: it accepts and drops connections. A failure in one does not affect the others."""
 
 import logging
 import socket
@@ -16,32 +16,32 @@ _log = logging.getLogger(__name__)
 
 
 class Server(ThreadedWSGIServer):
-    """A thread for each connection, and a bound on how many there are.
+    """A server with one thread per connection and a limit on their number.
 
     Args:
-        here: The socket that it listens on.
-        application: What makes the answers.
-        handler: What a connection's thread runs.
-        patience: Seconds within which a request must be sent.
+        listener: The socket that it listens on.
+        application: The application that answers.
+        handler: The handler that a connection's thread runs.
+        patience: Seconds within which a request must arrive.
 
     Attributes:
-        connections: Those that are open.
+        connections: The open connections.
     """
 
     def __init__(
         self,
-        here: socket.socket,
+        listener: socket.socket,
         application: Flask,
         handler: type[WSGIRequestHandler],
         patience: float,
     ):
         self.connections = Connections()
         self.patience = patience
-        host, port = here.getsockname()[:2]
-        super().__init__(host, port, application, handler, fd=here.fileno())
+        host, port = listener.getsockname()[:2]
+        super().__init__(host, port, application, handler, fd=listener.fileno())
 
     def get_request(self) -> tuple[Any, Any]:
-        """The next connection. Where it cannot be accepted, another is cut; the system keeps it for the next try."""
+        """Accept the next connection. If that fails, cut an older one; the system keeps this one for the next try."""
         try:
             return super().get_request()
         except ConnectionError:
@@ -51,7 +51,7 @@ class Server(ThreadedWSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin the thread of a connection."""
+        """Start the thread of a connection, or refuse it."""
         if self.connections.admit(request):
             super().process_request(request, client_address)
             return
@@ -66,15 +66,15 @@ class Server(ThreadedWSGIServer):
         self.connections.forget(request)
 
     def service_actions(self) -> None:
-        """Called twice a second: drop requests that are late."""
+        """Drop late requests. Called twice a second."""
         self.connections.cut_late(self.patience)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a failure in a connection's thread, or in starting it, as one line."""
+        """Log one line about a failure in a connection's thread or in its start."""
         error = sys.exception()
         _log.error("a connection failed: %s: %s", type(error).__name__, error)
 
     def server_close(self) -> None:
-        """Stop listening, and let go of every connection."""
+        """Stop listening and cut every connection."""
         super().server_close()
         self.connections.cut_all()

@@ -1,4 +1,4 @@
-"""What surrounds every page: navigation, what is looked at, theme, notes, downloads."""
+"""The frame of every page: navigation, selects, theme, notes, downloads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,22 +11,22 @@ from dash.development.base_component import Component
 from ssmlens.errors import SsmlensError
 from ssmlens.plot.labels import visible
 from ssmlens.plot.selection import heads_of
-from ssmlens_dashboard.address import Address, defaults, instead, parse
+from ssmlens_dashboard.address import Address, defaults, parse, substitutes
 from ssmlens_dashboard.changes import changes
 from ssmlens_dashboard.controls import following
-from ssmlens_dashboard.elements import more
+from ssmlens_dashboard.elements import attributes
 from ssmlens_dashboard.library import GrowingError, Library, first
 from ssmlens_dashboard.listing import Entry
-from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, here_id, stores
+from ssmlens_dashboard.page import CONTENT, URL, Page, bind, control_id, page_url_id, stores
 from ssmlens_dashboard.scene import Scene, resolve
 
 _LONGEST_PROMPT = 60
 _SELECTS = ("capture", "layer", "prompt")
-_SOON = 2_000  # milliseconds between looks at a capture that grows
+_SOON = 2_000  # milliseconds between two reads of a growing capture
 
 
 def frame(pages: Sequence[Page]) -> Component:
-    """The layout of the app, the same for every address."""
+    """Build the layout of the app, the same for every address."""
     constants = {
         "rebuiltBy": {page.name: list(page.rebuilt_by) for page in pages},
         "defaults": defaults(),
@@ -45,7 +45,7 @@ def frame(pages: Sequence[Page]) -> Component:
             html.Header(
                 [
                     html.Span("ssmlens", className="brand"),
-                    html.Nav(id="navigation", **more(aria_label="Pages")),
+                    html.Nav(id="navigation", **attributes(aria_label="Pages")),
                     _select("capture", "Capture", 260),
                     html.Span(
                         [_step(-1, "‹", "Previous capture (p)"), _step(1, "›", "Next capture (n)")],
@@ -57,9 +57,9 @@ def frame(pages: Sequence[Page]) -> Component:
                     html.Button(
                         "◐",
                         id="theme-switch",
-                        title="Light or dark",
+                        title="Switch between light and dark",
                         className="quiet",
-                        **more(aria_label="Light or dark"),
+                        **attributes(aria_label="Switch between light and dark"),
                     ),
                 ],
                 className="header",
@@ -72,7 +72,7 @@ def frame(pages: Sequence[Page]) -> Component:
 
 
 def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
-    """Make the callbacks of the frame and of every page."""
+    """Register the callbacks of the frame and of every page."""
     names = tuple(page.name for page in pages)
     by_name = {page.name: page for page in pages}
 
@@ -83,15 +83,15 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         State(URL, "search"),
     )
     def content(structure: str | None, pathname: str | None, search: str | None) -> Any:
-        """The page's layout, when another one is asked for."""
+        """Build the page's layout when another one is needed."""
         if structure is None:
             return no_update
         address, _ = parse(pathname, search, names)
         page = by_name[address.page]
         try:
             scene = page.scene(pathname, search, library)
-            kept = stores(page, f"{pathname}{search or ''}")
-            return [*kept, _page_head(page, scene), page.layout(scene)]
+            page_stores = stores(page, f"{pathname}{search or ''}")
+            return [*page_stores, _page_head(page, scene), page.layout(scene)]
         except SsmlensError as error:
             return trouble(error)
 
@@ -109,12 +109,12 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
         State("surroundings", "data"),
     )
     def surroundings(
-        pathname: str | None, search: str | None, _again: object, told: object
+        pathname: str | None, search: str | None, _again: object, before: object
     ) -> list[Any]:
-        """Navigation, what the selects offer, notes: at every address, as far as they change."""
+        """Update the navigation, the choices of the selects and the notes at every address."""
         address, notes = parse(pathname, search, names)
-        around = surroundings_of(address, notes, library, search)
-        sent, now = changes([address.theme, _links(pages, address), *around], told)
+        values = surroundings_of(address, notes, library, search)
+        sent, now = changes([address.theme, _links(pages, address), *values], before)
         return [*sent, now]
 
     connect_scripts(app, pages)
@@ -123,15 +123,15 @@ def connect(app: Dash, pages: Sequence[Page], library: Library) -> None:
 
 
 def connect_scripts(app: Dash, pages: Sequence[Page]) -> None:
-    """Make the callbacks that run in the browser, see assets/; what several pages ask for is made once."""
+    """Register the callbacks that run in the browser (assets/), once each even if several pages use them."""
     app.clientside_callback(
         ClientsideFunction("ssmlens", "control"),
         Input(control_id(ALL), "value"),
         prevent_initial_call=True,  # pyright: ignore[reportArgumentType]
     )
-    of_frame = [("controls", following(field)) for field in _SELECTS]
+    frame_scripts = [("controls", following(field)) for field in _SELECTS]
     for function, dependencies in dict.fromkeys(
-        [*of_frame, *(script for page in pages for script in page.scripts)]
+        [*frame_scripts, *(script for page in pages for script in page.scripts)]
     ):
         app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)
     app.clientside_callback(ClientsideFunction("ssmlens", "told"), Input("scene", "data"))
@@ -148,39 +148,43 @@ def connect_scripts(app: Dash, pages: Sequence[Page]) -> None:
     app.clientside_callback(
         ClientsideFunction("ssmlens", "mounted"),
         Output("mounted", "data"),
-        Input(here_id(ALL), "data"),
+        Input(page_url_id(ALL), "data"),
     )
 
 
 def surroundings_of(
     address: Address, notes: tuple[str, ...], library: Library, search: str | None
 ) -> tuple[Any, ...]:
-    """Notes, scene, what the selects of capture, layer and prompt offer, and whether there is no capture to step to.
+    """Return the notes, the scene, the choices of capture, layer and prompt, and whether to hide the capture steps.
 
-    The scene is what JavaScript knows of the view beyond the address: `shown`, by field and by what the address says of
-    it what is shown instead, the captures (of the same run, if of one), the layers and the channels to step through.
+    The scene is what JavaScript knows beyond the address: `shown` maps each field and its value in the address to the
+    value shown; `captures` (of the same run), `layers` and `channels` list what the reader can step through.
     """
     entries = library.entries("capture")
     captures = choices(entries)
     try:
         scene = resolve(address, library, notes)
-        capture, here = scene.capture, scene.address
+        capture, address = scene.capture, scene.address
         layers = [{"value": str(index), "label": f"layer {index}"} for index in capture.layers]
         prompts = [
             {"value": str(number), "label": f"prompt {number} {visible(text, _LONGEST_PROMPT)}"}
             for number, text in enumerate(capture.prompt_texts)
         ]
         channels = heads_of(scene.layer)
-    except SsmlensError:  # the page itself says what is wrong
+    except SsmlensError:  # the page shows the error
         return _note_lines(notes), None, captures, [], [], True
     run = {entry.id: entry.run for entry in entries}
-    beside = [it.id for it in entries if it.run == run.get(str(here.capture)) and not it.growing]
-    shown = instead(search, here)
-    shown.setdefault("capture", {})[""] = first(entries).id
-    shown.setdefault("layer", {})[""] = str(capture.layers[0])
+    same_run = [
+        entry.id
+        for entry in entries
+        if entry.run == run.get(str(address.capture)) and not entry.growing
+    ]
+    values = substitutes(search, address)
+    values.setdefault("capture", {})[""] = first(entries).id
+    values.setdefault("layer", {})[""] = str(capture.layers[0])
     facts = {
-        "shown": shown,
-        "captures": beside,
+        "shown": values,
+        "captures": same_run,
         "layers": list(capture.layers),
         "channels": channels,
     }
@@ -188,12 +192,12 @@ def surroundings_of(
         _note_lines(scene.notes),
         facts,
         *(captures, layers, prompts),
-        len(beside) < 2,
+        len(same_run) < 2,
     )
 
 
 def choices(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Captures as the data of a select, those of a run in a group of its name."""
+    """Format captures as the data of a select, grouped by run."""
     options: list[dict[str, Any]] = []
     groups: dict[Entry, list[dict[str, Any]]] = {}
     for entry in entries:
@@ -206,7 +210,7 @@ def choices(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def trouble(error: SsmlensError) -> Component:
-    """What stands in a page's place where it cannot be shown: one line, and a way on, which a growing capture finds."""
+    """Build the message that replaces a page that cannot be shown. For a growing capture it tries again by itself."""
     growing = isinstance(error, GrowingError)
     return html.Div(
         [
@@ -220,11 +224,16 @@ def trouble(error: SsmlensError) -> Component:
 
 
 def _page_head(page: Page, scene: Scene) -> Component:
-    """Downloads of what the page shows, as numbers."""
+    """Build the download links of the page's numbers."""
     if page.data is None:
         return html.Div()
     links = [
-        html.A(label, className="quiet", href="", **more(data_download=f"{page.name}.{extension}"))
+        html.A(
+            label,
+            className="quiet",
+            href="",
+            **attributes(data_download=f"{page.name}.{extension}"),
+        )
         for extension, label in (("csv", "CSV"), ("nc", "netCDF"))
     ]
     return html.Div([html.Span("data", className="muted"), *links], className="exports downloads")
@@ -234,7 +243,7 @@ def _links(pages: Sequence[Page], address: Address) -> list[Component]:
     return [
         dcc.Link(
             page.title,
-            href=address.but(page=page.name).href,
+            href=address.replace(page=page.name).href,
             className="here" if page.name == address.page else "",
         )
         for page in pages
@@ -247,12 +256,12 @@ def _note_lines(notes: tuple[str, ...]) -> list[Component]:
 
 def _step(by: int, sign: str, title: str) -> Component:
     return html.Button(
-        sign, className="quiet", title=title, **more(data_step=str(by), aria_label=title)
+        sign, className="quiet", title=title, **attributes(data_step=str(by), aria_label=title)
     )
 
 
 def _again_id(why: str | Wildcard) -> dict[str, str | Wildcard]:
-    """The id of an interval after which the page is asked for again."""
+    """The id of an interval after which the page is requested again."""
     return {"type": "again", "why": why}
 
 
@@ -264,6 +273,6 @@ def _select(field: str, label: str, width: int) -> Component:
         searchable=field != "capture",
         size="xs",
         w=width,
-        **more(aria_label=label),
+        **attributes(aria_label=label),
         placeholder=label,
     )

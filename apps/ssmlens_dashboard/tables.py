@@ -1,4 +1,4 @@
-"""Tables of ag-grid in the page's own colours: a card, and what its columns and cells hold."""
+"""Tables of ag-grid in the page's colours: the card, its columns and its cells."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 Column = dict[str, Any]
 
 _ROW = 28  # pixels
-_AROUND = 46  # of the header, and of a scroll bar below
+_AROUND = 46  # the header, and a scroll bar below
 _TALLEST = 400
 _OPTIONS = {
     "suppressCellFocus": True,
@@ -26,12 +26,12 @@ _OPTIONS = {
 
 
 def table_card(identifier: str, title: str, *children: Component) -> Component:
-    """A table with its title; views fill `columnDefs`, `rowData`, whose rows bear an `id`, and `style` (`height_of`).
+    """Make a table with a title. Views fill `columnDefs`, `rowData` (each row has an `id`) and `style` (`height_of`).
 
     Args:
         identifier: Id of the table.
-        title: What its rows are.
-        *children: What stands between title and table.
+        title: The title.
+        *children: Components between title and table.
     """
     table = dag.AgGrid(
         id=identifier,
@@ -47,14 +47,14 @@ def table_card(identifier: str, title: str, *children: Component) -> Component:
 
 
 def height_of(rows: Sequence[object]) -> dict[str, int]:
-    """The `style` of a table with these rows: as high as they are, up to a height beyond which it scrolls."""
+    """Return the `style` of a table: as high as its rows, up to a height at which it scrolls."""
     return {"height": min(_TALLEST, _AROUND + _ROW * max(1, len(rows)))}
 
 
-def columns(*told: Column) -> list[Column]:
-    """Columns that sort and can be made wider, called what their field is called unless they say otherwise."""
+def columns(*definitions: Column) -> list[Column]:
+    """Make columns sortable and resizable. The default header is the name of the field."""
     every = {"sortable": True, "resizable": True}
-    return [{"headerName": column["field"], **every, **column} for column in told]
+    return [{"headerName": column["field"], **every, **column} for column in definitions]
 
 
 def numbers(form: str = ".3~g") -> Column:

@@ -1,4 +1,4 @@
-"""Figures: a layer, a record, a capture, a ranking or runs in, a plotly figure out.
+"""Draw plotly figures of a layer, a record, a capture, a ranking or runs.
 
 >>> ssmlens.plot.map(cap.layer(3))
 >>> ssmlens.plot.maps([rec[l] for l in rec.layers])

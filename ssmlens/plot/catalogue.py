@@ -1,4 +1,4 @@
-"""Every figure of a layer by name, with its numbers and why a layer may have none: what `ssmlens figure` writes."""
+"""The figures of a layer by name, as `ssmlens figure` writes them: drawing, numbers, and when a layer has none."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ssmlens.plot.theme import Spec
 from ssmlens.plot.words import words
 
 MOST_NUMBERS = 2048
-"""Tokens a side of a matrix whose numbers are given."""
+"""Most tokens per side in the numbers of a matrix."""
 
 _SQUARE, _LOW = (900, 860), (900, 460)
 
@@ -29,10 +29,10 @@ class Figure:
     """A figure of a layer.
 
     Attributes:
-        title: What it shows.
-        draw: It.
-        numbers: The numbers in it.
-        why_not: Why a layer has none, in a line; "" where it has.
+        title: Names what it shows.
+        draw: Draws it.
+        numbers: Returns the numbers in it.
+        why_not: Says in a line why a layer has no such figure; "" if it has.
         size: Width and height in pixels.
     """
 
@@ -43,112 +43,116 @@ class Figure:
     size: tuple[int, int] = _LOW
 
 
-def check(name: str, what: Selection) -> None:
-    """Raise UsageError where something of the selection is not there; the message says what there is."""
-    layer, length = what.layer, what.length
+def check(name: str, selection: Selection) -> None:
+    """Raise UsageError if the layer lacks part of the selection; the message lists what it has."""
+    layer, length = selection.layer, selection.length
     why_not = FIGURES[name].why_not(layer)
     if why_not:
         raise UsageError(why_not)
-    if what.kind == "channel" and not 0 <= what.channel < heads_of(layer):
-        raise UsageError(f"layer {layer.index} has {heads_of(layer)} channels: no {what.channel}")
+    if selection.kind == "channel" and not 0 <= selection.channel < heads_of(layer):
+        raise UsageError(
+            f"layer {layer.index} has {heads_of(layer)} channels: no {selection.channel}"
+        )
     groups = max(1, weights.groups(layer))
-    if not 0 <= what.group < groups:
-        raise UsageError(f"layer {layer.index} has {groups} groups: no {what.group}")
-    region = what.region
+    if not 0 <= selection.group < groups:
+        raise UsageError(f"layer {layer.index} has {groups} groups: no {selection.group}")
+    region = selection.region
     if region is not None and max(region.queries[1], region.keys[1]) > length:
         raise UsageError(f"the region {region} ends after the {length} tokens of the prompt")
 
 
-def matrix_numbers(what: Selection) -> xr.Dataset:
-    """The matrix within the region at full resolution, as far as `MOST_NUMBERS` tokens a side."""
-    queries, keys = _at_most(what.queries), _at_most(what.keys)
-    tokens = np.array(what.tokens, dtype=str)
+def matrix_numbers(selection: Selection) -> xr.Dataset:
+    """Return the matrix within the region at full resolution, at most `MOST_NUMBERS` tokens per side."""
+    queries, keys = _at_most(selection.queries), _at_most(selection.keys)
+    tokens = np.array(selection.tokens, dtype=str)
     return xr.Dataset(
-        {"value": (("query", "key"), window(what, queries, keys))},
+        {"value": (("query", "key"), window(selection, queries, keys))},
         coords={
             "query": np.arange(*queries),
             "key": np.arange(*keys),
             "query_token": ("query", tokens[slice(*queries)]),
             "key_token": ("key", tokens[slice(*keys)]),
         },
-        attrs={"title": f"Layer {what.layer.index}: {draw.matrix_name(what)}"},
+        attrs={"title": f"Layer {selection.layer.index}: {draw.matrix_name(selection)}"},
     )
 
 
-def signal_data(what: Selection) -> xr.Dataset:
-    """Δ by token and head over the tokens shown, the norms of B and C, each head's median half-life.
+def signal_data(selection: Selection) -> xr.Dataset:
+    """Return Δ by token and head, the norms of B and C, and each head's median half-life over the tokens shown.
 
-    Of a delta rule β and α by token and head, and each head's median half-life.
+    For a delta rule: β and α by token and head, and each head's median half-life.
     """
-    first, end = what.keys
+    first, end = selection.keys
     return xr.Dataset(
         {
-            words(what.layer).array: (("token", "head"), signals.steps(what)[first:end]),
-            "half_life": ("head", np.median(signals.half_lives(what), axis=1)),
-            **_lines(what),
+            words(selection.layer).array: (("token", "head"), signals.steps(selection)[first:end]),
+            "half_life": ("head", np.median(signals.half_lives(selection), axis=1)),
+            **_lines(selection),
         },
         coords={
             "token": np.arange(first, end),
-            "token_string": ("token", np.array(what.tokens[first:end], dtype=str)),
+            "token_string": ("token", np.array(selection.tokens[first:end], dtype=str)),
         },
-        attrs={"layer": what.layer.index},
+        attrs={"layer": selection.layer.index},
     )
 
 
-def _lines(what: Selection) -> dict[str, tuple[Any, np.ndarray]]:
-    """What stands below Δ or β."""
-    first, end = what.keys
-    if "beta" in what.layer:
-        return {"alpha": (("token", "head"), signals.decay(what)[first:end])}
-    return {f"{n}_norm": ("token", signals.norm(what, n)[first:end].mean(1)) for n in ("B", "C")}
+def _lines(selection: Selection) -> dict[str, tuple[Any, np.ndarray]]:
+    """Return the lines drawn below Δ or β."""
+    first, end = selection.keys
+    if "beta" in selection.layer:
+        return {"alpha": (("token", "head"), signals.decay(selection)[first:end])}
+    return {
+        f"{n}_norm": ("token", signals.norm(selection, n)[first:end].mean(1)) for n in ("B", "C")
+    }
 
 
 def _of_layer(name: str) -> Callable[[Selection], str]:
-    return lambda what: f"Layer {what.layer.index}: {name}"
+    return lambda selection: f"Layer {selection.layer.index}: {name}"
 
 
 def _of_prompt(name: str) -> Callable[[Selection], str]:
-    return lambda what: f"Layer {what.layer.index}: {name} · prompt {what.prompt}"
+    return lambda selection: f"Layer {selection.layer.index}: {name} · prompt {selection.prompt}"
 
 
 def _of_matrix(name: str) -> Callable[[Selection], str]:
-    return lambda what: _of_prompt(f"{draw.matrix_name(what)}{name}")(what)
+    return lambda selection: _of_prompt(f"{draw.matrix_name(selection)}{name}")(selection)
 
 
 def _no_matrix(kind: str) -> Callable[[Drawable], str]:
     def why_not(layer: Drawable) -> str:
-        there = kinds_of(layer)
+        kinds = kinds_of(layer)
         return (
-            "" if kind in there else f"layer {layer.index} has no {kind}; it has {', '.join(there)}"
+            "" if kind in kinds else f"layer {layer.index} has no {kind}; it has {', '.join(kinds)}"
         )
 
     return why_not
 
 
-def _lags(what: Selection) -> xr.Dataset:
-    lags, energy = both_ways(lag_energy(what), ahead_energy(what))
+def _lags(selection: Selection) -> xr.Dataset:
+    lags, energy = both_ways(lag_energy(selection), ahead_energy(selection))
     return xr.Dataset({"energy": ("lag", energy)}, {"lag": lags})
 
 
-def _half_lives(what: Selection) -> xr.Dataset:
-    return xr.Dataset({"half_life": (("head", "state"), signals.half_lives(what))})
+def _half_lives(selection: Selection) -> xr.Dataset:
+    return xr.Dataset({"half_life": (("head", "state"), signals.half_lives(selection))})
 
 
-def _rates(what: Selection) -> xr.Dataset:
-    edges, counts = signals.rate_counts(what)
+def _rates(selection: Selection) -> xr.Dataset:
+    edges, counts = signals.rate_counts(selection)
     bins = {"low": ("bin", 10.0 ** edges[:-1]), "high": ("bin", 10.0 ** edges[1:])}
     return xr.Dataset({"count": ("bin", counts)}, bins)
 
 
-def _input_product(what: Selection) -> xr.Dataset:
-    cells, several = weights.product_cells(weights.pair(what))
+def _input_product(selection: Selection) -> xr.Dataset:
+    cells, several = weights.product_cells(weights.pair(selection))
     first = np.arange(len(cells)) * several
     coordinates = {"first_input_of_W_C": ("read", first), "first_input_of_W_B": ("write", first)}
     return xr.Dataset({"product": (("read", "write"), cells)}, coordinates)
 
 
-def _state_product(what: Selection) -> xr.Dataset:
-    product = weights.state_product(weights.pair(what))
+def _state_product(selection: Selection) -> xr.Dataset:
+    product = weights.state_product(weights.pair(selection))
     return xr.Dataset({"product": (("write", "read"), product)})
 
 
@@ -159,15 +163,15 @@ def _entries(entries: weights.Entries) -> xr.Dataset:
     return xr.Dataset(shares, edges, means | {"others_rms": entries.others_rms})
 
 
-def _kernels(what: Selection) -> xr.Dataset:
-    kernels = weights.kernels(what.layer)
+def _kernels(selection: Selection) -> xr.Dataset:
+    kernels = weights.kernels(selection.layer)
     taps = np.concatenate(list(kernels.values()))
     parts = np.repeat(list(kernels), [len(k) for k in kernels.values()])
     return xr.Dataset({"weight": (("channel", "back"), taps)}, {"part": ("channel", parts)})
 
 
-def _beta(what: Selection) -> xr.Dataset:
-    return xr.Dataset({"W_beta": (("head", "input"), weights.beta_rows(what.layer))})
+def _beta(selection: Selection) -> xr.Dataset:
+    return xr.Dataset({"W_beta": (("head", "input"), weights.beta_rows(selection.layer))})
 
 
 def _no_kernels(layer: Drawable) -> str:
@@ -184,8 +188,8 @@ def _signal(
     numbers: Callable[[Selection], xr.Dataset],
     size: tuple[int, int] = _LOW,
 ) -> Figure:
-    def title(what: Selection) -> str:
-        return _of_prompt(words(what.layer).signals[name])(what)
+    def title(selection: Selection) -> str:
+        return _of_prompt(words(selection.layer).signals[name])(selection)
 
     return Figure(title, drawing, numbers, signals.why_not, size)
 
@@ -197,8 +201,8 @@ def _weight(
     why_not: Callable[[Drawable], str] = weights.why_not,
     size: tuple[int, int] = _LOW,
 ) -> Figure:
-    def title(what: Selection) -> str:
-        return _of_layer(words(what.layer).weights[name])(what)
+    def title(selection: Selection) -> str:
+        return _of_layer(words(selection.layer).weights[name])(selection)
 
     return Figure(title, drawing, numbers, why_not, size)
 
@@ -224,12 +228,12 @@ WEIGHT_FIGURES: dict[str, Figure] = {
     "input-entries": _weight(
         "input-entries",
         draw.input_entries,
-        lambda what: _entries(weights.input_entries(weights.pair(what))),
+        lambda selection: _entries(weights.input_entries(weights.pair(selection))),
     ),
     "state-entries": _weight(
         "state-entries",
         draw.state_entries,
-        lambda what: _entries(weights.state_entries(weights.pair(what))),
+        lambda selection: _entries(weights.state_entries(weights.pair(selection))),
     ),
     "kernels": _weight("kernels", draw.kernels, _kernels, _no_kernels, _SQUARE),
     "taps": _weight("taps", draw.taps, _kernels, _no_kernels),

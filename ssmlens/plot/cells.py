@@ -1,4 +1,4 @@
-"""Arrays of any size as a figure of labelled rows and columns: a small image, and values under the pointer."""
+"""Figures of arrays of any size with labelled rows and columns: a small image, and values under the pointer."""
 
 import math
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from ssmlens.plot.scales import Scale
 from ssmlens.plot.theme import LABEL, LIGHT, Theme, template
 
 HOVERED = 32_768
-"""Most cells that carry a value for the pointer; of more, neighbours share one."""
+"""Most cells with a value for the pointer; in larger arrays neighbours share one."""
 
 
 def shrink_means(
     values: Float[np.ndarray, "row column"], rows: int, columns: int
 ) -> Float[np.ndarray, "_ _"]:
-    """Means of rectangles of `rows` × `columns` cells; the last ones may be smaller.
+    """Average rectangles of `rows` × `columns` cells; the last ones may be smaller.
 
     Args:
-        values: Any array of two axes.
-        rows: Rows that become one.
-        columns: Columns that become one.
+        values: An array with two axes.
+        rows: Rows to merge into one.
+        columns: Columns to merge into one.
     """
     means = values
     for axis, several in enumerate((rows, columns)):
@@ -48,15 +48,15 @@ def paint(
     axes: tuple[str, str] = ("x", "y"),
     bar: bool = True,
 ) -> None:
-    """Add cells to a figure whose axes are `labelled_axis` of as many labels: row 0 above, column 0 at the left.
+    """Add cells to a figure with a `labelled_axis` label for each row and column: row 0 on top, column 0 on the left.
 
     Args:
         figure: The figure.
-        cells: The values; NaN where there is nothing.
-        hover: What the pointer reads, with plotly's %{x}, %{y} and %{customdata}.
+        cells: The values; NaN for an empty cell.
+        hover: Text under the pointer, with plotly's %{x}, %{y} and %{customdata}.
         signed: True for a diverging scale about 0, False for values in [0, limit].
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of these cells by default.
+        limit: The value at the end of the colour scale; by default from these cells.
         axes: The axes of a subplot.
         bar: Whether to draw the colour bar.
     """
@@ -93,20 +93,20 @@ def paint(
 def labelled_axis(
     labels: Sequence[str], title: str, ticks: Sequence[tuple[int, str]], *, down: bool = False
 ) -> dict[str, Any]:
-    """An axis of cells: the pointer reads their labels, the ticks are fewer and shorter.
+    """Make an axis of cells: each has a label under the pointer; ticks are fewer and shorter.
 
     Args:
-        labels: A unique label for each row or column, as plotly shall draw it (`labels.literal`).
-        title: What they are.
-        ticks: Where, in cells from the first, and what stands there.
-        down: For rows, the first one above.
+        labels: A unique label for each row or column, escaped for plotly (`labels.literal`).
+        title: The axis title.
+        ticks: Position in cells from the first, and text, of each tick.
+        down: True for rows: the first one is on top.
     """
-    shown = [-0.5, len(labels) - 0.5]
+    limits = [-0.5, len(labels) - 0.5]
     return {
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(labels),
-        "range": shown[::-1] if down else shown,
+        "range": limits[::-1] if down else limits,
         "tickvals": [labels[at] for at, _ in ticks],  # a number could be taken for a label
         "ticktext": [text for _, text in ticks],
         "tickfont": LABEL,
@@ -118,28 +118,28 @@ def labelled_axis(
 
 
 def number_ticks(first: int, end: int, several: int, most: int = 12) -> list[tuple[int, str]]:
-    """Ticks for `labelled_axis` at round numbers from `first` to before `end`, where `several` share a cell."""
+    """Make ticks for `labelled_axis` at round numbers in [`first`, `end`); `several` numbers share a cell."""
     step = _round_step((end - first) / most)
     numbers = range(first + (-first) % step, end, step)
     return [((n - first) // several, str(n)) for n in numbers]
 
 
-def nothing(why: str, theme: Theme = LIGHT) -> go.Figure:
-    """A figure that says why there is none."""
+def nothing(reason: str, theme: Theme = LIGHT) -> go.Figure:
+    """Draw an empty figure with a reason."""
     none = {"visible": False}
     figure = go.Figure(layout={"template": template(theme), "xaxis": none, "yaxis": none})
-    return figure.add_annotation(text=literal(why), showarrow=False, font={"color": theme.muted})
+    return figure.add_annotation(text=literal(reason), showarrow=False, font={"color": theme.muted})
 
 
 def runs(first: int, end: int, several: int) -> list[str]:
-    """A label for each run of `several` numbers from `first` to before `end`: "0–7", "8–15", ..., "16"."""
+    """Label each run of `several` numbers in [`first`, `end`): "0–7", "8–15", ..., "16"."""
     starts = range(first, end, several)
     ends = (min(start + several, end) - 1 for start in starts)
     return [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
 
 
 def _round_step(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below `least`."""
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is at least `least`."""
     power = 1
     while True:
         for step in (power, 2 * power, 5 * power):

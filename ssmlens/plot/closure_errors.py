@@ -1,4 +1,4 @@
-"""Can the maps be believed: how far each layer's recomputation is from what the layer computed."""
+"""Closure errors: the distance of each layer's recomputation from what the layer computed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,18 +11,17 @@ from ssmlens.plot.theme import LIGHT, Theme, template
 from ssmlens.store.verdict import Verdict
 
 FLOOR = 1e-9
-"""Where an error of 0 is drawn on the logarithmic axis."""
+"""The height of an error of 0 on the logarithmic axis."""
 
 
 def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> go.Figure:
-    """Draw the errors of each layer on a log axis, with the tolerance each is held to.
+    """Draw the errors of each layer on a log axis, with their tolerances.
 
-    A layer within tolerance is a disc, one beyond it a cross; an error that is not finite is a
-    cross at the top.
+    A disc is an error within tolerance, a cross one beyond it. An error that is not finite is a cross at the top.
 
     Args:
-        verdicts: The verdict of each layer (`Layer.verdict`) by block index. No line is drawn for a tolerance of 0,
-            which a log axis does not have.
+        verdicts: The verdict of each layer (`Layer.verdict`) by its number. A tolerance of 0 has no line, as a log axis
+            has no 0.
         theme: LIGHT or DARK.
     """
     layers = list(verdicts)
@@ -38,8 +37,8 @@ def closure_figure(verdicts: Mapping[int, Verdict], *, theme: Theme = LIGHT) -> 
     figure = go.Figure()
     for name, error in errors.items():
         has = np.array([name in v.errors for v in verdicts.values()])
-        there = [layer for layer, it in zip(layers, has, strict=True) if it]
-        figure.add_trace(_marks(name, there, error[has], tolerance[name], ceiling))
+        with_error = [layer for layer, present in zip(layers, has, strict=True) if present]
+        figure.add_trace(_marks(name, with_error, error[has], tolerance[name], ceiling))
     _draw_tolerances(figure, tolerance, theme)
     figure.update_layout(
         template=template(theme),
@@ -62,7 +61,7 @@ def _marks(
     tolerance: float,
     ceiling: float,
 ) -> go.Scatter:
-    """One kind of error of some layers."""
+    """Draw one kind of error."""
     within = error <= tolerance
     return go.Scatter(
         x=list(layers),
@@ -79,7 +78,7 @@ def _marks(
 
 
 def _draw_tolerances(figure: go.Figure, tolerance: Mapping[str, float], theme: Theme) -> None:
-    """A line at each tolerance, with the errors that it holds for."""
+    """Draw a line at each tolerance, labelled with its errors."""
     for limit in sorted({limit for limit in tolerance.values() if limit > 0}):
         names = ", ".join(literal(n) for n in tolerance if tolerance[n] == limit)
         figure.add_hline(y=limit, line={"color": theme.failed, "width": 1, "dash": "dash"})

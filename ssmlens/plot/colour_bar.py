@@ -1,4 +1,4 @@
-"""The colour bar beside an image, whose colours plotly itself does not know."""
+"""The colour bar of an image: plotly does not know an image's colours."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ def colour_bar(
     axes: tuple[str, str] = ("x", "y"),
     length: float = 0.6,
 ) -> dict[str, Any]:
-    """A trace that draws nothing but its colour bar.
+    """Make a trace that draws only a colour bar.
 
     Args:
-        ticks: Positions on the scale and what stands there (`scales.Coloured.ticks`).
+        ticks: Positions on the scale and their texts (`scales.Coloured.ticks`).
         signed: True for a diverging scale over [-1, 1], False for one over [0, 1].
         axes: The axes of a subplot.
         length: Share of the subplot's height.

@@ -1,4 +1,4 @@
-"""A figure of a layer, or the numbers in it, as the bytes of a file, by its suffix."""
+"""Write a figure of a layer, or its numbers, as the bytes of a file; the suffix chooses the form."""
 
 from ssmlens.plot.catalogue import FIGURES, check
 from ssmlens.plot.finish import Length
@@ -12,30 +12,30 @@ FORMS = (*FIGURE_FILES, ".csv", ".nc")
 
 def as_file(
     name: str,
-    what: Selection,
+    selection: Selection,
     form: str,
     title: str | None,
     size: tuple[Length | None, Length | None],
     model: str = "",
 ) -> bytes:
-    """A figure, or the numbers in it.
+    """Return the bytes of a figure, or of the numbers in it.
 
     Args:
         name: A name in `catalogue.FIGURES`.
-        what: What it shows.
+        selection: The part of the layer to draw.
         form: One of `FORMS`.
-        title: What stands above (`of_layers.figure_of`).
+        title: The title (`of_layers.figure_of`).
         size: Width and height; None for the figure's own.
-        model: What the default title ends with.
+        model: Name of the model, for the default title.
 
     Raises:
-        UsageError: Something of it is not there; or what makes images is not installed.
-        SsmlensError: The image was not made.
+        UsageError: The layer lacks part of the selection, or the package that draws images is not installed.
+        SsmlensError: The image could not be drawn.
     """
-    check(name, what)
+    check(name, selection)
     numbers = FIGURES[name].numbers
     if form == ".csv":
-        return as_csv(numbers(what)).encode()
+        return as_csv(numbers(selection)).encode()
     if form == ".nc":
-        return as_netcdf(numbers(what).assign_attrs(model=model))
-    return figure_file(figure_of(name, what, title, size, model), form)
+        return as_netcdf(numbers(selection).assign_attrs(model=model))
+    return figure_file(figure_of(name, selection, title, size, model), form)

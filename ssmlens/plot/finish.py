@@ -1,4 +1,4 @@
-"""A figure as it stands on its own: with a title, a background and a size."""
+"""Give a figure a title, a background and a size."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from ssmlens.plot.labels import literal
 from ssmlens.plot.theme import LIGHT, Spec, Theme
 
 DEFAULT: Literal["default"] = "default"
-"""The title that says what the figure shows."""
+"""Stands for the default title, which says what the figure shows."""
 
 Length = int | str
 """Pixels, or a number with its unit: "9cm", "3.5in", "90mm"."""
 
-_TITLE, _TOP_AXIS = 44, 96  # pixels above a figure: for its title, and for an axis of tokens
+_TITLE, _TOP_AXIS = 44, 96  # pixels above a figure for its title and for an axis of tokens
 _PIXELS = {"px": 1.0, "in": 96.0, "cm": 96.0 / 2.54, "mm": 96.0 / 25.4}
 _LEAST, _MOST = 100, 10_000
 
@@ -26,21 +26,22 @@ def finished(
     own_size: tuple[int, int],
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """The figure with its title, background and size.
+    """Return the figure with a title, a background and a size.
 
     Args:
         drawn: The figure.
-        title: What stands above it, as text; None for nothing, and the room that it would take.
-        size: Width and height; None for the figure's own.
-        own_size: Its own, in pixels.
+        title: The title; None for none, without its space.
+        size: Width and height; None for the default.
+        own_size: The default width and height in pixels.
         theme: Colours.
 
     Raises:
-        UsageError: A size is none, or not between 100 and 10000 pixels.
+        UsageError: A size is invalid, or not between 100 and 10000 pixels.
     """
     figure = go.Figure(drawn)
     width, height = (
-        own if asked is None else pixels(asked) for asked, own in zip(size, own_size, strict=True)
+        default if requested is None else pixels(requested)
+        for requested, default in zip(size, own_size, strict=True)
     )
     layout = figure.to_dict()["layout"]
     margin = layout.get("margin", {})
@@ -64,15 +65,15 @@ def finished(
 
 
 def pixels(length: Length) -> int:
-    """A length in pixels, 96 to the inch. Raises UsageError where it is none, or too small or large for a figure."""
+    """Convert a length to pixels, 96 to the inch. Raises UsageError if it is invalid, too small or too large."""
     text = f"{length}px" if isinstance(length, int) or length.isdigit() else length
     number, unit = text[:-2], text[-2:]
     try:
         count = round(float(number) * _PIXELS[unit])
     except (KeyError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"a size is a number of pixels, or has a unit such as 9cm, not {length!r}"
+            f"a size is a number of pixels or has a unit such as 9cm, not {length!r}"
         ) from error
     if not _LEAST <= count <= _MOST:
-        raise UsageError(f"a figure is {_LEAST} to {_MOST} pixels wide and high, not {count}")
+        raise UsageError(f"width and height must be {_LEAST} to {_MOST} pixels, not {count}")
     return count

@@ -1,4 +1,4 @@
-"""A figure as the bytes of a file."""
+"""Turn a figure into the bytes of a file."""
 
 import plotly.graph_objects as go
 
@@ -6,21 +6,21 @@ from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.extras import extra
 
 FIGURE_FILES = (".svg", ".png", ".pdf", ".html")
-"""What a figure can be written as."""
+"""Suffixes of the files that a figure can be written to."""
 
 
 def figure_file(figure: go.Figure, form: str) -> bytes:
-    """A figure as a page that needs no network, or as an image of the size that its layout has.
+    """Return a figure as an HTML page that needs no network, or as an image of its layout's size.
 
-    Images are drawn by a browser that asks no network for anything; a PNG has two pixels to each of the figure's own.
+    A browser draws the image without network access. A PNG has two pixels for each pixel of the layout.
 
     Args:
-        figure: Its layout has a width and a height.
+        figure: The figure; its layout must have a width and a height.
         form: One of `FIGURE_FILES`.
 
     Raises:
         UsageError: kaleido, or a browser for it, is not installed.
-        SsmlensError: The browser did not draw it.
+        SsmlensError: The browser could not draw the figure.
     """
     if form == ".html":
         page = figure.to_html(include_plotlyjs=True, div_id="figure", config={"displaylogo": False})
@@ -28,12 +28,12 @@ def figure_file(figure: go.Figure, form: str) -> bytes:
     with extra("export", form, otherwise=".html needs nothing"):
         import kaleido
         from kaleido.errors import ChromeNotFoundError
-    made = figure.to_dict()
-    size = {name: made["layout"][name] for name in ("width", "height")}
+    plain = figure.to_dict()
+    size = {name: plain["layout"][name] for name in ("width", "height")}
     page = kaleido.PageGenerator(mathjax=False)
     try:
         return kaleido.calc_fig_sync(
-            made,
+            plain,
             opts={"format": form[1:], **size, "scale": 2 if form == ".png" else 1},
             kopts={"page_generator": page},
         )

@@ -5,34 +5,34 @@ import unicodedata
 from collections.abc import Sequence
 
 _VISIBLE = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
-_GLYPH = 6.8  # pixels of a character of theme.LABEL
-_UNSEEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+_GLYPH = 6.8  # width of a character of theme.LABEL in pixels
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
 def visible(token: str, longest: int = 24) -> str:
-    """The token with spaces, line ends and invisible characters made visible, cut to `longest` characters.
+    """Make spaces, line ends and invisible characters visible, and cut to `longest` characters.
 
-    A space is `·`, a line end `↵`; control characters, zero-width and text-direction marks become
-    their code point, so that no token can hide or reorder its neighbours.
+    A space becomes `·`, a line end `↵`. Control characters, zero-width and text-direction marks become their code
+    point, so that no token can hide or reorder its neighbours.
     """
-    shown = "".join(
-        _VISIBLE.get(c) or (f"\\u{ord(c):04x}" if unicodedata.category(c) in _UNSEEN else c)
+    text = "".join(
+        _VISIBLE.get(c) or (f"\\u{ord(c):04x}" if unicodedata.category(c) in _INVISIBLE else c)
         for c in token
     )
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def literal(text: str) -> str:
-    """Text for plotly to draw as it stands: plotly reads a little HTML, and text from files is none."""
+    """Escape text for plotly, which parses some HTML: text from files is plain."""
     return html.escape(text, quote=False)
 
 
 def token_labels(tokens: Sequence[str], first: int = 0) -> list[str]:
-    """One label a token, "17 c": its position, which keeps labels unique, and its text.
+    """Label each token by its position, which keeps labels unique, and its text: "17 c".
 
     Args:
-        tokens: Token strings, in order.
-        first: Position of the first of them in its prompt.
+        tokens: Token strings in order.
+        first: Position of the first one in the prompt.
     """
     return [literal(f"{first + i} {visible(token)}") for i, token in enumerate(tokens)]
 
@@ -40,13 +40,13 @@ def token_labels(tokens: Sequence[str], first: int = 0) -> list[str]:
 def block_labels(
     tokens: Sequence[str], block: int, first: int = 0, end: int | None = None
 ) -> list[str]:
-    """One label for each run of `block` tokens, "16–19 the·cat·sat·on"; for 1, `token_labels`.
+    """Label each run of `block` tokens: "16–19 the·cat·sat·on". With a block of 1: `token_labels`.
 
     Args:
         tokens: All tokens of the prompt.
-        block: How many share a label.
-        first: The first token labelled.
-        end: The one after the last; None: the prompt's end.
+        block: Tokens per label.
+        first: The first token.
+        end: One past the last token; None: the end of the prompt.
     """
     end = len(tokens) if end is None else end
     if block == 1:
@@ -60,10 +60,10 @@ def block_labels(
 
 
 def label_pixels(labels: Sequence[str]) -> int:
-    """About the pixels that the longest of some tick labels takes along an axis of tokens, with room around it.
+    """Estimate the pixels of the longest tick label in the font `theme.LABEL`, with some space.
 
     Args:
-        labels: As plotly draws them (`literal`), in the font of `theme.LABEL`.
+        labels: The labels, escaped for plotly (`literal`).
     """
     widths = (sum(map(_cells, html.unescape(label))) for label in labels)
     return int(max(widths, default=0) * _GLYPH) + 12

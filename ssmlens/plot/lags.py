@@ -1,4 +1,4 @@
-"""How much of a map lies how far back: the profile that `diagonal_sharpness` reads."""
+"""The lag profile of a map: its energy by distance back, which `diagonal_sharpness` measures."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,12 +17,12 @@ def lag_profile(
     *,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw the energy of each sub-diagonal as its share of the whole, and name the sharpest lag.
+    """Draw each sub-diagonal's share of the energy, and label the sharpest lag.
 
     Args:
         energy: e(ℓ) = mean_i map[i, i−ℓ]² (`ssmlens.scores.diagonal.lag_energy`).
-        first_lag: Lags below it are shaded: `diagonal_sharpness` leaves them to the convolution.
-        ahead: mean_i map[i, i+ℓ]², of a layer that looks ahead: drawn at the left, at negative lags.
+        first_lag: Shade the lags below it: `diagonal_sharpness` ignores them, as the convolution covers them.
+        ahead: mean_i map[i, i+ℓ]² for a layer that looks ahead: drawn on the left, at negative lags.
         theme: LIGHT or DARK.
     """
     return go.Figure(lag_profile_spec(energy, first_lag, ahead, theme=theme))
@@ -35,7 +35,7 @@ def lag_profile_spec(
     *,
     theme: Theme = LIGHT,
 ) -> Spec:
-    """`lag_profile` as plain values."""
+    """Return `lag_profile` as plain values."""
     lags, energy = both_ways(energy, ahead)
     total = float(energy.sum())
     share = energy / total if total > 0 else np.zeros_like(energy)
@@ -81,11 +81,11 @@ def lag_profile_spec(
 def both_ways(
     energy: Float[np.ndarray, " lag"], ahead: Float[np.ndarray, " _lag"] | None
 ) -> tuple[Int[np.ndarray, " signed_lag"], Float[np.ndarray, " signed_lag"]]:
-    """Every lag with its energy, in rising order; those ahead, where there are any, are negative.
+    """Return every lag in rising order with its energy; lags ahead are negative.
 
     Args:
-        energy: Energy by lag, from 0 on.
-        ahead: The same above the diagonal; its own lag 0 is left out, for it is that of `energy`.
+        energy: Energy by lag, from lag 0.
+        ahead: Energy above the diagonal, from lag 0, which is dropped: it is in `energy`.
     """
     if ahead is None:
         return np.arange(len(energy)), energy

@@ -1,4 +1,4 @@
-"""Figures of one layer, each from a `Selection`: its matrices, what drives its states, its weights."""
+"""Draw the figures of one layer from a `Selection`: its matrices, signals and weights."""
 
 import plotly.graph_objects as go
 
@@ -29,140 +29,154 @@ MATRICES = {
     "channel": "channel",
     "softmax": "softmax attention",
 }
-"""What each kind of matrix is called."""
+"""The name of each kind of matrix."""
 
 _NO_KERNEL = "this layer has no convolution"
 
 
-def matrix_name(what: Selection) -> str:
-    """The matrix in words: "channel 5"."""
-    name = MATRICES[what.kind]
-    return f"{name} {what.channel}" if what.kind == "channel" else name
+def matrix_name(selection: Selection) -> str:
+    """Name the matrix: "channel 5"."""
+    name = MATRICES[selection.kind]
+    return f"{name} {selection.channel}" if selection.kind == "channel" else name
 
 
-def matrix_spec(what: Selection, *, hover: Hover = None) -> Spec:
-    """The matrix within the region, as `tiles.tile_spec` draws it."""
+def matrix_spec(selection: Selection, *, hover: Hover = None) -> Spec:
+    """Draw the matrix within the region with `tiles.tile_spec`."""
     return tile_spec(
-        shown_tile(what, what.region),
-        what.tokens,
-        signed=what.signed,
-        scale=what.scale,
-        limit=colour_limit(what),
-        query=what.query,
+        shown_tile(selection, selection.region),
+        selection.tokens,
+        signed=selection.signed,
+        scale=selection.scale,
+        limit=colour_limit(selection),
+        query=selection.query,
         hover=hover,
-        theme=what.theme,
+        theme=selection.theme,
     )
 
 
-def matrix_figure(what: Selection) -> go.Figure:
-    """The matrix within the region, with its numbers under the pointer."""
-    return go.Figure(matrix_spec(what, hover="tokens"))
+def matrix_figure(selection: Selection) -> go.Figure:
+    """Draw the matrix within the region, with values under the pointer."""
+    return go.Figure(matrix_spec(selection, hover="tokens"))
 
 
-def lags_spec(what: Selection) -> Spec:
-    """Energy per sub-diagonal of the same matrix: what `diagonal_sharpness` reads."""
-    energy, ahead = lag_energy(what), ahead_energy(what)
-    spec = lag_profile_spec(energy, first_lag(what.layer), ahead, theme=what.theme)
+def lags_spec(selection: Selection) -> Spec:
+    """Draw the energy per sub-diagonal of the matrix, which `diagonal_sharpness` measures."""
+    energy, ahead = lag_energy(selection), ahead_energy(selection)
+    spec = lag_profile_spec(energy, first_lag(selection.layer), ahead, theme=selection.theme)
     spec["layout"]["margin"] = {"l": 56, "r": 12, "t": 16, "b": 44}
     return spec
 
 
 def first_lag(layer: Drawable) -> int:
-    """Lags below it are the convolution's: d_conv, or 1."""
+    """Return the first lag beyond the convolution: d_conv, or 1 without one."""
     if "d_conv" in layer.attributes:
         return max(1, int(layer.attributes["d_conv"]))
     return int(layer.shape("conv")[-1]) if "conv" in layer else 1
 
 
 def orders(layer: Drawable) -> dict[HeadOrder, str]:
-    """What orders the heads of a layer, in words."""
+    """Map each order of the heads to its name."""
     strength = words(layer).strength
     return {"index": "by number", "step": f"by mean {strength}", "half-life": "by half-life"}
 
 
-def steps(what: Selection) -> go.Figure:
-    """Δ, of a delta rule β, over the tokens and all heads."""
-    cells, heads = signals.step_cells(what, what.keys, what.sort)
+def steps(selection: Selection) -> go.Figure:
+    """Draw Δ (delta rule: β) over the tokens and all heads."""
+    cells, heads = signals.step_cells(selection, selection.keys, selection.sort)
     return steps_figure(
         cells,
         heads,
-        "head" if what.sort == "index" else f"heads {orders(what.layer)[what.sort]}",
-        Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.COLUMNS)),
-        symbol=words(what.layer).strength,
-        scale=what.scale,
-        limit=signals.step_limit(what, what.scale),
-        theme=what.theme,
+        "head" if selection.sort == "index" else f"heads {orders(selection.layer)[selection.sort]}",
+        Window(
+            selection.tokens, *selection.keys, signals.block_of(selection.keys, signals.COLUMNS)
+        ),
+        symbol=words(selection.layer).strength,
+        scale=selection.scale,
+        limit=signals.step_limit(selection, selection.scale),
+        theme=selection.theme,
     )
 
 
-def norms(what: Selection) -> go.Figure:
-    """‖B‖ and ‖C‖ over the tokens; of a delta rule, whose q and k have unit length, the decay α."""
-    window = Window(what.tokens, *what.keys, signals.block_of(what.keys, signals.POINTS))
-    shown, title = signals.shown_lines(what, what.keys), words(what.layer).lines
-    return lines_figure(shown, title, window, theme=what.theme)
+def norms(selection: Selection) -> go.Figure:
+    """Draw ‖B‖ and ‖C‖ over the tokens; for a delta rule, whose q and k have unit length, the decay α."""
+    window = Window(
+        selection.tokens, *selection.keys, signals.block_of(selection.keys, signals.POINTS)
+    )
+    values, title = signals.shown_lines(selection, selection.keys), words(selection.layer).lines
+    return lines_figure(values, title, window, theme=selection.theme)
 
 
-def half_lives(what: Selection) -> go.Figure:
-    """Half-lives in tokens, by state or by head."""
-    return half_lives_figure(signals.half_lives(what), what.length, theme=what.theme)
+def half_lives(selection: Selection) -> go.Figure:
+    """Draw half-lives in tokens, by state or by head."""
+    return half_lives_figure(signals.half_lives(selection), selection.length, theme=selection.theme)
 
 
-def rates(what: Selection) -> go.Figure:
-    """How often which |A|, of a delta rule which −log α, occurs."""
-    edges, counts = signals.rate_counts(what)
-    symbol = words(what.layer).rate
-    return rates_figure(edges, counts, signals.counted(what.layer), symbol=symbol, theme=what.theme)
+def rates(selection: Selection) -> go.Figure:
+    """Draw the histogram of |A| (delta rule: −log α)."""
+    edges, counts = signals.rate_counts(selection)
+    symbol = words(selection.layer).rate
+    return rates_figure(
+        edges, counts, signals.counted(selection.layer), symbol=symbol, theme=selection.theme
+    )
 
 
-def input_product(what: Selection) -> go.Figure:
-    """W_Cᵀ W_B (of a delta rule W_qᵀ W_k) of the group, with as many cells as a screen shows."""
-    pair = weights.pair(what)
+def input_product(selection: Selection) -> go.Figure:
+    """Draw W_Cᵀ W_B (delta rule: W_qᵀ W_k) of the group, reduced to the cells of a screen."""
+    pair = weights.pair(selection)
     cells, several = weights.product_cells(pair)
-    look = {"scale": what.scale, "limit": what.limit, "theme": what.theme}
-    return input_product_figure(cells, several, pair.W_B.shape[1], names=_names(what), **look)
+    look = {"scale": selection.scale, "limit": selection.limit, "theme": selection.theme}
+    return input_product_figure(cells, several, pair.W_B.shape[1], names=_names(selection), **look)
 
 
-def state_product(what: Selection) -> go.Figure:
-    """W_B W_Cᵀ (of a delta rule W_k W_qᵀ) of the group."""
-    product = weights.state_product(weights.pair(what))
-    look = {"scale": what.scale, "limit": what.limit, "theme": what.theme}
-    return state_product_figure(product, names=_names(what), **look)
+def state_product(selection: Selection) -> go.Figure:
+    """Draw W_B W_Cᵀ (delta rule: W_k W_qᵀ) of the group."""
+    product = weights.state_product(weights.pair(selection))
+    look = {"scale": selection.scale, "limit": selection.limit, "theme": selection.theme}
+    return state_product_figure(product, names=_names(selection), **look)
 
 
-def input_entries(what: Selection) -> go.Figure:
-    """The diagonal of W_Cᵀ W_B against its other entries."""
-    return _entries(weights.input_entries(weights.pair(what)), what)
+def input_entries(selection: Selection) -> go.Figure:
+    """Draw the diagonal of W_Cᵀ W_B against its other entries."""
+    return _entries(weights.input_entries(weights.pair(selection)), selection)
 
 
-def state_entries(what: Selection) -> go.Figure:
-    """The diagonal of W_B W_Cᵀ against its other entries."""
-    return _entries(weights.state_entries(weights.pair(what)), what)
+def state_entries(selection: Selection) -> go.Figure:
+    """Draw the diagonal of W_B W_Cᵀ against its other entries."""
+    return _entries(weights.state_entries(weights.pair(selection)), selection)
 
 
-def kernels(what: Selection) -> go.Figure:
-    """The kernels that x, B and C (of a delta rule v, k and q) pass through."""
-    found = weights.kernels(what.layer)
-    return kernels_figure(found, theme=what.theme) if found else nothing(_NO_KERNEL, what.theme)
+def kernels(selection: Selection) -> go.Figure:
+    """Draw the convolution kernels of x, B and C (delta rule: v, k and q)."""
+    parts = weights.kernels(selection.layer)
+    return (
+        kernels_figure(parts, theme=selection.theme)
+        if parts
+        else nothing(_NO_KERNEL, selection.theme)
+    )
 
 
-def taps(what: Selection) -> go.Figure:
-    """How far back the kernels reach."""
-    found = weights.kernels(what.layer)
-    return tap_energy_figure(found, theme=what.theme) if found else nothing(_NO_KERNEL, what.theme)
+def taps(selection: Selection) -> go.Figure:
+    """Draw the energy of the kernels by tap."""
+    parts = weights.kernels(selection.layer)
+    return (
+        tap_energy_figure(parts, theme=selection.theme)
+        if parts
+        else nothing(_NO_KERNEL, selection.theme)
+    )
 
 
-def beta(what: Selection) -> go.Figure:
-    """W_β of a delta rule: a row a head."""
-    rows = weights.beta_rows(what.layer)
-    return rows_figure(rows, scale=what.scale, limit=what.limit, theme=what.theme)
+def beta(selection: Selection) -> go.Figure:
+    """Draw W_β of a delta rule, one row per head."""
+    rows = weights.beta_rows(selection.layer)
+    return rows_figure(rows, scale=selection.scale, limit=selection.limit, theme=selection.theme)
 
 
-def _names(what: Selection) -> tuple[str, str]:
-    """What writes, and what reads."""
-    called = words(what.layer)
-    return called.write, called.read
+def _names(selection: Selection) -> tuple[str, str]:
+    """Name the weights that write and those that read."""
+    names = words(selection.layer)
+    return names.write, names.read
 
 
-def _entries(entries: weights.Entries, what: Selection) -> go.Figure:
+def _entries(entries: weights.Entries, selection: Selection) -> go.Figure:
     edges, diagonal, others = entries.edges, entries.diagonal, entries.others
-    return entries_figure(edges, diagonal, others, entries.others_rms, theme=what.theme)
+    return entries_figure(edges, diagonal, others, entries.others_rms, theme=selection.theme)

@@ -1,4 +1,4 @@
-"""The numbers of a layer's matrix: whole where it can be held, by rectangles where it cannot."""
+"""The entries of a layer's matrix: all at once if they fit into memory, else by rectangles."""
 
 import numpy as np
 from jaxtyping import Float
@@ -11,26 +11,26 @@ from ssmlens.scores.diagonal import without_longest
 from ssmlens.scores.statistics import energy_by_lag
 
 EXACT = 2048
-"""Tokens a side up to which a rectangle of a long prompt is computed entry by entry."""
+"""Most tokens per side of a rectangle of a long prompt that is computed entry by entry."""
 
 _SAMPLE = 250_000
 
 
-def whole(what: Selection) -> bool:
-    """Whether all of the matrix is held in memory at once."""
-    return what.length <= LARGEST_WHOLE_MAP
+def whole(selection: Selection) -> bool:
+    """Return whether all of the matrix fits into memory."""
+    return selection.length <= LARGEST_WHOLE_MAP
 
 
-def matrix(what: Selection) -> Float[np.ndarray, "query key"]:
-    """All of the matrix, where the prompt is not too long for that."""
-    return what.keep(what.matrix_key, lambda: _matrix(what))
+def matrix(selection: Selection) -> Float[np.ndarray, "query key"]:
+    """Return all of the matrix; only for a matrix that fits into memory."""
+    return selection.keep(selection.matrix_key, lambda: _matrix(selection))
 
 
-def window(what: Selection, queries: Span, keys: Span) -> Float[np.ndarray, "query key"]:
-    """A rectangle of the matrix at full resolution."""
-    if whole(what):
-        return matrix(what)[slice(*queries), slice(*keys)]
-    return _rectangle(what, queries, keys)
+def window(selection: Selection, queries: Span, keys: Span) -> Float[np.ndarray, "query key"]:
+    """Return a rectangle of the matrix at full resolution."""
+    if whole(selection):
+        return matrix(selection)[slice(*queries), slice(*keys)]
+    return _rectangle(selection, queries, keys)
 
 
 def shown_tile(what: Selection, region: Region | None = None) -> Tile:
@@ -46,67 +46,71 @@ def shown_tile(what: Selection, region: Region | None = None) -> Tile:
     return _reduced(what, queries, keys)
 
 
-def small_tile(what: Selection, side: int) -> Tile:
-    """All of the matrix in at most `side` cells a side; nothing larger is kept for it."""
-    everything = (0, what.length)
-    if whole(what):
-        values = _matrix(what)
-        return tile(values, everything, everything, what.reduction, side, causal=what.causal)
-    overview = _reduced(what, everything, everything)
+def small_tile(selection: Selection, side: int) -> Tile:
+    """Reduce all of the matrix to at most `side` cells per side; the full matrix is not cached."""
+    everything = (0, selection.length)
+    if whole(selection):
+        values = _matrix(selection)
+        return tile(
+            values, everything, everything, selection.reduction, side, causal=selection.causal
+        )
+    overview = _reduced(selection, everything, everything)
     block = -(-len(overview.cells) // side)
-    cells = shrink(np.nan_to_num(overview.cells), block, what.reduction, causal=what.causal)
-    return Tile(cells, everything, everything, block * overview.block, what.causal)
+    cells = shrink(
+        np.nan_to_num(overview.cells), block, selection.reduction, causal=selection.causal
+    )
+    return Tile(cells, everything, everything, block * overview.block, selection.causal)
 
 
-def colour_limit(what: Selection, scale: Scale | None = None) -> float | None:
-    """The value at the end of the colour scale: the one asked for, or that of the whole matrix; None: the scale's own.
+def colour_limit(selection: Selection, scale: Scale | None = None) -> float | None:
+    """Return the value at the end of the colour scale: the requested one, else the full matrix's; None: the default.
 
-    A region has the colours of the whole matrix, so that zooming leaves them alone.
+    A region uses the limit of the full matrix, so that zooming does not change its colours.
     """
-    scale = what.scale if scale is None else scale
-    if scale == "rank" or what.limit is not None:
-        return what.limit
-    if not what.signed:
+    scale = selection.scale if scale is None else scale
+    if scale == "rank" or selection.limit is not None:
+        return selection.limit
+    if not selection.signed:
         return None
-    return what.keep((*what.matrix_key, "limit", scale), lambda: _limit(what, scale))
+    return selection.keep((*selection.matrix_key, "limit", scale), lambda: _limit(selection, scale))
 
 
-def lag_energy(what: Selection) -> Float[np.ndarray, " lag"]:
-    """e(ℓ) = mean_i M[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4; of the attention map where M itself is too large."""
-    return what.keep((*what.matrix_key, "lags"), lambda: _lags(what))
+def lag_energy(selection: Selection) -> Float[np.ndarray, " lag"]:
+    """Return e(ℓ) = mean_i M[i, i−ℓ]² for 0 ≤ ℓ ≤ 3T/4; of the attention map if M is too large."""
+    return selection.keep((*selection.matrix_key, "lags"), lambda: _lags(selection))
 
 
-def ahead_energy(what: Selection) -> Float[np.ndarray, " lag"] | None:
-    """The same above the diagonal, mean_i M[i, i+ℓ]²; None where the layer does not look ahead."""
-    if what.causal:
+def ahead_energy(selection: Selection) -> Float[np.ndarray, " lag"] | None:
+    """Return the energy above the diagonal, mean_i M[i, i+ℓ]²; None if the layer does not look ahead."""
+    if selection.causal:
         return None
-    return what.keep((*what.matrix_key, "ahead"), lambda: _ahead(what))
+    return selection.keep((*selection.matrix_key, "ahead"), lambda: _ahead(selection))
 
 
-def _matrix(what: Selection) -> np.ndarray:
-    """The one place that says how a kind of matrix is had, whole."""
-    layer, prompt = what.layer, what.prompt
-    if what.kind == "channel":
-        return layer.channel_map(what.channel, prompt)
-    if what.kind == "softmax":
+def _matrix(selection: Selection) -> np.ndarray:
+    """Compute or read all of the matrix, by its kind."""
+    layer, prompt = selection.layer, selection.prompt
+    if selection.kind == "channel":
+        return layer.channel_map(selection.channel, prompt)
+    if selection.kind == "softmax":
         return layer.read("softmax_attention_map", prompt)
-    return layer.whole_map(what.kind, prompt)
+    return layer.whole_map(selection.kind, prompt)
 
 
-def _rectangle(what: Selection, queries: Span, keys: Span) -> np.ndarray:
-    """The same of a rectangle, for prompts too long for all of it."""
-    layer = what.layer
-    if what.kind == "channel":
-        return layer.channel_map(what.channel, what.prompt, queries, keys)
-    return layer.map_tile((what.kind,), queries, keys, what.prompt)[0]
+def _rectangle(selection: Selection, queries: Span, keys: Span) -> np.ndarray:
+    """Compute a rectangle of the matrix of a long prompt."""
+    layer = selection.layer
+    if selection.kind == "channel":
+        return layer.channel_map(selection.channel, selection.prompt, queries, keys)
+    return layer.map_tile((selection.kind,), queries, keys, selection.prompt)[0]
 
 
-def _limit(what: Selection, scale: Scale) -> float:
-    values = matrix(what) if whole(what) else shown_tile(what).cells
+def _limit(selection: Selection, scale: Scale) -> float:
+    values = matrix(selection) if whole(selection) else shown_tile(selection).cells
     if scale == "symlog":
         return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     step = max(1, values.size // _SAMPLE)
-    return robust_limit(values[::step])  # whole rows, which every diagonal crosses
+    return robust_limit(values[::step])  # full rows: every diagonal crosses them
 
 
 def _lags(what: Selection) -> np.ndarray:
@@ -121,8 +125,8 @@ def _ahead(what: Selection) -> np.ndarray:
     return without_longest(what.layer.read("ahead_energy", what.prompt))
 
 
-def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:
-    """A channel's M over a long prompt, reduced strip by strip: never more than one in memory."""
+def _channel_by_strips(selection: Selection, queries: Span, keys: Span) -> Tile:
+    """Reduce a channel's M over a long prompt strip by strip, one in memory at a time."""
     block = -(-max(queries[1] - queries[0], keys[1] - keys[0]) // SIDE)
     tall = max(1, EXACT // block) * block
     strips = []
@@ -130,28 +134,30 @@ def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:
         end = min(first + tall, queries[1])
         parts = []
         for key in range(keys[0], keys[1], tall):
-            part = _rectangle(what, (first, end), (key, min(key + tall, keys[1])))
-            cells = shrink(part, block, what.reduction, first - key, causal=what.causal)
+            part = _rectangle(selection, (first, end), (key, min(key + tall, keys[1])))
+            cells = shrink(part, block, selection.reduction, first - key, causal=selection.causal)
             parts.append(cells)
         strips.append(np.concatenate(parts, axis=1))
-    return Tile(np.concatenate(strips), queries, keys, block, what.causal)
+    return Tile(np.concatenate(strips), queries, keys, block, selection.causal)
 
 
-def _reduced(what: Selection, queries: Span, keys: Span) -> Tile:
-    """The stored block maxima or means of a long prompt, as far as they cover the rectangle."""
-    array = MAP_ARRAYS[MAP if what.kind == "channel" else what.kind]
-    name = f"{array}_mean" if what.kind == MASK else f"{array}_max"
-    block = int(what.layer.attributes["block_tokens"])
+def _reduced(selection: Selection, queries: Span, keys: Span) -> Tile:
+    """Read the stored block maxima or means of a long prompt that cover the rectangle."""
+    array = MAP_ARRAYS[MAP if selection.kind == "channel" else selection.kind]
+    name = f"{array}_mean" if selection.kind == MASK else f"{array}_max"
+    block = int(selection.layer.attributes["block_tokens"])
     rows = slice(queries[0] // block, -(-queries[1] // block))
     columns = slice(keys[0] // block, -(-keys[1] // block))
-    stored = what.keep((*what.key, name), lambda: what.layer.read(name, what.prompt))
+    stored = selection.keep(
+        (*selection.key, name), lambda: selection.layer.read(name, selection.prompt)
+    )
     query, key = np.ogrid[rows, columns]
-    there = (key <= query) | (not what.causal)
-    cells = np.where(there, stored[rows, columns], np.nan)
+    causal = (key <= query) | (not selection.causal)
+    cells = np.where(causal, stored[rows, columns], np.nan)
     return Tile(
         cells,
-        (rows.start * block, min(rows.stop * block, what.length)),
-        (columns.start * block, min(columns.stop * block, what.length)),
+        (rows.start * block, min(rows.stop * block, selection.length)),
+        (columns.start * block, min(columns.stop * block, selection.length)),
         block,
-        what.causal,
+        selection.causal,
     )

@@ -1,4 +1,4 @@
-"""Numbers as the bytes of a file."""
+"""Write numbers as the bytes of a file."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,7 +7,7 @@ import xarray as xr
 
 
 def as_csv(dataset: xr.Dataset) -> str:
-    """A row for each combination of coordinates. Text that a spreadsheet would run as a formula is quoted as text."""
+    """Write one row per combination of coordinates. Text that a spreadsheet would run as a formula is quoted."""
     table = dataset.to_dataframe().reset_index()
     for name in table.columns:
         if table[name].dtype.kind in "OUT" or not table[name].dtype.kind:
@@ -16,7 +16,7 @@ def as_csv(dataset: xr.Dataset) -> str:
 
 
 def as_netcdf(dataset: xr.Dataset) -> bytes:
-    """The dataset as a netCDF4 file."""
+    """Write the dataset as a netCDF4 file."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "data.nc"
         dataset.to_netcdf(path, engine="h5netcdf")

@@ -1,4 +1,4 @@
-"""`ssmlens.plot`'s figure of a logit's terms.
+"""The figure of a logit's terms.
 
 >>> ssmlens.plot.attribution(ssmlens.attribute(model, "abcd|abc"))
 """
@@ -27,21 +27,20 @@ def attribution(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw a logit's terms by source token: bars over the text, terms × tokens, and each term's whole.
+    """Draw a logit's terms by source token: bars over the text, terms × tokens, and each term's total.
 
-    What a module adds at the position itself and takes from no other token (embedding, MLP) stands at that token;
-    biases stand at none.
+    A term without a source token (embedding, MLP) is drawn at the position itself; a bias at no token.
 
     Args:
-        of: What `ssmlens.attribute` returns.
+        of: The result of `ssmlens.attribute`.
         scale: Colour scale of the cells.
-        limit: The value at the end of the colours; the largest cell's by default.
-        title: What stands above; None leaves it out.
+        limit: The value at the end of the colours; by default the largest cell.
+        title: The title; None for none.
         size: Width and height.
         theme: "light" or "dark".
 
     Raises:
-        UsageError: No term of it is split by source.
+        UsageError: No term is split by source.
     """
     if "by_source" not in of:
         raise UsageError("no term of this logit is split by source: no mixer of the model was read")
@@ -74,7 +73,7 @@ def _tokens(of: xr.Dataset) -> list[str]:
 
 
 def attribution_title(of: xr.Dataset) -> str:
-    """Which logit it is, and how large."""
+    """Name the logit and its value."""
     names = [_name(of, which) for which in ("token", "against") if of.attrs[which] >= 0]
     logit = " less ".join(names)
     return f"Logit of {logit} after token {of.attrs['position']}: {of.attrs['logit']:.4g}"

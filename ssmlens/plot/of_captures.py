@@ -1,4 +1,4 @@
-"""`ssmlens.plot`'s figures of a whole capture: its scores, and whether its layers may be believed."""
+"""The figures of a capture: its scores and its closure errors."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ def scores(
 
     Args:
         of: A capture, the ranking of `rank_layers` or `rank_heads`, or the Dataset of `ssmlens.scores.compute`.
-        title: What stands above; None leaves it out.
+        title: The title; None for none.
         size: Width and height.
         theme: "light" or "dark".
 
@@ -55,11 +55,11 @@ def closure(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw how far each layer's recomputation is from what it computed, beside the tolerance.
+    """Draw the distance of each layer's recomputation from what it computed, and the tolerance.
 
     Args:
         capture: A capture.
-        title: What stands above; None leaves it out.
+        title: The title; None for none.
         size: Width and height.
         theme: "light" or "dark".
     """

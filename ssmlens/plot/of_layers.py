@@ -1,4 +1,4 @@
-"""`ssmlens.plot`'s figures of layers: a layer or a record in, a plotly figure out.
+"""The figures of a layer or a record.
 
 >>> cap = ssmlens.open_capture("run.h5")
 >>> ssmlens.plot.map(cap.layer(3))
@@ -39,7 +39,7 @@ AnyLayer = Layer | Record | RecordedLayer
 
 ThemeName = Literal["light", "dark"]
 Rectangle = Region | tuple[Span, Span] | str
-"""Queries and keys, each first and one after the last: ((0, 64), (16, 80)) or "0-64,16-80"."""
+"""Queries and keys, each first and one past the last: ((0, 64), (16, 80)) or "0-64,16-80"."""
 
 Signal = Literal["steps", "norms", "half-lives", "rates"]
 Weight = Literal[
@@ -48,7 +48,7 @@ Weight = Literal[
 
 
 class MapOptions(TypedDict, total=False):
-    """The options of `map`, which every figure of a matrix has."""
+    """The options of `map`, shared by every figure of a matrix."""
 
     tokens: Sequence[Sequence[str]] | None
     region: Rectangle | None
@@ -75,26 +75,26 @@ def map(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw what a layer attends to: queries run down, keys to the right; the pointer reads tokens and values.
+    """Draw what a layer attends to: queries down, keys to the right, tokens and values under the pointer.
 
     Args:
         layer: A layer of a capture, or a record of `recording`.
-        prompt: Number of the prompt; of a record, of the sequence in its batch.
-        kind: Which of the layer's matrices: "map", "mask", "erase", "channel" or "softmax".
+        prompt: Number of the prompt; for a record, of the sequence in its batch.
+        kind: The matrix to draw: "map", "mask", "erase", "channel" or "softmax".
         channel: The head that kind "channel" draws.
-        tokens: The tokens of each sequence as text, for a record; positions stand for them where absent.
+        tokens: The tokens of each sequence as text, for a record; positions by default.
         region: The rectangle drawn; None: all.
         scale: "linear", "symlog" (symmetric logarithm) or "rank".
-        limit: The value at the end of the colours, so that figures can be compared; None: of this matrix.
+        limit: The value at the end of the colours, to compare figures; None: from this matrix.
         query: A query to mark.
-        title: What stands above; "default" says layer, matrix and prompt, None leaves it out.
+        title: The title; "default" names layer, matrix and prompt, None leaves it out.
         size: Width and height: pixels, or with a unit such as "9cm"; None: 900 × 860 pixels.
         theme: "light" or "dark".
 
     Raises:
-        UsageError: The layer, prompt, kind, channel or region is not there; the message says what is.
+        UsageError: The layer, prompt, kind, channel or region does not exist; the message lists those that do.
     """
-    what = _selection(
+    selection = _selection(
         layer,
         tokens,
         theme,
@@ -106,7 +106,7 @@ def map(
         limit=limit,
         query=query,
     )
-    return figure_of(kind, what, title, size)
+    return figure_of(kind, selection, title, size)
 
 
 def mask(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
@@ -115,12 +115,12 @@ def mask(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.
 
 
 def erase(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
-    """Draw what a delta rule takes back. Options as of `map`."""
+    """Draw what a delta rule erases. Options as of `map`."""
     return map(layer, prompt, kind=ERASE, **options)
 
 
 def softmax(layer: AnyLayer, prompt: int = 0, **options: Unpack[MapOptions]) -> go.Figure:
-    """Draw the softmax attention that stands beside a mixer in its block. Options as of `map`."""
+    """Draw the softmax attention beside a mixer in its block. Options as of `map`."""
     return map(layer, prompt, kind="softmax", **options)
 
 
@@ -145,49 +145,49 @@ def maps(
     side: int = 260,
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw small maps side by side, with one end of the colours for all and axes that zoom together.
+    """Draw small maps side by side with shared colours and linked axes.
 
     Args:
-        layers: Layers of captures, or records. A single one is drawn once for each of `channels`.
+        layers: Layers of captures, or records. A single layer is drawn once per channel in `channels`.
         prompt: Number of the prompt.
-        kind: Which of their matrices.
-        channels: The heads drawn, with kind "channel"; one for each layer, or several of a single layer.
+        kind: The matrix to draw.
+        channels: The heads to draw with kind "channel": one for each layer, or several of a single layer.
         tokens: The tokens of each sequence as text, for records.
         region: The rectangle drawn; None: all.
         scale: Colour scale.
-        limit: The value at the end of the colours; None: the largest of the panels' own.
-        columns: Panels in a row.
+        limit: The value at the end of the colours; None: the largest limit of the panels.
+        columns: Panels per row.
         side: Width and height of a panel's map in pixels.
         theme: "light" or "dark".
 
     Raises:
-        UsageError: As of `map`; or there is nothing to draw.
+        UsageError: As for `map`; or `layers` is empty.
     """
     kind = "channel" if channels else kind
-    asked: dict[str, Any] = {"prompt": prompt, "kind": kind, "scale": scale, "limit": limit}
-    shown = [
-        _selection(layer, tokens, theme, region=_region(region), channel=head, **asked)
+    options: dict[str, Any] = {"prompt": prompt, "kind": kind, "scale": scale, "limit": limit}
+    selections = [
+        _selection(layer, tokens, theme, region=_region(region), channel=head, **options)
         for layer, head in _with_heads(layers, channels)
     ]
-    for what in shown:
-        check(kind, what)
-    limits = [end for what in shown if (end := colour_limit(what)) is not None]
+    for selection in selections:
+        check(kind, selection)
+    limits = [end for selection in selections if (end := colour_limit(selection)) is not None]
     common = max(limits, default=None)
     panels = [
         Panel(
-            _panel_title(what),
-            matrix_spec(dataclasses.replace(what, limit=common), hover="positions"),
+            _panel_title(selection),
+            matrix_spec(dataclasses.replace(selection, limit=common), hover="positions"),
         )
-        for what in shown
+        for selection in selections
     ]
     rows = [panels[first : first + columns] for first in range(0, len(panels), columns)]
-    texts = {tuple(what.tokens) for what in shown}
+    texts = {tuple(selection.tokens) for selection in selections}
     joined = side_by_side(rows, side=side, same_queries=len(texts) == 1, theme=theme_of(theme))
     return go.Figure(joined).update_layout(paper_bgcolor=theme_of(theme).surface)
 
 
 def _with_heads(layers: Sequence[AnyLayer], channels: Sequence[int]) -> list[tuple[AnyLayer, int]]:
-    """The layers, each with the head drawn of it; a single one once for every head."""
+    """Pair each layer with its head; pair a single layer with every head."""
     if not layers:
         raise UsageError("give at least one layer to draw")
     if not channels:
@@ -209,25 +209,25 @@ def lag_profile(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw how much of a matrix lies how far back: e(ℓ) = mean_i M[i, i−ℓ]² as shares; what `diagonal_sharpness` reads.
+    """Draw the energy by lag, e(ℓ) = mean_i M[i, i−ℓ]², as shares; `diagonal_sharpness` measures it.
 
-    Of a layer that looks ahead, mean_i M[i, i+ℓ]² is drawn as well, at negative lags.
+    For a layer that looks ahead, mean_i M[i, i+ℓ]² is drawn too, at negative lags.
 
     Args:
         layer: A layer of a capture, or a record.
         prompt: Number of the prompt.
-        kind: Which of the layer's matrices.
+        kind: The matrix.
         channel: The head, for kind "channel".
-        title: What stands above; None leaves it out.
+        title: The title; None for none.
         size: Width and height; None: 900 × 460 pixels.
         theme: "light" or "dark".
 
     Raises:
-        UsageError: As of `map`.
+        UsageError: As for `map`.
     """
-    what = _selection(layer, None, theme, prompt=prompt, kind=kind, channel=channel)
-    check(kind, what)
-    return figure_of("lags", what, title, size)
+    selection = _selection(layer, None, theme, prompt=prompt, kind=kind, channel=channel)
+    check(kind, selection)
+    return figure_of("lags", selection, title, size)
 
 
 def signals(
@@ -244,20 +244,19 @@ def signals(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw what drives a layer's states along a prompt.
+    """Draw the signals that drive a layer's states along a prompt.
 
     Args:
         layer: A layer of a capture, or a record.
         prompt: Number of the prompt.
-        show: "steps": Δ (of a delta rule β) by token and head; "norms": ‖B‖ and ‖C‖ (of a delta rule the decay α) by
-            token; "half-lives": how long states last at the mean Δ (mean log α); "rates": how often which |A| (−log α)
-            occurs.
+        show: "steps": Δ (delta rule: β) by token and head; "norms": ‖B‖ and ‖C‖ (delta rule: the decay α) by token;
+            "half-lives": of the states, at the mean Δ (mean log α); "rates": the histogram of |A| (−log α).
         tokens: The tokens of each sequence as text, for a record.
-        region: Its keys are the tokens drawn; None: all.
-        sort: What orders the heads of "steps".
+        region: Its keys select the tokens; None: all.
+        sort: Order of the heads of "steps".
         scale: Colour scale of "steps".
         limit: The value at the end of its colours.
-        title: What stands above; None leaves it out.
+        title: The title; None for none.
         size: Width and height.
         theme: "light" or "dark".
 
@@ -265,9 +264,9 @@ def signals(
         UsageError: The layer has no such signals; the message says why.
     """
     _check_one_of("show", show, get_args(Signal))
-    asked: dict[str, Any] = {"prompt": prompt, "sort": sort, "scale": scale, "limit": limit}
-    what = _selection(layer, tokens, theme, region=_region(region), **asked)
-    return figure_of(show, what, title, size)
+    options: dict[str, Any] = {"prompt": prompt, "sort": sort, "scale": scale, "limit": limit}
+    selection = _selection(layer, tokens, theme, region=_region(region), **options)
+    return figure_of(show, selection, title, size)
 
 
 def weights(
@@ -281,17 +280,17 @@ def weights(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw whether queries look for what keys write, and the kernels of the convolution.
+    """Draw how well queries match keys in the weights, and the kernels of the convolution.
 
     Args:
         layer: A layer of a capture, or a record.
         show: "input-product": W_Cᵀ W_B; "state-product": W_B W_Cᵀ; "input-entries", "state-entries": their diagonals
-            against the rest; "kernels": of the convolution; "taps": the kernels' energy by tap; "beta": the rows
-            that make a delta rule's β.
+            against the other entries; "kernels": of the convolution; "taps": the kernels' energy by tap; "beta": the
+            weights of a delta rule's β.
         group: The group of W_B and W_C.
         scale: Colour scale of the products.
         limit: The value at the end of their colours.
-        title: What stands above; None leaves it out.
+        title: The title; None for none.
         size: Width and height.
         theme: "light" or "dark".
 
@@ -299,40 +298,40 @@ def weights(
         UsageError: The layer has no such weights; the message says why.
     """
     _check_one_of("show", show, get_args(Weight))
-    what = _selection(layer, None, theme, group=group, scale=scale, limit=limit)
-    return figure_of(show, what, title, size)
+    selection = _selection(layer, None, theme, group=group, scale=scale, limit=limit)
+    return figure_of(show, selection, title, size)
 
 
 def figure_of(
     name: str,
-    what: Selection,
+    selection: Selection,
     title: str | None,
     size: tuple[Length | None, Length | None],
     model: str = "",
 ) -> go.Figure:
-    """A figure of `catalogue.FIGURES`, finished.
+    """Draw a figure of `catalogue.FIGURES` with title and size.
 
     Args:
         name: Its name.
-        what: What it shows.
-        title: What stands above; None leaves it out.
-        size: Width and height; None: its own.
-        model: What the default title ends with.
+        selection: The part of the layer to draw.
+        title: The title; None for none.
+        size: Width and height; None: the default.
+        model: Name of the model, for the default title.
 
     Raises:
-        UsageError: Something of it is not there.
+        UsageError: The layer lacks part of the selection.
     """
-    check(name, what)
-    made = FIGURES[name]
+    check(name, selection)
+    entry = FIGURES[name]
     if title == DEFAULT:
-        title = made.title(what) + f" · {visible(model, longest=80)}" * bool(model)
-    return finished(made.draw(what), title, size, made.size, what.theme)
+        title = entry.title(selection) + f" · {visible(model, longest=80)}" * bool(model)
+    return finished(entry.draw(selection), title, size, entry.size, selection.theme)
 
 
 def layer_of(
     layer: AnyLayer, tokens: Sequence[Sequence[str]] | None = None
 ) -> Layer | RecordedLayer:
-    """What figures read. Raises UsageError where it is no layer."""
+    """Return the layer that figures read. Raises UsageError if it is not a layer."""
     if isinstance(layer, Layer | RecordedLayer):
         return layer
     if hasattr(layer, "call") and hasattr(layer, "layer"):
@@ -343,20 +342,20 @@ def layer_of(
 
 
 def theme_of(name: ThemeName) -> Theme:
-    """The theme of a name. Raises UsageError where there is none."""
+    """Return the theme of a name. Raises UsageError if there is none."""
     _check_one_of("theme", name, get_args(ThemeName))
     return DARK if name == "dark" else LIGHT
 
 
 def _selection(
-    layer: AnyLayer, tokens: Sequence[Sequence[str]] | None, theme: ThemeName, **asked: Any
+    layer: AnyLayer, tokens: Sequence[Sequence[str]] | None, theme: ThemeName, **options: Any
 ) -> Selection:
-    kind = asked.get("kind", "map")
+    kind = options.get("kind", "map")
     known = layer_of(layer, tokens)
     if kind not in kinds_of(known):
-        there = ", ".join(kinds_of(known))
-        raise UsageError(f"layer {known.index} has no {kind}; it has {there}")
-    return Selection(layer=known, theme=theme_of(theme), **asked)
+        kinds = ", ".join(kinds_of(known))
+        raise UsageError(f"layer {known.index} has no {kind}; it has {kinds}")
+    return Selection(layer=known, theme=theme_of(theme), **options)
 
 
 def _region(region: Rectangle | None) -> Region | None:
@@ -367,7 +366,7 @@ def _region(region: Rectangle | None) -> Region | None:
         return Region.parse(text)
     except (ValueError, TypeError, IndexError) as error:
         raise UsageError(
-            f"region {region!r} is no rectangle of queries and keys such as 0-64,16-80"
+            f"region {region!r} is not a rectangle of queries and keys such as 0-64,16-80"
         ) from error
 
 
@@ -376,6 +375,6 @@ def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
         raise UsageError(f"{name} is {value!r}; choose from: {', '.join(known)}")
 
 
-def _panel_title(what: Selection) -> str:
-    head = f", channel {what.channel}" if what.kind == "channel" else ""
-    return f"layer {what.layer.index}{head}"
+def _panel_title(selection: Selection) -> str:
+    head = f", channel {selection.channel}" if selection.kind == "channel" else ""
+    return f"layer {selection.layer.index}{head}"

@@ -1,4 +1,4 @@
-"""`ssmlens.plot`'s figures of training runs: curves by arm, and the students of a teacher's layers."""
+"""The figures of training runs: curves by arm, and the students of a teacher's layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,20 +28,20 @@ def training(
     size: tuple[Length | None, Length | None] = (None, None),
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw a measure by step: of each arm the mean over its runs that did not fail, and their band of least to most.
+    """Draw a measure by step: each arm's mean over its runs that did not fail, and their range as a band.
 
-    Arms are those of `ssmlens compare` (`runs.arms`), and so is the length unless it is given.
+    Arms and the default length are those of `ssmlens compare` (`runs.arms`).
 
     Args:
         runs: Training runs, as `ssmlens.train` and `open_run` return them.
-        measure: "loss" (of training), or a measure that is evaluated, such as "char" or "string".
-        length: The length evaluated at; None: the longest that a run trained on and measured.
-        title: What stands above; None leaves it out.
+        measure: "loss" (training loss), or an evaluated measure such as "char" or "string".
+        length: The evaluation length; None: the longest that a run trained on and measured.
+        title: The title; None for none.
         size: Width and height; None: 900 × 460 pixels.
         theme: "light" or "dark".
 
     Raises:
-        UsageError: No run has measured it.
+        UsageError: No run has this measure.
     """
     loss = measure == LOSS
     at = training_length(runs, lengths(runs)) if length is None else length
@@ -62,12 +62,12 @@ def students(
     measured: str = f"{in_words(DEFAULT)}, all rates",
     theme: ThemeName = "light",
 ) -> go.Figure:
-    """Draw what students reach against the scores of the teacher's layer that they started as.
+    """Draw the accuracy of students against the scores of the teacher's layer that they started from.
 
     Args:
-        of: The students of a transplant, see `runs.students.students`: a point is the mean over all rates.
-        scores: The scores drawn, a column each.
-        measured: What was measured, in words.
+        of: The students of a transplant (`runs.students.students`): a point is the mean over all rates.
+        scores: The scores, one column each.
+        measured: Name of the measure.
         theme: "light" or "dark".
 
     Raises:

@@ -1,4 +1,4 @@
-"""Numbers inside an HTML page: bfloat16, deflated, base64; about two bytes a cell."""
+"""Numbers inside an HTML page: bfloat16, deflated, base64; about two bytes per cell."""
 
 import base64
 import json
@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 
 def pack(values: Float[np.ndarray, " cell"]) -> str:
-    """Finite values as text that `unpack` in report.js reads back, each within 0.4 % of itself.
+    """Encode finite values as text that `unpack` in report.js decodes, each within 0.4 %.
 
     bfloat16 (float32 without its lower half, rounded to nearest) keeps float32's range, which maps
-    need: their entries span many decades. High bytes first, then low bytes: signs and exponents
-        deflate well on their own.
+    need: their entries span many decades. High bytes come first, then low bytes: signs and exponents deflate well
+    by themselves.
     """
     half = _bfloat16(values)
     planes = (half >> 8).astype(np.uint8).tobytes() + (half & 0xFF).astype(np.uint8).tobytes()
@@ -22,24 +22,24 @@ def pack(values: Float[np.ndarray, " cell"]) -> str:
 
 
 def packed_values(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """The values as whoever unpacks them has them; NaN stays NaN."""
-    kept = (_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
-    return np.where(np.isnan(values), np.float32(np.nan), kept)
+    """Return the values after packing and unpacking; NaN stays NaN."""
+    unpacked = (_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    return np.where(np.isnan(values), np.float32(np.nan), unpacked)
 
 
 def pack_exactly(values: Float[np.ndarray, " cell"]) -> str:
-    """A few float32 values as text, little end first."""
+    """Encode float32 values as text without loss, little end first."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
 
 def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """The upper halves of the float32 values nearest to some."""
+    """Round values to bfloat16; return the upper halves of float32."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def rounded(values: Float[np.ndarray, " cell"], digits: int = 4) -> list[float | None]:
-    """Numbers as JSON has them, to so many significant digits; None for what is not finite."""
+    """Round numbers for JSON to some significant digits; None if not finite."""
     finite = np.isfinite(values)
     known = np.where(finite, values, 0).astype(np.float64)
     magnitude = np.maximum(np.abs(known), 1e-300)
@@ -47,16 +47,16 @@ def rounded(values: Float[np.ndarray, " cell"], digits: int = 4) -> list[float |
     power = 10.0 ** np.abs(
         places
     )  # exact up to 22, so that each is the number nearest to its digits
-    with np.errstate(over="ignore"):  # in the one of the two that is not taken
+    with np.errstate(over="ignore"):  # in the branch that is not used
         after, before = np.round(known * power) / power, np.round(known / power) * power
     short = np.where(places >= 0, after, before).tolist()
     if finite.all():
         return short
-    return [value if there else None for value, there in zip(short, finite, strict=True)]
+    return [value if is_finite else None for value, is_finite in zip(short, finite, strict=True)]
 
 
 def lower_triangle(values: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " cell"]:
-    """The cells with key ≤ query, row after row: all that a causal map holds."""
+    """Return the cells with key ≤ query, row by row: all cells of a causal map."""
     return values[np.tril_indices(len(values))]
 
 
@@ -70,6 +70,6 @@ _ESCAPES = {
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside a <script> element: nothing in it can end it or open another."""
+    """Encode JSON for a <script> element: nothing in it can close the element or open a new one."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(str.maketrans(_ESCAPES))

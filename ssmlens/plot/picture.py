@@ -1,4 +1,4 @@
-"""Cells as an image on a pair of axes, with the colour bar beside it: the one place where a map gets its colours."""
+"""Draw cells as an image on a pair of axes with a colour bar. Every map gets its colours here."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from ssmlens.plot.scales import Scale, coloured
 from ssmlens.plot.theme import SIGNED, UNIT, Stop
 
 SIDE = 700
-"""Pixels a side of an image: about what a map gets on a screen. Fewer cells become several pixels each."""
+"""Pixels per side of an image, about a map's size on a screen. Fewer cells become several pixels each."""
 
-_QUICK = 1  # zlib's level: a picture is looked at at once, and seldom kept
+_QUICK = 1  # zlib's level: a picture is shown at once and seldom stored
 
 Place = tuple[float, float, float, float]
-"""Where an image lies on its axes: left and upper edge, width and height."""
+"""Place of an image on its axes: left and upper edge, width and height."""
 
 
 def picture(
@@ -30,17 +30,17 @@ def picture(
     bar_length: float = 0.6,
     level: int = _QUICK,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An image for `layout.images`, and a trace that draws its colour bar.
+    """Make an image for `layout.images`, and a trace that draws its colour bar.
 
     Args:
-        cells: The values; NaN where there is nothing.
+        cells: The values; NaN for an empty cell.
         place: Left and upper edge on the axes, width and height.
         signed: True for a diverging scale about 0, False for values in [0, limit].
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of these cells by default.
+        limit: The value at the end of the colour scale; by default from these cells.
         axes: The axes of a subplot.
         bar_length: Share of the subplot's height.
-        level: zlib's, 1 (fast) to 9 (small).
+        level: zlib's level, 1 (fast) to 9 (small).
     """
     colours = coloured(cells, scale, signed=signed, limit=limit)
     tall, wide = (max(1, SIDE // max(1, n)) for n in cells.shape)
@@ -59,7 +59,7 @@ def stamp(
     signed: bool,
     scale: Scale = "linear",
 ) -> bytes:
-    """The same image alone, as a small PNG: for thumbnails, and pages that draw the rest themselves.
+    """Draw only the image, as a small PNG: for thumbnails, and pages that draw the axes themselves.
 
     Args:
         cells: The values; NaN where there is nothing.
@@ -71,7 +71,7 @@ def stamp(
 
 
 def palette(*, signed: bool) -> UInt8[np.ndarray, "level rgba=4"]:
-    """The image's colours, of levels −127 .. 127 where values have signs, of 0 .. 254 where they have none."""
+    """Return the image's colours: levels −127 .. 127 for signed values, 0 .. 254 for unsigned ones."""
     return palette_of(_stops(signed))[: LEVELS + 1]
 
 
@@ -81,9 +81,9 @@ def colour_edges(
     *,
     signed: bool,
 ) -> Float[np.ndarray, " level"]:
-    """At which |value| the image takes on each of its levels of colour: with `palette`, all that a pixel depends on.
+    """Return the |value| at which each colour level begins. With `palette` it determines every pixel.
 
-    The level of a value v is the number of edges ≤ |v|, with the sign of v; infinity for levels that no cell has.
+    The level of a value v is the number of edges ≤ |v|, with the sign of v; an unused level has the edge infinity.
 
     Args:
         values: The cells; NaN where there is nothing.

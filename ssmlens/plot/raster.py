@@ -1,4 +1,4 @@
-"""Maps as small images: fewer cells by blocks, and PNGs transparent where a map says nothing."""
+"""Maps as small images: reduced by blocks, and transparent PNGs where a map has no entry."""
 
 import base64
 import functools
@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from ssmlens.plot.theme import Stop
 
 Reduction = Literal["mean", "peak"]
-_NOTHING = 255  # the palette's last entry, fully transparent: NaN
+_NOTHING = 255  # the palette's last entry, transparent: NaN
 
 LEVELS = _NOTHING - 1
 """Steps of the palette from its first colour to its last."""
@@ -21,11 +21,11 @@ LEVELS = _NOTHING - 1
 def causal(
     values: Float[np.ndarray, "query key"], first: int = 0
 ) -> Float[np.ndarray, "query key"]:
-    """The map with NaN where a key lies after its query: cells that hold nothing, not zeros.
+    """Set cells with a key after the query to NaN: they are empty, not zero.
 
     Args:
         values: A map, or a rectangle of it.
-        first: Position of the first query minus position of the first key, 0 for a whole map.
+        first: Position of the first query minus position of the first key; 0 for a full map.
     """
     query, key = np.ogrid[: values.shape[0], : values.shape[1]]
     return np.where(key <= query + first, values, np.nan)
@@ -34,13 +34,13 @@ def causal(
 def block_reduce(
     values: Float[np.ndarray, "query key"], block: int, how: Reduction
 ) -> Float[np.ndarray, "query_block key_block"]:
-    """One value for each `block` x `block` square of tokens; the last blocks may be smaller.
+    """Reduce each `block` × `block` square of tokens to one value; the last blocks may be smaller.
 
     Args:
-        values: A map; NaN cells are left out, and a block of nothing else is NaN.
-        block: Tokens a side.
-        how: "mean", or "peak": the value of largest magnitude, sign kept, which a one-token
-            diagonal survives.
+        values: A map; NaN cells are ignored, and a block of only NaN is NaN.
+        block: Tokens per side.
+        how: "mean", or "peak": the value of largest magnitude with its sign, which keeps a one-token
+            diagonal.
     """
     if block == 1:
         return values
@@ -48,12 +48,12 @@ def block_reduce(
     padded = np.full((rows * block, columns * block), np.nan, values.dtype)
     padded[: values.shape[0], : values.shape[1]] = values
     cells = padded.reshape(rows, block, columns, block).swapaxes(1, 2).reshape(rows, columns, -1)
-    held = ~np.isnan(cells)
+    known = ~np.isnan(cells)
     if how == "mean":
-        total = np.where(held, cells, 0).sum(-1)
-        count = held.sum(-1)
+        total = np.where(known, cells, 0).sum(-1)
+        count = known.sum(-1)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(values.dtype)
-    largest = np.where(held, np.abs(cells), -1).argmax(-1)[..., None]
+    largest = np.where(known, np.abs(cells), -1).argmax(-1)[..., None]
     return np.take_along_axis(cells, largest, -1)[..., 0]
 
 
@@ -65,14 +65,14 @@ def palette_png(
     pixels: int | tuple[int, int] = 1,
     level: int = 9,
 ) -> bytes:
-    """A PNG of colour positions, one palette index a pixel; NaN is transparent.
+    """Draw a PNG of colour positions, one palette index per pixel; NaN is transparent.
 
     Args:
         position: In [-1, 1] when signed, [0, 1] otherwise (`scales.coloured`); clipped to it.
         stops: The colour scale, from `theme`.
         signed: Whether position 0 lies in the middle of the scale.
-        pixels: A side of each cell, or its height and width.
-        level: zlib's, 1 (fast) to 9 (small).
+        pixels: Side of a cell in pixels, or its height and width.
+        level: zlib's level, 1 (fast) to 9 (small).
     """
     half = (_NOTHING - 1) / 2
     share = position * half + half if signed else position * (2 * half)
@@ -86,7 +86,7 @@ def palette_png(
 
 @functools.cache
 def palette_of(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
-    """Red, green, blue and opacity at each index of the image; the last is of NaN."""
+    """Return red, green, blue and opacity of each index; the last is for NaN."""
     palette = np.zeros((256, 4), np.uint8)
     places, colours = [p for p, _ in stops], np.array([c for _, c in stops]) * [1, 1, 1, 255]
     for channel in range(4):
@@ -96,7 +96,7 @@ def palette_of(stops: tuple[Stop, ...]) -> UInt8[np.ndarray, "256 rgba=4"]:
 
 
 def data_uri(png: bytes) -> str:
-    """The PNG as a `data:` URI."""
+    """Encode a PNG as a `data:` URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 

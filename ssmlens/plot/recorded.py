@@ -1,4 +1,4 @@
-"""A layer that `recording` recorded, as figures read a stored one: the batch's sequences are its prompts."""
+"""A record of `recording` with the interface of a stored layer; the sequences of the batch are its prompts."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,25 +16,25 @@ from ssmlens.store.schema import LOOKS_AHEAD
 
 @runtime_checkable
 class Record(Protocol):
-    """What is asked of a record (`ssmlens.recording`, then `rec[3]`)."""
+    """The interface of a record (`ssmlens.recording`, then `rec[3]`)."""
 
     call: Any
 
     @property
     def layer(self) -> int:
-        """Block index."""
+        """Number of the layer."""
         ...
 
 
 class RecordedLayer:
-    """A record as figures read a layer; nothing of it is on a disk, and nothing is computed before it is asked for.
+    """A record with the interface of a layer. Nothing is on disk, and everything is computed on demand.
 
     Args:
         record: The record.
-        tokens: The tokens of each sequence as text; their positions stand for themselves where absent.
+        tokens: The tokens of each sequence as text; positions by default.
 
     Attributes:
-        index: Block index.
+        index: Number of the layer.
         digest: Empty: there is no file.
     """
 
@@ -48,7 +48,7 @@ class RecordedLayer:
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What a file would say of the layer, as far as figures ask."""
+        """The attributes that figures read from a stored layer."""
         conv = self._weights.get("conv")
         ahead = {} if self._operator.is_causal else {LOOKS_AHEAD: 1}
         taps = {} if conv is None else {"d_conv": conv.shape[1]}
@@ -56,34 +56,34 @@ class RecordedLayer:
 
     @property
     def operator(self) -> str:
-        """What mixes its tokens, by its name."""
+        """Name of the operator that mixes the tokens."""
         return self._operator.kind
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Which of `names.MAPS` it has."""
+        """Its maps, out of `names.MAPS`."""
         return self._operator.maps
 
     @property
     def heads(self) -> int:
-        """Heads that own a matrix."""
+        """Number of heads with a matrix."""
         return self._operator.heads
 
     def length(self, prompt: int) -> int:
-        """Tokens of a sequence, padding among them. Raises UsageError where there is none of that number."""
+        """Return the tokens of a sequence, padding included. Raises UsageError if there is no such sequence."""
         if not 0 <= prompt < self._operator.batch:
             raise UsageError(f"prompt {prompt} is out of range: 0..{self._operator.batch - 1}")
         return self._operator.tokens
 
     def token_strings(self, prompt: int) -> list[str]:
-        """The tokens as text, or as positions. Raises UsageError where they are not as many as the sequence has."""
+        """Return the tokens as text, or positions. Raises UsageError if their number does not fit the sequence."""
         length = self.length(prompt)
         if self._tokens is None:
             return [str(position) for position in range(length)]
         tokens = list(self._tokens[prompt])
         if len(tokens) != length:
             raise UsageError(
-                f"tokens names {len(tokens)} tokens of a sequence that has {length}: name each"
+                f"tokens has {len(tokens)} entries for a sequence of {length} tokens: give one for each"
             )
         return tokens
 
@@ -91,17 +91,17 @@ class RecordedLayer:
         return name in self._arrays
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array, all sequences together."""
+        """Return the shape of an array over all sequences."""
         return tuple(self._arrays[name].shape)
 
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """An operand of a sequence, or a weight. Raises KeyError where the layer has none of that name."""
+        """Return an operand of a sequence, or a weight. Raises KeyError if the layer has none of that name."""
         array = self._arrays[name]
         by_prompt = PROMPT in self._operator.axes.get(name, ())
         return _numpy(array[prompt] if by_prompt and prompt is not None else array)
 
     def whole_map(self, kind: str, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """One of its `maps`."""
+        """Return one of its `maps` over all tokens."""
         everything = (0, self.length(prompt))
         return self.map_tile((kind,), everything, everything, prompt)[0]
 
@@ -112,7 +112,7 @@ class RecordedLayer:
         keys: tuple[int, int],
         prompt: int = 0,
     ) -> Float[np.ndarray, "kind query key"]:
-        """A rectangle of some of its `maps`."""
+        """Return a rectangle of some of its `maps`."""
         with torch.no_grad():
             return _numpy(self._sequence(prompt).means(kinds, queries, keys)[0])
 
@@ -123,7 +123,7 @@ class RecordedLayer:
         queries: tuple[int, int] | None = None,
         keys: tuple[int, int] | None = None,
     ) -> Float[np.ndarray, "query key"]:
-        """One head's M, or a rectangle of it."""
+        """Return one head's M, or a rectangle of it."""
         everything = (0, self.length(prompt))
         with torch.no_grad():
             sequence = self._sequence(prompt)

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, with every layer's map and mask."""
+"""The report: one self-contained HTML page with every layer's map and mask."""
 
 import base64
 import dataclasses
@@ -49,8 +49,8 @@ class Report:
     """The page of a capture.
 
     Attributes:
-        model: What was captured.
-        layers: How many layers it shows.
+        model: Name of the model.
+        layers: Number of layers shown.
         html: The page, some megabytes.
     """
 
@@ -59,7 +59,7 @@ class Report:
     html: str
 
     def save(self, path: Path | str) -> Path:
-        """Write the page to a file, whole or not at all; returns its path. Raises SsmlensError where it cannot."""
+        """Write the page to a file completely or not at all; return the path. Raises SsmlensError on failure."""
         write_file(Path(path), self.html.encode())
         return Path(path)
 
@@ -80,29 +80,29 @@ def report(
     ranking: Ranking | None = None,
     top: int = 3,
 ) -> Report:
-    """Build the report of a capture: one HTML page that any browser opens and that loads nothing.
+    """Build the report of a capture: one HTML page for any browser, which loads nothing else.
 
-    Long captures are shown in blocks of tokens, the `top` layers most finely and with their stored
-    channels; captures of many prompts by their first ones. The page says so where it is the case.
+    Long prompts are shown in blocks of tokens. The `top` layers have the finest blocks and their stored channels. Of
+    many prompts only the first are shown. The page says when blocks or prompts are reduced.
 
     Args:
         capture: An open capture (`ssmlens.open_capture`).
-        scores: What `ssmlens.scores.compute` returned; computed when absent.
-        ranking: What `ssmlens.rank_layers` returned; computed from the scores when absent.
-        top: How many of the best layers are shown most finely.
+        scores: The result of `ssmlens.scores.compute`; computed by default.
+        ranking: The result of `ssmlens.rank_layers`; computed from the scores by default.
+        top: How many of the best layers to show most finely.
 
     Returns:
         The page; write it with `.save("report.html")`.
 
     Raises:
-        UsageError: Nothing can rank the layers of this capture.
+        UsageError: No score can rank the layers of this capture.
     """
     scores = compute(capture) if scores is None else scores
     ranking = rank_scores(scores) if ranking is None else ranking
     means = mean_scores(scores)
     verdicts = {index: capture.layer(index).verdict for index in capture.layers}
-    shown = plan(capture, [row.layer for row in ranking.rows if row.rank is not None][:top])
-    data = _data(capture, ranking, verdicts, shown)
+    layout = plan(capture, [row.layer for row in ranking.rows if row.rank is not None][:top])
+    data = _data(capture, ranking, verdicts, layout)
     data["palettes"] = {
         name: [list(map(int, colour)) for colour in palette(signed=signed)]
         for name, signed in (("signed", True), ("unsigned", False))
@@ -133,7 +133,7 @@ def report(
 
 
 def _template(name: str) -> jinja2.Template:
-    """A template of page/: all text is escaped, and a name that is not given is an error."""
+    """Load a template of page/: all text is escaped, and an undefined name is an error."""
     loader = jinja2.PackageLoader("ssmlens.plot", "page")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
@@ -142,9 +142,9 @@ def _template(name: str) -> jinja2.Template:
 
 
 def _data(
-    capture: ReportSource, ranking: Ranking, verdicts: Mapping[int, Verdict], shown: Plan
+    capture: ReportSource, ranking: Ranking, verdicts: Mapping[int, Verdict], layout: Plan
 ) -> dict[str, Any]:
-    """What report.js reads, apart from the figures."""
+    """Collect the data of report.js, except the figures."""
     ranked = {row.layer: row for row in ranking.rows}
     layers = []
     for index, verdict in verdicts.items():
@@ -162,7 +162,7 @@ def _data(
                 "closure": verdict.errors.get(CLOSURE),
                 "map_closure": verdict.errors.get(MAP_CLOSURE),
                 "first_lag": Reading(capture, capture.layer(index)).first_lag,
-                "views": layer_views(capture, index, shown),
+                "views": layer_views(capture, index, layout),
             }
         )
     blocks = {
@@ -172,10 +172,10 @@ def _data(
             for v in la["views"]
             if v["prompt"] == prompt and "block" in v
         }
-        for prompt in range(shown.prompts)
+        for prompt in range(layout.prompts)
     }
     prompts = []
-    for prompt in range(shown.prompts):
+    for prompt in range(layout.prompts):
         tokens = list(capture.token_strings(prompt))[: int(capture.length[prompt])]
         prompts.append(
             {
@@ -197,7 +197,7 @@ def _figures(
     verdicts: Mapping[int, Verdict],
     theme: Theme,
 ) -> dict[str, Any]:
-    """The figures of the page in one theme; those of a layer are empty, for report.js to fill."""
+    """Draw the figures of the page in one theme; report.js fills those of a layer."""
     layers = list(verdicts)
     names = [n for n in means if n in SCORES and not np.isnan(means[n]).all()]
     values = np.array([means[n] for n in names]).reshape(len(names), len(layers))

@@ -10,7 +10,7 @@ Scale = Literal["linear", "symlog", "rank"]
 SCALES: tuple[Scale, ...] = ("linear", "symlog", "rank")
 
 DECADES = 3.0
-"""How far below its limit a symmetric-log scale still tells values apart."""
+"""Decades below its limit that a symmetric-log scale resolves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Coloured:
     """Values placed on a colour scale.
 
     Attributes:
-        position: Where each value falls: [-1, 1] when signed, [0, 1] otherwise, beyond it where a
-            value exceeds `limit`. NaN stays NaN.
+        position: Position of each value: in [-1, 1] if signed, else in [0, 1]; beyond for a value above
+            `limit`. NaN stays NaN.
         limit: The value at position 1.
-        ticks: Positions worth a tick on the colour bar, and what to write there.
+        ticks: Positions and texts of the colour bar's ticks.
     """
 
     position: Float[np.ndarray, "query key"]
@@ -32,8 +32,8 @@ class Coloured:
 def robust_limit(values: Float[np.ndarray, "..."]) -> float:
     """The 99th percentile of |value| over finite, non-zero values: what the end of a scale stands for.
 
-    A copying diagonal is a few in a thousand of all cells, so it reaches the end of the scale, and
-    a single spike does not push everything else to white. 1.0 where there is nothing to measure.
+    A copying diagonal is a few cells in a thousand, so it reaches the end of the scale; a single
+    spike does not wash out all other cells. Returns 1.0 without such values.
     """
     magnitude = np.abs(values[np.isfinite(values) & (values != 0)])
     return float(np.percentile(magnitude, 99)) if magnitude.size else 1.0
@@ -49,15 +49,14 @@ def coloured(
     """Place values on a colour scale, symmetric about 0 when `signed`.
 
     linear: v / limit. symlog: sign(v) · log(1 + |v|/θ) / log(1 + limit/θ) with θ = limit · 10^-3.
-        rank: sign(v) times the
-    share of non-zero |values| that are not larger.
+    rank: sign(v) times the share of non-zero |values| that are not larger.
 
     Args:
-        values: What to colour; NaN for cells that hold nothing.
+        values: The values; NaN for an empty cell.
         scale: "linear", "symlog" or "rank".
         signed: False for values in [0, limit], such as a mask.
         limit: The value at the end of the scale. Default: 1 for unsigned values, else the robust
-            limit (linear) or the largest magnitude (symlog). A rank scale has none.
+            limit (linear) or the largest magnitude (symlog). A rank scale ignores it.
     """
     magnitude = np.abs(values)
     if scale == "rank":
@@ -84,7 +83,7 @@ def _compress(magnitude: np.ndarray, threshold: float, limit: float) -> np.ndarr
 
 
 def _known(magnitude: np.ndarray) -> np.ndarray:
-    """Those that are finite and not zero."""
+    """Select the finite values that are not zero."""
     return magnitude[np.isfinite(magnitude) & (magnitude > 0)]
 
 
@@ -96,7 +95,7 @@ def _default_limit(values: np.ndarray, scale: Scale) -> float:
 
 
 def _round_marks(limit: float) -> list[float]:
-    """Two to five round numbers up to the limit: multiples of 1, 2 or 5 times a power of ten."""
+    """Return two to five round numbers up to the limit: multiples of 1, 2 or 5 times a power of ten."""
     decade = 10.0 ** np.floor(np.log10(limit / 2))
     step = max(m * decade for m in (1, 2, 5) if m * decade <= limit / 2)
     return [step * k for k in range(1, int(limit / step) + 1)]

@@ -1,4 +1,4 @@
-"""The model at a glance: every layer, every score."""
+"""The table of scores: every layer, every score."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What the report says in words and tables, as plain values: page/report.html turns them into HTML."""
+"""The report's texts and tables as plain values; page/report.html turns them into HTML."""
 
 import dataclasses
 import math
@@ -15,14 +15,14 @@ from ssmlens.scores.reading import is_softmax
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 
 Verdicts = Mapping[int, Verdict]
-"""The verdict of each layer by block index."""
+"""The verdict of each layer by its number."""
 
 MARKS = {
     "yes": ("✓ ok", "ok"),
     "no": ("✗ failed", "failed"),
     "not resolved": ("? not resolved", "failed"),
 }
-"""What stands for each answer, and the CSS class of its colour."""
+"""The mark of each answer, and the CSS class of its colour."""
 
 _CHANCE = "what each score is by chance; where layers differ, the least and the most"
 _FACTS = {
@@ -42,12 +42,12 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: What it shows.
+        text: Its text.
         css: Its CSS class.
-        value: What it is sorted by.
-        title: What the pointer reads.
-        small: What follows in small type.
-        opens: The layer that a click on it opens.
+        value: Its sort key.
+        title: Its tooltip.
+        small: Small text after it.
+        opens: The layer that a click opens.
         mark: The CSS class of a mark around the text.
     """
 
@@ -81,7 +81,7 @@ def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
     elif computed:
         verdict = f"All {len(computed)} layers reproduce what the model computed."
     else:
-        verdict = "Softmax attention alone: its maps are the model's own weights."
+        verdict = "Only softmax attention: its maps are the model's own weights."
     failed = any(v.answer == "no" for v in doubted.values())
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
     facts[4:4] = [
@@ -106,7 +106,7 @@ def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
 
 
 def ranking_order(ranking: Ranking) -> dict[str, Any]:
-    """What the layers are ordered by, whether some are left out, and the notes."""
+    """Describe the order of the layers, any cut of the list, and the notes."""
     several = len(ranking.by) > 1
     count = len(ranking.rows)
     return {
@@ -117,7 +117,7 @@ def ranking_order(ranking: Ranking) -> dict[str, Any]:
 
 
 def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -> Table:
-    """The layers, best first."""
+    """Tabulate the layers, best first."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
     rows = [
         [
@@ -139,7 +139,7 @@ def ranking_table(ranking: Ranking, verdicts: Verdicts, capture: ReportSource) -
 
 
 def score_table(scores: xr.Dataset, means: Mapping[str, Sequence[float]]) -> Table:
-    """A row a layer, a column a score; an empty cell says why when hovered."""
+    """Tabulate one row per layer, one column per score; the tooltip of an empty cell says why."""
     layers = [int(i) for i in scores["layer"].values]
     rows = [
         [
@@ -178,7 +178,7 @@ def tolerances(verdicts: Verdicts) -> str:
 
 
 def mean_scores(scores: xr.Dataset) -> dict[str, list[float]]:
-    """Every variable of a Dataset of scores as a list over layers: the mean over its prompts."""
+    """Average every variable of a Dataset of scores over prompts; return lists over layers."""
     variables: dict[str, Any] = {str(n): v for n, v in scores.data_vars.items() if n != "reason"}
     means = {
         name: v.mean(PROMPT, skipna=True) if PROMPT in v.dims else v
@@ -188,7 +188,7 @@ def mean_scores(scores: xr.Dataset) -> dict[str, list[float]]:
 
 
 def ranges(layers: Sequence[int]) -> str:
-    """1, 2, 3, 7 → "1–3, 7"."""
+    """Format numbers as ranges: 1, 2, 3, 7 → "1–3, 7"."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -199,12 +199,12 @@ def ranges(layers: Sequence[int]) -> str:
 
 
 def _reasons(ranking: Ranking) -> list[str]:
-    """Why layers are not ranked, a line for all layers with the same reason."""
+    """Say why layers are not ranked, one line per reason."""
     layers: dict[str, list[int]] = {}
     for row in ranking.rows:
         if row.reason:
             layers.setdefault(row.reason, []).append(row.layer)
-    return [f"layer {ranges(sorted(who))}: {reason}" for reason, who in layers.items()]
+    return [f"layer {ranges(sorted(indices))}: {reason}" for reason, indices in layers.items()]
 
 
 def _by_chance(names: Sequence[str], levels: Mapping[str, str], head: Sequence[str]) -> list[Cell]:
@@ -263,14 +263,14 @@ def _fact(name: str, value: str) -> dict[str, Any]:
 
 
 def _versions(attributes: Mapping[str, Any]) -> str:
-    """Of what made the capture: "ssmlens 0.1.0, torch 2.13.0"."""
+    """List the versions of the software that made the capture: "ssmlens 0.1.0, torch 2.13.0"."""
     suffix = "_version"
     known = {n.removesuffix(suffix): v for n, v in attributes.items() if n.endswith(suffix)}
     return ", ".join(f"{name} {version}" for name, version in known.items())
 
 
 def _blocks(kinds: Sequence[str]) -> str:
-    """What the model's blocks are, where not all are Mamba: "mamba 0–3, 5; attention 4"."""
+    """List the blocks by kind if not all are Mamba: "mamba 0–3, 5; attention 4"."""
     if set(kinds) <= {MAMBA, OTHER}:
         return ""
     places = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}

@@ -1,4 +1,4 @@
-"""What a figure shows: which matrix or signal of a layer, under which prompt, and how it is drawn."""
+"""The selection of a figure: a matrix or signal of a layer on a prompt, and how to draw it."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from ssmlens.store.schema import looks_ahead
 
 T = TypeVar("T")
 Drawable = Layer | RecordedLayer
-"""A layer of a file, or one that `recording` recorded."""
+"""A layer of a file, or a record of `recording`."""
 
 Kind = Literal["map", "mask", "erase", "channel", "softmax"]
 """A matrix of a layer: one of its maps (`names.MAPS`), one head's M, or the softmax attention beside a mixer."""
@@ -24,23 +24,23 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 HeadOrder = Literal["index", "step", "half-life"]
 HEAD_ORDERS: tuple[HeadOrder, ...] = get_args(HeadOrder)
 Keep = Callable[[Hashable, Callable[[], T]], T]
-"""keep(key, compute): what `compute()` returns; a cache may return what it returned before."""
+"""keep(key, compute): returns `compute()`, or its earlier result from a cache."""
 
 Span = tuple[int, int]
-"""A range of tokens: the first one, and the one after the last."""
+"""A range of tokens: the first, and one past the last."""
 
 _REGION = re.compile(r"([0-9]{1,9})-([0-9]{1,9}),([0-9]{1,9})-([0-9]{1,9})")
 
 
 class Region(NamedTuple):
-    """A rectangle of a map: queries and keys, each first and one after the last. Written "0-64,16-80"."""
+    """A rectangle of a map: queries and keys, each first and one past the last. Written "0-64,16-80"."""
 
     queries: Span
     keys: Span
 
     @classmethod
     def parse(cls, text: str) -> "Region":
-        """The rectangle that a text names. Raises ValueError where it names none."""
+        """Read a rectangle from text. Raises ValueError if the text is not a rectangle."""
         match = _REGION.fullmatch(text)
         if match is None:
             raise ValueError(text)
@@ -54,27 +54,27 @@ class Region(NamedTuple):
 
 
 def compute_anew(key: Hashable, compute: Callable[[], T]) -> T:
-    """A `Keep` that keeps nothing."""
+    """Compute without a cache, as a `Keep`."""
     return compute()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is drawn.
+    """The part of a layer to draw.
 
     Attributes:
         layer: The layer.
         prompt: Number of the prompt.
-        kind: Which of its matrices.
-        channel: The head whose M is drawn, for kind "channel".
+        kind: The matrix.
+        channel: The head, for kind "channel".
         region: The rectangle drawn; None: all. Signals take its keys.
         scale: Colour scale.
-        limit: The value at the end of the colour scale; None: of the whole matrix, so that a region keeps its colours.
+        limit: The value at the end of the colour scale; None: from the full matrix, so that a region keeps its colours.
         query: A query to mark.
-        sort: What orders the heads of Δ.
+        sort: Order of the heads of Δ.
         group: The group of W_B and W_C.
         theme: Colours.
-        keep: Where results are kept, for a program that draws the same layer again.
+        keep: A cache, for a program that draws the same layer again.
     """
 
     layer: Drawable
@@ -97,7 +97,7 @@ class Selection:
 
     @property
     def tokens(self) -> list[str]:
-        """They as text."""
+        """The prompt's tokens as text."""
         return self.layer.token_strings(self.prompt)
 
     @property
@@ -107,48 +107,48 @@ class Selection:
 
     @property
     def keys(self) -> Span:
-        """The keys drawn; of signals, the tokens."""
+        """The keys drawn; for signals, the tokens."""
         return (0, self.length) if self.region is None else self.region.keys
 
     @property
     def causal(self) -> bool:
-        """Whether no query of the layer sees a later key, so that its matrices are lower triangles."""
+        """Whether no query sees a later key, so that the matrices are lower triangles."""
         return not looks_ahead(self.layer.attributes)
 
     @property
     def signed(self) -> bool:
-        """Whether the matrix has signs; without them its values lie in 0..1."""
+        """Whether the matrix has signs; otherwise its values lie in 0..1."""
         return self.kind in (MAP, ERASE, "channel")
 
     @property
     def reduction(self) -> Reduction:
-        """How several entries become one pixel: of masks the mean, else the largest in magnitude."""
+        """How several entries become one pixel: the mean for masks, else the largest in magnitude."""
         return "mean" if self.kind == MASK else "peak"
 
     @property
     def key(self) -> tuple[str, int]:
-        """Layer and prompt, for `keep`."""
+        """Key of layer and prompt for `keep`."""
         return self.layer.digest, self.prompt
 
     @property
     def matrix_key(self) -> tuple[str, int, str, int]:
-        """The matrix, for `keep`."""
+        """Key of the matrix for `keep`."""
         return (*self.key, self.kind, self.channel if self.kind == "channel" else 0)
 
 
 def kinds_of(layer: Drawable) -> tuple[Kind, ...]:
-    """The matrices that a layer has, in the order of `KINDS`."""
-    there = {*layer.maps}
-    there |= {"channel"} if heads_of(layer) else set()
-    there |= {"softmax"} if "softmax_attention_map" in layer else set()
-    return tuple(kind for kind in KINDS if kind in there)
+    """List a layer's matrices in the order of `KINDS`."""
+    kinds = {*layer.maps}
+    kinds |= {"channel"} if heads_of(layer) else set()
+    kinds |= {"softmax"} if "softmax_attention_map" in layer else set()
+    return tuple(kind for kind in KINDS if kind in kinds)
 
 
 def maps_of(layer: Drawable) -> list[Kind]:
-    """The matrices among them that are means over all of its heads."""
+    """List a layer's matrices that are means over all of its heads."""
     return [kind for kind in KINDS if kind in layer.maps]
 
 
 def heads_of(layer: Drawable) -> int:
-    """Heads of a layer whose own maps can be had; 0 where a file stores no operands."""
+    """Count the heads with a map of their own; 0 if a file stores no operands."""
     return layer.heads

@@ -1,4 +1,4 @@
-"""Maps side by side: several figures of one map each become one, whose panels zoom together."""
+"""Join several figures of maps into one with linked zoom."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MOST_LABELS = 20
 
 _TITLE = 24  # pixels
 _BAR = 48  # below a panel, for its colour bar
-_RIGHT = 8  # of the last one
+_RIGHT = 8  # right of the last panel
 _GAP = 0.025  # between panels, as a share of the width
 _LABELLED_GAP = 0.1
 
@@ -24,9 +24,9 @@ class Panel:
     """A panel of the joined figure.
 
     Attributes:
-        title: What it shows; drawn as it stands.
-        figure: A figure of one map (`tiles.tile_spec`); None where there is nothing to draw.
-        note: What stands in its place then.
+        title: Its title, as plain text.
+        figure: A figure of one map (`tiles.tile_spec`); None if there is nothing to draw.
+        note: The text in place of a missing figure.
     """
 
     title: str
@@ -41,15 +41,15 @@ def side_by_side(
     same_queries: bool = False,
     theme: Theme = LIGHT,
 ) -> Spec:
-    """Join figures of maps into one of rows of panels with linked axes: zooming one zooms all.
+    """Join figures of maps into rows of panels with linked axes: zooming one zooms all.
 
-    Every panel spans the tokens of them all. Its colour bar lies below it. At the layout's width and height panels are
-    square; drawn larger in these proportions they stay about so.
+    Every panel spans the tokens of all panels and has its colour bar below. Panels are square at the layout's width
+    and height, and about square at any size with these proportions.
 
     Args:
         rows: Panels, row after row; None leaves a place empty. Each panel's axes are in positions of tokens.
         side: Width and height of a panel's map in pixels.
-        same_queries: Whether all panels have the same tokens, so that their labels stand at the left only.
+        same_queries: Whether all panels have the same tokens; then only the leftmost have labels.
         theme: LIGHT or DARK.
     """
     columns = max(map(len, rows))
@@ -79,7 +79,7 @@ def side_by_side(
 
 
 class _Joined:
-    """The joined figure while panels are added to it."""
+    """The joined figure under construction."""
 
     def __init__(self, theme: Theme):
         self._theme = theme
@@ -89,19 +89,19 @@ class _Joined:
         self._texts: list[dict[str, Any]] = []
 
     def write(self, text: str, x: float, y: float, *, bold: bool = False) -> None:
-        """A line, at a place of the figure: a title to the right of and below it, a note around it."""
+        """Write a line of text: a title starts at the place, a note is centred on it."""
         place = {"xanchor": "left", "yanchor": "top"} if bold else {}
-        shown = literal(text)
+        escaped = literal(text)
         self._texts.append(
             {
                 **{"x": x, "y": y, "xref": "paper", "yref": "paper", "showarrow": False, **place},
-                "text": f"<b>{shown}</b>" if bold else shown,
+                "text": f"<b>{escaped}</b>" if bold else escaped,
                 "font": {"size": 12, "color": self._theme.ink if bold else self._theme.muted},
             }
         )
 
     def add(self, figure: Spec, across: _Span, down: _Span, *, labels: bool) -> None:
-        """A figure's one pair of axes, its image, and its colour bar below them."""
+        """Add a figure's axes and image, and its colour bar below."""
         number = len(self._axes["x"]) + 1
         x, y = (name if number == 1 else f"{name}{number}" for name in "xy")
         for name, domain, anchor in (("x", across, y), ("y", down, x)):
@@ -124,13 +124,13 @@ class _Joined:
         self._traces.append(bar | {"marker": marker, "xaxis": x, "yaxis": y})
 
     def figure(self, width: int, height: int, left: int) -> Spec:
-        """The figure, every panel with the tokens that any of them shows."""
+        """Build the figure; every panel spans the tokens of all panels."""
         named = {}
         for name, axes in self._axes.items():
             ends = [end for axis in axes for end in axis["range"]]
             for number, axis in enumerate(axes, start=1):
-                shown = [min(ends), max(ends)]
-                axis["range"] = shown if name == "x" else shown[::-1]
+                limits = [min(ends), max(ends)]
+                axis["range"] = limits if name == "x" else limits[::-1]
                 named[f"{name}axis{number if number > 1 else ''}"] = axis
         layout = {
             **named,

@@ -1,6 +1,6 @@
-"""What drives a layer's states along a prompt, and how long they last: Δ, B, C and A; of a delta rule β and the decay.
+"""The signals of a layer along a prompt (Δ, B, C and A; delta rule: β and the decay) and the half-lives of its states.
 
-What is said of Δ below is said of β where a layer has it: both are how strongly a token writes, one a token and head.
+Where a layer has β, read β for Δ below: both say how strongly a token writes, one value per token and head.
 """
 
 import math
@@ -15,7 +15,7 @@ from ssmlens.plot.words import words
 from ssmlens.scores.reading import is_softmax
 
 COLUMNS, ROWS = 700, 350
-"""Most cells of the image of Δ: about the pixels that it gets on a screen."""
+"""Most cells of the image of Δ: about its pixels on a screen."""
 
 POINTS = 2048
 """Most points of a line along the prompt."""
@@ -25,7 +25,7 @@ _SAMPLE = 250_000
 
 
 def why_not(layer: Drawable) -> str:
-    """Why a layer has no signals to show, in a line; "" where it has."""
+    """Say in a line why a layer has no signals; "" if it has."""
     if is_softmax(layer):
         return f"Layer {layer.index} is softmax attention: it has no Δ, A, B or C, only a map."
     if words(layer).array not in layer or not ("A" in layer or "log_decay" in layer):
@@ -33,148 +33,152 @@ def why_not(layer: Drawable) -> str:
     return ""
 
 
-def steps(what: Selection) -> Float[np.ndarray, "token head"]:
-    """Δ, after softplus and clamp; kept."""
-    name = words(what.layer).array
-    return what.keep((*what.key, name), lambda: _read(what, name))
+def steps(selection: Selection) -> Float[np.ndarray, "token head"]:
+    """Read Δ, after softplus and clamp; cached."""
+    name = words(selection.layer).array
+    return selection.keep((*selection.key, name), lambda: _read(selection, name))
 
 
-def mean_steps(what: Selection) -> Float[np.ndarray, " head"]:
-    """Mean Δ of each head over the prompt, in float64."""
-    return what.keep((*what.key, "steps"), lambda: steps(what).mean(0, dtype=np.float64))
+def mean_steps(selection: Selection) -> Float[np.ndarray, " head"]:
+    """Average Δ of each head over the prompt, in float64."""
+    return selection.keep(
+        (*selection.key, "steps"), lambda: steps(selection).mean(0, dtype=np.float64)
+    )
 
 
-def half_lives(what: Selection) -> Float[np.ndarray, "head state"]:
-    """Tokens after which half of a state is left at the head's mean step: ln 2 / (|A| · mean Δ).
+def half_lives(selection: Selection) -> Float[np.ndarray, "head state"]:
+    """Return the tokens after which half of a state is left at the head's mean step: ln 2 / (|A| · mean Δ).
 
-    Where the decay depends on the data (Mamba-3, delta rules) ln 2 over the mean of −log_decay, one a head or one a
-    component of its keys; 0 where a token forgets everything.
+    If the decay depends on the data (Mamba-3, delta rules): ln 2 / mean(−log_decay), per head or per component of its
+    keys; 0 if a token forgets everything.
     """
 
     def make() -> np.ndarray:
         with np.errstate(divide="ignore"):
-            if "log_decay" in what.layer:
-                rate = -_read(what, "log_decay").mean(0, dtype=np.float64)
+            if "log_decay" in selection.layer:
+                rate = -_read(selection, "log_decay").mean(0, dtype=np.float64)
                 return math.log(2) / rate.reshape(len(rate), -1)
-            return math.log(2) / (_rates_of_heads(what.layer) * mean_steps(what)[:, None])
+            return math.log(2) / (_rates_of_heads(selection.layer) * mean_steps(selection)[:, None])
 
-    return what.keep((*what.key, "half-lives"), make)
+    return selection.keep((*selection.key, "half-lives"), make)
 
 
-def rates(what: Selection) -> Float[np.ndarray, "..."]:
-    """|A| of heads and states; of tokens and heads, −log_decay / Δ, where it depends on the data.
+def rates(selection: Selection) -> Float[np.ndarray, "..."]:
+    """Return |A| by head and state, or −log_decay / Δ by token and head if the decay depends on the data.
 
-    Of a delta rule −log_decay itself, of tokens and heads, or their components too.
+    For a delta rule: −log_decay itself, by token and head, and by component if it has any.
     """
-    if "beta" in what.layer:
-        return -_read(what, "log_decay").astype(np.float64)
-    if "log_decay" in what.layer:
+    if "beta" in selection.layer:
+        return -_read(selection, "log_decay").astype(np.float64)
+    if "log_decay" in selection.layer:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return -_read(what, "log_decay").astype(np.float64) / steps(what)
-    return _rates_of_heads(what.layer)
+            return -_read(selection, "log_decay").astype(np.float64) / steps(selection)
+    return _rates_of_heads(selection.layer)
 
 
 def rate_counts(
-    what: Selection,
+    selection: Selection,
 ) -> tuple[Float[np.ndarray, " edge"], Int[np.ndarray, " bin"]]:
-    """How often which |A| occurs: edges in log10 |A|, and counts; what is 0 or not finite is left out."""
-    values = rates(what)
+    """Count |A| in bins: edges in log10 |A|, and counts; 0 and values that are not finite are left out."""
+    values = rates(selection)
     logs = np.log10(values[np.isfinite(values) & (values > 0)])
     counts, edges = np.histogram(logs, _BINS)
     return edges, counts
 
 
 def counted(layer: Drawable) -> str:
-    """What `rates` has a value for."""
+    """Name what `rates` has one value for."""
     if "log_decay" in layer:
         return "token, head and state" if len(layer.shape("log_decay")) == 4 else "token and head"
     return "head and state" if len(layer.shape("A")) == 2 else "head"
 
 
-def norm(what: Selection, name: str) -> Float[np.ndarray, "token group"]:
-    """‖B_i‖ or ‖C_i‖ over the states of each group."""
-    return what.keep((*what.key, name), lambda: np.linalg.norm(_read(what, name), axis=2))
+def norm(selection: Selection, name: str) -> Float[np.ndarray, "token group"]:
+    """Return ‖B_i‖ or ‖C_i‖ over the states of each group."""
+    return selection.keep(
+        (*selection.key, name), lambda: np.linalg.norm(_read(selection, name), axis=2)
+    )
 
 
-def decay(what: Selection) -> Float[np.ndarray, "token head"]:
-    """α of a delta rule: how much of its state each token leaves, mean over the components of keys."""
+def decay(selection: Selection) -> Float[np.ndarray, "token head"]:
+    """Return α of a delta rule, the share of the state that each token keeps: mean over the components of keys."""
 
     def make() -> np.ndarray:
-        alpha = np.exp(_read(what, "log_decay"))
+        alpha = np.exp(_read(selection, "log_decay"))
         return alpha.reshape(*alpha.shape[:2], -1).mean(2)
 
-    return what.keep((*what.key, "alpha"), make)
+    return selection.keep((*selection.key, "alpha"), make)
 
 
-def lines(what: Selection) -> dict[str, Float[np.ndarray, "token _"]]:
-    """What is drawn along the prompt: ‖B_i‖ and ‖C_i‖ of each group, or α of each head."""
-    if "beta" in what.layer:
-        return {"α": decay(what)}
-    return {f"‖{name}‖": norm(what, name) for name in ("B", "C")}
+def lines(selection: Selection) -> dict[str, Float[np.ndarray, "token _"]]:
+    """Return the lines along the prompt: ‖B_i‖ and ‖C_i‖ of each group, or α of each head."""
+    if "beta" in selection.layer:
+        return {"α": decay(selection)}
+    return {f"‖{name}‖": norm(selection, name) for name in ("B", "C")}
 
 
-def shown_lines(what: Selection, shown: Span) -> dict[str, Float[np.ndarray, "column _"]]:
-    """`lines` as means over `block_of` tokens a column."""
-    several = block_of(shown, POINTS)
+def shown_lines(selection: Selection, span: Span) -> dict[str, Float[np.ndarray, "column _"]]:
+    """Average `lines` over the `block_of` tokens of a column."""
+    several = block_of(span, POINTS)
     return {
-        name: shrink_means(values[slice(*shown)], several, 1)
-        for name, values in lines(what).items()
+        name: shrink_means(values[slice(*span)], several, 1)
+        for name, values in lines(selection).items()
     }
 
 
-def head_order(what: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:
-    """Heads from the first row to the last: by number, from the largest mean step, from the longest half-life."""
+def head_order(selection: Selection, order: HeadOrder) -> Int[np.ndarray, " head"]:
+    """Order the heads from the first row: by number, by falling mean step, or by falling half-life."""
     if order == "step":
-        return np.argsort(-mean_steps(what), kind="stable")
+        return np.argsort(-mean_steps(selection), kind="stable")
     if order == "half-life":
-        return np.argsort(-np.median(half_lives(what), axis=1), kind="stable")
-    return np.arange(steps(what).shape[1])
+        return np.argsort(-np.median(half_lives(selection), axis=1), kind="stable")
+    return np.arange(steps(selection).shape[1])
 
 
 def step_cells(
-    what: Selection, shown: Span, order: HeadOrder
+    selection: Selection, span: Span, order: HeadOrder
 ) -> tuple[Float[np.ndarray, "row column"], list[str]]:
-    """Mean Δ in as many cells as a screen shows, and a label a row.
+    """Average Δ into the cells of a screen, with a label per row.
 
     Args:
-        what: Layer and prompt.
-        shown: First token and the one after the last.
+        selection: Layer and prompt.
+        span: First token and one past the last.
         order: The order of the heads.
     """
-    first, end = shown
-    columns = shrink_means(steps(what)[first:end], block_of(shown, COLUMNS), 1)
+    first, end = span
+    columns = shrink_means(steps(selection)[first:end], block_of(span, COLUMNS), 1)
     heads = columns.shape[1]
     several = math.ceil(heads / ROWS)
-    cells = shrink_means(columns[:, head_order(what, order)], 1, several)
+    cells = shrink_means(columns[:, head_order(selection, order)], 1, several)
     if order == "index":
         return cells.T, runs(0, heads, several)
     if several == 1:
-        return cells.T, [str(head) for head in head_order(what, order)]
+        return cells.T, [str(head) for head in head_order(selection, order)]
     return cells.T, [f"rank {run}" for run in runs(0, heads, several)]
 
 
-def step_limit(what: Selection, scale: Scale) -> float | None:
-    """The value at the end of Δ's colours: of the whole prompt, so that zooming leaves them alone."""
-    if scale == "rank" or what.limit is not None:
-        return what.limit
+def step_limit(selection: Selection, scale: Scale) -> float | None:
+    """Return the value at the end of Δ's colours, from the full prompt: zooming does not change the colours."""
+    if scale == "rank" or selection.limit is not None:
+        return selection.limit
 
     def make() -> np.ndarray:
-        values = steps(what)
+        values = steps(selection)
         if scale == "symlog":
             return np.array(values[np.isfinite(values)].max(initial=0.0) or 1.0)
         return np.array(robust_limit(values[:: max(1, values.size // _SAMPLE)]))
 
-    return float(what.keep((*what.key, "limit", scale), make))
+    return float(selection.keep((*selection.key, "limit", scale), make))
 
 
-def block_of(shown: Span, most: int) -> int:
-    """Tokens that share a column of at most `most`."""
-    return math.ceil((shown[1] - shown[0]) / most)
+def block_of(span: Span, most: int) -> int:
+    """Return the tokens per column for at most `most` columns."""
+    return math.ceil((span[1] - span[0]) / most)
 
 
-def _read(what: Selection, name: str) -> np.ndarray:
-    """One of the layer's arrays, of the prompt's real tokens."""
-    return what.layer.read(name, what.prompt)
+def _read(selection: Selection, name: str) -> np.ndarray:
+    """Read one of the layer's arrays on the prompt's real tokens."""
+    return selection.layer.read(name, selection.prompt)
 
 
 def _rates_of_heads(layer: Drawable) -> Float[np.ndarray, "head state"]:

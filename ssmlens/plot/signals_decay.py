@@ -1,4 +1,4 @@
-"""How long states last: half-lives by state or head, and the rates behind them (|A|, of a delta rule −log α)."""
+"""Figures of decay: half-lives by state or head, and the rates behind them (|A|; delta rule: −log α)."""
 
 import math
 
@@ -15,11 +15,11 @@ _BANDS = ((5, 95, 0.16), (25, 75, 0.28))  # percentiles over heads, opacity
 def half_lives_figure(
     half_lives: Float[np.ndarray, "head state"], tokens: int, *, theme: Theme = LIGHT
 ) -> go.Figure:
-    """Draw half-lives in tokens: percentiles over heads for each state, or a point a head where it has one decay.
+    """Draw half-lives in tokens: percentiles over heads for each state, or a point per head if each has one decay.
 
     Args:
-        half_lives: ln 2 / (|A| · mean Δ), or ln 2 / mean(−log α); what is not finite is left out.
-        tokens: Length of the prompt, drawn as the line that a state must pass to hold its first token.
+        half_lives: ln 2 / (|A| · mean Δ), or ln 2 / mean(−log α); values that are not finite are left out.
+        tokens: Length of the prompt, drawn as a line: a state above it still holds the first token at the end.
         theme: LIGHT or DARK.
     """
     values = np.where(np.isfinite(half_lives) & (half_lives > 0), half_lives, np.nan)
@@ -60,12 +60,12 @@ def rates_figure(
     symbol: str = "|A|",
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw how often which rate occurs, over its logarithm.
+    """Draw the histogram of the rates on a log axis.
 
     Args:
         edges: Edges of the bins, in log10 of the rate.
-        counts: How many values lie in each.
-        of_what: What is counted: "head and state".
+        counts: Number of values in each bin.
+        of_what: What has one rate: "head and state".
         symbol: The rate: "|A|" or "−log α".
         theme: LIGHT or DARK.
     """
@@ -106,8 +106,8 @@ def rates_figure(
 def _by_state(values: Float[np.ndarray, "head state"], theme: Theme) -> go.Figure:
     figure = go.Figure()
     states = np.arange(values.shape[1])
-    held = np.isfinite(values).any(0)
-    states, values = states[held], values[:, held]
+    known = np.isfinite(values).any(0)
+    states, values = states[known], values[:, known]
     if not states.size:
         return figure
     for low, high, opacity in _BANDS:
@@ -152,12 +152,12 @@ def _by_head(values: Float[np.ndarray, " head"], theme: Theme) -> go.Figure:
 
 
 def _decades_of(values: np.ndarray) -> float:
-    held = values[np.isfinite(values)]
-    return float(np.log10(held.max() / held.min())) if held.size else 1.0
+    known = values[np.isfinite(values)]
+    return float(np.log10(known.max() / known.min())) if known.size else 1.0
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Places and texts of ticks on a logarithm's axis: 1, 2 and 5 of each decade, fewer where there are many."""
+    """Place ticks on a log axis: 1, 2 and 5 in each decade, fewer over many decades."""
     decades = range(math.floor(low) - 1, math.ceil(high) + 1)
     if high - low < 3:
         marks = [(math.log10(m) + k, f"{m * 10.0**k:.3g}") for k in decades for m in (1, 2, 5)]

@@ -1,4 +1,4 @@
-"""Signals along a prompt: Δ or β of every head as an image; the norms of B and C, or the decay, as lines."""
+"""Figures of signals along a prompt: Δ or β of every head as an image; norms of B and C, or the decay, as lines."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,12 @@ from ssmlens.plot.scales import Scale
 from ssmlens.plot.theme import LIGHT, SIGNED, Theme, colorscale, template
 
 _SECOND = str(colorscale(SIGNED)[-1][1])
-_MARGIN = {"l": 64, "r": 88, "t": 8, "b": 8}  # the same for both: tokens stand below each other
+_MARGIN = {
+    "l": 64,
+    "r": 88,
+    "t": 8,
+    "b": 8,
+}  # the same for both figures, so that their tokens align
 _LABELS = 40
 
 
@@ -23,10 +28,10 @@ class Window:
     """Tokens that a figure shows.
 
     Attributes:
-        tokens: The prompt's tokens as text, all of them.
+        tokens: All tokens of the prompt as text.
         first: The first one shown.
-        end: The one after the last.
-        block: How many share a column.
+        end: One past the last one shown.
+        block: Tokens per column.
     """
 
     tokens: Sequence[str]
@@ -36,7 +41,7 @@ class Window:
 
     @property
     def labels(self) -> list[str]:
-        """A label a column, "17 c" or "16–19 the·cat·sat", for plotly."""
+        """A label for each column, "17 c" or "16–19 the·cat·sat", escaped for plotly."""
         starts = range(self.first, self.end, self.block)
         places = runs(self.first, self.end, self.block)
         texts = ("".join(self.tokens[i : min(i + self.block, self.end)]) for i in starts)
@@ -56,7 +61,7 @@ class Window:
 
     @property
     def meta(self) -> dict[str, int]:
-        """What JavaScript needs to know which tokens a column is (assets/signals.js)."""
+        """The data that JavaScript needs to find a column's tokens (assets/signals.js)."""
         return {"first": self.first, "end": self.end, "block": self.block}
 
 
@@ -71,16 +76,16 @@ def steps_figure(
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw Δ (of a delta rule β): heads run down, tokens to the right.
+    """Draw Δ (delta rule: β): heads down, tokens to the right.
 
     Args:
-        cells: Mean Δ of the heads of a row over the tokens of a column.
+        cells: Mean Δ over the heads of a row and the tokens of a column.
         heads: A label for each row, such as "16–23" or "rank 16–23".
-        order: What the rows are: "head", "heads by mean Δ".
-        window: The tokens; as many columns as it has labels.
-        symbol: What is drawn: "Δ" or "β".
+        order: Title of the rows: "head", "heads by mean Δ".
+        window: The tokens; it has one label per column.
+        symbol: The signal: "Δ" or "β".
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; robust by default.
+        limit: The value at the end of the colour scale; by default a robust limit.
         theme: LIGHT or DARK.
     """
     figure = go.Figure()
@@ -106,11 +111,11 @@ def lines_figure(
     *,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw values at each token, such as the length of B and C: the mean over groups or heads, their range as a band.
+    """Draw values at each token, such as ‖B‖ and ‖C‖: the mean over groups or heads, and their range as a band.
 
     Args:
-        lines: Two at most, by name ("‖B‖"), a value for each column of the window and each group or head.
-        title: What stands beside the axis of values.
+        lines: At most two lines by name ("‖B‖"): a value for each column of the window and each group or head.
+        title: Title of the axis of values.
         window: The tokens.
         theme: LIGHT or DARK.
     """

@@ -1,4 +1,4 @@
-"""What the report asks of a capture; `ssmlens.store` provides it."""
+"""The interface of a capture for the report; `ssmlens.store` provides it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,22 +10,22 @@ from ssmlens.store.verdict import Verdict
 
 @runtime_checkable
 class ReportLayer(LayerLike, Protocol):
-    """A layer that scores can read, with whether it may be believed."""
+    """A layer that scores can read, with its verdict."""
 
     @property
     def maps(self) -> Sequence[str]:
-        """Which of `names.MAPS` it has."""
+        """Its maps, out of `names.MAPS`."""
         ...
 
     @property
     def verdict(self) -> Verdict:
-        """May its maps be believed."""
+        """Whether its maps are proven."""
         ...
 
 
 @runtime_checkable
 class ReportSource(CaptureLike, Protocol):
-    """A capture that scores can read, with what a reader wants to know of it."""
+    """A capture that scores can read, with its facts."""
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -34,12 +34,12 @@ class ReportSource(CaptureLike, Protocol):
 
     @property
     def prompt_texts(self) -> Sequence[str]:
-        """The prompts as they were given."""
+        """The prompts as text."""
         ...
 
     @property
     def block_kinds(self) -> Sequence[str]:
-        """What each block of the model is (`names.BLOCK_KINDS`), captured or not."""
+        """The kind of each block of the model (`names.BLOCK_KINDS`), captured or not."""
         ...
 
     @property
@@ -49,13 +49,13 @@ class ReportSource(CaptureLike, Protocol):
 
     @property
     def schema_version(self) -> int:
-        """Version of the schema that it was written in."""
+        """Schema version of its file."""
         ...
 
     def layer(self, index: int, /) -> ReportLayer:
-        """The layer of this block index."""
+        """Return the layer with this number."""
         ...
 
     def token_strings(self, prompt: int, /) -> Sequence[str]:
-        """The prompt's tokens as text."""
+        """Return the prompt's tokens as text."""
         ...

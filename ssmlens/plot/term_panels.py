@@ -1,4 +1,4 @@
-"""A logit's terms: bars over the text, terms × source tokens, and each term's whole beside its row."""
+"""The figure of a logit's terms: bars over the text, terms × source tokens, and each term's total."""
 
 from collections.abc import Sequence
 
@@ -26,15 +26,15 @@ def term_panels(
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw terms × source tokens; above, what each token adds in all; at the right, what each term adds.
+    """Draw terms × source tokens; above, the total of each token; on the right, the total of each term.
 
     Args:
-        by_source: What each term takes from each token; NaN where it has no source.
-        values: What each term adds.
-        terms: Their labels, the first one above.
-        tokens: Token strings, one a source.
+        by_source: Contribution of each term from each token; NaN without a source token.
+        values: Total of each term.
+        terms: Labels of the terms, from the top.
+        tokens: Token strings, one per source.
         scale: Colour scale.
-        limit: The value at the end of the colours; the largest cell by default.
+        limit: The value at the end of the colours; by default the largest cell.
         theme: LIGHT or DARK.
     """
     labels, rows = token_labels(tokens), [literal(term) for term in terms]
@@ -65,7 +65,7 @@ def term_panels(
         y=rows,
         orientation="h",
         marker={"color": _colours(values)},
-        hovertemplate="%{y}<br>%{x:.4g}<extra>the whole term</extra>",
+        hovertemplate="%{y}<br>%{x:.4g}<extra>total of the term</extra>",
         row=2,
         col=2,
     )
@@ -92,7 +92,7 @@ def term_panels(
         | {"showticklabels": False, "title": None, "matches": "x2"},
         xaxis2=labelled_axis(labels, "source token", ticks)
         | {"automargin": False, "tickangle": -90},
-        xaxis3={"title": {"text": "whole term"}, "zeroline": True, "nticks": 4},
+        xaxis3={"title": {"text": "total"}, "zeroline": True, "nticks": 4},
         yaxis={"title": {"text": "logit"}, "zeroline": True},
         yaxis2=labelled_axis(rows, "", named, down=True) | {"automargin": False},
         yaxis3=labelled_axis(rows, "", named, down=True)
@@ -102,6 +102,6 @@ def term_panels(
 
 
 def _colours(values: Float[np.ndarray, " bar"]) -> list[str]:
-    """The ends of the signed scale: of what raises the logit, and of what lowers it."""
+    """Colour bars by sign with the ends of the signed scale."""
     ends = ["rgb({},{},{})".format(*colour) for _, colour in (SIGNED[-1], SIGNED[0])]
     return [ends[int(value < 0)] for value in values]

@@ -1,9 +1,8 @@
-"""How every figure and the report look: two themes, three colour scales, the fonts.
+"""The look of every figure and of the report: two themes, three colour scales, the fonts.
 
-The scales of maps are transparent at zero. A figure or a thumbnail therefore needs no second version
-for the dark theme, and a cell that holds nothing shows the page itself. Their ends stand out from
-both surfaces about alike. Blue against vermilion stays apart under every common colour blindness,
-and so do the colours of lines (tests/plot/test_theme.py measures both).
+The scales of maps are transparent at zero. One figure or thumbnail therefore serves both themes, and an empty cell
+shows the page. Their ends contrast about equally with both surfaces. Blue and vermilion, and the colours of lines,
+stay distinct under every common colour blindness (tests/plot/test_theme.py measures both).
 """
 
 import dataclasses
@@ -14,15 +13,15 @@ import plotly.graph_objects as go
 FONT = "Inter, 'Segoe UI', system-ui, -apple-system, 'Helvetica Neue', Arial, sans-serif"
 MONO = "ui-monospace, 'SF Mono', 'Cascadia Code', Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 LABEL = {"family": MONO, "size": 11}
-"""Ticks that are tokens, heads or cells; plot/labels.py counts on their width."""
+"""Font of ticks that are tokens, heads or cells; plot/labels.py relies on its width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours of one theme, as CSS hex strings; the page's CSS variables bear the fields' names.
+    """Colours of one theme, as CSS hex strings; the page's CSS variables have the fields' names.
 
     Attributes:
-        lines: Of several lines in one figure, in this order.
+        lines: Colours of several lines in one figure, in order.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Theme:
     lines: tuple[str, ...]
 
     def css_variables(self) -> str:
-        """These colours and the ends of the scales as CSS custom properties, for the body of a rule."""
+        """Write the colours and the ends of the scales as CSS custom properties, for the body of a rule."""
         colours = {k: v for k, v in vars(self).items() if k not in ("name", "lines")}
         ends = {"plus": SIGNED[-1], "minus": SIGNED[0], "unit": UNIT[-1]}
         colours |= {key: "rgb({}, {}, {})".format(*colour) for key, (_, colour) in ends.items()}
@@ -70,7 +69,7 @@ DARK = Theme(
 )
 
 Spec = dict[str, Any]
-"""A figure as plain values, {"data": [...], "layout": {...}}: what `go.Figure` takes and checks, in some 20 ms."""
+"""A figure as plain values, {"data": [...], "layout": {...}}: `go.Figure` checks it in some 20 ms."""
 
 Stop = tuple[float, tuple[int, int, int, float]]
 """A position in [0, 1] and the colour there: red, green, blue (0-255), opacity (0-1)."""
@@ -84,22 +83,22 @@ SIGNED: tuple[Stop, ...] = (
 )
 # 0 … 1, for masks.
 UNIT: tuple[Stop, ...] = ((0.0, (11, 138, 128, 0.0)), (1.0, (11, 138, 128, 1.0)))
-# Least … most within one score, for the table of scores; the least is seen, unlike a score that is not there.
+# Least … most within one score, for the table of scores; the least is visible, unlike a missing score.
 ORDER: tuple[Stop, ...] = ((0.0, (40, 120, 235, 0.07)), (1.0, (40, 120, 235, 0.66)))
 
 
 def colorscale(stops: tuple[Stop, ...]) -> list[list[float | str]]:
-    """A scale as plotly wants it: [[position, "rgba(…)"], …]."""
+    """Convert a scale to plotly's form: [[position, "rgba(…)"], …]."""
     return [[position, "rgba({},{},{},{})".format(*colour)] for position, colour in stops]
 
 
 def template(theme: Theme = LIGHT) -> go.layout.Template:
-    """A theme as plotly's template: `figure.update_layout(template=template(DARK))` switches."""
+    """Return a theme as plotly's template: `figure.update_layout(template=template(DARK))` switches."""
     return go.layout.Template(plain_template(theme))
 
 
 def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
-    """The same as plain values, for figures that plotly does not check (`Spec`)."""
+    """Return the template as plain values, for figures that plotly does not check (`Spec`)."""
     axis = {
         "gridcolor": theme.line,
         "linecolor": theme.line,
@@ -109,7 +108,7 @@ def plain_template(theme: Theme = LIGHT) -> dict[str, Any]:
         "title": {"font": {"color": theme.muted, "size": 13}, "standoff": 8},
         "ticks": "outside",
         "ticklen": 4,
-        "ticklabeloverflow": "allow",  # else plotly measures every label anew at every redraw
+        "ticklabeloverflow": "allow",  # otherwise plotly measures every label at every redraw
     }
     return {
         "layout": {

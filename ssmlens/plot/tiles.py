@@ -1,4 +1,4 @@
-"""A rectangle of a map, brought down to the cells that a screen shows, and its figure: for maps of any size."""
+"""Reduce a rectangle of a map to the cells of a screen and draw it, for maps of any size."""
 
 import dataclasses
 import math
@@ -18,31 +18,31 @@ LABELS = 36
 """Most token labels along an axis of positions."""
 
 NUMBERS = 300 * 300
-"""Most cells whose values a figure that stands alone carries one by one."""
+"""Most cells whose single values a stand-alone figure contains."""
 
 HOVER_SIDE = 256
-"""Of more, so many a side."""
+"""Cells per side of the values in a larger figure."""
 
 LOOKS_AHEAD = "looks ahead"
 """Name of the image of a matrix that has entries above the diagonal, for the dashboard's pointer (cells.js)."""
 
 Hover = Literal["positions", "tokens"] | None
 Range = tuple[int, int]
-_STRIP = 128  # rows of entries reduced at a time: what they need stays in a core's own cache
+_STRIP = 128  # rows of entries to reduce at a time: their data fits into a core's cache
 _TITLE, _BAR = 24, 72  # pixels of an axis's title, and of the colour bar with its numbers
 _DOWN, _ACROSS = "query token (looking)", "key token (looked at)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A rectangle of a map, a value for each square of `block` tokens.
+    """A rectangle of a map, with one value per square of `block` × `block` tokens.
 
     Attributes:
         cells: The value of largest magnitude in each square with its sign, or the mean; in a causal
-            map NaN where no key of the square is at or before a query of it.
-        queries: First query and the one after the last.
-        keys: First key and the one after the last.
-        block: Tokens a side of a square; 1 where every entry is shown.
+            map NaN if every key of the square is after its queries.
+        queries: First query and one past the last.
+        keys: First key and one past the last.
+        block: Tokens per side of a square; 1 shows every entry.
         causal: Whether no query sees a later key.
     """
 
@@ -62,14 +62,14 @@ def tile(
     *,
     causal: bool = True,
 ) -> Tile:
-    """A rectangle of a map as a tile of at most `side` cells a side.
+    """Reduce a rectangle of a map to a tile of at most `side` cells per side.
 
     Args:
-        values: The map's entries in that rectangle.
-        queries: First query and the one after the last.
-        keys: First key and the one after the last.
-        how: "peak" for maps, which a one-token diagonal survives, or "mean" for masks.
-        side: Most cells a side.
+        values: The map's entries in the rectangle.
+        queries: First query and one past the last.
+        keys: First key and one past the last.
+        how: "peak" for maps, which keeps a one-token diagonal, or "mean" for masks.
+        side: Most cells per side.
         causal: Whether no query sees a later key.
     """
     block = math.ceil(max(values.shape) / side)
@@ -85,14 +85,14 @@ def shrink(
     *,
     causal: bool = True,
 ) -> Float[np.ndarray, "row column"]:
-    """One value for each `block` × `block` square of a map; of a causal one NaN where no key is at or before a query.
+    """Reduce each `block` × `block` square of a map to one value; if causal, NaN where every key is after the queries.
 
-    As `raster.block_reduce(raster.causal(values))`, some ten times faster. Entries of a causal map with
+    Equal to `raster.block_reduce(raster.causal(values))`, about ten times faster. Entries of a causal map with
     key > query must be zero, as they are in maps and masks.
 
     Args:
         values: A rectangle of a map.
-        block: Tokens a side of a square.
+        block: Tokens per side of a square.
         how: "peak" or "mean" over the causal entries of a square.
         first: Position of the first query minus position of the first key.
         causal: Whether no query sees a later key.
@@ -103,7 +103,7 @@ def shrink(
     strip = max(1, _STRIP // block)
     for row in range(0, len(cells), strip):
         part = values[row * block : (row + strip) * block]
-        # keys beyond have no query here
+        # later keys have no query in this strip
         seen = min(values.shape[1], row * block + len(part) + first)
         if seen > 0:
             part = part[:, :seen]
@@ -125,21 +125,21 @@ def tile_spec(
     hover: Hover = None,
     theme: Theme = LIGHT,
 ) -> Spec:
-    """Draw a tile, as plain values of a plotly figure: an image on axes of tokens, queries down, keys to the right.
+    """Draw a tile as plain values of a plotly figure: an image on axes of tokens, queries down, keys to the right.
 
-    A page that fetches numbers, and a new tile at every zoom, needs pixels alone. A figure that stands alone carries
-    the cells' values for the pointer too.
+    A page that fetches numbers and a new tile at every zoom needs only pixels. A stand-alone figure also contains the
+    cells' values for the pointer.
 
     Args:
         shown: The tile.
         tokens: The prompt's tokens.
         signed: True for maps (a diverging scale about 0), False for masks (0 to 1).
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of the tile itself by default. A rank scale
-            ranks among the tile's cells.
+        limit: The value at the end of the colour scale; by default from the tile. A rank scale ranks
+            the tile's cells.
         query: A query to mark, by its position in the prompt.
-        hover: What the pointer reads: nothing; values at "positions", on axes as of a tile without; or values at
-            "tokens", on axes of categories, whose labels plotly chooses anew at every zoom.
+        hover: Values under the pointer: None; at "positions", on the same axes as without; or at "tokens", on axes of
+            categories, whose labels plotly selects again at every zoom.
         theme: LIGHT or DARK.
     """
     axes = _on_labels if hover == "tokens" else _on_positions
@@ -157,20 +157,20 @@ def tile_spec(
         "yaxis": {**down, "range": down["range"][::-1]},
     }
     spec = {"data": [*numbers, bar], "layout": layout}
-    at = query if query is None or hover != "tokens" else (query - shown.queries[0]) / shown.block
+    at = query if query is None or hover != "tokens" else (query - drawn.queries[0]) / drawn.block
     return marked(spec, at, theme)
 
 
 def _on_positions(
     shown: Tile, tokens: Sequence[str]
 ) -> tuple[Place, dict[str, Any], dict[str, Any], None]:
-    """Where the image lies on axes of positions, the axes down and across, and no labels."""
-    rows, columns = shown.cells.shape
+    """Return the place of the image on axes of positions, the axes down and across, and no labels."""
+    rows, columns = drawn.cells.shape
     place = (
-        shown.keys[0] - 0.5,
-        shown.queries[0] - 0.5,
-        float(columns * shown.block),
-        float(rows * shown.block),
+        drawn.keys[0] - 0.5,
+        drawn.queries[0] - 0.5,
+        float(columns * drawn.block),
+        float(rows * drawn.block),
     )
     down = _positions(tokens, shown.queries, _DOWN)
     return place, down, _positions(tokens, shown.keys, _ACROSS), None
@@ -189,7 +189,7 @@ def _on_labels(
 
 
 def marked(spec: Spec, query: int | float | None, theme: Theme = LIGHT) -> Spec:
-    """A figure of `tile_spec`, made without a query, with one marked where it is in the tile."""
+    """Mark a query in a figure of `tile_spec` drawn without one, if the tile contains it."""
     end, first = spec["layout"]["yaxis"]["range"]
     if query is None or not first < query < end:
         return spec
@@ -202,7 +202,7 @@ def marked(spec: Spec, query: int | float | None, theme: Theme = LIGHT) -> Spec:
 def _join(
     values: np.ndarray, block: int, how: Reduction, row: int, first: int
 ) -> Float[np.ndarray, "row column"]:
-    """Squares of a strip of rows, the first of them row `row` of the squares."""
+    """Reduce the squares of a strip of rows that begins at row `row` of the squares."""
     if how == "peak":
         high, low = _fold(values, block, np.maximum), _fold(values, block, np.minimum)
         return np.where(-low > high, low, high)
@@ -211,7 +211,7 @@ def _join(
 
 
 def _fold(values: np.ndarray, block: int, join: np.ufunc) -> np.ndarray:
-    """Squares of `block` joined into one value each; slices, which numpy joins many at a time."""
+    """Join each square of `block` into one value, by slices, which numpy joins many at a time."""
     rows = values[::block].copy()
     for step in range(1, block):
         part = values[step::block]
@@ -224,16 +224,16 @@ def _fold(values: np.ndarray, block: int, join: np.ufunc) -> np.ndarray:
 
 
 def _causal_entries(rows: int, columns: int, block: int, first: int) -> np.ndarray:
-    """How many entries of each square have key ≤ query."""
+    """Count the entries with key ≤ query in each square."""
     starts = np.arange(0, columns, block, dtype=np.int32)
     widths = np.minimum(starts + block, columns) - starts
     up_to = np.arange(rows, dtype=np.int32)[:, None] + first + 1 - starts
     return np.add.reduceat(np.clip(up_to, 0, widths), np.arange(0, rows, block), axis=0)
 
 
-def _positions(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any]:
-    """An axis of positions in the prompt, with as many labels as there is room for."""
-    first, end = shown
+def _positions(tokens: Sequence[str], drawn: Range, title: str) -> dict[str, Any]:
+    """Make an axis of positions in the prompt, with at most `LABELS` labels."""
+    first, end = drawn
     step = max(1, math.ceil((end - first) / LABELS))
     at = list(range(first + (-first) % step, end, step))
     return {
@@ -243,13 +243,13 @@ def _positions(tokens: Sequence[str], shown: Range, title: str) -> dict[str, Any
         "tickfont": LABEL,
         "showgrid": False,
         "zeroline": False,
-        "automargin": False,  # measuring labels takes the browser longer than all the rest
+        "automargin": False,  # measuring labels takes the browser longer than everything else
         "title": {"text": title, "standoff": 4},
     }
 
 
 def _categories(labels: Sequence[str], title: str) -> dict[str, Any]:
-    """An axis of labels, of which plotly draws those that there is room for."""
+    """Make an axis of labels; plotly draws those that fit."""
     return {
         "type": "category",
         "categoryorder": "array",
@@ -270,19 +270,19 @@ def _margin(down: dict[str, Any], across: dict[str, Any]) -> dict[str, Any]:
     return {"l": left, "r": _BAR, "t": top, "b": 8, "autoexpand": False}
 
 
-def _numbers(shown: Tile, labels: dict[str, list[str]] | None) -> dict[str, Any]:
-    """What the pointer reads: the cells, unseen; of very many, the largest in magnitude of some.
+def _numbers(drawn: Tile, labels: dict[str, list[str]] | None) -> dict[str, Any]:
+    """Make an invisible heatmap of the cells for the pointer; in a large tile a value is the peak of several cells.
 
     Args:
-        shown: The tile.
-        labels: Of its columns (x) and rows (y), where the axes are of categories.
+        drawn: The tile.
+        labels: Labels of its columns (x) and rows (y), for axes of categories.
     """
-    several = 1 if shown.cells.size <= NUMBERS else -(-max(shown.cells.shape) // HOVER_SIDE)
-    values = block_reduce(shown.cells, several, "peak")
-    span = several * shown.block
+    several = 1 if drawn.cells.size <= NUMBERS else -(-max(drawn.cells.shape) // HOVER_SIDE)
+    values = block_reduce(drawn.cells, several, "peak")
+    span = several * drawn.block
     where: dict[str, Any] = dict(labels or {})
     if labels is None:
-        first, first_key, middle = shown.queries[0], shown.keys[0], (span - 1) / 2
+        first, first_key, middle = drawn.queries[0], drawn.keys[0], (span - 1) / 2
         where = {"x0": first_key + middle, "dx": span, "y0": first + middle, "dy": span}
     elif several > 1:
         middle = (several - 1) / 2

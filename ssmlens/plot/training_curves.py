@@ -1,4 +1,4 @@
-"""Curves of training runs: the mean over seeds as a line, from least to most as a band, a colour an arm."""
+"""Curves of training runs: the mean over seeds as a line, their range as a band, one colour per arm."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +29,11 @@ def training_curves(
     """Draw curves with their bands.
 
     Args:
-        curves: A curve an arm.
-        x_title: What lies along x.
-        y_title: What is measured.
-        share: For shares in 0..1, whose axis shows all of them.
-        marked: Mark each place that was measured, for few places.
+        curves: One curve per arm.
+        x_title: Title of the x axis.
+        y_title: Name of the measure.
+        share: Whether values are shares; the axis then shows all of 0..1.
+        marked: Whether to mark each measured point, for few points.
         logarithmic: Whether x is on a logarithmic axis.
         theme: LIGHT or DARK.
     """
@@ -63,7 +63,7 @@ def training_curves(
 
 
 def arm_line(style: int, theme: Theme = LIGHT) -> dict[str, str]:
-    """Colour and dash of the arm of a number: five colours, then again with another dash."""
+    """Return the colour and dash of an arm by its number: five colours, then the same with another dash."""
     colours: Sequence[str] = template(theme).to_plotly_json()["layout"]["colorway"]
     return {
         "color": colours[style % len(colours)],
@@ -72,17 +72,17 @@ def arm_line(style: int, theme: Theme = LIGHT) -> dict[str, str]:
 
 
 def readable(text: str, longest: int = _SHOWN) -> str:
-    """A name from a file as words: what cannot be seen made visible, but spaces, and cut."""
+    """Shorten a name from a file and make invisible characters visible, except spaces."""
     return visible(text, longest).replace("·", " ")
 
 
 def arm_name(arm: str) -> str:
-    """The name of an arm as plotly shall draw it."""
+    """Escape the name of an arm for plotly."""
     return literal(readable(arm))
 
 
 def legend(entries: int) -> dict[str, Any]:
-    """Where the names stand: above a figure while they are few, else to its right."""
+    """Place the legend above a figure if it has few entries, else to its right."""
     if entries <= _ABOVE:
         return {"y": 1.02, "yanchor": "bottom", "orientation": "h"}
     return {"y": 1, "yanchor": "top", "x": 1.02, "xanchor": "left", "orientation": "v"}
@@ -108,7 +108,7 @@ def _line(curve: Curve, x_title: str, *, share: bool, marked: bool, theme: Theme
 
 
 def _band(curve: Curve, theme: Theme) -> list[go.Scatter]:
-    """From least to most; nothing where there is one run only."""
+    """Draw the range over runs; nothing for a single run."""
     if not (curve.runs > 1).any():
         return []
     colour = arm_line(curve.style, theme)["color"].lstrip("#")

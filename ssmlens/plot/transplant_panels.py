@@ -1,4 +1,4 @@
-"""Every score of the teacher's layers against what their students learn, at several lengths: a panel each."""
+"""Panels of the students' accuracy against the scores of the teacher's layers, at several lengths."""
 
 import itertools
 import math
@@ -31,17 +31,17 @@ def transplant_panels(
     *,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw a row of panels a length and a column a score; a point is a student, its bar spans the seeds.
+    """Draw one row of panels per length and one column per score; a point is a student, its bar spans the seeds.
 
-    Above each panel stands Spearman's rank correlation over layers of each arm. References are lines, the span of
-    their seeds as a band. The figure has a background and a size of its own.
+    Above each panel is each arm's Spearman rank correlation over layers. A reference is a line, with the range of its
+    seeds as a band. The figure sets its background and size.
 
     Args:
         arms: Students with a teacher.
-        references: Arms without one, by name: mean, least and most by length, NaN where nothing was measured.
+        references: Arms without a teacher, by name: mean, least and most by length; NaN if not measured.
         scores: Names of the scores.
-        lengths: Lengths that accuracy was measured at.
-        measured: What was, such as "characters right".
+        lengths: Evaluation lengths.
+        measured: Name of the measure, such as "characters right".
         theme: LIGHT or DARK.
     """
     figure = make_subplots(
@@ -56,12 +56,12 @@ def transplant_panels(
         enumerate(lengths, 1), enumerate(scores, 1)
     ):
         panel: dict[str, Any] = {"row": row, "col": column}
-        named = row == column == 1  # the legend takes its names from the first panel
+        named = row == column == 1  # only the first panel adds names to the legend
         for number, arm in enumerate(arms):
             figure.add_trace(_points(arm, number, score, length, theme, named), **panel)
         _draw_references(figure, panel, references, length, named, theme)
         figure.add_annotation(
-            text=_together(arms, score, length),
+            text=_correlations(arms, score, length),
             font={"size": 11, "color": theme.muted},
             **{"x": 0, "xref": "x domain", "xanchor": "left", "showarrow": False},
             **{"y": 1, "yref": "y domain", "yanchor": "bottom"},
@@ -82,7 +82,7 @@ def transplant_panels(
 def _name_axes(
     figure: go.Figure, scores: Sequence[str], lengths: Sequence[int], measured: str
 ) -> None:
-    """Say what is measured left of each row, and the score below each column."""
+    """Write the measure to the left of each row, and the score below each column."""
     figure.update_xaxes(zeroline=False)
     figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%", zeroline=False)
     for row, length in enumerate(lengths, 1):
@@ -98,9 +98,9 @@ def _points(
     score: str,
     length: int,
     theme: Theme,
-    shown: bool,
+    in_legend: bool,
 ) -> go.Scatter:
-    """An arm in a panel: symbols besides colours tell arms apart, numbers tell the first one's layers."""
+    """Draw an arm in a panel, with its own symbol and colour; the first arm has layer numbers."""
     mean, low, high = arm.accuracy[length].T
     name, colour = arm_name(arm.arm), theme.lines[number % len(theme.lines)]
     return go.Scatter(
@@ -123,7 +123,7 @@ def _points(
         },
         name=name,
         legendgroup=name,
-        showlegend=shown,
+        showlegend=in_legend,
         cliponaxis=False,
         hovertemplate=f"{name}, teacher layer %{{text}}<br>{literal(score)} %{{x:.4g}}<br>"
         "%{y:.1%}, seeds %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
@@ -138,19 +138,19 @@ def _draw_references(
     named: bool,
     theme: Theme,
 ) -> None:
-    """The arms without a teacher in a panel, lines across it."""
+    """Draw the arms without a teacher as lines across a panel."""
     for number, (name, by_length) in enumerate(references.items()):
         dash = _DASHES[number % len(_DASHES)]
         line = {"width": 1.5, "dash": dash, "color": _grey_first(number, theme)}
         key = go.Scatter(x=[None], y=[None], mode="lines", line=line, name=arm_name(name))
         figure.add_trace(key.update(showlegend=named), **panel)
-        _lay(figure, panel, by_length[length], line)
+        _draw_reference(figure, panel, by_length[length], line)
 
 
-def _lay(
+def _draw_reference(
     figure: go.Figure, panel: dict[str, Any], over_seeds: np.ndarray, line: dict[str, Any]
 ) -> None:
-    """A reference in a panel: its mean across it, a band from the least to the most of its seeds; nothing for NaN."""
+    """Draw a reference across a panel: its mean, and the range of its seeds as a band; nothing for NaN."""
     mean, low, high = (float(value) for value in over_seeds)
     if math.isnan(mean):
         return
@@ -161,11 +161,11 @@ def _lay(
 
 
 def _grey_first(number: int, theme: Theme) -> str:
-    """The colour of a reference: grey, then those that the first two arms of students do not have."""
+    """Return the colour of a reference: grey first, then colours that the first two arms do not have."""
     return theme.muted if number == 0 else theme.lines[(number + 1) % len(theme.lines)]
 
 
-def _together(arms: Sequence[LayerStudents], score: str, length: int) -> str:
-    found = [correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
-    told = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, found, strict=True) if r == r]
-    return f"rank corr.: {', '.join(told)}".replace("-", "−") if told else ""
+def _correlations(arms: Sequence[LayerStudents], score: str, length: int) -> str:
+    values = [correlation(arm.scores[score], arm.accuracy[length][:, 0]) for arm in arms]
+    texts = [f"{arm_name(a.arm)} {r:+.2f}" for a, r in zip(arms, values, strict=True) if r == r]
+    return f"rank corr.: {', '.join(texts)}".replace("-", "−") if texts else ""

@@ -1,4 +1,4 @@
-"""What of each layer goes into the report: thumbnails, and values within a budget of cells."""
+"""The views of each layer in the report: thumbnails, and values within a budget of cells."""
 
 import dataclasses
 import math
@@ -21,29 +21,29 @@ from ssmlens.store.layer_like import LayerLike
 from ssmlens.store.schema import looks_ahead
 
 THUMBNAIL = 96
-"""Most pixels a side of a thumbnail."""
+"""Most pixels per side of a thumbnail."""
 
 TOP_CELLS = 3_200_000
-"""Cells carried for the maps of the best-ranked layers; a cell takes up to 1.8 bytes."""
+"""Most cells for the maps of the best-ranked layers; a cell takes up to 1.8 bytes."""
 
 OTHER_CELLS = 2_400_000
-"""Cells carried for the maps of all other layers, and for channels."""
+"""Most cells for the maps of all other layers, and for channels."""
 
 PROMPTS = 4
-"""Prompts shown at most."""
+"""Most prompts shown."""
 
-_LEAST_SIDE = 128  # fewer prompts rather than coarser maps than this
+_LEAST_SIDE = 128  # show fewer prompts rather than coarser maps
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How finely each layer is shown.
+    """The resolution of each layer's views.
 
     Attributes:
-        prompts: How many prompts are shown: the first ones of the capture.
-        top: Layers shown most finely, and with their stored channels.
-        top_cells: Cells that a map of a top layer may take.
-        other_cells: Cells that any other map may take.
+        prompts: Number of prompts shown, the first ones of the capture.
+        top: Layers with the finest views and their stored channels.
+        top_cells: Most cells of a top layer's map.
+        other_cells: Most cells of any other map.
     """
 
     prompts: int
@@ -52,7 +52,7 @@ class Plan:
     other_cells: int
 
     def block(self, layer: int, name: str, tokens: int) -> int:
-        """Tokens a side of the squares that become one cell; 1 where every entry is shown."""
+        """Return the tokens per side of a cell; 1 shows every entry."""
         finest = layer in self.top and name != "channel_map"
         cells = self.top_cells if finest else self.other_cells
         return max(1, math.ceil(tokens / math.isqrt(2 * cells)))
@@ -63,7 +63,7 @@ def plan(capture: ReportSource, best: Sequence[int]) -> Plan:
 
     Args:
         capture: The capture to show.
-        best: Layers worth the finest view.
+        best: Layers to show most finely.
     """
     lengths = [int(n) for n in capture.length]
     counts = {
@@ -83,22 +83,22 @@ def plan(capture: ReportSource, best: Sequence[int]) -> Plan:
     )
 
 
-def layer_views(capture: ReportSource, index: int, shown: Plan) -> list[dict[str, Any]]:
-    """The views of one layer for each prompt shown: thumbnail and values, or a note why not.
+def layer_views(capture: ReportSource, index: int, page_plan: Plan) -> list[dict[str, Any]]:
+    """Build the views of a layer for each prompt shown: thumbnail and values, or a note that says why not.
 
     Args:
         capture: The capture.
-        index: Block index of the layer.
-        shown: The plan of the page.
+        index: Number of the layer.
+        page_plan: The plan of the page.
 
     Returns:
         Dicts of plain values for report.js.
     """
     layer = capture.layer(index)
     return [
-        _view(capture, layer, prompt, name, channel, shown)
-        for prompt in range(shown.prompts)
-        for name, channel in _maps(layer, with_channels=index in shown.top)
+        _view(capture, layer, prompt, name, channel, page_plan)
+        for prompt in range(page_plan.prompts)
+        for name, channel in _maps(layer, with_channels=index in page_plan.top)
     ]
 
 
@@ -117,7 +117,7 @@ def _view(
     prompt: int,
     name: str,
     place: int | None,
-    shown: Plan,
+    page_plan: Plan,
 ) -> dict[str, Any]:
     signed = name != "attention_mask"
     how: Reduction = "peak" if signed else "mean"
@@ -125,17 +125,19 @@ def _view(
     stored = f"{name}_max" if signed else f"{name}_mean"
     reduced = name not in layer and stored in layer
     if name not in layer and not reduced:
-        return view | {"note": f"This capture holds no {name.replace('_', ' ')} of the layer."}
+        return view | {"note": f"This capture has no {name.replace('_', ' ')} of the layer."}
     values = layer.read(stored if reduced else name, prompt)
     values = (values if place is None else values[place]).astype(np.float32)
     if not np.isfinite(values).all():
-        return view | {"note": _why(layer.state, layer.attributes)}
+        return view | {"note": _reason(layer.state, layer.attributes)}
     tokens = int(capture.length[prompt])
     stride = int(layer.attributes["block_tokens"]) if reduced else 1
-    several = math.ceil(shown.block(layer.index, name, tokens) / stride)
+    several = math.ceil(page_plan.block(layer.index, name, tokens) / stride)
     ahead = looks_ahead(layer.attributes)
-    held = values if ahead else causal(values)
-    cells = _coarser(held, several, how, np.minimum(stride, tokens - stride * np.arange(len(held))))
+    entries = values if ahead else causal(values)
+    cells = _coarser(
+        entries, several, how, np.minimum(stride, tokens - stride * np.arange(len(entries)))
+    )
     packed = pack(cells.ravel() if ahead else lower_triangle(cells))
     view |= {"block": several * stride, "side": len(cells), "values": packed, "square": ahead}
     view["scales"] = _scales(packed_values(cells), signed=signed)
@@ -146,7 +148,7 @@ def _view(
             energy = layer.read("ahead_energy", prompt) if reduced else energy_by_lag(values.T)
             view["ahead"] = pack(without_longest(energy).astype(np.float32))
     if place is None:
-        view["thumbnail"] = thumbnail(held, signed=signed)
+        view["thumbnail"] = thumbnail(entries, signed=signed)
     return view
 
 
@@ -156,7 +158,7 @@ def _coarser(
     how: Reduction,
     tokens: Int[np.ndarray, " block"],
 ) -> Float[np.ndarray, "query_block key_block"]:
-    """`block_reduce` of values that stand for blocks of so many `tokens`: a mean weighs each by its pairs of tokens."""
+    """Apply `block_reduce` to values of blocks of `tokens` tokens: a mean weights each by its pairs of tokens."""
     if how == "peak" or several == 1:
         return block_reduce(values, several, how)
     pairs = np.outer(tokens, tokens).astype(np.float64)
@@ -168,14 +170,14 @@ def _coarser(
 
 
 def thumbnail(values: Float[np.ndarray, "query key"], *, signed: bool) -> str:
-    """A map as a small PNG, a `data:` URI; blocks keep their peak (maps) or mean (masks)."""
+    """Draw a map as a small PNG `data:` URI; a cell is the peak (maps) or mean (masks) of its entries."""
     how: Reduction = "peak" if signed else "mean"
     small = block_reduce(values, math.ceil(len(values) / THUMBNAIL), how)
     return data_uri(stamp(small, signed=signed))
 
 
 def _scales(values: Float[np.ndarray, "query key"], *, signed: bool) -> dict[str, Any]:
-    """For each colour scale the sizes of value at which its colour changes, and the ticks of its colour bar."""
+    """Return, for each colour scale, the |value| at which colours change and the ticks of the colour bar."""
     drawn = {}
     for scale in SCALES:
         places, texts = coloured(values, scale, signed=signed).ticks
@@ -196,9 +198,9 @@ def _title(layer: LayerLike, name: str, place: int | None) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _why(state: str, attributes: Mapping[str, Any]) -> str:
+def _reason(state: str, attributes: Mapping[str, Any]) -> str:
     where = {
-        FINITE: "This map holds values that are not finite.",
+        FINITE: "This map has values that are not finite.",
         "weights": "No map: the layer's weights are not finite.",
         "input": "No map: the layer's input is not finite. Look at the layers before it.",
         "output": "No map: the layer's own computation is not finite.",

@@ -1,4 +1,4 @@
-"""Do a layer's queries look for what its keys write? W_B and W_C and their products; the convolution's kernels."""
+"""The numbers of a layer's weights: W_B, W_C and their products, the convolution's kernels, W_β."""
 
 import dataclasses
 import math
@@ -13,21 +13,21 @@ from ssmlens.plot.words import words
 from ssmlens.scores.reading import is_softmax
 
 SIDE = 300
-"""Most cells a side of W_Cᵀ W_B."""
+"""Most cells per side of W_Cᵀ W_B."""
 
 _BINS = 80
-_SAMPLED = 256  # rows of W_Cᵀ W_B whose entries are counted
+_SAMPLED = 256  # rows of W_Cᵀ W_B in the histogram
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """What one group writes with and reads with.
+    """The weights that one group writes and reads with.
 
     Attributes:
         W_B: Write weights.
         W_C: Read weights.
-        group: Which group.
-        groups: How many there are.
+        group: Number of the group.
+        groups: Number of groups.
     """
 
     W_B: Float[np.ndarray, "state input"]
@@ -37,12 +37,12 @@ class Pair:
 
 
 class Entries(NamedTuple):
-    """How large the entries of a square product are, on its diagonal and off it.
+    """Statistics of a square product's entries, on its diagonal and off it.
 
     Attributes:
         edges: Edges of bins of values.
         diagonal: Share of the diagonal's entries in each bin.
-        others: Share of the other entries in each.
+        others: Share of the other entries in each bin.
         mean: Mean of the diagonal, exact.
         others_mean: Mean of the others, exact.
         others_rms: Root mean square of the others, exact.
@@ -57,7 +57,7 @@ class Entries(NamedTuple):
 
 
 def why_not(layer: Drawable) -> str:
-    """Why a layer has no W_B and W_C to show, in a line; "" where it has."""
+    """Say in a line why a layer has no W_B and W_C; "" if it has."""
     if is_softmax(layer):
         return f"Layer {layer.index} is softmax attention: it has no W_B and W_C, only a map."
     if "W_B" not in layer or "W_C" not in layer:
@@ -65,26 +65,26 @@ def why_not(layer: Drawable) -> str:
     if not all(np.isfinite(layer.read(name)).all() for name in ("W_B", "W_C")):
         return f"Layer {layer.index}: W_B or W_C is not finite."
     if layer.shape("W_B") != layer.shape("W_C"):
-        return f"Layer {layer.index}: W_B and W_C are not of one shape."
+        return f"Layer {layer.index}: W_B and W_C differ in shape."
     return ""
 
 
 def groups(layer: Drawable) -> int:
-    """Groups of W_B and W_C; 0 without any."""
+    """Count the groups of W_B and W_C; 0 without any."""
     return int(layer.shape("W_B")[0]) if "W_B" in layer else 0
 
 
-def pair(what: Selection) -> Pair:
-    """W_B and W_C of the group selected; of the last one where there are fewer."""
-    W_B, W_C = (_kept(what, name) for name in ("W_B", "W_C"))
-    group = min(what.group, len(W_B) - 1)
+def pair(selection: Selection) -> Pair:
+    """Return W_B and W_C of the selected group, or of the last one if there are fewer."""
+    W_B, W_C = (_cached(selection, name) for name in ("W_B", "W_C"))
+    group = min(selection.group, len(W_B) - 1)
     return Pair(W_B[group], W_C[group], group, len(W_B))
 
 
 def product_cells(weights: Pair) -> tuple[Float[np.ndarray, "read write"], int]:
     """W_Cᵀ W_B in at most `SIDE` cells a side: entry or exact mean of each square, and how many inputs a cell spans.
 
-    The mean of a square of a product is the product of the factors' means, so no more than these is ever made.
+    The mean of a square of a product is the product of the factors' means, so the full product is never computed.
     """
     several = math.ceil(weights.W_B.shape[1] / SIDE)
     read, write = (shrink_means(W, 1, several) for W in (weights.W_C, weights.W_B))
@@ -92,12 +92,12 @@ def product_cells(weights: Pair) -> tuple[Float[np.ndarray, "read write"], int]:
 
 
 def state_product(weights: Pair) -> Float[np.ndarray, "write read"]:
-    """W_B W_Cᵀ: how alike what state n writes and what state m reads are."""
+    """Return W_B W_Cᵀ: the similarity of what state n writes and what state m reads."""
     return weights.W_B @ weights.W_C.T
 
 
 def input_entries(weights: Pair) -> Entries:
-    """Entries of W_Cᵀ W_B. Mean and size of the others are exact; the counts are of evenly spaced rows.
+    """Measure the entries of W_Cᵀ W_B. Means and RMS are exact; the histogram is of evenly spaced rows.
 
     ‖W_Cᵀ W_B‖² = ⟨W_B W_Bᵀ, W_C W_Cᵀ⟩, and its entries sum to ⟨Σ W_C, Σ W_B⟩.
     """
@@ -114,7 +114,7 @@ def input_entries(weights: Pair) -> Entries:
 
 
 def state_entries(weights: Pair) -> Entries:
-    """Entries of W_B W_Cᵀ, all of them."""
+    """Measure all entries of W_B W_Cᵀ."""
     product = state_product(weights).astype(np.float64)
     off = ~np.eye(len(product), dtype=bool)
     return _entries(
@@ -144,12 +144,12 @@ def kernels(layer: Drawable) -> dict[str, Float[np.ndarray, "channel tap"]]:
 
 
 def why_no_beta(layer: Drawable) -> str:
-    """Why a layer has no weights of β to show, in a line; "" where it has."""
-    return "" if "W_beta" in layer else f"Layer {layer.index} stores no W_beta, which makes β."
+    """Say in a line why a layer has no weights of β; "" if it has."""
+    return "" if "W_beta" in layer else f"Layer {layer.index} stores no W_beta, the weights of β."
 
 
 def beta_rows(layer: Drawable) -> Float[np.ndarray, "head input"]:
-    """The rows that make β, the strength of a delta rule's writes."""
+    """Return the weights of β, the write strength of a delta rule, one row per head."""
     return layer.read("W_beta")
 
 
@@ -168,5 +168,5 @@ def _entries(diagonal: np.ndarray, others: np.ndarray, *, total: float, energy: 
     )
 
 
-def _kept(what: Selection, name: str) -> np.ndarray:
-    return what.keep((what.layer.digest, name), lambda: what.layer.read(name))
+def _cached(selection: Selection, name: str) -> np.ndarray:
+    return selection.keep((selection.layer.digest, name), lambda: selection.layer.read(name))

@@ -12,16 +12,16 @@ from ssmlens.plot.scales import robust_limit
 from ssmlens.plot.theme import LIGHT, Theme, template
 
 ROWS = 320
-"""Most rows of channels; of more, neighbours share one."""
+"""Most rows of channels; beyond that neighbours share a row."""
 
 
 def kernels_figure(
     kernels: Mapping[str, Float[np.ndarray, "channel tap"]], *, theme: Theme = LIGHT
 ) -> go.Figure:
-    """Draw what x, B and C pass through: taps to the right, channels down, those that look alike side by side.
+    """Draw the kernels of x, B and C: taps to the right, channels down, similar ones side by side.
 
     Args:
-        kernels: Taps by part ("x", "B", "C"), the current token's first; at least one part.
+        kernels: Taps by part ("x", "B", "C"), the current token first; at least one part.
         theme: LIGHT or DARK.
     """
     figure = go.Figure()
@@ -30,7 +30,7 @@ def kernels_figure(
     for place, (part, taps) in enumerate(kernels.items()):
         suffix = "" if place == 0 else str(place + 1)
         several = math.ceil(len(taps) / ROWS)
-        cells = shrink_means(taps[_alike(taps)], several, 1)
+        cells = shrink_means(taps[_by_similarity(taps)], several, 1)
         paint(
             figure,
             cells,
@@ -41,7 +41,7 @@ def kernels_figure(
             bar=place == 0,
         )
         backs = _backs(taps.shape[1])
-        title = "channels, alike ones together" if place == 0 else ""
+        title = "channels, similar ones together" if place == 0 else ""
         ranked = labelled_axis(runs(0, len(taps), several), title, [], down=True)
         figure.update_layout(
             {
@@ -67,10 +67,10 @@ def kernels_figure(
 def tap_energy_figure(
     kernels: Mapping[str, Float[np.ndarray, "channel tap"]], *, theme: Theme = LIGHT
 ) -> go.Figure:
-    """Draw how far back x, B and C are taken from: each tap's share of the kernels' energy, Σ κ[tap]² / Σ κ².
+    """Draw how far back the kernels of x, B and C reach: each tap's share of their energy, Σ κ[tap]² / Σ κ².
 
     Args:
-        kernels: Taps by part ("x", "B", "C"), the current token's first.
+        kernels: Taps by part ("x", "B", "C"), the current token first.
         theme: LIGHT or DARK.
     """
     figure = go.Figure()
@@ -101,7 +101,7 @@ def _backs(taps: int) -> list[str]:
     return [str(back) for back in range(taps)]
 
 
-def _alike(taps: Float[np.ndarray, "channel tap"]) -> np.ndarray:
-    """Channels by the tap of largest magnitude and its value, so that kinds of kernels show as bands."""
+def _by_similarity(taps: Float[np.ndarray, "channel tap"]) -> np.ndarray:
+    """Order channels by the tap of largest magnitude and its value, so that similar kernels form bands."""
     largest = np.abs(taps).argmax(1)
     return np.lexsort((-taps[np.arange(len(taps)), largest], largest))

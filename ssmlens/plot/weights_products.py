@@ -1,4 +1,4 @@
-"""W_B and W_C against each other: their two products as images, the diagonals against the rest; rows of weights."""
+"""Figures of W_B and W_C: their two products as images, the diagonals against other entries; rows of weights."""
 
 import math
 
@@ -12,7 +12,7 @@ from ssmlens.plot.theme import LIGHT, SIGNED, Theme, colorscale, template
 
 _SECOND = str(colorscale(SIGNED)[-1][1])
 _MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
-_ROWS, _COLUMNS = 300, 700  # most cells of rows of weights
+_ROWS, _COLUMNS = 300, 700  # most cells of an image of weights
 
 
 def input_product_figure(
@@ -25,15 +25,15 @@ def input_product_figure(
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw W_Cᵀ W_B: what a query made of one input finds in a key made of another.
+    """Draw W_Cᵀ W_B: the match of a query from one input with a key from another.
 
     Args:
         cells: Its entries, or means of squares of them.
-        several: Inputs a cell spans a side.
-        inputs: How many inputs there are.
-        names: What writes, and what reads.
+        several: Inputs per side of a cell.
+        inputs: Number of inputs.
+        names: The weights that write, and those that read.
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of these cells by default.
+        limit: The value at the end of the colour scale; by default from these cells.
         theme: LIGHT or DARK.
     """
     write, read = names
@@ -62,13 +62,13 @@ def state_product_figure(
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw W_B W_Cᵀ: how alike what a state writes and what another reads are.
+    """Draw W_B W_Cᵀ: the similarity of what one state writes and another reads.
 
     Args:
         cells: Its entries.
-        names: What writes, and what reads.
+        names: The weights that write, and those that read.
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of these cells by default.
+        limit: The value at the end of the colour scale; by default from these cells.
         theme: LIGHT or DARK.
     """
     write, read = names
@@ -85,12 +85,12 @@ def rows_figure(
     limit: float | None = None,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw weights that make a value a head: heads run down, inputs to the right; neighbours share a cell.
+    """Draw weights with one row per head: heads down, inputs to the right; neighbours may share a cell.
 
     Args:
-        rows: A row a head.
+        rows: The weights, one row per head.
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
-        limit: The value at the end of the colour scale; of these cells by default.
+        limit: The value at the end of the colour scale; by default from these cells.
         theme: LIGHT or DARK.
     """
     heads, inputs = rows.shape
@@ -118,12 +118,12 @@ def entries_figure(
     *,
     theme: Theme = LIGHT,
 ) -> go.Figure:
-    """Draw the diagonal of a product against the rest of it.
+    """Draw the diagonal of a product against its other entries.
 
     Args:
         edges: Edges of bins of values.
         diagonal: Share of the diagonal's entries in each bin.
-        others: Share of the other entries in each.
+        others: Share of the other entries in each bin.
         rms: Root mean square of the others, drawn as a band about 0.
         theme: LIGHT or DARK.
     """

@@ -1,4 +1,4 @@
-"""What the signals and weights of a layer are called: those of a selective scan, or of a delta rule."""
+"""Names of a layer's signals and weights, for a selective scan or a delta rule."""
 
 import dataclasses
 
@@ -10,15 +10,15 @@ class Words:
     """The names of one kind of layer.
 
     Attributes:
-        array: What is stored of how strongly tokens write.
-        strength: Its symbol.
-        lines: What is drawn along the prompt below it.
-        mean: What half-lives are taken at the mean of.
-        rate: The symbol of the rates of decay.
-        write: The weights that make what is written, `W_B` in a file.
-        read: The weights that make what is looked for, `W_C` in a file.
-        convolved: What passes the convolution: what is mixed, what is written by, what is looked for.
-        mixed_first: Whether the channels of what is mixed come first in the convolution's weight, or last.
+        array: Stored array of the write strength of tokens.
+        strength: Symbol of the write strength.
+        lines: Name of the lines below it.
+        mean: The quantity whose mean sets the half-lives.
+        rate: Symbol of the rates of decay.
+        write: The weights of keys, `W_B` in a file.
+        read: The weights of queries, `W_C` in a file.
+        convolved: The convolved signals: values, keys, queries.
+        mixed_first: Whether the channels of the values come first in the convolution's weight, or last.
     """
 
     array: str
@@ -52,7 +52,7 @@ class Words:
             "state-entries": f"entries of {states}",
             "kernels": "kernels of the convolution",
             "taps": "energy of the kernels by tap",
-            "beta": "W_β: what makes β",
+            "beta": "W_β: weights of β",
         }
 
 
@@ -81,10 +81,10 @@ _DELTA_RULE = Words(
 
 
 def words(layer: Drawable) -> Words:
-    """What this layer's signals and weights are called."""
+    """Return the names of this layer's signals and weights."""
     return _DELTA_RULE if _DELTA_RULE.array in layer else _SCAN
 
 
 def heading(title: str) -> str:
-    """A title as it stands above a figure: with a capital, but for a symbol such as β, which would be another."""
+    """Capitalise a title, except a leading symbol such as β, which would change."""
     return title[0].upper() + title[1:] if title[0].isascii() else title

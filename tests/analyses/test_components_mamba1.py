@@ -1,4 +1,4 @@
-"""Components for Mamba-1, at a tiny size: runs are examined once they have ended, and results are gone on with."""
+"""Components for Mamba-1, at a tiny size: runs are examined once they have ended, and results are resumed."""
 
 import dataclasses
 import json
@@ -136,7 +136,7 @@ def test_what_has_no_exam_is_not_kept_and_the_clock_stops_what_is_at_work(tmp_pa
             time.sleep(0.01)
         pytest.fail("nobody rang")
 
-    sitting.sit(asked, train, whole=exams.is_examined)
+    sitting.sit(asked, train, complete=exams.is_examined)
     (kept,) = json.loads((tmp_path / "kept" / "results.json").read_text())["runs"]
     assert kept["exams"]["free"]["20"] == {"step": [5], "char": [0.25], "string": [0.0]}
 

@@ -102,7 +102,7 @@ def test_places_are_added_and_taken_out_and_suggested(visit, address):
     panel(page, 3).wait_for()
     page.locator("#compare-add").click()
     panel(page, 5).wait_for()
-    page.get_by_role("button", name="Take B out").click()
+    page.get_by_role("button", name="Remove B").click()
     page.wait_for_url(re.compile(r"against=[0-9a-f]{10}\.3\.0(&|$)"))
     page.get_by_text("prompt 0 and prompt 1").click()
     page.get_by_text("B  layer 3, prompt 1").first.wait_for()

@@ -143,7 +143,7 @@ def test_a_view_that_a_layer_has_not_is_still_chosen_at_the_next(visit, serve, t
     titled(page, "Layer 2: attention mask")
     page.keyboard.press("ArrowRight")
     titled(page, "Layer 3: attention map")
-    page.locator("#notes", has_text="layer 3 has no mask; shown is its map").wait_for()
+    page.locator("#notes", has_text="layer 3 has no mask; its map is shown").wait_for()
     page.keyboard.press("ArrowLeft")
     titled(page, "Layer 2: attention mask")
     assert page.get_by_role("radio", name="mask").is_checked()

@@ -50,5 +50,5 @@ def test_every_command_reads_it(cli, captured, tmp_path):
     page = tmp_path / "page.html"
     assert cli("report", out, "--out", page).code == 0
     told = html.unescape(page.read_text(encoding="utf-8"))
-    assert "Softmax attention alone: its maps are the model's own weights." in told
+    assert "Only softmax attention: its maps are the model's own weights." in told
     assert "reproduce what the model computed" not in told

@@ -1,5 +1,5 @@
 import pytest
-from ssmlens_dashboard.address import LONGEST, Address, Place, defaults, instead, parse
+from ssmlens_dashboard.address import LONGEST, Address, Place, defaults, parse, substitutes
 
 from ssmlens.plot.selection import Region as Zoom
 
@@ -90,10 +90,10 @@ def test_an_address_without_anything():
 def test_what_is_shown_instead_of_what_a_url_says():
     shown = Address(page="maps", layer=0, prompt=1, channel=3)
     search = "?layer=99&prompt=1&channel=003&view=nothing&query=5&nonsense=1"
-    assert instead(search, shown) == {
+    assert substitutes(search, shown) == {
         "layer": {"99": "0"},
         "channel": {"003": "3"},
         "view": {"nothing": "map"},
     }
-    assert instead("layer=99&x=" + "x" * LONGEST, shown) == {}
-    assert instead(None, shown) == {}
+    assert substitutes("layer=99&x=" + "x" * LONGEST, shown) == {}
+    assert substitutes(None, shown) == {}

@@ -71,7 +71,7 @@ def test_one_of_several_is_chosen(folder, found):
     assert page.terms(scene).attrs["model"] == "other"
     line = answered(at(folder, "?attribution=0123456789"))["attribution-told.children"]
     assert line.startswith(MODEL)
-    assert line.endswith("the attribution of this address is not here; shown is the first there is")
+    assert line.endswith("the attribution in this address was not found; the first one is shown")
 
 
 def test_where_there_is_none_it_says_how_to_make_one(tmp_path):

@@ -69,7 +69,7 @@ def test_the_difference_of_unequal_lengths_says_so(at, ids):
     assert other.drawn.length == 51
     titles = [
         note.text
-        for note in go.Figure(page.maps_figure(scene, page.shown(scene))).layout.annotations
+        for note in go.Figure(page.maps_figure(scene, page.open_places(scene))).layout.annotations
     ]
     assert titles[-1] == f"<b>A − B, the {one.drawn.length} tokens of both</b>"
 
@@ -93,7 +93,7 @@ def test_shared_limits_are_the_larger_of_both_and_own_ones_are_not(at, ids):
     ticks = [
         [
             list(trace.marker.colorbar.ticktext)
-            for trace in go.Figure(page.maps_figure(scene, page.shown(scene))).data
+            for trace in go.Figure(page.maps_figure(scene, page.open_places(scene))).data
         ]
         for scene in (at(search), at(f"{search}&limits=own"))
     ]
@@ -118,7 +118,7 @@ def test_every_view_and_scale_draws_two_maps_and_their_difference(at, ids, view,
     assert style["minHeight"] == height > 300
     assert figure.layout.height is None, "as the page has room"
     assert len(figure.to_json()) < 1_000_000
-    facts = page.for_pointer(scene, page.shown(scene))
+    facts = page.for_pointer(scene, page.open_places(scene))
     assert facts["first"] == 0
     assert len(facts["texts"][0]) == 30
 
@@ -126,11 +126,11 @@ def test_every_view_and_scale_draws_two_maps_and_their_difference(at, ids, view,
 def test_four_places_and_what_cannot_be_shown(at, ids):
     gone = "0123456789.1.0"
     scene = at(f"layer=3&against={ids['copy-mimetic']}.99.0~{gone}~{ids['long']}.1.7")
-    opened = page.shown(scene)
+    opened = page.open_places(scene)
     assert [side.letter for side in opened] == list("ABCD")
-    assert opened[1].notes == ("layer 99 was not captured; shown is layer 0",)
+    assert opened[1].notes == ("layer 99 was not captured; layer 0 is shown",)
     assert opened[2].scene is None
-    assert "not here" in opened[2].notes[0]
+    assert "does not exist" in opened[2].notes[0]
     assert "prompt 7" in opened[3].notes[0]
     figure = go.Figure(page.maps_figure(scene, opened))
     texts = [note.text for note in figure.layout.annotations]
@@ -141,12 +141,12 @@ def test_four_places_and_what_cannot_be_shown(at, ids):
 
 def test_no_more_than_four_places(at, ids):
     places = "~".join(f"{ids['long']}.{n % 2}.0" for n in range(9))
-    assert len(page.shown(at(f"against={places}"))) == 4
+    assert len(page.open_places(at(f"against={places}"))) == 4
 
 
 def test_a_mask_is_not_set_against_a_map(folder, at, ids):
     one, other = compare.sides(at(f"layer=3&view=mask&against={ids['copy-mimetic']}.3.0"))
-    map_of = page.shown(at("layer=3&view=map"))[0].drawn
+    map_of = page.open_places(at("layer=3&view=map"))[0].drawn
     with pytest.raises(compare.UsageError, match="one is a mask, the other a map"):
         compare.difference_tile(one.drawn, map_of, None)
     assert compare.shared_limit([one.drawn, other.drawn], "linear") is None
@@ -178,13 +178,13 @@ def test_steps_of_one_training_are_partners(write_capture, tmp_path):
 
 def test_nothing_to_compare_with_is_compared_with_itself(write_capture, tmp_path, scene_at):
     scene = scene_at(write_capture(tmp_path / "only.h5", layers=1, tokens=9), page="compare")
-    one, other = page.shown(scene)
+    one, other = page.open_places(scene)
     assert one.place == other.place
 
 
 def test_scores_beside_each_other(at, ids):
     scene = at(f"layer=3&against={ids['copy-mimetic']}.3.1")
-    table = compare.scores_of(page.shown(scene))
+    table = compare.scores_of(page.open_places(scene))
     assert table["sharpest_lag"][1] == 17
     assert table["copy_score"][1] > table["copy_score"][0]
     assert "induction_score" not in table, "no place has it"
@@ -214,7 +214,7 @@ def test_a_place_that_is_damaged_is_told_beside_it(write_capture, tmp_path, scen
     ids = {entry.name: entry.id for entry in Library([tmp_path]).entries("capture")}
     bad.write_bytes(good.read_bytes()[:3000] if damage is None else damage)
     scene = scene_at(tmp_path, f"capture={ids['good.h5']}&against={ids['bad.h5']}.0.0", "compare")
-    one, other = page.shown(scene)
+    one, other = page.open_places(scene)
     assert one.scene is not None
     assert other.scene is None
     assert "bad.h5" in other.notes[0]
@@ -262,6 +262,6 @@ def test_rows_of_places_are_filled_as_far_as_there_are_places(at, ids):
     assert [option["value"] for option in select(1, "layer", "data")] == ["0", "1", "2", "3"]
     assert {option["value"] for option in select(2, "capture", "data")} == set(ids.values())
     assert select(2, "layer", "data") == [], "it is not here"
-    assert "not here" in told["compare-notes-2", "children"]
+    assert "does not exist" in told["compare-notes-2", "children"]
     assert (told["compare-remove-1", "hidden"], told["compare-add", "hidden"]) == (False, False)
     assert told["compare-channel", "hidden"] is False

@@ -44,7 +44,7 @@ def test_maps_offers_erase_where_there_is_one(at):
     assert [value for value, _ in maps.options(at("maps", "layer=1"))] == ["map"]
     fallen_back = at("maps", "layer=1&view=erase")
     assert fallen_back.address.view == "map"
-    assert fallen_back.notes == ("layer 1 has no erase; shown is its map",)
+    assert fallen_back.notes == ("layer 1 has no erase; its map is shown",)
 
 
 @pytest.mark.parametrize("prompt", [0, 1, 2])
@@ -86,7 +86,7 @@ def test_compare_sets_what_two_layers_erase_side_by_side(path, at, stored):
     assert "rase" in title
     assert len(figure["layout"]["images"]) == 3
     beside_softmax = at("compare", f"layer=0&view=erase&against={entry.id}.1.0")
-    assert "layer 1 has no erase; shown is its map" in sides(beside_softmax)[1].notes
+    assert "layer 1 has no erase; its map is shown" in sides(beside_softmax)[1].notes
 
 
 def test_layers_names_the_blocks_and_ranks_them(at):

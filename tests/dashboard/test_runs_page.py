@@ -308,7 +308,7 @@ def test_a_run_that_cannot_be_read_is_a_row_with_its_reason_and_no_path(sweep, t
     assert str(tmp_path) not in json.dumps(answer, default=str)
     assert rows["failed"]["problem"] == "out of memory"
     assert rows["failed"]["at char"] is not None, "what it had measured"
-    assert "one that failed counts as 0" in answer["runs-told.children"]
+    assert "a failed run counts as 0" in answer["runs-told.children"]
     (line,) = (t for t in answer["runs-lengths.figure"].data if t.showlegend is None)
     good = runs.open_run(tmp_path / "s" / "good").metrics.final("char", 25)
     assert line.customdata[0].tolist() == pytest.approx([0, good, 2])

@@ -256,7 +256,7 @@ def test_where_all_are_being_answered_another_is_told_so(application, few, monke
             assert begun.acquire(timeout=LONG)
         status, headers, body = ask(port, sound(port), end=True)
         assert status == 503
-        assert json.loads(body) == {"error": "too many ask at once; try again"}
+        assert json.loads(body) == {"error": "too many requests at once; try again"}
         assert headers["X-Content-Type-Options"] == "nosniff"
         go_on.set()
         for thread in threads:

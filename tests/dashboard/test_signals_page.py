@@ -159,4 +159,4 @@ def test_numbers_for_a_download(at, arrays):
 def test_a_shipped_model(copying, scene_at):
     scene = scene_at(copying, "layer=3", "signals")
     assert page.half_lives(scene.selection).data[-1].x.size == 32
-    assert "384 heads" in page.told(scene)
+    assert "384 heads" in page.summary(scene)

@@ -118,7 +118,7 @@ def test_every_kind_of_layer_at_every_address(at, layer, search):
 
 
 def test_a_group_too_many_is_the_last(at):
-    assert "group 1 of 2" in page.told(at("layer=0&group=7"))
+    assert "group 1 of 2" in page.summary(at("layer=0&group=7"))
 
 
 @pytest.mark.parametrize(

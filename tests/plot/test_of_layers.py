@@ -197,7 +197,7 @@ def test_prompts_of_one_token_and_layers_of_nothing_but_nan_are_drawn(capture):
         (lambda cap: ssmlens.plot.erase(cap.layer(0)), "layer 0 has no erase"),
         (lambda cap: ssmlens.plot.channel(cap.layer(0), 6), "has 6 channels: no 6"),
         (lambda cap: ssmlens.plot.map(cap.layer(0), 3), "prompt 3 is out of range"),
-        (lambda cap: ssmlens.plot.map(cap.layer(0), region="5-1,0-3"), "is no rectangle"),
+        (lambda cap: ssmlens.plot.map(cap.layer(0), region="5-1,0-3"), "is not a rectangle"),
         (lambda cap: ssmlens.plot.map(cap.layer(0), region=((0, 40), (0, 3))), "ends after"),
         (lambda cap: ssmlens.plot.maps([]), "at least one layer"),
         (lambda cap: ssmlens.plot.maps([cap.layer(0)] * 3, channels=[1, 2]), "one for each"),
@@ -212,7 +212,7 @@ def test_what_is_not_there_is_told_in_a_line(capture, draw, told):
 
 def test_tokens_of_a_record_are_as_many_as_it_has(recorded):
     rec, _ = recorded
-    with pytest.raises(UsageError, match="names 1 tokens of a sequence that has 11"):
+    with pytest.raises(UsageError, match="tokens has 1 entries for a sequence of 11 tokens"):
         ssmlens.plot.map(rec[0], tokens=[["a"]])
     with pytest.raises(UsageError, match=r"prompt 2 is out of range: 0\.\.1"):
         ssmlens.plot.map(rec[0], 2)

@@ -2,43 +2,43 @@
 "use strict";
 
 window.ssmlens = (() => {
-  // What no longer makes sense when another field changes.
+  // Fields to clear when another field changes.
   const FORGETS = { capture: ["zoom", "query"], prompt: ["zoom", "query"] };
   let scene = null, constants = { defaults: {}, rebuiltBy: {} };
 
   const params = () => new URLSearchParams(location.search);
 
-  /** Change fields of the address; null takes one out, and so back to its default. */
+  /** Change fields of the address; null resets a field to its default. */
   function go(changes, pathname) {
-    const told = params();
+    const fields = params();
     for (const [field, value] of Object.entries(changes)) {
-      if (value === null || value === undefined || value === "" || String(value) === constants.defaults[field]) told.delete(field);
-      else told.set(field, String(value));
-      for (const other of FORGETS[field] || []) if (!(other in changes)) told.delete(other);
+      if (value === null || value === undefined || value === "" || String(value) === constants.defaults[field]) fields.delete(field);
+      else fields.set(field, String(value));
+      for (const other of FORGETS[field] || []) if (!(other in changes)) fields.delete(other);
     }
-    const text = told.toString();
+    const text = fields.toString();
     const props = { search: text ? "?" + text : "" };
     if (pathname && pathname !== location.pathname) props.pathname = pathname;
     if (props.search !== location.search || props.pathname) {
       window.dash_clientside.set_props("url", props);
-      arrive(props.pathname || location.pathname, props.search); // at once: a callback later is a round later
+      arrive(props.pathname || location.pathname, props.search); // now: through a callback it would take one more round
     }
   }
 
-  /** The value of a field as text: what the server shows for what the address says, "" as long as nobody knows. */
+  /** The shown value of a field as text: the server's value for the one in the address; "" while unknown. */
   function shown(field) {
-    const asked = params().get(field) ?? constants.defaults[field] ?? "";
-    return scene?.shown[field]?.[asked] ?? asked;
+    const requested = params().get(field) ?? constants.defaults[field] ?? "";
+    return scene?.shown[field]?.[requested] ?? requested;
   }
 
-  /* Whether the reader has done something since the address changed. A control that was set to an address they have left
-     tells its value late; only they may write one. */
+  /* Whether the reader has acted since the address changed. A control that was set for an earlier address reports its
+     value late; only the reader may change the address. */
   let touched = false;
   for (const kind of ["pointerdown", "click", "keydown", "input"]) {
     document.addEventListener(kind, () => { touched = true; }, true);
   }
 
-  /** What `shown` tells may have changed: so may controls. Not a callback's output, for which they would wait. */
+  /** The values of `shown` may have changed: update the controls. Not a callback's output, as they would wait for it. */
   let times = 0;
   const changed = () => window.dash_clientside.set_props("shown", { data: ++times });
 
@@ -47,12 +47,12 @@ window.ssmlens = (() => {
     go({ theme: name === "dark" ? "dark" : null });
   }
 
-  // Before Dash reads the address: the theme that the reader likes, unless the address asks for one.
+  // Before Dash reads the address: apply the reader's theme, unless the address sets one.
   const dark = localStorage.getItem("ssmlens-theme") || (matchMedia("(prefers-color-scheme: dark)").matches && "dark");
   if (dark === "dark" && !params().has("theme")) {
-    const told = params();
-    told.set("theme", "dark");
-    history.replaceState(history.state, "", location.pathname + "?" + told);
+    const fields = params();
+    fields.set("theme", "dark");
+    history.replaceState(history.state, "", location.pathname + "?" + fields);
   }
 
   document.addEventListener("click", (event) => {
@@ -75,23 +75,23 @@ window.ssmlens = (() => {
 
   return {
     go, shown, changed, params, touched: () => touched, left() { touched = false; }, scene: () => scene,
-    remember(told) { scene = told; },
+    remember(answer) { scene = answer; },
     settle(fixed) { constants = fixed; },
     rebuiltBy: (page) => constants.rebuiltBy[page] || [],
   };
 })();
 
-// The layout that was asked for, the URL as Dash knows it, the page that is there with the URL it was told, and whether
-// what is there instead of a page waits for it.
-let structure = null, now = "", here = null, waiting = false;
+// The requested layout, the URL as Dash knows it, the mounted page with its URL, and whether an error message stands in
+// for a page that it waits for.
+let structure = null, now = "", mounted = null, waiting = false;
 
-/** The layout that a URL asks for. */
+/** The layout that a URL needs. */
 function structureOf(pathname, search) {
-  const page = (pathname || "/").replaceAll("/", ""), told = new URLSearchParams(search);
-  return [page, ...window.ssmlens.rebuiltBy(page).map((field) => told.get(field))].join("?");
+  const page = (pathname || "/").replaceAll("/", ""), fields = new URLSearchParams(search);
+  return [page, ...window.ssmlens.rebuiltBy(page).map((field) => fields.get(field))].join("?");
 }
 
-/** The reader is at a URL: whether the page that is there can show it, which is told so. */
+/** Note the reader's URL. If the mounted page can show it, pass it on and return true. */
 function arrive(pathname, search) {
   const before = now;
   now = (pathname || "") + (search || "");
@@ -102,16 +102,16 @@ function arrive(pathname, search) {
   return true;
 }
 
-/** Tell the page that is there where the reader is now. */
+/** Pass the reader's URL to the mounted page. */
 function follow() {
-  if (!here || now.split("?")[0] !== "/" + here.id.page || now === here.value) return;
-  here.value = now;
-  window.dash_clientside.set_props(here.id, { data: now });
+  if (!mounted || now.split("?")[0] !== "/" + mounted.id.page || now === mounted.value) return;
+  mounted.value = now;
+  window.dash_clientside.set_props(mounted.id, { data: now });
 }
 
 window.dash_clientside = Object.assign({}, window.dash_clientside, {
   ssmlens: Object.assign({}, (window.dash_clientside || {}).ssmlens, {
-    /** A control has another value: so has the address. */
+    /** Write the new value of a control to the address. */
     control() {
       if (!window.ssmlens.touched()) return;
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
@@ -121,13 +121,13 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       }
     },
 
-    /** What the server says of the address. */
+    /** Take the server's answer about the address. */
     told(scene) {
       window.ssmlens.remember(scene);
       window.ssmlens.changed();
     },
 
-    /** A page that cannot be shown yet is asked for anew when its interval ticks; what surrounds it also when it came. */
+    /** Request a page that cannot be shown yet at each tick of its interval; update the frame then and once it has come. */
     again(ticks) {
       const { set_props } = window.dash_clientside, waited = waiting;
       waiting = ticks.length > 0;
@@ -135,7 +135,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       if (waited || waiting) set_props("again", { data: Date.now() });
     },
 
-    /** What asks for a new layout when it changes. */
+    /** Request a new layout if the URL needs one. */
     structure(pathname, search, constants) {
       window.ssmlens.settle(constants);
       if (arrive(pathname, search)) return window.dash_clientside.no_update;
@@ -143,12 +143,12 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
       return `${structure}#${Date.now()}`;
     },
 
-    /** A page has come, with the URL it was made for; the reader may have gone on since. */
+    /** A page is mounted, with the URL it was built for; the reader may have moved on since. */
     mounted() {
       const [pages] = window.dash_clientside.callback_context.inputs_list;
-      here = pages.length ? { id: pages[0].id, value: pages[0].value } : null;
+      mounted = pages.length ? { id: pages[0].id, value: pages[0].value } : null;
       follow();
-      return here && here.id.page;
+      return mounted && mounted.id.page;
     },
   }),
 });

@@ -1,13 +1,13 @@
-/* The widget of a matrix, on every page that has one: the entry under the pointer with its numbers, and the zoom.
-   Scripts load in the order of their names: this one before those of the pages. */
+/* The widget of a matrix, on every page that has one: the numbers of the entry under the pointer, and the zoom.
+   Scripts load in the order of their names: this one loads before those of the pages. */
 "use strict";
 
 (() => {
-  const TILE = 64; // tokens a side of what is fetched for the pointer
-  const MOST = 200; // rectangles that are kept
+  const TILE = 64; // tokens per side of a square fetched for the pointer
+  const MOST = 200; // most rectangles in the cache
   const kept = new Map();
 
-  /** A rectangle of the matrix that a `/values` path names, fetched once: its width and values. */
+  /** Fetch a rectangle of the matrix at a `/values` path, once: its width and values. */
   function fetched(path, zoom) {
     const url = new URL(path, location.href);
     url.searchParams.set("zoom", zoom);
@@ -31,7 +31,7 @@
 
   const plot = (card) => document.querySelector(`#${card} .js-plotly-plot`);
 
-  /** The axes of the panel of a card that the pointer is over; plotly lays a sheet over all while a button is down. */
+  /** The axes of the panel under the pointer. While a button is down, plotly covers the page with an element. */
   function over(event, card) {
     if (!plot(card)?._fullLayout || !event.target.closest(`#${card}, .dragcover`)) return null;
     for (const area of document.querySelectorAll(`#${card} .nsewdrag`)) {
@@ -43,7 +43,7 @@
     return null;
   }
 
-  /** The entry under the pointer in a card; null outside of its panels, and above the diagonal where nothing looks ahead. */
+  /** The entry under the pointer in a card; null outside its panels, and above the diagonal of a causal matrix. */
   function entry(event, card) {
     const axes = over(event, card);
     if (!axes) return null;
@@ -62,17 +62,17 @@
     label.style.top = `${Math.min(event.clientY + 16, innerHeight - label.offsetHeight - 8)}px`;
   }
 
-  /** While the pointer is over an entry, a label says what `text` answers of it; `at` finds the entry, or null. */
+  /** Show a label with `text(entry)` while the pointer is over an entry; `at` finds the entry, or null. */
   function hover(id, at, text) {
-    let wanted = null;
+    let latest = null;
     document.addEventListener("mousemove", async (event) => {
       const label = document.getElementById(id);
       if (!label) return;
-      const under = wanted = at(event);
+      const under = latest = at(event);
       if (!under) { label.hidden = true; return; }
-      const told = await text(under);
-      if (wanted !== under) return;
-      label.textContent = told;
+      const message = await text(under);
+      if (latest !== under) return;
+      label.textContent = message;
       place(label, event);
     });
   }
@@ -84,19 +84,19 @@
   window.ssmlens.matrix = { fetched, value, over, entry, hover };
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** The reader drew a rectangle, in some panel whom all others follow: its whole tokens go into the address. */
+    /** The reader drew a rectangle in some panel: write the tokens it covers fully to the address, for all panels. */
     zoomed(change) {
       const [changed] = window.dash_clientside.callback_context.triggered;
       const drawn = Object.keys(change || {}).some((name) => /^[xy]axis\d*\.range\[0\]$/.test(name));
       const figure = drawn && plot(changed.prop_id.split(".")[0]);
       if (!figure) return;
-      const whole = (range) => {
+      const covered = (range) => {
         const [low, high] = [...range].sort((a, b) => a - b);
         const first = Math.max(0, Math.round(low + 0.5)), end = Math.round(high + 0.5);
         return [first, Math.max(end, first + 1)];
       };
       const { xaxis, yaxis } = figure._fullLayout;
-      window.ssmlens.go({ zoom: [yaxis.range, xaxis.range].map((range) => whole(range).join("-")).join(",") });
+      window.ssmlens.go({ zoom: [yaxis.range, xaxis.range].map((range) => covered(range).join("-")).join(",") });
     },
   });
 })();

@@ -1,13 +1,13 @@
-/* The Compare page: one zoom and one pointer for all maps; places are chosen, added, taken out; arrows move them. */
+/* The Compare page: one zoom and one pointer for all maps; places are selected, added and removed; arrow keys move them. */
 "use strict";
 
 (() => {
-  const PARTS = ["capture", "layer", "prompt"]; // of a place
+  const PARTS = ["capture", "layer", "prompt"]; // parts of a place
   let facts = null;
 
   const compare = (places) => window.ssmlens.go({ against: places.slice(1).join("~") });
 
-  /** The places that the address names; where it names none, those that the server chose, null until it has answered. */
+  /** The places in the address; if it names none, those that the server chose; null until it has answered. */
   function places() {
     const { shown, params } = window.ssmlens, against = params().get("against") ?? "";
     const first = PARTS.map(shown).join(".");
@@ -15,10 +15,10 @@
     return against ? [first, ...against.split("~")] : null;
   }
 
-  /** The value of a place's matrix there, or null where it has no such tokens. */
+  /** The value of a place's matrix at an entry; null if the place has no such tokens. */
   const value = async (side, at) => Math.max(at.query, at.key) >= side.tokens ? null : window.ssmlens.matrix.value(side.values, at);
 
-  const told = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
+  const formatted = (number) => number === null ? "—" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
 
   const under = (event) => facts && window.ssmlens.matrix.entry(event, "compare-maps");
 
@@ -28,11 +28,11 @@
     const lines = [`query ${at.query}   key ${at.key}`];
     facts.sides.forEach((side, i) => {
       const words = at.query < side.tokens ? `   ${word(side, at.query)} ← ${word(side, at.key)}` : "";
-      lines.push(`${side.letter}      ${told(values[i]).padStart(10)}${words}`);
+      lines.push(`${side.letter}      ${formatted(values[i]).padStart(10)}${words}`);
     });
     values.slice(1).forEach((other, i) => {
       const apart = values[0] === null || other === null ? null : values[0] - other;
-      lines.push(`${facts.sides[0].letter} − ${facts.sides[i + 1].letter}  ${told(apart).padStart(10)}`);
+      lines.push(`${facts.sides[0].letter} − ${facts.sides[i + 1].letter}  ${formatted(apart).padStart(10)}`);
     });
     return lines.join("\n");
   });
@@ -42,31 +42,31 @@
   });
 
   document.addEventListener("click", (event) => {
-    const here = places();
-    if (!here) return;
-    if (event.target.closest("#compare-add")) compare([...here, here.at(-1)]);
-    const out = event.target.closest("[data-remove]");
-    if (out) compare(here.filter((_, i) => i !== Number(out.dataset.remove)));
+    const current = places();
+    if (!current) return;
+    if (event.target.closest("#compare-add")) compare([...current, current.at(-1)]);
+    const remove = event.target.closest("[data-remove]");
+    if (remove) compare(current.filter((_, i) => i !== Number(remove.dataset.remove)));
   });
 
-  let steps = 0; // through layers: keys pressed before the places are known
+  let steps = 0; // arrow keys pressed before the places are known, in layers
 
-  /** Move every place that shows the same layer as the first, as soon as the places are known. */
+  /** Move every place with the same layer as the first, once the places are known. */
   function move() {
-    const here = places(), scene = window.ssmlens.scene();
-    if (!steps || !here || !scene) return;
+    const current = places(), scene = window.ssmlens.scene();
+    if (!steps || !current || !scene) return;
     const layer = Number(window.ssmlens.shown("layer"));
     const next = scene.layers[scene.layers.indexOf(layer) + steps];
     steps = 0;
     if (next === undefined) return;
-    const against = here.slice(1).map((place) => {
-      const [capture, its, prompt] = place.split(".");
-      return [capture, Number(its) === layer ? next : its, prompt].join(".");
+    const against = current.slice(1).map((place) => {
+      const [capture, old, prompt] = place.split(".");
+      return [capture, Number(old) === layer ? next : old, prompt].join(".");
     });
     window.ssmlens.go({ layer: next, against: against.join("~") });
   }
 
-  /* Left and right move the places; before keys.js, which moves the first. */
+  /* Left and right move the places. This runs before keys.js, which moves the first. */
   document.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const typing = event.target.closest("input, textarea, select, [role=slider], [contenteditable]");
@@ -79,14 +79,14 @@
   }, true);
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** What is shown now. */
+    /** Take the places that are shown. */
     compare_sides(sides) {
       facts = sides;
       window.ssmlens.changed();
       move();
     },
 
-    /** What the selects of the places show: nothing for a place that is not there. They stay until places are known. */
+    /** Set the selects of the places, empty for a missing place. They stay as they are until the places are known. */
     compare_places() {
       move();
       const parts = places()?.map((place) => place.split("."));
@@ -95,17 +95,17 @@
       return outputs_list.map(({ id }) => parts[id.at]?.[PARTS.indexOf(id.part)] ?? null);
     },
 
-    /** Another capture, layer or prompt was chosen for one of the places. */
+    /** The reader selected another capture, layer or prompt for a place: write it to the address. */
     compare_place() {
-      const here = places();
-      if (!here || !window.ssmlens.touched()) return;
-      const parts = here.map((place) => place.split("."));
+      const current = places();
+      if (!current || !window.ssmlens.touched()) return;
+      const parts = current.map((place) => place.split("."));
       for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
         const { at, part } = JSON.parse(prop_id.slice(0, prop_id.lastIndexOf(".")));
         if (value !== null && value !== undefined && parts[at]) parts[at][PARTS.indexOf(part)] = value;
       }
       const next = parts.map((place) => place.join("."));
-      if (next.join() !== here.join()) compare(next);
+      if (next.join() !== current.join()) compare(next);
     },
   });
 })();

@@ -1,14 +1,14 @@
-/* Controls show what the address says, and write it. */
+/* Controls show the fields of the address and write them. */
 "use strict";
 
 Object.assign(window.dash_clientside.ssmlens, {
-  /** The value of a control as the address has it now: an answer of the server to an earlier one would set it back. */
+  /** The value of a control from the current address: a server's answer for an earlier address would set it back. */
   controls() {
     const { id } = window.dash_clientside.callback_context.outputs_list;
     return String(window.ssmlens.shown(id.field));
   },
 
-  /** A control of a page that needs no capture, made anew with its value: Runs, Attribution. "best" is no value. */
+  /** Write the rebuilt controls of Runs and Attribution, which need no capture, to the address. "best" means no value. */
   write_fields() {
     for (const { prop_id, value } of window.dash_clientside.callback_context.triggered) {
       if (value === null || value === undefined) continue;

@@ -1,12 +1,12 @@
-/* Arrows move: left and right through layers, up and down through channels; n and p to the next and previous capture. */
+/* Keys: left and right step through layers, up and down through channels, n and p through captures. */
 "use strict";
 
-/** To another capture of the same run, or of those that are of none. The zoom stays: steps of a run have one prompt. */
+/** Step to another capture of the same run, or among those without a run. Keep the zoom: a run has one prompt. */
 function stepCapture(by) {
   const { ssmlens } = window, { captures } = ssmlens.scene();
   const capture = captures[captures.indexOf(ssmlens.shown("capture")) + by];
-  const told = ssmlens.params();
-  if (capture) ssmlens.go({ capture, zoom: told.get("zoom"), query: told.get("query") });
+  const fields = ssmlens.params();
+  if (capture) ssmlens.go({ capture, zoom: fields.get("zoom"), query: fields.get("query") });
 }
 
 document.addEventListener("click", (event) => {

@@ -1,21 +1,21 @@
-/* The Layers page: every block of the model, and a click on one, on a row or on a cell of the figure opens its map. */
+/* The Layers page: every block of the model. A click on a block, a table row or a cell of the figure opens its map. */
 "use strict";
 
 (() => {
-  /** An element with text; text is never read as HTML. */
+  /** Make an element with text; text is never parsed as HTML. */
   function element(tag, className, text = "", ...children) {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.append(text, ...children);
-    return made;
+    const node = document.createElement(tag);
+    node.className = className;
+    node.append(text, ...children);
+    return node;
   }
 
-  /** Map or mask of a block, small, and the way to it. */
+  /** Make a thumbnail of a block's map or mask that links to it. */
   function thumbnail({ index, digest }, view, search) {
     const picture = document.createElement("img"), link = element("a", "", "", picture);
     picture.alt = link.title = `Layer ${index}: attention ${view}`;
     picture.loading = "lazy";
-    requestIdleCallback(() => { picture.src = `/thumbnail.png${search}&of=${digest}`; }); // scores come first
+    requestIdleCallback(() => { picture.src = `/thumbnail.png${search}&of=${digest}`; }); // after the scores
     link.href = "/maps" + search;
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -25,27 +25,27 @@
     return link;
   }
 
-  /** A block: its number, what it is, whether its maps may be believed, and what they look like. */
-  function block(told) {
-    const name = element("b", "", String(told.index)), kind = element("span", "muted", ` ${told.kind}`);
-    if (!told.views) return element("div", "block other", "", name, kind);
-    const mark = element("span", told.bad ? "failed" : "ok", told.bad ? "✗" : "✓");
-    mark.title = told.told;
-    const pictures = Object.entries(told.views).map(([view, search]) => thumbnail(told, view, search));
+  /** Make a block: its number, kind, verdict and thumbnails. */
+  function block(facts) {
+    const name = element("b", "", String(facts.index)), kind = element("span", "muted", ` ${facts.kind}`);
+    if (!facts.views) return element("div", "block other", "", name, kind);
+    const mark = element("span", facts.bad ? "failed" : "ok", facts.bad ? "✗" : "✓");
+    mark.title = facts.told;
+    const pictures = Object.entries(facts.views).map(([view, search]) => thumbnail(facts, view, search));
     const parts = [element("div", "block-head", "", name, kind, mark), element("div", "pictures", "", ...pictures)];
-    if (told.bad) parts.push(element("div", "failed", told.told));
-    return element("div", told.bad ? "block bad" : "block", "", ...parts);
+    if (facts.bad) parts.push(element("div", "failed", facts.told));
+    return element("div", facts.bad ? "block bad" : "block", "", ...parts);
   }
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** Some layers are not scored yet: the answer to this asks for more. */
+    /** Ask for more scores while some layers are unscored. */
     ask_again(unscored) {
       if (unscored) window.dash_clientside.set_props("layers-asked", { data: unscored });
     },
 
-    /** A block each into the page; the answer is their container's class. */
-    blocks(told) {
-      document.getElementById("layers-blocks").replaceChildren(...told.map(block));
+    /** Put the blocks into the page; return the class of their container. */
+    blocks(list) {
+      document.getElementById("layers-blocks").replaceChildren(...list.map(block));
       return "blocks";
     },
 

@@ -1,23 +1,23 @@
-/* The Maps page: zoom to the address, values under the pointer at full resolution, the text under a query's row: that of
-   the query under the pointer while it rests on the map or on the text, else that of the address, which a click sets. */
+/* The Maps page: the zoom, full-resolution values under the pointer, and the text coloured by one query's row: the query
+   under the pointer while it rests on the map or the text, else the query of the address. A click sets the address. */
 "use strict";
 
 (() => {
   const PARAGRAPH = 256; // tokens
-  const REST = 80; // milliseconds that the pointer stays at a row before it is painted
-  // The row of the address, the one that colours the text, and the query under the pointer.
+  const REST = 80; // milliseconds that the pointer rests on a row before the text shows it
+  // The row of the address, the row that colours the text, and the query under the pointer.
   let tokens = [], pinned = null, painted = null, pointed = null;
   let pressed = null, resting = null;
 
   const CARD = "maps-map";
 
-  /** The cell under the pointer, or null where the map has none. */
+  /** The cell under the pointer; null if the map has none there. */
   function cell(event) {
     const under = window.ssmlens.matrix.entry(event, CARD);
     return under && Math.max(under.query, under.key) < tokens.length ? under : null;
   }
 
-  /** Where the numbers of the matrix shown are. */
+  /** The path to the values of the matrix shown. */
   function values() {
     const at = window.ssmlens.params();
     for (const field of ["theme", "scale", "query", "by", "against", "zoom"]) at.delete(field);
@@ -27,15 +27,15 @@
   window.ssmlens.matrix.hover("hover", cell, async (under) => {
     const name = (i) => `${i} ${tokens[i]}`;
     const number = await window.ssmlens.matrix.value(values(), under).catch(() => null);
-    const told = number === null ? "cannot be read" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
-    return `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${told}`;
+    const text = number === null ? "cannot be read" : Number.isFinite(number) ? number.toPrecision(3) : "not finite";
+    return `query  ${name(under.query)}\nkey    ${name(under.key)}\nvalue  ${text}`;
   });
 
   document.addEventListener("mousedown", (event) => {
     pressed = window.ssmlens.matrix.over(event, CARD) ? { x: event.clientX, y: event.clientY, twice: event.detail === 2 } : null;
   }, true);
 
-  // A press that does not move is a click on the map: it takes the query, or, the second time, shows the whole map.
+  // A press without movement is a click: it selects the query. A double click shows the whole map.
   document.addEventListener("mouseup", (event) => {
     const still = pressed && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 4;
     const under = still && cell(event);
@@ -49,7 +49,7 @@
     if (token) window.ssmlens.go({ query: token.dataset.token });
   });
 
-  /** Paragraphs are coloured while they are in sight: of a long text, few are. */
+  /** Colour only the paragraphs in sight, as a text may be long. */
   const sight = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       target.inSight = isIntersecting;
@@ -58,7 +58,7 @@
     }
   }, { rootMargin: "200px" });
 
-  /** The tokens as elements, made once for a text, in paragraphs. */
+  /** Build the tokens as elements in paragraphs, once per text. */
   function write(panel) {
     if (panel.tokens === tokens) return;
     panel.tokens = tokens;
@@ -77,7 +77,7 @@
     panel.replaceChildren(...paragraphs);
   }
 
-  /** Each token of a paragraph coloured by its weight in the row and under a bar of the same height. */
+  /** Colour each token of a paragraph by its weight in the row, with a bar of that height. */
   function colour(paragraph) {
     if (!painted || paragraph.row === painted) return;
     paragraph.row = painted;
@@ -101,10 +101,10 @@
 
   const title = (row) => `${row.title}, row of query ${row.query} ${tokens[row.query]}`;
 
-  /** A row with what its largest value is. */
+  /** Add the largest magnitude to a row. */
   const measured = (row) => ({ ...row, largest: row.values.reduce((most, v) => Math.max(most, Math.abs(v ?? 0)), 1e-30) });
 
-  /** Colour the text by the row of the query under the pointer once it rests there; by that of the address elsewhere. */
+  /** Colour the text by the row of the query under the pointer once it rests; elsewhere by the row of the address. */
   function point(query) {
     if (!pinned || query === pointed) return;
     pointed = query;
@@ -132,7 +132,7 @@
   });
   document.documentElement.addEventListener("mouseleave", () => point(null));
 
-  // The value under the pointer, told when it is asked for.
+  // The value of the token under the pointer, as its tooltip.
   document.addEventListener("mouseover", (event) => {
     const piece = event.target.closest("#maps-text [data-token]");
     if (!piece || !painted) return;
@@ -141,7 +141,7 @@
   });
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** Paint the text; returns the title over it. */
+    /** Paint the text; return its title. */
     titled(row, texts) {
       tokens = texts || [];
       painted = pinned = row && measured(row);

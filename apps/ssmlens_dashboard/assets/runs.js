@@ -1,8 +1,8 @@
-/* The Runs page: its table leads to captures. */
+/* The Runs page: links from the table to captures. */
 "use strict";
 
 Object.assign(window.dash_clientside.ssmlens, {
-  /** A cell of these columns holds an address. */
+  /** Open the address in a cell of a link column. */
   open_captures(cell) {
     if (!cell || !cell.value || !["maps", "change"].includes(cell.colId)) return;
     const [pathname, search] = cell.value.split("?");

@@ -1,11 +1,11 @@
-/* The Signals page: dragging over tokens, or clicking twice, changes the zoom of the address. */
+/* The Signals page: dragging over tokens sets the zoom of the address, a double click resets it. */
 "use strict";
 
 (() => {
   const FIGURES = ["#signals-steps", "#signals-norms"];
 
   Object.assign(window.dash_clientside.ssmlens, {
-    /** The reader drew a range of columns: their tokens go into the address, and the server answers with them. */
+    /** The reader drew a range of columns: write their tokens to the address. */
     zoomed_tokens(...changes) {
       const [changed] = window.dash_clientside.callback_context.triggered;
       const range = changed && changed.value && [changed.value["xaxis.range[0]"], changed.value["xaxis.range[1]"]];
@@ -20,7 +20,7 @@
     },
   });
 
-  // Two presses in one place; a dblclick never comes, for plotly lays a sheet over everything while a button is down.
+  // Detect a double click by hand: no dblclick event comes, as plotly covers the page while a button is down.
   let twice = null;
   document.addEventListener("mousedown", (event) => {
     const over = FIGURES.some((figure) => event.target.closest(`${figure} .nsewdrag`));

@@ -1,4 +1,4 @@
-"""Attribution: a logit taken apart over the text. Files of `ssmlens attribute --out NAME.json`; no model is loaded."""
+"""Attribution: a logit split over the text, from files of `ssmlens attribute --out NAME.json`. No model is loaded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,13 +30,13 @@ _PROMPT, _NAME = 120, 48  # characters
 
 
 def layout(_: Scene) -> Component:
-    """What can be chosen, what it is of, the figure; or what to do where there is none."""
+    """Build the controls, the summary and the figure, or the message of an empty page."""
     return html.Div(
         [
             none_found(
                 "attribution-none",
                 "Attributions",
-                "One of a copied letter, and where it is seen:",
+                "To attribute a copied letter and see the result:",
                 f"{_MAKE}\n{_OPEN}",
             ),
             html.Div(
@@ -47,7 +47,7 @@ def layout(_: Scene) -> Component:
                         "attribution-terms",
                         "Attribution",
                         html.Span(
-                            "bars: what each token adds in all; rows: the terms, by the token that they take it from",
+                            "bars: total contribution of each token; rows: the terms, split by source token",
                             className="muted",
                         ),
                     ),
@@ -78,26 +78,26 @@ PAGE = Page(
     Output("attribution-all", "hidden"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
-    """All that follows from the address."""
+    """Draw the whole page from the address."""
     entries = scene.library.entries("attribution")
     if not entries:
         return (*[no_update] * 4, False, True)
-    now = chosen(scene, entries)
-    data = read(now)
+    entry = selected(scene, entries)
+    data = read(entry)
     lines = [summary(data)]
-    if scene.address.attribution not in (None, now.id):
-        lines.append("the attribution of this address is not here; shown is the first there is")
-    controls = toolbar(scene, entries, now)
+    if scene.address.attribution not in (None, entry.id):
+        lines.append("the attribution in this address was not found; the first one is shown")
+    controls = toolbar(scene, entries, entry)
     return figure(scene, data), attribution_title(data), "; ".join(lines), controls, True, False
 
 
-def chosen(scene: Scene, entries: Sequence[Entry]) -> Entry:
-    """The file that the address names; the first there is where it names none, or one that is not there."""
-    return next((it for it in entries if it.id == scene.address.attribution), entries[0])
+def selected(scene: Scene, entries: Sequence[Entry]) -> Entry:
+    """Return the file that the address names; the first one if there is no such file."""
+    return next((entry for entry in entries if entry.id == scene.address.attribution), entries[0])
 
 
 def read(entry: Entry) -> xr.Dataset:
-    """The terms in a file. Raises SsmlensError where they cannot be read."""
+    """Read the terms in a file. Raises SsmlensError if they cannot be read."""
     try:
         return open_attribution(entry.path)
     except SsmlensError as error:
@@ -105,32 +105,32 @@ def read(entry: Entry) -> xr.Dataset:
 
 
 def terms(scene: Scene) -> xr.Dataset:
-    """The terms shown, for download. Raises UsageError where there are none."""
-    scene.library.entry(None, "attribution")  # raises where there is none
-    return read(chosen(scene, scene.library.entries("attribution")))
+    """Return the terms shown, for download. Raises UsageError if there are none."""
+    scene.library.entry(None, "attribution")  # raises if there is none
+    return read(selected(scene, scene.library.entries("attribution")))
 
 
 def figure(scene: Scene, data: xr.Dataset) -> go.Figure:
-    """The figure of `ssmlens.plot.attribution`, as wide as the page."""
+    """Draw `ssmlens.plot.attribution` as wide as the page."""
     at = scene.address
     drawn = attribution(data, scale=at.scale, title=None, theme=at.theme)
     return drawn.update_layout(width=None, paper_bgcolor=None)
 
 
 def summary(data: xr.Dataset) -> str:
-    """Of which model and prompt the terms are, and whether they sum to the logit."""
-    of = data.attrs
+    """Describe the model, the prompt and how closely the terms sum to the logit."""
+    facts = data.attrs
     return (
-        f"{visible(of['model'], _NAME)} on {visible(of['prompt'], _PROMPT)!r}: {data.sizes['term']} terms sum to "
-        f"{of['sum']:.6g}, off by {of['closure']:.1e} of the largest logit"
+        f"{visible(facts['model'], _NAME)} on {visible(facts['prompt'], _PROMPT)!r}: {data.sizes['term']} terms sum to "
+        f"{facts['sum']:.6g}, off by {facts['closure']:.1e} of the largest logit"
     )
 
 
-def toolbar(scene: Scene, entries: Sequence[Entry], now: Entry) -> list[Component]:
-    """What can be chosen, as it stands."""
+def toolbar(scene: Scene, entries: Sequence[Entry], current: Entry) -> list[Component]:
+    """Build the controls with their current values."""
     options = [(entry.id, visible(entry.name, _NAME)) for entry in entries]
     return [
-        own_select(PAGE.name, "attribution", options, now.id, 260, searchable=True),
+        own_select(PAGE.name, "attribution", options, current.id, 260, searchable=True),
         dmc.SegmentedControl(
             id=own_control_id(PAGE.name, "scale"),
             data=choices([(name, name) for name in SCALES]),

@@ -1,4 +1,4 @@
-"""Compare: two or more places (capture, layer, prompt) side by side, zoomed together, and their differences."""
+"""Compare: two or more places (capture, layer, prompt) side by side with one zoom, and their differences."""
 
 import math
 import re
@@ -31,19 +31,19 @@ from ssmlens_dashboard.views.compare import Side
 _PAIRS = (("default", "mimetic"), ("before", "after"), ("teacher", "student"))
 _NAMES = {"map": "Maps", "mask": "Masks", "erase": "Erase maps", "softmax": "Softmax maps"}
 _STEP = re.compile(r"step[-_]?([0-9]+)")
-_MOST_DATA = 1024  # tokens a side of a download
-_MOST_NAMED = 4096  # tokens whose texts the pointer can tell
-_TITLE = 96  # characters over all columns
-_TALLEST = 380  # pixels of a panel on a small screen; on a larger one panels grow with it
-_WIDTH = 1120  # pixels of all panels there
+_MOST_DATA = 1024  # most tokens per side of a download
+_MOST_NAMED = 4096  # most tokens whose text the hover box shows
+_TITLE = 96  # characters, over all columns
+_TALLEST = 380  # pixels of a panel on a small screen; panels grow with the screen
+_WIDTH = 1120  # pixels of all panels on a small screen
 
 
 def layout(scene: Scene) -> Component:
-    """Controls and places, the maps with their differences, the scores of each place."""
-    there = {
+    """Build the controls, the places, the maps with their differences, and the scores."""
+    kinds = {
         kind for index in scene.capture.layers for kind in kinds_of(scene.capture.layer(index))
     }
-    views = [kind for kind in KINDS if kind in there]
+    views = [kind for kind in KINDS if kind in kinds]
     return html.Div(
         [
             dcc.Store(id="compare-sides"),
@@ -65,7 +65,7 @@ def layout(scene: Scene) -> Component:
             html.Div(
                 [
                     *places.rows(),
-                    html.Button("+ another", id="compare-add", className="quiet"),
+                    html.Button("+ place", id="compare-add", className="quiet"),
                     html.Span(id="compare-presets", className="place"),
                 ],
                 className="places",
@@ -88,7 +88,7 @@ PAGE = Page(
     title="Compare",
     order=5,
     layout=layout,
-    data=lambda scene: compare.numbers(shown(scene), scene.address.zoom, _MOST_DATA),
+    data=lambda scene: compare.numbers(open_places(scene), scene.address.zoom, _MOST_DATA),
 )
 
 
@@ -100,9 +100,9 @@ PAGE = Page(
     Output("compare-channel", "hidden"),
 )
 def choosable(scene: Scene) -> tuple[Any, ...]:
-    """What can be chosen, and what is: here, and for the pointer."""
-    opened = shown(scene)
-    links = [dcc.Link(told, href=to.href, className="quiet") for told, to in presets(scene)]
+    """Update the choices and the places, on the page and for the pointer."""
+    opened = open_places(scene)
+    links = [dcc.Link(name, href=target.href, className="quiet") for name, target in presets(scene)]
     return (
         for_pointer(scene, opened),
         *places.filled(opened, scene.library),
@@ -118,10 +118,10 @@ def choosable(scene: Scene) -> tuple[Any, ...]:
     Output("compare-maps-title", "children"),
 )
 def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], str]:
-    """The maps, the room they need so that each is about square, never wider than the page, and what they are."""
-    figure = maps_figure(scene, shown(scene))
+    """Draw the maps. Also return a style that keeps panels about square within the page, and the title."""
+    figure = maps_figure(scene, open_places(scene))
     width, height = (figure["layout"].pop(side) for side in ("width", "height"))
-    # A least height asks for a width in proportion, on a small screen for more than there is.
+    # The minimum height implies a width by the aspect ratio; on a small screen the page limits it.
     room = {"aspectRatio": f"{width} / {height}", "minHeight": height, "maxWidth": "100%"}
     return figure, room, title(scene)
 
@@ -129,7 +129,7 @@ def drawn(scene: Scene) -> tuple[Spec, dict[str, Any], str]:
 @PAGE.view(Output("compare-scores", "children"), also=(Input("compare-maps", "style"),))
 def scores(scene: Scene, _drawn: object = None) -> Component:
     """Scores of each place, and how far its matrix is from the first; once the maps are drawn, which matter more."""
-    opened = shown(scene)
+    opened = open_places(scene)
     rows = [(name, values) for name, values in compare.scores_of(opened).items()]
     first = opened[0].drawn
     apart = [
@@ -150,15 +150,17 @@ def scores(scene: Scene, _drawn: object = None) -> Component:
     return html.Table([html.Thead(head), html.Tbody(body)], className="scores")
 
 
-def shown(scene: Scene) -> list[Side]:
-    """The places of the address; where it names only one, beside what it is most likely to be compared with."""
+def open_places(scene: Scene) -> list[Side]:
+    """Open the places of the address; a single place gets the likeliest partner."""
     if not scene.address.against:
-        scene = Scene(scene.address.but(against=(suggested(scene),)), scene.library, scene.notes)
+        scene = Scene(
+            scene.address.replace(against=(suggested(scene),)), scene.library, scene.notes
+        )
     return compare.sides(scene)
 
 
 def suggested(scene: Scene) -> Place:
-    """What stands beside a place if nobody says: of the same name elsewhere, another prompt, or another layer."""
+    """Choose the default partner of a place: its preset partner, another prompt, or another layer."""
     for _, address in presets(scene):
         if address.capture == scene.address.capture and address.against:
             return address.against[0]
@@ -169,32 +171,34 @@ def suggested(scene: Scene) -> Place:
 
 
 def presets(scene: Scene) -> list[tuple[str, Address]]:
-    """Comparisons that the library allows: what each is, and its address."""
+    """List suggested comparisons in the library: a name and an address each."""
     at, capture = scene.address, scene.capture
     assert at.capture is not None
     assert at.layer is not None
     entries = scene.library.entries("capture")
-    here = next(entry for entry in entries if entry.id == at.capture)
-    found = [
-        (told, at.but(capture=one.id, against=(Place(other.id, at.layer, at.prompt),)))
-        for told, one, other in _partners(here, entries)
+    current = next(entry for entry in entries if entry.id == at.capture)
+    comparisons = [
+        (name, at.replace(capture=one.id, against=(Place(other.id, at.layer, at.prompt),)))
+        for name, one, other in _partners(current, entries)
     ]
     if capture.prompts > 1:
         other = (at.prompt + 1) % capture.prompts
         beside = Place(at.capture, at.layer, other)
-        found.append((f"prompt {at.prompt} and prompt {other}", at.but(against=(beside,))))
+        comparisons.append(
+            (f"prompt {at.prompt} and prompt {other}", at.replace(against=(beside,)))
+        )
     if len(capture.layers) > 1:
         other = capture.layers[(capture.layers.index(at.layer) + 1) % len(capture.layers)]
         beside = Place(at.capture, other, at.prompt)
-        found.append((f"layer {at.layer} and layer {other}", at.but(against=(beside,))))
-    return found
+        comparisons.append((f"layer {at.layer} and layer {other}", at.replace(against=(beside,))))
+    return comparisons
 
 
 def maps_figure(scene: Scene, opened: list[Side]) -> Spec:
-    """Two places and their difference in a row; of more, the differences from the first in a second row."""
+    """Draw two places and their difference in a row; for more places, put the differences in a second row."""
     at = scene.address
-    held = [side.drawn for side in opened if side.drawn is not None]
-    limit = compare.shared_limit(held, at.scale) if at.limits == "shared" else None
+    selections = [side.drawn for side in opened if side.drawn is not None]
+    limit = compare.shared_limit(selections, at.scale) if at.limits == "shared" else None
     columns = 3 if len(opened) == 2 else len(opened)
     panels = [_panel(side, scene, opened, limit, columns) for side in opened]
     apart = [_difference(opened[0], side, scene, limit) for side in opened[1:]]
@@ -205,32 +209,32 @@ def maps_figure(scene: Scene, opened: list[Side]) -> Spec:
 
 
 def title(scene: Scene) -> str:
-    """What is drawn of each place, in words."""
+    """Name the matrices drawn."""
     at = scene.address
-    what = f"Channel {at.channel}" if at.view == "channel" else _NAMES[at.view]
-    return f"{what} side by side"
+    name = f"Channel {at.channel}" if at.view == "channel" else _NAMES[at.view]
+    return f"{name} side by side"
 
 
 def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
-    """Where the pointer gets its values and words, and the places as the address would say them."""
+    """Collect the data of the hover box, and the places as text in the form of the address."""
     zoom = scene.address.zoom
     first = 0 if zoom is None else min(zoom.queries[0], zoom.keys[0])
     longest = max(side.drawn.length for side in opened if side.drawn is not None)
     end = longest if zoom is None else max(zoom.queries[1], zoom.keys[1])
     texts: dict[tuple[str, ...], int] = {}
-    told = []
+    side_data = []
     for side in opened:
         if side.scene is None or side.drawn is None:
             continue
         words = tuple(side.scene.tokens[first:end]) if end - first <= _MOST_NAMED else ()
         at = side.scene.address
-        there = Address(
+        matrix_address = Address(
             capture=at.capture, layer=at.layer, prompt=at.prompt, view=at.view, channel=at.channel
         )
-        told.append(
+        side_data.append(
             {
                 "letter": side.letter,
-                "values": f"/values{there.search}",
+                "values": f"/values{matrix_address.search}",
                 "tokens": side.drawn.length,
                 "text": texts.setdefault(words, len(texts)),
             }
@@ -238,7 +242,7 @@ def for_pointer(scene: Scene, opened: list[Side]) -> dict[str, Any]:
     return {
         "against": "~".join(map(str, scene.address.against)),
         "places": [str(side.place) for side in opened],
-        "sides": told,
+        "sides": side_data,
         "first": first,
         "texts": [[visible(word) for word in words] for words in texts],
     }
@@ -248,18 +252,18 @@ def _panel(
     side: Side, scene: Scene, opened: list[Side], limit: float | None, columns: int
 ) -> Panel:
     title = _title(side, opened, _TITLE // columns)
-    what = side.drawn
-    if what is None or side.scene is None:
+    selection = side.drawn
+    if selection is None or side.scene is None:
         return Panel(title, None, "cannot be shown")
-    shown_cells = compare.panel_tile(what, scene.address.zoom)
-    if shown_cells is None:
-        return Panel(title, None, "no tokens here")
+    cells = compare.panel_tile(selection, scene.address.zoom)
+    if cells is None:
+        return Panel(title, None, "no tokens in this region")
     figure = tile_spec(
-        shown_cells,
+        cells,
         side.scene.tokens,
-        signed=what.signed,
+        signed=selection.signed,
         scale=scene.address.scale,
-        limit=colour_limit(what) if limit is None else limit,
+        limit=colour_limit(selection) if limit is None else limit,
         theme=scene.theme,
     )
     return Panel(title, figure)
@@ -278,34 +282,34 @@ def _difference(one: Side, other: Side, scene: Scene, limit: float | None) -> Pa
         title += f", the {min(a.length, b.length)} tokens of both"
     shorter = one.scene if a.length <= b.length else other.scene
     if limit is None and a.kind == MASK and scene.address.limits == "shared":
-        limit = 1.0  # where masks end
+        limit = 1.0  # the upper end of a mask
     figure = tile_spec(
         cells, shorter.tokens, scale=scene.address.scale, limit=limit, theme=scene.theme
     )
     return Panel(title, figure)
 
 
-def _partners(here: Entry, entries: list[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
-    """Captures whose names differ from this one's in a single word or step, in the order to show them in."""
+def _partners(current: Entry, entries: list[Entry]) -> Iterator[tuple[str, Entry, Entry]]:
+    """Yield captures whose names differ from this one in one word or step, in display order."""
     by_name = {entry.name: entry for entry in entries}
     for one, other in _PAIRS:
-        for word, its_partner in ((one, other), (other, one)):
-            there = by_name.get(here.name.replace(word, its_partner))
-            if there is not None and there != here:
-                pair = (here, there) if word == one else (there, here)
+        for word, partner_word in ((one, other), (other, one)):
+            partner = by_name.get(current.name.replace(word, partner_word))
+            if partner is not None and partner != current:
+                pair = (current, partner) if word == one else (partner, current)
                 yield f"{one} and {other}", *pair
     steps = {
-        int(found[1]): entry
+        int(match[1]): entry
         for entry in entries
-        if (found := _STEP.search(entry.name))
-        and _STEP.sub("", entry.name) == _STEP.sub("", here.name)
+        if (match := _STEP.search(entry.name))
+        and _STEP.sub("", entry.name) == _STEP.sub("", current.name)
     }
     if len(steps) > 1:
         yield f"step {min(steps)} and step {max(steps)}", steps[min(steps)], steps[max(steps)]
 
 
 def _title(side: Side, opened: list[Side], longest: int) -> str:
-    """A place in a few words: what the places have in common is left out."""
+    """Name a place briefly: leave out what all places share."""
     parts = [f"layer {side.place.layer}"]
     if len({other.place.prompt for other in opened}) > 1:
         parts.append(f"prompt {side.place.prompt}")
@@ -316,17 +320,17 @@ def _title(side: Side, opened: list[Side], longest: int) -> str:
 
 
 def _name(side: Side) -> str:
-    """The capture's file name; its model where it is not here."""
+    """Return the name of the capture, "?" if it is not open."""
     if side.scene is None:
         return "?"
     return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
 
 
 def _cell(value: float) -> Component:
-    whole = math.isfinite(value) and value == round(value) and abs(value) < 1e9
+    integral = math.isfinite(value) and value == round(value) and abs(value) < 1e9
     if not math.isfinite(value):
         return html.Td("—")
-    return html.Td(f"{value:.0f}" if whole else f"{value:.3g}".replace("-", "−"))
+    return html.Td(f"{value:.0f}" if integral else f"{value:.3g}".replace("-", "−"))
 
 
 PAGE.clientside("zoomed", Input("compare-maps", "relayoutData"))

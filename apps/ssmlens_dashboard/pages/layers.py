@@ -1,4 +1,4 @@
-"""Layers: the model at a glance. Which layers look back, whether their maps may be believed, what they look like."""
+"""Layers: an overview of the model. Which layers look back, whether their maps are proven, and thumbnails."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,13 @@ from ssmlens.scores.chance import chance_levels
 from ssmlens.store import Layer
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, Verdict
 from ssmlens_dashboard.controls import choices, follow
-from ssmlens_dashboard.elements import figure_card, more
+from ssmlens_dashboard.elements import attributes, figure_card
 from ssmlens_dashboard.page import Page, control_id
 from ssmlens_dashboard.scene import Scene
 from ssmlens_dashboard.tables import Column, columns, height_of, numbers, table_card
 from ssmlens_dashboard.views.scores import scores
 
-_SOON, _MORE = (
-    0.1,
-    0.6,
-)  # seconds of scoring before the page shows what there is, at first and later
+_FIRST, _LATER = 0.1, 0.6  # seconds of scoring per answer: the first one and later ones
 _IN_RED = {"failed": "!params.data.believed"}
 _REASON = 240  # pixels
 _MAP_CLOSURE = "the difference of closure_error, relative to what the map alone adds to the output"
@@ -37,7 +34,7 @@ _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
 
 
 def layout(scene: Scene) -> Component:
-    """Facts, figure and table, then every block of the model."""
+    """Build the facts, the scores, every block of the model, and the ranking."""
     return html.Div(
         [
             dcc.Store(id="layers-asked"),
@@ -47,7 +44,7 @@ def layout(scene: Scene) -> Component:
                 "layers-scores",
                 "Scores by layer",
                 html.Span(
-                    "colour: from the layer that a row puts last to the one it puts first",
+                    "colour: each row's order of the layers, from last to first",
                     className="muted",
                 ),
                 height=270,
@@ -85,11 +82,11 @@ PAGE = Page(
     also=(Input("layers-asked", "data"),),
 )
 def ranked(scene: Scene, asked: int | None = None) -> tuple[Any, ...]:
-    """Figure and table of the layers scored so far, and how many are not: the browser asks again until none is."""
+    """Draw figure and table of the layers scored so far. The browser asks again while layers are unscored."""
     capture = scene.capture
-    scored = scores(capture, _SOON if asked is None else _MORE)
+    scored = scores(capture, _FIRST if asked is None else _LATER)
     unscored = len(capture.layers) - scored.sizes["layer"]
-    progress = f"{unscored} layers still to be scored" if unscored else ""
+    progress = f"{unscored} layers not scored yet" if unscored else ""
     try:
         ranking = rank(scored, scene.address.by)
         notes = "; ".join([_ordered_by(ranking), *ranking.notes])
@@ -100,7 +97,7 @@ def ranked(scene: Scene, asked: int | None = None) -> tuple[Any, ...]:
 
 
 def _by(scene: Scene) -> Component:
-    """What orders the ranking."""
+    """Build the select for the order of the ranking."""
     names = [("", "the default order"), *((name, name) for name in SCORES)]
     return dmc.Select(
         id=control_id("by"),
@@ -110,12 +107,12 @@ def _by(scene: Scene) -> Component:
         searchable=True,
         size="xs",
         w=220,
-        **more(aria_label="Order by"),
+        **attributes(aria_label="Order by"),
     )
 
 
 def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
-    """Scores × layers, rows that no layer has left out."""
+    """Draw scores × layers, without rows that have no value."""
     means = summary(scored).sel(statistic="mean")
     names = [name for name in map(str, means.data_vars) if means[name].notnull().any()]
     values = np.array([means[name].values for name in names], dtype=float).reshape(len(names), -1)
@@ -158,8 +155,8 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
 
 
 def verdict(layer: Layer) -> str:
-    """Whether a layer's maps may be believed, and if not why."""
-    found = layer.verdict
+    """Say whether a layer's maps are proven, and if not, why."""
+    result = layer.verdict
     return (
         found.reason or _closes(found)
         if found.answer != "not resolved"
@@ -175,7 +172,7 @@ def _closes(found: Verdict) -> str:
 
 
 def blocks(scene: Scene) -> list[dict[str, Any]]:
-    """Every block of the model as assets/layers.js draws it: captured layers with thumbnails, others by their kind."""
+    """List every block of the model for assets/layers.js: captured layers with thumbnails, others by kind."""
     captured = scene.capture.layers
     kinds = scene.capture.block_kinds
     return [
@@ -187,14 +184,14 @@ def blocks(scene: Scene) -> list[dict[str, Any]]:
 def _captured(scene: Scene, index: int, kind: str) -> dict[str, Any]:
     layer = scene.capture.layer(index)
     views = maps_of(layer)
-    there = scene.address.but(layer=index, page="maps", zoom=None, query=None, by=None)
+    maps_address = scene.address.replace(layer=index, page="maps", zoom=None, query=None, by=None)
     return {
         "index": index,
         "kind": kind,
         "told": verdict(layer),
         "bad": not layer.verdict.believed,
-        "digest": layer.digest[:16],  # another picture has another address
-        "views": {view: there.but(view=view).search for view in views},
+        "digest": layer.digest[:16],  # a new picture gets a new address
+        "views": {view: maps_address.replace(view=view).search for view in views},
     }
 
 
@@ -212,21 +209,21 @@ def _facts(scene: Scene) -> Component:
             className="ok",
         )
     )
-    told = {name: str(capture.attributes.get(name) or "") for name in _FACTS}
-    shown = [
+    facts = {name: str(capture.attributes.get(name) or "") for name in _FACTS}
+    spans = [
         html.Span(text if len(text) < 40 else f"{text[:12]}…", title=f"{name}: {text}")
-        for name, text in told.items()
+        for name, text in facts.items()
         if text
     ]
     tokens = int(capture.length[scene.address.prompt])
     return html.Div(
-        [*shown, html.Span(f"{len(capture.layers)} layers, {tokens} tokens"), verdict_line],
+        [*spans, html.Span(f"{len(capture.layers)} layers, {tokens} tokens"), verdict_line],
         className="facts",
     )
 
 
 def _worst(layers: Sequence[Layer], name: str) -> float:
-    """The largest of an error over the layers where it is known; NaN where it is known of none."""
+    """Return the largest known error over the layers; NaN if none is known."""
     errors = [layer.verdict.errors.get(name, math.nan) for layer in layers]
     return max((error for error in errors if not math.isnan(error)), default=math.nan)
 

@@ -1,4 +1,4 @@
-"""Maps: what a layer, or one channel of it, looks at; the text coloured by one query's row."""
+"""Maps: the matrix of a layer or of one channel, and the text coloured by one query's row."""
 
 import dataclasses
 from functools import partial
@@ -28,7 +28,7 @@ from ssmlens_dashboard.views.cache import CACHE
 
 
 def layout(scene: Scene) -> Component:
-    """The map at the left; at the right its lag profile, and the text under one query's row."""
+    """Build the map on the left; on the right its lag profile and the text coloured by one row."""
     tokens = [visible(token) for token in scene.tokens]
     return html.Div(
         [
@@ -89,7 +89,7 @@ PAGE = Page(
     Output(control_id("view"), "data"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
-    """All that follows from the address, in one answer."""
+    """Draw the whole page from the address."""
     return (
         map_figure(scene),
         title(scene),
@@ -101,50 +101,55 @@ def everything(scene: Scene) -> tuple[Any, ...]:
 
 
 def map_figure(scene: Scene) -> Spec:
-    """The matrix of the address, within its zoom."""
-    at, what = scene.address, scene.selection
-    key = ("figure", scene.capture.digest, what.matrix_key, at.zoom, at.scale, at.theme)
-    plain = dataclasses.replace(what, query=None)
+    """Draw the matrix of the address within its zoom."""
+    at, selection = scene.address, scene.selection
+    key = ("figure", scene.capture.digest, selection.matrix_key, at.zoom, at.scale, at.theme)
+    plain = dataclasses.replace(selection, query=None)
     return marked(CACHE.get(key, lambda: matrix_spec(plain)), at.query, scene.theme)
 
 
 def _draw(address: Address, library: Library) -> None:
-    """Make what a view of the address takes longest over."""
+    """Draw the slow figures of an address, so that they are cached."""
     scene = resolve(address, library)
     map_figure(scene)
     lags_figure(scene)
 
 
 def lags_figure(scene: Scene) -> Spec:
-    """Energy per sub-diagonal of the same matrix: what `diagonal_sharpness` reads."""
+    """Draw the energy per sub-diagonal of the same matrix, which `diagonal_sharpness` measures."""
     return lags_spec(scene.selection)
 
 
 def row(scene: Scene) -> dict[str, Any]:
-    """The row of the query of the address (the last without one): a value for each token that it can see."""
-    what = scene.selection
-    query = what.length - 1 if scene.address.query is None else scene.address.query
-    end = query + 1 if what.causal else what.length
-    values = rounded(window(what, (query, query + 1), (0, end))[0])
+    """Return the row of the address's query (default: the last): one value per visible token."""
+    selection = scene.selection
+    query = selection.length - 1 if scene.address.query is None else scene.address.query
+    end = query + 1 if selection.causal else selection.length
+    values = rounded(window(selection, (query, query + 1), (0, end))[0])
     return {
-        **{"query": query, "values": values, "signed": what.signed, "causal": what.causal},
+        **{
+            "query": query,
+            "values": values,
+            "signed": selection.signed,
+            "causal": selection.causal,
+        },
         "title": title(scene),
     }
 
 
 def data(scene: Scene) -> xr.Dataset:
-    """The rectangle of the address at full resolution."""
+    """Return the rectangle of the address at full resolution."""
     model = str(scene.capture.attributes.get("model", ""))
     return matrix_numbers(scene.selection).assign_attrs(model=model)
 
 
 def title(scene: Scene) -> str:
-    """What is drawn, in words."""
+    """Name the matrix drawn."""
     return f"Layer {scene.address.layer}: {matrix_name(scene.selection)}"
 
 
 def options(scene: Scene) -> list[tuple[str, str]]:
-    """What can be drawn of the layer: each view, and its name on the control."""
+    """List the layer's matrices as options: value and label."""
     return [(kind, kind) for kind in kinds_of(scene.layer)]
 
 

@@ -1,4 +1,4 @@
-"""Runs: training as it goes. Loss and accuracy by step, by length and by learning rate; transplants against scores."""
+"""Runs: live training. Loss and accuracy by step, length and learning rate; transplants against scores."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,19 +31,19 @@ from ssmlens_dashboard.views import arms, runs
 from ssmlens_dashboard.views.runs import Listed
 from ssmlens_dashboard.views.runs_table import table
 
-_SOON = 2_000  # milliseconds between looks at runs
-_LATER = 10_000  # where there are none yet
+_SOON = 2_000  # milliseconds between two reads of the runs
+_LATER = 10_000  # the same while there are none
 _BEST = "best"
-_MOST_SCORES = 4  # panels beside each other
+_MOST_SCORES = 4  # panels side by side
 _TRANSPLANTS = 520  # pixels
-_SCORES = (*TARGETED, *STRUCTURAL)  # that layers are ordered by stand first
+_SCORES = (*TARGETED, *STRUCTURAL)  # scores that layers are ranked by come first
 _FIGURES = ("loss", "accuracy", "lengths", "rates", "transplants")
 _TRAIN = "ssmlens train --preset copy-in-a-minute --out runs"
 _OPEN = "ssmlens dashboard runs"
 
 
 def layout(_: Scene) -> Component:
-    """Controls, curves two by two, every run in a table; or what to do where there is none."""
+    """Build the controls, four figures of curves and the table of runs, or the message of an empty page."""
     return html.Div(
         [
             dcc.Interval(id="runs-tick", interval=_SOON),
@@ -51,7 +51,7 @@ def layout(_: Scene) -> Component:
             none_found(
                 "runs-none",
                 "Training runs",
-                "Two that show what an initialisation does, and where they are seen:",
+                "To train two that show the effect of an initialisation, and see them:",
                 f"{_TRAIN}\n{_OPEN}",
             ),
             html.Div(
@@ -101,11 +101,11 @@ PAGE = Page(
     also=(Input("runs-tick", "n_intervals"), Input("runs-seen", "data")),
 )
 def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple[Any, Any, Any]:
-    """Whether there is something new; how soon to look again, if ever."""
-    found = runs.listed(scene.library, scene.address.runs)
-    now = runs.fingerprint(found)
-    disabled = bool(found) and not runs.live(found)
-    return (no_update if seen == now else now), _SOON if found else _LATER, disabled
+    """Check for changes; return when to look again, and whether to stop."""
+    listed = runs.listed(scene.library, scene.address.runs)
+    now = runs.fingerprint(listed)
+    disabled = bool(listed) and not runs.live(listed)
+    return (no_update if seen == now else now), _SOON if listed else _LATER, disabled
 
 
 @PAGE.view(
@@ -123,36 +123,36 @@ def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple
     also=(Input("runs-seen", "data"),),
 )
 def everything(scene: Scene, _seen: object = None) -> tuple[Any, ...]:
-    """All that follows from the address and from what the runs have written so far."""
+    """Draw the whole page from the address and what the runs have written so far."""
     at = scene.address
-    found = runs.listed(scene.library, at.runs)
-    if not found and not runs.everywhere(scene.library):
+    listed = runs.listed(scene.library, at.runs)
+    if not listed and not runs.everywhere(scene.library):
         return (*[no_update] * 13, False, True)
-    held = runs.legible(found)
-    trained = training_length(held, lengths(held))
-    length = length_shown(held, at.length)
-    gathered = by_arm(held)
+    readable_runs = runs.legible(listed)
+    trained = training_length(readable_runs, lengths(readable_runs))
+    length = length_shown(readable_runs, at.length)
+    gathered = by_arm(readable_runs)
     styles = {arm: number for number, arm in enumerate(gathered)}
-    asked = arms.with_rate(gathered, at.rate)
+    at_rate = arms.with_rate(gathered, at.rate)
     drawn = {
-        arm: arms.at_best_rate(asked[arm], at.measure, trained)
-        for arm in arms.most_telling(asked, at.measure, length)
+        arm: arms.at_best_rate(at_rate[arm], at.measure, trained)
+        for arm in arms.arms_to_draw(at_rate, at.measure, length)
     }
     transplants = transplants_figure(
-        scene, [run for runs in asked.values() for run in runs], length
+        scene, [run for runs in at_rate.values() for run in runs], length
     )
-    columns, rows = table(found, length, runs.captures(scene.library), at)
+    columns, rows = table(listed, length, runs.captures(scene.library), at)
     return (
         *curves(scene, drawn, {arm: gathered[arm] for arm in drawn}, styles, length),
         transplants or no_update,
         "Accuracy" if length is None else f"Accuracy at length {length}",
         "Learning rates" if length is None else f"Learning rates, at length {length}",
-        len(rates(held)) < 2,
+        len(rates(readable_runs)) < 2,
         transplants is None,
         columns,
         rows,
         height_of(rows),
-        told(found, asked, drawn, at, trained, length),
+        summary_line(listed, at_rate, drawn, at, trained, length),
         True,
         False,
     )
@@ -165,17 +165,17 @@ def curves(
     styles: Mapping[Arm, int],
     length: int | None,
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure]:
-    """The figures of loss and measure by step, of the measure by length and by learning rate.
+    """Draw loss and measure by step, and the measure by length and by learning rate.
 
     Args:
-        scene: What is looked at.
-        drawn: The arms drawn, with the runs that are.
+        scene: The scene.
+        drawn: The arms drawn, with their runs drawn.
         at_all_rates: The same arms with their runs at every learning rate.
-        styles: The number of each arm, so that it looks the same everywhere.
-        length: The length evaluated at.
+        styles: The number of each arm; it fixes the arm's look in every figure.
+        length: The evaluation length.
     """
     measure, theme = scene.address.measure, scene.theme
-    what, share = readable(in_words(measure)), measure in SHARES
+    title, share = readable(in_words(measure)), measure in SHARES
     losses = by_step(drawn, styles, LOSS, TRAIN, None)
     measured = by_step(drawn, styles, measure, EVAL, length)
     last, of_rates = (
@@ -185,57 +185,59 @@ def curves(
     places: dict[str, Any] = {"share": share, "marked": True, "theme": theme}
     return (
         training_curves(losses, "step", LOSS, theme=theme),
-        training_curves(measured, "step", what, share=share, theme=theme),
-        training_curves(last, "length", what, **places),
-        training_curves(of_rates, "learning rate", what, logarithmic=True, **places),
+        training_curves(measured, "step", title, share=share, theme=theme),
+        training_curves(last, "length", title, **places),
+        training_curves(of_rates, "learning rate", title, logarithmic=True, **places),
     )
 
 
 @PAGE.view(Output("runs-toolbar", "children"), also=(Input("runs-seen", "data"),))
 def offered(scene: Scene, _seen: object = None) -> list[Component]:
-    """The controls. Where they are the same as before, what a reader has open stays open."""
-    held = runs.legible(runs.listed(scene.library, scene.address.runs))
-    return toolbar(scene, held, length_shown(held, scene.address.length))
+    """Build the controls. While they stay the same, an open list stays open."""
+    readable_runs = runs.legible(runs.listed(scene.library, scene.address.runs))
+    return toolbar(scene, readable_runs, length_shown(readable_runs, scene.address.length))
 
 
-def transplants_figure(scene: Scene, held: Sequence[Run], length: int | None) -> go.Figure | None:
-    """The figure of `ssmlens transplant --figure`, at the length shown and at twice it; None without transplants.
+def transplants_figure(
+    scene: Scene, trained_runs: Sequence[Run], length: int | None
+) -> go.Figure | None:
+    """Draw the figure of `ssmlens transplant --figure` at the length shown and twice that; None without transplants.
 
-    The score that is chosen comes first.
+    The selected score comes first.
     """
     at = scene.address
-    names = scores_known(held, _SCORES)
+    names = scores_known(trained_runs, _SCORES)
     if not names or length is None:
         return None
     scores = sorted(names, key=lambda name: name != at.by)[:_MOST_SCORES]
-    twice = min(lengths(held), key=lambda n: (abs(n - 2 * length), n))
-    shown = sorted({length, twice})
+    twice = min(lengths(trained_runs), key=lambda n: (abs(n - 2 * length), n))
+    shown_lengths = sorted({length, twice})
     figure = transplant_panels(
-        *panels(students(held, at.measure), scores, shown),
+        *panels(students(trained_runs, at.measure), scores, shown_lengths),
         scores,
-        shown,
-        in_words(at.measure) + ("" if len(rates(held)) < 2 else ", all rates"),
+        shown_lengths,
+        in_words(at.measure) + ("" if len(rates(trained_runs)) < 2 else ", all rates"),
         theme=scene.theme,
     )
     return figure.update_layout(width=None, height=None, paper_bgcolor=None)
 
 
-def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Component]:
-    """What can be chosen, as it stands."""
-    at, there = scene.address, lengths(held)
-    taken = [name for name in measures(held) if name != LOSS and can_be_named(name)]
+def toolbar(scene: Scene, trained_runs: Sequence[Run], length: int | None) -> list[Component]:
+    """Build the controls with their current values."""
+    at, known_lengths = scene.address, lengths(trained_runs)
+    names = [name for name in measures(trained_runs) if name != LOSS and can_be_named(name)]
     controls: list[Component] = [
         dmc.SegmentedControl(
             id=own_control_id(PAGE.name, "measure"),
-            data=choices([(n, readable(in_words(n))) for n in dict.fromkeys([*taken, at.measure])]),
+            data=choices([(n, readable(in_words(n))) for n in dict.fromkeys([*names, at.measure])]),
             value=at.measure,
             size="xs",
         )
     ]
-    if there:
-        options = [(str(n), f"length {n}") for n in there]
+    if known_lengths:
+        options = [(str(n), f"length {n}") for n in known_lengths]
         controls.append(own_select(PAGE.name, "length", options, str(length), 110))
-    grid = rates(held)
+    grid = rates(trained_runs)
     if len(grid) > 1:
         options = [
             (_BEST, "best learning rate"),
@@ -243,7 +245,7 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
         ]
         now = _BEST if at.rate not in grid else str(at.rate)
         controls.append(own_select(PAGE.name, "rate", options, now, 180))
-    scores = scores_known(held, _SCORES)
+    scores = scores_known(trained_runs, _SCORES)
     if scores:
         now = at.by if at.by in scores else scores[0]
         options = [(name, readable(name)) for name in scores]
@@ -251,19 +253,19 @@ def toolbar(scene: Scene, held: Sequence[Run], length: int | None) -> list[Compo
     return controls + _folders(scene)
 
 
-def told(
-    found: Sequence[Listed],
+def summary_line(
+    listed: Sequence[Listed],
     gathered: Mapping[Arm, Sequence[Run]],
     drawn: Mapping[Arm, Sequence[Run]],
     at: Address,
     trained: int | None,
     length: int | None,
 ) -> str:
-    """How many runs there are in which state, what of them is drawn, and what the arms drawn give over all rates."""
-    states = Counter(it.state for it in found)
-    lines = [f"{len(found)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
-    if any(it.state == "failed" for it in found):
-        lines.append("one that failed counts as 0")
+    """Summarise the runs in a line: states, what is drawn, and the means over all rates."""
+    states = Counter(item.state for item in listed)
+    lines = [f"{len(listed)} runs: " + ", ".join(f"{n} {state}" for state, n in states.items())]
+    if any(item.state == "failed" for item in listed):
+        lines.append("a failed run counts as 0")
     if len(gathered) > arms.MOST_ARMS:
         lines.append(
             f"{arms.MOST_ARMS} of {len(gathered)} arms drawn: those without a teacher, then the best"
@@ -271,8 +273,8 @@ def told(
     several = [arm for arm in drawn if len(rates(gathered[arm])) > 1]
     summaries = [summarise(a.name, gathered[a], at.measure, length, trained) for a in several]
     if summaries:
-        shown = ", ".join(f"{readable(arm.arm)} {arm.best_rate:g}" for arm in summaries)
-        lines.append(f"curves of each arm at its best learning rate ({shown})")
+        best_rates = ", ".join(f"{readable(arm.arm)} {arm.best_rate:g}" for arm in summaries)
+        lines.append(f"curves of each arm at its best learning rate ({best_rates})")
         reached = ", ".join(f"{readable(a.arm)} {a.overall:.3f}" for a in summaries if a.seeds)
         lines.append(f"mean over all rates: {reached}" if reached else "nothing is measured yet")
         lines += [readable(note, 400) for note in notes(summaries)]
@@ -280,31 +282,31 @@ def told(
     return "; ".join(lines)
 
 
-def length_shown(held: Sequence[Run], asked: int | None) -> int | None:
-    """The length to compare at: the one asked for where it was measured, else the one that was trained on."""
-    there = lengths(held)
-    return asked if asked in there else training_length(held, there)
+def length_shown(trained_runs: Sequence[Run], requested: int | None) -> int | None:
+    """Return the length to compare at: the requested one if measured, else the training length."""
+    known = lengths(trained_runs)
+    return requested if requested in known else training_length(trained_runs, known)
 
 
 def data(scene: Scene) -> xr.Dataset:
-    """Every run with its last measures, for download."""
-    found = runs.listed(scene.library, scene.address.runs)
-    return tabulate([it.run for it in found if it.run is not None])
+    """Tabulate every run with its last measures, for download."""
+    listed = runs.listed(scene.library, scene.address.runs)
+    return tabulate([item.run for item in listed if item.run is not None])
 
 
 def _folders(scene: Scene) -> list[Component]:
-    """Links to the runs of one folder, where there are several."""
-    at, there = scene.address, runs.folders(runs.everywhere(scene.library))
-    if len(there) < 2:
+    """Link to the runs of each folder, if there are several."""
+    at, folders = scene.address, runs.folders(runs.everywhere(scene.library))
+    if len(folders) < 2:
         return []
-    here = {it.folder for it in runs.listed(scene.library, at.runs)}
+    current = {item.folder for item in runs.listed(scene.library, at.runs)}
     return [
         dcc.Link(
             readable(name, 32),
-            href=at.but(runs=(folder,), length=None, rate=None).href,
-            className="quiet here" if folder in here else "quiet",
+            href=at.replace(runs=(folder,), length=None, rate=None).href,
+            className="quiet here" if folder in current else "quiet",
         )
-        for folder, name in there.items()
+        for folder, name in folders.items()
     ]
 
 

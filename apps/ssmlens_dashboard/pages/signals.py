@@ -23,7 +23,7 @@ _FIGURES = {"steps": _TALL, "norms": _LOW, "half-lives": _HALF, "rates": _HALF}
 
 
 def layout(scene: Scene) -> Component:
-    """Along the prompt at the left: Δ, then B and C; at the right the decay. Of a delta rule β, then α."""
+    """Build Δ (delta rule: β), B and C along the prompt on the left, and the decay on the right."""
     cards = [
         figure_card(f"signals-{figure}", title, height=height)
         for (figure, height), title in zip(_FIGURES.items(), titles(scene), strict=True)
@@ -62,35 +62,41 @@ PAGE = Page(name="signals", title="Signals", order=3, layout=layout, data=lambda
     Output(control_id("sort"), "data"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
-    """All that follows from the address, in one answer."""
+    """Draw the whole page from the address."""
     missing = signals.why_not(scene.layer)
     if missing:
         return (*[no_update] * 4, True, missing, *[no_update] * 5)
     figures = (draw(scene.selection) for draw in (steps, norms, half_lives, rates))
-    return (*figures, False, told(scene), *titles(scene), choices([*orders(scene.layer).items()]))
+    return (
+        *figures,
+        False,
+        summary(scene),
+        *titles(scene),
+        choices([*orders(scene.layer).items()]),
+    )
 
 
 def titles(scene: Scene) -> list[str]:
-    """What the figures are called."""
+    """List the titles of the figures."""
     return [heading(title) for title in words(scene.layer).signals.values()]
 
 
-def told(scene: Scene) -> str:
-    """The layer's signals in a line."""
-    what = scene.selection
-    index, lives = what.layer.index, signals.half_lives(what)
+def summary(scene: Scene) -> str:
+    """Summarise the layer's signals in a line."""
+    selection = scene.selection
+    index, lives = selection.layer.index, signals.half_lives(selection)
     if not scene.layer.finite:
         return f"layer {index}: {scene.layer.verdict.reason}"
-    longer = np.mean(lives > what.length)
-    mean = f"mean {words(what.layer).strength} {signals.mean_steps(what).mean():.3g}"
+    longer = np.mean(lives > selection.length)
+    mean = f"mean {words(selection.layer).strength} {signals.mean_steps(selection).mean():.3g}"
     return (
         f"layer {index}: {lives.shape[0]} heads, {mean}, median half-life {np.median(lives):.3g} tokens; "
-        f"{longer:.0%} of the states have one longer than the prompt"
+        f"{longer:.0%} of the half-lives exceed the prompt"
     )
 
 
 def data(scene: Scene) -> xr.Dataset:
-    """The numbers of these figures over the tokens of the address."""
+    """Return the numbers of these figures over the tokens of the address."""
     model = str(scene.capture.attributes.get("model", ""))
     return signal_data(scene.selection).assign_attrs(model=model)
 

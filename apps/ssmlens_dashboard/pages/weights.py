@@ -1,4 +1,4 @@
-"""Weights: do queries look for what keys write? W_B against W_C (W_k, W_q); the convolution's kernels; what makes β."""
+"""Weights: do queries match keys? W_B against W_C (W_k, W_q), the convolution's kernels, the weights of β."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ _FIGURES = {
 
 
 def layout(scene: Scene) -> Component:
-    """The scores of the weights above; the two products, their entries, and the kernels."""
+    """Build the scores of the weights, then the two products, their entries and the kernels."""
     most = max([1, *(weights.groups(scene.capture.layer(i)) for i in scene.capture.layers)])
     return html.Div(
         [
@@ -55,7 +55,7 @@ def layout(scene: Scene) -> Component:
                 ]
                 + [
                     html.Div(
-                        figure_card("weights-beta", "W_β: what makes β", height=_LOW),
+                        figure_card("weights-beta", "W_β: weights of β", height=_LOW),
                         id="weights-of-beta",
                         style={"gridColumn": "1 / -1"},
                     )
@@ -80,7 +80,7 @@ PAGE = Page(name="weights", title="Weights", order=4, layout=layout, data=lambda
     Output("weights-of-beta", "hidden"),
 )
 def everything(scene: Scene) -> tuple[Any, ...]:
-    """All that follows from the address, in one answer."""
+    """Draw the whole page from the address."""
     missing = weights.why_not(scene.layer)
     beta = (
         (no_update, True)
@@ -98,14 +98,14 @@ def everything(scene: Scene) -> tuple[Any, ...]:
         figures.taps,
     )
     drawn = (draw(scene.selection) for draw in draws)
-    return (*drawn, False, numbers(scene), told(scene), *titles(scene), *beta)
+    return (*drawn, False, numbers(scene), summary(scene), *titles(scene), *beta)
 
 
 def titles(scene: Scene) -> list[str]:
-    """What the figures are called, in their order."""
+    """List the titles of the figures in order."""
     names = ("input-product", "state-product", "kernels", "input-entries", "state-entries", "taps")
-    called = words(scene.layer).weights
-    return [heading(called[name]) for name in names]
+    title_of = words(scene.layer).weights
+    return [heading(title_of[name]) for name in names]
 
 
 def numbers(scene: Scene) -> list[Component]:
@@ -120,8 +120,8 @@ def numbers(scene: Scene) -> list[Component]:
     ]
 
 
-def told(scene: Scene) -> str:
-    """Shapes, in a line."""
+def summary(scene: Scene) -> str:
+    """Summarise the shapes in a line."""
     pair = weights.pair(scene.selection)
     states, inputs = pair.W_B.shape
     groups = f"group {pair.group} of {pair.groups}, " if pair.groups > 1 else ""
@@ -129,7 +129,7 @@ def told(scene: Scene) -> str:
 
 
 def data(scene: Scene) -> xr.Dataset:
-    """W_B and W_C of the group of the address."""
+    """Return W_B and W_C of the address's group."""
     pair = weights.pair(scene.selection)
     return xr.Dataset(
         {"W_B": (("state", "input"), pair.W_B), "W_C": (("state", "input"), pair.W_C)},

@@ -1,1 +1,1 @@
-"""Arrays as a browser needs them: of the size of the screen, computed once, kept within a budget of memory."""
+"""Arrays for the browser: at screen size, computed once, cached within a memory budget."""

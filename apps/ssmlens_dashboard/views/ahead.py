@@ -1,4 +1,4 @@
-"""What a reader may ask for next is made while they look: then it is there when they ask."""
+"""Prepare in the background what a reader may ask for next."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -7,17 +7,17 @@ from contextlib import suppress
 from ssmlens.errors import SsmlensError
 
 Make = Callable[[], object]
-"""Makes a thing that a cache keeps."""
+"""Computes a value that a cache keeps."""
 
 
 class Ahead:
-    """Makes things in a thread, a moment after they are named, unless others are named by then.
+    """Run calls in a thread after a short pause, unless newer calls replace them first.
 
-    One thing is made at a time, and what is named again is made from its beginning: it is for caches, which make
+    Calls run one at a time. A repeated call runs again from its start, so each should fill a cache, which computes
     nothing twice.
 
     Args:
-        pause: Seconds before the first: the browser draws what was asked for meanwhile.
+        pause: Seconds before the first call; meanwhile the browser draws the current page.
     """
 
     def __init__(self, pause: float):
@@ -25,11 +25,11 @@ class Ahead:
         self._lock = threading.Lock()
         self._waiting: threading.Timer | None = None
 
-    def make(self, things: Sequence[Make]) -> None:
-        """Make these, in this order, in place of all that is not begun."""
-        timer = threading.Timer(self._pause, self._make, [tuple(things)])
-        # A request's thread is a daemon and would make this one too: stopped in the middle of a read at exit, it takes
-        # the process down or leaves it waiting for a lock.
+    def make(self, calls: Sequence[Make]) -> None:
+        """Run these calls in order, in place of all earlier calls that have not begun."""
+        timer = threading.Timer(self._pause, self._make, [tuple(calls)])
+        # By default the timer inherits the daemon flag of the request's thread. A daemon that is stopped during a read
+        # at exit can crash the process or leave it waiting for a lock.
         timer.daemon = False
         with self._lock:
             before, self._waiting = self._waiting, timer
@@ -37,10 +37,10 @@ class Ahead:
             before.cancel()
         timer.start()
 
-    def _make(self, things: tuple[Make, ...]) -> None:
-        for thing in things:
+    def _make(self, calls: tuple[Make, ...]) -> None:
+        for call in calls:
             ending = not threading.main_thread().is_alive()
             if ending or self._waiting is not threading.current_thread():
                 return
-            with suppress(SsmlensError):  # whoever asks for it is told
-                thing()
+            with suppress(SsmlensError):  # the page that needs it will show the error
+                call()

@@ -1,6 +1,6 @@
-"""The arms whose curves are drawn, at which learning rates.
+"""Select the arms to draw, and their learning rates.
 
-Which rate is an arm's best, and what it has reached, is what `ssmlens compare` says: `ssmlens.runs` has the one rule.
+An arm's best rate and its result follow the rule of `ssmlens compare` (`ssmlens.runs`).
 """
 
 import math
@@ -12,27 +12,27 @@ from ssmlens.runs.rates import best_rate
 from ssmlens.runs.run import Run
 
 MOST_ARMS = 8
-"""Arms drawn as curves at most."""
+"""Most arms drawn as curves."""
 
 
 def with_rate(arms: Mapping[Arm, Sequence[Run]], rate: float | None) -> dict[Arm, Sequence[Run]]:
-    """The arms with their runs at a learning rate, those that have any; for None all as they are."""
-    chosen = {a: [r for r in runs if rate in (None, r.learning_rate)] for a, runs in arms.items()}
-    return {arm: runs for arm, runs in chosen.items() if runs}
+    """Select the arms with runs at a learning rate, and those runs; for None return all."""
+    selected = {a: [r for r in runs if rate in (None, r.learning_rate)] for a, runs in arms.items()}
+    return {arm: runs for arm, runs in selected.items() if runs}
 
 
 def at_best_rate(runs: Sequence[Run], measure: str, length: int | None) -> Sequence[Run]:
-    """The runs of one arm at the rate that is best at a length; all of them where they tell no rate."""
+    """Select an arm's runs at its best rate at a length; return all if no rate is known."""
     best = best_rate(runs, measure, length)
     return runs if best is None else [run for run in runs if run.learning_rate == best]
 
 
-def most_telling(arms: Mapping[Arm, Sequence[Run]], measure: str, length: int | None) -> list[Arm]:
-    """The arms to draw: those without a teacher, then those that do best over all rates, `MOST_ARMS` in all."""
+def arms_to_draw(arms: Mapping[Arm, Sequence[Run]], measure: str, length: int | None) -> list[Arm]:
+    """Select at most `MOST_ARMS` arms: those without a teacher, then the best over all rates."""
 
     def place(arm: Arm) -> tuple[bool, float]:
         overall = summarise(arm.name, arms[arm], measure, length, length).overall
         return arm.layer is not None, math.inf if math.isnan(overall) else -overall
 
-    kept = sorted(arms, key=place)[:MOST_ARMS]
-    return [arm for arm in arms if arm in kept]
+    selected = sorted(arms, key=place)[:MOST_ARMS]
+    return [arm for arm in arms if arm in selected]

@@ -1,4 +1,4 @@
-"""What the dashboard keeps of what it made, in one budget: by what it was made of, the least used first to go."""
+"""The dashboard's one cache: results by the digest of their input, least recently used dropped first."""
 
 import threading
 from collections import OrderedDict
@@ -13,69 +13,69 @@ from ssmlens_dashboard.views.memory import memory
 T = TypeVar("T")
 
 MOST = 1 << 30
-"""Most bytes kept; an eighth of the memory where that is less."""
+"""Most bytes in the cache; an eighth of the memory if that is less."""
 
-_SMALL = 1 << 16  # bytes: a thing below goes last, for it frees nothing
-_LEAST = 64  # bytes that anything is taken for
+_SMALL = 1 << 16  # bytes; smaller values are dropped last, as they free little
+_LEAST = 64  # bytes counted for any value
 
 
 class Cache:
-    """A cache of a bounded size, for several threads; the same thing is never made twice at once.
+    """A cache of bounded size. Thread-safe: two threads never compute the same value at once.
 
-    Keys hold the digest of what they were made of, so nothing in it can be out of date.
+    A key contains the digest of its input, so no value can be out of date.
 
     Args:
-        budget: Bytes of all it keeps, at most.
+        budget: Most bytes in the cache.
     """
 
     def __init__(self, budget: int):
         self._budget = budget
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
         self._total = 0
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def __contains__(self, key: Hashable) -> bool:
         with self._lock:
-            return key in self._kept
+            return key in self._values
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop everything."""
         with self._lock:
-            self._kept.clear()
+            self._values.clear()
             self._total = 0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under `key`, made now if it is not there."""
+        """Return the value of `key`; compute it with `make` if it is missing."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            alone = self._making.setdefault(key, threading.Lock())
-        with alone:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
             with self._lock:
-                if key in self._kept:
-                    return self._kept[key]
+                if key in self._values:
+                    return self._values[key]
             try:
                 value = make()
             finally:
                 with self._lock:
                     self._making.pop(key, None)
             with self._lock:
-                self._kept[key] = value
+                self._values[key] = value
                 self._total += size_of(value)
-                while self._total > self._budget and len(self._kept) > 1:
-                    self._total -= size_of(self._kept.pop(self._first_to_go()))
+                while self._total > self._budget and len(self._values) > 1:
+                    self._total -= size_of(self._values.pop(self._first_to_go()))
             return value
 
     def _first_to_go(self) -> Hashable:
-        """The least used of the large ones; of the small ones where no other is left beside the newest."""
-        *older, _ = self._kept
-        return next((key for key in older if size_of(self._kept[key]) >= _SMALL), older[0])
+        """Return the least recently used large value, else the least recently used; never the newest."""
+        *older, _ = self._values
+        return next((key for key in older if size_of(self._values[key]) >= _SMALL), older[0])
 
 
 def size_of(value: Any) -> int:
-    """About the bytes that a value takes up."""
+    """Estimate the bytes of a value."""
     if isinstance(value, np.ndarray | xr.Dataset):
         return max(_LEAST, value.nbytes)
     if isinstance(value, str | bytes):
@@ -88,9 +88,9 @@ def size_of(value: Any) -> int:
 
 
 def budget() -> int:
-    """Most bytes that the dashboard keeps, by how much memory there is."""
+    """Return the most bytes that the dashboard may cache on this machine."""
     return min(MOST, memory() // 8)
 
 
 CACHE = Cache(budget())
-"""The dashboard's one."""
+"""The dashboard's cache."""

@@ -1,4 +1,4 @@
-"""Several maps at once: what each place of a comparison shows, and what sets two of them apart."""
+"""Compare several matrices: the matrix of each place, and the difference of two."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ from ssmlens_dashboard.scene import Scene, resolve
 from ssmlens_dashboard.views.scores import layer_scores
 
 LETTERS = "ABCD"
-"""What the places side by side are called, as many as there may be."""
+"""Names of the places; their number is the most places at once."""
 
 SIDE = 440
-"""Most cells a side of a panel."""
+"""Most cells per side of a panel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Side:
     Attributes:
         letter: "A", "B", ...
         place: Which capture, layer and prompt.
-        scene: The place, open, its view as near as can be to what is asked; None where it cannot be.
-        notes: What is asked for and not shown, or why there is nothing.
+        scene: The open place, with the view nearest to the requested one; None if it cannot be opened.
+        notes: The parts of the request that are not shown, or why the place cannot be opened.
     """
 
     letter: str
@@ -42,14 +42,14 @@ class Side:
 
     @property
     def drawn(self) -> Selection | None:
-        """Its matrix."""
+        """The matrix of the place; None if it is not open."""
         return None if self.scene is None else self.scene.selection
 
 
 def sides(scene: Scene) -> list[Side]:
-    """The places of an address: its own, then those beside it."""
+    """Open the places of an address: its own, then the others."""
     at = scene.address
-    assert at.capture is not None  # both are chosen by `resolve`
+    assert at.capture is not None  # `resolve` sets both
     assert at.layer is not None
     opened = [Side("A", Place(at.capture, at.layer, at.prompt), scene)]
     for letter, place in zip(LETTERS[1:], at.against, strict=False):
@@ -58,12 +58,12 @@ def sides(scene: Scene) -> list[Side]:
 
 
 def _side(letter: str, place: Place, scene: Scene) -> Side:
-    asked = scene.address.but(
+    requested = scene.address.replace(
         capture=place.capture, layer=place.layer, prompt=place.prompt, zoom=None, query=None
     )
     try:
         scene.library.entry(place.capture)
-        opened = resolve(asked, scene.library)
+        opened = resolve(requested, scene.library)
     except SsmlensError as error:
         return Side(letter, place, None, (str(error),))
     at = opened.address
@@ -72,48 +72,50 @@ def _side(letter: str, place: Place, scene: Scene) -> Side:
     return Side(letter, Place(at.capture, at.layer, at.prompt), opened, opened.notes)
 
 
-def shared_limit(shown: list[Selection], scale: Scale) -> float | None:
-    """One value for the end of every colour scale: the largest of their own; None where there is none, as of ranks."""
-    limits = [colour_limit(what, scale) for what in shown]
+def shared_limit(selections: list[Selection], scale: Scale) -> float | None:
+    """Return one end for all colour scales, the largest of their own; None without one, as for ranks."""
+    limits = [colour_limit(selection, scale) for selection in selections]
     return max((limit for limit in limits if limit is not None), default=None)
 
 
-def panel_tile(what: Selection, zoom: Region | None) -> Tile | None:
-    """The matrix within a rectangle, in as many cells as a panel shows; None where it has no tokens there."""
-    here = _within(zoom, what.length)
-    if here is None:
+def panel_tile(selection: Selection, zoom: Region | None) -> Tile | None:
+    """Reduce a matrix within a rectangle to the cells of a panel; return None without tokens there."""
+    region = _within(zoom, selection.length)
+    if region is None:
         return None
-    longest = max(here.queries[1] - here.queries[0], here.keys[1] - here.keys[0])
-    if not whole(what) and longest > EXACT:
-        return shown_tile(what, here)
-    values = window(what, here.queries, here.keys)
-    return tile(values, here.queries, here.keys, what.reduction, SIDE, causal=what.causal)
+    longest = max(region.queries[1] - region.queries[0], region.keys[1] - region.keys[0])
+    if not whole(selection) and longest > EXACT:
+        return shown_tile(selection, region)
+    values = window(selection, region.queries, region.keys)
+    return tile(
+        values, region.queries, region.keys, selection.reduction, SIDE, causal=selection.causal
+    )
 
 
 def difference_tile(a: Selection, b: Selection, zoom: Region | None) -> Tile:
-    """a − b over the tokens that both have, in as many cells as a panel shows, each its largest in magnitude.
+    """Reduce a − b over the common tokens to the cells of a panel, each the largest entry in magnitude.
 
     Raises:
-        UsageError: They cannot be set against each other; the message says why.
+        UsageError: The two cannot be compared; the message says why.
     """
     if a.kind != b.kind:
         raise UsageError(f"no difference: one is a {a.kind}, the other a {b.kind}")
-    here = _within(zoom, min(a.length, b.length))
-    if here is None:
-        raise UsageError("no difference: one of them has no tokens here")
-    longest = max(here.queries[1] - here.queries[0], here.keys[1] - here.keys[0])
+    region = _within(zoom, min(a.length, b.length))
+    if region is None:
+        raise UsageError("no difference: one of them has no tokens in this region")
+    longest = max(region.queries[1] - region.queries[0], region.keys[1] - region.keys[0])
     if not (whole(a) and whole(b)) and longest > EXACT:
         raise UsageError(f"zoom in to {EXACT} tokens or fewer to see the difference")
-    values = window(a, here.queries, here.keys) - window(b, here.queries, here.keys)
+    values = window(a, region.queries, region.keys) - window(b, region.queries, region.keys)
     causal = a.causal and b.causal
-    return tile(values, here.queries, here.keys, "peak", SIDE, causal=causal)
+    return tile(values, region.queries, region.keys, "peak", SIDE, causal=causal)
 
 
 def apart(a: Selection, b: Selection) -> tuple[float, float]:
-    """How far apart two matrices are over the tokens that both have: ‖a − b‖ / ‖a‖, and their correlation.
+    """Measure ‖a − b‖ / ‖a‖ and the correlation of two matrices over their common tokens.
 
-    The correlation is over the pairs with key ≤ query, or over all pairs where one of the two looks ahead. NaN where it
-    cannot be said, or a prompt is too long for it.
+    The correlation is over the pairs with key ≤ query, or over all pairs if a matrix looks ahead. Both are NaN if
+    undefined or if a prompt is too long.
     """
     if a.kind != b.kind or not (whole(a) and whole(b)):
         return np.nan, np.nan
@@ -122,11 +124,11 @@ def apart(a: Selection, b: Selection) -> tuple[float, float]:
 
 
 def scores_of(opened: list[Side]) -> dict[str, list[float]]:
-    """Scores that at least one of the places has, a value for each place; NaN where it has none."""
+    """Collect the scores that any place has: one value per place, NaN where it has none."""
     columns = [_scores(side) for side in opened]
     names = dict.fromkeys(name for column in columns for name in column)
-    found = {name: [column.get(name, np.nan) for column in columns] for name in names}
-    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+    scores = {name: [column.get(name, np.nan) for column in columns] for name in names}
+    return {name: values for name, values in scores.items() if np.isfinite(values).any()}
 
 
 def by_chance(opened: list[Side]) -> dict[str, str]:
@@ -137,35 +139,37 @@ def by_chance(opened: list[Side]) -> dict[str, str]:
 
 
 def numbers(opened: list[Side], zoom: Region | None, most: int) -> xr.Dataset:
-    """The places' matrices at full resolution, and their differences from the first, for download.
+    """Collect the matrices at full resolution and their differences from the first, for download.
 
     Args:
         opened: The places.
         zoom: The rectangle; None: all.
-        most: Tokens a side at most.
+        most: Most tokens per side.
     """
-    held = [(side.letter, side.drawn) for side in opened if side.drawn is not None]
-    longest = max(what.length for _, what in held)
+    opened_matrices = [(side.letter, side.drawn) for side in opened if side.drawn is not None]
+    longest = max(selection.length for _, selection in opened_matrices)
     queries, keys = (zoom.queries, zoom.keys) if zoom else ((0, longest), (0, longest))
     queries, keys = _at_most(queries, longest, most), _at_most(keys, longest, most)
     values = {}
-    for letter, what in held:
+    for letter, selection in opened_matrices:
         values[letter] = np.full((queries[1] - queries[0], keys[1] - keys[0]), np.nan, np.float32)
-        here = _within(Region(queries, keys), what.length)
-        if here is not None:
-            rows, columns = (end - first for first, end in (here.queries, here.keys))
-            values[letter][:rows, :columns] = window(what, here.queries, here.keys)
-    for letter, _ in held[1:]:
-        values[f"{held[0][0]}_minus_{letter}"] = values[held[0][0]] - values[letter]
+        region = _within(Region(queries, keys), selection.length)
+        if region is not None:
+            rows, columns = (end - first for first, end in (region.queries, region.keys))
+            values[letter][:rows, :columns] = window(selection, region.queries, region.keys)
+    for letter, _ in opened_matrices[1:]:
+        values[f"{opened_matrices[0][0]}_minus_{letter}"] = (
+            values[opened_matrices[0][0]] - values[letter]
+        )
     return xr.Dataset(
         {name: (("query", "key"), array) for name, array in values.items()},
         coords={"query": np.arange(*queries), "key": np.arange(*keys)},
-        attrs={side.letter: _told(side) for side in opened},
+        attrs={side.letter: _description(side) for side in opened},
     )
 
 
-def _told(side: Side) -> str:
-    """A place in words."""
+def _description(side: Side) -> str:
+    """Describe a place in words."""
     if side.scene is None:
         return side.notes[0]
     model = side.scene.capture.attributes.get("model", "")
@@ -176,8 +180,8 @@ def _scores(side: Side) -> dict[str, float]:
     if side.scene is None:
         return {}
     measured = layer_scores(side.scene.capture, side.place.layer).isel(layer=0)
-    here = measured.isel(prompt=side.place.prompt)
-    return {str(name): float(here[name]) for name in here.data_vars if name != "reason"}
+    values = measured.isel(prompt=side.place.prompt)
+    return {str(name): float(values[name]) for name in values.data_vars if name != "reason"}
 
 
 def _chances(side: Side) -> dict[str, float]:
@@ -194,15 +198,15 @@ def _apart(
 ) -> tuple[float, float]:
     common = min(len(a), len(b))
     a, b = (x[:common, :common].astype(np.float64) for x in (a, b))
-    # above the diagonal both are zero, where both are causal
+    # if both are causal, both are zero above the diagonal
     pairs = common * (common + 1) / 2 if causal else common * common
     with np.errstate(all="ignore"):
         relative = np.linalg.norm(a - b) / np.linalg.norm(a)
-        together, alone, other = (
+        covariance, variance_a, variance_b = (
             np.vdot(x, y) / pairs - x.sum() * y.sum() / pairs**2
             for x, y in ((a, b), (a, a), (b, b))
         )
-        return float(relative), float(together / np.sqrt(alone * other))
+        return float(relative), float(covariance / np.sqrt(variance_a * variance_b))
 
 
 def _within(zoom: Region | None, tokens: int) -> Region | None:

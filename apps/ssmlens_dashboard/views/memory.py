@@ -1,4 +1,4 @@
-"""How much memory this process may use: the machine's, or less where a control group (cgroup) limits it."""
+"""The memory that this process may use: the machine's, or less under a control group (cgroup)."""
 
 import os
 from pathlib import Path
@@ -9,21 +9,21 @@ _LONGEST = 1 << 16
 
 
 def memory(proc: Path = _PROC, groups: Path = _GROUPS) -> int:
-    """Bytes of memory that this process, and those that share its control group, may use.
+    """Return the bytes of memory that this process may use, shared with its control group.
 
     Args:
-        proc: File that names the groups of this process, a line each: `number:controllers:path`.
-        groups: Folder of the groups, of cgroup version 1 or 2. In a container it may begin at the container's own.
+        proc: File with one line per group of this process: `number:controllers:path`.
+        groups: Folder of the groups, cgroup version 1 or 2. In a container its root may be the container's own group.
     """
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([whole, *_limits(proc, groups)])
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([total, *_limits(proc, groups)])
 
 
 def _limits(proc: Path, groups: Path) -> list[int]:
     limits = []
     for line in _text(proc).splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, place = rest.partition(":")
+        _, _, fields = line.partition(":")
+        controllers, _, place = fields.partition(":")
         if controllers == "":
             limits += _upwards(groups, place, "memory.max")
         elif "memory" in controllers.split(","):
@@ -32,10 +32,10 @@ def _limits(proc: Path, groups: Path) -> list[int]:
 
 
 def _upwards(root: Path, place: str, name: str) -> list[int]:
-    """The limits of a group and of all that it lies in."""
+    """Read the limits of a group and of all groups above it."""
     parts = [part for part in place.split("/") if part not in ("", "..")]
-    found = [_text(root.joinpath(*parts[:end], name)).strip() for end in range(len(parts) + 1)]
-    return [int(text) for text in found if text.isdecimal()]  # "max": there is none
+    texts = [_text(root.joinpath(*parts[:end], name)).strip() for end in range(len(parts) + 1)]
+    return [int(text) for text in texts if text.isdecimal()]  # "max" means no limit
 
 
 def _text(path: Path) -> str:

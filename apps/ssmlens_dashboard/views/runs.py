@@ -1,4 +1,4 @@
-"""The training runs of a library: read anew only where they grew."""
+"""The training runs of a library; only new lines are read again."""
 
 import dataclasses
 import hashlib
@@ -12,22 +12,22 @@ from ssmlens.runs.run import Run, open_run
 from ssmlens_dashboard.library import Library, without_folders
 from ssmlens_dashboard.listing import Entry
 
-_QUIET = (
-    600.0  # seconds without a word after which a run that says it runs is taken to have stopped
+_SILENT = 600.0  # seconds without a write after which a running run counts as stopped
+_AFTER = (
+    60.0  # seconds that the page keeps looking after the last write: a sweep may start another run
 )
-_AFTER = 60.0  # seconds for which the page goes on looking after the last word: a sweep starts another run
-_HELD: WeakKeyDictionary[Library, dict[str, Run]] = WeakKeyDictionary()
+_RUNS: WeakKeyDictionary[Library, dict[str, Run]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """A run of the library, as far as it can be read.
+    """A run of the library, readable or not.
 
     Attributes:
-        entry: Which one.
-        folder: Id of the folder it lies in: of its sweep.
-        run: What it says; None where it cannot be read.
+        entry: Its entry in the library.
+        folder: Id of its parent folder, which is its sweep's.
+        run: The run; None if it cannot be read.
         problem: Why it cannot be read.
     """
 
@@ -38,82 +38,89 @@ class Listed:
 
     @property
     def state(self) -> str:
-        """The run's state, "silent" where it says that it runs and has written nothing for ten minutes."""
+        """The run's state: "silent" if it should be running but has written nothing for ten minutes."""
         if self.run is None:
             return "unreadable"
         state = self.run.status.state
-        return "silent" if state in ("running", "starting") and _age(self.run) > _QUIET else state
+        return "silent" if state in ("running", "starting") and _age(self.run) > _SILENT else state
 
 
-def listed(library: Library, chosen: Sequence[str] = ()) -> list[Listed]:
-    """The runs there are now, only what grew of them read.
+def listed(library: Library, ids: Sequence[str] = ()) -> list[Listed]:
+    """List the selected runs; read only what is new.
 
     Args:
-        library: Where they are.
-        chosen: Ids of runs, or of folders of runs; empty: the folder that was last written to.
+        library: The library.
+        ids: Ids of runs or of their folders; empty: the folder last written to.
     """
-    found = everywhere(library)
-    if not chosen and found:
-        chosen = (max(found, key=lambda it: it.run.written if it.run else 0).folder,)
-    return [it for it in found if it.entry.id in chosen or it.folder in chosen]
+    runs = everywhere(library)
+    if not ids and runs:
+        ids = (max(runs, key=lambda item: item.run.written if item.run else 0).folder,)
+    return [item for item in runs if item.entry.id in ids or item.folder in ids]
 
 
 def everywhere(library: Library) -> list[Listed]:
-    """All runs there are now, only what grew of them read."""
+    """List all runs; read only what is new."""
     entries = library.entries("run")
     with _LOCK:
-        held = _HELD.setdefault(library, {})
-        for gone in held.keys() - {entry.id for entry in entries}:
-            del held[gone]
-        return [_listed(entry, held) for entry in entries]
+        known = _RUNS.setdefault(library, {})
+        for missing in known.keys() - {entry.id for entry in entries}:
+            del known[missing]
+        return [_listed(entry, known) for entry in entries]
 
 
-def legible(found: Sequence[Listed]) -> list[Run]:
-    """The runs that can be read, those that failed among them."""
-    return [it.run for it in found if it.run is not None]
+def legible(runs: Sequence[Listed]) -> list[Run]:
+    """Return the readable runs, failed ones included."""
+    return [item.run for item in runs if item.run is not None]
 
 
 def captures(library: Library) -> dict[str, list[Entry]]:
-    """The captures that each run has made so far, by the run's id, in the order of its steps."""
-    made: dict[str, list[Entry]] = {}
+    """Group the complete captures by the id of their run, in the order of steps."""
+    by_run: dict[str, list[Entry]] = {}
     for entry in library.entries("capture"):
         if entry.run is not None and not entry.growing:
-            made.setdefault(entry.run.id, []).append(entry)
-    return made
+            by_run.setdefault(entry.run.id, []).append(entry)
+    return by_run
 
 
-def folders(found: Sequence[Listed]) -> dict[str, str]:
-    """Folders that hold runs: id and name, in order."""
-    return {it.folder: it.entry.path.parent.name for it in found}
+def folders(runs: Sequence[Listed]) -> dict[str, str]:
+    """Map the id of each folder of runs to its name, in order."""
+    return {item.folder: item.entry.path.parent.name for item in runs}
 
 
-def fingerprint(found: Sequence[Listed]) -> str:
-    """What a page that shows these runs depends on, in short."""
-    told = [
-        (it.entry.id, it.state, it.problem, it.run and (it.run.metrics.end, it.run.written))
-        for it in found
+def fingerprint(runs: Sequence[Listed]) -> str:
+    """Return a digest of everything that a page of these runs depends on."""
+    state = [
+        (
+            item.entry.id,
+            item.state,
+            item.problem,
+            item.run and (item.run.metrics.end, item.run.written),
+        )
+        for item in runs
     ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
-def live(found: Sequence[Listed]) -> bool:
-    """Whether there may soon be more to see."""
+def live(runs: Sequence[Listed]) -> bool:
+    """Return whether these runs may soon change."""
     return any(
-        it.state in ("running", "starting") or _age(it.run) < _AFTER for it in found if it.run
+        item.state in ("running", "starting") or _age(item.run) < _AFTER
+        for item in runs
+        if item.run
     )
 
 
-def _listed(entry: Entry, held: dict[str, Run]) -> Listed:
+def _listed(entry: Entry, runs: dict[str, Run]) -> Listed:
     folder = hashlib.sha256(str(entry.path.parent).encode()).hexdigest()[:10]
     try:
-        known = held.get(entry.id)
-        held[entry.id] = open_run(entry.path) if known is None else known.reread()
-        return Listed(entry, folder, held[entry.id])
+        known = runs.get(entry.id)
+        runs[entry.id] = open_run(entry.path) if known is None else known.reread()
+        return Listed(entry, folder, runs[entry.id])
     except SsmlensError as error:
-        held.pop(entry.id, None)
+        runs.pop(entry.id, None)
         return Listed(entry, folder, None, without_folders(str(error), entry))
 
 
 def _age(run: Run) -> float:
-    """Seconds since a run wrote something."""
+    """Return the seconds since a run last wrote."""
     return time.time() - run.written

@@ -1,4 +1,4 @@
-"""The table of training runs: a row a run, plain text and numbers."""
+"""The table of training runs: one row per run, plain text and numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from ssmlens_dashboard.views.runs import Listed
 
 
 def table(
-    found: Sequence[Listed],
+    listed: Sequence[Listed],
     length: int | None,
     captures: Mapping[str, Sequence[Entry]],
     at: Address,
 ) -> tuple[list[Column], list[dict[str, Any]]]:
-    """Columns and rows for ag-grid, a row a run: plain text and numbers, and where a click on its captures leads.
+    """Build columns and rows for ag-grid: one row per run, with links to its captures.
 
     Args:
-        found: The runs.
-        length: The length whose evaluation is shown.
-        captures: The captures of each run, by its id, in order.
-        at: The address of the page; what is led to keeps its theme.
+        listed: The runs.
+        length: The evaluation length shown.
+        captures: The captures of each run by its id, in order.
+        at: The address of the page; links keep its theme.
     """
     number = numbers()
-    shown = _shown(found)
+    names = _measures(listed)
     long = "" if length is None else f" at {length}"
-    told = columns(
+    definitions = columns(
         {"field": "run", "pinned": "left", "width": 230, "tooltipField": "run"},
         {"field": "arm", "width": 110},
         {"field": "layer", "headerName": "teacher layer", "width": 106, **number},
@@ -47,22 +47,26 @@ def table(
         *(_LINKS if captures else ()),
         {"field": "step", "type": "rightAligned", "width": 110},
         {"field": "loss", "width": 70, **number},
-        *(_measure(name, long) for name in shown),
+        *(_measure(name, long) for name in names),
         {"field": "seconds", "headerName": "time", "width": 92, **_TIME},
         {"field": "problem", "flex": 1, "minWidth": 120, "tooltipField": "problem"},
     )
-    rows = [_row(it, length, shown) | _links(captures.get(it.entry.id, ()), at) for it in found]
-    return told, rows
+    rows = [
+        _row(item, length, names) | _links(captures.get(item.entry.id, ()), at) for item in listed
+    ]
+    return definitions, rows
 
 
-def _shown(found: Sequence[Listed]) -> list[str]:
-    """The measures that have a column: characters and strings always, others where a run has them."""
-    there = [name for name in measures([it.run for it in found if it.run]) if name != LOSS]
-    return list(dict.fromkeys(["char", "string", *there]))
+def _measures(listed: Sequence[Listed]) -> list[str]:
+    """List the measures that have a column: characters and strings always, others if a run has them."""
+    measured = [
+        name for name in measures([item.run for item in listed if item.run]) if name != LOSS
+    ]
+    return list(dict.fromkeys(["char", "string", *measured]))
 
 
 def _measure(name: str, long: str) -> dict[str, Any]:
-    """The column of a measure. Its field is not the measure's own name, which may be that of another column."""
+    """Define the column of a measure. Its field has a prefix, as a measure may have another column's name."""
     title = _TITLES.get(name) or readable(name, 30)
     kind = numbers(".1%") if name in SHARES else numbers()
     return {"field": f"at {name}", "headerName": f"{title}{long}", "width": 116, **kind}
@@ -71,16 +75,16 @@ def _measure(name: str, long: str) -> dict[str, Any]:
 _TITLES = {"char": "characters", "string": "strings"}
 
 
-def _row(it: Listed, length: int | None, shown: Sequence[str]) -> dict[str, Any]:
+def _row(listed: Listed, length: int | None, names: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "id": it.entry.id,
-        "run": readable(it.entry.name, 60),
-        "state": it.state,
-        "problem": readable(it.problem, 400),
+        "id": listed.entry.id,
+        "run": readable(listed.entry.name, 60),
+        "state": listed.state,
+        "problem": readable(listed.problem, 400),
     }
-    if it.run is None:
+    if listed.run is None:
         return row
-    status, loss = it.run.status, it.run.metrics.curve("loss", TRAIN)[1]
+    status, loss = listed.run.status, listed.run.metrics.curve("loss", TRAIN)[1]
     return row | {
         "arm": readable(it.run.arm, 40),
         "layer": it.run.teacher_layer,
@@ -100,19 +104,19 @@ def _final(run: Run, measure: str, length: int | None) -> float | None:
 
 
 def _links(captures: Sequence[Entry], at: Address) -> dict[str, Any]:
-    """To the maps of a run's first capture, and to its first beside its last."""
+    """Link to the maps of a run's first capture, and to its first and last side by side."""
     if not captures:
         return {}
     first, last = captures[0].id, captures[-1].id
-    told = {"captures": len(captures), "maps": Address("maps", first, theme=at.theme).href}
+    links = {"captures": len(captures), "maps": Address("maps", first, theme=at.theme).href}
     if first != last:
         beside = Address("compare", first, 0, against=(Place(last, 0, 0),), theme=at.theme)
-        told["change"] = beside.href
-    return told
+        links["change"] = beside.href
+    return links
 
 
 def _link(field: str, text: str, tooltip: str) -> dict[str, Any]:
-    """A column whose cells hold an address and show `text`, a JavaScript expression."""
+    """Define a column of links: a cell contains an address and shows `text`, a JavaScript expression."""
     return {
         "field": field,
         "width": 104,
@@ -124,8 +128,8 @@ def _link(field: str, text: str, tooltip: str) -> dict[str, Any]:
 
 
 _LINKS = (
-    _link("maps", "params.data.captures + ' captures'", "Maps captured while it trained"),
-    _link("change", "'first and last'", "The first capture beside the last"),
+    _link("maps", "params.data.captures + ' captures'", "Maps captured during training"),
+    _link("change", "'first and last'", "The first and the last capture, side by side"),
 )
 
 
@@ -133,15 +137,15 @@ _TIME = {
     "type": "rightAligned",
     "valueFormatter": {"function": "params.data.time"},
 }
-"""A column whose cells are sorted by their seconds and read as words."""
+"""A column that sorts by seconds and shows words."""
 
 
 def _time(seconds: float) -> str:
-    """Seconds in the two largest units that they fill: "3 s", "2 min 10 s", "1 h 5 min"; "" for NaN."""
+    """Format seconds in their two largest units: "3 s", "2 min 10 s", "1 h 5 min"; "" for NaN."""
     if math.isnan(seconds):
         return ""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {seconds_left} s" if minutes else f"{seconds_left} s"

@@ -1,16 +1,16 @@
-"""Maps and masks as small pictures, made when a browser asks for one, and kept."""
+"""Small pictures of maps and masks, drawn on request and cached."""
 
 from ssmlens.plot.matrix import small_tile
 from ssmlens.plot.picture import stamp
 from ssmlens.plot.selection import Selection
 
 SIDE = 128
-"""Most pixels a side."""
+"""Most pixels per side."""
 
 
-def thumbnail(what: Selection) -> bytes:
-    """A PNG of a map or mask: blocks show their peak (maps) or mean (masks), nothing where it is not finite."""
-    return what.keep(
-        (*what.matrix_key, "thumbnail"),
-        lambda: stamp(small_tile(what, SIDE).cells, signed=what.signed),
+def thumbnail(selection: Selection) -> bytes:
+    """Draw a PNG of a map or mask: a cell shows the peak (map) or mean (mask) of its entries, blank if not finite."""
+    return selection.keep(
+        (*selection.matrix_key, "thumbnail"),
+        lambda: stamp(small_tile(selection, SIDE).cells, signed=selection.signed),
     )

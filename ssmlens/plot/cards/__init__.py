@@ -1,1 +1,1 @@
-"""Cards for notebooks: a file a thing, entered under the name of its class. Some kilobytes each."""
+"""Cards for notebooks: one file per class, registered under its name. A card takes some kilobytes."""

@@ -1,4 +1,4 @@
-"""The card of a layer of a capture: its maps under the first prompt, and whether they may be believed."""
+"""The card of a layer of a capture: its maps on the first prompt and their verdict."""
 
 from ssmlens.notebook import CARDS
 from ssmlens.plot.cards.template import picture, render
@@ -9,7 +9,7 @@ from ssmlens.store import Layer
 
 @CARDS.register("Layer")
 def layer_card(layer: Layer) -> str:
-    """A layer as HTML."""
+    """Render a layer as HTML."""
     verdict = layer.verdict
     believed = verdict.answer + (f": {verdict.reason}" if verdict.reason else "")
     facts = [("mixer", str(layer.attributes.get("mixer", ""))), ("believed", believed)]

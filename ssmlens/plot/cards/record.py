@@ -1,4 +1,4 @@
-"""The card of what `recording` recorded of a layer: its maps of the first sequence, and how well it closes."""
+"""The card of a layer's record from `recording`: its maps on the first sequence and its closure."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ssmlens.plot.selection import maps_of
 
 @CARDS.register("LayerRecord")
 def record_card(record: Any) -> str:
-    """A record as HTML; nothing is computed of sequences too long for a picture but how they close."""
+    """Render a record as HTML; for sequences too long for a picture only the closure is computed."""
     layer, operands = RecordedLayer(record), record.operands
     long = operands.tokens > LONGEST
     kinds = [] if long else maps_of(layer)

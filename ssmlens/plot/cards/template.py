@@ -1,4 +1,4 @@
-"""How a card looks: a title, marks and numbers, and small pictures of maps."""
+"""The template of a card: a title, facts, and small pictures of maps."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from ssmlens.plot.raster import data_uri
 from ssmlens.plot.selection import Drawable, Kind, Selection
 
 LONGEST = 2048
-"""Tokens up to which a recorded map is made for its picture."""
+"""Longest sequence, in tokens, whose recorded map is computed for a picture."""
 
-_SIDE = 96  # cells of a picture a side
+_SIDE = 96  # most cells per side of a picture
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A small picture with what stands below it."""
+    """A small picture with its caption."""
 
     source: str
     caption: str
@@ -32,26 +32,26 @@ def render(
     side: int = 120,
     note: str = "",
 ) -> str:
-    """A card as HTML; all text is escaped.
+    """Render a card as HTML; all text is escaped.
 
     Args:
-        title: What it is.
+        title: The title.
         facts: Names and values.
         pictures: Maps.
-        side: Pixels of a picture.
-        note: What stands last.
+        side: Side of a picture in pixels.
+        note: The last line.
     """
     return _CARD.render(title=title, facts=facts, pictures=pictures, side=side, note=note)
 
 
 def picture(layer: Drawable, kind: Kind, caption: str, prompt: int = 0) -> Picture:
-    """A layer's map, small."""
-    what = Selection(layer=layer, kind=kind, prompt=prompt)
-    cells = small_tile(what, _SIDE).cells
-    return Picture(data_uri(stamp(cells, signed=what.signed)), caption)
+    """Draw a small picture of a layer's matrix."""
+    selection = Selection(layer=layer, kind=kind, prompt=prompt)
+    cells = small_tile(selection, _SIDE).cells
+    return Picture(data_uri(stamp(cells, signed=selection.signed)), caption)
 
 
-# Colours that are seen on white and on black, since a notebook may be either.
+# Colours that are visible on white and on black, as a notebook may be either.
 _CARD = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
     """<div style="font: 13px system-ui, sans-serif; display: inline-block">
 <b>{{ title }}</b>

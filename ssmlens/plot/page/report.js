@@ -27,7 +27,7 @@ async function unpack(text) {
   return new Float32Array(bits.buffer);
 }
 
-/** Calls visit(row, key, cell) for every packed cell of a view: those with key ≤ query, or all of a layer that looks ahead. */
+/** Call visit(row, key, cell) for every packed cell of a view: those with key ≤ query, or all if the layer looks ahead. */
 function visitCells(view, cells, visit) {
   for (let row = 0, at = 0; row < view.side; row++) {
     const end = view.square ? view.side : row + 1;
@@ -143,7 +143,7 @@ function facts(layer) {
     make("div", {}, make("dt", {}, name), make("dd", {}, number(value)))));
 }
 
-/** The image that picture.py makes of a map, unpacked: its edges say which colour of its palette a cell has. */
+/** Draw a map as picture.py does: the edges choose each cell's colour in the palette. */
 function picture(view, cells, { edges }) {
   const { side, signed } = view;
   const levels = new Float32Array(Uint8Array.from(atob(edges), (c) => c.charCodeAt(0)).buffer);
@@ -166,7 +166,7 @@ function picture(view, cells, { edges }) {
   const several = Math.max(1, Math.floor(700 / side));
   const large = Object.assign(document.createElement("canvas"), { width: several * side, height: several * side });
   const context = large.getContext("2d");
-  context.imageSmoothingEnabled = false; // cells of several pixels, so that nothing blurs one into the next
+  context.imageSmoothingEnabled = false; // several pixels per cell, so that cells do not blur
   context.drawImage(small, 0, 0, large.width, large.height);
   return large.toDataURL();
 }
