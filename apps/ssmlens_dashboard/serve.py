@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"cannot listen on {host} port {port} ({why}); choose another `port`"
+            f"cannot listen on {host} port {port} ({reason}); choose another `port`"
         ) from error
     return listener
 

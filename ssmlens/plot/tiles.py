@@ -115,7 +115,7 @@ def shrink(
 
 
 def tile_spec(
-    shown: Tile,
+    drawn: Tile,
     tokens: Sequence[str],
     *,
     signed: bool = True,
@@ -131,7 +131,7 @@ def tile_spec(
     cells' values for the pointer.
 
     Args:
-        shown: The tile.
+        drawn: The tile.
         tokens: The prompt's tokens.
         signed: True for maps (a diverging scale about 0), False for masks (0 to 1).
         scale: "linear", "symlog" or "rank" (`scales.coloured`).
@@ -143,10 +143,10 @@ def tile_spec(
         theme: LIGHT or DARK.
     """
     axes = _on_labels if hover == "tokens" else _on_positions
-    place, down, across, labels = axes(shown, tokens)
-    numbers = [] if hover is None else [_numbers(shown, labels)]
-    image, bar = picture(shown.cells, place, signed=signed, scale=scale, limit=limit)
-    if not shown.causal:
+    place, down, across, labels = axes(drawn, tokens)
+    numbers = [] if hover is None else [_numbers(drawn, labels)]
+    image, bar = picture(drawn.cells, place, signed=signed, scale=scale, limit=limit)
+    if not drawn.causal:
         image = {**image, "name": LOOKS_AHEAD}
     layout = {
         "template": plain_template(theme),
@@ -162,7 +162,7 @@ def tile_spec(
 
 
 def _on_positions(
-    shown: Tile, tokens: Sequence[str]
+    drawn: Tile, tokens: Sequence[str]
 ) -> tuple[Place, dict[str, Any], dict[str, Any], None]:
     """Return the place of the image on axes of positions, the axes down and across, and no labels."""
     rows, columns = drawn.cells.shape
@@ -172,17 +172,17 @@ def _on_positions(
         float(columns * drawn.block),
         float(rows * drawn.block),
     )
-    down = _positions(tokens, shown.queries, _DOWN)
-    return place, down, _positions(tokens, shown.keys, _ACROSS), None
+    down = _positions(tokens, drawn.queries, _DOWN)
+    return place, down, _positions(tokens, drawn.keys, _ACROSS), None
 
 
 def _on_labels(
-    shown: Tile, tokens: Sequence[str]
+    drawn: Tile, tokens: Sequence[str]
 ) -> tuple[Place, dict[str, Any], dict[str, Any], dict[str, list[str]]]:
     """The same on axes of labels, one for each square, and the labels."""
-    rows, columns = shown.cells.shape
-    down = block_labels(tokens, shown.block, *shown.queries)
-    across = block_labels(tokens, shown.block, *shown.keys)
+    rows, columns = drawn.cells.shape
+    down = block_labels(tokens, drawn.block, *drawn.queries)
+    across = block_labels(tokens, drawn.block, *drawn.keys)
     place = (-0.5, -0.5, float(columns), float(rows))
     labels = {"y": down, "x": across}
     return place, _categories(down, _DOWN), _categories(across, _ACROSS), labels

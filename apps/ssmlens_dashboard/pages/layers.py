@@ -155,12 +155,12 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
 
 
 def verdict(layer: Layer) -> str:
-    """Say whether a layer's maps are proven, and if not, why."""
+    """Say whether a layer's maps close, and if not, why."""
     result = layer.verdict
     return (
-        found.reason or _closes(found)
-        if found.answer != "not resolved"
-        else f"not resolved: {found.reason}"
+        result.reason or _closes(result)
+        if result.answer != "not resolved"
+        else f"not resolved: {result.reason}"
     )
 
 

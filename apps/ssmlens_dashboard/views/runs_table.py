@@ -86,13 +86,13 @@ def _row(listed: Listed, length: int | None, names: Sequence[str]) -> dict[str, 
         return row
     status, loss = listed.run.status, listed.run.metrics.curve("loss", TRAIN)[1]
     return row | {
-        "arm": readable(it.run.arm, 40),
-        "layer": it.run.teacher_layer,
-        "seed": it.run.seed,
-        "rate": without_nan(it.run.learning_rate),
+        "arm": readable(listed.run.arm, 40),
+        "layer": listed.run.teacher_layer,
+        "seed": listed.run.seed,
+        "rate": without_nan(listed.run.learning_rate),
         "step": f"{status.step} of {status.steps}" if status.steps else str(status.step),
         "loss": without_nan(float(loss[-1])) if len(loss) else None,
-        **{f"at {name}": _final(it.run, name, length) for name in shown},
+        **{f"at {name}": _final(listed.run, name, length) for name in names},
         "seconds": without_nan(status.seconds),
         "time": _time(status.seconds),
         "problem": readable(status.error, 400),
