@@ -67,19 +67,20 @@ class Worker:
         path = self.copy / module
         path.write_text(source, encoding="utf-8")
         self.written += 1
-        os.utime(path, (1_000_000_000 + 2 * self.written,) * 2)
+        when = 1_000_000_000 + 2 * self.written
+        os.utime(path, (when, when))
 
     def time_left(self) -> float:
         """Seconds until the end."""
         return self.ends - time.monotonic()
 
 
-def test_files(module: str) -> tuple[list[str], list[str]]:
-    """The test files of a module's name, and the other ones that use its room."""
+def tests_of(module: str, *, near: bool) -> tuple[list[str], list[str]]:
+    """The test files of a module's name; the others of its room and, unless `near`, those from further away."""
     path = Path(module).relative_to("ssmlens")
     room = path.parts[0]
     own = _files(f"tests/{room}", f"test_{path.stem}*.py")
-    further = [file for place in FURTHER[room] for file in _files(place)]
+    further = [] if near else [file for place in FURTHER[room] for file in _files(place)]
     others = [file for file in [*_files(f"tests/{room}"), *further] if file not in own]
     return own, list(dict.fromkeys(others))
 
@@ -96,11 +97,13 @@ def measure(file: str, limit: float) -> Trial:
 def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] | None:
     """A mutant with its outcome: "survived", "caught", "did not end", or "no change" of the module's source.
 
-    `alone` holds the test files that ran without a mutant. None where it has none for this module, or the time left does
-    not suffice for all of them.
+    `alone` holds the test files that ran without a mutant. None where it has none for this module, or the time left
+    does not suffice for all of them.
     """
     worker = _worker()
-    own, others = (_quickest_first(files, alone) for files in test_files(mutant["module"]))
+    own, others = (
+        _quickest_first(files, alone) for files in tests_of(mutant["module"], near=False)
+    )
     seconds = sum(alone[file].seconds for file in [*own, *others])
     if not 0 < seconds < worker.time_left():
         return None
@@ -136,6 +139,7 @@ def main() -> None:
     parser.add_argument(
         "--file-seconds", type=float, default=120, help="leave out test files that take longer"
     )
+    parser.add_argument("--near", action="store_true", help="the tests of the same folder alone")
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
     ends = time.monotonic() + asked.seconds
@@ -149,7 +153,7 @@ def main() -> None:
         context = get_context("fork")
         pool = ProcessPoolExecutor(asked.workers, context, _begin_worker, (folder, ends))
         with pool, asked.results.open("a", encoding="utf-8") as results:
-            alone = _measure_all(pool, chosen, asked.file_seconds)
+            alone = _measure_all(pool, chosen, asked)
             told: list[Future[dict[str, Any] | None]]
             told = [pool.submit(examine, mutant, alone) for mutant in chosen]
             outcomes: Counter[str] = Counter()
@@ -165,16 +169,18 @@ def main() -> None:
 
 
 def _measure_all(
-    pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], limit: float
+    pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], asked: argparse.Namespace
 ) -> dict[str, Trial]:
     """The test files of the mutants' modules that end and collect; what is left out is printed."""
     modules = sorted({mutant["module"] for mutant in chosen})
     files = dict.fromkeys(
-        file for module in modules for part in test_files(module) for file in part
+        file for module in modules for part in tests_of(module, near=asked.near) for file in part
     )
     # The large ones first, so that none is left to run alone.
     ordered = sorted(files, key=lambda file: -(CHECKOUT / file).stat().st_size)
-    trials = dict(zip(ordered, pool.map(measure, ordered, [limit] * len(ordered)), strict=True))
+    trials = dict(
+        zip(ordered, pool.map(measure, ordered, [asked.file_seconds] * len(ordered)), strict=True)
+    )
     alone = {}
     for file, trial in sorted(trials.items()):
         if not trial.ended:
