@@ -107,7 +107,7 @@ def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] |
     seconds = sum(alone[file].seconds for file in [*own, *others])
     if not 0 < seconds < worker.time_left():
         return None
-    source = (CHECKOUT / mutant["module"]).read_text(encoding="utf-8")
+    source = (worker.copy / mutant["module"]).read_text(encoding="utf-8")
     changed = mutated(mutant, source)
     if changed is None or changed == source:
         return {**mutant, "outcome": "no change"}
