@@ -111,7 +111,8 @@ def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] |
     changed = mutated(mutant, source)
     if changed is None or changed == source:
         return {**mutant, "outcome": "no change"}
-    told = {**mutant, **_what_changed(source, changed)}
+    line, was, now = _what_changed(source, changed)
+    told, lines = {**mutant, "line": line}, {"was": was, "is": now}
     for files in filter(None, (own, others)):
         expected = sum(alone[file].seconds for file in files)
         limit = min(20 + 3 * expected, worker.time_left())
@@ -122,10 +123,10 @@ def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] |
         if not trial.ended and limit < 20 + 3 * expected:
             return None
         if not trial.ended:
-            return {**told, "outcome": "did not end"}
+            return {**told, "outcome": "did not end", **lines}
         if not trial.passed:
             return {**told, "outcome": "caught", "by": trial.failed[0] if trial.failed else ""}
-    return {**told, "outcome": "survived"}
+    return {**told, "outcome": "survived", **lines}
 
 
 def main() -> None:
@@ -206,10 +207,11 @@ def _files(place: str, pattern: str = "test_*.py") -> list[str]:
     return [str(file.relative_to(CHECKOUT)) for file in found]
 
 
-def _what_changed(source: str, changed: str) -> dict[str, Any]:
+def _what_changed(source: str, changed: str) -> tuple[int, str, str]:
+    """Number of the first line that differs, and the line before and after."""
     before, after = source.splitlines(), changed.splitlines()
     first = next(n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
-    return {"line": first + 1, "was": before[first].strip(), "is": after[first].strip()}
+    return first + 1, before[first].strip(), after[first].strip()
 
 
 def _key(mutant: dict[str, Any]) -> tuple[str, str, int]:
