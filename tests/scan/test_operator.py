@@ -60,11 +60,14 @@ def test_a_log_decay_of_minus_infinity_leaves_nothing(random_operands, A_state):
     assert axes[:2] == ("prompt", "token")
     log_decay = log_decay.clone()
     log_decay[:, 5] = -torch.inf
-    before, after = (channel_maps(it) for it in (o, o.with_quantity("log_decay", log_decay)))
+    changed = o.with_quantity("log_decay", log_decay)
+    before, after = channel_maps(o), channel_maps(changed)
     assert torch.allclose(after[:, :, :5, :5], before[:, :, :5, :5], rtol=1e-5, atol=1e-8)
     assert torch.allclose(after[:, :, 6:, 6:], before[:, :, 6:, 6:], rtol=1e-5, atol=1e-8)
     assert after[:, :, 5:, :5].abs().max() < 1e-30
     assert before[:, :, 5:, :5].abs().max() > 1e-3
+    mixed = torch.einsum("bhij,bjhp->bihp", after, o.x)
+    assert torch.allclose(changed(o.x), mixed, rtol=1e-4, atol=1e-5)
 
 
 def test_an_operator_without_such_an_axis_says_so():
