@@ -116,6 +116,17 @@ def test_the_tolerance_is_a_share_of_the_map(sample, tmp_path, name, size):
         assert float(problem.split("(difference ")[1].rstrip(")")) == pytest.approx(2 * TOLERANCE)
 
 
+def test_a_map_of_nothing_is_zero(sample, tmp_path):
+    """What is never read gives no map; a stored one that is something then has no share to be told."""
+    arrays = sample.samples()
+    for linear_in_c in ("C", "attention_map", "channel_map"):
+        arrays[0][linear_in_c] = np.zeros_like(arrays[0][linear_in_c])
+    assert verify(sample.write_capture(tmp_path / "run", arrays=arrays)) == []
+    arrays[0]["attention_map"][1, 3, 2] = 1e-30
+    problems = verify(sample.write_capture(tmp_path / "other", arrays=arrays))
+    assert problems == ["layer 0: prompt 1: attention_map should be zero"]
+
+
 def test_forging_is_what_the_test_says_it_is(copy):
     forge(copy, 0)
     assert verify(copy) == []
