@@ -1,207 +1,294 @@
 """Would the tests notice? Mutants of the core, drawn at random, and the tests of what they change.
 
     pip install cosmic-ray
-    python -m analyses.mutants.run --count 400      # resumes where it stopped
+    python -m analyses.mutants.run --count 400      # goes on where it was stopped
 
 cosmic-ray says which mutants there are (an operator replaced, a comparison turned, a number changed, a branch negated,
-a loop emptied). Each is written into a copy of the checkout. The tests run in a fork of one process that has imported
-the libraries, which is what makes hundreds of mutants affordable: first the tests of the same name, then those of the
-same folder, then those that use it from further away. A mutant is caught when one fails that passes without it.
+a loop emptied). Each worker has a copy of the checkout and writes one mutant at a time into it. The tests run in a fork
+of a process that has imported the libraries, which is what makes hundreds of mutants affordable: first the tests of the
+same name, then those of the same folder and those that use it from further away, the quickest files first. Every file
+runs without a mutant beforehand. Tests that fail then are left out, and files that do not collect or end; the results
+name them. A mutant is caught when a test fails that passes without it.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from analyses.mutants.draw import draw, mutated
+from analyses.mutants.trial import Trial, run_tests
 
 ROOMS = ("scan", "recorder", "store", "scores", "inits", "tasks", "runs")
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results.jsonl"
-# Tests of code that uses each folder.
+# What uses a room from elsewhere.
 FURTHER = {
     "scan": ["tests/contracts/test_adapters.py", "tests/edits"],
-    "recorder": ["tests/contracts/test_adapters.py", "tests/cli/test_capture.py"],
-    "store": ["tests/reliability", "tests/cli/test_capture.py"],
-    "scores": ["tests/cli", "tests/plot"],
-    "inits": ["tests/training"],
-    "tasks": ["tests/training"],
-    "runs": ["tests/cli", "tests/training/test_sweep.py"],
+    "recorder": ["tests/contracts/test_adapters.py", "tests/cli/test_capture_effects.py"],
+    "store": ["tests/reliability", "tests/cli/test_verify_finds.py"],
+    "scores": ["tests/cli/test_commands.py", "tests/plot/test_of_captures.py"],
+    "inits": ["tests/training/test_loop.py", "tests/cli/test_train_transplant.py"],
+    "tasks": ["tests/training/test_loop.py", "tests/training/test_config_parts.py"],
+    "runs": ["tests/cli/test_train_compare.py", "tests/cli/test_train_validate.py"],
 }
-_SECONDS = 600.0  # most seconds for a stage of tests
 
 
-def mutants(room: str) -> Iterator[dict[str, Any]]:
-    """Every mutant of the modules of a room: module, operator and occurrence, and the line it stands on."""
-    from cosmic_ray.ast import get_ast  # pyright: ignore[reportMissingImports]
-    from cosmic_ray.plugins import get_operator, operator_names  # pyright: ignore[reportMissingImports]
+@dataclass
+class Worker:
+    """A process that tries mutants: the folder of its own copy, and when it has to be done.
 
-    names = [
-        name for name in sorted(operator_names()) if "BitOr" not in name
-    ]  # mostly in annotations
-    for path in sorted((CHECKOUT / "ssmlens" / room).rglob("*.py")):
-        nodes = list(_walk(get_ast(path.read_text(encoding="utf-8"))))
-        for name in names:
-            kind = get_operator(name)
-            if kind.arguments():
-                continue
-            operator = kind()
-            places = [place for node in nodes for place in operator.mutation_positions(node)]
-            for occurrence, place in enumerate(places):
-                yield {
-                    "module": str(path.relative_to(CHECKOUT)),
-                    "operator": name.removeprefix("core/"),
-                    "occurrence": occurrence,
-                    "line": place[0][0],
-                }
+    Attributes:
+        copy: A copy of the checkout that no other process writes to.
+        ends: When to stop, as time.monotonic() counts.
+        written: How many times a module was written. The time of the module's file follows it: Python takes a module
+            of the same size and second as compiled before for unchanged.
+    """
 
+    copy: Path
+    ends: float
+    written: int = 0
 
-def mutated(mutant: dict[str, Any], source: str) -> str | None:
-    """Return the module's source with the mutant; None if the operator does not change it."""
-    from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
-    from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
+    def write(self, module: str, source: str) -> None:
+        """Write a module so that Python compiles it anew."""
+        path = self.copy / module
+        path.write_text(source, encoding="utf-8")
+        self.written += 1
+        when = 1_000_000_000 + 2 * self.written
+        os.utime(path, (when, when))
 
-    return mutate_code(source, get_operator(f"core/{mutant['operator']}")(), mutant["occurrence"])
+    def time_left(self) -> float:
+        """Seconds until the end."""
+        return self.ends - time.monotonic()
 
 
-def stages(module: str) -> list[list[str]]:
-    """Tests to run one after the other: of the module's name, of its folder, of what uses it."""
+def tests_of(module: str, *, near: bool) -> tuple[list[str], list[str]]:
+    """The test files of a module's name; the others of its room and, unless `near`, those from further away."""
     path = Path(module).relative_to("ssmlens")
-    folder = Path("tests") / path.parts[0]
-    own = sorted((CHECKOUT / folder).rglob(f"test_{path.stem}*.py"))
-    named = [[str(test.relative_to(CHECKOUT)) for test in own]] if own else []
-    return [*named, [str(folder)], FURTHER[path.parts[0]]]
+    room = path.parts[0]
+    own = _files(f"tests/{room}", f"test_{path.stem}*.py")
+    further = [] if near else [file for place in FURTHER[room] for file in _files(place)]
+    others = [file for file in [*_files(f"tests/{room}"), *further] if file not in own]
+    return own, list(dict.fromkeys(others))
 
 
-def passes(copy: Path, tests: list[str]) -> bool | None:
-    """Run the tests in a copy of the checkout and a separate process; return whether they pass, None on a time-out."""
-    child = os.fork()
-    if child == 0:
-        _run_tests(copy, tests)
-    ends = time.monotonic() + _SECONDS
-    while time.monotonic() < ends:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+def measure(file: str, limit: float) -> Trial:
+    """A test file run without any mutant."""
+    worker = _worker()
+    limit = min(limit, worker.time_left())
+    if limit <= 0:
+        return Trial(ended=False, passed=False, failed=(), seconds=0)
+    return run_tests(worker.copy, [file], limit, stop_at_first=False)
 
 
-def _run_tests(copy: Path, tests: list[str]) -> None:
-    import sys
+def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] | None:
+    """A mutant with its outcome: "survived", "caught", "did not end", or "no change" of the module's source.
 
-    os.setpgid(0, 0)
-    os.chdir(copy)
-    sys.path[:0] = [str(copy), str(copy / "apps")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    import pytest
+    `alone` holds the test files that ran without a mutant. None where it has none for this module, or the time left
+    does not suffice for all of them.
+    """
+    worker = _worker()
+    own, others = (
+        _quickest_first(files, alone) for files in tests_of(mutant["module"], near=False)
+    )
+    seconds = sum(alone[file].seconds for file in [*own, *others])
+    if not 0 < seconds < worker.time_left():
+        return None
+    source = (worker.copy / mutant["module"]).read_text(encoding="utf-8")
+    changed = mutated(mutant, source)
+    if changed is None or changed == source:
+        return {**mutant, "outcome": "no change"}
+    line, was, now = _what_changed(source, changed)
+    told, lines = {**mutant, "line": line}, {"was": was, "is": now}
+    for files in filter(None, (own, others)):
+        expected = sum(alone[file].seconds for file in files)
+        limit = min(20 + 3 * expected, worker.time_left())
+        left_out = [test for file in files for test in alone[file].failed]
+        worker.write(mutant["module"], changed)
+        trial = run_tests(worker.copy, files, limit, left_out)
+        worker.write(mutant["module"], source)
+        if not trial.ended and limit < 20 + 3 * expected:
+            return None
+        if not trial.ended:
+            return {**told, "outcome": "did not end", **lines}
+        if not trial.passed:
+            return {**told, "outcome": "caught", "by": trial.failed[0] if trial.failed else ""}
+    return {**told, "outcome": "survived", **lines}
 
-    code = 99
-    with contextlib.suppress(BaseException):
-        imported = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *imported, *tests]))
-    os._exit(code)
+
+def main() -> None:
+    """Draw mutants, run tests, append a line each to the results."""
+    parser = argparse.ArgumentParser(description="Would the tests notice?")
+    parser.add_argument("--count", type=int, default=400, help="mutants of all rooms together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after these")
+    parser.add_argument(
+        "--file-seconds", type=float, default=120, help="leave out test files that take longer"
+    )
+    parser.add_argument("--near", action="store_true", help="the tests of the same folder alone")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    ends = time.monotonic() + asked.seconds
+    chosen = draw(CHECKOUT, asked.rooms, asked.count, asked.seed)
+    done = _examined(asked.results)
+    chosen = [mutant for mutant in chosen if _key(mutant) not in done]
+    print(f"{len(chosen)} mutants to try", flush=True)
+    _import_libraries()
+    asked.results.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, _no_process_left():
+        context = get_context("fork")
+        pool = ProcessPoolExecutor(asked.workers, context, _begin_worker, (folder, ends))
+        with pool, asked.results.open("a", encoding="utf-8") as results:
+            alone = _measure_all(pool, chosen, asked)
+            told: list[Future[dict[str, Any] | None]]
+            told = [pool.submit(examine, mutant, alone) for mutant in chosen]
+            outcomes: Counter[str] = Counter()
+            for future in as_completed(told):
+                line = future.result()
+                outcomes[line["outcome"] if line else "not tried"] += 1
+                if line:
+                    results.write(json.dumps(line) + "\n")
+                    results.flush()
+                if line and line["outcome"] == "survived":
+                    print(line["module"], line["line"], line["is"], flush=True)
+            print(dict(outcomes), flush=True)
 
 
-def _walk(node: Any) -> Iterator[Any]:
-    yield node
-    for child in getattr(node, "children", ()):
-        yield from _walk(child)
+def _measure_all(
+    pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], asked: argparse.Namespace
+) -> dict[str, Trial]:
+    """The test files of the mutants' modules that end and collect; what is left out is printed."""
+    modules = sorted({mutant["module"] for mutant in chosen})
+    files = dict.fromkeys(
+        file for module in modules for part in tests_of(module, near=asked.near) for file in part
+    )
+    # The large ones first, so that none is left to run alone.
+    ordered = sorted(files, key=lambda file: -(CHECKOUT / file).stat().st_size)
+    trials = dict(
+        zip(ordered, pool.map(measure, ordered, [asked.file_seconds] * len(ordered)), strict=True)
+    )
+    alone = {}
+    for file, trial in sorted(trials.items()):
+        if not trial.ended:
+            print(f"left out, did not end in {trial.seconds:.0f} s: {file}")
+        elif not trial.passed and (not trial.failed or file in trial.failed):
+            print(f"left out, does not run here: {file}")
+        else:
+            alone[file] = trial
+            if trial.failed:
+                print(f"left out of {file}: {len(trial.failed)} tests that fail here", flush=True)
+    seconds = sum(trial.seconds for trial in alone.values())
+    print(f"{len(alone)} test files, {seconds:.0f} s of tests", flush=True)
+    return alone
+
+
+def _quickest_first(files: list[str], alone: dict[str, Trial]) -> list[str]:
+    return sorted((file for file in files if file in alone), key=lambda file: alone[file].seconds)
+
+
+def _files(place: str, pattern: str = "test_*.py") -> list[str]:
+    path = CHECKOUT / place
+    found = [path] if path.is_file() else sorted(path.rglob(pattern))
+    return [str(file.relative_to(CHECKOUT)) for file in found]
+
+
+def _what_changed(source: str, changed: str) -> tuple[int, str, str]:
+    """Number of the first line that differs, and the line before and after."""
+    before, after = source.splitlines(), changed.splitlines()
+    first = next(n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
+    return first + 1, before[first].strip(), after[first].strip()
+
+
+def _key(mutant: dict[str, Any]) -> tuple[str, str, int]:
+    return mutant["module"], mutant["operator"], mutant["occurrence"]
+
+
+def _examined(results: Path) -> set[tuple[str, str, int]]:
+    if not results.exists():
+        return set()
+    return {_key(json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()}
+
+
+_the_worker: list[Worker] = []
+
+
+def _worker() -> Worker:
+    (worker,) = _the_worker
+    return worker
+
+
+def _begin_worker(folder: str, ends: float) -> None:
+    home = Path(tempfile.mkdtemp(dir=folder))
+    (home / "tmp").mkdir()
+    copy = home / "checkout"
+    for name in _tracked_files():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(CHECKOUT / name, copy / name)
+    _the_worker.append(Worker(copy, ends))
+
+
+def _tracked_files() -> list[str]:
+    """The files git tracks; where this is no repository, the folders' own files."""
+    listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return [name for name in listed.stdout.splitlines() if (CHECKOUT / name).is_file()]
+    folders = ("ssmlens", "apps", "analyses", "tests", "data", "docs")
+    files = [
+        *CHECKOUT.glob("*.*"),
+        *(file for part in folders for file in CHECKOUT.glob(f"{part}/**/*")),
+    ]
+    return [str(file.relative_to(CHECKOUT)) for file in files if file.is_file()]
+
+
+@contextlib.contextmanager
+def _no_process_left() -> Iterator[None]:
+    """Whatever was begun within ends with it, also what a killed test left behind."""
+    import ctypes
+
+    import psutil
+
+    adopt_orphans = 36  # PR_SET_CHILD_SUBREAPER
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(adopt_orphans, 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    try:
+        yield
+    finally:
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
 
 
 def _import_libraries() -> None:
-    import beartype  # noqa: F401
-    import h5py  # noqa: F401
-    import jaxtyping  # noqa: F401
-    import plotly.graph_objects  # noqa: F401
+    import importlib
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for name in ("beartype", "h5py", "hypothesis", "jaxtyping", "plotly.graph_objects", "pytest"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     import scipy.stats  # noqa: F401
     import torch
     import transformers  # noqa: F401
     import xarray  # noqa: F401
 
     torch.set_num_threads(1)
-
-
-def main() -> None:
-    """Draw mutants, run tests, append a line each to results.jsonl."""
-    parser = argparse.ArgumentParser(description="Would the tests notice?")
-    parser.add_argument("--count", type=int, default=400, help="mutants of all rooms together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=list(ROOMS))
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    every = [mutant for room in asked.rooms for mutant in mutants(room)]
-    chosen = random.Random(asked.seed).sample(every, min(asked.count, len(every)))
-    print(f"{len(every)} mutants, of which {len(chosen)} are drawn")
-    done = set()
-    if asked.results.exists():
-        lines = map(json.loads, asked.results.read_text(encoding="utf-8").splitlines())
-        done = {(line["module"], line["operator"], line["occurrence"]) for line in lines}
-    _import_libraries()
-    ends = time.monotonic() + 60 * asked.minutes
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "checkout"
-        copy.mkdir()
-        files = subprocess.run(
-            ["git", "ls-files"], cwd=CHECKOUT, check=True, capture_output=True, text=True
-        )
-        for name in files.stdout.splitlines():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(CHECKOUT / name, copy / name)
-        pass_without: dict[str, bool] = {}
-        for mutant in chosen:
-            key = (mutant["module"], mutant["operator"], mutant["occurrence"])
-            if key in done or time.monotonic() > ends:
-                continue
-            told = _examine(mutant, copy, pass_without)
-            with asked.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
-            print(told["outcome"], told["module"], told["line"], told["operator"], flush=True)
-
-
-def _examine(mutant: dict[str, Any], copy: Path, pass_without: dict[str, bool]) -> dict[str, Any]:
-    """A mutant with its outcome: "survived", or "caught" with the stage of tests that did.
-
-    Raises:
-        SystemExit: Tests fail without any mutant, too.
-    """
-    path = copy / mutant["module"]
-    source = path.read_text(encoding="utf-8")
-    changed = mutated(mutant, source)
-    if changed is None or changed == source:
-        return {**mutant, "outcome": "no change"}
-    before, after = source.splitlines(), changed.splitlines()
-    first = next((n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
-    told = {**mutant, "line": first + 1, "was": before[first].strip(), "is": after[first].strip()}
-    for number, tests in enumerate(stages(mutant["module"])):
-        path.write_text(changed, encoding="utf-8")
-        passed = passes(copy, tests)
-        path.write_text(source, encoding="utf-8")
-        if passed:
-            continue
-        name = " ".join(tests)
-        if name not in pass_without:
-            pass_without[name] = passes(copy, tests) is True
-        if not pass_without[name]:
-            raise SystemExit(f"{name}: these tests do not pass without a mutant")
-        outcome = "did not end" if passed is None else "caught"
-        return {**told, "outcome": outcome, "stage": number}
-    return {**told, "outcome": "survived"}
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _contribution(
     """‖out_proj(r ⊙ (y − D x))‖ of each token: what reaches the output through the map. NaN where it is not known."""
     weight, x = _out_weight(adapter, mixer), operands.x
     known = operands.surroundings is not None or operands.gate is None
-    if weight is None or x is None or not known or not weight.is_floating_point():
+    if weight is None or x is None or not known:
         return y.new_full(y.shape[:2], torch.nan, dtype=torch.float32)
     written = (y if operands.D is None else y - operands.D * x).float().flatten(2)
     if operands.surroundings is not None:
@@ -104,7 +104,7 @@ def _contribution(
 def unseen_heads(adapter: Adapter, mixer: nn.Module, operands: Operator) -> int:
     """How many heads have only zero columns in the last projection: what they mix does not reach the output."""
     weight = _out_weight(adapter, mixer)
-    if weight is None or operands.x is None or not weight.is_floating_point():
+    if weight is None or operands.x is None:
         return 0
     heads, headdim = operands.x.shape[2:]
     columns = weight.detach()[:, -heads * headdim :].unflatten(1, (heads, headdim))
@@ -112,8 +112,9 @@ def unseen_heads(adapter: Adapter, mixer: nn.Module, operands: Operator) -> int:
 
 
 def _out_weight(adapter: Adapter, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:
-    """The weight of the last projection, where it has one."""
-    return getattr(adapter.out_projection(mixer), "weight", None)
+    """The weight of the last projection, where it has one that is not quantised."""
+    weight = getattr(adapter.out_projection(mixer), "weight", None)
+    return weight if weight is not None and weight.is_floating_point() else None
 
 
 def real_tokens(length: Int[Tensor, " prompt"], tokens: int) -> Bool[Tensor, "prompt token"]:

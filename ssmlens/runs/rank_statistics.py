@@ -75,7 +75,7 @@ def depth_interval(
 
     Teachers are drawn with replacement, where there are several, and of each one drawn stretches of `block`
     neighbouring layers until there are as many layers as it has. Samples in which a correlation is not defined are left
-    aside.
+    aside; NaN where they are more than half.
 
     Args:
         teachers: Of each one the values that the statistic takes, a number a layer, all finite.

@@ -283,7 +283,7 @@ class Operator(ABC):
 
     def rows(self: Self, sequences: Sequence[int], first: int, end: int) -> Self:
         """Some sequences, and of these only tokens first ≤ t < end; without what surrounds the mixing."""
-        if len(sequences) == self.batch and (first, end) == (0, self.tokens):
+        if list(sequences) == list(range(self.batch)) and (first, end) == (0, self.tokens):
             return dataclasses.replace(self, surroundings=None)
         cut = self._cut({PROMPT: list(sequences)})
         return cut.between(first, end)

@@ -142,6 +142,16 @@ def test_a_block_with_an_mlp_counts_once(build):
         assert 0.95 * bound < weight.abs().max() <= bound
 
 
+@pytest.mark.parametrize("init", ["mamba-ssm", "transformers"])
+def test_biases_of_linear_layers_and_norms_are_0(build, init):
+    model = spoil(build("ssmlens mamba", ssm_cfg={"bias": True}, rms_norm=False))
+    inits[init]().apply_(model)
+    zero = ("norm.bias", "norm_f.bias", "in_proj.bias", "out_proj.bias")
+    biases = {name: p for name, p in model.named_parameters() if name.endswith(zero)}
+    assert len(biases) == 2 * 3 + 1
+    assert not any(bias.any() for bias in biases.values())
+
+
 def test_hybrids_are_drawn_whole(build):
     attention = {"attn_layer_idx": [1], "attn_cfg": {"num_heads": 2, "d_conv": 3, "causal": True}}
     model = spoil(build("ssmlens mamba2", **attention))

@@ -7,7 +7,8 @@ import torch
 
 import ssmlens
 from ssmlens.errors import UsageError
-from ssmlens.inits.init import inits
+from ssmlens.inits.init import choose_mixers, inits
+from ssmlens.inits.pieces import find_pieces, log_scale
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
 
@@ -48,6 +49,35 @@ def rms(values):
 
 
 MEMORY = {"dt", "dt_proj", "dt bias", "A", *(f"A {n}" for n in range(6))}
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_scale_is_the_mean_log_rms_of_the_matrices(second):
+    model = make(second, 1, 0.3)
+    site = choose_mixers(model)[1]
+    pieces = cut(model, 1, second)
+    if second:  # its view of the convolution is of all of it, beside those of B and C
+        pieces["conv x"] = model.backbone.layers[1].mixer.conv1d.weight
+    matrices = [p for name, p in pieces.items() if p.ndim > 1 and not name.startswith("A")]
+    assert len(matrices) == (9 if second else 8)
+    wanted = sum(math.log(rms(piece)) for piece in matrices) / len(matrices)
+    assert log_scale(site) == pytest.approx(wanted)
+    with torch.no_grad():
+        model.backbone.layers[1].mixer.out_proj.weight.zero_()
+    assert math.isnan(log_scale(site))
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_what_no_view_names_is_piece_0_and_nothing_else_is(second):
+    model = make(second)
+    site = choose_mixers(model)[1]
+    pieces = find_pieces(model, site, lambda block, _: dict(block.named_parameters()))
+    named = {name for name, numbers in pieces.of.items() if (numbers > 0).all()}
+    unnamed = {name for name, numbers in pieces.of.items() if (numbers == 0).all()}
+    norms = {"norm.weight", "mixer.norm.weight"} if second else {"norm.weight"}
+    assert unnamed == norms | {"mixer.out_proj.weight"}
+    assert named == set(pieces.of) - unnamed
+    assert 0 not in pieces.memory
 
 
 @pytest.mark.parametrize("second", [False, True])

@@ -6,7 +6,7 @@ import ssmlens
 from ssmlens.adapters.blocks import find_blocks
 from ssmlens.errors import UsageError
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
-from ssmlens.recorder.choose import choose_blocks
+from ssmlens.recorder.choose import choose_blocks, for_long_prompts
 
 NEMOTRON = "transformers NemotronHMamba2Mixer"  # mamba, mlp, attention, moe, mamba
 
@@ -48,3 +48,24 @@ def test_a_model_of_attention_alone_is_told_as_such():
     )
     with pytest.raises(UsageError, match=r"this model has attention layers 0\.\.1$"):
         choose_blocks(find_blocks(MambaLM(config)), [7])
+
+
+def test_of_long_prompts_mixers_alone_are_kept(tiny_model, caplog):
+    model = tiny_model(NEMOTRON)
+    model.set_attn_implementation("eager")
+    blocks = find_blocks(model)
+    whole = choose_blocks(blocks, None)
+    kept = for_long_prompts(whole, None, None)
+    assert [block.layer for block in kept] == [0, 4]
+    assert all(block.attention is None for block in kept)
+    (record,) = caplog.records
+    assert "maps of softmax attention are not kept" in record.message
+    caplog.clear()
+    assert for_long_prompts(kept, [0, 4], None) == kept
+    assert not caplog.records
+    attention = [block for block in whole if block.layer == 2]
+    for chosen, layers in ((whole, [0, 2, 4]), (attention, [2]), (attention, None)):
+        with pytest.raises(UsageError, match=r"maps of softmax attention \(layer 2\)"):
+            for_long_prompts(chosen, layers, None)
+    with pytest.raises(UsageError, match="`channels` stores their maps whole"):
+        for_long_prompts(kept, None, [0])

@@ -8,7 +8,7 @@ import torch
 
 from ssmlens.models.mamba_config import MambaConfig
 from ssmlens.models.mamba_lm import MambaLM
-from ssmlens.recorder.closure import closure
+from ssmlens.recorder.closure import closure, unseen_heads
 from ssmlens.recorder.recording import recording
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.verdict import judge
@@ -55,6 +55,39 @@ def test_it_is_the_difference_beside_what_the_map_contributes(layer):
         size = wrong[prompt, :tokens].double().norm()
         rounding = float(2.0**-23 * size / total.sqrt())
         assert float(found.map_rounding[prompt]) == pytest.approx(rounding, rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
+def test_heads_with_zero_columns_alone_do_not_reach_the_output(layer):
+    call, operands = recorded(mamba(layer))
+    adapter, mixer = call.site.adapter, call.site.module
+    assert unseen_heads(adapter, mixer, operands) == 0
+    size, weight = operands.x.shape[3], mixer.out_proj.weight
+    weight[:, size : 3 * size] = 0
+    weight[0, :size] = 0
+    weight[:, -1] = 0
+    assert unseen_heads(adapter, mixer, operands) == (3 if size == 1 else 2)
+    assert unseen_heads(adapter, mixer, dataclasses.replace(operands, x=None)) == 0
+    packed = torch.zeros(7, 3, dtype=torch.uint8)  # quantised: nothing is known of its columns
+    mixer.out_proj.weight = torch.nn.Parameter(packed, requires_grad=False)
+    assert unseen_heads(adapter, mixer, operands) == 0
+    mixer.out_proj = torch.nn.Identity()
+    assert unseen_heads(adapter, mixer, operands) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
+def test_behind_a_gate_that_is_not_read_the_maps_closure_is_not_known(layer):
+    call, operands = recorded(mamba(layer))
+    assert operands.gate is not None
+    operands = dataclasses.replace(operands, surroundings=None)
+    args = call.site.adapter, call.site.module, operands, call.output
+    found = closure(*args, torch.tensor([7, 3]))
+    assert found.error.max() < 1e-5
+    assert found.map_error.shape == found.map_rounding.shape == (2,)
+    assert found.map_error.isnan().all()
+    assert found.map_rounding.isnan().all()
 
 
 class Layer(dict):

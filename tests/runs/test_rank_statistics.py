@@ -174,19 +174,33 @@ def test_an_interval_draws_teachers_too():
     assert found == (pytest.approx(-0.999, abs=2e-3), pytest.approx(0.999, abs=2e-3))
 
 
-def test_stretches_are_neighbours():
+@pytest.mark.parametrize("layers", [7, 8])
+def test_stretches_are_neighbours(layers):
     seen = []
 
     def remember(values):
         seen.append(values)
         return np.zeros(len(values))
 
-    of_ranks.depth_interval([(np.arange(7.0),)], remember, samples=50, block=3)
+    of_ranks.depth_interval([(np.arange(float(layers)),)], remember, samples=50, block=3)
     (drawn,) = seen
-    assert drawn.shape == (50, 7)
-    assert (np.diff(drawn)[:, [0, 1, 3, 4]] == 1).all()
-    assert drawn.min() == 0
-    assert drawn.max() == 6
+    assert drawn.shape == (50, layers)
+    within = [place for place in range(layers - 1) if place % 3 != 2]
+    assert (np.diff(drawn)[:, within] == 1).all()
+    assert set(drawn[:, 0]) == set(range(layers - 2)), "a stretch begins anywhere"
+
+
+@pytest.mark.parametrize("missing", [49, 51])
+def test_no_interval_where_most_samples_have_no_correlation(missing):
+    def holes(values):
+        return np.where(np.arange(100) < missing, np.nan, 0.5)
+
+    low, high = of_ranks.depth_interval([(np.arange(6.0),)], holes, samples=100)
+    if missing > 50:
+        assert math.isnan(low)
+        assert math.isnan(high)
+    else:
+        assert (low, high) == (pytest.approx(0.5), pytest.approx(0.5))
 
 
 def test_no_interval_where_nothing_varies():

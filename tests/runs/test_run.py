@@ -108,6 +108,14 @@ def test_a_run_says_what_it_is_and_what_it_measured(folder):
     assert len(run.metrics.curve("loss", "no such split")[0]) == 0
 
 
+def test_splits_are_kept_apart_where_neither_tells_a_length(folder):
+    append(folder, '{"step": 1, "split": "eval", "loss": 7.0}\n')
+    metrics = open_run(folder).metrics
+    steps, loss = metrics.curve("loss", "eval")
+    assert (steps.tolist(), loss.tolist()) == ([1], [7.0])
+    assert metrics.curve("loss")[1].tolist()[:2] == [3.0, 2.5]
+
+
 def test_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     run = open_run(tmp_path)

@@ -7,7 +7,14 @@ import pytest
 
 from ssmlens.errors import UsageError
 from ssmlens.runs.run import find_runs, open_run
-from ssmlens.runs.validation import TRAINING_LOSS, layer_table, predict, training_loss
+from ssmlens.runs.validation import (
+    TRAINING_LOSS,
+    LayerTable,
+    layer_table,
+    predict,
+    reached_by_seed,
+    training_loss,
+)
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep import run_path
@@ -79,6 +86,41 @@ def test_too_little_for_an_order(tmp_path):
     write(tmp_path, 2, 1e-3, 1, 0.5)
     with pytest.raises(UsageError, match="no seed has students of every layer"):
         layer_table(runs_of(tmp_path))
+
+
+def test_a_layer_that_lacks_a_rate_or_every_run_has_no_whole_seed(tmp_path):
+    for layer in range(3):
+        for rate in (1e-3, 1e-2) if layer else (1e-3,):
+            write(tmp_path, layer, rate, 0, 0.5)
+    runs = runs_of(tmp_path)
+    assert reached_by_seed(runs, [1, 2], "char", 8).tolist() == [[0.5], [0.5]]
+    assert reached_by_seed(runs, [0, 1, 2], "char", 8).shape == (3, 0)
+    assert reached_by_seed(runs, [1, 2, 9], "char", 8).shape == (3, 0)
+
+
+def partial_by_hand(a, b, covariates):
+    """Correlation of what least squares on the covariates' ranks leaves of the ranks; no ties."""
+    a, b, *others = (np.argsort(np.argsort(v)).astype(float) for v in (a, b, *covariates))
+    known = np.stack([np.ones(len(a)), *others], axis=1)
+    left = [v - known @ np.linalg.lstsq(known, v, rcond=None)[0] for v in (a, b)]
+    return left[0] @ left[1] / math.sqrt((left[0] @ left[0]) * (left[1] @ left[1]))
+
+
+@pytest.mark.parametrize(
+    ("score", "given"),
+    [
+        ("s", ["log_scale", "memory_length"]),
+        ("log_scale", ["memory_length"]),
+        ("memory_length", ["log_scale"]),
+    ],
+)
+def test_depth_scale_and_memory_are_given_but_for_the_score_itself(score, given):
+    numbers, depth = np.random.default_rng(4), np.arange(12)
+    scores = {name: numbers.normal(size=12) for name in ("s", "log_scale", "memory_length")}
+    real = numbers.normal(size=(12, 1))
+    table = LayerTable(depth, scores, real, np.empty((12, 0)), "")
+    wanted = partial_by_hand(scores[score], real[:, 0], [depth, *(scores[n] for n in given)])
+    assert predict([table], score, samples=10).partial == pytest.approx(wanted)
 
 
 def test_a_score_that_says_it_all(experiment):

@@ -54,6 +54,13 @@ def test_matrices_maps_and_recurrence_are_the_definition(tokens, taps):
     assert relative(matrix_row(o, tokens - 1), M[:, :, -1]) < 1e-6
 
 
+def test_its_bias_is_read_through_the_gate_of_each_token():
+    o = operator(5)
+    wanted = o.C[..., 0] * o.bias
+    assert torch.equal(o.offset, wanted.unsqueeze(3))
+    assert dataclasses.replace(o, bias=None).offset is None
+
+
 RECTANGLES = [
     ((0, 9), (0, 9)),
     ((3, 7), (1, 5)),

@@ -1,5 +1,6 @@
 """Chunks made here are those HDF5 makes: its checksum byte for byte, its shuffle and deflate as it reads them."""
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -51,6 +52,22 @@ def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["x"].chunks == (1, 4, 3)
         np.testing.assert_array_equal(file["x"][...], array)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("size", [1, 16_383, 16_384, 40_000])
+def test_a_chunk_is_one_deflate_stream_and_its_checksum(level, size):
+    """Stored blocks hold 65,535 bytes at most; HDF5 would read on past bytes that do not belong there."""
+    array = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    data = bytes(*encoded_all(array, [(0,)], (size,), level))
+    stream = zlib.decompressobj()
+    values = stream.decompress(data[:-4])
+    assert stream.eof
+    assert stream.unused_data == b""
+    planes = np.frombuffer(values, np.uint8)
+    values = planes.reshape(4, size).T.tobytes() if level else values
+    assert values == array.tobytes()
+    assert int.from_bytes(data[-4:], "little") == fletcher32(data[:-4])
 
 
 def test_threads_make_the_same_chunks_in_the_same_order():

@@ -9,6 +9,7 @@ import pytest
 from ssmlens.errors import UsageError
 from ssmlens.store import digest, open_capture, verify
 from ssmlens.store.hdf5 import read_attributes, write_attributes
+from ssmlens.store.integrity import TOLERANCE
 from ssmlens.store.schema import has_prompts
 
 ARRAYS = (
@@ -94,6 +95,36 @@ def test_one_flipped_sign_and_forged_digests(copy, name, index):
     assert problems
     assert all("is not what the operands give" in problem for problem in problems)
     assert all(problem.startswith(f"layer {index}: prompt ") for problem in problems)
+
+
+@pytest.mark.parametrize("name", ["attention_map", "channel_map"])
+@pytest.mark.parametrize("size", [2.0**-12, 2.0**12])
+def test_the_tolerance_is_a_share_of_the_map(sample, tmp_path, name, size):
+    """Half of it passes and twice is told, of small maps as of large ones."""
+    off = np.array([0.0, 0.5, 2.0, -2.0]) * TOLERANCE
+    arrays = sample.samples()
+    for linear_in_c in ("C", "attention_map", "channel_map"):
+        arrays[2][linear_in_c] = arrays[2][linear_in_c] * np.float32(size)
+    array = arrays[2][name]
+    arrays[2][name] = (array * (1 + off.reshape(-1, *[1] * (array.ndim - 1)))).astype(np.float32)
+    problems = verify(sample.write_capture(tmp_path / "run", arrays=arrays))
+    assert {problem[: len("layer 2: prompt 0")] for problem in problems} == {
+        "layer 2: prompt 2",
+        "layer 2: prompt 3",
+    }
+    for problem in problems:
+        assert float(problem.split("(difference ")[1].rstrip(")")) == pytest.approx(2 * TOLERANCE)
+
+
+def test_a_map_of_nothing_is_zero(sample, tmp_path):
+    """What is never read gives no map; a stored one that is something then has no share to be told."""
+    arrays = sample.samples()
+    for linear_in_c in ("C", "attention_map", "channel_map"):
+        arrays[0][linear_in_c] = np.zeros_like(arrays[0][linear_in_c])
+    assert verify(sample.write_capture(tmp_path / "run", arrays=arrays)) == []
+    arrays[0]["attention_map"][1, 3, 2] = 1e-30
+    problems = verify(sample.write_capture(tmp_path / "other", arrays=arrays))
+    assert problems == ["layer 0: prompt 1: attention_map should be zero"]
 
 
 def test_forging_is_what_the_test_says_it_is(copy):

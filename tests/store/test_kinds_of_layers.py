@@ -256,6 +256,19 @@ def test_reduced_maps_that_the_operands_do_not_give(sample, layers, tmp_path, na
         assert name in problem
 
 
+@pytest.mark.parametrize("step", [-1, 1])
+def test_a_reach_that_is_one_token_off(sample, layers, tmp_path, step):
+    arrays, told = layers[REDUCED]
+    prompt, last = 0, int(sample.LENGTHS[0]) - 1
+    reach = arrays["reach"].copy()
+    assert 0 < reach[prompt, last] < last
+    reach[prompt, last] += step
+    path = write(sample, tmp_path / "run.h5", {REDUCED: (arrays | {"reach": reach}, told)})
+    (problem,) = verify(path)
+    assert problem.startswith("layer 3: prompt 0: ")
+    assert f"reach[{last}]" in problem
+
+
 @pytest.mark.parametrize("name", REDUCED_ARRAYS)
 def test_reduced_maps_without_their_other_half(sample, layers, tmp_path, name):
     arrays, told = layers[REDUCED]

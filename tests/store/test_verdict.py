@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssmlens.store.verdict import judge
+from ssmlens.store.verdict import judge, why_open
 
 
 class Stored:
@@ -118,3 +118,95 @@ def test_an_output_that_cannot_be_computed_again_resolves_nothing():
     assert verdict.failures == ()
     layer.attributes["kind"] = "attention"
     assert judge(layer).answer == "yes"
+
+
+SMALL = [1e-7, 1e-7, 1e-7]
+
+
+@pytest.mark.parametrize(
+    ("errors", "rounding", "answer", "failed"),
+    [
+        (SMALL, SMALL, "yes", []),
+        ([1e-3] * 3, [1e-3] * 3, "yes", []),  # at the tolerance is within it
+        ([1e-7, 0.5, 1e-7], SMALL, "no", [1]),
+        ([0.5, 0.5, 1e-7], [1e-7, 0.4, 1e-7], "no", [0]),
+        ([1e-7, 0.5, 1e-7], [1e-7, 0.4, 1e-7], "not resolved", []),
+        ([1e-7, 1e-7, 1e-7], [1e-7, 0.4, 1e-7], "not resolved", []),  # rounding alone
+        ([8 * 2**-9, 0, 0], [2**-9, 0, 0], "not resolved", []),  # eight roundings, no more
+        ([8.01 * 2**-9, 0, 0], [2**-9, 0, 0], "no", [0]),
+        ([0.004, 0, 0], [0.0006, 0, 0], "not resolved", []),  # within eight roundings
+        ([1e-7, np.nan, 1e-7], SMALL, "yes", []),  # not known of one prompt
+        ([np.nan] * 3, [np.nan] * 3, "yes", []),
+        ([0.5] * 3, None, "yes", []),  # a file of before the rounding was stored
+    ],
+)
+def test_the_maps_own_closure_counts_where_rounding_does_not_hide_it(
+    errors, rounding, answer, failed
+):
+    arrays = {"map_closure": errors} | ({} if rounding is None else {"map_rounding": rounding})
+    layer = Stored(**MAPS, **GOOD, **arrays)
+    verdict = judge(layer, 1e-3)
+    assert verdict.answer == answer
+    assert [(f.error_name, f.prompt) for f in verdict.failures] == [
+        ("map_closure", prompt) for prompt in failed
+    ]
+    assert [f.error for f in verdict.failures] == [errors[prompt] for prompt in failed]
+    if np.isnan(errors).all():
+        assert "map_closure" not in verdict.errors
+    else:
+        assert verdict.tolerances["map_closure"] == 1e-3
+        np.testing.assert_equal(verdict.errors["map_closure"], np.max(errors))
+    assert why_open(layer, 1e-3) == verdict.reason
+    wanted = {"yes": "", "no": "map_closure ", "not resolved": "its map contributes so little"}
+    assert verdict.reason.startswith(wanted[answer])
+    assert bool(verdict.reason) == (answer != "yes")
+
+
+def test_hidden_maps_are_told_with_their_own_numbers():
+    """Of those prompts alone that rounding hides."""
+    layer = Stored(**MAPS, **GOOD, map_closure=[1e-4, 0.02, 0.1], map_rounding=[1e-4, 0.01, 0.05])
+    assert judge(layer, 1e-3).reason == (
+        "its map contributes so little to the output that rounding hides it "
+        "(map_closure 1.0e-01, rounding alone 5.0e-02 > 1e-03)"
+    )
+
+
+def test_where_the_output_cannot_be_computed_again_the_maps_closure_is_not_known_either():
+    layer = Stored(**MAPS, **GOOD, map_closure=[0.5] * 3, map_rounding=SMALL)
+    layer.attributes["closure_reason"] = "its weights are offloaded"
+    verdict = judge(layer)
+    assert (verdict.answer, verdict.reason) == ("not resolved", "its weights are offloaded")
+    assert "map_closure" not in verdict.errors
+    assert why_open(layer) == ""
+
+
+def test_heads_that_nobody_sees_leave_the_mean_map_open():
+    layer = Stored(**MAPS, **GOOD)
+    layer.attributes["unseen_heads"] = 2
+    told = "2 heads do not reach the output, so nothing proves their maps"
+    assert (judge(layer).answer, judge(layer).reason) == ("not resolved", told)
+    assert why_open(layer) == told
+
+
+@pytest.mark.parametrize(
+    ("closure", "tolerance", "why"),
+    [
+        ([1e-5, 1e-4, 1e-5], None, ""),
+        ([1e-5, 2e-4, 1e-5], None, "closure_error 2.0e-04 > 1e-04"),
+        ([1e-5, 2e-4, 1e-5], 1e-3, ""),
+        ([1e-5, 2e-3, 1e-5], 1e-3, "closure_error 2.0e-03 > 1e-03"),
+        ([1e-5, np.nan, 1e-5], None, "closure_error nan > 1e-04"),
+    ],
+)
+def test_why_a_layer_does_not_close(closure, tolerance, why):
+    layer = Stored(**MAPS, **GOOD | {"closure_error": closure})
+    assert why_open(layer, tolerance) == why
+    layer.attributes["closure_reason"] = "its output projection is quantised"
+    assert why_open(layer, tolerance) == ""
+
+
+def test_both_closures_are_named():
+    both = {"closure_error": [0.25] * 3, "map_closure": [0.5] * 3, "map_rounding": SMALL}
+    assert why_open(Stored(**MAPS, **GOOD | both)) == (
+        "closure_error 2.5e-01 > 1e-04; map_closure 5.0e-01 > 1e-04"
+    )

@@ -92,6 +92,15 @@ def test_the_share_that_is_held_out():
     assert 0.02 * total <= sum(sizes[name] for name in kept) <= 0.04 * total
     assert "large" not in kept
     assert choose_held_out(dict(reversed(sizes.items()))) == kept
+    assert len(choose_held_out({f"work {k}": 10 for k in range(50)})) == 1, "2 % are enough"
+
+
+def test_of_two_works_one_is_held_out(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name * 90)
+    texts = read_texts(tmp_path)
+    assert texts.kept_back == ["a"]
+    assert texts.training.tolist() == [ord("b")] * 90
 
 
 def test_an_exam_is_printable_letters_said_twice():

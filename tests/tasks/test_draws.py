@@ -74,13 +74,15 @@ def test_batch_seeds_never_meet():
         for held_out in (False, True)
     }
     assert len(seeds) == 18
+    assert batch_seed(3, 5) == 3 * 2**32 + 5
+    assert batch_seed(3, 5, held_out=True) == 2**63 + 3 * 2**32 + 5
     assert max(seeds) < 2**64
     for seed, step in ((-1, 0), (2**31, 0), (0, -1), (0, 2**32)):
         with pytest.raises(UsageError, match="must be in"):
             batch_seed(seed, step)
 
 
-@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+@pytest.mark.parametrize("seed", [2**64, 2**64 + 1, -(2**63) - 1])
 def test_seeds_beyond_64_bits_are_refused(seed):
     with pytest.raises(UsageError, match="must fit into 64 bits"):
         Draws(seed)

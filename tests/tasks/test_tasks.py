@@ -1,5 +1,7 @@
 """Rows, labels and targets of every task, checked by their meaning and against rows built letter by letter."""
 
+import string as ascii_letters
+
 import pytest
 import torch
 
@@ -123,6 +125,49 @@ def test_rows_of_letters_are_what_their_docstrings_say(task):
                 assert len({*row}) >= length
 
 
+def test_rows_of_repeat_are_what_its_docstring_says():
+    task = Repeat(length=6, min_length=2, vocab_size=9, first_token=4, count=300)
+    tokens, labels, target = _parts(task.build(1))
+    lengths = set()
+    for row in range(task.count):
+        asked = (target[row] != NO_TARGET).nonzero().flatten().tolist()
+        n = asked[-1] - asked[0] + 2  # all of the repetition but its first token
+        lengths.add(n)
+        once = tokens[row, :n].tolist()
+        assert tokens[row, : 2 * n].tolist() == once * 2
+        wanted = [NO_LABEL] * n + once[1:] + [NO_LABEL] * (task.width - 2 * n + 1)
+        assert labels[row].tolist() == wanted
+        wanted = [NO_TARGET] * n + [*range(1, n)] + [NO_TARGET] * (task.width - 2 * n + 1)
+        assert target[row].tolist() == wanted
+    assert lengths == {2, 3, 4, 5, 6}
+    drawn = torch.bincount(tokens[:, :2].flatten(), minlength=9)
+    assert drawn[:4].tolist() == [0] * 4
+    assert (drawn[4:] - 120).abs().max() < 50
+    assert len(drawn) == 9
+
+
+@pytest.mark.parametrize("cue", ["suffix", "prefix"])
+@pytest.mark.parametrize("layout", ["default", "jelassi"])
+@pytest.mark.parametrize("answer", [0, 1, 3])
+def test_rows_of_ngram_are_as_long_as_it_says(cue, layout, answer):
+    """With every letter its own, all places with room for the answer are drawn alike, both ends among them."""
+    options = {"letters": 200_000, "layout": layout, "packing": False, "count": 600}
+    task = Ngram(length=9, n=3, answer=answer, cue=cue, **options)
+    examples = task.examples(Draws(2), torch.full((600,), 9))
+    places = 9 - 3 - max(answer, 1) + 1
+    marks = 2 + (cue == "prefix") + (layout == "jelassi")
+    answers = examples.length - 9 - 3 - marks
+    if answer:
+        assert answers.tolist() == [answer] * 600
+        target = examples.batch.target
+        answers = torch.where(target < 0, 99, target).amin(1)  # where it stands, so where g does
+    counts = torch.bincount(answers - answers.min())
+    assert len(counts) == places
+    assert (counts - 600 / places).abs().max() < 5 * (600 / places) ** 0.5
+    assert task.row_tokens(9) == int(examples.length.max()) == task.width
+    assert task.least_row_tokens(9) == int(examples.length.min())
+
+
 def test_lengths_are_uniform_with_both_ends():
     batch = Copy(length=8, min_length=5, count=4000).build(1)
     lengths = (batch.tokens == 1).int().argmax(1)
@@ -163,7 +208,8 @@ def test_recall_in_zoologys_layout():
     task = Recall(length=4, letters=300, layout="zoology", context=32, count=3000)
     batch = task.build(1)
     keys, values = batch.tokens[:, :8:2], batch.tokens[:, 1:8:2]
-    assert 1 <= keys.min() <= keys.max() < 150 <= values.min() <= values.max() < 300
+    assert (keys.min(), keys.max()) == (1, 149), "every key is drawn"
+    assert (values.min(), values.max()) == (150, 299)
     assert all(len({*row}) == 4 for row in keys.tolist() + values.tolist())
     rows, queries = (batch.labels != NO_LABEL).nonzero(as_tuple=True)
     assert torch.equal(torch.bincount(rows), torch.full((3000,), 4))
@@ -180,11 +226,13 @@ def test_recall_in_zoologys_layout():
     assert counts[0] > counts[1] > counts[4] > counts[11] > 0
 
 
-def test_one_pair_in_zoologys_layout_has_the_power_law_of_gaps():
-    task = Recall(length=1, letters=300, layout="zoology", context=22, count=20_000, power=0.2)
+@pytest.mark.parametrize("gaps", [10, 11])
+def test_one_pair_in_zoologys_layout_has_the_power_law_of_gaps(gaps):
+    context = 2 + 2 * gaps
+    task = Recall(length=1, letters=300, layout="zoology", context=context, count=20_000, power=0.2)
     _, queries = (task.build(1).labels != NO_LABEL).nonzero(as_tuple=True)
-    counts = torch.bincount((queries - 2) // 2, minlength=10).double()
-    gap = torch.arange(1, 11).double()
+    counts = torch.bincount((queries - 2) // 2, minlength=gaps).double()
+    gap = torch.arange(1, gaps + 1).double()
     wanted = gap**-0.8 / (gap**-0.8).sum()
     assert (counts / 20_000 - wanted).abs().max() < 0.012
 
@@ -255,6 +303,26 @@ def test_the_jelassi_layout_is_that_pipelines():
     last = text.split("$")[-1]
     complete = last.endswith(".")
     assert loss == sum(len(e) // 2 for e in whole) + (len(last) // 2 if complete else 0)
+
+
+def test_tokens_are_called_by_their_letters():
+    names = list(ascii_letters.ascii_lowercase + ascii_letters.ascii_uppercase)
+    assert Copy(letters=52).token_strings == ["·pad", "|", "end", *names]
+    assert Copy(letters=3, layout="jelassi").token_strings == [
+        *"abc",
+        "begin",
+        "|",
+        "end",
+        "·pad",
+    ]
+    assert Recall(letters=52).token_strings == ["·pad", "|", "end", *names]
+    assert Recall(letters=52, layout="zoology").token_strings is None
+    many = Copy(letters=562).token_strings
+    assert len(set(many)) == 565
+    assert all(name.isalpha() and len(name) == 1 for name in many[3:])
+    assert Copy(letters=563).token_strings is None
+    for task in (Copy(letters=7), Copy(letters=7, layout="jelassi"), Recall(letters=32)):
+        assert len(task.token_strings) == task.vocab_size
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():

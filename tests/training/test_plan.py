@@ -164,6 +164,7 @@ def test_a_config_is_what_its_file_says(tmp_path):
         ({}, "default"),
         ({"init": "transformers"}, "transformers"),
         ({"init": "mimetic", "components": ("A", "BC"), "c": 4.0}, "mimetic A+BC c=4"),
+        ({"init": "mimetic", "init_layers": (0, 2)}, "mimetic layers 0,2"),
         ({"init": "transplant", "teacher": "m", "teacher_layer": 0}, "transplant 0"),
         ({"init": "transplant", "teacher_layer": 3, "shuffled": True}, "shuffled 3"),
         ({"init_from": "m"}, "fine-tuned"),
@@ -172,6 +173,12 @@ def test_a_config_is_what_its_file_says(tmp_path):
 )
 def test_arms_have_names(fields, arm):
     assert TrainConfig(**fields).arm_name == arm
+
+
+def test_a_config_starts_from_fresh_models_alone():
+    """`force`, which lets the mimetic init change a trained model, is for Python."""
+    with pytest.raises(TypeError, match="force"):
+        TrainConfig(init="mimetic", force=True)
 
 
 def test_models_start_as_the_init_says_and_the_seed_decides_the_draw():
