@@ -11,7 +11,7 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ReportCommand:
-    """Write one self-contained HTML page: every layer's map and mask, the scores, the proofs."""
+    """Write one self-contained HTML page: every layer's map and mask, the scores, the closure errors."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
@@ -23,7 +23,7 @@ class ReportCommand:
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Write the page."""
         from ssmlens.files.new import write_file
         from ssmlens.plot.report_page import report
         from ssmlens.store import open_capture

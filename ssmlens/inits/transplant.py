@@ -59,7 +59,7 @@ class Transplant(Init):
     weights are matched by name within a block or mixer, and by view in the scopes ssm and bc.
 
     Attributes:
-        teacher: A model, or what `load_model` takes.
+        teacher: A shipped model, a folder or a hub id, as for `load_model`; from Python a model, too.
         layer: Index i of its block.
         scope: "block": all of it, norm and MLP included. "mixer". "ssm": A_log, what makes Δ, B and C (in a delta rule
             the decay, k, q and β), and the convolution. "bc": W_B and W_C.
@@ -84,10 +84,10 @@ class Transplant(Init):
     control: str | None = option(None, in_arm=None)
 
     @classmethod
-    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
+    def arm(cls, name: str, values: Mapping[str, Any]) -> str:
         """See `Init.arm`: "transplant 3" or, of a control, "shuffled 3", "memory-only 3"."""
-        kind = given.get("control") or ("shuffled" if given.get("shuffled") else name)
-        return f"{kind} {given['layer']}" if "layer" in given else name
+        kind = values.get("control") or ("shuffled" if values.get("shuffled") else name)
+        return f"{kind} {values['layer']}" if "layer" in values else name
 
     def __post_init__(self):
         if self.control is not None and self.control not in CONTROLS:
@@ -107,15 +107,15 @@ class Transplant(Init):
             (source,) = choose_mixers(teacher, (self.layer,))
         except UsageError as error:
             raise UsageError(f"teacher: {error}") from None
-        given = _parts(teacher, source, self.scope)
+        values = _parts(teacher, source, self.scope)
         sites = choose_mixers(model, self.student_layers)
         taking = [_parts(model, site, self.scope) for site in sites]
         for site, taken in zip(sites, taking, strict=True):
-            _require_fit(source, given, site, taken, self.scope)
-        given, kept = self._controlled(teacher, source, given, generator(seed))
+            _require_fit(source, values, site, taken, self.scope)
+        values, kept = self._controlled(teacher, source, values, generator(seed))
         for site, taken in zip(sites, taking, strict=True):
             for name, weight in taken.items():
-                new = given[name].to(weight)
+                new = values[name].to(weight)
                 weight.copy_(
                     torch.where(kept[name].to(weight.device), weight, new) if kept else new
                 )
@@ -125,7 +125,7 @@ class Transplant(Init):
         self,
         teacher: nn.Module,
         source: MixerSite,
-        given: dict[str, Tensor],
+        values: dict[str, Tensor],
         numbers: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the student is given, and which entries it keeps as they are; empty: none."""
