@@ -35,7 +35,7 @@ class DemoCommand:
             raise UsageError(
                 f"{self.out} is a file; --out is a folder for the captures and the page"
             )
-        with disk.told_in_one_line(self.out):
+        with disk.one_line_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         page = self.out / "report.html"
         captured = self._capture(self.model)

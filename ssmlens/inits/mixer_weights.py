@@ -1,4 +1,4 @@
-"""The weights of one mixer that an init sets: the adapter's views, and the biases of the same rows."""
+"""The weights of one mixer that an init sets: the adapter's views and the biases of the same rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,22 +19,22 @@ SlowDecay = Callable[[Number, Number], Any]
 
 @dataclasses.dataclass(frozen=True)
 class MixerWeights:
-    """Views into a mixer's parameters, by what they make.
+    """Views into a mixer's parameters, by the operand that they produce.
 
     Attributes:
-        views: As the adapter names them.
-        own_A_log: A_log as the library drew it, float64: log n in Mamba-1, whatever is there now; in Mamba-2, where it
-            is random, what is there now.
-        dt_limit: What Δ is clamped to.
-        bias_B: in_proj's bias of the rows that make B (Mamba-2 with `bias=True`), and so on.
+        views: The adapter's views.
+        own_A_log: A_log as the library drew it, float64: log n in Mamba-1, whatever its current values; in Mamba-2,
+            where it is random, its current values.
+        dt_limit: Range that Δ is clamped to.
+        bias_B: Bias of in_proj's rows for B (Mamba-2 with `bias=True`).
         bias_C: See bias_B.
         bias_dt: See bias_B.
         conv_x: Taps of the convolution's channels of x, in Mamba-2.
-        conv_bias_x: The convolution's bias of these channels, where it has one.
-        conv_bias_B: The convolution's bias of B's channels, in Mamba-2, where it has one.
+        conv_bias_x: The convolution's bias of these channels, if it has one.
+        conv_bias_B: The convolution's bias of B's channels, in Mamba-2, if it has one.
         conv_bias_C: See conv_bias_B.
-        slow_decay: From c and w_delta_scale to what the components "A" and "delta" set, where the family has rules of
-            its own (`Adapter.slow_decay`).
+        slow_decay: From c and w_delta_scale to the changes for the components "A" and "delta", if the family has its
+            own rules (`Adapter.slow_decay`).
     """
 
     views: WeightViews
@@ -50,8 +50,8 @@ class MixerWeights:
     slow_decay: SlowDecay | None = None
 
     @classmethod
-    def of(cls, site: MixerSite) -> "MixerWeights":
-        """The weights of a mixer. Raises UsageError, naming the family, where mimetic initialisation has no rule."""
+    def from_site(cls, site: MixerSite) -> "MixerWeights":
+        """Read the weights of a mixer. Raises UsageError for a family without rules for mimetic initialisation."""
         if site.adapter.slow_decay(site.module, 1, 1) is not None:
             views = site.adapter.weights(site.module)
             assert views.A_log is not None
@@ -66,8 +66,8 @@ class MixerWeights:
             return cls(views, log_n(views.A_log))
         if not isinstance(site.adapter, Mamba2Adapter):
             raise UsageError(
-                f"layer {site.layer} is {site.adapter.family}, which has not all that mimetic initialisation "
-                "sets (A, Δ, W_B and W_C): it is for Mamba-1 and Mamba-2, and for delta rules"
+                f"layer {site.layer} is {site.adapter.family}, which lacks some of the weights that mimetic "
+                "initialisation sets (A, Δ, W_B and W_C): it is for Mamba-1, Mamba-2 and delta rules"
             )
         views, weights = site.adapter.weights(site.module), site.adapter.named_weights(site.module)
         assert views.A_log is not None
@@ -89,6 +89,6 @@ class MixerWeights:
 
 
 def log_n(A_log: Float[Tensor, "head A_state"]) -> Float[Tensor, "head A_state"]:
-    """log n for n = 1 .. states in each row, of A_log's shape, in float64."""
+    """Return log n for n = 1 .. states in each row, of A_log's shape, in float64."""
     n = torch.arange(1, A_log.shape[1] + 1, dtype=torch.float64, device=A_log.device)
     return n.log().expand_as(A_log)

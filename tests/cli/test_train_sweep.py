@@ -95,7 +95,7 @@ def test_axes_make_every_combination():
         for components in (("A",), ("A", "BC"))
     }
     assert all((m.task, m.letters) == ("sort", 64) for m in made)
-    with pytest.raises(UsageError, match="a name comes twice"):
+    with pytest.raises(UsageError, match="a name is repeated"):
         combinations(base, ("seed=1", "seed=2"))
 
 
@@ -137,7 +137,7 @@ def test_a_python_file_of_configs(cli, here):
         ("--engine slurm --axis seed=0", "--engine"),
         ("--axis seed=0,1 --pack 0", "--pack is at least 1, not 0"),
         ("--axis seed=0,1 --hang-after nan", "--hang-after is above 0, not nan"),
-        ("--axis seed=0,1 --gpus-per-worker 1", "--gpus-per-worker and --cpus-per-worker go with"),
+        ("--axis seed=0,1 --gpus-per-worker 1", "--gpus-per-worker and --cpus-per-worker need"),
         ("--axis seed=0,1 --task cpoy", "--task: unknown task 'cpoy'; did you mean 'copy'?"),
         ("--axis task=sort length=20,600", "the sort task needs --letters of at least 600"),
         ("--axis eval-lengths=4,0", "--eval-lengths 0: the copy task needs --length of at least"),

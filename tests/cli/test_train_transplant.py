@@ -112,7 +112,7 @@ def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--layers all", "--teacher is missing"),
+        ("--layers all", "give --teacher"),
         ("--teacher nowhere", "unknown model 'nowhere'"),
         (
             f"--teacher {TEACHER} --layers 4",
@@ -136,7 +136,10 @@ def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
             "--attention-heads 5 does not divide --d-model 192",
         ),
         (f"--teacher {TEACHER} --lerning-rate 1", "--lerning-rate"),
-        (f"--teacher {TEACHER} --student none.json --steps 3", "--student does not go with options"),
+        (
+            f"--teacher {TEACHER} --student none.json --steps 3",
+            "--student does not go with options",
+        ),
     ],
 )
 def test_bad_use(cli, here, words, told):

@@ -246,7 +246,7 @@ def test_links_and_pipes_are_not_followed(folder, tmp_path, name):
         open_run(folder)
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(RunFileError, match="no plain file"):
+    with pytest.raises(RunFileError, match="not a plain file"):
         open_run(folder)
 
 

@@ -206,7 +206,7 @@ def test_a_run_of_bytes_by_command(cli, folder, tmp_path):
     )
     assert said.code == 0, said.err
     assert "characters right at length 4" in said.out
-    assert "bits a byte" in said.out
+    assert "bits per byte" in said.out
     model = ssmlens.load_model(tmp_path / "run" / "checkpoints" / "last")
     assert model.tokenizer.encode("é") == [0xC3, 0xA9]
     strings = json.loads((tmp_path / "run/checkpoints/last/vocabulary.json").read_text())
