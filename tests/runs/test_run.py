@@ -377,7 +377,7 @@ def test_a_measure_has_a_name_of_a_bounded_length(folder, name):
 @pytest.mark.parametrize("start", ["init", [1], {"a": 1}])
 def test_what_says_how_a_model_starts_is_a_list_of_names(folder, start):
     (folder / "config.json").write_text(json.dumps({"start": start}))
-    with pytest.raises(RunFileError, match="start is no list of names"):
+    with pytest.raises(RunFileError, match="start is not a list of names"):
         open_run(folder)
 
 
