@@ -224,9 +224,9 @@ def _measured(runs: Sequence[Run], measure: str) -> list[int]:
     if measure == LOSS or (all_lengths and not measured):
         free = "; train with `free_running`" if measure.endswith("_free") else ""
         known = ", ".join(name for name in measures(runs) if name != LOSS)
-        what = "loss is no accuracy" if measure == LOSS else "no run has measured "
-        what += "" if measure == LOSS else in_words(measure)
-        raise UsageError(f"`measure` {measure}: {what}{free}; measured: {known}")
+        reason = "loss is no accuracy" if measure == LOSS else "no run has measured "
+        reason += "" if measure == LOSS else in_words(measure)
+        raise UsageError(f"`measure` {measure}: {reason}{free}; measured: {known}")
     return measured
 
 

@@ -139,8 +139,8 @@ def test_text_that_is_not_to_be_had(tmp_path, folder):
     for text, told in [
         (tmp_path / "none", "no such folder"),
         (empty, "no text"),
-        (alone, "one work alone"),
-        (folder, "300 bytes to train on or to hold out: a row takes 1025"),
+        (alone, "only one work"),
+        (folder, "300 bytes to train on or to hold out: a row needs 1025"),
     ]:
         with pytest.raises(UsageError, match=told) as caught:
             Bytes(text=str(text)).prepare(torch.device("cpu"))
