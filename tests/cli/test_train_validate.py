@@ -60,7 +60,7 @@ def concordant(a, b):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--layers all", "--teacher is missing"),
+        ("--layers all", "give --teacher"),
         (
             f"--teacher {TEACHER} --controls some",
             "--controls some: choose from best, all, shuffled",
