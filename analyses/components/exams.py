@@ -56,7 +56,7 @@ def give_up(path: Path, config: TrainConfig, why: str) -> None:
     """Write into status.json why a finished run could not be examined."""
     status, told = open_run(path).status, " ".join(f"exam: {why}".split())[:1000]
     with RunFolder(path, config) as folder:
-        folder.tell("done", status.step, config.steps, status.seconds, told)
+        folder.write_status("done", status.step, config.steps, status.seconds, told)
 
 
 @torch.no_grad()

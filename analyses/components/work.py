@@ -59,7 +59,7 @@ def train_and_examine(
             told(job, state, why)
 
     jobs = [(job.path, job.config) for job in pack]
-    train_pack(jobs, device=place.device, told=trained, beat=beat)
+    train_pack(jobs, device=place.device, report=trained, beat=beat)
     for job in done:
         path, config = jobs[job]
         try:
@@ -77,7 +77,7 @@ def reopen(runs: Sequence[Run]) -> None:
         if left and Path(run.path, "checkpoints", "last").exists():
             with RunFolder(run.path, TrainConfig.read(run.path / "config.json")) as folder:
                 steps = run.status.steps or run.status.step
-                folder.tell("running", run.status.step, steps, run.status.seconds)
+                folder.write_status("running", run.status.step, steps, run.status.seconds)
 
 
 @cache

@@ -186,7 +186,7 @@ def _keep_scores(out: Path, config: TrainConfig, scores: dict[str, float | None]
     if not (path / SCORES).exists():
         told = {name: math.nan if value is None else value for name, value in scores.items()}
         with RunFolder(path, config) as folder:
-            folder.keep_scores(config.teacher_layer or 0, told)
+            folder.write_scores(config.teacher_layer or 0, told)
 
 
 def _words(*now: Any) -> str:

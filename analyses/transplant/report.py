@@ -8,7 +8,7 @@ from typing import Any
 
 from analyses.results_file import restore, runs_below
 from ssmlens.cli import compare as comparison
-from ssmlens.cli.transplant import draw, rows, shown
+from ssmlens.cli.transplant import displayed_scores, draw, rows
 from ssmlens.runs.compare import compare
 from ssmlens.runs.run import Run
 from ssmlens.runs.students import students
@@ -31,7 +31,12 @@ def main() -> None:
             about |= restore(file, Path(folder))
         runs = runs_below(Path(folder))
         (asked.out / "table.md").write_text(tables(runs, about), encoding="utf-8")
-        draw(students(runs), shown(about["by"]), asked.out / f"figure.{asked.form}", "light")
+        draw(
+            students(runs),
+            displayed_scores(about["by"]),
+            asked.out / f"figure.{asked.form}",
+            "light",
+        )
     print(asked.out)
 
 
@@ -42,7 +47,7 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
     parts = [
         f"{len(runs)} runs. Scores are of the teacher's layer, before training. Characters right: mean over all rates "
         f"(least..most of the seeds), then each seed at the rate that is best for the others at length {lengths[0]}.",
-        text_table(rows(students(runs), ranks, shown(about["by"])), form="markdown"),
+        text_table(rows(students(runs), ranks, displayed_scores(about["by"])), form="markdown"),
     ]
     for length in lengths:
         found = compare(runs, length=length)

@@ -1,36 +1,39 @@
-"""The command line: `ssmlens COMMAND`. Each command is a file here, imported only when it is called."""
+"""The command line: `ssmlens COMMAND`. Each command is one file here, imported only when it runs."""
 
 import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
-# Command → the module that has it, and its line in `ssmlens --help`.
+# Command → its module, and its line in `ssmlens --help`.
 COMMANDS = {
-    "capture": ("capture", "run prompts through a model, store what its layers attend to"),
+    "capture": ("capture", "run prompts through a model; store what its layers attend to"),
     "rank-layers": ("rank_layers", "rank the layers of a capture by how attention-like they are"),
     "scores": ("scores", "what each score is: formula, range, chance level"),
     "figure": ("figure", "one figure of a layer as SVG, PNG, PDF, HTML, or its numbers"),
     "attribute": ("attribute", "a logit as a sum over layers, heads and source tokens"),
     "report": ("report", "one HTML page: maps, masks, scores, closure of a capture"),
     "edit": ("edit", "run a prompt with layers edited: top tokens before and after"),
-    "effects": ("effects", "what edits do where prompts have targets, layer by layer"),
-    "info": ("info", "what a capture holds"),
+    "effects": ("effects", "measure how edits change the predictions at prompts' targets"),
+    "info": ("info", "show what a capture contains"),
     "verify": ("verify", "check a capture: bytes, numbers, maps against operands"),
-    "pack": ("pack", "make one HDF5 file of a capture folder"),
+    "pack": ("pack", "pack a capture folder into one HDF5 file"),
     "train": ("train", "train a model on a recall task; --preset copy-in-a-minute"),
-    "sweep": ("sweep", "train many: arms, learning rates, seeds; goes on where it was"),
-    "compare": ("compare", "the arms of a sweep, each at its best learning rate"),
-    "transplant": ("transplant", "a student from each layer of a teacher, against its scores"),
-    "validate-ranking": ("validate_ranking", "does rank-layers predict what students learn?"),
-    "models": ("models", "the models that come with ssmlens"),
+    "sweep": ("sweep", "train many runs: arms, rates, seeds; resumes where it stopped"),
+    "compare": ("compare", "compare the arms of a sweep over all learning rates"),
+    "transplant": ("transplant", "train a student from each layer of a teacher"),
+    "validate-ranking": (
+        "validate_ranking",
+        "test whether rank-layers predicts what students learn",
+    ),
+    "models": ("models", "list the models that come with ssmlens"),
     "dashboard": ("dashboard", "browse captures in a browser: layers, maps, signals, weights"),
     "demo": ("demo", "capture a shipped model, rank its layers, open report and dashboard"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 failed, 2 bad use, 130 interrupted."""
+    """Run a command and return its exit code: 0 success, 1 failure, 2 bad use, 130 interrupted."""
     from ssmlens.cli import terminal
     from ssmlens.cli.command import print_all, run
 
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"ssmlens.cli.{COMMANDS[words[0]][0]}")
         return run(module.COMMAND, words[0], words[1:])
-    except KeyboardInterrupt:  # before the command was there to take it
+    except KeyboardInterrupt:  # before the command could handle it
         terminal.complain("interrupted")
         return 130
 

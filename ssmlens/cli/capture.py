@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ssmlens.cli.command import Result
-from ssmlens.cli.model_options import ModelOptions, load_asked
+from ssmlens.cli.model_options import ModelOptions, load_requested
 from ssmlens.cli.progress import progress
 from ssmlens.cli.shard import parse_shard
 from ssmlens.errors import UsageError
@@ -20,67 +20,67 @@ from ssmlens.errors import UsageError
 class CaptureCommand(ModelOptions):
     """Run prompts through a model and store, layer by layer, what its layers attend to, with the closure of each.
 
-    Without a prompt: the copy task for shipped models; else a passage of text and four random sequences said twice.
+    Without a prompt: the copy task for shipped models; else a passage of text and four random sequences, each repeated.
     """
 
     prompt: tuple[str, ...] = ()
     """Prompts, as text."""
     prompts: Path | None = None
-    """File of prompts: .txt (a prompt a line) or .jsonl ({"text": …} or {"tokens": […]} a line)."""
+    """File of prompts: .txt (one prompt per line) or .jsonl (one {"text": …} or {"tokens": […]} per line)."""
     task: str | None = None
     """Make prompts of a task."""
     length: int | None = None
-    """Letters of the task's strings; pairs, of recall. Default: 40, repeat 64, recall 16; or what the letters allow."""
+    """Length of the task's strings in letters (recall: in pairs).
+    Default: 40 (repeat 64, recall 16), or as many as the letters allow."""
     count: int | None = None
-    """How many prompts the task makes. Default: 4."""
+    """Number of prompts that the task makes. Default: 4."""
     text: Path | None = None
-    """Folder of text that the task bytes draws from."""
+    """Folder of text for the task bytes."""
     seed: int = 0
     """Seed of the task."""
     out: Path | None = None
-    """NAME.h5 for one file, any other name for a folder of files. Default: the model's name, .h5."""
+    """NAME.h5 for one file; any other name for a folder of files. Default: the model's name with .h5."""
     layers: tuple[int, ...] = ()
-    """Blocks to capture. Default: all whose mixer, or whose attention weights, can be read."""
+    """Layers to capture, by block index. Default: all whose mixer or attention weights can be read."""
     channels: tuple[int, ...] = ()
-    """Heads (channels, in Mamba-1) whose own maps are stored. Default: in each layer the four that write most."""
+    """Heads (channels in Mamba-1) to store separate maps of. Default: the four that write most, in each layer."""
     resume: bool = False
-    """Go on with a stopped capture."""
+    """Resume a stopped capture."""
     overwrite: bool = False
     """Replace the output if it exists."""
     shard: str | None = None
-    """i/N: only the i-th N-th of the layers, for N machines that share the output folder."""
+    """i/N: capture shard i of N (by layer), for N machines that share the output folder."""
     keep_going: bool = False
-    """Store layers whose closure fails, instead of stopping there."""
+    """Store layers whose closure fails, instead of stopping at the first."""
     store_discretized: bool = False
-    """Store the discretised A and B as well; otherwise the reader computes them when asked."""
+    """Store the discretised A and B too. By default the reader computes them when needed."""
     effects: bool = False
-    """Store what each layer does for the right next token at the prompts' targets: the effect of ablating its mixer
-    (zero, mean) and of knocking out its cross-talk."""
+    """Store the effects at the prompts' targets of ablating each mixer (zero, mean) and of cutting its cross-talk."""
     json: bool = False
     """Print the result as JSON."""
 
     @classmethod
     def help_page(cls, words: Sequence[str]) -> type:
-        """The command as its help page shows it: with the names of all tasks."""
+        """Return the command with the names of all tasks in its help."""
         from ssmlens.tasks.task import tasks
 
-        told = (
-            f"Make prompts of a task: {', '.join(tasks)}. repeat, random tokens twice over, is for every model; "
-            "bytes for models of bytes; the others for models whose tokens are letters."
+        about = (
+            f"Make prompts of a task: {', '.join(tasks)}. repeat (random tokens, repeated) is for every model, "
+            "bytes for models of bytes, the others for models whose tokens are letters."
         )
-        task: Any = Annotated[str | None, tyro.conf.arg(help=told)]
+        task: Any = Annotated[str | None, tyro.conf.arg(help=about)]
         field = ("task", task, dataclasses.field(default=None))
         page = dataclasses.make_dataclass(cls.__name__, [field], bases=(cls,), frozen=True)
         page.__doc__ = cls.__doc__
         return page
 
     def run(self) -> Result:
-        """Do it."""
+        """Capture, and describe the capture."""
         from ssmlens.recorder.capture import capture
 
         shard = parse_shard(self.shard)
         self._check_options()
-        model = load_asked(self)
+        model = load_requested(self)
         out = self.out or Path(f"{Path(self.model).name}.h5")
         with progress(f"capturing {self.model}") as tell:
             captured = capture(
@@ -99,7 +99,7 @@ class CaptureCommand(ModelOptions):
                 command=shlex.join(["ssmlens", *sys.argv[1:]]),
             )
         if captured is None:
-            text = f"this shard of {out} is done; the capture is complete when the others are"
+            text = f"this shard of {out} is done; the capture is complete when all shards are"
             return Result({"out": str(out), "complete": False}, text)
         with captured:
             return describe(captured, out)
@@ -114,21 +114,21 @@ class CaptureCommand(ModelOptions):
     def _check_options(self) -> None:
         sources = [
             name
-            for name, given in (
+            for name, value in (
                 ("--prompt", self.prompt),
                 ("--prompts", self.prompts),
                 ("--task", self.task),
             )
-            if given
+            if value
         ]
         if len(sources) > 1:
             raise UsageError(f"give one of {' and '.join(sources)}, not both")
         if self.task is None and (self.length is not None or self.count is not None):
             raise UsageError("--length and --count go with --task")
         if (self.text is not None) != (self.task == "bytes"):
-            raise UsageError("--text FOLDER goes with --task bytes, and that needs it")
+            raise UsageError("--text FOLDER and --task bytes go together")
         if self.task == "bytes" and self.length is not None:
-            raise UsageError("--length does not go with --task bytes, whose rows have 1024 bytes")
+            raise UsageError("--length does not go with --task bytes: its rows have 1024 bytes")
 
     def _prompts(self, model: Any) -> Any:
         from ssmlens.recorder import prompts
@@ -139,8 +139,8 @@ class CaptureCommand(ModelOptions):
             return prompts.file_for(model, self.prompts)
         if self.task is not None:
             text = None if self.text is None else str(self.text)
-            asked = {"length": self.length, "count": self.count, "text": text}
-            options = {name: value for name, value in asked.items() if value is not None}
+            values = {"length": self.length, "count": self.count, "text": text}
+            options = {name: value for name, value in values.items() if value is not None}
             return prompts.from_named_task(self.task, model, options, self.seed)
         return None
 

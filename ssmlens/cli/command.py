@@ -1,4 +1,4 @@
-"""What every command has in common: options from a dataclass, results as text or JSON, errors as one line."""
+"""The shared parts of every command: options from a dataclass, results as text or JSON, errors as one line."""
 
 import contextlib
 import dataclasses
@@ -16,17 +16,17 @@ from ssmlens.errors import SsmlensError
 from ssmlens.options import flag
 
 Options = TypeVar("Options")
-# Arguments of the library in a message, and those whose options have other names.
+# Arguments of the library in a message; and arguments whose options have other names.
 _ARGUMENT = re.compile(r"`([a-z_]+)`")
 _OPTIONS = {"devices": "device", "trackers": "tracker", "further": "effects"}
 HELP_ALL = "--help-all"
-"""Of a command whose `--help` is a first page: the page with every option."""
+"""Option for the page with every option, for commands whose `--help` shows a first page."""
 _BOX = re.compile(r"[─│╭╮╰╯═║┌┐└┘]+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a command has to say.
+    """The output of a command.
 
     Attributes:
         data: For `--json`: dicts, lists, strings, numbers; NaN is printed as null.
@@ -41,19 +41,19 @@ class Result:
 
 @runtime_checkable
 class Command(Protocol):
-    """A command: a frozen dataclass whose fields are its options and their docstrings its help."""
+    """A command: a frozen dataclass. Its fields are the options; their docstrings are the help."""
 
     json: bool
 
     def run(self) -> Result:
-        """Do it."""
+        """Run the command."""
         ...
 
 
 def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) -> int:
-    """Parse the options, run the command, print what it says; returns the exit code.
+    """Parse the options, run the command, print its output; return the exit code.
 
-    Nothing that goes wrong is more than one line: what nobody foresaw, too, unless SSMLENS_DEBUG is set.
+    Every error is printed as one line, unexpected ones too unless SSMLENS_DEBUG is set.
     """
     wants_json = "--json" in words
     try:
@@ -66,13 +66,13 @@ def run(command_class: Callable[..., Command], name: str, words: Sequence[str]) 
     except KeyboardInterrupt:
         return _fail("interrupted", 130, wants_json)
     except MemoryError:
-        return _fail("there is not enough memory for this", 1, wants_json)
+        return _fail("there is not enough memory", 1, wants_json)
     except Exception as error:
         if os.environ.get("SSMLENS_DEBUG"):
             raise
-        said = str(error).strip().split("\n")[0]
+        message = str(error).strip().split("\n")[0]
         return _fail(
-            f"{type(error).__name__}: {said or 'no more is known'} (nobody foresaw this: "
+            f"{type(error).__name__}: {message or 'no message'} (unexpected error: "
             "SSMLENS_DEBUG=1 shows where; please report it)",
             1,
             wants_json,
@@ -86,7 +86,7 @@ def _in_json(data: dict[str, Any]) -> str:
 
 
 def print_all(text: str, exit_code: int = 0) -> int:
-    """Print to stdout; returns `exit_code`, or 1 where stdout does not take it."""
+    """Print to stdout; return `exit_code`, or 1 if stdout cannot be written."""
     try:
         terminal.say(text)
     except OSError as error:
@@ -94,7 +94,7 @@ def print_all(text: str, exit_code: int = 0) -> int:
     return exit_code
 
 
-def _flushed() -> int:
+def _flush() -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -103,7 +103,7 @@ def _flushed() -> int:
 
 
 def _without_stdout(error: OSError) -> int:
-    """The exit code where stdout takes no more: 0 if its reader has gone, as `| head` does."""
+    """Give up stdout and return the exit code: 0 if its reader has closed it, as `| head` does."""
     terminal.give_up_stdout()
     if isinstance(error, BrokenPipeError):
         return 0
@@ -112,16 +112,16 @@ def _without_stdout(error: OSError) -> int:
 
 
 def parse_options(options: Callable[..., Options], name: str, words: Sequence[str]) -> Options:
-    """A command, or another dataclass of options, from words; bad ones raise _BadOptionsError with one line."""
+    """Parse words into a command, or another dataclass of options; raise _BadOptionsError, one line, for bad ones."""
     import tyro
 
     help_page = getattr(options, "help_page", None)
     if help_page is not None and not {"-h", "--help", HELP_ALL}.isdisjoint(words):
         options = help_page(words)
         words = ["--help" if word == HELP_ALL else word for word in words]
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 options,
                 args=list(words),
@@ -130,18 +130,18 @@ def parse_options(options: Callable[..., Options], name: str, words: Sequence[st
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
-        if not stop.code:  # it has printed its help
-            raise SystemExit(_flushed()) from None
-        raise _BadOptionsError(f"{_gist(said.getvalue())} (see ssmlens {name} --help)") from None
-    except OSError as error:  # nothing is read or written there but help
+        if not stop.code:  # the help was printed
+            raise SystemExit(_flush()) from None
+        raise _BadOptionsError(f"{_gist(errors.getvalue())} (see ssmlens {name} --help)") from None
+    except OSError as error:  # only the help is written there
         raise SystemExit(_without_stdout(error)) from None
 
 
 def _gist(box: str) -> str:
-    """What is wrong, and what was perhaps meant, from the framed paragraphs that tyro writes."""
+    """Extract the error, and tyro's suggestion, from the framed paragraphs that tyro writes."""
     lines = [_BOX.sub("", line).strip() for line in box.splitlines() if not line.startswith("╭")]
-    wrong, *more = "\n".join(lines).strip().split("\n\n")
-    return " ".join([wrong, *(part for part in more if part.startswith("Perhaps"))])
+    wrong, *others = "\n".join(lines).strip().split("\n\n")
+    return " ".join([wrong, *(part for part in others if part.startswith("Perhaps"))])
 
 
 def in_flags(message: str) -> str:
@@ -156,6 +156,6 @@ class _BadOptionsError(SsmlensError):
 def _fail(message: str, exit_code: int, wants_json: bool) -> int:
     terminal.complain(message)
     if wants_json:
-        said = {"error": terminal.one_line(message), "exit_code": exit_code}
-        return print_all(json.dumps(said), exit_code)
+        data = {"error": terminal.one_line(message), "exit_code": exit_code}
+        return print_all(json.dumps(data), exit_code)
     return exit_code

@@ -14,7 +14,7 @@ from ssmlens.text_table import text_table
 
 @dataclasses.dataclass(frozen=True)
 class CompareCommand:
-    """Compare the arms of a sweep over all learning rates, and call a winner only where that is fair.
+    """Compare the arms of a sweep over all learning rates; name a winner only if the comparison is fair.
 
     An arm's first number is its mean over all rates, with a 95 % confidence interval over seeds (Student's t).
     "At best" takes each seed at the rate that is best for the other seeds; "edge" marks a best rate at the end of
@@ -25,51 +25,54 @@ class CompareCommand:
     sweep: tyro.conf.Positional[Path]
     """The folder of the sweep."""
     length: int | None = None
-    """Where accuracy is measured. Default: the training length."""
+    """Length at which accuracy is measured. Default: the training length."""
     choose_at: int | None = None
-    """The length that each arm's best learning rate is chosen at. Default: the training length."""
+    """Length at which each arm's best learning rate is chosen. Default: the training length."""
     measure: str = "char"
-    """char, string: share of characters, or of whole strings, that are right; char_free, string_free: where the model
-    reads its own answers; or another number that the runs have measured."""
+    """char, string: share of characters, or of strings, that are right.
+    char_free, string_free: the same while the model reads its own answers. Or another number that the runs measured."""
     threshold: float = 0.9
-    """What a run that has locked in reaches."""
+    """Accuracy at which a run counts as locked in."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Compare the runs and return the table."""
         from ssmlens.runs.compare import compare
         from ssmlens.runs.run import find_runs
 
-        found = compare(
+        comparison = compare(
             find_runs(self.sweep),
             measure=self.measure,
             length=self.length,
             choose_at=self.choose_at,
             threshold=self.threshold,
         )
-        text = "\n".join([title(found), text_table(rows(found)), found.verdict, *found.notes])
-        return Result(_plain(found), text)
+        text = "\n".join(
+            [title(comparison), text_table(rows(comparison)), comparison.verdict, *comparison.notes]
+        )
+        return Result(_plain(comparison), text)
 
 
-def title(found: Any) -> str:
-    """What a comparison is of, in a line."""
+def title(comparison: Any) -> str:
+    """Return the title line of a comparison: measure and length."""
     from ssmlens.runs.measures import in_words
 
-    chosen = "" if found.chosen_at == found.length else f", rates chosen at {found.chosen_at}"
-    return f"{in_words(found.measure)} at length {found.length}{chosen}"
+    same = comparison.chosen_at == comparison.length
+    rates = "" if same else f", rates chosen at {comparison.chosen_at}"
+    return f"{in_words(comparison.measure)} at length {comparison.length}{rates}"
 
 
-def rows(found: Any) -> list[list[str]]:
-    """A comparison as a table: a header, then a row an arm, the best first."""
+def rows(comparison: Any) -> list[list[str]]:
+    """Return a comparison as a table: a header, then one row per arm, the best first."""
     header = ["arm", "all rates", "95 %", "best rate", "at best", "lock-in", "window", "seeds"]
-    return [[*header, "failed"], *map(_row, found.arms)]
+    return [[*header, "failed"], *map(_row, comparison.arms)]
 
 
 def best_rate(arm: Any) -> str:
-    """An arm's best rate, and those that its seeds chose for each other where they differ."""
-    chosen = sorted({arm.best_rate, *arm.chosen.values()})
-    return "-".join(f"{rate:g}" for rate in (chosen[0], chosen[-1])[: len(chosen)]) + (
+    """Return an arm's best rate as text, with the range that its seeds chose for each other if they differ."""
+    rates = sorted({arm.best_rate, *arm.chosen.values()})
+    return "-".join(f"{rate:g}" for rate in (rates[0], rates[-1])[: len(rates)]) + (
         " edge" if arm.edges else ""
     )
 
@@ -99,8 +102,8 @@ def _row(arm: Any) -> list[str]:
     ]
 
 
-def _plain(found: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(found), "arms": [_arm(arm) for arm in found.arms]}
+def _plain(comparison: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(comparison), "arms": [_arm(arm) for arm in comparison.arms]}
 
 
 def _arm(arm: Any) -> dict[str, Any]:

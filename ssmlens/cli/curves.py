@@ -1,4 +1,4 @@
-"""Training runs side by side, in a few lines of text: how accuracy went, and where it ended."""
+"""Training runs side by side as a few lines of text: the curve of accuracy and its last values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,35 +8,35 @@ _WIDTH = 40
 
 
 def curves(runs: Sequence[Any]) -> str:
-    """A line a run: its arm, the share of characters right at the training length as it rose, and the last values."""
+    """Return one line per run: arm, curve of the share of characters right at the training length, last values."""
     from ssmlens.runs.arms import lengths, training_length
     from ssmlens.runs.measures import BITS
 
     arms = [run.arm for run in runs]
     width = max(map(len, arms))
-    shown = training_length(runs, lengths(runs))
-    lines = [f"characters right at length {shown}, from the first step to the last"]
+    trained = training_length(runs, lengths(runs))
+    lines = [f"characters right at length {trained}, from the first step to the last"]
     for run in runs:
         length = training_length([run], lengths([run])) or 0
-        told = _reached(run, length)
+        values = _reached(run, length)
         others = [n for n in run.metrics.lengths() if n != length]
-        told += "".join(f"   at {n} {_reached(run, n)}" for n in others)
+        values += "".join(f"   at {n} {_reached(run, n)}" for n in others)
         bits = run.metrics.final(BITS, length)
-        told += f"   {bits:.2f} bits a byte" if bits == bits else ""
-        rise = _bars(run.metrics.curve("char", "eval", length)[1])
-        lines.append(f"  {run.arm:{width}}  {rise}  {told}   ({run.status.seconds:.0f} s)")
+        values += f"   {bits:.2f} bits per byte" if bits == bits else ""
+        bars = _bars(run.metrics.curve("char", "eval", length)[1])
+        lines.append(f"  {run.arm:{width}}  {bars}  {values}   ({run.status.seconds:.0f} s)")
     return "\n".join(lines)
 
 
 def _reached(run: Any, length: int) -> str:
-    """The last share of characters right, and that of the model running freely where it was measured."""
-    freely = run.metrics.final("char_free", length)
-    told = "" if freely != freely else f" (freely {share(freely)})"
-    return share(run.metrics.final("char", length)) + told
+    """Return the last share of characters right, with that of the free-running model if it was measured."""
+    free = run.metrics.final("char_free", length)
+    suffix = "" if free != free else f" (free-running {share(free)})"
+    return share(run.metrics.final("char", length)) + suffix
 
 
 def plain(run: Any) -> dict[str, Any]:
-    """A run in plain values, for JSON."""
+    """Convert a run to plain values, for JSON."""
     from ssmlens.runs.measures import WORDS
 
     lengths = run.metrics.lengths()
@@ -63,15 +63,15 @@ def plain(run: Any) -> dict[str, Any]:
 
 
 def _bars(shares: Any) -> str:
-    """Shares in 0..1 as a row of bars, at most 40 of them, the last one kept."""
+    """Draw shares in 0..1 as a row of bars, at most 40 of them, the last one included."""
     step = -(-len(shares) // _WIDTH)
-    kept = shares[::-1][:: max(step, 1)][::-1]
+    thinned = shares[::-1][:: max(step, 1)][::-1]
     return "".join(
         " " if share != share else _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]
-        for share in kept
+        for share in thinned
     )
 
 
 def share(value: float) -> str:
-    """A number to three places; "-" for NaN, where nothing is measured yet."""
+    """Format a number to three decimals; "-" for NaN, which means not measured yet."""
     return "-" if value != value else f"{value:.3f}"

@@ -11,19 +11,19 @@ from ssmlens.cli.terminal import say
 
 @dataclasses.dataclass(frozen=True)
 class DashboardCommand:
-    """Open the dashboard: browse what every layer of a capture attends to. Ctrl-C ends it."""
+    """Open the dashboard, to browse what every layer of a capture attends to. Ctrl-C stops it."""
 
     paths: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Captures, runs, attributions (NAME.json of `ssmlens attribute`), or folders of them. Default: this folder, with
-    its demo/."""
+    """Captures, runs, attributions (NAME.json of `ssmlens attribute`), or folders of them.
+    Default: the current folder, with its demo/."""
     host: str = "127.0.0.1"
-    """The address to listen on. Any other than this computer's own asks readers for a token."""
+    """Address to listen on. An address other than this computer's own requires a token from readers."""
     port: int = 8050
-    """The port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     follow_links: bool = False
-    """Follow links in these folders, also those that lead out of them."""
+    """Follow links in these folders, including links that lead out of them."""
     browser: bool = True
-    """Open a browser; with --no-browser the address is only printed."""
+    """Open a browser; --no-browser only prints the address."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -32,7 +32,7 @@ class DashboardCommand:
         return self.serve()
 
     def serve(self, view: str = "") -> Result:
-        """Serve until Ctrl-C; what is opened is `view`, as after the first slash of a URL."""
+        """Serve until Ctrl-C; open `view`, the part of the URL after the first slash."""
         import secrets
         import webbrowser
 
@@ -44,8 +44,8 @@ class DashboardCommand:
             from ssmlens_dashboard.serve import listen, serve
 
         leave_cores()
-        with listen(self.host, self.port) as here:
-            port = here.getsockname()[1]
+        with listen(self.host, self.port) as socket:
+            port = socket.getsockname()[1]
             access = Access(self.host, port)
             if not access.local:
                 access = dataclasses.replace(access, token=secrets.token_urlsafe(24))
@@ -58,12 +58,12 @@ class DashboardCommand:
                 if self.browser:
                     webbrowser.open(address)
 
-            serve(here, app.server, ready)
+            serve(socket, app.server, ready)
         return Result({"address": address}, "closed")
 
 
 def leave_cores() -> None:
-    """Let torch have half of the cores it would take, one at least: the browser that draws needs the rest.
+    """Halve torch's thread count, to one at least: the browser needs the other cores to draw.
 
     On two busy cores a channel's map of 2048 tokens took five times the processor time with two threads, each waiting
     for the other.
@@ -74,7 +74,7 @@ def leave_cores() -> None:
 
 
 def side_by_side(one: Path, other: Path, layer: int) -> str:
-    """The view that compares a layer of two captures in a folder, as `DashboardCommand.serve` takes it."""
+    """Return the view that compares a layer of two captures in a folder, as `DashboardCommand.serve` takes it."""
     from ssmlens_dashboard.address import Address, Place
     from ssmlens_dashboard.library import Library
 

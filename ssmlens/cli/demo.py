@@ -15,27 +15,27 @@ from ssmlens.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class DemoCommand:
-    """Capture a shipped model that copies and one that never learned to; rank, report, open the dashboard on both."""
+    """Capture a model that copies and one that never learned to; rank layers, write a report, open the dashboard."""
 
     model: str = "copy-mamba1-mimetic"
-    """A shipped model; see ssmlens models. Of a mimetic one the default one stands beside it."""
+    """A shipped model (see ssmlens models). A mimetic model is shown beside the default one."""
     out: Path = Path("demo")
-    """Folder for the captures and the page; what an earlier demo left there is replaced."""
+    """Folder for the captures and the page; replaces those of an earlier demo."""
     serve: bool = True
-    """End with the dashboard, until Ctrl-C; with --no-serve, no terminal or --json the demo ends with the page."""
+    """Serve the dashboard at the end, until Ctrl-C. With --no-serve, --json or no terminal the demo stops before."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
-        import ssmlens.plot  # noqa: F401  # what is missing is said before anything is captured
+        """Capture, rank, report, and serve the dashboard."""
+        import ssmlens.plot  # noqa: F401  # reports a missing package before anything is captured
         from ssmlens.files import disk
 
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(
                 f"{self.out} is a file; --out is a folder for the captures and the page"
             )
-        with disk.told_in_one_line(self.out):
+        with disk.one_line_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         page = self.out / "report.html"
         captured = self._capture(self.model)

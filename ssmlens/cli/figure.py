@@ -32,46 +32,46 @@ View = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class FigureCommand:
-    """Write one figure of a layer to a file, or the numbers in it."""
+    """Write one figure of a layer, or its numbers, to a file."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
     layer: int
-    """Block index of the layer."""
+    """The layer, by block index."""
     out: Path
     """The file to write: .svg, .png or .pdf (with ssmlens[export]), .html, or numbers as .csv or .nc (netCDF)."""
     view: View | None = None
-    """What of the layer: maps (map, mask, erase, channel, softmax, lags), signals (steps, norms, half-lives, rates) or
-    weights (the others). Default: map, or channel with --channel."""
+    """A map (map, mask, erase, channel, softmax, lags), a signal (steps, norms, half-lives, rates) or weights (others).
+    Default: map, or channel with --channel."""
     channel: int | None = None
-    """The head whose map is drawn, by --view channel or lags."""
+    """The head whose map is drawn (--view channel or lags)."""
     prompt: int = 0
     """Number of the prompt."""
     scale: Literal["linear", "symlog", "rank"] = "linear"
     """Colour scale."""
     limit: float | None = None
-    """The value at the end of the colours, so that figures can be compared. Default: the figure's own."""
+    """Largest value of the colour scale; give the same to figures that are compared. Default: from the figure."""
     zoom: str | None = None
     """Region as Q0-Q1,K0-K1 (ends excluded), such as 0-64,16-80; signal figures use only the keys."""
     sort: Literal["index", "step", "half-life"] = "index"
-    """What orders the heads of --view steps."""
+    """Order of the heads in --view steps."""
     group: int = 0
     """The group of W_B and W_C."""
     theme: Literal["light", "dark"] = "light"
-    """Colours."""
+    """Colour theme."""
     title: str | None = None
-    """What stands above; "" leaves it out. Default: layer, what is drawn, prompt and model."""
+    """Title above the figure; "" omits it. Default: layer, view, prompt and model."""
     width: str | None = None
-    """Pixels, or with a unit: 9cm, 90mm, 3.5in. Default: the figure's own."""
+    """Width in pixels, or with a unit: 9cm, 90mm, 3.5in. Default: from the figure."""
     height: str | None = None
-    """As --width."""
+    """Height, as --width."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Draw the figure and write the file."""
         from ssmlens.files.new import write_file
         from ssmlens.plot.file_forms import FORMS, as_file
         from ssmlens.plot.finish import DEFAULT, pixels
@@ -89,7 +89,7 @@ class FigureCommand:
             raise UsageError("--channel goes with --view channel or --view lags")
         of_a_matrix = view in ("map", "mask", "erase", "channel", "softmax")
         with open_capture(self.capture) as capture:
-            what = Selection(
+            selection = Selection(
                 layer=capture.layer(self.layer),
                 prompt=self.prompt,
                 kind=view if of_a_matrix else "map" if self.channel is None else "channel",
@@ -103,7 +103,9 @@ class FigureCommand:
             )
             title = DEFAULT if self.title is None else self.title or None
             model = str(capture.attributes.get("model", ""))
-            file = as_file(view, what, self.out.suffix.lower(), title, (sides[0], sides[1]), model)
+            file = as_file(
+                view, selection, self.out.suffix.lower(), title, (sides[0], sides[1]), model
+            )
         write_file(self.out, file)
         return Result({"out": str(self.out), "view": view, "bytes": len(file)}, f"{self.out}")
 
@@ -115,7 +117,7 @@ def _region(text: str | None) -> Any:
         return None if text is None else Region.parse(text)
     except ValueError as error:
         raise UsageError(
-            f"--zoom {text} is no rectangle of queries and keys such as 0-64,16-80"
+            f"--zoom {text} is not a rectangle of queries and keys such as 0-64,16-80"
         ) from error
 
 

@@ -21,7 +21,7 @@ class InfoCommand:
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Read the capture and return its contents."""
         from ssmlens.store import open_capture
 
         with open_capture(self.capture) as capture:
@@ -57,8 +57,9 @@ def _layer(layer: Any) -> dict[str, Any]:
 
 
 def _text(data: dict[str, Any]) -> str:
-    told = [f"{name:18}  {value}" for name, value in data["attributes"].items() if value != ""]
-    lines = [data["path"], f"{'digest':18}  {data['digest']}", *told, ""]
+    attributes = data["attributes"].items()
+    head = [f"{name:18}  {value}" for name, value in attributes if value != ""]
+    lines = [data["path"], f"{'digest':18}  {data['digest']}", *head, ""]
     for number, prompt in enumerate(data["prompts"]):
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
@@ -71,7 +72,7 @@ def _text(data: dict[str, Any]) -> str:
 
 
 def _cells(layer: dict[str, Any] | None) -> list[str]:
-    """What a row says of a block: nothing but that where it was not captured."""
+    """Return the cells of a block's row; only "not captured" for a block without a capture."""
     if layer is None:
         return ["not captured", "", "", "", ""]
     errors = []

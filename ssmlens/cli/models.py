@@ -14,7 +14,7 @@ class ModelsCommand:
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """List the models."""
         from ssmlens.models.shipped import shipped_models
 
         models = shipped_models()

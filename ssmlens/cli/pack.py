@@ -10,19 +10,19 @@ from ssmlens.cli.command import Result
 
 @dataclasses.dataclass(frozen=True)
 class PackCommand:
-    """Make one HDF5 file of a capture folder; the folder stays."""
+    """Pack a capture folder into one HDF5 file; the folder stays."""
 
     folder: tyro.conf.Positional[Path]
     """The capture folder."""
     out: Path | None = None
-    """The file to write. Default: the folder's name, .h5."""
+    """The file to write. Default: the folder's name with .h5."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Write the file."""
         from ssmlens.store import open_capture, pack
 
         target = self.out or self.folder.with_name(f"{self.folder.name}.h5")

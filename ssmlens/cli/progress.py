@@ -1,4 +1,4 @@
-"""Progress of long work, on stderr: a bar on a terminal, now and then a plain line elsewhere."""
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 import sys
 import time
@@ -13,20 +13,20 @@ _PAUSE = 5.0
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A function to call with (done, in all[, what is being done])."""
+    """Yield a function to call with (count, total[, label])."""
     if sys.stderr.isatty():
         with _bar(title) as tell:
             yield tell
         return
     last = time.monotonic()
 
-    def tell(done: int, total: int, what: str = "") -> None:
+    def tell(count: int, total: int, label: str = "") -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PAUSE:
             last = now
             with suppress(OSError):
-                line = escaped(f"{title}: {done} of {total} {what}".rstrip())
+                line = escaped(f"{title}: {count} of {total} {label}".rstrip())
                 print(line, file=sys.stderr, flush=True)
 
     yield tell
@@ -48,7 +48,7 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[what]}", markup=False),
+        TextColumn("{task.fields[label]}", markup=False),
     )
     # A long memory: runs of a sweep end minutes apart.
     with Progress(
@@ -57,9 +57,9 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         transient=True,
         speed_estimate_period=3600.0,
     ) as bars:
-        bar = bars.add_task(title, total=None, what="")
+        bar = bars.add_task(title, total=None, label="")
 
-        def tell(done: int, total: int, what: str = "") -> None:
-            bars.update(bar, completed=done, total=total, what=escaped(what))
+        def tell(count: int, total: int, label: str = "") -> None:
+            bars.update(bar, completed=count, total=total, label=escaped(label))
 
         yield tell

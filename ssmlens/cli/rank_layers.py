@@ -14,12 +14,12 @@ from ssmlens.errors import UsageError
 class RankLayersCommand:
     """Rank the layers of a capture, best first, by one score or by the mean rank of several.
 
-    By default copy_score or induction_score where the prompts have targets, else the mean rank of mask_ones,
-    bc_effective and diagonal_sharpness. Effects, where the capture has them, stand beside; by one of them the layer
-    that matters most is first.
+    Default: copy_score or induction_score if the prompts have targets, else the mean rank of mask_ones, bc_effective
+    and diagonal_sharpness. The table also shows the effects in the capture; ranked by an effect, the layer that matters
+    most comes first.
 
-    Whether the order predicts good transplants is not decided: in one teacher that copies, what students reach has a
-    rank correlation of .46 [.07, .84] with induction_score. ssmlens validate-ranking measures it for yours.
+    It is open whether the order predicts good transplants: for one teacher that copies, the accuracy of students has a
+    rank correlation of .46 [.07, .84] with induction_score. ssmlens validate-ranking measures it for your teacher.
     """
 
     capture: tyro.conf.Positional[Path]
@@ -27,27 +27,27 @@ class RankLayersCommand:
     by: tuple[str, ...] = ()
     """Scores to order by; `ssmlens scores` explains them. The last row is what each score is by chance."""
     top: int | None = None
-    """Show only this many layers, or heads."""
+    """Show only this many layers (or heads)."""
     heads: bool = False
-    """Rank heads by their own maps: those of softmax attention, and of mixers with at most 256 heads a layer."""
+    """Rank heads by their own maps: heads of softmax attention, and of mixers with at most 256 heads per layer."""
     layers: tuple[int, ...] = ()
-    """With --heads: whose heads. Default: of all layers."""
+    """With --heads: rank the heads of these layers. Default: all layers."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Score the capture and return the ranking."""
         from ssmlens.scores import rank_heads, rank_layers
         from ssmlens.store import open_capture
 
         if self.layers and not self.heads:
             raise UsageError("--layers goes with --heads")
-        by, layers = list(self.by) or None, list(self.layers) or None
+        names, layers = list(self.by) or None, list(self.layers) or None
         with open_capture(self.capture) as capture, progress("scoring") as tell:
             if self.heads:
-                ranking = rank_heads(capture, by, layers, self.top, progress=tell)
+                ranking = rank_heads(capture, names, layers, self.top, progress=tell)
             else:
-                ranking = rank_layers(capture, by, self.top, progress=tell)
+                ranking = rank_layers(capture, names, self.top, progress=tell)
         return Result(ranking.to_dict(), str(ranking))
 
 

@@ -23,7 +23,7 @@ class ReportCommand:
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Write the page."""
         from ssmlens.files.new import write_file
         from ssmlens.plot.report_page import report
         from ssmlens.store import open_capture

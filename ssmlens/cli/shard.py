@@ -1,4 +1,4 @@
-"""The option --shard i/N: a part of the work, for N machines that share a folder."""
+"""The option --shard i/N: one part of the work, for N machines that share a folder."""
 
 import re
 
@@ -6,7 +6,7 @@ from ssmlens.errors import UsageError
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """(i, N), or None where nothing is given. Raises UsageError for anything but i/N."""
+    """Parse i/N into (i, N); None stays None. Raises UsageError for anything else."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -1,4 +1,4 @@
-"""The options of every command that trains many runs: who does it, where, and what is done about failures."""
+"""The options of every command that trains many runs: workers, devices, failures."""
 
 import dataclasses
 from typing import Any, Literal
@@ -9,29 +9,29 @@ from ssmlens.cli.shard import parse_shard
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions(ConfigCommand):
-    """A command that trains many runs; `how` is what it hands to `sweep`."""
+    """A command that trains many runs; `sweep_arguments` are those it passes to `sweep`."""
 
     engine: Literal["local", "ray"] = "local"
-    """What starts the workers: local, processes of this machine; ray, a Ray cluster whose machines share a disk."""
+    """Starts the workers: local (processes on this machine) or ray (a Ray cluster whose machines share a disk)."""
     workers: int | None = None
-    """Processes that train side by side. Default: one a device; with --engine ray as many as there is room for."""
+    """Processes that train at the same time. Default: one per device; with --engine ray as many as fit."""
     device: tuple[str, ...] = ("auto",)
-    """Where: cpu, cuda, or several that workers take in turn, as in cuda:0 cuda:1."""
+    """Devices: auto, cpu, cuda, or several that workers take in turn, as in cuda:0 cuda:1."""
     gpus_per_worker: float | None = None
-    """--engine ray: share of a GPU that a worker takes up, such as 0.25. Default: 1 where there are GPUs."""
+    """--engine ray: share of a GPU for each worker, such as 0.25. Default: 1 if there are GPUs."""
     cpus_per_worker: float | None = None
-    """--engine ray: CPU cores that a worker takes up. Default: 1."""
+    """--engine ray: CPU cores for each worker. Default: 1."""
     pack: int | None = None
-    """Runs of equal shape that a worker trains side by side, at most. Default: 8 on CUDA, else 1."""
+    """Most runs of equal shape that one worker trains together. Default: 8 on CUDA, else 1."""
     shard: str | None = None
-    """i/N: only the i-th N-th of the runs, for N launchers that a scheduler starts."""
+    """i/N: train shard i of N of the runs, for N launchers that a scheduler starts."""
     retry_failed: bool = False
-    """Go on with runs that have failed, from their last checkpoint."""
+    """Resume failed runs from their last checkpoint."""
     hang_after: float = 900.0
-    """Seconds without a step after which a worker is killed and its run begun again."""
+    """Seconds without a step after which a worker is killed and its run restarted."""
 
-    def how(self) -> dict[str, Any]:
-        """Keyword arguments of `sweep`."""
+    def sweep_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments for `sweep`."""
         return {
             "engine": self.engine,
             "workers": self.workers,

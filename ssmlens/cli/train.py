@@ -16,7 +16,7 @@ from ssmlens.training.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand(ConfigCommand):
-    """Train a model on a recall task: a run folder with its curve and checkpoints.
+    """Train a model on a recall task, into a run folder with curve and checkpoints.
 
     Start with: ssmlens train --preset copy-in-a-minute
 
@@ -26,27 +26,27 @@ class TrainCommand(ConfigCommand):
     first_page: ClassVar = (*FIRST_PAGE, "preset", "seed", "out", "resume")
 
     preset: str | None = None
-    """Ready-made runs side by side: copy-in-a-minute."""
+    """Ready-made runs to compare: copy-in-a-minute."""
     out: Path | None = None
-    """Folder of the run (of the runs, with --preset). Default: runs/ and a name after task, arm, rate and seed."""
+    """Folder of the run (with --preset, of the runs). Default: runs/ and a name from task, arm, rate and seed."""
     resume: bool = False
-    """Go on with a stopped run; what is trained is then as its folder says."""
+    """Resume a stopped run with the config in its folder."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is cuda where there is one."""
+    """cpu, cuda, cuda:1, ...; auto is cuda if available."""
     threads: int | None = None
-    """CPU threads. Default: OMP_NUM_THREADS, else 1 for a model narrower than 256, which more would only slow down, and
-    all cores for others."""
+    """CPU threads. Default: OMP_NUM_THREADS.
+    If that is not set: 1 for a model narrower than 256 (more would slow it down), all cores for others."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep_checkpoints: bool = False
-    """Keep every checkpoint, as checkpoints/step-N, not the last alone."""
+    """Keep every checkpoint (checkpoints/step-N), not only the last."""
     tracker: tuple[str, ...] = ()
-    """Tell trackio, wandb or tensorboard as well."""
+    """Also log to trackio, wandb or tensorboard."""
     json: bool = False
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Train, and return the curves."""
         if self.checkpoint_every < 1:
             raise UsageError(f"--checkpoint-every is at least 1, not {self.checkpoint_every}")
         if self.preset is not None:
@@ -65,22 +65,23 @@ class TrainCommand(ConfigCommand):
         preset = find_preset(name)
         changed = _changed(config_of(self), TrainConfig())
         if changed:
-            raise UsageError(f"--preset {name} has its own {flag(changed)}; leave that out")
+            raise UsageError(f"--preset {name} sets its own {flag(changed)}; leave that option out")
         out = self.out or Path("runs") / name
         runs = [self._train(c, out / c.name) for c in preset.configs]
         text = f"{curves(runs)}\n{preset.note}\n{out}: open them with ssmlens dashboard {out}"
         return Result({"runs": [plain(run) for run in runs], "note": preset.note}, text)
 
-    def _stored(self, given: TrainConfig, out: Path) -> TrainConfig:
+    def _stored(self, requested: TrainConfig, out: Path) -> TrainConfig:
         from ssmlens.runs.run import CONFIG
 
         if not out.is_dir():
             raise UsageError(f"--resume: there is no run in {out}; give its folder with --out")
         stored = TrainConfig.read(out / CONFIG)
-        for name in _all_changed(given, TrainConfig()):
-            if given.to_dict()[name] != stored.to_dict()[name]:
+        for name in _all_changed(requested, TrainConfig()):
+            value = stored.to_dict()[name]
+            if requested.to_dict()[name] != value:
                 raise UsageError(
-                    f"{out} was begun with {flag(name)} {stored.to_dict()[name]}; leave that out"
+                    f"{out} was started with {flag(name)} {value}; leave that option out"
                 )
         return stored
 
@@ -91,7 +92,7 @@ class TrainCommand(ConfigCommand):
         threads = usual_threads(config) if self.threads is None else self.threads
         with use_threads(threads), progress(f"{config.task}, {config.arm_name}") as tell:
 
-            def told(now: Any) -> None:
+            def show(now: Any) -> None:
                 tell(now.step, now.steps, f"loss {share(now.loss)}, accuracy {share(now.char)}")
 
             return train(
@@ -102,7 +103,7 @@ class TrainCommand(ConfigCommand):
                 checkpoint_every=self.checkpoint_every,
                 keep_checkpoints=self.keep_checkpoints,
                 trackers=self.tracker,
-                progress=told,
+                progress=show,
             )
 
 

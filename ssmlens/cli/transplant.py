@@ -16,21 +16,21 @@ from ssmlens.options import flag
 from ssmlens.text_table import text_table
 from ssmlens.training.config import TrainConfig
 
-# What each arm sets itself.
+# Fields that each arm sets itself.
 _OF_ARMS = ("init", "init_from", "teacher_layer", "shuffled", "control", "arm", "components", "c")
-# Scores that table and figure show, after those that order the layers.
-_SHOWN = ("mask_ones", "bc_effective", "diagonal_sharpness")
+# Scores that table and figure show, after those that rank the layers.
+_DISPLAYED = ("mask_ones", "bc_effective", "diagonal_sharpness")
 
 
 @dataclasses.dataclass(frozen=True)
 class TransplantCommand(SweepOptions):
-    """Train a student from each layer of a teacher, beside default, mimetic and shuffled, and set the layers' scores
-    against what their students learn.
+    """Train a student from each layer of a teacher, plus the arms default, mimetic and shuffled, and compare the
+    layers' scores with the accuracy of their students.
 
-    The options are those of a student, as in ssmlens train; the shape of its mixers is the teacher's.
+    The options are a student's, as in ssmlens train; the shape of its mixers is the teacher's.
     """
 
-    # The arms set the init, and the teacher the mixers.
+    # The arms set the init; the teacher sets the mixers.
     first_page: ClassVar = (
         *("task", "length", "n_layer", "steps", "teacher", "layers", "rates", "seeds"),
         *("figure", "out", "workers", "device"),
@@ -39,17 +39,18 @@ class TransplantCommand(SweepOptions):
     layers: tuple[str, ...] = ("all",)
     """The teacher's layers: all, top:K for the K best ranked, or indices."""
     student: Path | None = None
-    """A JSON file with fields of a training config (the config.json of a run), instead of a student's options."""
+    """A JSON file with a training config, such as a run's config.json, instead of a student's options."""
     rates: tuple[float, ...] = ()
     """Learning rates of every arm. Default: --learning-rate."""
     seeds: tuple[int, ...] = ()
     """Seeds of every arm. Default: --seed."""
     controls: tuple[str, ...] = ("best",)
-    """Which layers have controls, best (the best ranked one) or all (of --layers); and which controls: shuffled (where
-    none is named), gaussian, memory-only, memory-out. ssmlens train --init transplant --help says what they are."""
+    """Layers that get controls: best (the best ranked one) or all (of --layers).
+    Controls to train: shuffled (the default), gaussian, memory-only, memory-out.
+    See ssmlens train --init transplant --help."""
     figure: Path | None = None
-    """Draw every score against what the students learn, to this file: .svg, .png or .pdf (with ssmlens[export]), or
-    .html. What is there is replaced."""
+    """Draw every score against the students' accuracy to this file, which is replaced:
+    .html, or with ssmlens[export] .svg, .png or .pdf."""
     theme: Literal["light", "dark"] = "light"
     """Colours of --figure."""
     out: Path | None = None
@@ -58,25 +59,30 @@ class TransplantCommand(SweepOptions):
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
-        made, out = self.trained()
-        result = _result(made, out)
+        """Train the students and return the table."""
+        transplants, out = self.train()
+        result = _result(transplants, out)
         if self.figure is not None:
-            draw(made.students(), shown(made.ranking.by), self.figure, self.theme)
+            draw(
+                transplants.students(),
+                displayed_scores(transplants.ranking.by),
+                self.figure,
+                self.theme,
+            )
         return result
 
-    def trained(self) -> tuple[Any, Path]:
-        """The students (`training.transplant.Transplants`), trained, and their folder."""
+    def train(self) -> tuple[Any, Path]:
+        """Train the students (`training.transplant.Transplants`); return them and their folder."""
         from ssmlens.training.transplant import transplant
 
         if self.figure is not None:
             _require_form(self.figure)
         teacher = config_of(self).teacher
         if teacher is None:
-            raise UsageError("--teacher is missing: a shipped model, a folder or a hub id")
+            raise UsageError("give --teacher: a shipped model, a folder or a hub id")
         out = self.out or Path("transplants") / Path(teacher).name
         with progress(f"transplanting {teacher}") as tell:
-            made = transplant(
+            transplants = transplant(
                 teacher,
                 self.student_config(),
                 out,
@@ -85,21 +91,21 @@ class TransplantCommand(SweepOptions):
                 seeds=self.seeds,
                 controls=self.controls,
                 progress=tell,
-                **self.how(),
+                **self.sweep_arguments(),
             )
-        return made, out
+        return transplants, out
 
     def student_config(self) -> TrainConfig:
-        """What the students learn, without how they start."""
-        given = config_of(self)
+        """Return the students' config, without the fields of their init."""
+        requested = config_of(self)
         for name in _OF_ARMS:
-            if getattr(given, name) != getattr(TrainConfig, name):
-                raise UsageError(f"{flag(name)} is what the arms differ in; leave it out")
-        own = dataclasses.replace(given, teacher=None)
+            if getattr(requested, name) != getattr(TrainConfig, name):
+                raise UsageError(f"each arm sets {flag(name)}; leave it out")
+        options = dataclasses.replace(requested, teacher=None)
         if self.student is None:
-            return own
-        if own != TrainConfig():
-            raise UsageError("--student goes without options of a student")
+            return options
+        if options != TrainConfig():
+            raise UsageError("--student does not go with options of a student")
         try:
             config = TrainConfig.read(self.student)
         except UsageError as error:
@@ -108,20 +114,20 @@ class TransplantCommand(SweepOptions):
         return dataclasses.replace(config, **start)
 
 
-def shown(by: Sequence[str]) -> list[str]:
-    """The scores to show, those first that layers are ranked by."""
-    return list(dict.fromkeys([*by, *_SHOWN]))
+def displayed_scores(ranked_by: Sequence[str]) -> list[str]:
+    """Return the names of the scores to show, those that rank the layers first."""
+    return list(dict.fromkeys([*ranked_by, *_DISPLAYED]))
 
 
 def rows(
     students: Sequence[Any], ranks: Mapping[int, float | None], scores: Sequence[str]
 ) -> list[list[str]]:
-    """Students as a table: a header, then a row an arm; a range is over its seeds.
+    """Return the students as a table: a header, then one row per arm; a range is over its seeds.
 
-    First the mean over all rates at each length, then what each seed reaches at the rate that the others chose.
+    First the mean over all rates at each length, then the accuracy of each seed at the rate that the others chose.
     """
     lengths = list(students[0].at)
-    overall, best = ([f"{what} at {n}" for n in lengths] for what in ("all rates", "best"))
+    overall, best = ([f"{name} at {n}" for n in lengths] for name in ("all rates", "best"))
     table = [["arm", "rank", *scores, *overall, "best rate", *best, "seeds", "failed"]]
     for student in students:
         one, rank = student.at[lengths[0]], ranks.get(student.layer)
@@ -148,7 +154,7 @@ def _require_form(path: Path) -> None:
 
 
 def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any) -> None:
-    """Write the figure of some students to a file."""
+    """Draw the figure of some students to a file."""
     from ssmlens.files.new import write_file
     from ssmlens.plot import students as students_figure
     from ssmlens.plot.image import figure_file
@@ -157,19 +163,19 @@ def draw(students: Sequence[Any], scores: Sequence[str], path: Path, theme: Any)
     write_file(path, figure_file(figure, path.suffix.lower()))
 
 
-def _result(made: Any, out: Path) -> Result:
-    students = made.students()
-    ranks = {row.layer: row.rank for row in made.ranking}
-    table = text_table(rows(students, ranks, shown(made.ranking.by)))
-    told = [_plain(student, ranks.get(student.layer)) for student in students]
+def _result(transplants: Any, out: Path) -> Result:
+    students = transplants.students()
+    ranks = {row.layer: row.rank for row in transplants.ranking}
+    table = text_table(rows(students, ranks, displayed_scores(transplants.ranking.by)))
+    plain = [_plain(student, ranks.get(student.layer)) for student in students]
     title = (
-        f"{len(made.runs)} runs in {out}; scores are of the teacher's layer, before training, "
-        "other numbers are characters right"
+        f"{len(transplants.runs)} runs in {out}; scores: of the teacher's layer, before training; "
+        "other numbers: characters right"
     )
-    more = f"open them with ssmlens dashboard {out}"
-    data = {"out": str(out), "layers": list(made.layers), "students": told}
-    failed = failures(made.runs)
-    return Result(data, "\n".join([title, table, *failed, more]), exit_code=int(bool(failed)))
+    hint = f"open them with ssmlens dashboard {out}"
+    data = {"out": str(out), "layers": list(transplants.layers), "students": plain}
+    failed = failures(transplants.runs)
+    return Result(data, "\n".join([title, table, *failed, hint]), exit_code=int(bool(failed)))
 
 
 def _plain(student: Any, rank: float | None) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from ssmlens.text_table import text_table
 
 @dataclasses.dataclass(frozen=True)
 class ValidateRankingCommand(TransplantCommand):
-    """Does the order of rank-layers, or any score, predict what students of a teacher's layers learn? Train a student
-    from every layer and from its shuffled values, and tell the rank correlations, with intervals and tests along depth.
+    """Test whether the order of rank-layers, or any score, predicts what students of a teacher's layers learn.
 
-    The options are those of ssmlens transplant. What is measured is the mean over all rates and seeds, at the longest
-    length.
+    Trains a student from every layer and from its shuffled values. Reports the rank correlations, with intervals and
+    tests along depth. The options are those of ssmlens transplant. The outcome is the mean over all rates and seeds, at
+    the longest length.
     """
 
     rates: tuple[float, ...] = (1e-3, 3e-3)
@@ -23,31 +23,31 @@ class ValidateRankingCommand(TransplantCommand):
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of every arm."""
     controls: tuple[str, ...] = ("all",)
-    """As in ssmlens transplant. Without shuffled values of all layers nothing is told of their structure."""
+    """As in ssmlens transplant. Results about structure need the shuffled values of all layers."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Train the students and return the table of predictions."""
         from ssmlens.runs.prediction_table import corrected, plain, rows
         from ssmlens.runs.rank_statistics import split_half
 
-        made, out = self.trained()
-        table, predictions = _predictions(made)
-        adjusted = corrected(predictions, [[it.score for it in predictions[1:]]])
+        transplants, out = self.train()
+        table, predictions = _predictions(transplants)
+        adjusted = corrected(predictions, [[prediction.score for prediction in predictions[1:]]])
         if self.figure is not None:
-            draw(made.students(), list(table.scores), self.figure, self.theme)
+            draw(transplants.students(), list(table.scores), self.figure, self.theme)
         seeds = table.real.shape[1]
         ceiling = split_half(table.real)
         lines = [
-            f"{len(table.layer)} layers, {seeds} whole {'seed' if seeds == 1 else 'seeds'}, {table.outcome}: "
-            "Spearman's ρ over layers of scores before training with what students reach",
+            f"{len(table.layer)} layers, {seeds} complete {'seed' if seeds == 1 else 'seeds'}, {table.outcome}: "
+            "Spearman's ρ over layers between scores before training and the students' outcome",
             text_table(rows(predictions, adjusted)),
-            f"order of rank-layers: {', '.join(made.ranking.by)}"
+            f"order of rank-layers: {', '.join(transplants.ranking.by)}"
             + (
                 ""
                 if ceiling != ceiling
                 else f"; the seeds agree to {ceiling:.2f} (Spearman, Brown)"
             ),
-            *failures(made.runs),
+            *failures(transplants.runs),
             f"open them with ssmlens dashboard {out}",
         ]
         data = {
@@ -58,21 +58,23 @@ class ValidateRankingCommand(TransplantCommand):
             "agreement_of_seeds": ceiling,
             "real": table.real.mean(1).tolist(),
             "shuffled": table.shuffled.mean(1).tolist() if table.shuffled.shape[1] else None,
-            "by": list(made.ranking.by),
-            "predictions": [plain(it, p) for it, p in zip(predictions, adjusted, strict=True)],
+            "by": list(transplants.ranking.by),
+            "predictions": [
+                plain(prediction, p) for prediction, p in zip(predictions, adjusted, strict=True)
+            ],
         }
-        failed = any(run.status.state == "failed" for run in made.runs)
+        failed = any(run.status.state == "failed" for run in transplants.runs)
         return Result(data, "\n".join(lines), exit_code=int(failed))
 
 
-def _predictions(made: Any) -> tuple[Any, list[Any]]:
-    """The table of the layers with the order of `rank-layers` as a score, and its prediction before all others."""
+def _predictions(transplants: Any) -> tuple[Any, list[Any]]:
+    """Return the layers' table with the order of `rank-layers` as a score, and the predictions, that one first."""
     import numpy as np
 
     from ssmlens.runs.validation import LOG_SCALE, layer_table, predict
 
-    table = layer_table(made.runs)
-    rank = {row.layer: row.rank for row in made.ranking}
+    table = layer_table(transplants.runs)
+    rank = {row.layer: row.rank for row in transplants.ranking}
     order = [np.nan if rank[n] is None else -float(rank[n]) for n in table.layer.tolist()]
     known = {name: v for name, v in table.scores.items() if np.isfinite(v).any()}
     scores = {"rank-layers": np.array(order), **known}

@@ -11,7 +11,7 @@ from ssmlens.cli.progress import progress
 
 @dataclasses.dataclass(frozen=True)
 class VerifyCommand:
-    """Check that a capture is whole: its bytes, its numbers, its maps against its operands. Exits with 1 if not."""
+    """Check a capture: its bytes, its numbers, its maps against its operands. The exit code is 1 if a check fails."""
 
     capture: tyro.conf.Positional[Path]
     """The capture, a .h5 file or a folder."""
@@ -19,7 +19,7 @@ class VerifyCommand:
     """Print the result as JSON."""
 
     def run(self) -> Result:
-        """Do it."""
+        """Check the capture and list its problems."""
         from ssmlens.store import verify
 
         with progress("verifying") as tell:

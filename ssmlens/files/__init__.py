@@ -1,1 +1,1 @@
-"""Files and folders: how every room makes them (`new`, `place`, `lock`, `appended`) and reads what others wrote."""
+"""Files and folders: create them safely (`new`, `place`, `lock`, `appended`), and read files that others wrote."""

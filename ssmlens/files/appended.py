@@ -1,32 +1,32 @@
-"""A file that grows by whole pieces."""
+"""A file to which complete pieces are appended."""
 
 import os
 import stat
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError
-from ssmlens.files.disk import failure, told_in_one_line
+from ssmlens.files.disk import failure, one_line_errors
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class AppendedFile:
-    """A file that one process appends to; it is made where there is none.
+    """A file that one process appends to; it is created if absent.
 
     Args:
         path: The file.
 
     Raises:
-        SsmlensError: It cannot be made, or something else stands in its place: a link, a pipe.
+        SsmlensError: It cannot be created, or is not a plain file but a link or a pipe.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        with told_in_one_line(path):
+        with one_line_errors(path):
             self._file = os.open(path, _FLAGS, 0o666)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             os.close(self._file)
-            raise SsmlensError(f"cannot write {path}: it is no plain file")
+            raise SsmlensError(f"cannot write {path}: it is not a plain file")
 
     def append(self, data: bytes) -> None:
         """Append all of `data`, or nothing of it.
@@ -44,8 +44,8 @@ class AppendedFile:
             raise failure(self._path, len(data), error) from error
 
     def sync(self) -> None:
-        """Wait until all of it is on the disk. Raises SsmlensError where that fails."""
-        with told_in_one_line(self._path):
+        """Wait until all of it is on the disk. Raises SsmlensError if that fails."""
+        with one_line_errors(self._path):
             os.fsync(self._file)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong on a disk, told in one line; and how much room there is."""
+"""Errors of a disk as one line, and free space."""
 
 import errno
 import os
@@ -23,14 +23,14 @@ _REASONS = {
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Raise OSError before writing where `needed` bytes do not fit beside `path`."""
+    """Raise OSError if `needed` bytes do not fit into the folder of `path`."""
     if needed > shutil.disk_usage(path.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
-def told_in_one_line(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turn an OSError of the block into an SsmlensError that names path, need and free space."""
+def one_line_errors(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn an OSError of the `with` block into an SsmlensError that names path, needed and free space."""
     try:
         yield
     except OSError as error:
@@ -38,22 +38,22 @@ def told_in_one_line(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def failure(path: Path, needed: int, error: OSError) -> SsmlensError:
-    """The one line: path, reason, bytes needed and bytes free."""
-    # HDF5's own messages take several lines; the number of the error says enough.
-    said = os.strerror(error.errno).lower() if error.errno else str(error).split("\n")[0]
-    reason = _REASONS.get(error.errno or 0, said)
+    """Build the error, one line: path, reason, bytes needed and bytes free."""
+    # HDF5's own messages take several lines; the error number is enough.
+    message = os.strerror(error.errno).lower() if error.errno else str(error).split("\n")[0]
+    reason = _REASONS.get(error.errno or 0, message)
     if error.errno == errno.ENOENT:
-        there = path.absolute().parent.is_dir()
+        folder_exists = path.absolute().parent.is_dir()
         reason = (
-            "nothing can be made there, or somebody removed it"
-            if there
+            "nothing can be created there, or another process removed it"
+            if folder_exists
             else "the folder does not exist"
         )
     return SsmlensError(f"cannot write {path}: {reason}; needs {size(needed)}, {_free(path)} free")
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: `13.2 MiB`."""
+    """Format a number of bytes, such as `13.2 MiB`."""
     if count < 1024:
         return f"{count} bytes"
     amount, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]

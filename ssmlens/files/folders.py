@@ -1,7 +1,7 @@
-"""Which folders are searched for captures and runs, and what each of them holds, read again only when it changes.
+"""Search folders for captures and runs; the listing of a folder is read again only when it changes.
 
 The search goes at most three levels down, in the order of names. Names that begin with a dot are left out. Links are
-followed only if `follow_links` says so; a directory that several links lead to is then found once.
+followed only with `follow_links`; a directory that several links lead to is then found once.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 from ssmlens.files import descriptors
 
 DEPTH = 3
-"""Levels below a folder that are looked at."""
+"""Levels below a folder that are searched."""
 
 _MOST_KNOWN = 1 << 16  # directories
 # A file system's clock is coarse: a directory read this soon after a change may change again with the same time.
@@ -24,12 +24,12 @@ _State = tuple[int, int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """What a directory holds, without names that begin with a dot.
+    """The contents of a directory, without names that begin with a dot.
 
     Attributes:
         files: Names of its plain files, sorted.
         folders: Names of its directories, sorted.
-        links: Names of its links, sorted, whatever they lead to.
+        links: Names of its links to anything, sorted.
     """
 
     files: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Listed:
 
 
 class Folders:
-    """Directories, each read again only when it has changed; for several threads.
+    """A cache of directory listings, each read again only when it has changed; safe for several threads.
 
     Args:
         follow_links: Whether links are followed.
@@ -50,20 +50,20 @@ class Folders:
         self._lock = threading.Lock()
 
     def listed(self, path: Path) -> Listed | None:
-        """What a directory holds now; None where it is none, or cannot be read. Raises OpenFilesError."""
+        """List a directory now; None if it is not one, or cannot be read. Raises OpenFilesError."""
         return self._look(path)[0]
 
     def walk(
         self, root: Path, ends: Callable[[Listed], bool], depth: int = DEPTH
     ) -> Iterator[tuple[Path, Listed]]:
-        """A directory and those below it, in the order of their names, each with what it holds.
+        """Yield a directory and those below it, in the order of their names, each with its listing.
 
-        Links that are followed come after what lies there itself, under their own names.
+        Followed links come last, under their own names.
 
         Args:
-            root: Where to begin; nothing is found if it is no directory.
-            ends: Whether the search stops at such a directory.
-            depth: Levels below `root` that are looked at.
+            root: The directory to start from; nothing is found if it is not a directory.
+            ends: Tells whether the search stops at a directory with this listing.
+            depth: Levels below `root` that are searched.
 
         Raises:
             OpenFilesError: No more files can be opened. A directory that cannot be read for another reason is left
@@ -87,7 +87,7 @@ class Folders:
         listed, identity = self._look(path)
         if listed is None or identity in seen:
             return
-        if self._follow:  # without links nothing is met twice
+        if self._follow:  # without links no directory is met twice
             seen.add(identity)
             listed, linked = _resolved(path, listed)
         else:
@@ -99,7 +99,7 @@ class Folders:
                 yield from self._below(path / name, ends, depth - 1, seen, links)
 
     def _look(self, path: Path) -> tuple[Listed | None, tuple[int, int]]:
-        """What a directory holds, and which one it is; None where it cannot be read."""
+        """Return a directory's listing and identity; no listing if it cannot be read."""
         try:
             state = path.stat()
             now = state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
@@ -110,7 +110,7 @@ class Folders:
                 listed = _read(path)
                 if settled:
                     with self._lock:
-                        if len(self._known) >= _MOST_KNOWN:  # most are gone from the disk
+                        if len(self._known) >= _MOST_KNOWN:  # most no longer exist
                             self._known.clear()
                         self._known[path] = now, listed
             return listed, now[:2]
@@ -137,7 +137,7 @@ def _read(path: Path) -> Listed:
 
 
 def _resolved(path: Path, listed: Listed) -> tuple[Listed, tuple[str, ...]]:
-    """What a directory holds with its links to files among its files, and its links to directories."""
+    """Return the listing with links to files among the files, and the names of links to directories."""
     files = [name for name in listed.links if (path / name).is_file()]
     folders = tuple(name for name in listed.links if (path / name).is_dir())
     return dataclasses.replace(listed, files=tuple(sorted([*listed.files, *files]))), folders

@@ -1,4 +1,4 @@
-"""Who may write: locks of the system, which go with their process, however that ends."""
+"""Locks for writers: the system releases them when their process ends, in any way."""
 
 import errno
 import os
@@ -9,34 +9,34 @@ from ssmlens.errors import BusyError
 from ssmlens.files.disk import failure
 
 _ASK_EVERY = 0.02  # seconds
-_TRIES = 20  # where the lock cannot be had and has no file: its holder removed it just now, or none can be made
+_TRIES = 20  # if the lock is not available and has no file: its holder just removed it, or it cannot be created
 
 
 class Lock:
-    """The right to write something, held by one process at a time: from here to `close`, or the end of a `with` block.
+    """An exclusive lock: one process at a time holds it, until `close` or the end of a `with` block.
 
-    The file stays, empty, where the lock is asked for again; `remove` lets it go.
+    The lock's file stays, empty, for the next holder; `remove` deletes it.
 
     Args:
-        path: The lock's file; its folder is there.
-        of: What may be written by who holds it: named where the lock cannot be had.
-        busy: What to say where another process holds it.
-        wait: Seconds to wait for the other.
+        path: The lock's file; its folder must exist.
+        target: The file or folder that the lock protects, named in errors.
+        busy: The message if another process holds the lock.
+        wait: Seconds to wait for the other process.
 
     Raises:
-        BusyError: Another process holds it.
-        SsmlensError: The file cannot be made, or a link stands in its place.
+        BusyError: Another process holds the lock.
+        SsmlensError: The file cannot be created, or a link stands in its place.
     """
 
-    def __init__(self, path: Path, of: Path, busy: str, *, wait: float = 0.0):
+    def __init__(self, path: Path, target: Path, busy: str, *, wait: float = 0.0):
         import filelock  # only those who write need it
 
         self._path = path
-        # Several threads of a writer share it: `close` is called by another than asked for it.
+        # Several threads of a writer share the lock: another thread than the one that acquired it may close it.
         self._lock = filelock.FileLock(path, thread_local=False)
         for _ in range(_TRIES):
             try:
-                path.parent.stat()  # filelock would make it
+                path.parent.stat()  # filelock would create the folder
                 self._lock.acquire(timeout=wait, poll_interval=_ASK_EVERY)
                 return
             except filelock.Timeout:
@@ -44,18 +44,18 @@ class Lock:
                     raise BusyError(busy) from None
                 wait = 0.0
             except OSError as error:
-                raise failure(of, 0, error) from error
-        raise failure(of, 0, FileNotFoundError(errno.ENOENT, ""))
+                raise failure(target, 0, error) from error
+        raise failure(target, 0, FileNotFoundError(errno.ENOENT, ""))
 
     def remove(self) -> None:
-        """Remove the lock's file, and let others have what it stands for."""
+        """Remove the lock's file and release the lock."""
         if self._lock.is_locked:
             with suppress(OSError):
                 self._path.unlink()
         self.close()
 
     def close(self) -> None:
-        """Let others have what it stands for."""
+        """Release the lock."""
         self._lock.release()
 
     def __enter__(self) -> "Lock":
@@ -66,7 +66,7 @@ class Lock:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether a process holds the lock whose file this is; None where there is no such file, or it cannot be told."""
+    """Tell whether a process holds the lock of this file; None if the file does not exist, or that is unknown."""
     import filelock
 
     try:
@@ -78,4 +78,4 @@ def is_locked(path: Path) -> bool | None:
     except OSError:
         return None
     finally:
-        os.close(handle)  # and with it the lock, if it was free
+        os.close(handle)  # this also releases the lock, if it was free

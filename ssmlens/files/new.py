@@ -1,6 +1,6 @@
-"""Files and folders that are complete or absent: written under a name of one's own, synced, then renamed.
+"""Files and folders that are complete or absent: written under a unique name, synced, then renamed.
 
-Two writers of one name never meet in a file, and no link that somebody else has put there is followed.
+Two writers of one name never write into the same file, and links that others put there are not followed.
 """
 
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from ssmlens.files.sink import Sink
 
 @contextmanager
 def new_file(path: Path, least: int = 0, *, sync_name: bool = True) -> Iterator[Sink]:
-    """A file to fill; it is there when the block has ended, and nothing is left of it where the block raises.
+    """Yield a file to fill; it exists once the block has ended, and is removed if the block raises.
 
     Args:
         path: Its name.
-        least: Bytes that it will have at least: they must be free before anything is written.
-        sync_name: Whether to wait until the name is on the disk. Where many files are written into one folder, wait
-            once, after the last (`place.sync_folder`): after a power cut a file is then there whole, or not at all.
+        least: Least size in bytes: so much must be free before anything is written.
+        sync_name: Whether to wait until the name is on the disk. For many files in one folder, wait once after the last
+            (`place.sync_folder`): after a power cut each file is then complete or absent.
 
     Raises:
         SsmlensError: One line with the path, the bytes needed and the bytes free.
     """
-    own = place.own_name(path)
-    with disk.told_in_one_line(path, least):
+    partial = place.own_name(path)
+    with disk.one_line_errors(path, least):
         place.check_name(path)
         disk.check_space(path, least)
-        sink = Sink(own)
+        sink = Sink(partial)
     needed = least
     try:
         with sink:
@@ -38,17 +38,17 @@ def new_file(path: Path, least: int = 0, *, sync_name: bool = True) -> Iterator[
             finally:
                 needed = max(least, sink.size)
                 sink.sync()
-        place.put(own, path, sync_name=sync_name)
+        place.put(partial, path, sync_name=sync_name)
     except BaseException as error:
         with suppress(OSError):
-            own.unlink()
+            partial.unlink()
         if isinstance(error, OSError):
             raise disk.failure(path, needed, error) from error
         raise
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `data` under `path`, as `new_file` does. Raises SsmlensError where it cannot."""
+    """Write `data` to `path`, as `new_file` does. Raises SsmlensError if that fails."""
     with new_file(path, len(data)) as sink:
         sink.write(data)
 
@@ -57,7 +57,7 @@ class NewFolder:
     """A folder that is being filled; see `new_folder`.
 
     Args:
-        path: Where its files lie until it is complete.
+        path: Its path until it is complete.
 
     Attributes:
         size: Bytes written into it.
@@ -69,7 +69,7 @@ class NewFolder:
 
     @contextmanager
     def file(self, name: str) -> Iterator[Sink]:
-        """A file of the folder to fill; it is synced when the block ends."""
+        """Yield a file of the folder to fill; it is synced when the block ends."""
         with Sink(self._path / name) as sink:
             try:
                 yield sink
@@ -85,39 +85,39 @@ class NewFolder:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[NewFolder]:
-    """A folder to fill; as `new_file`. A folder that bears the name goes when the new one is complete.
+    """Yield a folder to fill, as `new_file`. It replaces an older folder of the name once it is complete.
 
     Args:
-        path: Its name; the folder above is there.
+        path: Its name; the parent folder must exist.
 
     Raises:
         SsmlensError: One line with the path, the bytes needed and the bytes free.
     """
-    own = place.own_name(path)
-    with disk.told_in_one_line(path):
+    partial = place.own_name(path)
+    with disk.one_line_errors(path):
         place.check_name(path)
-        own.mkdir()
-    folder = NewFolder(own)
+        partial.mkdir()
+    folder = NewFolder(partial)
     try:
         yield folder
-        place.sync_folder(own)
-        place.put(own, path)
+        place.sync_folder(partial)
+        place.put(partial, path)
     except BaseException as error:
         with suppress(OSError):
-            place.remove(own)
+            place.remove(partial)
         if isinstance(error, OSError):
             raise disk.failure(path, folder.size, error) from error
         raise
 
 
 def ensure_folder(path: Path) -> None:
-    """Make a folder where there is none.
+    """Create a folder if it does not exist.
 
     Raises:
-        SsmlensError: It cannot be made, or a link to a folder stands in its place: what is written into it, or
-            removed from it, would be somewhere else.
+        SsmlensError: It cannot be created, or a link to a folder stands in its place: files would be written or removed
+            elsewhere.
     """
-    with disk.told_in_one_line(path):
+    with disk.one_line_errors(path):
         path.mkdir(exist_ok=True)
     if not place.is_folder(path):
         raise SsmlensError(f"cannot write {path}: a link stands in its place; remove the link")

@@ -1,4 +1,4 @@
-"""Give what is complete its final name in one step, and remove what is there, without following a link."""
+"""Rename complete files and folders in one step, and remove them, without following links."""
 
 import ctypes
 import errno
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial"
-"""Ends every name of what is not complete."""
+"""The ending of every name of an incomplete file or folder."""
 
 _OWN = re.compile(rf"\.[0-9a-f]{{16}}{re.escape(PARTIAL)}$")
 _AT_FDCWD = -100
@@ -22,35 +22,35 @@ _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def partial_path(path: Path) -> Path:
-    """The name that a folder bears while several processes fill it: `path`.partial."""
+    """Return the name of a folder while several processes fill it: `path`.partial."""
     return path.with_name(path.name + PARTIAL)
 
 
 def lock_path(path: Path, part: str = "") -> Path:
-    """The name of the lock on `path`, or on a part of it: hidden, beside it."""
+    """Return the name of the lock on `path`, or on a part of it: a hidden file beside it."""
     return path.with_name(_cut("." + path.name, f"{part}.lock"))
 
 
 def own_name(path: Path) -> Path:
-    """A name beside `path` that nobody else can have: `path`.<64 random bits>.partial, cut where it is too long."""
+    """Return a unique name beside `path`: `path`.<64 random bits>.partial, shortened if it is too long."""
     return path.with_name(_cut(path.name, f".{secrets.token_hex(8)}{PARTIAL}"))
 
 
 def own_names(path: Path) -> list[Path]:
-    """What processes that ended in the middle left of `path`: all names that `own_name` could have given."""
+    """List the partial files of `path` that interrupted processes left: all names that `own_name` could return."""
     stem = _OWN.sub("", own_name(path).name)
     near = (other for other in path.parent.iterdir() if _OWN.search(other.name))
     return [other for other in near if _OWN.sub("", other.name) == stem]
 
 
 def check_name(path: Path) -> None:
-    """Raise OSError where no file can have this name: it is too long, or the folder is none."""
+    """Raise OSError if no file can have this name: it is too long, or its folder is not a folder."""
     with suppress(FileNotFoundError):
         path.lstat()
 
 
 def put(complete: Path, path: Path, *, sync_name: bool = True) -> None:
-    """Give `complete` the name `path`; what has it goes. Nobody finds `path` absent or mixed meanwhile.
+    """Rename `complete` to `path`, replacing what is there. At no moment is `path` absent or mixed.
 
     Args:
         complete: A file or folder.
@@ -58,7 +58,7 @@ def put(complete: Path, path: Path, *, sync_name: bool = True) -> None:
         sync_name: Whether to wait until a file's name is on the disk. A folder's always is.
 
     Raises:
-        OSError: It cannot be done: also where a folder would have to give way to a file, or a link to a folder.
+        OSError: It cannot be done; a file does not replace a folder, and a folder does not replace a link.
     """
     if is_folder(complete) and path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -73,10 +73,10 @@ def put(complete: Path, path: Path, *, sync_name: bool = True) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Let two names change places: in one step where the system can (Linux), in three renames elsewhere.
+    """Exchange two names: in one step on Linux, in three renames elsewhere.
 
     Raises:
-        OSError: One of them is not there, or the folder cannot be changed.
+        OSError: One of them does not exist, or the folder cannot be changed.
     """
     call = _renameat2()
     if call is not None:
@@ -93,12 +93,12 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder itself is there: a link to one is none."""
+    """Tell whether the path is a folder; a link to a folder is not."""
     return path.is_dir() and not path.is_symlink()
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link (not what it leads to); nothing where there is none."""
+    """Remove a file, a folder with its contents, or a link (not its target); do nothing if the path does not exist."""
     if is_folder(path):
         shutil.rmtree(path)
     else:
@@ -106,7 +106,7 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the folder's names are on the disk (where the file system can say so)."""
+    """Wait until the folder's names are on the disk, if the file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with suppress(OSError):
@@ -116,7 +116,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _cut(stem: str, ending: str) -> str:
-    """A name as long as names may be: `stem`, cut where that is needed, and `ending`."""
+    """Join `stem` and `ending`, with `stem` cut to the longest name that is allowed."""
     return os.fsdecode(os.fsencode(stem)[: _LONGEST_NAME - len(ending)]) + ending
 
 

@@ -1,4 +1,4 @@
-"""Files written by others, read as data: plain files of a bounded size; JSON without surprises in its numbers."""
+"""Read files that others wrote, as data: plain files of a bounded size; JSON with checked numbers."""
 
 import errno
 import json
@@ -23,18 +23,18 @@ def read_bytes(
     links: bool = False,
     refused: Refusal = RunFileError,
 ) -> bytes:
-    """The bytes of a plain file from `first` on.
+    """Read the bytes of a plain file from `first` on.
 
     Args:
-        path: The file. Pipes and devices are refused: they would wait for something, or never end.
-        most: Bytes that the whole file may have.
-        first: Where to begin.
-        links: Follow a link, as the hub's cache is made of; else it is refused: it would show something else.
-        refused: What is raised.
+        path: The file. Pipes and devices are refused: reading them could block, or never end.
+        most: Largest size of the complete file in bytes.
+        first: Offset of the first byte.
+        links: Follow a link (the hub's cache consists of links); otherwise a link is refused.
+        refused: The error to raise.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SsmlensError: (`refused`) It is no plain file, too large, or cannot be read.
+        FileNotFoundError: The file does not exist.
+        SsmlensError: (`refused`) It is not a plain file, is too large, or cannot be read.
         OpenFilesError: No more files can be opened.
     """
     follow = 0 if links else os.O_NOFOLLOW
@@ -48,13 +48,13 @@ def read_bytes(
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             why = "it is a link"
         raise refused(f"{path} cannot be read: {why}") from error
-    told = os.fstat(handle)
-    if not stat.S_ISREG(told.st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
-        raise refused(f"{path} cannot be read: it is no plain file")
+        raise refused(f"{path} cannot be read: it is not a plain file")
     with os.fdopen(handle, "rb", buffering=0) as stream:
-        if told.st_size > most:
-            raise refused(f"{path} is refused: {told.st_size} bytes, more than {most}")
+        if status.st_size > most:
+            raise refused(f"{path} is refused: {status.st_size} bytes, more than {most}")
         stream.seek(first)
         parts, left = [], most - first
         while left > 0 and (part := stream.read(left)):
@@ -64,15 +64,15 @@ def read_bytes(
 
 
 def loads(text: bytes, *, finite: bool = True) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
         text: UTF-8.
         finite: Refuse numbers that are not finite. Some models' time steps end at Infinity.
 
     Raises:
-        ValueError: It is no JSON, is nested too deeply, or holds a number that is not finite or an integer beyond 64
-            bits; the message says which.
+        ValueError: It is not JSON, is nested too deeply, or contains a number that is not finite or an integer beyond
+            64 bits; the message says which.
     """
     number = _finite if finite else float
     try:
@@ -93,11 +93,11 @@ def read_json(
     finite: bool = True,
     refused: Refusal = RunFileError,
 ) -> Any:
-    """The JSON value that a file holds; see `read_bytes` and `loads`.
+    """Read a JSON value from a file; see `read_bytes` and `loads`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SsmlensError: (`refused`) It holds no such value, or is refused.
+        FileNotFoundError: The file does not exist.
+        SsmlensError: (`refused`) It does not contain such a value, or is refused.
     """
     text = read_bytes(path, most, links=links, refused=refused)
     try:
@@ -114,16 +114,16 @@ def read_object(
     finite: bool = True,
     refused: Refusal = RunFileError,
 ) -> dict[str, Any]:
-    """The JSON object that a file holds; see `read_json`."""
+    """Read a JSON object from a file; see `read_json`."""
     value = read_json(path, most, links=links, finite=finite, refused=refused)
     if not isinstance(value, dict):
-        raise refused(f"{path} cannot be read: it holds no object")
+        raise refused(f"{path} cannot be read: it is not a JSON object")
     return value
 
 
-def number_of(held: dict[str, Any], name: str) -> float:
-    """A field as a number; NaN for null and where it is absent. Raises ValueError for anything else."""
-    value = held.get(name)
+def number_of(fields: dict[str, Any], name: str) -> float:
+    """Return a field as a number; NaN if it is null or absent. Raises ValueError for anything else."""
+    value = fields.get(name)
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -131,9 +131,9 @@ def number_of(held: dict[str, Any], name: str) -> float:
     return float(value)
 
 
-def count_of(held: dict[str, Any], name: str) -> int | None:
-    """A field as an integer of at least 0; None for null and where it is absent. Raises ValueError otherwise."""
-    value = held.get(name)
+def count_of(fields: dict[str, Any], name: str) -> int | None:
+    """Return a field as an integer of at least 0; None if it is null or absent. Raises ValueError otherwise."""
+    value = fields.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -141,9 +141,9 @@ def count_of(held: dict[str, Any], name: str) -> int | None:
     return value
 
 
-def text_of(held: dict[str, Any], name: str, longest: int) -> str | None:
-    """A field as text; None for null and where it is absent. Raises ValueError for anything else."""
-    value = held.get(name)
+def text_of(fields: dict[str, Any], name: str, longest: int) -> str | None:
+    """Return a field as text; None if it is null or absent. Raises ValueError for anything else."""
+    value = fields.get(name)
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > longest:
@@ -160,5 +160,5 @@ def _finite(digits: str) -> float:
 
 def _integer(digits: str) -> int:
     if len(digits) > 20 or abs(int(digits)) >= _LARGEST_INTEGER:
-        raise ValueError("it holds an integer beyond 64 bits")
+        raise ValueError("it contains an integer beyond 64 bits")
     return int(digits)

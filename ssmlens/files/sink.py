@@ -1,4 +1,4 @@
-"""A file that HDF5 can be let write to: HDF5 takes its process down when writing fails, so here it never does."""
+"""A file object for HDF5 whose writes never fail: HDF5 kills its process when a write fails."""
 
 import os
 from collections.abc import Iterator
@@ -6,23 +6,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Made by this very call: never what somebody else made, nor what a link leads to.
+# Only a file that this call creates: never an existing one, or the target of a link.
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Sink:
-    """A new file that never fails its writer: the first error is kept, and from then on bytes are only counted.
+    """A new file whose writes never raise: the first error is saved, and later bytes are only counted.
 
-    Before the file is believed `sync` must be called, which raises that error. It has what h5py asks of a file.
+    Call `sync` before trusting the file: it raises the saved error. The class has the methods that h5py needs.
 
     Args:
-        path: The file. There must be none, nor a link, of that name.
+        path: The file. No file or link of that name may exist.
 
     Attributes:
-        size: Bytes written, those too that were only counted.
+        size: Bytes written, including bytes that were only counted.
 
     Raises:
-        OSError: It cannot be made, or is there already.
+        OSError: It cannot be created, or exists already.
     """
 
     def __init__(self, path: Path):
@@ -32,13 +32,13 @@ class Sink:
         self._file = os.open(path, _NEW, 0o666)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Say where to read or write next."""
+        """Set the position of the next read or write."""
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}
         self._place = origin[whence] + offset
         return self._place
 
     def tell(self) -> int:
-        """Where the next bytes are written or read."""
+        """Return the position of the next read or write."""
         return self._place
 
     def write(self, data: Any) -> int:
@@ -46,7 +46,7 @@ class Sink:
         view, place = memoryview(data).cast("B"), self._place
         self._place += len(view)
         self.size = max(self.size, self._place)
-        with self._kept():
+        with self._save_error():
             while place < self._place and self._error is None:
                 place += os.pwrite(self._file, view[place - self._place :], place)
         return len(view)
@@ -54,7 +54,7 @@ class Sink:
     def read(self, count: int) -> bytes:
         """Read back what was written, zeros past its end."""
         data = b""
-        with self._kept():
+        with self._save_error():
             data = os.pread(self._file, count, self._place)
         self._place += count
         return data.ljust(count, b"\0")
@@ -68,16 +68,16 @@ class Sink:
     def truncate(self, size: int) -> int:
         """Cut or extend the file."""
         self.size = size
-        with self._kept():
+        with self._save_error():
             os.ftruncate(self._file, size)
         return size
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no bytes are buffered."""
 
     def sync(self) -> None:
-        """Wait until everything is on the disk; raises what went wrong on the way."""
-        with self._kept():
+        """Wait until everything is on the disk; raise the first error, if any."""
+        with self._save_error():
             os.fsync(self._file)
         if self._error is not None:
             raise self._error
@@ -89,8 +89,8 @@ class Sink:
         os.close(self._file)
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _save_error(self) -> Iterator[None]:
         try:
             yield
-        except BaseException as error:  # an interrupt too: it is told by `sync`
+        except BaseException as error:  # an interrupt too: `sync` raises it
             self._error = self._error or error

@@ -1,1 +1,1 @@
-"""Ways to start a model: the libraries' own draws, mimetic initialisation, a teacher's layer. An init is one file."""
+"""Initialisations of a model: the libraries' own, mimetic, a teacher's layer. Each init is one file here."""

@@ -1,4 +1,4 @@
-"""The libraries' own draws, mamba_ssm's and transformers', for a model of any library."""
+"""The initialisations of mamba_ssm and transformers, for a model of any library."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from ssmlens.errors import UsageError
 from ssmlens.inits.init import Init, choose_mixers, generator, inits, is_norm, mark
 from ssmlens.models.parameters import Number, draw_dt_bias
 
-# Shape and fan-in of a parameter, and random numbers, to its value.
+# From a parameter's shape, its fan-in and random numbers to its value.
 Draw = Callable[[torch.Size, int, torch.Generator], Tensor]
 # Weights that write into the residual stream.
 _RESIDUAL = ("out_proj.weight", "fc2.weight")
@@ -30,7 +30,7 @@ def _normal(std: Number) -> Draw:
 
 
 def _uniform(shape: torch.Size, fan_in: int, numbers: torch.Generator) -> Tensor:
-    """U(±1/√fan_in): torch's own draw of linear layers and convolutions, kaiming_uniform with a = √5."""
+    """Draw U(±1/√fan_in): torch's default for linear layers and convolutions, kaiming_uniform with a = √5."""
     return (2 * torch.rand(shape, generator=numbers) - 1) * fan_in**-0.5
 
 
@@ -49,21 +49,21 @@ def _log_uniform_16(shape: torch.Size, fan_in: int, numbers: torch.Generator) ->
 
 
 class _Redraw(Init):
-    """Draws every parameter of a model anew, in the order of their names, whatever it was before."""
+    """An init that draws every parameter of a model again, in the order of their names."""
 
     def apply_(self, model: nn.Module, seed: int = 0) -> None:
-        """See `Init.apply_`. Raises UsageError for a parameter that the library has no draw for, by name."""
+        """See `Init.apply_`. Raises UsageError, naming the parameter, if the library has no draw for it."""
         numbers = generator(seed)
         sites = choose_mixers(model)
         for site in sites:
             if isinstance(site.adapter, DeltaAdapter):
                 raise UsageError(
                     f"layer {site.layer} is {site.adapter.family}, which cannot be drawn: inits know "
-                    "the mixers of Mamba-1 and Mamba-2; build the model anew with its own library"
+                    "the mixers of Mamba-1 and Mamba-2; build a new model with its own library"
                 )
         mixers = [site.module for site in sites]
         draws = self.draws(math.sqrt(count_blocks(model, sites)))
-        chosen: list[tuple[Tensor, Draw, int]] = []
+        draws_of: list[tuple[Tensor, Draw, int]] = []
         for name, parameter in model.named_parameters():
             owner = model.get_submodule(name.rpartition(".")[0])
             kind = _kind(name, parameter, owner, owner in mixers)
@@ -73,31 +73,31 @@ class _Redraw(Init):
                     "linear layers, convolutions, norms and the mixers of Mamba-1 and Mamba-2"
                 )
             fan_in = getattr(owner, "weight", parameter)[0].numel()
-            chosen.append((parameter, draws[kind], fan_in))
+            draws_of.append((parameter, draws[kind], fan_in))
         with torch.no_grad():
-            for parameter, draw, fan_in in chosen:
+            for parameter, draw, fan_in in draws_of:
                 parameter.copy_(draw(parameter.shape, fan_in, numbers))
         for site in sites:
             mark(site, None)
 
     @abstractmethod
     def draws(self, depth: float) -> dict[str, Draw]:
-        """A draw for each kind of parameter; `depth` is the square root of the number of residual branches."""
+        """Return a draw for each kind of parameter; `depth` is the square root of the number of residual branches."""
 
 
 @inits.register("mamba-ssm")
 @dataclasses.dataclass(frozen=True)
 class MambaSsm(_Redraw):
-    """As mamba_ssm draws a language model, its mixers' arguments at their defaults.
+    """The initialisation of mamba_ssm's language model, with its mixers' default arguments.
 
     Linear weights and convolutions (bias included) U(±1/√fan_in), embeddings N(0, .02), A_log = log n in Mamba-1 and
     log U(1, 16) in Mamba-2, softplus(dt_bias) log-uniform in [.001, .1], dt_proj U(±1/√dt_rank), D and norms 1, other
-    biases 0; out_proj and fc2 divided by √(residual branches). `MambaLM` is drawn so when it is made.
+    biases 0; out_proj and fc2 divided by √(residual branches). A new `MambaLM` has this initialisation.
     """
 
     @classmethod
-    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
-        """See `Init.arm`: what others are held against."""
+    def arm(cls, name: str, values: Mapping[str, Any]) -> str:
+        """See `Init.arm`: "default", the arm that others are compared with."""
         return "default"
 
     def draws(self, depth: float) -> dict[str, Draw]:
@@ -105,7 +105,7 @@ class MambaSsm(_Redraw):
         return _COMMON | {
             "embedding": _normal(0.02),
             "linear": _uniform,
-            "residual": lambda *given: _uniform(*given) / depth,
+            "residual": lambda *arguments: _uniform(*arguments) / depth,
             "conv bias": _uniform,
             "A_log of Mamba-2": _log_uniform_16,
         }
@@ -114,13 +114,13 @@ class MambaSsm(_Redraw):
 @inits.register("transformers")
 @dataclasses.dataclass(frozen=True)
 class Transformers(_Redraw):
-    """As transformers draws its MambaForCausalLM and Mamba2ForCausalLM.
+    """The initialisation of transformers' MambaForCausalLM and Mamba2ForCausalLM.
 
-    Like mamba_ssm's draw, but linear weights and embeddings N(0, std), convolution biases 0, A_log = log(1 .. heads) in
-    Mamba-2, and out_proj not made smaller with depth.
+    Like mamba_ssm's, but linear weights and embeddings N(0, std), convolution biases 0, A_log = log(1 .. heads) in
+    Mamba-2, and out_proj not scaled down with depth.
 
     Attributes:
-        std: `initializer_range` of the configuration.
+        std: Standard deviation, the configuration's `initializer_range`.
     """
 
     std: Number = 0.1
@@ -147,11 +147,11 @@ _COMMON: dict[str, Draw] = {
 
 
 def _kind(name: str, parameter: Tensor, owner: nn.Module, is_mixer: bool) -> str | None:
-    """What kind of parameter this is, a key of `draws`; None: none that is known."""
+    """Return the kind of a parameter, a key of `draws`; None for an unknown kind."""
     leaf = name.rpartition(".")[2]
     if is_mixer:
-        own = {"A_log": f"A_log of Mamba-{3 - parameter.ndim}", "D": "one", "dt_bias": "dt bias"}
-        return own.get(leaf)
+        kinds = {"A_log": f"A_log of Mamba-{3 - parameter.ndim}", "D": "one", "dt_bias": "dt bias"}
+        return kinds.get(leaf)
     if isinstance(owner, nn.Embedding):
         return "embedding"
     if is_norm(owner):

@@ -1,4 +1,4 @@
-"""Whether a model is as its library drew it: what mimetic initialisation is defined on."""
+"""Check that a model is fresh, as its library drew it: mimetic initialisation is defined only then."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from ssmlens.errors import UsageError
 from ssmlens.inits.init import is_norm, mark_of
 from ssmlens.inits.mixer_weights import log_n
 
-# Independent draws have a z-score beyond this once in 10⁹ layers; W_C = ½(W'_C + W_B) has .71·√(entries).
+# Independent draws exceed this z-score once in 10⁹ layers; W_C = ½(W'_C + W_B) has .71·√(entries).
 _LARGEST_Z = 6.0
 
 
 def require_fresh(model: nn.Module, sites: Sequence[MixerSite]) -> None:
     """Raise UsageError, naming the layer or norm, unless these mixers are as their library drew them.
 
-    Norm weights are where the library starts them (1, or 0 where it adds 1) and D is 1; A_log is log n in Mamba-1, log
-    U(1, 16) in Mamba-2 (transformers' log(1..heads) is not: the same c would mean other decays) and at most log 16 in a
-    delta rule; W_B and W_C are unrelated; nothing was initialised by ssmlens before.
+    Norm weights have the library's initial value (1, or 0 if it adds 1) and D is 1; A_log is log n in Mamba-1, log
+    U(1, 16) in Mamba-2 (not transformers' log(1..heads): the same c would mean other decays) and at most log 16 in a
+    delta rule; W_B and W_C are unrelated; ssmlens has not initialised the mixer before.
     """
     for site in sites:
         why = _why_stale(site)
@@ -41,14 +41,14 @@ def require_fresh(model: nn.Module, sites: Sequence[MixerSite]) -> None:
 
 def _why_stale(site: MixerSite) -> str | None:
     if (before := mark_of(site)) is not None:
-        return f"already initialised ({before}), and a second time would not mean the same"
+        return f"already initialised ({before}); a second time would not have the same effect"
     views = site.adapter.weights(site.module)
     if views.D is not None and (views.D != 1).any():
         return "D is not all 1: the model is trained, not fresh"
     if views.A_log is not None and (why := _why_stale_decay(site, views.A_log)) is not None:
         return why
     if _z_score(views) > _LARGEST_Z:
-        return "W_B and W_C are related already, not independent draws"
+        return "W_B and W_C are already related, not independent draws"
     return None
 
 
@@ -73,13 +73,13 @@ def _all(weight: Tensor, start: float) -> bool:
     return bool((weight == start).all())
 
 
-def _is(values: Tensor, wanted: Tensor) -> bool:
-    """Whether these are the wanted values, as far as their dtype can say them."""
-    return torch.allclose(values.double(), wanted, rtol=torch.finfo(values.dtype).eps, atol=1e-6)
+def _is(values: Tensor, expected: Tensor) -> bool:
+    """Tell whether the values are the expected ones, up to the precision of their dtype."""
+    return torch.allclose(values.double(), expected, rtol=torch.finfo(values.dtype).eps, atol=1e-6)
 
 
 def _z_score(views: WeightViews) -> float:
-    """Correlation of W_B and W_C times √entries: standard normal for independent draws."""
+    """Return the correlation of W_B and W_C times √entries: standard normal for independent draws."""
     if views.W_B is None or views.W_C is None:
         return 0.0
     B, C = views.W_B.detach().double().flatten(), views.W_C.detach().double().flatten()

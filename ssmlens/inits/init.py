@@ -1,4 +1,4 @@
-"""What an initialisation is, the registry of them, and which mixers of a model one sets."""
+"""The interface of an init, the registry of inits, and the mixers of a model that an init sets."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,21 +14,21 @@ from ssmlens.errors import UsageError
 from ssmlens.options import option
 from ssmlens.registry import Registry
 
-# What was done to a mixer is written on it, as an attribute: copies and pickles keep it.
+# An attribute of a mixer that records its init: copies and pickles keep it.
 _MARK = "ssmlens_init"
 _NORM = re.compile(r"Norm(Gated)?$")
 
 
 class Init(ABC):
-    """A way to start a model: a frozen dataclass whose fields are its options."""
+    """An initialisation of a model: a frozen dataclass whose fields are its options."""
 
     @classmethod
-    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
-        """What arms are called that start so, before their options (`options.Option.in_arm`).
+    def arm(cls, name: str, values: Mapping[str, Any]) -> str:
+        """Return the name of arms with this init, before their options (`options.Option.in_arm`).
 
         Args:
-            name: The name under which it is registered.
-            given: The options that are given, by field.
+            name: The init's name in the registry.
+            values: The options that are set, by field.
         """
         return name
 
@@ -38,12 +38,12 @@ class Init(ABC):
 
         Args:
             model: Any model whose mixers an adapter reads: of ssmlens, mamba_ssm or transformers.
-            seed: Of what is drawn.
+            seed: Seed of the draws.
         """
 
 
 def layers_option() -> Any:
-    """The field of an init that says which of the model's blocks it sets; None: all with a Mamba mixer."""
+    """Return the field of an init for the blocks that it sets; None: all with a Mamba mixer."""
     return option(
         None,
         name="init_layers",
@@ -55,15 +55,15 @@ inits: Registry[type[Init]] = Registry("init", "ssmlens.inits")
 
 
 def choose_mixers(model: nn.Module, layers: Iterable[int] | None = None) -> list[MixerSite]:
-    """The mixers in these blocks of the model; None: all.
+    """Return the mixers in these blocks of the model; None: all.
 
     Raises:
-        UnsupportedModelError: No adapter reads anything in the model.
+        UnsupportedModelError: No adapter reads any block of the model.
         UsageError: A layer is out of range or has no mixer, or a mixer is tensor-parallel.
     """
     sites = {site.layer: site for site in find_mixers(model)}
-    wanted = list(sites) if layers is None else list(layers)
-    for layer in wanted:
+    indices = list(sites) if layers is None else list(layers)
+    for layer in indices:
         if layer not in sites:
             raise UsageError(_why_not(model, layer, sites))
         if getattr(sites[layer].module, "process_group", None) is not None:
@@ -71,26 +71,26 @@ def choose_mixers(model: nn.Module, layers: Iterable[int] | None = None) -> list
                 f"layer {layer} is tensor-parallel (process_group): each process holds a part of "
                 "its weights; initialise the model before it is split"
             )
-    return [sites[layer] for layer in wanted]
+    return [sites[layer] for layer in indices]
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether the module is a norm, by its class's name, as libraries write their own."""
+    """Tell whether the module is a norm, by the name of its class, because libraries define their own."""
     return _NORM.search(type(module).__name__) is not None
 
 
-def mark(site: MixerSite, what: str | None) -> None:
-    """Write on the mixer what was done to it; None: nothing."""
-    setattr(site.module, _MARK, what)
+def mark(site: MixerSite, text: str | None) -> None:
+    """Record on the mixer how it was initialised; None: by its library."""
+    setattr(site.module, _MARK, text)
 
 
 def mark_of(site: MixerSite) -> str | None:
-    """What was done to the mixer, or None."""
+    """Return how the mixer was initialised, or None."""
     return getattr(site.module, _MARK, None)
 
 
 def generator(seed: int) -> torch.Generator:
-    """The random numbers of this seed, on the CPU, so that they are the same wherever the model is."""
+    """Return the generator of this seed, on the CPU, so that draws do not depend on the model's device."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed} is out of range: an init takes 0..2^32 - 1")
     return torch.Generator().manual_seed(seed)

@@ -20,7 +20,7 @@ from ssmlens.options import option
 COMPONENTS = ("A", "delta", "BC", "conv")
 CONV_SCOPES = ("all", "bc", "x", "tie_bc")
 RESCALES = ("none", "var", "identity")
-# What makes A_log from the library's own and c.
+# From the library's own A_log and c to the new A_log.
 A_RULES: dict[str, Callable[[Tensor, Number], Tensor]] = {
     "power": lambda base, c: -c * base,
     "power_no_first": lambda base, c: -c * (base.exp() + 1).log(),
@@ -35,7 +35,7 @@ Change = tuple[Tensor, Tensor]
 def mimetic_(
     model: nn.Module, components: tuple[str, ...] | None = None, c: Number = 8, **options: Any
 ) -> None:
-    """Start a fresh model's Mamba layers as linear attention, in place; the fields of `Mimetic` are the options.
+    """Initialise a fresh model's Mamba layers as linear attention, in place; the options are the fields of `Mimetic`.
 
     >>> ssmlens.mimetic_(model, c=8)
     >>> ssmlens.mimetic_(model, components=("A", "BC"), layers=(3,))
@@ -48,40 +48,39 @@ def mimetic_(
 class Mimetic(Init):
     """Mimetic initialisation of a fresh model of mamba_ssm, transformers or ssmlens.
 
-    Draws nothing: W'_C below is the draw that the model has.
+    It draws nothing: W'_C below is the model's own draw.
 
     - A: A_log := −c·log n (Mamba-2: −c times the A_log that the layer has), so that A = −n^−c ≈ 0 and Ā ≈ 1. State
       n = 1 stays at A = −1 for every c.
     - delta: dt_bias := softplus⁻¹(1) = .5413 and W_Δ := 0, so that Δ = 1 (Mamba-1: dt_proj; its rows of x_proj stay,
       or no gradient would ever reach either).
-    - BC: W_C := ½ (W'_C + W_B), so that W_Cᵀ W_B ≈ a multiple of I. A bias of these rows is treated likewise.
-    - conv: the convolution passes its current token on as it is, without bias. SiLU still follows.
+    - BC: W_C := ½ (W'_C + W_B), so that W_Cᵀ W_B ≈ a multiple of I. The biases of these rows are mixed likewise.
+    - conv: the convolution passes the current token through unchanged, without bias. SiLU still follows.
 
-    In a delta rule, whose k is B and whose q is C, A and delta together make every log decay −exp(−c), so that α ≈ 1
-    whatever the token.
+    In a delta rule (k is B, q is C) A and delta together make every log decay −exp(−c), so that α ≈ 1 for every token.
 
     Attributes:
-        components: Some of "A", "delta", "BC", "conv". None: A, delta and BC, and conv as well where B and C pass it
-            (Mamba-2, as the paper does, and delta rules).
-        c: Strength of A; the paper takes 2, 4 or 8.
+        components: Some of "A", "delta", "BC", "conv". None: A, delta and BC, and also conv if B and C pass through the
+            convolution (Mamba-2, as in the paper, and delta rules).
+        c: Strength of A; the paper uses 2, 4 or 8.
         layers: Blocks whose mixers are set; None: all.
         a_rule: "power" as above; "power_no_first": −c·log(n + 1); "constant": −c; "offset": the library's own A_log − c
-            (Tong et al. 2026, with 10). A delta rule has "power" alone, as above.
-        w_delta_scale: What W_Δ is multiplied by.
+            (Tong et al. 2026, with 10). A delta rule allows only "power", as above.
+        w_delta_scale: Factor of W_Δ.
         bc_mix: Weights of W'_C and W_B in W_C; (0, 1) copies W_B.
         bc_rescale: "none"; "var": W_C keeps the variance of its draw (√2 for ½, ½); "identity": W_B and W_C are scaled
             alike until the mean diagonal entry of W_Cᵀ W_B is 1 in each group.
-        conv_scope: "all" channels; "bc": those of B and C alone; "x": those of x alone (Mamba-2); "tie_bc": C's taps
+        conv_scope: "all" channels; "bc": only those of B and C; "x": only those of x (Mamba-2); "tie_bc": C's taps
             and bias become B's. "bc" and "tie_bc" are for Mamba-2 and delta rules.
         conv_layers: Those of `layers` whose convolution is set; None: all of them.
-        keep_conv_bias: Leave the convolution's bias as it was drawn.
-        keep_conv_taps: Leave the convolution's taps as they were drawn.
-        force: Go on where the model is not fresh.
+        keep_conv_bias: Keep the convolution's bias as drawn.
+        keep_conv_taps: Keep the convolution's taps as drawn.
+        force: Accept a model that is not fresh.
 
     Raises:
         UsageError: The model is not fresh (D or norm weights not 1, Mamba-1's A_log not log n, initialised before,
             Mamba-2 with transformers' A_log), its dt_limit excludes 1, it is tensor-parallel, its family has no such
-            weight, or an option is impossible. The model is then as it was.
+            weight, or an option is impossible. The model is then unchanged.
     """
 
     components: tuple[str, ...] | None = option(None, in_arm=lambda _, value: "+".join(value))
@@ -117,7 +116,7 @@ class Mimetic(Init):
     def apply_(self, model: nn.Module, seed: int = 0) -> None:
         """See `Init.apply_`. Nothing is drawn, so the seed does not matter."""
         sites = choose_mixers(model, self.layers)
-        weights = [MixerWeights.of(site) for site in sites]
+        weights = [MixerWeights.from_site(site) for site in sites]
         self._check_conv_layers(sites)
         if not self.force:
             require_fresh(model, sites)
@@ -128,26 +127,26 @@ class Mimetic(Init):
             mark(site, f"mimetic, {'+'.join(self._components(site)) or 'nothing'}, c={self.c:g}")
 
     def _check_conv_layers(self, sites: Sequence[MixerSite]) -> None:
-        """Raise UsageError where `conv_layers` names a layer whose convolution would not be set."""
+        """Raise UsageError if `conv_layers` names a layer whose convolution would not be set."""
         by_layer = {site.layer: site for site in sites}
         for layer in self.conv_layers or ():
             if layer not in by_layer:
-                raise UsageError(f"conv_layers: layer {layer} is none of those that are set")
+                raise UsageError(f"conv_layers: layer {layer} is not among the layers that are set")
             if "conv" not in self._components(by_layer[layer]):
                 raise UsageError("conv_layers needs the component 'conv'")
 
     def _components(self, site: MixerSite) -> tuple[str, ...]:
-        """What is set in a layer."""
-        chosen = self.components
-        if chosen is None:
+        """Return the components that are set in a layer."""
+        components = self.components
+        if components is None:
             passed = site.adapter.weights(site.module).conv_B is not None
-            chosen = COMPONENTS if passed else COMPONENTS[:3]
+            components = COMPONENTS if passed else COMPONENTS[:3]
         if self.conv_layers is None or site.layer in self.conv_layers:
-            return chosen
-        return tuple(name for name in chosen if name != "conv")
+            return components
+        return tuple(name for name in components if name != "conv")
 
     def _changes(self, site: MixerSite, weights: MixerWeights) -> list[Change]:
-        """The mixer's weights that change, with what they become."""
+        """Return the mixer's weights that change, with their new values."""
         make = {"A": self._A, "delta": self._delta, "BC": self._BC, "conv": self._conv}
         try:
             return [change for name in self._components(site) for change in make[name](weights)]
@@ -166,7 +165,7 @@ class Mimetic(Init):
         assert base is not None
         if self.a_rule in _POWERS and (base < 0).any():
             raise UsageError(
-                f"A_log goes down to {float(base.min()):.2g}, and what is negative would make A "
+                f"A_log goes down to {float(base.min()):.2g}, and negative entries would make A "
                 "huge; apply the init 'mamba-ssm' first"
             )
         return [(A_log, A_RULES[self.a_rule](base, self.c))]
@@ -203,15 +202,15 @@ class Mimetic(Init):
         return changes
 
     def _mix(self, of_B: Tensor, of_C: Tensor) -> Tensor:
-        own, other = self.bc_mix
-        return own * of_C.double() + other * of_B.double()
+        weight_C, weight_B = self.bc_mix
+        return weight_C * of_C.double() + weight_B * of_B.double()
 
     def _scales(
         self,
         W_B: Float[Tensor, "group state input"],
         W_C: Float[Tensor, "group state input"],
     ) -> tuple[Float[Tensor, "group 1 1"], Float[Tensor, "group 1 1"]]:
-        """What W_B and the mixed W_C are multiplied by."""
+        """Return the factors of W_B and of the mixed W_C."""
         one = torch.ones_like(W_B[:, :1, :1])
         if self.bc_rescale == "none":
             return one, one
@@ -252,21 +251,21 @@ class Mimetic(Init):
         if self.conv_scope == "bc":
             return self._pass_on(B, bias_B) + self._pass_on(C, bias_C)
         biases = None if bias_B is None or bias_C is None else (bias_C, bias_B)
-        return self._chosen((C, B), biases)
+        return self._without_kept((C, B), biases)
 
     def _pass_on(self, taps: Tensor, bias: Tensor | None) -> list[Change]:
-        """Taps (the last one is the current token's) and bias of the identity."""
+        """Set taps (the last one is the current token's) and bias to the identity."""
         identity = torch.zeros_like(taps)
         identity[..., -1] = 1
         zero = None if bias is None else (bias, torch.zeros_like(bias))
-        return self._chosen((taps, identity), zero)
+        return self._without_kept((taps, identity), zero)
 
-    def _chosen(self, taps: Change, bias: Change | None) -> list[Change]:
-        """Those of the two that are not kept."""
+    def _without_kept(self, taps: Change, bias: Change | None) -> list[Change]:
+        """Return the changes of taps and bias without those that the options keep."""
         changes = [] if self.keep_conv_taps else [taps]
         return changes if bias is None or self.keep_conv_bias else [*changes, bias]
 
 
-def _require(met: bool, field: str, what: str, value: object) -> None:
+def _require(met: bool, field: str, requirement: str, value: object) -> None:
     if not met:
-        raise UsageError(f"mimetic init: {field} must be {what}, not {value!r}")
+        raise UsageError(f"mimetic init: {field} must be {requirement}, not {value!r}")

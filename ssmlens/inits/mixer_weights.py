@@ -1,4 +1,4 @@
-"""The weights of one mixer that an init sets: the adapter's views, and the biases of the same rows."""
+"""The weights of one mixer that an init sets: the adapter's views and the biases of the same rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SlowDecay = Callable[[Number, Number], Any]
 
 @dataclasses.dataclass(frozen=True)
 class MixerWeights:
-    """Views into a mixer's parameters, by what they make.
+    """Views into a mixer's parameters, by the operand that they produce.
 
     Attributes:
         views: As the adapter names them.
@@ -33,8 +33,8 @@ class MixerWeights:
         conv_bias_x: The convolution's bias of these channels, where it has one.
         conv_bias_B: The convolution's bias of B's channels, in Mamba-2, where it has one.
         conv_bias_C: See conv_bias_B.
-        slow_decay: From c and w_delta_scale to what the components "A" and "delta" set, where the family has rules of
-            its own (`Adapter.slow_decay`).
+        slow_decay: From c and w_delta_scale to the changes for the components "A" and "delta", if the family has its
+            own rules (`Adapter.slow_decay`).
     """
 
     views: WeightViews
@@ -50,8 +50,8 @@ class MixerWeights:
     slow_decay: SlowDecay | None = None
 
     @classmethod
-    def of(cls, site: MixerSite) -> "MixerWeights":
-        """The weights of a mixer. Raises UsageError, naming the family, where mimetic initialisation has no rule."""
+    def from_site(cls, site: MixerSite) -> "MixerWeights":
+        """Read the weights of a mixer. Raises UsageError for a family without rules for mimetic initialisation."""
         if site.adapter.slow_decay(site.module, 1, 1) is not None:
             views = site.adapter.weights(site.module)
             return cls(
@@ -89,6 +89,6 @@ class MixerWeights:
 
 
 def log_n(A_log: Float[Tensor, "head A_state"]) -> Float[Tensor, "head A_state"]:
-    """log n for n = 1 .. states in each row, of A_log's shape, in float64."""
+    """Return log n for n = 1 .. states in each row, of A_log's shape, in float64."""
     n = torch.arange(1, A_log.shape[1] + 1, dtype=torch.float64, device=A_log.device)
     return n.log().expand_as(A_log)

@@ -1,4 +1,4 @@
-"""The pieces of a block's weights: what stands in one tensor and makes different things is told apart."""
+"""The pieces of a block's weights: parts of one tensor that produce different operands are separate pieces."""
 
 import copy
 import dataclasses
@@ -15,69 +15,70 @@ from ssmlens.adapters.find import MixerSite
 from ssmlens.adapters.generations import Mamba1Adapter, Mamba2Adapter
 
 MEMORY = ("A_log", "dt_bias", "W_dt", "dt_proj")
-"""The views that say how long a state is kept: A, and what makes Δ."""
+"""The views that define how long a state lasts: A, and the weights of Δ."""
 
-# Of a block and a mixer in it: some of their weights, or views of them, by name.
+# From a block and its mixer to some of their weights, or views of them, by name.
 Chooser = Callable[[nn.Module, MixerSite], Mapping[str, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """Which piece each entry of some weights belongs to.
+    """The piece that each entry of some weights belongs to.
 
     Attributes:
-        of: By weight, of its shape: a number, 0 where no view names the entry. Entries of one weight with one number
-            are a piece.
-        memory: The numbers of `MEMORY`.
+        numbers: For each weight, in its shape: the piece's number of each entry, 0 if no view names it. Entries of one
+            weight with the same number are a piece.
+        memory: The numbers of the views in `MEMORY`.
     """
 
-    of: Mapping[str, Int[Tensor, "*entry"]]
+    numbers: Mapping[str, Int[Tensor, "*entry"]]
     memory: frozenset[int]
 
     def is_memory(self, name: str) -> Tensor:
-        """Which entries of a weight are of `MEMORY`."""
-        numbers = self.of[name].new_tensor(sorted(self.memory))
-        return torch.isin(self.of[name], numbers)
+        """Return a mask of the entries of a weight that belong to `MEMORY`."""
+        numbers = self.numbers[name]
+        return torch.isin(numbers, numbers.new_tensor(sorted(self.memory)))
 
     def change(
         self, weights: Mapping[str, Tensor], new: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:
-        """The weights with `new` of each piece in its place; `new` takes and gives a piece's values in a row."""
+        """Return the weights with each piece replaced by `new(piece)`; `new` maps a piece's flat values."""
         changed = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in changed.items():
-            pieces = self.of[name].to(weight.device)
+            pieces = self.numbers[name].to(weight.device)
             for number in pieces.unique().tolist():
-                here = pieces == number
-                weight[here] = new(weight[here])
+                entries = pieces == number
+                weight[entries] = new(weight[entries])
         return changed
 
 
 @torch.no_grad()
 def find_pieces(model: nn.Module, site: MixerSite, choose: Chooser) -> Pieces:
-    """The pieces of the weights that `choose` takes of the site's block: the adapter's views.
+    """Find the pieces of the weights that `choose` selects from the site's block.
 
-    And x's and the gate's rows of in_proj in Mamba-1 and Mamba-2; A_log by its columns, a state each. What no view
-    names is one piece a weight.
+    Pieces are the adapter's views; the rows of in_proj for x and for the gate in Mamba-1 and Mamba-2; and the columns
+    of A_log, one per state. The entries of a weight that no view names are one piece.
     """
     block = next(block.module for block in find_blocks(model) if block.layer == site.layer)
     path = next(name for name, module in block.named_modules() if module is site.module)
-    # A copy whose entries are their pieces' numbers: whatever is a view of it has them.
+    # A copy whose entries are the numbers of their pieces: views of it have these numbers, too.
     marked = copy.deepcopy(block).to("cpu", torch.float64)
     for parameter in marked.parameters():
         parameter.zero_()
-    there = dataclasses.replace(site, module=marked.get_submodule(path))
+    marked_site = dataclasses.replace(site, module=marked.get_submodule(path))
     memory = set()
-    for number, (name, view) in enumerate(named_pieces(there), 1):
+    for number, (name, view) in enumerate(named_pieces(marked_site), 1):
         view.fill_(number)
         if name in MEMORY:
             memory.add(number)
     return Pieces(
-        {name: weight.long() for name, weight in choose(marked, there).items()}, frozenset(memory)
+        {name: weight.long() for name, weight in choose(marked, marked_site).items()},
+        frozenset(memory),
     )
 
 
 def named_pieces(site: MixerSite) -> list[tuple[str, Tensor]]:
-    """The pieces of a mixer's weights that have names, as views of them; those within others come after them."""
+    """Return the named pieces of a mixer's weights, as views; a piece within another comes after it."""
     views = dict(site.adapter.weights(site.module).named())
     A_log = views.pop("A_log", None)
     named = [*_rows(site), *views.items()]
@@ -85,9 +86,9 @@ def named_pieces(site: MixerSite) -> list[tuple[str, Tensor]]:
 
 
 def log_scale(site: MixerSite) -> float:
-    """How large a mixer's weights are: the mean over its pieces, A_log and biases aside, of log root mean square.
+    """Measure the size of a mixer's weights: the mean, over its pieces without A_log and biases, of log RMS.
 
-    NaN where one is 0 everywhere, or where no piece has a name.
+    NaN if a piece is 0 everywhere, or if no piece has a name.
     """
     weights = dict(site.module.named_parameters())
     of_out = {name: weight for name, weight in weights.items() if name == "out_proj.weight"}
@@ -99,7 +100,7 @@ def log_scale(site: MixerSite) -> float:
 
 
 def _rows(site: MixerSite) -> list[tuple[str, Tensor]]:
-    """The rows of in_proj, and entries of its bias, that make x and the gate."""
+    """Return the rows of in_proj, and entries of its bias, for x and for the gate."""
     adapter: Any = site.adapter
     if isinstance(adapter, Mamba1Adapter):
         weights = adapter.named_weights(site.module)
@@ -113,11 +114,11 @@ def _rows(site: MixerSite) -> list[tuple[str, Tensor]]:
         gate = slice(x.start - weights.d_ssm, x.start)
     else:
         return []
-    whole = {"": weights.in_proj_weight, " bias": weights.in_proj_bias}
+    tensors = {"": weights.in_proj_weight, " bias": weights.in_proj_bias}
     parts = {"x": x, "gate": gate}
     return [
         (part + kind, tensor[rows])
-        for kind, tensor in whole.items()
+        for kind, tensor in tensors.items()
         if tensor is not None
         for part, rows in parts.items()
     ]

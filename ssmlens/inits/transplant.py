@@ -19,9 +19,9 @@ from ssmlens.options import option
 
 SCOPES = ("block", "mixer", "ssm", "bc")
 CONTROLS = ("shuffled", "gaussian", "memory-only", "memory-out")
-"""What a layer is held against, see `Transplant`."""
+"""Controls that a layer is compared with, see `Transplant`."""
 
-# The views that a part of a mixer is made of.
+# The views in each part of a mixer.
 _VIEWS = {
     "ssm": ("A_log", "dt_bias", "W_dt", "dt_proj", "W_B", "W_C", "W_beta", "conv", "conv_bias"),
     "bc": ("W_B", "W_C"),
@@ -61,21 +61,21 @@ class Transplant(Init):
     weights are matched by name within a block or mixer, and by view in the scopes ssm and bc.
 
     Attributes:
-        teacher: A model, or what `load_model` takes.
+        teacher: A shipped model, a folder or a hub id, as for `load_model`; from Python a model, too.
         layer: Index i of its block.
-        scope: "block": all of it, norm and MLP included. "mixer". "ssm": A_log, what makes Δ, B and C (in a delta rule
-            the decay, k, q and β), and the convolution. "bc": W_B and W_C.
+        scope: "block": the complete block, with norm and MLP. "mixer": the mixer. "ssm": A_log, the weights of Δ, B and
+            C (in a delta rule of the decay, k, q and β), and the convolution. "bc": W_B and W_C.
         student_layers: The student's blocks j; None: all with a mixer.
-        shuffled: The control "shuffled".
-        control: What the layer is held against. "shuffled": within each piece (a view of the adapter, x's and the
-            gate's rows, a column of A_log, any other weight; see `inits.pieces`) the values are permuted, by the seed
-            and in all layers alike, so that every piece's values stay and their structure goes. "gaussian": each piece
-            is noise of its mean and root mean square. "memory-only": of the scope A_log and what makes Δ alone; all
-            else stays as the student drew it. "memory-out": all of the scope but these.
+        shuffled: Use the control "shuffled".
+        control: Copy a control instead of the layer. "shuffled": the values within each piece (a view of the adapter,
+            the rows of x or of the gate, a column of A_log, any other weight; see `inits.pieces`) are permuted, by the
+            seed and alike in all layers: values stay, structure is lost. "gaussian": each piece is noise with its mean
+            and root mean square. "memory-only": copy only A_log and the weights of Δ. "memory-out": copy all of the
+            scope except these. Weights that are not copied stay as the student drew them.
 
     Raises:
-        UsageError: There is no such layer or it has no mixer, or teacher and student do not fit; names both shapes. The
-            student is then as it was.
+        UsageError: The layer does not exist or has no mixer, or teacher and student do not fit; names both shapes. The
+            student is then unchanged.
     """
 
     teacher: nn.Module | str | os.PathLike[str] = option(kind=str, in_arm=None)
@@ -86,22 +86,22 @@ class Transplant(Init):
     control: str | None = option(None, in_arm=None)
 
     @classmethod
-    def arm(cls, name: str, given: Mapping[str, Any]) -> str:
-        """See `Init.arm`: "transplant 3" or, of a control, "shuffled 3", "memory-only 3"."""
-        kind = given.get("control") or ("shuffled" if given.get("shuffled") else name)
-        return f"{kind} {given['layer']}" if "layer" in given else name
+    def arm(cls, name: str, values: Mapping[str, Any]) -> str:
+        """See `Init.arm`: "transplant 3" or, for a control, "shuffled 3", "memory-only 3"."""
+        kind = values.get("control") or ("shuffled" if values.get("shuffled") else name)
+        return f"{kind} {values['layer']}" if "layer" in values else name
 
     def __post_init__(self):
         if self.control is not None and self.control not in CONTROLS:
             raise UsageError(f"transplant: control must be one of {CONTROLS}, not {self.control!r}")
         if self.shuffled and self.control not in (None, "shuffled"):
-            raise UsageError(f"transplant: shuffled goes without control {self.control!r}")
+            raise UsageError(f"transplant: shuffled does not go with control {self.control!r}")
         if self.scope not in SCOPES:
             raise UsageError(f"transplant: scope must be one of {SCOPES}, not {self.scope!r}")
 
     @torch.no_grad()
     def apply_(self, model: nn.Module, seed: int = 0) -> None:
-        """See `Init.apply_`. The seed is that of the shuffling."""
+        """See `Init.apply_`. The seed is that of the control's draws."""
         teacher: Any = self.teacher
         if not isinstance(teacher, nn.Module):
             teacher = load_model(teacher)
@@ -109,17 +109,17 @@ class Transplant(Init):
             (source,) = choose_mixers(teacher, (self.layer,))
         except UsageError as error:
             raise UsageError(f"teacher: {error}") from None
-        given = _parts(teacher, source, self.scope)
+        weights = _parts(teacher, source, self.scope)
         sites = choose_mixers(model, self.student_layers)
-        taking = [_parts(model, site, self.scope) for site in sites]
-        for site, taken in zip(sites, taking, strict=True):
-            _require_fit(source, given, site, taken, self.scope)
-        given, kept = self._controlled(teacher, source, given, generator(seed))
-        for site, taken in zip(sites, taking, strict=True):
-            for name, weight in taken.items():
-                new = given[name].to(weight)
+        targets = [_parts(model, site, self.scope) for site in sites]
+        for site, target in zip(sites, targets, strict=True):
+            _require_fit(source, weights, site, target, self.scope)
+        weights, fixed = self._controlled(teacher, source, weights, generator(seed))
+        for site, target in zip(sites, targets, strict=True):
+            for name, weight in target.items():
+                new = weights[name].to(weight)
                 weight.copy_(
-                    torch.where(kept[name].to(weight.device), weight, new) if kept else new
+                    torch.where(fixed[name].to(weight.device), weight, new) if fixed else new
                 )
             mark(site, f"{self.scope} of a teacher's layer {self.layer}")
 
@@ -127,38 +127,38 @@ class Transplant(Init):
         self,
         teacher: nn.Module,
         source: MixerSite,
-        given: dict[str, Tensor],
+        weights: dict[str, Tensor],
         numbers: torch.Generator,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the student is given, and which entries it keeps as they are; empty: none."""
+        """Return the weights to copy, and masks of entries that stay the student's; no masks if none stay."""
         control = "shuffled" if self.shuffled else self.control
         if control is None:
-            return given, {}
+            return weights, {}
         scope = self.scope
         pieces = find_pieces(teacher, source, lambda block, site: _of_block(block, site, scope))
         if control == "shuffled":
-            return pieces.change(given, lambda values: _shuffle(values, numbers)), {}
+            return pieces.change(weights, lambda values: _shuffle(values, numbers)), {}
         if control == "gaussian":
-            return pieces.change(given, lambda values: _noise_like(values, numbers)), {}
-        memory = {name: pieces.is_memory(name) for name in given}
+            return pieces.change(weights, lambda values: _noise_like(values, numbers)), {}
+        memory = {name: pieces.is_memory(name) for name in weights}
         if not any(bool(entries.any()) for entries in memory.values()):
             raise UsageError(
-                f"layer {source.layer} is {source.adapter.family}, whose {scope} has no A_log and nothing "
-                f"that makes Δ: control {control!r} is for Mamba, in the scopes block, mixer and ssm"
+                f"layer {source.layer} is {source.adapter.family}, and its {scope} has neither A_log nor "
+                f"weights of Δ: control {control!r} is for Mamba, in the scopes block, mixer and ssm"
             )
         if control == "memory-out":
-            return given, memory
-        return given, {name: ~entries for name, entries in memory.items()}
+            return weights, memory
+        return weights, {name: ~entries for name, entries in memory.items()}
 
 
 def _parts(model: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor]:
-    """The weights that the scope takes of a model's block, by name."""
+    """Return the weights of a model's block that are in the scope, by name."""
     block = next(block.module for block in find_blocks(model) if block.layer == site.layer)
     return _of_block(block, site, scope)
 
 
 def _of_block(block: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor]:
-    """The weights that the scope takes of a block with a mixer, by name."""
+    """Return the weights of a block with a mixer that are in the scope, by name."""
     if scope in _VIEWS:
         views = site.adapter.weights(site.module).named()
         if missing := sorted(_NEEDED[scope] - views.keys()):
@@ -173,13 +173,13 @@ def _of_block(block: nn.Module, site: MixerSite, scope: str) -> dict[str, Tensor
 
 def _require_fit(
     source: MixerSite,
-    given: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     site: MixerSite,
-    taken: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
     scope: str,
 ) -> None:
     """Raise UsageError unless the teacher's weights have the names, shapes and meaning of the student's."""
-    theirs, ours = _traits(source, given, scope), _traits(site, taken, scope)
+    theirs, ours = _traits(source, weights, scope), _traits(site, target, scope)
     for name in [*theirs, *ours]:
         if theirs.get(name) != ours.get(name):
             raise UsageError(
@@ -190,9 +190,9 @@ def _require_fit(
 
 
 def _traits(site: MixerSite, weights: Mapping[str, Tensor], scope: str) -> dict[str, Any]:
-    """What must be equal in teacher and student: shapes, and settings that decide what the weights mean.
+    """Return the traits that teacher and student must share: shapes, and settings that affect the weights' meaning.
 
-    Of a whole mixer the views' shapes, too: rows of one shape may be cut into groups and states differently.
+    For a complete mixer also the views' shapes: rows of one shape may be split into groups and states differently.
     """
     views = {} if scope in _VIEWS else site.adapter.weights(site.module).named()
     traits = {name: tuple(weight.shape) for name, weight in {**views, **weights}.items()}
@@ -207,7 +207,7 @@ def _shuffle(values: Float[Tensor, "entry"], numbers: torch.Generator) -> Float[
 
 
 def _noise_like(values: Float[Tensor, "entry"], numbers: torch.Generator) -> Float[Tensor, "entry"]:
-    """Normal noise that has exactly the values' mean and root mean square."""
+    """Draw normal noise with exactly the values' mean and root mean square."""
     wide = values.double()
     noise = torch.randn(len(values), generator=numbers, dtype=torch.float64).to(values.device)
     noise -= noise.mean()

@@ -1,1 +1,1 @@
-"""Training runs as data: run folders, what they measured, arms beside each other, students of a teacher."""
+"""Training runs as data: run folders, their metrics, comparisons of arms, students of a teacher."""

@@ -1,4 +1,4 @@
-"""Arms of a sweep against each other over all learning rates, and whether that is a fair comparison."""
+"""Compare the arms of a sweep over all learning rates, and check that the comparison is fair."""
 
 import dataclasses
 import math
@@ -18,34 +18,34 @@ from ssmlens.runs.statistics import interval, is_above
 from ssmlens.runs.table import measures
 
 _ENDED = ("done", "failed")
-# Arms that a verdict names.
+# Most arms that a verdict names.
 _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ArmSummary:
-    """One arm, over learning rates and seeds. A run that failed counts as 0, one that was not measured as missing.
+    """One arm, over learning rates and seeds. A failed run counts as 0, a run that was not measured as missing.
 
     Attributes:
-        arm: Its name.
-        overall: Mean accuracy over all learning rates, each counted alike: what it gives without tuning. This is what
-            arms are ordered and judged by.
+        arm: Name of the arm.
+        overall: Mean accuracy over all learning rates, with equal weights: what you get without tuning. Arms are
+            ordered and judged by it.
         overall_interval: Its 95 % confidence interval over seeds, by Student's t; NaN with one seed.
-        overall_spread: The least and the most of the seeds, each over all rates.
-        by_seed: The mean over all rates of each seed.
+        overall_spread: Its minimum and maximum over seeds.
+        by_seed: Mean over all rates, for each seed.
         rates: Mean accuracy over seeds, by learning rate.
-        best_rate: The learning rate that is best for all seeds together, see `rates.best_rate`: what curves show.
-        best: What it gives once tuned: each seed at the rate that is best for the others, mean over seeds. With one
-            seed, what that reaches at its own best rate.
-        best_interval: As `overall_interval`, of `best`.
-        best_spread: As `overall_spread`, of `best`.
+        best_rate: The best learning rate for all seeds together, see `rates.best_rate`: curves show it.
+        best: What you get with tuning: each seed at the rate that is best for the others, mean over seeds. With one
+            seed, its accuracy at its own best rate.
+        best_interval: As `overall_interval`, for `best`.
+        best_spread: As `overall_spread`, for `best`.
         chosen: The rate chosen for each seed.
         held_out: Whether rates were chosen by other seeds; False with one seed.
         lock_in: Share of the seeds at `best_rate` that reach the threshold.
         window: The unbroken range of rates around `best_rate` at which at least half of the seeds reach it: (lowest,
-            highest), or None where there is none.
-        seeds: Seeds that were measured.
-        failed: Runs that failed, at any rate.
+            highest), or None if there is none.
+        seeds: Number of seeds that were measured.
+        failed: Number of failed runs, at any rate.
     """
 
     arm: str
@@ -67,17 +67,17 @@ class ArmSummary:
 
     @property
     def decades(self) -> float:
-        """Width of the window: log10 of highest over lowest; NaN where there is none."""
+        """Width of the window: log10 of highest over lowest; NaN without a window."""
         return math.log10(self.window[1] / self.window[0]) if self.window else math.nan
 
     @property
     def cut_off(self) -> bool:
-        """Whether the window reaches the lowest or highest rate that was tried, so that it may be wider."""
+        """Whether the window reaches the lowest or highest rate of the grid, so that it may be wider."""
         return self.window is not None and not self._ends.isdisjoint(self.window)
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """Of the best rates, for all seeds together and for each, those that are the lowest or highest of several."""
+        """The best rates, of all seeds together and of each, that lie at an end of the grid."""
         best = {self.best_rate, *self.chosen.values()}
         return tuple(sorted(best & self._ends)) if len(self.rates) > 1 else ()
 
@@ -92,13 +92,13 @@ class Comparison:
 
     Attributes:
         arms: The arms.
-        measure: What accuracy is.
+        measure: The measure of accuracy.
         length: The length that accuracy was measured at.
         chosen_at: The length that each arm's best learning rate was chosen at.
-        threshold: What a run that has locked in reaches.
-        winner: The arm that is ahead of every other by more than seeds explain; None where none may be called.
+        threshold: Accuracy at which a run counts as locked in.
+        winner: The arm that is ahead of every other by more than chance explains; None if there is none.
         verdict: Why there is a winner, or none.
-        notes: What a reader must know of the best rates: which are at the edge of the grid, which no other seed chose.
+        notes: Notes on the best rates: which are at the edge of the grid, which no other seed chose.
     """
 
     arms: tuple[ArmSummary, ...]
@@ -131,15 +131,15 @@ def compare(
 
     Args:
         runs: Runs of `sweep` or `open_run`, or folders of runs, as `find_runs` gives them.
-        measure: What accuracy is: a share such as char or string, or any other number that the runs have measured of
-            which more is better.
-        length: Where accuracy is measured; None: the training length.
-        choose_at: Where each arm's best rate is chosen; None: the training length, so that accuracy beyond it is not
-            what rates were picked for; `length`, where nothing was measured at the training length.
-        threshold: What a run must reach to count as locked in.
+        measure: The measure of accuracy: a share such as char or string, or any other measure of the runs for which
+            higher is better.
+        length: Length at which accuracy is measured; None: the training length.
+        choose_at: Length at which each arm's best rate is chosen; None: the training length, so that rates are not
+            picked for accuracy beyond it; `length`, if nothing was measured at the training length.
+        threshold: Accuracy at which a run counts as locked in.
 
     Raises:
-        UsageError: There is no run, none was measured so at these lengths, or the threshold is no share.
+        UsageError: There is no run, no run has this measure at these lengths, or the threshold is not a share.
     """
     if not runs:
         raise UsageError("there is no run to compare")
@@ -173,15 +173,15 @@ def summarise(
     choose_at: int | None,
     threshold: float = 0.9,
 ) -> ArmSummary:
-    """The runs of one arm, at a length; NaN where nothing was measured."""
+    """Summarise the runs of one arm at a length; NaN where nothing was measured."""
     grid, tuned = Grid.reached(runs, measure, length), held_out(runs, measure, length, choose_at)
     by_seed = {s: float(v) for s, v in zip(grid.seeds, grid.by_seed(), strict=True) if v == v}
     means = {r: float(v) for r, v in zip(grid.rates, grid.by_rate(), strict=True)}
-    found = best_rate(runs, measure, choose_at)
-    best = math.nan if found is None else found
-    place = len(grid.rates) - 1 if found is None else grid.rates.index(found)
+    best_known = best_rate(runs, measure, choose_at)
+    best = math.nan if best_known is None else best_known
+    place = len(grid.rates) - 1 if best_known is None else grid.rates.index(best_known)
     locked = [_share(row, threshold) for row in grid.values]
-    overall, held = list(by_seed.values()), list(tuned.values.values())
+    overall, tuned_values = list(by_seed.values()), list(tuned.values.values())
     return ArmSummary(
         arm=arm,
         overall=_mean([value for value in means.values() if value == value]),
@@ -190,48 +190,50 @@ def summarise(
         by_seed=by_seed,
         rates=means,
         best_rate=best,
-        best=_mean(held),
-        best_interval=interval(held),
-        best_spread=_spread(held),
+        best=_mean(tuned_values),
+        best_interval=interval(tuned_values),
+        best_spread=_spread(tuned_values),
         chosen=tuned.rates,
         held_out=tuned.chosen_by_others,
         lock_in=locked[place],
-        window=None if found is None else _window(grid.rates, locked, place),
+        window=None if best_known is None else _window(grid.rates, locked, place),
         seeds=len(by_seed),
         failed=sum(run.status.state == "failed" for run in runs),
     )
 
 
 def notes(arms: Sequence[ArmSummary]) -> tuple[str, ...]:
-    """What must be known of the best rates of some arms."""
-    told = []
+    """Return notes on the best rates of some arms."""
+    lines = []
     edges = {arm.arm: ", ".join(f"{rate:g}" for rate in arm.edges) for arm in arms if arm.edges}
     if edges:
         edge = [f"{arm} ({rates})" for arm, rates in edges.items()]
-        told.append(f"best rate at the edge of the grid: {', '.join(edge)}; widen the grid")
-    alone = [arm for arm in arms if arm.seeds == 1 and len(arm.rates) > 1]
-    if alone:
-        told.append("with one seed there is none to leave out: its best rate is its own")
-    return tuple(told)
+        lines.append(f"best rate at the edge of the grid: {', '.join(edge)}; widen the grid")
+    single_seed = [arm for arm in arms if arm.seeds == 1 and len(arm.rates) > 1]
+    if single_seed:
+        lines.append("with one seed there is none to leave out: its best rate is its own")
+    return tuple(lines)
 
 
 def _measured(runs: Sequence[Run], measure: str) -> list[int]:
-    """The lengths at which any run has this accuracy; raises UsageError where there is none, though others are."""
-    there = lengths(runs)
-    found = [n for n in there if any(math.isfinite(r.metrics.final(measure, n)) for r in runs)]
-    if measure == LOSS or (there and not found):
+    """Return the lengths at which any run has this measure; raise UsageError if runs have only other measures."""
+    all_lengths = lengths(runs)
+    measured = [
+        n for n in all_lengths if any(math.isfinite(r.metrics.final(measure, n)) for r in runs)
+    ]
+    if measure == LOSS or (all_lengths and not measured):
         free = "; train with `free_running`" if measure.endswith("_free") else ""
         known = ", ".join(name for name in measures(runs) if name != LOSS)
-        what = "loss is no accuracy" if measure == LOSS else "no run has measured "
-        what += "" if measure == LOSS else in_words(measure)
-        raise UsageError(f"`measure` {measure}: {what}{free}; measured: {known}")
-    return found
+        reason = "loss is no accuracy" if measure == LOSS else "no run has measured "
+        reason += "" if measure == LOSS else in_words(measure)
+        raise UsageError(f"`measure` {measure}: {reason}{free}; measured: {known}")
+    return measured
 
 
 def _require(length: int | None, measured: Sequence[int], option: str) -> int:
     if length is None or length not in measured:
-        there = ", ".join(map(str, measured)) or "none"
-        raise UsageError(f"{option} {length}: no run was measured at it; measured: {there}")
+        listed = ", ".join(map(str, measured)) or "none"
+        raise UsageError(f"{option} {length}: no run was measured at it; measured: {listed}")
     return length
 
 
@@ -244,9 +246,9 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _share(values: np.ndarray, threshold: float) -> float:
-    """Share of the seeds that reach it, of those that were measured; 0 where none was."""
-    there = values[~np.isnan(values)]
-    return float((there >= threshold).mean()) if len(there) else 0.0
+    """Return the share of the measured seeds that reach the threshold; 0 if there is none."""
+    present = values[~np.isnan(values)]
+    return float((present >= threshold).mean()) if len(present) else 0.0
 
 
 def _window(
@@ -263,22 +265,22 @@ def _window(
 
 
 def _why_unfair(gathered: Mapping[Arm, Sequence[Run]]) -> str:
-    """Why arms may not be set against each other; "" where they may."""
+    """Return why arms cannot be compared fairly; "" if they can."""
     if len(gathered) < 2:
         return "there is one arm"
     (first, runs), *others = gathered.items()
     for arm, group in others:
-        for what, key in _KEYS:
+        for name, key in _KEYS:
             ours, theirs = ({key(run) for run in of_arm} for of_arm in (runs, group))
             if ours != theirs:
-                return f"{first.name} and {arm.name} were swept over different {what}"
+                return f"{first.name} and {arm.name} were swept over different {name}"
     grid = [sorted((run.learning_rate, run.seed or 0) for run in g) for g in gathered.values()]
     if any(cells != grid[0] or len(set(cells)) < len(cells) for cells in grid):
         return "not every arm has one run for each learning rate and seed"
     if going := sum(r.status.state not in _ENDED for group in gathered.values() for r in group):
         return f"{going} runs have not ended"
     if len({run.seed for run in runs}) < 2:
-        return "one seed says nothing of the spread; train more"
+        return "one seed says nothing about the spread; train more seeds"
     return ""
 
 
@@ -297,7 +299,7 @@ def _judge(arms: Sequence[ArmSummary]) -> tuple[str | None, str]:
     values = list(best.by_seed.values())
     close = [arm.arm for arm in others if not is_above(values, list(arm.by_seed.values()))]
     if close:
-        more = f" and {len(close) - _NAMED} more" if len(close) > _NAMED else ""
-        named = ", ".join(close[:_NAMED]) + more
+        suffix = f" and {len(close) - _NAMED} more" if len(close) > _NAMED else ""
+        named = ", ".join(close[:_NAMED]) + suffix
         return None, f"no winner: {best.arm} and {named} differ by no more than seeds do"
     return best.arm, f"{best.arm} wins, in the mean over all learning rates"

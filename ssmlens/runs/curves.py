@@ -1,4 +1,4 @@
-"""Curves of arms: the mean over their runs, the band from least to most, thinned to what a screen shows."""
+"""Curves of arms: the mean over their runs and the band from minimum to maximum, thinned for a screen."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,23 @@ from ssmlens.runs.run import Run
 MOST_POINTS = 2000
 """Most points of a curve."""
 
-_POINTS = 16_000  # of all curves of a figure
+_POINTS = 16_000  # most points of all curves of a figure
 Measured = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
 """Steps, ascending, and what one run measured at each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What the runs of one arm measured, over steps, lengths or learning rates.
+    """The measurements of one arm's runs, over steps, lengths or learning rates.
 
     Attributes:
         arm: Name of the arm.
-        style: Its number among all arms of the page, so that it looks the same in every figure.
-        x: Where it was measured, ascending.
+        style: Number of the arm on the page, so that it looks the same in every figure.
+        x: Steps, lengths or rates, ascending.
         mean: Mean over the runs.
-        low: Least of the runs.
-        high: Most of the runs.
-        runs: Number of runs at each place.
+        low: Minimum over the runs.
+        high: Maximum over the runs.
+        runs: Number of runs at each x.
     """
 
     arm: str
@@ -41,33 +41,33 @@ class Curve:
 
 
 def by_step(
-    chosen: Mapping[Arm, Sequence[Run]],
+    arms: Mapping[Arm, Sequence[Run]],
     styles: Mapping[Arm, int],
     measure: str,
     split: str,
     length: int | None,
 ) -> list[Curve]:
-    """A measure by step: of each arm the mean of the runs that did not fail, and the band from their least to most."""
-    most = min(MOST_POINTS, _POINTS // max(1, len(chosen)))
-    found = []
-    for arm, runs in chosen.items():
+    """Return the curves of a measure by step: for each arm the mean of the runs that did not fail, and their band."""
+    most = min(MOST_POINTS, _POINTS // max(1, len(arms)))
+    curves = []
+    for arm, runs in arms.items():
         measured = [run.metrics.curve(measure, split, length) for run in runs if not _failed(run)]
         curve = over_runs(measured, most)
         if len(curve[0]):
-            found.append(Curve(arm.name, styles[arm], *curve))
-    return found
+            curves.append(Curve(arm.name, styles[arm], *curve))
+    return curves
 
 
 def by_length(
-    chosen: Mapping[Arm, Sequence[Run]], styles: Mapping[Arm, int], measure: str
+    arms: Mapping[Arm, Sequence[Run]], styles: Mapping[Arm, int], measure: str
 ) -> list[Curve]:
-    """The last evaluation by length."""
-    found = []
-    for arm, runs in chosen.items():
-        there = np.array(lengths(runs))
-        values = np.array([[reached(run, measure, int(n)) for n in there] for run in runs])
-        found += _curve(arm, styles, there, values.reshape(len(runs), len(there)))
-    return found
+    """Return the curves of the last evaluation by length."""
+    curves = []
+    for arm, runs in arms.items():
+        known_lengths = np.array(lengths(runs))
+        values = np.array([[reached(run, measure, int(n)) for n in known_lengths] for run in runs])
+        curves += _curve(arm, styles, known_lengths, values.reshape(len(runs), len(known_lengths)))
+    return curves
 
 
 def by_rate(
@@ -76,31 +76,31 @@ def by_rate(
     measure: str,
     length: int | None,
 ) -> list[Curve]:
-    """The last evaluation by learning rate: how wide the window is in which an arm learns."""
-    found = []
+    """Return the curves of the last evaluation by learning rate, which show the window in which an arm learns."""
+    curves = []
     for arm, runs in arms.items():
-        there = rates(runs)
+        known_rates = rates(runs)
         groups = [
             [
                 reached(run, measure, length)
                 for run in [run for run in runs if run.learning_rate == r]
             ]
-            for r in there
+            for r in known_rates
         ]
-        values = np.full((max(map(len, groups), default=0), len(there)), np.nan)
+        values = np.full((max(map(len, groups), default=0), len(known_rates)), np.nan)
         for column, group in enumerate(groups):
             values[: len(group), column] = group
-        found += _curve(arm, styles, np.array(there), values)
-    return found
+        curves += _curve(arm, styles, np.array(known_rates), values)
+    return curves
 
 
 def over_runs(
     measured: Sequence[Measured], most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Several curves as one: steps, mean, least, most and number of runs, at no more than `most` steps.
+    """Merge several curves into one: steps, mean, minimum, maximum and number of runs, at no more than `most` steps.
 
-    Where there are more steps, neighbours are put together: a run counts with its mean of them, and the least and most
-    are over them all, so that a spike of one step is seen.
+    If there are more steps, neighbours are merged: a run counts with its mean over them; minimum and maximum are over
+    all of them, so that a spike of one step stays visible.
     """
     steps = np.unique(np.concatenate([at for at, _ in measured] or [np.zeros(0)]))
     bins = min(most, len(steps))
@@ -116,16 +116,16 @@ def over_runs(
         np.minimum.at(low, into, values)
         np.maximum.at(high, into, values)
     runs = (count > 0).sum(axis=0)
-    kept = runs > 0
-    means = np.divide(total, count, out=np.zeros_like(total), where=count > 0).sum(axis=0)[kept]
+    has_runs = runs > 0
+    means = np.divide(total, count, out=np.zeros_like(total), where=count > 0).sum(axis=0)[has_runs]
     ends = np.append(starts[1:], len(steps)) - 1
     middle = steps[(starts + ends) // 2]
     return (
-        middle[kept].astype(float),
-        means / runs[kept],
-        low[kept],
-        high[kept],
-        runs[kept].astype(float),
+        middle[has_runs].astype(float),
+        means / runs[has_runs],
+        low[has_runs],
+        high[has_runs],
+        runs[has_runs].astype(float),
     )
 
 
@@ -136,12 +136,12 @@ def _failed(run: Run) -> bool:
 def _curve(
     arm: Arm, styles: Mapping[Arm, int], x: np.ndarray, values: Float[np.ndarray, "run place"]
 ) -> list[Curve]:
-    """The curve of an arm, without places where no run has a value; none at all where no place is left."""
+    """Return the curve of an arm, without x at which no run has a value; no curve if no x is left."""
     runs = np.isfinite(values).sum(axis=0)
-    kept = runs > 0
-    if not kept.any():
+    has_runs = runs > 0
+    if not has_runs.any():
         return []
-    values, runs = values[:, kept], runs[kept].astype(float)
+    values, runs = values[:, has_runs], runs[has_runs].astype(float)
     total = np.nansum(values, axis=0)
     low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    return [Curve(arm.name, styles[arm], x[kept].astype(float), total / runs, low, high, runs)]
+    return [Curve(arm.name, styles[arm], x[has_runs].astype(float), total / runs, low, high, runs)]

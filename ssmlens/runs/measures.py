@@ -1,9 +1,9 @@
-"""The measures of a run that have words. Any other number of metrics.jsonl is a measure too, under its own name."""
+"""The measures of a run that have a description. Any other number in metrics.jsonl is a measure under its own name."""
 
 LOSS = "loss"
 BITS = "bits"
 DEFAULT = "char"
-"""What arms are compared by, in every command and on every page, where nobody asks for another."""
+"""The default measure for comparing arms, in every command and on every page."""
 
 WORDS: dict[str, str] = {
     LOSS: "loss",
@@ -13,12 +13,12 @@ WORDS: dict[str, str] = {
     "string_free": "strings right, running freely",
     BITS: "bits a byte of held-out text",
 }
-"""Known measures in words. A model that runs freely reads its own answers."""
+"""Descriptions of known measures. A free-running model reads its own answers."""
 
 SHARES = tuple(name for name in WORDS if name not in (LOSS, BITS))
-"""Those that are shares in 0..1 of what was asked: the higher the better."""
+"""The measures that are shares in 0..1: higher is better."""
 
 
 def in_words(measure: str) -> str:
-    """What a measure is; its own name where it has no words."""
+    """Return the description of a measure; its own name if it has none."""
     return WORDS.get(measure, measure)

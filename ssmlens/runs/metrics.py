@@ -1,4 +1,4 @@
-"""What a training run measured as it went: `metrics.jsonl`, read again only where it grew."""
+"""The measurements of a training run: `metrics.jsonl`; only new lines are read again."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ TRAIN = "train"
 EVAL = "eval"
 
 MOST_BYTES = 64 << 20
-"""Bytes of a file that is read: about a million lines."""
+"""Largest file that is read, in bytes: about a million lines."""
 
 _LONGEST_LINE = 1 << 16
 _LONGEST_NAME = 64
@@ -31,7 +31,7 @@ _FIELDS = frozenset({"step", "split", "length"})
 
 
 class Column(NamedTuple):
-    """The numbers of one measure: `line` is the row of `Metrics` that each stands in, ascending."""
+    """The numbers of one measure; `line` is the row of `Metrics` of each, ascending."""
 
     line: Int[np.ndarray, " number"]
     value: Float[np.ndarray, " number"]
@@ -44,12 +44,12 @@ class Metrics:
     Attributes:
         step: Training step.
         split: Index into `splits`.
-        length: Length that was measured at; -1 where a line names none.
-        columns: The numbers of each measure by its name, those without words (`measures.WORDS`) among them.
+        length: Length that was measured at; -1 if a line names none.
+        columns: The numbers of each measure by its name, including measures without a description (`measures.WORDS`).
         splits: Names of the splits.
-        lines: How many lines of the file these are, blank ones with them.
-        end: Bytes that they take up in the file.
-        last: The last of these lines: how a file that was cut back and has grown again is told.
+        lines: Number of lines read, including blank ones.
+        end: Number of bytes read.
+        last: The last line read: it shows whether the file was cut back and has grown again.
     """
 
     step: Int[np.ndarray, " line"]
@@ -65,24 +65,24 @@ class Metrics:
         return len(self.step)
 
     def measures(self, split: str = EVAL) -> list[str]:
-        """The measures of which a split has numbers: those with words first, others in the order in which they came."""
+        """Return the measures of a split: those with a description first, others in order of appearance."""
         rows = self._rows(split)
-        there = [name for name, column in self.columns.items() if rows[column.line].any()]
-        return [*(n for n in WORDS if n in there), *(n for n in there if n not in WORDS)]
+        present = [name for name, column in self.columns.items() if rows[column.line].any()]
+        return [*(n for n in WORDS if n in present), *(n for n in present if n not in WORDS)]
 
     def lengths(self, split: str = EVAL) -> list[int]:
-        """The lengths that a split was measured at."""
+        """Return the lengths that a split was measured at."""
         return [int(n) for n in np.unique(self.length[self._rows(split)]) if n != _NO_LENGTH]
 
     def curve(
         self, measure: str, split: str = TRAIN, length: int | None = None
     ) -> tuple[Int[np.ndarray, " step"], Float[np.ndarray, " step"]]:
-        """Steps, ascending, and the measure at each, NaN where a line lacks it; a step's last line counts.
+        """Return the steps, ascending, and the measure at each, NaN if a line lacks it; a step's last line counts.
 
         Args:
-            measure: A key of `measures.WORDS`, or any other name in the file. One that is not there is NaN.
+            measure: A key of `measures.WORDS`, or any other name in the file. A name that is absent gives NaN.
             split: "train" or "eval".
-            length: The length measured at. None: lines that name none.
+            length: The length measured at. None: lines without a length.
         """
         rows = self._rows(split) & (self.length == (_NO_LENGTH if length is None else length))
         every = np.full(len(self), np.nan)
@@ -93,7 +93,7 @@ class Metrics:
         return at, values[::-1][last]
 
     def final(self, measure: str, length: int, split: str = EVAL) -> float:
-        """The measure at the last step that was evaluated at this length; NaN where there is none."""
+        """Return the measure at the last step that was evaluated at this length; NaN if there is none."""
         values = self.curve(measure, split, length)[1]
         return float(values[-1]) if len(values) else math.nan
 
@@ -104,19 +104,19 @@ class Metrics:
 
 
 def no_metrics() -> Metrics:
-    """The metrics of a run that has measured nothing yet."""
+    """Return the metrics of a run that has measured nothing yet."""
     none = np.zeros(0, dtype=np.int64)
     return Metrics(none, none, none, {})
 
 
 def read_metrics(path: Path, known: Metrics) -> Metrics:
-    """The metrics of a file, of which `known` was read before; `known` itself where it has not grown.
+    """Read the metrics of a file, of which `known` was read before; return `known` itself if the file has not grown.
 
-    A last line without its line end is still being written, and is left for the next time.
+    A last line without a line end is still being written and is left for the next call.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        RunFileError: A line is not what it must be, or the file is refused; the message says which and why.
+        FileNotFoundError: The file does not exist.
+        RunFileError: A line is invalid, or the file is refused; the message says which and why.
     """
     back = known.end - len(known.last)
     read = read_bytes(path, MOST_BYTES, back)
@@ -128,7 +128,7 @@ def read_metrics(path: Path, known: Metrics) -> Metrics:
 
 def _extended(known: Metrics, text: bytes, path: Path) -> Metrics:
     splits = {name: index for index, name in enumerate(known.splits)}
-    whole: list[tuple[int, int, int]] = []
+    complete: list[tuple[int, int, int]] = []
     numbers: dict[str, list[tuple[int, float]]] = {}
     lines = text.removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, start=known.lines + 1):
@@ -139,13 +139,13 @@ def _extended(known: Metrics, text: bytes, path: Path) -> Metrics:
         except ValueError as error:
             raise RunFileError(f"{path}: line {number}: {error}") from error
         for name, value in measured.items():
-            numbers.setdefault(name, []).append((len(known) + len(whole), value))
-        whole.append((step, splits.setdefault(split, len(splits)), length))
+            numbers.setdefault(name, []).append((len(known) + len(complete), value))
+        complete.append((step, splits.setdefault(split, len(splits)), length))
     if len(splits) > _MOST_SPLITS:
         raise RunFileError(f"{path} names more than {_MOST_SPLITS} splits")
     if len(known.columns.keys() | numbers.keys()) > _MOST_MEASURES:
         raise RunFileError(f"{path} names more than {_MOST_MEASURES} measures")
-    rows = np.array(whole, dtype=np.int64).reshape(-1, 3)
+    rows = np.array(complete, dtype=np.int64).reshape(-1, 3)
     return Metrics(
         step=np.concatenate([known.step, rows[:, 0]]),
         split=np.concatenate([known.split, rows[:, 1]]),
@@ -173,7 +173,7 @@ def _joined(
 
 
 def _line(line: bytes) -> tuple[int, str, int, dict[str, float]]:
-    """Step, split, length and measures of a line. Raises ValueError where it is not what it must be."""
+    """Parse a line into step, split, length and measures. Raises ValueError if it is invalid."""
     if len(line) > _LONGEST_LINE:
         raise ValueError(f"it is longer than {_LONGEST_LINE} bytes")
     fields = loads(line)
@@ -187,7 +187,7 @@ def _line(line: bytes) -> tuple[int, str, int, dict[str, float]]:
 
 
 def _measured(fields: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a line by name. What has words must be a number or null; of other names numbers are taken."""
+    """Return the numbers of a line by name. Measures with a description must be a number or null."""
     for name in WORDS:
         number_of(fields, name)
     names = [n for n, v in fields.items() if type(v) in (int, float) and n not in _FIELDS]

@@ -1,4 +1,4 @@
-"""Predictions as a table and as plain values: what the command and the experiment print."""
+"""Predictions as a table and as plain values, for the command and the experiment."""
 
 import dataclasses
 import math
@@ -25,39 +25,39 @@ HEADER = [
 
 
 def corrected(predictions: Sequence[Prediction], families: Sequence[Sequence[str]]) -> list[float]:
-    """The p of each prediction, by Holm's method within its family of scores; one of no family stays as it is."""
-    found = [it.p for it in predictions]
+    """Correct the p of each prediction by Holm's method within its family of scores; one without family stays."""
+    values = [prediction.p for prediction in predictions]
     for family in families:
-        places = [k for k, it in enumerate(predictions) if it.score in family]
-        for k, p in zip(places, holm([found[k] for k in places]), strict=True):
-            found[k] = p
-    return found
+        places = [k for k, prediction in enumerate(predictions) if prediction.score in family]
+        for k, p in zip(places, holm([values[k] for k in places]), strict=True):
+            values[k] = p
+    return values
 
 
 def rows(predictions: Sequence[Prediction], adjusted: Sequence[float]) -> list[list[str]]:
-    """A header, then a row a prediction; of several teachers the pooled numbers, and each one's regret.
+    """Return a header, then one row per prediction; with several teachers the pooled numbers, and each one's regret.
 
     Args:
         predictions: The predictions.
-        adjusted: Of `corrected`.
+        adjusted: Their p values from `corrected`.
     """
     return [
         HEADER,
         *(
             [
-                it.score,
-                number(it.rho),
-                span(it.interval),
-                number(it.p, 4),
+                prediction.score,
+                number(prediction.rho),
+                span(prediction.interval),
+                number(prediction.p, 4),
                 number(p, 4),
-                number(it.partial),
-                span(it.partial_interval),
-                number(it.structure),
-                span(it.structure_interval),
-                number(it.shuffled),
-                ", ".join(number(regret) for regret in it.regret),
+                number(prediction.partial),
+                span(prediction.partial_interval),
+                number(prediction.structure),
+                span(prediction.structure_interval),
+                number(prediction.shuffled),
+                ", ".join(number(regret) for regret in prediction.regret),
             ]
-            for it, p in zip(predictions, adjusted, strict=True)
+            for prediction, p in zip(predictions, adjusted, strict=True)
         ),
     ]
 
@@ -68,10 +68,10 @@ def plain(prediction: Prediction, adjusted: float) -> dict[str, Any]:
 
 
 def number(value: float, places: int = 2) -> str:
-    """A number for a table; "-" for NaN."""
+    """Format a number for a table; "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.{places}f}"
 
 
 def span(interval: tuple[float, float]) -> str:
-    """An interval for a table."""
+    """Format an interval for a table."""
     return "-" if math.isnan(interval[0]) else f"{interval[0]:.2f}..{interval[1]:.2f}"

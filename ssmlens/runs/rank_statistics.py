@@ -14,52 +14,52 @@ Rows = Float[np.ndarray, "sample layer"]
 
 _BLOCK = 3
 _SAMPLES = 10_000
-# Fisher's z of a perfect correlation has no end.
+# Fisher's z of a perfect correlation is infinite.
 _MOST = 0.999
 
 
 def correlation(a: Values, b: Values) -> float:
-    """Spearman's rank correlation over the pairs that are finite; ties share their mean rank.
+    """Return Spearman's rank correlation over the finite pairs; ties share their mean rank.
 
-    NaN below three pairs, and where one of the two does not vary.
+    NaN for fewer than three pairs, and if one of the two does not vary.
     """
     both = np.isfinite(a) & np.isfinite(b)
     if both.sum() < 3 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
         return math.nan
-    found: Any = stats.spearmanr(a[both], b[both])
-    return float(found.statistic)
+    result: Any = stats.spearmanr(a[both], b[both])
+    return float(result.statistic)
 
 
 def row_correlations(a: Rows, b: Rows) -> Float[np.ndarray, " sample"]:
-    """Spearman's rank correlation of each row of `a` with that of `b`, all finite; NaN where one does not vary."""
+    """Return Spearman's rank correlation of each row of `a` with that of `b`, all finite; NaN if one does not vary."""
     return _pearson(stats.rankdata(a, axis=1), stats.rankdata(b, axis=1))
 
 
 def partial_correlations(
-    a: Rows, b: Rows, given: Float[np.ndarray, "covariate sample layer"]
+    a: Rows, b: Rows, covariates: Float[np.ndarray, "covariate sample layer"]
 ) -> Float[np.ndarray, " sample"]:
-    """Spearman's partial correlation of the rows of `a` and `b` given those of the covariates.
+    """Return Spearman's partial correlation of the rows of `a` and `b` given those of the covariates.
 
-    The correlation of their ranks, each less what least squares explain from the covariates' ranks and a constant; NaN
-    where nothing is left of one of them.
+    The correlation of the residuals of their ranks after a least-squares fit on the covariates' ranks and a constant;
+    NaN if one residual vanishes.
     """
-    ranks = stats.rankdata(given, axis=2)
+    ranks = stats.rankdata(covariates, axis=2)
     explained_by = np.concatenate([np.ones((1, *a.shape)), ranks]).transpose(1, 2, 0)
     inverse = np.linalg.pinv(explained_by)
     left = []
     for values in (a, b):
         rank = stats.rankdata(values, axis=1)
         fitted = (explained_by @ (inverse @ rank[:, :, None]))[:, :, 0]
-        rest = rank - fitted
-        nothing = np.square(rest).sum(1) < 1e-9 * np.square(rank - rank.mean(1, keepdims=True)).sum(
-            1
-        )
-        left.append(np.where(nothing[:, None], 0.0, rest))
+        residual = rank - fitted
+        nothing = np.square(residual).sum(1) < 1e-9 * np.square(
+            rank - rank.mean(1, keepdims=True)
+        ).sum(1)
+        left.append(np.where(nothing[:, None], 0.0, residual))
     return _pearson(*left)
 
 
 def pooled(correlations: Sequence[float]) -> float:
-    """The correlation whose Fisher z is the mean of theirs; NaN where one is NaN, or there is none."""
+    """Return the correlation whose Fisher z is the mean of theirs; NaN if one is NaN, or there is none."""
     return math.tanh(float(np.mean(_z(np.array(correlations))))) if correlations else math.nan
 
 
@@ -71,41 +71,41 @@ def depth_interval(
     block: int = _BLOCK,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of a pooled correlation, by bootstrap over teachers and, in each, over stretches of depth.
+    """Return the 95 % interval of a pooled correlation, by bootstrap over teachers and over stretches of depth in each.
 
     Teachers are drawn with replacement, where there are several, and of each one drawn stretches of `block`
     neighbouring layers until there are as many layers as it has. Samples in which a correlation is not defined are left
     aside; NaN where they are more than half.
 
     Args:
-        teachers: Of each one the values that the statistic takes, a number a layer, all finite.
-        statistic: From their samples to the correlation in each.
-        samples: How many.
-        block: Layers of a stretch.
-        seed: Of the draws.
+        teachers: For each teacher the arguments of the statistic, one number per layer, all finite.
+        statistic: From their samples to the correlation in each sample.
+        samples: Number of samples.
+        block: Layers per stretch.
+        seed: Seed of the draws.
     """
     numbers, many = np.random.default_rng(seed), len(teachers)
     drawn = numbers.integers(many, size=(samples, many))
     total = np.zeros(samples)
     for slot in range(many):
         for number, values in enumerate(teachers):
-            here = np.flatnonzero(drawn[:, slot] == number)
-            places = _stretches(numbers, len(here), len(values[0]), block)
-            total[here] += _z(statistic(*(value[places] for value in values)))
-    found = np.tanh(total / many)
-    found = found[np.isfinite(found)]
-    if len(found) < samples / 2:
+            slots = np.flatnonzero(drawn[:, slot] == number)
+            places = _stretches(numbers, len(slots), len(values[0]), block)
+            total[slots] += _z(statistic(*(value[places] for value in values)))
+    pooled_values = np.tanh(total / many)
+    pooled_values = pooled_values[np.isfinite(pooled_values)]
+    if len(pooled_values) < samples / 2:
         return math.nan, math.nan
-    low, high = np.quantile(found, [0.025, 0.975])
+    low, high = np.quantile(pooled_values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def shift_test(teachers: Sequence[tuple[Values, Values]]) -> float:
-    """Two-sided p of a pooled rank correlation: the share of all circular shifts along depth that are as far from 0.
+    """Return the two-sided p of a pooled rank correlation: the share of circular shifts along depth as far from 0.
 
-    Scores and outcomes are smooth in depth, so that shuffling layers freely would find too much. Each teacher's first
-    values are shifted by every amount, independently of other teachers', none included: of n teachers of L layers p is
-    at least L⁻ⁿ.
+    Scores and outcomes are smooth in depth, so freely shuffled layers would give too many findings. Each teacher's
+    first values are shifted by every amount (0 included), independently of the other teachers: for n teachers of L
+    layers, p is at least L⁻ⁿ.
     """
     sums = np.zeros(1)
     for score, outcome in teachers:
@@ -117,35 +117,35 @@ def shift_test(teachers: Sequence[tuple[Values, Values]]) -> float:
 
 
 def top_regret(score: Values, outcome: Values, count: int = 3) -> float:
-    """What is missed by who trains a student of the `count` layers that score highest alone and keeps the best.
+    """Return the regret of training students only of the `count` layers that score highest, and keeping the best.
 
-    The best outcome of all layers less the best of those, over the same for as many layers at random (its expectation).
-    0: nothing is missed; 1: as much as by chance. Of equal scores the earlier layer comes first. NaN where all outcomes
-    are equal.
+    The best outcome of all layers minus the best of those, divided by the expectation of the same for as many random
+    layers. 0: nothing is missed; 1: as much as by chance. Of equal scores the earlier layer comes first. NaN if all
+    outcomes are equal.
     """
     best, layers = float(outcome.max()), len(outcome)
     count = min(count, layers)
-    chosen = np.argsort(-score, kind="stable")[:count]
+    selected = np.argsort(-score, kind="stable")[:count]
     # The largest of `count` at random is the i-th smallest of all, i from 1, in C(i − 1, count − 1) of the ways.
     ways = np.array([math.comb(below, count - 1) for below in range(layers)], dtype=float)
     by_chance = float((np.sort(outcome) * ways).sum() / ways.sum())
     if best - by_chance < 1e-12:
         return math.nan
-    return (best - float(outcome[chosen].max())) / (best - by_chance)
+    return (best - float(outcome[selected].max())) / (best - by_chance)
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values corrected for their number by Holm's method; NaN stays, and does not count."""
+    """Correct p values for multiple tests by Holm's method; NaN stays NaN and does not count."""
     adjusted, highest = [math.nan] * len(values), 0.0
     order = sorted((p, place) for place, p in enumerate(values) if not math.isnan(p))
-    for done, (p, place) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - done) * p))
+    for rank_before, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank_before) * p))
         adjusted[place] = highest
     return adjusted
 
 
 def split_half(by_seed: Float[np.ndarray, "layer seed"]) -> float:
-    """How far the mean over seeds would agree with that of as many others: Spearman and Brown's n r / (1 + (n − 1) r).
+    """Return the reliability of the mean over seeds, by Spearman and Brown's n r / (1 + (n − 1) r).
 
     r is the mean Pearson correlation over layers of each pair of seeds. NaN for one seed.
     """
@@ -173,7 +173,7 @@ def _pearson(a: Rows, b: Rows) -> Float[np.ndarray, " sample"]:
 def _stretches(
     numbers: np.random.Generator, samples: int, layers: int, block: int
 ) -> Int[np.ndarray, "{samples} {layers}"]:
-    """Places of layers, in stretches of neighbours that begin anywhere."""
+    """Draw places of layers, in stretches of neighbours with random starts."""
     block = min(block, layers)
     begin = numbers.integers(layers - block + 1, size=(samples, -(-layers // block)))
     return (begin[:, :, None] + np.arange(block)).reshape(samples, -1)[:, :layers]

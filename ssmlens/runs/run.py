@@ -1,17 +1,17 @@
-"""Training runs on disk. A run is a folder that its trainer writes and everybody else only reads.
+"""Training runs on disk. A run is a folder that its trainer writes and all others only read.
 
     RUN/
-      config.json      one object, written before the first step and never changed. Read of it are
+      config.json      one object, written before the first step and never changed. These fields are read:
                          arm            how the model starts: "default", "mimetic", "transplant 3", "shuffled 3", ...
                          seed           an integer
                          learning_rate  a number
                          length         the longest length trained on
-                         teacher_layer  of a transplant, and of its shuffled control: the block it comes from
-                         shuffled       whether it is such a control
-                         control        what another control of the transplant is: "gaussian", "memory-only", ...
-                         start          names of the fields here that say how the model starts, in which arms may
-                                        differ; absent: `FIRST_STARTS`
-                       all of them optional, and whatever else the trainer wants to keep.
+                         teacher_layer  for a transplant or its controls: the block that it comes from
+                         shuffled       whether it is the shuffled control
+                         control        the kind of another control: "gaussian", "memory-only", ...
+                         start          names of the fields that define how the model starts: arms may differ in
+                                        them; absent: `FIRST_STARTS`
+                       All are optional; the trainer may add others.
       metrics.jsonl    an object a line, appended:
                          step    an integer from 0
                          split   "train", or "eval" for held-out examples
@@ -19,22 +19,22 @@
                          loss    mean cross entropy of the answers
                          char, string   shares in 0..1 of characters and of whole strings that are right
                          char_free, string_free   the same where the model reads its own answers
-                         any other name   of a number: a measure that is kept under this name
-                       each measure a finite number, or null where it was not taken or was not finite.
+                         any other name   of a number: a measure of this name
+                       each measure is a finite number, or null if it was not taken or was not finite.
       status.json      one object, replaced (written aside, then renamed) as the run goes on:
                          state   "running", "done" or "failed"
-                         step, steps   where it is, and where it ends
-                         seconds       spent so far
-                         error         of a failed run: one line
-      .lock            an empty file that the trainer keeps locked (flock) while it trains: a run that says "running"
-                       while nobody holds its lock was stopped. Absent: what status.json says is believed.
+                         step, steps   steps done, and steps in all
+                         seconds       seconds so far
+                         error         for a failed run: one line
+      .lock            an empty file that the trainer locks (flock) while it trains: a run with the state "running"
+                       whose lock is free was stopped. Without the file, status.json is trusted.
       checkpoints/     not read here.
-      scores.json      of a transplant: one object, `layer` and `scores`: the teacher layer's scores by name, each a
+      scores.json      for a transplant: one object, `layer` and `scores`: the teacher layer's scores by name, each a
                        finite number or null.
 
-`metrics.jsonl` is made, empty, with `config.json`: it is what a run folder is known by. A trainer that resumes first
-cuts it back to the whole lines up to its checkpoint. A sweep is a folder of run folders. Numbers are JSON's: NaN and
-Infinity are refused. A last line without its line end is still being written, and waits.
+`metrics.jsonl` is created, empty, with `config.json`: it identifies a run folder. A resuming trainer first cuts it back
+to the complete lines up to its checkpoint. A sweep is a folder of run folders. Numbers are JSON's: NaN and Infinity are
+refused. A last line without a line end is still being written, and is read later.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ from ssmlens.runs.metrics import Metrics, no_metrics, read_metrics
 CONFIG, METRICS, STATUS, SCORES = "config.json", "metrics.jsonl", "status.json", "scores.json"
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 MOST_RUNS = 4096
-"""Run folders that are listed below one folder."""
+"""Most run folders that are listed below one folder."""
 
 FIRST_STARTS = frozenset(
     {
@@ -62,7 +62,7 @@ FIRST_STARTS = frozenset(
         *("shuffled", "init_from", "embeddings"),
     }
 )
-"""Fields of config.json that say how a model starts, in folders that do not say which do."""
+"""Fields of config.json that define how a model starts, for folders without the list `start`."""
 
 State = Literal["starting", "running", "stopped", "done", "failed"]
 _STATES: dict[str, State] = {"running": "running", "done": "done", "failed": "failed"}
@@ -76,14 +76,14 @@ _Signature = tuple[tuple[int, int, int] | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """The status of a run.
 
     Attributes:
-        state: "starting" until there is a status.json; "stopped" where it does not say that the run has ended, and
-            nobody trains there any more: a kill, a power cut.
+        state: "starting" until there is a status.json; "stopped" if the run has not ended but no process trains it any
+            more, as after a kill or a power cut.
         step: The last step done.
-        steps: Steps in all; None where it is not told.
-        seconds: Spent so far; NaN where it is not told.
+        steps: Steps in all; None if unknown.
+        seconds: Seconds so far; NaN if unknown.
         error: Why it failed; "" otherwise.
     """
 
@@ -96,15 +96,15 @@ class RunStatus:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A training run as its folder stood when it was read. Get one from `open_run`.
+    """A training run, as read from its folder at one time. Get one from `open_run`.
 
     Attributes:
         path: The folder.
         config: All of config.json.
-        status: How far it is.
-        metrics: What was measured so far.
-        teacher_scores: Scores of the layer that a transplant comes from; NaN where there is none. Empty for others.
-        written: When one of its files was last written: seconds since 1970.
+        status: Its status.
+        metrics: Its measurements so far.
+        teacher_scores: Scores of the layer that a transplant comes from; NaN for null. Empty for other runs.
+        written: Time of the last change of its files: seconds since 1970.
     """
 
     path: Path
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """How its model starts; "run" where the config does not say."""
+        """Name of its arm; "run" if the config has none."""
         return text_of(dict(self.config), "arm", _LONGEST_ARM) or "run"
 
     @property
@@ -132,7 +132,7 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate; NaN where the config does not say."""
+        """The learning rate; NaN if the config has none."""
         return number_of(dict(self.config), "learning_rate")
 
     @property
@@ -142,32 +142,32 @@ class Run:
 
     @property
     def teacher_layer(self) -> int | None:
-        """The teacher's block that its layers start as, or as the shuffled values of."""
+        """The teacher's block that its layers, or those of its control, come from."""
         return count_of(dict(self.config), "teacher_layer")
 
     @property
     def shuffled(self) -> bool:
-        """Whether it is a transplant's control: that block's values, their structure destroyed."""
+        """Whether it is the shuffled control of a transplant: the block's values without their structure."""
         return self.config.get("shuffled") is True
 
     @property
     def control(self) -> str:
-        """Which control of a transplant it is: "shuffled", "gaussian", ...; "" where it is none."""
-        own = text_of(dict(self.config), "control", _LONGEST_ARM) or ""
-        return "shuffled" if self.shuffled else own
+        """Kind of the control of a transplant: "shuffled", "gaussian", ...; "" if it is not a control."""
+        kind = text_of(dict(self.config), "control", _LONGEST_ARM) or ""
+        return "shuffled" if self.shuffled else kind
 
     @property
     def setting(self) -> dict[str, Any]:
-        """Its config but for how the model starts, its seed and its learning rate: what arms must have in common."""
-        own = {"start", "seed", "learning_rate", *self.config.get("start", FIRST_STARTS)}
-        return {name: value for name, value in self.config.items() if name not in own}
+        """The config without the model's start, the seed and the learning rate: arms must share it."""
+        varied = {"start", "seed", "learning_rate", *self.config.get("start", FIRST_STARTS)}
+        return {name: value for name, value in self.config.items() if name not in varied}
 
     def reread(self) -> "Run":
-        """The run as it is now: of metrics.jsonl only what grew is read. Itself where no file has changed.
+        """Read the run again, only the new lines of metrics.jsonl; return the run itself if no file has changed.
 
         Raises:
             UsageError: Its folder is gone.
-            RunFileError: A file is not what it must be.
+            RunFileError: A file is invalid.
         """
         if _signature(self.path) != self._signature:
             return _read(self.path, self.metrics)
@@ -180,13 +180,13 @@ def open_run(path: Path | str) -> Run:
 
     Raises:
         UsageError: There is no run in this folder.
-        RunFileError: A file in it is not what it must be; the message names the file and says why.
+        RunFileError: A file in it is invalid; the message names the file and says why.
     """
     return _read(Path(path), no_metrics())
 
 
 def find_runs(folder: Path | str) -> list[Path]:
-    """The run folders at or below a folder, at most three levels down, by name; no link is followed (`files.folders`).
+    """Find the run folders at or below a folder, at most three levels down, by name; links are not followed.
 
     Raises:
         UsageError: There is no such folder.
@@ -199,12 +199,12 @@ def find_runs(folder: Path | str) -> list[Path]:
 
 
 def holds_run(listed: Listed) -> bool:
-    """Whether a directory that holds this is a run's."""
+    """Tell whether a directory with this listing is a run's."""
     return METRICS in listed.files
 
 
 def _read(path: Path, known: Metrics) -> Run:
-    signature = _signature(path)  # before the files: what changes while they are read is read again
+    signature = _signature(path)  # before the files: changes during the read are then read again
     if signature[1] is None:
         raise UsageError(f"there is no run in {path}; a run folder holds {METRICS}")
     try:
@@ -220,7 +220,7 @@ def _read(path: Path, known: Metrics) -> Run:
         written=max((s[0] for s in signature if s), default=0) / 1e9,
         _signature=signature,
     )
-    try:  # so that nobody who asks later meets a bad field
+    try:  # raise for bad fields now, not when they are used
         _ = run.arm, run.seed, run.learning_rate, run.length, run.teacher_layer, run.control
         _require_names(run.config, "start")
     except ValueError as error:
@@ -231,7 +231,7 @@ def _read(path: Path, known: Metrics) -> Run:
 def _require_names(config: Mapping[str, Any], field: str) -> None:
     names = config.get(field, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{field} is no list of names")
+        raise ValueError(f"{field} is not a list of names")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -242,26 +242,26 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _status(path: Path) -> RunStatus:
-    held = _object(path)
-    if not held:
+    fields = _object(path)
+    if not fields:
         return RunStatus()
     try:
-        state = _STATES.get(text_of(held, "state", _LONGEST_ARM) or "")
+        state = _STATES.get(text_of(fields, "state", _LONGEST_ARM) or "")
         if state is None:
             raise ValueError(f"state is none of {', '.join(_STATES)}")
         return RunStatus(
             state=state,
-            step=count_of(held, "step") or 0,
-            steps=count_of(held, "steps"),
-            seconds=number_of(held, "seconds"),
-            error=text_of(held, "error", _LONGEST_ERROR) or "",
+            step=count_of(fields, "step") or 0,
+            steps=count_of(fields, "steps"),
+            seconds=number_of(fields, "seconds"),
+            error=text_of(fields, "error", _LONGEST_ERROR) or "",
         )
     except ValueError as error:
         raise RunFileError(f"{path}: {error}") from error
 
 
 def _alive(status: RunStatus, path: Path) -> RunStatus:
-    """The status, "stopped" where it says that it goes on, and nobody holds the folder's lock."""
+    """Return the status, with "stopped" for a run that has not ended but whose lock is free."""
     if status.state not in _GOING or is_locked(path / LOCK) is not False:
         return status
     return dataclasses.replace(status, state="stopped")
@@ -271,19 +271,19 @@ def _scores(path: Path) -> dict[str, float]:
     scores = _object(path).get("scores", {})
     try:
         if not isinstance(scores, dict) or len(scores) > _MOST_SCORES:
-            raise ValueError(f"scores is no object of at most {_MOST_SCORES} numbers")
+            raise ValueError(f"scores is not an object of at most {_MOST_SCORES} numbers")
         return {name[:_LONGEST_ARM]: number_of(scores, name) for name in scores}
     except ValueError as error:
         raise RunFileError(f"{path}: {error}") from error
 
 
 def _signature(path: Path) -> _Signature:
-    """Time, size and inode of each file; None where there is none."""
+    """Return time, size and inode of each file; None if it does not exist."""
     signature = []
     for name in (CONFIG, METRICS, STATUS, SCORES):
         try:
-            told = (path / name).lstat()
-            signature.append((told.st_mtime_ns, told.st_size, told.st_ino))
+            stat = (path / name).lstat()
+            signature.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
         except OSError:
             signature.append(None)
     return tuple(signature)

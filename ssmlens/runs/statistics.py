@@ -10,7 +10,7 @@ _LEVEL = 0.95
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of a mean by Student's t, mean ± t·s/√n, cut to 0..1; NaN for one value."""
+    """Return the 95 % confidence interval of a mean by Student's t, mean ± t·s/√n, cut to 0..1; NaN for one value."""
     n = len(values)
     if n < 2:
         return math.nan, math.nan
@@ -20,9 +20,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def is_above(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether the mean of one sample is above the other's at 5 %, by Welch's t-test (two-sided).
+    """Tell whether the mean of one sample is above the other's at 5 %, by Welch's t-test (two-sided).
 
-    Two samples that do not scatter at all are told apart by their means.
+    Two samples that do not scatter at all are compared by their means.
     """
     samples = [(float(np.mean(v)), float(np.std(v, ddof=1)), len(v)) for v in (one, other)]
     if samples[0][0] <= samples[1][0]:

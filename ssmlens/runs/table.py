@@ -1,4 +1,4 @@
-"""Runs side by side as a Dataset: what a table or a download shows of them."""
+"""Runs side by side as a Dataset, for a table or a download."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from ssmlens.runs.run import Run
 
 
 def tabulate(runs: Sequence[Run]) -> xr.Dataset:
-    """Runs side by side: what each was, how far it is, and what it last measured.
+    """Put runs side by side: their configs, status and last measurements.
 
     Returns:
-        A Dataset with dims (run, length). `train_loss` (run) is the last loss of training, and `train_X` of any other
-        measure X; each measure (run, length) is the last of evaluation, NaN where there is none: those with words, and
-        whatever else a run has measured. Coordinates of run: `arm`, `seed` (−1: none), `learning_rate`,
-        `teacher_layer` (−1: none), `state`, `step`. A measure whose name is one of these has an underscore after it.
+        A Dataset with dims (run, length). `train_loss` (run) is the last training loss, and `train_X` the last of any
+        other measure X; each measure (run, length) is the last evaluation, NaN if there is none: all known measures and
+        any others of the runs. Coordinates of run: `arm`, `seed` (−1: none), `learning_rate`, `teacher_layer` (−1:
+        none), `state`, `step`. A measure with one of these names gets an underscore after it.
     """
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
     shape = (len(runs), len(lengths))
@@ -38,8 +38,8 @@ def tabulate(runs: Sequence[Run]) -> xr.Dataset:
         "state": np.array([run.status.state for run in runs], dtype=str),
         "step": np.array([run.status.step for run in runs], dtype=np.int64),
     }
-    taken = {"run", "length", *trained, *about}
-    named = {f"{name}_" if name in taken else name: values for name, values in last.items()}
+    reserved = {"run", "length", *trained, *about}
+    named = {f"{name}_" if name in reserved else name: values for name, values in last.items()}
     return xr.Dataset(
         {
             **{name: ("run", values) for name, values in trained.items()},
@@ -57,9 +57,9 @@ def tabulate(runs: Sequence[Run]) -> xr.Dataset:
 
 
 def measures(runs: Sequence[Run], split: str = EVAL) -> list[str]:
-    """What any of the runs measured in a split: measures with words first, then others as they come."""
-    there = dict.fromkeys(name for run in runs for name in run.metrics.measures(split))
-    return [*(name for name in WORDS if name in there), *(n for n in there if n not in WORDS)]
+    """Return the measures of any run in a split: those with a description first, then others as they come."""
+    present = dict.fromkeys(name for run in runs for name in run.metrics.measures(split))
+    return [*(name for name in WORDS if name in present), *(n for n in present if n not in WORDS)]
 
 
 def _last(run: Run, measure: str) -> float:

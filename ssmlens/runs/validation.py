@@ -1,4 +1,4 @@
-"""Does a score of a teacher's layers predict what students of them learn? By the runs of `transplant`."""
+"""Test whether a score of a teacher's layers predicts what their students learn, from the runs of `transplant`."""
 
 import dataclasses
 import math
@@ -15,22 +15,22 @@ from ssmlens.runs.metrics import EVAL
 from ssmlens.runs.run import Run
 
 LOG_SCALE = "log_scale"
-"""Among the scores of a layer: how large its weights are."""
+"""Name of a layer's score for the size of its weights."""
 MEMORY = "memory_length"
 TRAINING_LOSS = "training loss"
-"""The outcome that is the held-out loss over training, its sign turned, so that higher is better."""
+"""Name of the outcome "negative held-out loss over training": higher is better."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerTable:
-    """What is known of a teacher's layers, and what their students learned.
+    """The scores of a teacher's layers, and the outcomes of their students.
 
     Attributes:
-        layer: Their block indices, ascending.
-        scores: By name, NaN where a layer has none.
-        real: What their students reached, mean over rates, by seed; of the seeds that are whole.
-        shuffled: The same of their shuffled values; no seed where none is whole.
-        outcome: What was measured, such as "char at 100".
+        layer: Block indices of the layers, ascending.
+        scores: Scores by name, NaN where a layer has none.
+        real: Outcomes of the layers' students, mean over rates, for each complete seed.
+        shuffled: The same for the shuffled controls; may have no seed.
+        outcome: Name of the outcome, such as "char at 100".
     """
 
     layer: Int[np.ndarray, " layer"]
@@ -42,20 +42,20 @@ class LayerTable:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """How far a score predicts what students learn; NaN where it cannot be told.
+    """How well a score predicts what students learn; NaN where that is undefined.
 
     Attributes:
-        score: Its name.
+        score: Name of the score.
         by_teacher: Spearman's ρ over the layers of each teacher.
-        rho: Pooled by Fisher's z.
-        interval: Of it, see `rank_statistics.depth_interval`.
-        p: Of it, see `rank_statistics.shift_test`; no correction.
-        partial: Pooled ρ given depth, `log_scale` and memory_length; of memory_length the first two.
-        partial_interval: Of it.
-        structure: Pooled ρ with real − shuffled.
-        structure_interval: Of it.
-        shuffled: Pooled ρ with what the shuffled values reach.
-        regret: Of the top 3, of each teacher; see `rank_statistics.top_regret`.
+        rho: Spearman's ρ, pooled over teachers by Fisher's z.
+        interval: 95 % interval of `rho`, see `rank_statistics.depth_interval`.
+        p: p value of `rho`, see `rank_statistics.shift_test`; not corrected for multiple tests.
+        partial: Pooled ρ given depth, `log_scale` and memory_length (for memory_length itself: the first two).
+        partial_interval: 95 % interval of `partial`.
+        structure: Pooled ρ with real − shuffled outcomes.
+        structure_interval: 95 % interval of `structure`.
+        shuffled: Pooled ρ with the outcomes of the shuffled controls.
+        regret: Regret of the top 3, for each teacher; see `rank_statistics.top_regret`.
     """
 
     score: str
@@ -71,7 +71,7 @@ class Prediction:
     regret: tuple[float, ...]
 
 
-def _untold(score: str, teachers: int) -> Prediction:
+def _undefined(score: str, teachers: int) -> Prediction:
     none, each = math.nan, (math.nan,) * teachers
     span = none, none
     return Prediction(score, each, none, span, none, none, span, none, span, none, each)
@@ -82,29 +82,28 @@ def layer_table(
     measure: str = DEFAULT,
     length: int | None = None,
 ) -> LayerTable:
-    """The layers of one teacher by the runs of their students.
+    """Build the table of one teacher's layers from the runs of their students.
 
-    A seed counts where every layer's student was measured at every rate; a layer or a rate that no run is of is not
-    asked for.
+    A seed is complete if every layer's student was measured at every rate, of the layers and rates in these runs.
 
     Args:
-        runs: Runs of a `transplant`; others among them are passed over.
-        measure: What they reached at their ends; `TRAINING_LOSS`: in training.
-        length: Where; None: the longest measured, or for `TRAINING_LOSS` that of training.
+        runs: Runs of a `transplant`; other runs are ignored.
+        measure: The measure at the end of a run; or `TRAINING_LOSS`.
+        length: Length of the measure; None: the longest measured, or for `TRAINING_LOSS` the training length.
 
     Raises:
-        UsageError: There are no students of three layers, or no seed is whole.
+        UsageError: There are students of fewer than three layers, or no seed is complete.
     """
     real = [run for run in runs if run.teacher_layer is not None and not run.control]
     shuffled = [run for run in runs if run.teacher_layer is not None and run.control == "shuffled"]
     layers = sorted({run.teacher_layer for run in real if run.teacher_layer is not None})
     if len(layers) < 3:
         raise UsageError(
-            f"there are students of {len(layers)} layers: an order takes three at least"
+            f"there are students of {len(layers)} layers: an order needs at least three"
         )
-    there = lengths(real)
+    measured = lengths(real)
     in_training = measure == TRAINING_LOSS
-    at = length or (training_length(real, there) if in_training else max(there, default=None))
+    at = length or (training_length(real, measured) if in_training else max(measured, default=None))
     reached = reached_by_seed(real, layers, measure, at)
     if not reached.shape[1]:
         raise UsageError("no seed has students of every layer at every rate yet")
@@ -122,19 +121,19 @@ def layer_table(
 def predict(
     tables: Sequence[LayerTable], score: str, *, samples: int = 10_000, seed: int = 0
 ) -> Prediction:
-    """How far a score predicts the outcome, over the layers of some teachers that have it.
+    """Measure how well a score predicts the outcome, over the layers of some teachers that have it.
 
     Args:
-        tables: A table a teacher.
-        score: A name of a score.
-        samples: Of the bootstrap.
-        seed: Of the bootstrap.
+        tables: One table per teacher.
+        score: Name of the score.
+        samples: Samples of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     real = [_pair(t.scores[score], t.real.mean(1)) for t in tables]
     if any(len(scored) < 3 for scored, _ in real):
-        return _untold(score, len(tables))
+        return _undefined(score, len(tables))
     by_teacher = tuple(of_ranks.correlation(*pair) for pair in real)
-    given = [_finite(t.scores[score], t.real.mean(1), *_covariates(t, score)) for t in tables]
+    partials = [_finite(t.scores[score], t.real.mean(1), *_covariates(t, score)) for t in tables]
     controlled = all(t.shuffled.shape[1] for t in tables)
     how = {"samples": samples, "seed": seed}
 
@@ -155,8 +154,8 @@ def predict(
         rho=of_ranks.pooled(by_teacher),
         interval=of_ranks.depth_interval(real, of_ranks.row_correlations, **how),
         p=of_ranks.shift_test(real),
-        partial=of_ranks.pooled([float(of_partial(*(v[None] for v in g))[0]) for g in given]),
-        partial_interval=of_ranks.depth_interval(given, of_partial, **how),
+        partial=of_ranks.pooled([float(of_partial(*(v[None] for v in g))[0]) for g in partials]),
+        partial_interval=of_ranks.depth_interval(partials, of_partial, **how),
         structure=of_ranks.pooled([of_ranks.correlation(*pair) for pair in structure]),
         structure_interval=(
             of_ranks.depth_interval(structure, of_ranks.row_correlations, **how)
@@ -169,7 +168,7 @@ def predict(
 
 
 def _covariates(table: LayerTable, score: str) -> list[Float[np.ndarray, " layer"]]:
-    """Depth, and what there is of `log_scale` and memory_length, but for the score itself."""
+    """Return depth, and `log_scale` and memory_length if known, without the score itself."""
     names = [n for n in (LOG_SCALE, MEMORY) if n != score and n in table.scores]
     return [table.layer.astype(float), *(table.scores[name] for name in names)]
 
@@ -182,22 +181,22 @@ def _pair(
 
 
 def _finite(*values: Float[np.ndarray, " layer"]) -> tuple[Float[np.ndarray, " kept"], ...]:
-    """The values of those layers that have them all."""
-    there = np.isfinite(np.stack(values)).all(0)
-    return tuple(value[there] for value in values)
+    """Return the values of the layers that have all of them."""
+    finite = np.isfinite(np.stack(values)).all(0)
+    return tuple(value[finite] for value in values)
 
 
 def reached_by_seed(
     runs: Sequence[Run], layers: Sequence[int], measure: str, length: int | None
 ) -> Float[np.ndarray, "layer seed"]:
-    """The mean over rates of each layer and seed; seeds that are not whole are left out."""
+    """Return the mean over rates of each layer and seed; incomplete seeds are left out."""
     grids = []
     for layer in layers:
         of_layer = [run for run in runs if run.teacher_layer == layer]
         if not of_layer:
             return np.empty((len(layers), 0))
         if measure == TRAINING_LOSS:
-            grids.append(Grid.of(of_layer, lambda run: -training_loss(run, length)))
+            grids.append(Grid.from_runs(of_layer, lambda run: -training_loss(run, length)))
         else:
             grids.append(Grid.reached(of_layer, measure, length))
     rates = {rate for grid in grids for rate in grid.rates}
@@ -205,16 +204,16 @@ def reached_by_seed(
     columns = []
     for seed in seeds:
         column = [grid.values[:, grid.seeds.index(seed)] for grid in grids if seed in grid.seeds]
-        whole = len(column) == len(layers) and all(len(c) == len(rates) for c in column)
-        if whole and np.isfinite(np.concatenate(column)).all():
+        is_complete = len(column) == len(layers) and all(len(c) == len(rates) for c in column)
+        if is_complete and np.isfinite(np.concatenate(column)).all():
             columns.append([float(c.mean()) for c in column])
     return np.array(columns).T if columns else np.empty((len(layers), 0))
 
 
 def training_loss(run: Run, length: int | None) -> float:
-    """Held-out loss at a length, mean over its measurements after the start; NaN where there is none.
+    """Return the held-out loss at a length, mean over its measurements after the start; NaN if there is none.
 
-    A run that failed counts with its loss at the start: it has learned nothing.
+    A failed run counts with its loss at the start: it has learned nothing.
     """
     if length is None:
         return math.nan

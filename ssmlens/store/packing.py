@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.files import place
-from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.disk import one_line_errors
 from ssmlens.store import hdf5
 from ssmlens.store.assemble import Assembly, OtherDigestError, assemble
 from ssmlens.store.guard import open_guarded
@@ -29,7 +29,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         raise UsageError(f"{folder} is not a folder: pack takes a capture of many files")
     if out.suffix != ".h5":
         raise UsageError(f"{out} must end in .h5: pack writes one HDF5 file")
-    with told_in_one_line(out):
+    with one_line_errors(out):
         place.check_name(out)
     manifest = read_manifest(folder)
     lock = OutputLock(out)

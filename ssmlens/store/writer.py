@@ -19,7 +19,7 @@ import numpy as np
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
 from ssmlens.files import place
-from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.disk import one_line_errors
 from ssmlens.files.new import ensure_folder, write_file
 from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
@@ -187,7 +187,7 @@ class CaptureWriter:
             if self._shared or not self.one_file:
                 self._shards.merge(parts)
                 parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
-                with told_in_one_line(self.partial):
+                with one_line_errors(self.partial):
                     self._shards.sync_names()
             with self._lock.alone(completing=True):
                 if self._shards.header.exists():
@@ -214,7 +214,7 @@ class CaptureWriter:
         foreign = sorted(set(self.layers) - set(self.header.layers))
         if foreign or not self.layers:
             raise UsageError(f"layers {foreign} are not among the capture's {self.header.layers}")
-        with told_in_one_line(self.out):
+        with one_line_errors(self.out):
             place.check_name(self.out)
         if not self.out.absolute().parent.is_dir():
             raise UsageError(f"cannot write {self.out}: its folder does not exist; make it first")
@@ -247,7 +247,7 @@ class CaptureWriter:
     def _prepare(self, resume: bool) -> None:
         anew = self._overwrite and not resume and not self._shared
         if anew or (self.partial / _REPLACED).exists():
-            with told_in_one_line(self.partial):
+            with one_line_errors(self.partial):
                 place.remove(self.partial)
         if self.partial.exists():
             ensure_folder(self.partial)  # no link to another
@@ -302,7 +302,7 @@ class CaptureWriter:
 
     def _replace_out(self, complete: Path) -> None:
         """Give `complete` the name `out`. A folder that has it is marked first: it may outlive us, as `complete`."""
-        with told_in_one_line(self.out):
+        with one_line_errors(self.out):
             if place.is_folder(self.out):
                 with suppress(OSError):
                     (self.out / _REPLACED).touch()

@@ -1,1 +1,1 @@
-"""Synthetic tasks with known answers: which earlier token each query must find. A task is one file here."""
+"""Synthetic tasks in which the earlier token that each query must find is known. Each task is one file here."""

@@ -1,4 +1,4 @@
-"""Copying: say a string again after a separator (paper eq. 10)."""
+"""Copying: repeat a string after a separator (paper eq. 10)."""
 
 import dataclasses
 
@@ -20,15 +20,15 @@ class Copy(StringTask):
         label      . . . b a c end .
         target     . . . 0 1 2 .   .
 
-    The query at the separator must say s[0], the one at s[0] must say s[1], ...: as many positions back each as s has
-    letters. `layout="jelassi"`: `$ s | s .`, everything one position later, and rows of 220 tokens packed:
+    The query at the separator predicts s[0], the query at s[0] predicts s[1], ...: each target is as many positions
+    back as s has letters. `layout="jelassi"`: `$ s | s .`, one position later, packed into rows of 220 tokens:
 
         token      $ b a c | b a c .  $ e d | e d .  $ ...
-        label      . . . . b a c . .  . . . e d . .  . ...   (the end has its label; the example cut off has none)
+        label      . . . . b a c . .  . . . e d . .  . ...   (the end has a label; the truncated example has none)
     """
 
     def order(
         self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example 1"]
     ) -> Int[Tensor, "example letter"]:
-        """See `StringTask.order`: as they stand."""
+        """See `StringTask.order`: the order of the string."""
         return torch.arange(string.shape[1], device=string.device).expand_as(string)

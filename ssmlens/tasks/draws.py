@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed alone: the same on every device and in every version of torch."""
+"""Random numbers that depend only on a seed: the same on every device and in every version of torch."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,16 +14,16 @@ Seed = int | Int[Tensor, ""]
 
 
 class Draws:
-    """Random numbers of one seed, made where they are needed.
+    """Random numbers of one seed, made on the device that needs them.
 
     Number k of seed s is mix(mix(s) + mix(k·golden)) with the finaliser of SplitMix64 (Steele et al. 2014), a bijection
     of 64 bits: two seeds never agree in the k-th number. torch's own generators differ between devices, and the CPU's
     reads only the lower 32 bits of a seed.
 
     Args:
-        seed: Which numbers: any that fits into 64 bits, or a tensor on the device that holds its signed value, which a
-            CUDA graph reads anew at every replay.
-        device: Where to make them.
+        seed: An integer that fits into 64 bits, or a tensor on the device with its signed value, which a CUDA graph
+            reads again at every replay.
+        device: The device of the numbers.
 
     Raises:
         UsageError: The seed does not fit into 64 bits.
@@ -35,19 +35,19 @@ class Draws:
         self._used = 0
 
     def integers(self, beyond: int, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
-        """Independent and uniform in 0 .. beyond − 1."""
+        """Draw independent, uniform integers in 0 .. beyond − 1."""
         return _shift(self._bits(shape), 1) % beyond
 
     def uniform(self, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
-        """Independent and uniform in the open interval (0, 1), float64."""
+        """Draw independent, uniform numbers in the open interval (0, 1), float64."""
         return (_shift(self._bits(shape), 11).double() + 0.5) * 2.0**-53
 
     def distinct(self, beyond: int, rows: int, count: int) -> Int[Tensor, "{rows} {count}"]:
-        """In each row `count` different ones of 0 .. beyond − 1, every choice and order alike probable."""
+        """Draw, in each row, `count` different integers of 0 .. beyond − 1; all choices are equally likely."""
         return self._bits((rows, beyond)).topk(count, dim=1).indices
 
     def _bits(self, shape: tuple[int, ...]) -> Int[Tensor, "..."]:
-        """64 bits a number, as int64."""
+        """Draw 64 random bits per number, as int64."""
         total = torch.Size(shape).numel()
         place = torch.arange(self._used, self._used + total, device=self.device)
         self._used += total
@@ -55,19 +55,19 @@ class Draws:
 
 
 def seed_tensor(seed: int, device: torch.device | str = "cpu") -> Int[Tensor, ""]:
-    """A seed as `Draws` takes it on a device. Raises UsageError if it does not fit into 64 bits."""
+    """Convert a seed to a tensor for `Draws`. Raises UsageError if it does not fit into 64 bits."""
     if not -(2**63) <= seed < 2**64:
         raise UsageError(f"seed {seed} is out of range: it must fit into 64 bits")
     return torch.tensor(_signed(seed), device=device)
 
 
 def batch_seed(seed: int, step: int, *, held_out: bool = False) -> int:
-    """The seed of a run's batch: no two of (seed, step, held_out) share one, so that nothing is drawn twice.
+    """Return the seed of a run's batch: distinct for each (seed, step, held_out), so that no batch is drawn twice.
 
     Args:
         seed: Seed of the run, 0 .. 2³¹ − 1.
-        step: Which batch, 0 .. 2³² − 1.
-        held_out: Whether it is for evaluation: no training batch of any run has such a seed.
+        step: Number of the batch, 0 .. 2³² − 1.
+        held_out: Whether the batch is for evaluation: no training batch of any run has such a seed.
 
     Raises:
         UsageError: The seed or the step is out of range.
@@ -84,11 +84,11 @@ def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 
 def _shift(x: Int[Tensor, "..."], places: int) -> Int[Tensor, "..."]:
-    """Bits to the right, zeros after them: torch's own shift repeats the sign."""
+    """Shift bits to the right and fill with zeros: torch's own shift repeats the sign."""
     return (x >> places) & (2 ** (64 - places) - 1)
 
 
 def _signed(bits: int) -> int:
-    """The int64 with these 64 bits."""
+    """Return the int64 with these 64 bits."""
     bits %= 2**64
     return bits - 2**64 if bits >= 2**63 else bits

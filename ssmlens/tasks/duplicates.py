@@ -1,4 +1,4 @@
-"""Copying strings in which n letters in a row stand twice: what follows them is known by position alone."""
+"""Copying strings with n-grams that occur twice: only the position tells which letter follows them."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from ssmlens.tasks.task import tasks
 @tasks.register("duplicates")
 @dataclasses.dataclass(frozen=True)
 class Duplicates(Copy):
-    """Rows of `Copy` whose strings have n-grams that occur twice, with another letter before and after each time.
+    """Rows of `Copy` whose strings have n-grams that occur twice, with different letters before and after them.
 
         n=2: the string is  x b a c  e b a d,  where b a occurs twice
         position   0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16  17
@@ -23,12 +23,12 @@ class Duplicates(Copy):
         label      . . . . . . . . x b a  c  e  b  a  d  end .
         target     . . . . . . . . . . .  3  .  .  .  7  .   .
 
-    Every letter of the answer has its label, but a target alone what follows an n-gram that occurs twice: `accuracy`
-    counts these letters and no other. Who looks up the last n letters, or fewer, finds two places and is right half of
-    the time; who knows the position is right always. `other_continuation` asks for the wrong one of the two.
+    Every letter of the answer has a label. Only letters that follow a repeated n-gram have a target, so `accuracy`
+    counts only them. A model that looks up the last n letters, or fewer, finds two places and is right half of the
+    time; a model that uses the position is always right. `other_continuation` labels the wrong one of the two.
 
-    A string is cut into blocks of n + 2 letters (one, the n-gram, one), and the blocks are paired at random: all but
-    the last, where their number is odd, are in a pair.
+    A string consists of blocks of n + 2 letters (one, the n-gram, one). The blocks are paired at random; if their
+    number is odd, one stays unpaired.
 
     Attributes:
         n: Letters of an n-gram.
@@ -62,7 +62,7 @@ class Duplicates(Copy):
     ) -> tuple[
         Int[Tensor, "example pair"], Int[Tensor, "example pair"], Bool[Tensor, "example pair"]
     ]:
-        """Where the two blocks of each pair begin, and whether the string is long enough for it."""
+        """Draw the starts of the two blocks of each pair, and whether the string is long enough for the pair."""
         blocks = self.length // self._block
         number = torch.arange(blocks, device=length.device)
         room = (length // self._block)[:, None]
@@ -78,7 +78,7 @@ class Duplicates(Copy):
         paired: Bool[Tensor, "example pair"],
         count: int,
     ) -> Int[Tensor, "example letter"]:
-        """A random string whose second blocks have the n-gram of the first, between other letters."""
+        """Draw a string whose second blocks have the n-gram of the first ones, between other letters."""
         letters = draws.integers(self.letters, (count, self.length))
         k = torch.arange(self._block, device=letters.device)
         shape = (*first.shape, self._block)
@@ -87,14 +87,14 @@ class Duplicates(Copy):
         other = 1 + draws.integers(self.letters - 1, shape)
         edge = (k == 0) | (k == self._block - 1)
         block = torch.where(edge, (block + other) % self.letters, block)
-        kept = letters.gather(1, theirs.flatten(1)).view(shape)
-        block = torch.where(paired[..., None], block, kept)
+        old = letters.gather(1, theirs.flatten(1)).view(shape)
+        block = torch.where(paired[..., None], block, old)
         return self.alphabet.first_letter + letters.scatter(1, theirs.flatten(1), block.flatten(1))
 
     def _follows(
         self, begin: Int[Tensor, "example pair"], paired: Bool[Tensor, "example pair"]
     ) -> Bool[Tensor, "example letter"]:
-        """Which letters of the string come after the n-grams of these blocks."""
+        """Return a mask of the letters that follow the n-grams of these blocks."""
         none = torch.zeros(len(begin), self.length, dtype=torch.bool, device=begin.device)
         return none.scatter(1, begin + self.n + 1, paired)
 
@@ -104,37 +104,37 @@ class Duplicates(Copy):
         length: Int[Tensor, "example"],
         ambiguous: Bool[Tensor, "example letter"],
     ) -> Examples:
-        """The examples with targets at the ambiguous letters alone."""
+        """Return the examples with targets only at the ambiguous letters."""
         batch = examples.batch
         opening = 0 if self.alphabet.begin is None else 1
         letter = (batch.target - opening).clamp(0, self.length - 1)
-        asked = ambiguous.gather(1, letter) & (batch.target != NO_TARGET)
-        target = batch.target.masked_fill(~asked, NO_TARGET)
+        is_ambiguous = ambiguous.gather(1, letter) & (batch.target != NO_TARGET)
+        target = batch.target.masked_fill(~is_ambiguous, NO_TARGET)
         return Examples(dataclasses.replace(batch, target=target), examples.length)
 
 
 def other_continuation(batch: TaskBatch, n: int) -> TaskBatch:
-    """The batch with labels where it has targets: the letter that follows the n-gram at its OTHER place.
+    """Return the batch with new labels at its targets: the letter that follows the n-gram at its OTHER place.
 
-    What `accuracy` of it says is how often a model continues from the wrong one of the two places.
+    Its `accuracy` is how often a model continues from the wrong one of the two places.
 
     Args:
         batch: Rows of `Duplicates`, one example a row.
         n: Letters of their n-grams.
     """
     tokens, rows, queries = batch.tokens, *(batch.target != NO_TARGET).nonzero(as_tuple=True)
-    here = batch.target[rows, queries]
+    source = batch.target[rows, queries]
     grams = tokens.unfold(1, n, 1)  # gram k is of tokens k .. k + n − 1
-    same = (grams[rows] == grams[rows, here - n][:, None]).all(2)
-    asked = torch.zeros_like(batch.target, dtype=torch.bool)
-    asked[rows, queries] = True
+    same = (grams[rows] == grams[rows, source - n][:, None]).all(2)
+    is_query = torch.zeros_like(batch.target, dtype=torch.bool)
+    is_query[rows, queries] = True
     place = torch.arange(same.shape[1], device=tokens.device)
-    # Places in the string alone: before the first label.
+    # Only places in the string: before the first label.
     first = (batch.labels != NO_LABEL).int().argmax(1)[rows]
-    same &= (place + n < first[:, None]) & (place != (here - n)[:, None])
-    there = same.int().argmax(1) + n
+    same &= (place + n < first[:, None]) & (place != (source - n)[:, None])
+    other = same.int().argmax(1) + n
     labels = torch.full_like(batch.labels, NO_LABEL)
-    labels[rows, queries] = tokens[rows, there]
+    labels[rows, queries] = tokens[rows, other]
     target = torch.full_like(batch.target, NO_TARGET)
-    target[rows, queries] = there
+    target[rows, queries] = other
     return dataclasses.replace(batch, labels=labels, target=target)

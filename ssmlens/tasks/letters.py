@@ -1,4 +1,4 @@
-"""What tasks over strings of letters share: their vocabulary, in either layout, and rows `s | answer end`."""
+"""The base of tasks on strings of letters: their vocabulary, in two layouts, and rows `s | answer end`."""
 
 import dataclasses
 from abc import abstractmethod
@@ -13,14 +13,14 @@ from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task
 
 LAYOUTS = ("default", "jelassi")
-# What letters are called: a to z, A to Z, then Latin letters with marks, 562 in all.
+# Names of letters: a to z, A to Z, then Latin letters with diacritics, 562 in all.
 _BLOCKS = ((0x61, 0x7B), (0x41, 0x5B), (0xC0, 0x180), (0x1E00, 0x1F00), (0x180, 0x1C0))
 _NAMES = [chr(code) for block in _BLOCKS for code in range(*block) if chr(code).isalpha()]
 
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-    """Token ids: letters are first_letter, first_letter + 1, ...; `begin` opens a row, where there is one."""
+    """Token ids: letters are first_letter, first_letter + 1, ...; `begin`, if any, opens a row."""
 
     pad: int
     separator: int
@@ -29,7 +29,7 @@ class Alphabet:
     begin: int | None = None
 
     def token_strings(self, letters: int) -> list[str] | None:
-        """What the tokens are called where there are so many letters: a, b, ..., z, A, ...; None for too many."""
+        """Return the names of the tokens with this many letters: a, b, ..., z, A, ...; None for too many."""
         if letters > len(_NAMES):
             return None
         named = {self.pad: "·pad", self.separator: SEPARATOR, self.end: END}
@@ -84,12 +84,12 @@ class LetterTask(Task):
         return self.layout == "jelassi" if self.packing is None else self.packing
 
     def draw_strings(self, draws: Draws, count: int) -> Int[Tensor, "{count} {self.length}"]:
-        """A string a row: letters drawn independently and uniformly, with replacement."""
+        """Draw one string per row: independent, uniform letters, with replacement."""
         letters = draws.integers(self.letters, (count, self.length))
         return self.alphabet.first_letter + letters
 
     def open_rows(self, count: int, device: torch.device) -> tuple[Rows, int]:
-        """Empty rows, and the column after `begin`, where there is one."""
+        """Return empty rows, and their first free column (after `begin`, if any)."""
         ids = self.alphabet
         rows = Rows(count, self.row_tokens(self.length), ids.pad, device)
         if ids.begin is None:
@@ -105,21 +105,21 @@ class LetterTask(Task):
         places: Int[Tensor, "example letter"],
         length: Int[Tensor, "example"],
     ) -> Examples:
-        """Rows with the answer: from column `start` on the first `length` of `letters`, then `end`, each asked for.
+        """Write and label the answer: from column `start` on the first `length` of `letters`, then `end`.
 
-        `places` is where in the row the letters stand.
+        `places` are the targets: the columns of the answer's letters in the row.
         """
         k = torch.arange(letters.shape[1], device=letters.device)
-        said: Bool[Tensor, "example letter"] = k < length[:, None]
-        rows.write(start[:, None] + k, letters, said)
+        in_answer: Bool[Tensor, "example letter"] = k < length[:, None]
+        rows.write(start[:, None] + k, letters, in_answer)
         rows.write(start + length, self.alphabet.end)
-        rows.ask(start[:, None] + k - 1, letters, places, said)
+        rows.ask(start[:, None] + k - 1, letters, places, in_answer)
         rows.ask(start + length - 1, self.alphabet.end)
         return rows.examples(start + length + 1)
 
 
 class StringTask(LetterTask):
-    """Rows `s | answer end` whose answer is the letters of s in an order of the task's own."""
+    """Rows `s | answer end`, where the answer has the letters of s in an order that the task defines."""
 
     def row_tokens(self, length: int) -> int:
         """See `Task.row_tokens`."""
@@ -129,7 +129,7 @@ class StringTask(LetterTask):
     def order(
         self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example 1"]
     ) -> Int[Tensor, "example letter"]:
-        """Where in the string the k-th letter of the answer stands, for k < length; anything beyond."""
+        """Return the place in the string of the answer's k-th letter, for k < length; any value beyond."""
 
     def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
         """See `Task.examples`."""
@@ -138,7 +138,7 @@ class StringTask(LetterTask):
     def rows_of(
         self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example"]
     ) -> Examples:
-        """The rows of these strings, of which the first `length` letters count."""
+        """Build the rows of these strings, of which the first `length` letters count."""
         rows, first = self.open_rows(len(length), string.device)
         k = torch.arange(self.length, device=string.device)
         rows.write((first + k).expand_as(string), string, k < length[:, None])

@@ -1,4 +1,4 @@
-"""N-gram look-up: say what follows a piece of a string (Jelassi et al. 2024)."""
+"""N-gram look-up: predict the letters that follow a piece of a string (Jelassi et al. 2024)."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ _CUES = ("suffix", "prefix")
 @tasks.register("ngram")
 @dataclasses.dataclass(frozen=True)
 class Ngram(LetterTask):
-    """Rows `s | g answer end`, or `g | s | answer end`: g is n letters of s, the answer what follows them in s.
+    """Rows `s | g answer end`, or `g | s | answer end`: g is n letters of s, and the answer is what follows g in s.
 
         cue="suffix"
         position   0 1 2 3 4 5 6 7 8   9
@@ -31,12 +31,12 @@ class Ngram(LetterTask):
         label      . . . . . . . . c d end .
         target     . . . . . . . . 6 7 .   .
 
-    Where g starts is drawn uniformly from the places that leave room for the answer; if it occurs earlier as well,
-    its first occurrence counts. `layout="jelassi"`: the same rows after `$`, packed.
+    The start of g is drawn uniformly from the places that leave room for the answer; if g also occurs earlier, its
+    first occurrence counts. `layout="jelassi"`: the same rows after `$`, packed.
 
     Attributes:
         n: Letters of the cue g.
-        answer: Letters of the answer; 0: all that follow in s, at least one.
+        answer: Letters of the answer; 0: all letters that follow in s, at least one.
         cue: Whether g comes after the string ("suffix") or before it ("prefix").
     """
 
@@ -87,7 +87,7 @@ class Ngram(LetterTask):
         rows.write(cue_at[:, None] + k[: self.n], cue)
 
         start = torch.maximum(string_at + length + 1, cue_at + self.n)
-        said = torch.full_like(follows, self.answer) if self.answer else length - follows
+        answer_length = torch.full_like(follows, self.answer) if self.answer else length - follows
         place = follows[:, None] + k
         answer = string.gather(1, place.clamp(max=self.length - 1))
-        return self.close_rows(rows, start, answer, string_at[:, None] + place, said)
+        return self.close_rows(rows, start, answer, string_at[:, None] + place, answer_length)

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: say the value that stood behind a key (paper eq. 11; Arora et al. 2024)."""
+"""Multi-query associative recall: predict the value that followed a key (paper eq. 11; Arora et al. 2024)."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ _IDS = MARKS_FIRST
 @tasks.register("recall")
 @dataclasses.dataclass(frozen=True)
 class Recall(Task):
-    """Rows of key-value pairs, then every key once more in random order, which asks for its value.
+    """Rows of key-value pairs, then every key again in random order, as a query for its value.
 
         position   0 1 2 3 4 5 6 7 8 9 10 11 12
         token      a 1 b 2 c 3 | c 3 a 1  b  2   end
@@ -26,7 +26,7 @@ class Recall(Task):
         target     . . . . . . . 5 . 1 .  3  .   .
 
     Ids: pad 0, separator 1, end 2; keys are the lower half of the letters, values the rest. Keys are drawn without
-    replacement, values with. Loss on values alone: which key comes next cannot be known.
+    replacement, values with. Only values have labels: the next key cannot be known.
 
     `layout="zoology"`: that library's generator, with `context` tokens a row (even, at least 4 a pair):
 
@@ -41,7 +41,7 @@ class Recall(Task):
         length: Number of pairs.
         letters: Number of keys and values together.
         layout: "default" or "zoology".
-        power: Of the gaps in zoology's layout; 1 makes all alike probable.
+        power: Power of the gaps' probabilities in zoology's layout; 1 makes all gaps equally likely.
     """
 
     length: int = 16
@@ -120,7 +120,7 @@ class Recall(Task):
         return rows.examples(torch.full_like(key[:, 0], self.context), fed_back=False)
 
     def _gaps(self, draws: Draws, count: int) -> Int[Tensor, "{count} {self.length}"]:
-        """Different gaps for each row's pairs, by the Gumbel trick: as drawn one after another without replacement."""
+        """Draw different gaps for each row's pairs, by the Gumbel trick: equal to draws without replacement."""
         space = (self.context - 2 * self.length) // 2
         gap = torch.arange(1, space + 1, dtype=torch.float64, device=draws.device)
         gumbel = -torch.log(-torch.log(draws.uniform((count, space))))

@@ -1,4 +1,4 @@
-"""Repetition: random tokens twice over, on which induction shows in any language model (Olsson et al. 2022)."""
+"""Repetition: random tokens, repeated; they show induction in any language model (Olsson et al. 2022)."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,7 +12,7 @@ from ssmlens.tasks.rows import Examples, Rows
 from ssmlens.tasks.task import Task, tasks
 
 PRINTABLE = range(32, 127)
-"""The bytes that are printable ASCII characters: what is drawn for a model whose tokens are bytes."""
+"""The bytes of printable ASCII characters, for models whose tokens are bytes."""
 
 
 @tasks.register("repeat")
@@ -25,8 +25,8 @@ class Repeat(Task):
         label      . . . a c .
         target     . . . 1 2 .
 
-    From the second b on, what comes next is known: it stands one after the query token's first place. Tokens are drawn
-    independently and uniformly, with replacement; `length` counts those before the repetition.
+    From the second b on, the next token is known: it is the one after the query token's first occurrence. Tokens are
+    drawn independently and uniformly, with replacement; `length` counts the tokens before the repetition.
 
     Attributes:
         vocab_size: Ids are drawn from first_token .. vocab_size − 1.
@@ -56,9 +56,9 @@ class Repeat(Task):
         once = self.first_token + drawn
         rows = Rows(len(length), self.row_tokens(self.length), 0, once.device)
         k = torch.arange(self.length, device=once.device).expand_as(once)
-        again = length[:, None] + k
-        said = k < length[:, None]
-        rows.write(k, once, said)
-        rows.write(again, once, said)
-        rows.ask(again - 1, once, k, said & (k > 0))
+        second = length[:, None] + k
+        in_sequence = k < length[:, None]
+        rows.write(k, once, in_sequence)
+        rows.write(second, once, in_sequence)
+        rows.ask(second - 1, once, k, in_sequence & (k > 0))
         return rows.examples(2 * length)

@@ -1,4 +1,4 @@
-"""Sorting: say different letters in ascending order (paper section 4)."""
+"""Sorting: repeat different letters in ascending order (paper section 4)."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ class Sort(StringTask):
         label      . . . a b d end .
         target     . . . 2 0 1 .   .
 
-    Letters are drawn without replacement, of 512 as in the paper; every string alike probable. `layout="jelassi"`:
+    Letters are drawn without replacement, of 512 as in the paper; all strings are equally likely. `layout="jelassi"`:
     `$ s | sorted(s) .`, packed, as in `Copy`.
     """
 
@@ -39,6 +39,6 @@ class Sort(StringTask):
     def order(
         self, string: Int[Tensor, "example letter"], length: Int[Tensor, "example 1"]
     ) -> Int[Tensor, "example letter"]:
-        """See `StringTask.order`: by id, what is beyond the string last."""
+        """See `StringTask.order`: by id, with places beyond the string last."""
         k = torch.arange(string.shape[1], device=string.device)
         return string.masked_fill(k >= length, self.vocab_size).argsort(dim=1)

@@ -1,4 +1,4 @@
-"""Stack-order copying: say a string backwards, the last letter first (paper section 2)."""
+"""Stack-order copying: repeat a string backwards, the last letter first (paper section 2)."""
 
 import dataclasses
 

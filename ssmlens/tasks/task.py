@@ -1,4 +1,4 @@
-"""What a task is, and the registry of tasks."""
+"""The interface of a task, and the registry of tasks."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -23,11 +23,11 @@ class Task(ABC):
     """A task: a frozen dataclass whose fields are its options, and `build`, which draws its rows.
 
     Attributes:
-        length: What the task counts (letters of a string, pairs), at most.
+        length: Largest length (letters of a string, or pairs).
         count: Number of rows.
         min_length: Lengths are drawn uniformly from here to `length`, both included; None: all are `length`.
-        packing: Whether rows are filled with one example after another, not one a row; None: as the layout has it.
-        context: Tokens of a row that is packed.
+        packing: Fill each row with one example after another, instead of one example; None: the layout decides.
+        context: Tokens of a packed row.
     """
 
     length: int = 40
@@ -38,7 +38,7 @@ class Task(ABC):
 
     least_length: ClassVar[int] = 1
     exam_lengths: ClassVar[tuple[int, ...] | None] = None
-    """Lengths to measure accuracy at where nobody chose; None: that of training, and twice that."""
+    """Default lengths to measure accuracy at; None: the training length and twice that."""
 
     def __post_init__(self):
         self._require(self.count >= 1, "`count`", "of at least 1", self.count)
@@ -60,21 +60,21 @@ class Task(ABC):
 
     @property
     def token_strings(self) -> list[str] | None:
-        """What each token id is called, one character where it can be typed; None where the tokens have no names."""
+        """Name of each token id, one character if it can be typed; None if the tokens have no names."""
         return None
 
     @abstractmethod
     def row_tokens(self, length: int) -> int:
-        """Tokens of an example of this length, at most."""
+        """Return the largest number of tokens of an example of this length."""
 
     @abstractmethod
     def examples(self, draws: Draws, length: Int[Tensor, "example"]) -> Examples:
-        """Examples of these lengths, one a row of `row_tokens(self.length)` tokens."""
+        """Draw examples of these lengths, one per row of `row_tokens(self.length)` tokens."""
 
     def build(self, seed: Seed = 0, device: torch.device | str = "cpu") -> TaskBatch:
-        """The rows of this seed, the same on every device; see `draws.batch_seed` for seeds that never meet.
+        """Build the rows of this seed, the same on every device; see `draws.batch_seed` for distinct seeds.
 
-        Reads nothing back from the device, so that a CUDA graph can hold it, unless the rows are packed.
+        Reads nothing back from the device, so that a CUDA graph can record it, unless the rows are packed.
 
         Raises:
             UsageError: The seed does not fit into 64 bits.
@@ -84,7 +84,7 @@ class Task(ABC):
             return self.examples(draws, self._lengths(draws, self.count)).batch
         share = -(-self.context // self.least_row_tokens(self.shortest))
         length = self._lengths(draws, self.count * share).view(self.count, share)
-        # As many as can begin within a row, however short each turns out.
+        # As many examples as can start within a row, even if all are short.
         sizes = range(self.shortest, self.length + 1)
         least = length.new_tensor([self.least_row_tokens(n) for n in sizes])[length - self.shortest]
         begun = int((least.cumsum(1) - least < self.context).sum(1).max())
@@ -92,22 +92,22 @@ class Task(ABC):
         return pack(examples, self.count, self.context)
 
     def prepare(self, device: torch.device) -> None:  # noqa: B027, most need nothing
-        """Bring what rows are drawn from to a device, or raise UsageError where it is not to be had."""
+        """Move the data that rows are drawn from to a device; raise UsageError if it is not available."""
 
     def measure_more(
         self, model: Callable[[Tensor], Any], seed: Seed, device: torch.device
     ) -> dict[str, float]:
-        """What is measured in an exam beside `metrics.measure`: nothing, unless a task says more.
+        """Return the task's own measures in an exam, in addition to `metrics.measure`: none by default.
 
         Args:
-            model: Token ids to logits, in eval mode.
-            seed: Of the exam.
-            device: Where the model is.
+            model: From token ids to logits, in eval mode.
+            seed: Seed of the exam.
+            device: Device of the model.
         """
         return {}
 
     def at_length(self, length: int) -> "Task":
-        """The same task with every example of this length, one a row: what accuracy is measured on."""
+        """Return the task with all examples of this length, one per row, to measure accuracy on."""
         return dataclasses.replace(self, length=length, min_length=None, packing=False)
 
     @property
@@ -121,21 +121,21 @@ class Task(ABC):
         return self.context if self.packs else self.row_tokens(self.length)
 
     def least_row_tokens(self, length: int) -> int:
-        """Tokens of an example of this length, at least."""
+        """Return the smallest number of tokens of an example of this length."""
         return self.row_tokens(length)
 
     @property
     def shortest(self) -> int:
-        """The least length that is drawn."""
+        """The smallest length that is drawn."""
         return self.length if self.min_length is None else self.min_length
 
     def _lengths(self, draws: Draws, count: int) -> Int[Tensor, "{count}"]:
         return self.shortest + draws.integers(self.length - self.shortest + 1, (count,))
 
-    def _require(self, met: bool, option: str, what: str, value: object) -> None:
+    def _require(self, met: bool, option: str, requirement: str, value: object) -> None:
         if not met:
             name = type(self).__name__.lower()
-            raise UsageError(f"the {name} task needs {option} {what}, not {value!r}")
+            raise UsageError(f"the {name} task needs {option} {requirement}, not {value!r}")
 
 
 tasks: Registry[type[Task]] = Registry("task", "ssmlens.tasks")

@@ -1,1 +1,1 @@
-"""Training: a config, a trainee, the loop and its run folder; sweeps of runs, their comparison, transplants."""
+"""Training: configs, trainees, the loop and its run folder; sweeps and transplants."""

@@ -1,4 +1,4 @@
-"""The part of a config that says what the model is, and the architecture it makes, in mamba_ssm's terms."""
+"""The part of a config for the model, and the architecture that it defines, in mamba_ssm's terms."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from ssmlens.options import option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What the model is; options of the mixer that are left out are its own.
+    """The model; options of the mixer that are left out take the mixer's defaults.
 
     Attributes:
         mixer: The mixer of every block: Mamba1, Mamba2 or Mamba3.
@@ -18,17 +18,18 @@ class ModelOptions:
         n_layer: Number of blocks.
         d_state: State size of the mixer.
         d_conv: Taps of the mixer's convolution.
-        expand: Inner width of the mixer over d_model.
-        headdim: Channels of a head of the mixer.
-        ngroups: Groups of heads that share B and C.
+        expand: Inner width of the mixer as a multiple of d_model.
+        headdim: Channels per head of the mixer.
+        ngroups: Number of groups of heads that share B and C.
         d_intermediate: Width of a gated MLP after each mixer; 0 for none.
         attention_layers: Blocks with causal self-attention instead of the mixer.
         attention_heads: Heads of that attention.
         linear_attention_layers: Blocks with causal linear attention instead of the mixer.
-        linear_attention: Its class: MambaLinearAttention (in the place of the scan) or LinearAttention (by itself).
+        linear_attention: Its class: MambaLinearAttention (a Mamba block with linear attention for the scan) or
+            LinearAttention (a plain layer).
         linear_attention_state: MambaLinearAttention: width of its queries and keys.
-        linear_attention_skip: MambaLinearAttention: whether it adds D x, as Mamba does.
-        linear_attention_write_gate: MambaLinearAttention: whether a channel writes Δ x instead of x, as Mamba's do.
+        linear_attention_skip: MambaLinearAttention: add D x, as Mamba does.
+        linear_attention_write_gate: MambaLinearAttention: write Δ x instead of x, as Mamba does.
     """
 
     mixer: str = "Mamba2"
@@ -50,26 +51,26 @@ class ModelOptions:
 
 
 MIXER_OPTIONS = ("d_state", "d_conv", "expand", "headdim", "ngroups")
-"""Those that are arguments of the mixer."""
+"""The options that are arguments of the mixer."""
 
 
 def model_config(config: ModelOptions, vocab_size: int) -> MambaConfig:
-    """The architecture, in mamba_ssm's terms, of a model with so many tokens.
+    """Return the architecture, in mamba_ssm's terms, of a model with a vocabulary of this size.
 
     Raises:
-        UsageError: It cannot be built; one mixer of each kind is, without weights.
+        UsageError: The model cannot be built. To check, one mixer of each kind is built without weights.
     """
     if config.mixer not in MIXER_OF_LAYER:
         raise UsageError(
             f"`mixer` {config.mixer!r} is unknown; choose from: {', '.join(MIXER_OF_LAYER)}"
         )
-    given = {name: getattr(config, name) for name in MIXER_OPTIONS}
-    options = {name: value for name, value in given.items() if value is not None}
+    values = {name: getattr(config, name) for name in MIXER_OPTIONS}
+    options = {name: value for name, value in values.items() if value is not None}
     _check_blocks(config)
-    # The last, which is no block, has the mixer in any case.
+    # The last index is beyond the blocks and always has the mixer.
     kinds = [*config.attention_layers[:1], *config.linear_attention_layers[:1], config.n_layer]
     try:
-        made = MambaConfig(
+        architecture = MambaConfig(
             d_model=config.d_model,
             n_layer=config.n_layer,
             d_intermediate=config.d_intermediate,
@@ -80,11 +81,11 @@ def model_config(config: ModelOptions, vocab_size: int) -> MambaConfig:
             linear_attn_cfg=_linear_attention(config),
         )
         for layer in kinds:
-            made.build_mixer(layer, device="meta")
+            architecture.build_mixer(layer, device="meta")
     except UsageError as error:
         named = [f"`{name}`" for name in options or MIXER_OPTIONS if name in str(error)]
         raise UsageError(f"{' '.join([f'`mixer` {config.mixer}', *named])}: {error}") from None
-    return made
+    return architecture
 
 
 def _check_blocks(config: ModelOptions) -> None:

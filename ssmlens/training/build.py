@@ -1,4 +1,4 @@
-"""From a plan to its model, as it starts."""
+"""Build the model of a plan, as it is before training."""
 
 import dataclasses
 
@@ -18,13 +18,13 @@ _EMBEDDINGS = ("embedding.weight", "lm_head.weight")
 
 
 def build_model(plan: Plan, device: torch.device) -> nn.Module:
-    """The model at its start, the same on every device.
+    """Build the model with its initial weights, the same on every device.
 
-    On CUDA, where mamba_ssm is installed, its own model; or `MambaLM` with its mixers, where its model knows no such
-    blocks (Mamba3, linear attention); its Mamba-1 trains on short sequences by `use_short_scan`. Elsewhere `MambaLM`.
+    On CUDA with mamba_ssm installed: mamba_ssm's own model, or `MambaLM` with mamba_ssm's mixers if that model lacks
+    the blocks (Mamba3, linear attention); Mamba-1 trains on short sequences by `use_short_scan`. Elsewhere: `MambaLM`.
 
     Raises:
-        UsageError: The init refuses it, or the checkpoint does not suit the task.
+        UsageError: The init refuses the model, or the checkpoint does not fit the task.
     """
     architecture = plan.architecture
     model = _checkpoint(plan) if architecture is None else _fresh(plan, architecture)
@@ -50,20 +50,20 @@ def _fresh(plan: Plan, architecture: MambaConfig) -> MambaLM:
 
 
 def _checkpoint(plan: Plan) -> MambaLM:
-    """The checkpoint as it is, or with embeddings drawn anew, N(0, .02), for the task's tokens."""
+    """Load the checkpoint, as it is or with new embeddings, N(0, .02), for the task's tokens."""
     config, task = plan.config, plan.task
     model = load_model(config.init_from or "", backend=backends.TORCH)
     if not isinstance(model, MambaLM):
         raise UsageError(f"`init_from` {config.init_from} is not in mamba_ssm's layout")
     if config.embeddings == "redraw":
-        kept = {k: v for k, v in model.state_dict().items() if not k.endswith(_EMBEDDINGS)}
+        weights = {k: v for k, v in model.state_dict().items() if not k.endswith(_EMBEDDINGS)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = MambaLM(dataclasses.replace(model.config, vocab_size=task.vocab_size))
-        model.load_state_dict(kept, strict=False)
+        model.load_state_dict(weights, strict=False)
     elif model.config.padded_vocab_size < task.vocab_size:
         raise UsageError(
-            f"`init_from` {config.init_from} knows {model.config.padded_vocab_size} tokens, the "
+            f"`init_from` {config.init_from} has {model.config.padded_vocab_size} tokens, the "
             f"{config.task} task has {task.vocab_size}; draw new ones with `embeddings` redraw"
         )
     return model.train()

@@ -1,4 +1,4 @@
-"""What is trained: a config in parts, each declared by what it configures, with one flat set of fields."""
+"""The config of a training run: in parts, each declared beside the code that it configures; its fields are flat."""
 
 import dataclasses
 import difflib
@@ -28,13 +28,13 @@ PARTS: dict[str, Any] = {
     "evaluation": EvaluationOptions,
     "training": TrainingOptions,
 }
-"""The parts of a config by name. What a part says of an option is in the `Attributes` of its class or its entries'."""
+"""The parts of a config by name. `Attributes` of the part's class, or of its entries' classes, document its options."""
 
 _MOST_BYTES = 1 << 20
 START = "start"
-"""In config.json beside the fields: the names of those that say how the model starts."""
+"""Key in config.json: the names of the fields that define how the model starts."""
 
-# Fields of the first config files, which are always written: the names of their folders depend on them.
+# Fields of the first config files. They are always written: the names of run folders depend on them.
 _FIRST = frozenset(
     {
         *("task", "length", "min_length", "letters", "layout", "packing", "context", "n", "answer"),
@@ -62,36 +62,36 @@ _FIRST = frozenset(
 class TrainConfig(
     TrainingOptions, EvaluationOptions, OptimiserOptions, InitOptions, ModelOptions, TaskOptions
 ):
-    """A training run: task, model, how it starts, how it learns and what is measured.
+    """A training run: task, model, init, optimiser, evaluation and training.
 
     >>> TrainConfig(task="copy", length=50, init="mimetic", learning_rate=3e-3)
 
     The fields are those of its parts, see `PARTS`: an option that a task or an init declares is a field here. Options
-    of a task, mixer or init that are left out are its own. `training.plan.check` says whether it can be trained.
+    of a task, mixer or init that are left out take its defaults. `training.plan.check` checks the config.
     """
 
     @property
     def arm_name(self) -> str:
-        """See `init_options.arm_name`: under which runs are compared."""
+        """Name under which runs are compared; see `init_options.arm_name`."""
         return arm_name(self)
 
     @property
     def name(self) -> str:
-        """A name for its run's folder: task, arm, learning rate and seed, such as copy-mimetic-lr0.003-seed0."""
+        """Name for the run's folder: task, arm, learning rate and seed, such as copy-mimetic-lr0.003-seed0."""
         arm = re.sub(r"[^\w.+=-]+", "-", self.arm_name)
         return f"{self.task}-{arm}-lr{self.learning_rate:g}-seed{self.seed}"
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Lengths that accuracy is measured at; by default the task's own, or that of training and twice that."""
-        own = tasks[self.task].exam_lengths if self.task in tasks else None
-        return self.eval_lengths or own or (self.length, 2 * self.length)
+        """Lengths to measure accuracy at; by default the task's own, or the training length and twice that."""
+        of_task = tasks[self.task].exam_lengths if self.task in tasks else None
+        return self.eval_lengths or of_task or (self.length, 2 * self.length)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON, `arm` spelt out: what config.json holds, the same for the same training.
+        """Convert to plain values for config.json, with `arm` filled in; equal for equal training.
 
-        Options that are younger than the first files are left out where they have their default, so that a config
-        says the same, and has the same digest, as before there was such an option.
+        Options added after the first version are omitted at their defaults, so a config keeps its digest when options
+        are added.
         """
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -102,32 +102,32 @@ class TrainConfig(
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """The config of `to_dict`, or of a config.json, whose list `start` is left aside.
+        """Build the config from `to_dict` or from a config.json; its list `start` is ignored.
 
         Raises:
-            UsageError: There is no such field, or its value is of another type.
+            UsageError: A field does not exist, or its value has another type.
         """
         renamed = {_first_name(field): field.name for field in dataclasses.fields(cls)}
-        values = {renamed.get(name, name): it for name, it in values.items() if name != START}
+        values = {renamed.get(name, name): value for name, value in values.items() if name != START}
         fields = list(renamed.values())
         for name in values:
             if name not in fields:
                 near = difflib.get_close_matches(name, fields, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise UsageError(f"a training config has no {name}{hint}")
-        held: dict[str, Any] = {
+        checked: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
-        check_types(held, cls)
-        return cls(**held)
+        check_types(checked, cls)
+        return cls(**checked)
 
     @classmethod
     def read(cls, file: Path) -> "TrainConfig":
-        """The config in a JSON file of its fields, such as a run's config.json.
+        """Read the config from a JSON file of its fields, such as a run's config.json.
 
         Raises:
-            UsageError: The file cannot be read, or is no such file.
+            UsageError: The file cannot be read, or does not hold a config.
         """
         try:
             values = read_object(file, _MOST_BYTES, links=True, refused=UsageError)
@@ -136,28 +136,28 @@ class TrainConfig(
         return cls.from_dict(values)
 
     def digest(self) -> str:
-        """sha256 of `to_dict`, under the fields' first names: the identity that names its folder in a sweep."""
+        """Compute the sha256 of `to_dict` under the fields' first names: it names the run's folder in a sweep."""
         first = {field.name: _first_name(field) for field in dataclasses.fields(self)}
         values = {first[name]: value for name, value in self.to_dict().items()}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _first_name(field: dataclasses.Field[Any]) -> str:
-    """What the first files that had this field called it."""
+    """Return the name that this field had when it was added."""
     return option_of(field).was or field.name
 
 
 def part_of(part: type) -> frozenset[str]:
-    """The fields of a part."""
+    """Return the names of a part's fields."""
     return frozenset(field.name for field in dataclasses.fields(part))
 
 
 STARTS = part_of(InitOptions)
-"""Fields that say what a model starts as: what arms differ in."""
+"""Fields that define how a model starts: arms differ in them."""
 
 
 def check_types(values: Mapping[str, Any], config: type = TrainConfig) -> None:
-    """Raise UsageError, which names the flag, where the value of a config's field is not of its type."""
+    """Raise UsageError, naming the field, if a value does not have the type of its field."""
     from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     kinds, every = get_type_hints(config), CollectionCheckStrategy.ALL_ITEMS
@@ -165,18 +165,18 @@ def check_types(values: Mapping[str, Any], config: type = TrainConfig) -> None:
         try:
             check_type(value, kinds[name], collection_check_strategy=every)
         except TypeCheckError:
-            raise UsageError(f"`{name}` is {_told(kinds[name])}, not {value!r}") from None
+            raise UsageError(f"`{name}` is {_type_name(kinds[name])}, not {value!r}") from None
 
 
-def _told(kind: Any) -> str:
-    """A type, as a reader knows it."""
+def _type_name(kind: Any) -> str:
+    """Return a readable name of a type."""
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _plain(value: Any, floats: bool) -> Any:
-    """A value for JSON; what may be a float is one, so that 1 and 1.0 are the same."""
+    """Convert a value for JSON; where a float is allowed, ints become floats, so that 1 and 1.0 are the same."""
     if isinstance(value, tuple):
         return [_plain(part, floats) for part in value]
     return float(value) if floats and value is not None else value

@@ -1,4 +1,4 @@
-"""The part of a config that says what is measured, and when."""
+"""The part of a config for evaluation."""
 
 import dataclasses
 
@@ -8,14 +8,14 @@ from ssmlens.options import option
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What is measured, and when.
+    """Evaluation: what is measured, and when.
 
     Attributes:
         eval_lengths: Lengths to measure accuracy at. Default: `length` and twice that.
         eval_every: Steps between measurements.
         eval_count: Held-out examples of each length.
-        free_running: Measure accuracy also where the model reads its own answers: char_free and string_free.
-        capture_at: Steps at which the layers' maps are captured, into captures/step-N.h5.
+        free_running: Also measure accuracy while the model reads its own answers: char_free and string_free.
+        capture_at: Steps at which the layers are captured, into captures/step-N.h5.
     """
 
     eval_lengths: tuple[int, ...] = ()
@@ -26,7 +26,7 @@ class EvaluationOptions:
 
 
 def check_evaluation(options: EvaluationOptions, steps: int) -> None:
-    """Raise UsageError where a capture is asked for at no step of the run."""
+    """Raise UsageError if a capture is requested at a step outside the run."""
     for step in options.capture_at:
         if not 0 <= step <= steps:
-            raise UsageError(f"`capture_at` {step} is no step of this run: 0..{steps}")
+            raise UsageError(f"`capture_at` {step} is not a step of this run: 0..{steps}")

@@ -1,4 +1,4 @@
-"""`train`: a config and a folder in, a trained model and its curve in the folder; and several of them side by side."""
+"""`train`: train a config into a run folder; `train_pack`: train several runs side by side."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -28,7 +28,7 @@ def train(
     trackers: Iterable[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
-    """Train a model; its folder is a run as `runs.run` reads it, with checkpoints that `load_model` opens.
+    """Train a model into a run folder, which `runs.run` reads, with checkpoints that `load_model` opens.
 
     >>> run = ssmlens.train(TrainConfig(task="copy", length=20, init="mimetic"), "runs/mimetic")
     >>> model = ssmlens.load_model("runs/mimetic/checkpoints/last")
@@ -37,18 +37,18 @@ def train(
     step is one CUDA graph.
 
     Args:
-        config: What is trained.
+        config: The config.
         out: The run's folder. None: the config's name, below runs/.
-        resume: Go on from the last checkpoint, or from the start where there is none; a run that is done is returned.
-        device: cpu, cuda, cuda:1, ...; auto is cuda where there is one.
-        checkpoint_every: Steps between checkpoints; there is one at the end in any case.
-        keep_checkpoints: Keep them all, as checkpoints/step-N, not the last alone.
-        trackers: Some of trackio, wandb, tensorboard, which are told all that metrics.jsonl is.
-        progress: Called now and then.
+        resume: Resume from the last checkpoint, or from the start without one; a run that is done is returned.
+        device: cpu, cuda, cuda:1, ...; auto is cuda if available.
+        checkpoint_every: Steps between checkpoints; there is always one at the end.
+        keep_checkpoints: Keep every checkpoint (checkpoints/step-N), not only the last.
+        trackers: Some of trackio, wandb, tensorboard; they log everything that metrics.jsonl does.
+        progress: Called every few steps.
 
     Raises:
         UsageError: The config cannot be trained, or the folder has a run already (or another one, with `resume`).
-        TrainingError: The loss is not finite; status.json says so, too.
+        TrainingError: The loss is not finite; status.json records this, too.
         SsmlensError: The disk is full, or a capture failed.
     """
     plan = check(config)
@@ -56,19 +56,19 @@ def train(
     out = Path("runs", config.name) if out is None else Path(out)
     if not resume and (out / METRICS).exists():
         raise UsageError(
-            f"{out} has a run already; `resume` goes on with it, another `out` is another"
+            f"{out} already has a run; resume it with `resume`, or choose another `out`"
         )
-    trainee = Trainee(plan, where)  # before there is a folder: it may be refused
-    with ExitStack() as held:
-        folder = held.enter_context(RunFolder(out, config))
+    trainee = Trainee(plan, where)  # before making the folder: this may raise
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(out, config))
         if resume and open_run(out).status.state == "done":
             return open_run(out)
-        followers = [held.enter_context(start(out, config)) for start in starts]
+        followers = [stack.enter_context(start(out, config)) for start in starts]
         session = Session(
             trainee,
             folder,
             trackers=followers,
-            progress=progress or (lambda told: None),
+            progress=progress or (lambda now: None),
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
@@ -80,58 +80,59 @@ def train_pack(
     jobs: Sequence[tuple[Path, TrainConfig]],
     *,
     device: str = "auto",
-    told: Callable[[int, str, str], None],
+    report: Callable[[int, str, str], None],
     beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Train several runs side by side in this process; on a GPU in one CUDA graph, see `Pack`.
 
-    What was stopped goes on from its last checkpoint. What neither is done nor has failed when this function raises
-    was interrupted, by whatever it raises.
+    Stopped runs resume from their last checkpoint. If this function raises, the runs that are neither done nor failed
+    were interrupted by that error.
 
     Args:
         jobs: Folder and config of each run; they should have the same shape and number of steps.
         device: As in `train`.
-        told: Called with (place in `jobs`, state, why) as each ends: "done"; "failed", as it would again, which its
-            status.json says, too, if it was begun; "elsewhere", another process has its folder.
-        beat: Called now and then.
+        report: Called with (place in `jobs`, state, error) as each run ends. States: "done"; "failed", for an error
+            that would occur again (also in status.json if the run was started); "elsewhere", if another process holds
+            the folder.
+        beat: Called every few steps.
 
     Raises:
         UsageError: There is no such device.
     """
     where = find_device(device)
-    with ExitStack() as held:
-        begun: dict[int, tuple[RunFolder, Plan]] = {}
+    with ExitStack() as stack:
+        opened: dict[int, tuple[RunFolder, Plan]] = {}
         places: dict[Session, int] = {}
-        # All folders before any model: nobody else shall begin on the rest.
+        # Lock all folders before building any model, so that no other process starts on them.
         for place, (path, config) in enumerate(jobs):
             try:
                 plan = check(config)
-                begun[place] = held.enter_context(RunFolder(path, config)), plan
+                opened[place] = stack.enter_context(RunFolder(path, config)), plan
             except BusyError:
-                told(place, "elsewhere", "")
+                report(place, "elsewhere", "")
             except SsmlensError as error:
-                told(place, "failed", str(error))
-        for place, (folder, plan) in begun.items():
+                report(place, "failed", str(error))
+        for place, (folder, plan) in opened.items():
             try:
                 if open_run(folder.path).status.state == "done":
-                    told(place, "done", "")
+                    report(place, "done", "")
                 else:
                     session = Session(Trainee(plan, where), folder, progress=lambda now: beat())
                     places[session] = place
             except SsmlensError as error:
-                told(place, "failed", str(error))
+                report(place, "failed", str(error))
         for session, error in _together(list(places)):
             if error is not None:
                 _record(session, error)
-            told(places[session], "failed" if error else "done", str(error or ""))
+            report(places[session], "failed" if error else "done", str(error or ""))
 
 
 def _together(sessions: list[Session]) -> Iterator[tuple[Session, SsmlensError | None]]:
-    """Train them all to their ends; yields each one when it is done, or with what it failed of."""
+    """Train all sessions to their ends; yield each when it is done, or with its error."""
     left = []
     for session in sessions:
         error = _attempt(session.begin)
-        if error is not None or session.done:
+        if error is not None or session.is_done:
             yield session, error
         else:
             left.append(session)
@@ -140,15 +141,15 @@ def _together(sessions: list[Session]) -> Iterator[tuple[Session, SsmlensError |
         while left == now:
             losses, left = pack.step(), []
             for session, loss in zip(now, losses, strict=True):
-                error = _attempt(session.stepped, loss)
-                if error is not None or session.done:
+                error = _attempt(session.finish_step, loss)
+                if error is not None or session.is_done:
                     yield session, error
                 else:
                     left.append(session)
 
 
 def _run_alone(session: Session) -> None:
-    """Train one run to its end; what stops it is written down and raised."""
+    """Train one run to its end; record and raise the error that stops it."""
     try:
         for _, error in _together([session]):
             if error is not None:
@@ -167,5 +168,5 @@ def _attempt(act: Callable[..., None], *values: Any) -> SsmlensError | None:
 
 
 def _record(session: Session, error: BaseException) -> None:
-    with suppress(SsmlensError):  # the disk is full: what stopped the run says more
+    with suppress(SsmlensError):  # if the disk is full, the first error is more useful
         session.fail(error)

@@ -1,4 +1,4 @@
-"""AdamW, and its learning rate over a run: the part of a config that says how the model learns."""
+"""AdamW and its learning-rate schedule: the part of a config for the optimiser."""
 
 import dataclasses
 import math
@@ -11,23 +11,23 @@ from ssmlens.errors import UsageError
 from ssmlens.options import option
 
 Number = float | int
-# Parameters of a mixer that are no weights of a product.
+# Parameters of a mixer that are not matrices of a product.
 _SSM = ("A_log", "D", "dt_bias")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """How the model learns: AdamW with a warm-up.
+    """The optimiser: AdamW with a warm-up.
 
     Attributes:
         learning_rate: Highest learning rate of AdamW.
-        warmup: Steps over which the learning rate rises to it.
-        schedule: How it falls to `final_rate` of it by the last step.
-        final_rate: Share of the highest learning rate that is left at the end.
-        beta2: How slowly AdamW's mean of squared gradients forgets; language models take .95.
+        warmup: Steps over which the learning rate rises to its highest value.
+        schedule: Shape of the fall of the learning rate after the warm-up, to `final_rate` at the last step.
+        final_rate: Learning rate at the last step, as a share of the highest.
+        beta2: Decay of AdamW's mean of squared gradients; language models use .95.
         clip: Largest norm of the gradient; 0 for no limit.
         weight_decay: Weight decay of matrices.
-        decay_ssm: Decay A_log, D, dt_bias, biases and norms as well.
+        decay_ssm: Also decay A_log, D, dt_bias, biases and norms.
     """
 
     learning_rate: Number = 1e-3
@@ -41,7 +41,7 @@ class OptimiserOptions:
 
 
 def check_optimiser(options: OptimiserOptions) -> None:
-    """Raise UsageError where the learning rate is not positive, or a share is not below 1."""
+    """Raise UsageError if the learning rate is not positive, or a share is not below 1."""
     for name in ("final_rate", "beta2"):
         if not getattr(options, name) < 1:
             raise UsageError(f"`{name}` is below 1, not {getattr(options, name):g}")
@@ -52,12 +52,12 @@ def check_optimiser(options: OptimiserOptions) -> None:
 def make_optimizer(
     options: OptimiserOptions, model: nn.Module, *, on_gpu: bool
 ) -> torch.optim.Optimizer:
-    """AdamW over the model's parameters: those that weight decay pulls on, and those that it leaves alone."""
-    decayed, left = [], []
+    """Build AdamW over the model's parameters, in two groups: with and without weight decay."""
+    decayed, undecayed = [], []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim > 1 and not name.endswith(_SSM)
-        (decayed if matrix or options.decay_ssm else left).append(parameter)
-    pairs = [(decayed, options.weight_decay), (left, 0.0)]
+        (decayed if matrix or options.decay_ssm else undecayed).append(parameter)
+    pairs = [(decayed, options.weight_decay), (undecayed, 0.0)]
     groups: list[dict[str, Any]] = [
         {"params": params, "weight_decay": decay} for params, decay in pairs if params
     ]
@@ -66,15 +66,15 @@ def make_optimizer(
 
 
 def clip_gradient(options: OptimiserOptions, model: nn.Module) -> None:
-    """Scale the gradient down to the largest norm, where there is one."""
+    """Scale the gradient down to the largest norm allowed, if any."""
     if options.clip:
         nn.utils.clip_grad_norm_(model.parameters(), options.clip)
 
 
 def rate_at(step: int, steps: int, options: OptimiserOptions) -> float:
-    """The learning rate of step 0 .. steps − 1: up to the highest over `warmup` steps, then down to `final_rate` of it.
+    """Return the learning rate of step 0 .. steps − 1: it rises over `warmup` steps, then falls to `final_rate`.
 
-    linear: in proportion to the steps that are left; cosine: by half a cosine.
+    linear: in proportion to the remaining steps; cosine: along half a cosine.
     """
     if step < options.warmup:
         return options.learning_rate * (step + 1) / options.warmup

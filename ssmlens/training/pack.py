@@ -1,4 +1,4 @@
-"""Several models that learn side by side: on a GPU each whole step of them all is one CUDA graph."""
+"""Several models trained side by side; on a GPU one step of all of them is one CUDA graph."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from ssmlens.tasks.draws import seed_tensor
 from ssmlens.tasks.rows import TaskBatch
 from ssmlens.training.trainee import Trainee
 
-# Steps before a graph is recorded, in which kernels are compiled and tuned, and the optimiser makes its state.
+# Steps before the graph is recorded: they compile and tune kernels and create the optimiser's state.
 _EAGER = 3
 
 
 class Pack:
-    """Trainees that step together; those on a GPU in one CUDA graph, each on a stream of its own.
+    """Trainees that step together; on a GPU in one CUDA graph, each on a stream of its own.
 
-    A step's kernels are launched at once, and small models fill the GPU side by side. It takes longest for the slowest,
-    so trainees should have the same shape. A trainee whose last step is done stays as it is on a CPU; on a GPU it goes
-    on at a rate that no longer matters: make a new pack of those that are left.
+    A step's kernels are launched at once, and small models fill the GPU side by side. The slowest trainee sets the
+    pace, so trainees should have the same shape. When a trainee is done, make a new pack of the others: this one would
+    train it beyond its last step.
 
     Args:
         trainees: At least one, all on the same device. Weights are updated in place: load them before, not after.
@@ -31,7 +31,7 @@ class Pack:
         self._graph: _StepGraph | None = None
 
     def step(self) -> Float[Tensor, "trainee"]:
-        """One step of each; returns the losses, on the device."""
+        """Do one step of each trainee; return the losses, on the device."""
         if self._trainees[0].device.type != "cuda" or self._eager:
             self._eager -= 1
             return torch.stack([trainee.train_step() for trainee in self._trainees])
@@ -41,29 +41,29 @@ class Pack:
 
 
 class _StepGraph:
-    """A training step of some trainees, recorded; a replay reads each one's seed (or batch) and learning rate."""
+    """A recorded training step of some trainees; a replay reads each one's seed (or batch) and learning rate."""
 
     def __init__(self, trainees: Sequence[Trainee]):
         self._trainees = trainees
         device = trainees[0].device
         self._seeds = [seed_tensor(0, device) for _ in trainees]
-        # Rows that are packed cannot be made in a graph: their number is read back.
+        # Packed rows cannot be built in a graph: their number is read back from the device.
         self._batches = [t.task.build(0, device) if t.task.packs else None for t in trainees]
         self._graph = torch.cuda.CUDAGraph()
         streams = [torch.cuda.Stream(device) for _ in trainees]
         with torch.cuda.device(device), torch.cuda.graph(self._graph):
-            here, losses = torch.cuda.current_stream(), []
+            current, losses = torch.cuda.current_stream(), []
             for k, (trainee, stream) in enumerate(zip(trainees, streams, strict=True)):
-                stream.wait_stream(here)
+                stream.wait_stream(current)
                 with torch.cuda.stream(stream):
                     batch = self._batches[k] or trainee.task.build(self._seeds[k], device)
                     losses.append(trainee.learn(batch))
             for stream in streams:
-                here.wait_stream(stream)
+                current.wait_stream(stream)
             self._losses = torch.stack(losses)
 
     def replay(self) -> Float[Tensor, "trainee"]:
-        """The next step of each trainee."""
+        """Do the next step of each trainee; return the losses."""
         for trainee, seed, batch in zip(self._trainees, self._seeds, self._batches, strict=True):
             number = trainee.next_step()
             if batch is None:
@@ -74,7 +74,7 @@ class _StepGraph:
         return self._losses.clone()
 
 
-def _fill(held: TaskBatch, batch: TaskBatch) -> None:
-    held.tokens.copy_(batch.tokens)
-    held.labels.copy_(batch.labels)
-    held.target.copy_(batch.target)
+def _fill(static: TaskBatch, batch: TaskBatch) -> None:
+    static.tokens.copy_(batch.tokens)
+    static.labels.copy_(batch.labels)
+    static.target.copy_(batch.target)

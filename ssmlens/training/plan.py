@@ -1,4 +1,4 @@
-"""From a config to what will be trained; everything that cannot be is refused here, by its flag."""
+"""Turn a config into a plan for training; a bad config is refused here, with an error that names the field."""
 
 import dataclasses
 import re
@@ -21,14 +21,14 @@ from ssmlens.training.training_options import check_training
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config comes to: made once by `check`, and trained as it is.
+    """The objects that a config defines; `check` makes it.
 
     Attributes:
         config: The config.
-        task: The task, its rows a training batch.
-        exams: The task at every length that is measured, one example a row.
-        init: How the model starts; None where it stays as mamba_ssm draws it, or as the checkpoint has it.
-        architecture: Of the model; None where it is the checkpoint's.
+        task: The task; its rows are a training batch.
+        exams: The task at each length of evaluation, one example per row.
+        init: The init; None keeps the weights as mamba_ssm draws them, or as the checkpoint has them.
+        architecture: The model's architecture; None: the checkpoint's.
     """
 
     config: TrainConfig
@@ -38,16 +38,16 @@ class Plan:
     architecture: MambaConfig | None
 
     def exam(self, length: int, count: int) -> Task:
-        """The task that draws so many examples of exactly this length."""
+        """Return the task with `count` examples of exactly this length."""
         task = self.exams[length] if length in self.exams else self.task.at_length(length)
         return dataclasses.replace(task, count=count)
 
 
 def check(config: TrainConfig) -> Plan:
-    """The plan of a config; a teacher or a checkpoint is not looked for.
+    """Check a config and return its plan; does not look for the teacher or the checkpoint.
 
     Raises:
-        UsageError: The config cannot be trained; one line, which names the flag.
+        UsageError: The config cannot be trained; one line that names the field.
     """
     _check_fields(config)
     check_training(config)
@@ -56,15 +56,15 @@ def check(config: TrainConfig) -> Plan:
     task = _make(config, "task", tasks)
     exams = {length: _exam(task, length) for length in config.lengths}
     init = _make(config, "init", inits)
-    given = None if config.init == "mamba-ssm" else init
-    if config.init_from and given is not None:
-        raise UsageError("`init_from` goes without `init`: a checkpoint is not fresh")
+    init = None if config.init == "mamba-ssm" else init
+    if config.init_from and init is not None:
+        raise UsageError("`init_from` does not go with `init`: a checkpoint is not fresh")
     architecture = None if config.init_from else model_config(config, task.vocab_size)
-    return Plan(config, task, exams, given, architecture)
+    return Plan(config, task, exams, init, architecture)
 
 
 def _check_fields(config: TrainConfig) -> None:
-    """Raise UsageError where a value is not of its field's type, or below the least that the field takes."""
+    """Raise UsageError if a value does not have its field's type, or is below the field's least value."""
     fields = dataclasses.fields(TrainConfig)
     check_types({field.name: getattr(config, field.name) for field in fields})
     for field in fields:
@@ -81,26 +81,26 @@ def _exam(task: Task, length: int) -> Task:
 
 
 def _make(config: TrainConfig, part: str, registry: Registry[Any]) -> Any:
-    """The config's task or init with the options that it gives; those of another are refused."""
-    chosen = getattr(config, part)
+    """Build the config's task or init with its options; options of other entries are refused."""
+    selected = getattr(config, part)
     try:
-        entry = registry[chosen]
+        entry = registry[selected]
     except UsageError as error:
         raise UsageError(f"`{part}`: {error}") from None
-    own = options_of(entry)
-    for name in _of_entries(registry) - set(own.values()):
+    names = options_of(entry)
+    for name in _of_entries(registry) - set(names.values()):
         if getattr(config, name) != getattr(PARTS[part], name):
-            raise UsageError(f"`{name}` does not go with `{part}` {chosen}")
-    values = {theirs: getattr(config, ours) for theirs, ours in own.items()}
+            raise UsageError(f"`{name}` does not go with `{part}` {selected}")
+    values = {theirs: getattr(config, ours) for theirs, ours in names.items()}
     options = {name: value for name, value in values.items() if value not in (None, ())}
     for field in dataclasses.fields(entry):
         if _is_needed(field) and field.name not in options:
-            raise UsageError(f"`{part}` {chosen} needs `{own[field.name]}`")
+            raise UsageError(f"`{part}` {selected} needs `{names[field.name]}`")
     try:
         return entry(**options)
     except UsageError as error:
-        named = re.compile(rf"\b({'|'.join(own) or '$'})(?= must)")
-        raise UsageError(named.sub(lambda m: f"`{own[m[0]]}`", str(error))) from None
+        named = re.compile(rf"\b({'|'.join(names) or '$'})(?= must)")
+        raise UsageError(named.sub(lambda m: f"`{names[m[0]]}`", str(error))) from None
 
 
 def _of_entries(registry: Registry[Any]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Ready-made experiments: a few configs side by side, and what to make of them."""
+"""Ready-made experiments: a few configs to compare, with a note on the comparison."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ class Preset:
     """Runs to compare.
 
     Attributes:
-        configs: What is trained, one after another.
-        note: What a reader must know of the comparison.
+        configs: The configs, trained in this order.
+        note: What a reader must know about the comparison.
     """
 
     configs: tuple[TrainConfig, ...]
@@ -42,7 +42,7 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of this name. Raises UsageError where there is none."""
+    """Return the preset of this name. Raises UsageError if there is none."""
     if name not in PRESETS:
         raise UsageError(f"`preset` {name!r} is unknown; choose from: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""A sitting at one run: what is measured, told and kept after a step, from its last checkpoint to its end."""
+"""One session of a run, from its last checkpoint to its end: it logs, measures, captures and saves after each step."""
 
 import dataclasses
 import math
@@ -20,24 +20,24 @@ from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.trackers import Tracker
 from ssmlens.training.trainee import Trainee
 
-# Training loss is the mean over this many steps; whether it is finite is looked at as often.
+# Training loss is the mean over this many steps; it is checked for finiteness as often.
 _LOG_EVERY = 10
-# Seconds between two status.json of a run that goes on: each waits for the disk.
+# Seconds between updates of status.json: each waits for the disk.
 _STATUS_EVERY = 1.0
-# Prompts of a capture.
+# Number of prompts of a capture.
 _PROMPTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         step: Steps done.
         steps: Steps in all.
-        loss: Mean training loss of the last steps; NaN before there is any.
-        char: Share of characters right at the training length, when it was last measured; NaN before.
-        seconds: Spent so far, earlier sittings included.
+        loss: Mean training loss of the last steps; NaN before the first.
+        char: Last measured share of characters right at the training length; NaN before the first.
+        seconds: Seconds so far, including earlier sessions.
     """
 
     step: int
@@ -48,19 +48,19 @@ class Progress:
 
 
 class TrainingError(SsmlensError):
-    """Training cannot go on: the loss is no number."""
+    """Training cannot continue: the loss is not finite."""
 
 
 class Session:
-    """A run at work: its trainee and its folder. `begin`; then whoever makes the trainee step tells `stepped` its loss.
+    """A run in training: its trainee and its folder. Call `begin`, then `finish_step` with the loss of each step.
 
     Args:
-        trainee: The model, its weights as they start.
+        trainee: The model, with its initial weights.
         folder: The run's folder.
-        trackers: What is told all that metrics.jsonl is.
-        progress: Called now and then.
-        checkpoint_every: Steps between checkpoints; there is one at the end in any case.
-        keep_checkpoints: Keep them all, not the last alone.
+        trackers: Trackers that log everything that metrics.jsonl does.
+        progress: Called every few steps.
+        checkpoint_every: Steps between checkpoints; there is always one at the end.
+        keep_checkpoints: Keep every checkpoint, not only the last.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Session:
         folder: RunFolder,
         *,
         trackers: Sequence[Tracker] = (),
-        progress: Callable[[Progress], None] = lambda told: None,
+        progress: Callable[[Progress], None] = lambda now: None,
         checkpoint_every: int = 500,
         keep_checkpoints: bool = False,
     ):
@@ -77,36 +77,37 @@ class Session:
         self._trackers, self._progress = trackers, progress
         self._checkpoint_every, self._keep_checkpoints = checkpoint_every, keep_checkpoints
         self._step, self._loss, self._char = 0, float("nan"), float("nan")
-        self._before, self._began, self._told = 0.0, time.monotonic(), 0.0
-        self._losses: list[Tensor] = []  # those that are not logged yet
+        self._earlier_seconds, self._start, self._status_time = 0.0, time.monotonic(), 0.0
+        self._losses: list[Tensor] = []  # losses not logged yet
 
     def begin(self) -> None:
-        """Go on from the last checkpoint, or measure the start.
+        """Load the last checkpoint, or measure the initial model.
 
         Raises:
             SsmlensError: The disk is full, or a capture failed.
         """
         trainee, folder = self.trainee, self.folder
-        told = checkpoints.load(folder.path / "checkpoints", trainee)
-        folder.cut_back(trainee.step if told else -1)
+        saved = checkpoints.load(folder.path / "checkpoints", trainee)
+        folder.cut_back(trainee.step if saved else -1)
         self._step = trainee.step
-        if told:
-            self._before = told["seconds"]
-            self._losses = list(torch.tensor(told["losses"], device=trainee.device))
-        self._tell("done" if self.done else "running")  # stopped right after its last checkpoint
+        if saved:
+            self._earlier_seconds = saved["seconds"]
+            self._losses = list(torch.tensor(saved["losses"], device=trainee.device))
+        # Done: the run was stopped right after its last checkpoint.
+        self._write_status("done" if self.is_done else "running")
         if self._step == 0:
-            self._look()
+            self._measure_or_capture()
 
     @property
-    def done(self) -> bool:
-        """Whether the last step is done, and all that follows it."""
+    def is_done(self) -> bool:
+        """Whether the last step is done, including its measurements and checkpoint."""
         return self._step == self.config.steps
 
-    def stepped(self, loss: Float[Tensor, ""]) -> None:
-        """The trainee has done a step: log, measure, capture and save what this step asks for.
+    def finish_step(self, loss: Float[Tensor, ""]) -> None:
+        """Log, measure, capture and save after a step of the trainee, as far as they are due.
 
         Raises:
-            TrainingError: The loss is not finite; seen when it is logged.
+            TrainingError: The loss is not finite; detected when it is logged.
             SsmlensError: The disk is full, or a capture failed.
         """
         config = self.config
@@ -116,53 +117,54 @@ class Session:
         if last or step % _LOG_EVERY == 0:
             self._log()
         if last or step % config.eval_every == 0 or step in config.capture_at:
-            self._look()
+            self._measure_or_capture()
         if last or step % self._checkpoint_every == 0:
             losses = self._read_losses()
             self.folder.sync()
-            told = {"losses": losses, "seconds": self._seconds}
             checkpoints.save(
                 self.folder.path / CHECKPOINTS,
                 self.trainee,
-                told,
+                {"losses": losses, "seconds": self._seconds},
                 keep_all=self._keep_checkpoints,
             )
         if last:
-            self._tell("done")
+            self._write_status("done")
 
     def fail(self, error: BaseException) -> None:
-        """Say in status.json why it ended."""
-        told = str(error) if isinstance(error, SsmlensError) else f"{type(error).__name__}: {error}"
+        """Write to status.json why the run ended."""
+        known = isinstance(error, SsmlensError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt):
-            told = "interrupted; `resume` goes on"
-        self._tell("failed", " ".join(told.split())[:1000])
+            message = "interrupted; continue with `resume`"
+        self._write_status("failed", " ".join(message.split())[:1000])
 
     @property
     def _seconds(self) -> float:
-        return self._before + time.monotonic() - self._began
+        return self._earlier_seconds + time.monotonic() - self._start
 
-    def _tell(self, state: str, error: str = "") -> None:
-        self._told = time.monotonic()
-        self.folder.tell(state, self._step, self.config.steps, self._seconds, error)
+    def _write_status(self, state: str, error: str = "") -> None:
+        self._status_time = time.monotonic()
+        steps = self.config.steps
+        self.folder.write_status(state, self._step, steps, self._seconds, error)
 
     def _log(self) -> None:
         losses = self._read_losses()
         self._losses.clear()
         self._loss = sum(losses) / len(losses)
-        self._measured(TRAIN, None, {"loss": self._loss})
-        if time.monotonic() - self._told > _STATUS_EVERY:
-            self._tell("running")
+        self._record(TRAIN, None, {"loss": self._loss})
+        if time.monotonic() - self._status_time > _STATUS_EVERY:
+            self._write_status("running")
         self._report()
 
-    def _look(self) -> None:
-        """Measure accuracy, where it is time to, and capture the maps where that was asked for."""
+    def _measure_or_capture(self) -> None:
+        """Measure accuracy and capture the layers, if due at this step."""
         config, step = self.config, self._step
         if step % config.eval_every == 0 or step == config.steps:
             for length in config.lengths:
                 values = self.trainee.evaluate(length)
                 if length == config.lengths[0]:
                     self._char = values["char"]
-                self._measured(EVAL, length, values)
+                self._record(EVAL, length, values)
             self._report()
         if step in config.capture_at:
             self._capture()
@@ -173,11 +175,11 @@ class Session:
         ensure_folder(folder)
         exam, model = trainee.plan.exam(config.length, _PROMPTS), trainee.model.eval()
         prompts = from_task(config.task, exam, config.seed, model.tokenizer)
-        made = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)
-        assert made is not None
-        made.close()
+        captured = capture(model, prompts, folder / f"step-{self._step:06}.h5", overwrite=True)
+        assert captured is not None
+        captured.close()
 
-    def _measured(self, split: str, length: int | None, values: dict[str, float]) -> None:
+    def _record(self, split: str, length: int | None, values: dict[str, float]) -> None:
         self.folder.measure(self._step, split, length, **values)
         for tracker in self._trackers:
             tracker.log(self._step, split, length, values)
@@ -187,7 +189,7 @@ class Session:
         self._progress(Progress(self._step, steps, self._loss, self._char, self._seconds))
 
     def _read_losses(self) -> list[float]:
-        """Those that are not logged yet, read from the device at once."""
+        """Read the losses that are not logged yet from the device, all at once."""
         losses = torch.stack(self._losses).tolist() if self._losses else []
         for back, loss in enumerate(reversed(losses)):
             if not math.isfinite(loss):

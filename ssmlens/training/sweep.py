@@ -1,4 +1,4 @@
-"""`sweep`: many configs, a run folder each, named after what it trains: whatever is there already is not done again."""
+"""`sweep`: train many configs, each into a run folder named after its config; runs that are done are not repeated."""
 
 import runpy
 import socket
@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from ssmlens.errors import BusyError, SsmlensError, UsageError
-from ssmlens.files.disk import told_in_one_line
+from ssmlens.files.disk import one_line_errors
 from ssmlens.runs.run import METRICS, Run, open_run
 from ssmlens.training.config import TrainConfig
 from ssmlens.training.engines.engine import Place, Work, Workers, engines
@@ -18,10 +18,10 @@ from ssmlens.training.pool import Outcome, run_pool
 from ssmlens.training.run_folder import RunFolder
 from ssmlens.training.sweep_jobs import SweepJob, make_packs, take_shard
 
-# Runs that are trained together where the caller does not say: small models fill a GPU only side by side.
+# Default size of a pack on CUDA: small models fill a GPU only side by side.
 _PACK_ON_CUDA = 8
-# Seconds in which a worker that was ended lets go of its folder.
-_LET_GO = 5.0
+# Seconds for an ended worker to release its folder.
+_RELEASE = 5.0
 
 
 def sweep(
@@ -42,42 +42,42 @@ def sweep(
     progress: Callable[[int, int, str], None] | None = None,
     work: Work | None = None,
 ) -> list[Run]:
-    """Train every config, each in a folder of its own below `out`; returns its runs, in the order of the configs.
+    """Train every config, each in its own folder below `out`; return the runs in the order of the configs.
 
     >>> rates, arms = (3e-4, 1e-3, 3e-3), ("mamba-ssm", "mimetic")
     >>> ssmlens.sweep([TrainConfig(init=i, learning_rate=r) for i in arms for r in rates], "sweeps/copy")
 
-    Folders are named after their config, so that a sweep may be stopped and started again, extended, or worked on by
-    several launchers at once: a run is done once. What crashes, hangs or runs out of memory goes on from its last
-    checkpoint, alone, `attempts` times in all; what then is not done has failed, and its status.json says why. Local
-    workers import the script that calls this: call it below `if __name__ == "__main__":` there.
+    Folders are named after their config, so a sweep may be stopped and restarted, extended, or shared by several
+    launchers: each run is trained once. A run that crashes, hangs or runs out of memory resumes from its last
+    checkpoint, in a process of its own, up to `attempts` times in all; then it has failed, with the reason in its
+    status.json. Local workers import the calling script: call this below `if __name__ == "__main__":` there.
 
     Args:
-        configs: What is trained; the same one twice is one run.
+        configs: The configs; equal configs are one run.
         out: Folder of the run folders.
-        engine: What starts the workers: local, processes of this machine; ray, see `RayEngine`.
-        workers: Processes that train side by side. None: one a device; with ray, as many as there is room for.
-        devices: Where; workers take them in turn. With ray: auto or cpu.
-        gpus_per_worker: ray: share of a GPU that a worker takes up. None: 1 where there are any, else 0.
-        cpus_per_worker: ray: CPU cores that a worker takes up. None: 1.
-        pack: Runs of equal shape that a worker trains side by side, at most. None: 8 on CUDA, else 1.
-        shard: (i, N), i from 1: only the i-th N-th of the configs, for N launchers that a scheduler starts. It does
+        engine: Starts the workers: local (processes on this machine) or ray, see `RayEngine`.
+        workers: Processes that train at the same time. None: one per device; with ray, as many as fit.
+        devices: Devices, which workers take in turn. With ray: auto or cpu.
+        gpus_per_worker: ray: share of a GPU for each worker. None: 1 if there are GPUs, else 0.
+        cpus_per_worker: ray: CPU cores for each worker. None: 1.
+        pack: Most runs of equal shape that one worker trains together. None: 8 on CUDA, else 1.
+        shard: (i, N), i from 1: train shard i of N of the configs, for N launchers that a scheduler starts. It does
             not depend on `pack`.
-        retry_failed: Go on with runs that have failed, from their last checkpoint; otherwise they stay so.
-        hang_after: Seconds without a step, after which a worker is killed.
-        attempts: How often a run is begun, at most.
-        files: Python files that every worker runs first: those that register the configs' tasks or inits.
-        progress: Called with (runs that have ended, runs, how they ended), first with those that had before.
-        work: What a worker does with a pack of `SweepJob`s; None: train them.
+        retry_failed: Resume failed runs from their last checkpoint; otherwise they stay failed.
+        hang_after: Seconds without a step after which a worker is killed.
+        attempts: Most attempts for each run.
+        files: Python files that every worker runs first, to register the configs' tasks or inits.
+        progress: Called with (runs that have ended, all runs, counts by state), first for runs that ended earlier.
+        work: The work on a pack of `SweepJob`s; None: train them.
 
     Raises:
-        UsageError: A config cannot be trained, there is no such engine or device, or a limit is impossible; nothing
-            is begun then.
+        UsageError: A config cannot be trained, an engine or device does not exist, or a limit is impossible; no run is
+            started then.
         SsmlensError: The disk cannot be written, or machines do not share it.
     """
     _check_limits(shard, pack, hang_after)
-    asked = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
-    started = engines[engine](asked)
+    requested = Workers(workers, tuple(devices), gpus_per_worker, cpus_per_worker)
+    started = engines[engine](requested)
     if work is None:
         _check_all(configs)
     paths = {run_path(Path(out), config): config for config in configs}
@@ -87,35 +87,37 @@ def sweep(
     def outcomes() -> Generator[Outcome[SweepJob]]:
         if not ends.left:
             return
-        with told_in_one_line(Path(out), 0):
+        with one_line_errors(Path(out), 0):
             Path(out).mkdir(parents=True, exist_ok=True)
         with started as running:
             most = pack or _usual_pack(running.places)
             packs = make_packs(ends.left, most, len(running.places))
             limits = {"hang_after": hang_after, "attempts": attempts}
             train = work or partial(_train, files=tuple(files))
-            yield from run_pool(packs, train, running, skip=ends.settled, **limits)
+            yield from run_pool(packs, train, running, skip=ends.has_ended, **limits)
 
-    done = []
-    with closing(outcomes()) as of_workers:
-        for job, state, error in of_workers:
+    done_paths = []
+    with closing(outcomes()) as ended_jobs:
+        for job, state, error in ended_jobs:
             if state in ("failed", "lost") and _state(job.path) != "failed":
                 _record(job, error)
             if state == "done":
-                done.append(job.path)
+                done_paths.append(job.path)
             ends.add(job)
-    if absent := [path for path in done if _state(path) != "done"]:
-        told = f"{len(absent)} runs are done, but {absent[0]} is not here"
-        raise SsmlensError(f"{told}: the machines of a sweep must share a file system")
+    if absent := [path for path in done_paths if _state(path) != "done"]:
+        raise SsmlensError(
+            f"{len(absent)} runs are done, but {absent[0]} is not here: the machines of a sweep "
+            "must share a file system"
+        )
     return [open_run(job.path) for job in jobs if (job.path / METRICS).exists()]
 
 
 class _Ends:
-    """Which runs of a sweep have ended, and how; `progress` is told at each end, first of those that had before.
+    """The runs of a sweep that have ended, by state; calls `progress` at each end, first for runs that ended earlier.
 
     Args:
         jobs: The runs.
-        retry_failed: Whether runs that have failed before are begun again.
+        retry_failed: Whether runs that failed earlier are resumed.
         progress: As in `sweep`.
     """
 
@@ -125,32 +127,32 @@ class _Ends:
         retry_failed: bool,
         progress: Callable[[int, int, str], None] | None,
     ):
-        self._all, self._progress = len(jobs), progress
-        self._again = {job.path for job in jobs if retry_failed and _state(job.path) == "failed"}
-        over = {job.path for job in jobs if self.settled(job)}
-        self.left = [job for job in jobs if job.path not in over]
-        self._states = Counter(map(_state, over))
-        self._tell()
+        self._total, self._progress = len(jobs), progress
+        self._retried = {job.path for job in jobs if retry_failed and _state(job.path) == "failed"}
+        ended = {job.path for job in jobs if self.has_ended(job)}
+        self.left = [job for job in jobs if job.path not in ended]
+        self._states = Counter(map(_state, ended))
+        self._report()
 
-    def settled(self, job: SweepJob) -> bool:
-        """Whether nothing is to be done about a run."""
-        return _state(job.path) in ("done", "failed") and job.path not in self._again
+    def has_ended(self, job: SweepJob) -> bool:
+        """Tell whether a run has ended and is not to be retried."""
+        return _state(job.path) in ("done", "failed") and job.path not in self._retried
 
     def add(self, job: SweepJob) -> None:
-        """A run that was left has ended."""
-        self._again.discard(job.path)
+        """Count a run that has ended now."""
+        self._retried.discard(job.path)
         self._states[_state(job.path)] += 1
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None:
             ended = self._states
-            how = [f"{ended[state]} {state}" for state in ("done", "failed") if ended[state]]
-            self._progress(ended.total(), self._all, ", ".join(how))
+            counts = [f"{ended[state]} {state}" for state in ("done", "failed") if ended[state]]
+            self._progress(ended.total(), self._total, ", ".join(counts))
 
 
 def run_path(out: Path, config: TrainConfig) -> Path:
-    """Where a config's run is: a name to read, and the first 12 digits of its digest."""
+    """Return the path of a config's run: a readable name and the first 12 digits of its digest."""
     return out / f"{config.name}-{config.digest()[:12]}"
 
 
@@ -177,12 +179,12 @@ def _check_all(configs: Sequence[TrainConfig]) -> None:
 def _train(
     pack: Sequence[SweepJob],
     place: Place,
-    told: Callable[[int, str, str], None],
+    report: Callable[[int, str, str], None],
     beat: Callable[[], None],
     *,
     files: Sequence[Path] = (),
 ) -> None:
-    """What a worker does."""
+    """Train a pack of runs: the work of a worker."""
     import torch
 
     for file in files:
@@ -192,14 +194,17 @@ def _train(
 
     for folder in {job.path.parent for job in pack}:
         if not folder.is_dir():  # the launcher has made it
-            host = socket.gethostname()
-            lacks = f"{host} has no folder {folder}"
-            raise SsmlensError(f"{lacks}: the machines of a sweep must share a file system")
+            raise SsmlensError(
+                f"{socket.gethostname()} has no folder {folder}: the machines of a sweep must share "
+                "a file system"
+            )
     device = torch.device(place.device)
-    if device.index is not None:  # kernels run where the process is, not where their tensors are
+    if (
+        device.index is not None
+    ):  # kernels run on the process's device, not on that of their tensors
         torch.cuda.set_device(device)
     torch.set_num_threads(max(1, _cores() // place.sharing))
-    train_pack(pack, device=place.device, told=told, beat=beat)
+    train_pack(pack, device=place.device, report=report, beat=beat)
 
 
 @cache
@@ -209,7 +214,7 @@ def _run_once(file: Path) -> None:
 
 @cache
 def _cores() -> int:
-    """Threads that torch takes by itself: asked for before it is told."""
+    """Return torch's default number of threads, read before this module changes it."""
     import torch
 
     return torch.get_num_threads()
@@ -224,15 +229,15 @@ def _state(path: Path) -> str:
 
 
 def _record(job: SweepJob, error: str) -> None:
-    """Write down that a run was given up, unless another launcher has it now."""
-    until = time.monotonic() + _LET_GO
+    """Record in its folder that a run was given up, unless another launcher has the folder now."""
+    until = time.monotonic() + _RELEASE
     while True:
         try:
             with RunFolder(job.path, job.config) as folder:
                 status = open_run(job.path).status
                 seconds = status.seconds if status.seconds == status.seconds else 0.0
                 if status.state != "done":
-                    folder.tell("failed", status.step, job.config.steps, seconds, error)
+                    folder.write_status("failed", status.step, job.config.steps, seconds, error)
                 return
         except BusyError:
             if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, and which of them may be trained side by side in one process."""
+"""The jobs of a sweep, and their grouping into packs that one process trains side by side."""
 
 import json
 import math
@@ -9,25 +9,25 @@ from typing import NamedTuple
 from ssmlens.training.config import STARTS, TrainConfig, part_of
 from ssmlens.training.optimiser import OptimiserOptions
 
-# Fields of a config that change numbers alone: the model, its data and its steps stay as large and as many.
+# Fields of a config that change only numbers: the sizes of model and data and the number of steps stay the same.
 _VALUES = (STARTS - {"init_from", "embeddings"}) | part_of(OptimiserOptions) | {"seed"}
 
 
 class SweepJob(NamedTuple):
-    """A run of a sweep: its folder and what is trained."""
+    """A run of a sweep: its folder and config."""
 
     path: Path
     config: TrainConfig
 
 
 def shape(config: TrainConfig) -> str:
-    """What runs must have in common to be trained in lock-step: every field but those that change numbers alone."""
+    """Return the fields that runs must share to be trained in lock-step: all except those that change only numbers."""
     fields = config.to_dict().items()
     return json.dumps({name: value for name, value in fields if name not in _VALUES})
 
 
 def by_shape(jobs: Iterable[SweepJob]) -> list[list[SweepJob]]:
-    """The jobs in groups of one shape, in the order in which shapes first come."""
+    """Group the jobs by shape, in the order in which shapes first occur."""
     groups: dict[str, list[SweepJob]] = {}
     for job in jobs:
         groups.setdefault(shape(job.config), []).append(job)
@@ -35,9 +35,9 @@ def by_shape(jobs: Iterable[SweepJob]) -> list[list[SweepJob]]:
 
 
 def take_shard(jobs: Sequence[SweepJob], i: int, n: int) -> list[SweepJob]:
-    """The i-th of n parts of the jobs, in their order; each part has its share of each shape.
+    """Return shard i of n of the jobs, in their order; each shard has its share of each shape.
 
-    How jobs are packed plays no part in it: launchers that pack differently still share out the same parts.
+    It does not depend on packs: launchers with different packs still agree on the shards.
     """
     grouped = [job for group in by_shape(jobs) for job in group]
     mine = {job.path for job in grouped[i - 1 :: n]}
@@ -45,9 +45,9 @@ def take_shard(jobs: Sequence[SweepJob], i: int, n: int) -> list[SweepJob]:
 
 
 def make_packs(jobs: Sequence[SweepJob], most: int, workers: int) -> list[list[SweepJob]]:
-    """Put jobs of one shape together, `most` at a time; fewer, where some of the workers would have nothing to do.
+    """Group jobs of one shape into packs of at most `most`; of fewer, if some workers would otherwise be idle.
 
-    Packs come in the order of their first jobs: a sweep of several shapes that is stopped has done the first jobs.
+    Packs come in the order of their first jobs, so that a stopped sweep of several shapes has done its first jobs.
     """
     most = min(most, math.ceil(len(jobs) / workers))
     place = {job.path: number for number, job in enumerate(jobs)}
@@ -56,7 +56,7 @@ def make_packs(jobs: Sequence[SweepJob], most: int, workers: int) -> list[list[S
 
 
 def _split(group: Sequence[SweepJob], most: int) -> Iterator[list[SweepJob]]:
-    """As few parts as may be, none larger than `most`, and as even as may be."""
+    """Split a group into the fewest parts of at most `most` jobs, as even as possible."""
     parts = math.ceil(len(group) / most)
     for part in range(parts):
         yield list(group[part * len(group) // parts : (part + 1) * len(group) // parts])

@@ -1,4 +1,4 @@
-"""The part of a config that says what is learned."""
+"""The part of a config for the task."""
 
 import dataclasses
 
@@ -8,11 +8,11 @@ from ssmlens.training.gather import with_options
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TaskOptions:
-    """What is learned; options that are left out are the task's own.
+    """The task; options that are left out take the task's defaults.
 
     Attributes:
-        task: What is learned, the name of a task.
-        length: The task's length, at most: letters of a string, pairs of associative recall.
+        task: Name of the task.
+        length: The task's longest length: letters of a string, or pairs of associative recall.
     """
 
     task: str = "copy"

@@ -1,4 +1,4 @@
-"""The teacher of a transplant: which of its layers are asked for, their scores, the shape that students take."""
+"""The teacher of a transplant: the requested layers, their scores, and the shape for its students."""
 
 import dataclasses
 import math
@@ -25,43 +25,43 @@ _TOP = re.compile(r"top:(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class LayerRequest:
-    """The teacher's layers that are asked for: so many of the best, or these."""
+    """The requested layers of a teacher: at most `top` of the layers in `allowed`, the best first."""
 
     top: int
-    these: frozenset[int]
+    allowed: frozenset[int]
 
     @classmethod
-    def of(cls, words: Sequence[str], there: Sequence[int]) -> "LayerRequest":
-        """From "all", "top:K" or indices; raises UsageError for anything else."""
+    def parse(cls, words: Sequence[str], available: Sequence[int]) -> "LayerRequest":
+        """Parse "all", "top:K" or indices; raises UsageError for anything else."""
         if list(words) == ["all"]:
-            return cls(len(there), frozenset(there))
+            return cls(len(available), frozenset(available))
         top = _TOP.fullmatch(words[0]) if len(words) == 1 else None
-        if top and 1 <= int(top[1]) <= len(there):
-            return cls(int(top[1]), frozenset(there))
+        if top and 1 <= int(top[1]) <= len(available):
+            return cls(int(top[1]), frozenset(available))
         if not words or not all(word.isdecimal() for word in words):
             raise UsageError(
-                f"`layers` {' '.join(words)}: give all, top:K (K in 1..{len(there)}), or indices"
+                f"`layers` {' '.join(words)}: give all, top:K (K in 1..{len(available)}), or indices"
             )
-        these = frozenset(map(int, words))
-        for layer in sorted(these - set(there)):
+        allowed = frozenset(map(int, words))
+        for layer in sorted(allowed - set(available)):
             raise UsageError(
-                f"`layers` {layer}: the teacher has Mamba mixers in {', '.join(map(str, there))}"
+                f"`layers` {layer}: the teacher has Mamba mixers in {', '.join(map(str, available))}"
             )
-        return cls(len(these), these)
+        return cls(len(allowed), allowed)
 
     def choose(self, ranked: Sequence[int]) -> list[int]:
-        """Of the layers, best first, those that are asked for."""
-        return [layer for layer in ranked if layer in self.these][: self.top]
+        """Select the requested layers from all layers, which come best first."""
+        return [layer for layer in ranked if layer in self.allowed][: self.top]
 
 
 def score_layers(
     model: Any, file: Path, progress: Callable[[int, int, str], None] | None
 ) -> tuple[Ranking, dict[int, dict[str, float]]]:
-    """The ranking of the teacher's Mamba layers, and all scores of each, from a capture on `file`, made where it lacks.
+    """Return the ranking of the teacher's Mamba layers and all scores of each, from a capture in `file`.
 
-    Among the scores is how large the layer's weights are, `log_scale`: what a score must be held against.
-
-    Its prompts are `capture`'s own: the copy task for the shipped models, text and repeated tokens for others.
+    Captures the teacher if the file lacks it, with the default prompts of `capture`: the copy task for the shipped
+    models, text and repeated tokens for others. The scores include `log_scale`, the size of the layer's weights: a
+    score must predict more than it does.
     """
     mixers = [site.layer for site in choose_mixers(model)]
     captured = _captured(model, file)
@@ -84,7 +84,7 @@ def _plain(value: Any) -> float:
 
 
 def _captured(model: Any, file: Path) -> Capture | None:
-    """The capture that an earlier sitting left of this model, if it did."""
+    """Open the capture of this model that an earlier session left, if any."""
     try:
         captured = open_capture(file)
     except SsmlensError:
@@ -96,20 +96,20 @@ def _captured(model: Any, file: Path) -> Capture | None:
 
 
 def like_teacher(student: TrainConfig, site: MixerSite) -> TrainConfig:
-    """The student with the shape of the teacher's mixer, where its config leaves the default.
+    """Return the student's config with the shape of the teacher's mixer, in fields that still have their default.
 
     Raises:
-        UsageError: The mixer is of neither Mamba-1 nor Mamba-2.
+        UsageError: The mixer is neither Mamba-1 nor Mamba-2, or a field has another value than the teacher.
     """
     shape = _shape(site)
-    taken = {n: shape[n] for n in shape if getattr(student, n) == getattr(TrainConfig, n)}
+    adopted = {n: shape[n] for n in shape if getattr(student, n) == getattr(TrainConfig, n)}
     for name, value in shape.items():
-        if name not in taken and getattr(student, name) != value:
+        if name not in adopted and getattr(student, name) != value:
             raise UsageError(
                 f"`{name}` {getattr(student, name)} does not fit the teacher, whose layer "
                 f"{site.layer} has {value}; leave it out"
             )
-    return dataclasses.replace(student, **taken)
+    return dataclasses.replace(student, **adopted)
 
 
 def _shape(site: MixerSite) -> dict[str, Any]:
@@ -117,15 +117,15 @@ def _shape(site: MixerSite) -> dict[str, Any]:
     if isinstance(adapter, Mamba2Adapter):
         two = adapter.named_weights(module)
         d_model, d_inner = two.out_proj_weight.shape
-        own = {"mixer": "Mamba2", "headdim": two.headdim, "ngroups": two.ngroups}
+        kind = {"mixer": "Mamba2", "headdim": two.headdim, "ngroups": two.ngroups}
         conv, d_state = two.conv_weight, two.d_state
     elif isinstance(adapter, Mamba1Adapter):
         one = adapter.named_weights(module)
         d_model, d_inner = one.out_proj_weight.shape
-        own, conv, d_state = {"mixer": "Mamba1"}, one.conv_weight, one.A_log.shape[1]
+        kind, conv, d_state = {"mixer": "Mamba1"}, one.conv_weight, one.A_log.shape[1]
     else:
         raise UsageError(
             f"teacher layer {site.layer} is {adapter.family}; students are Mamba-1 or Mamba-2"
         )
     sizes = {"d_model": d_model, "expand": d_inner // d_model, "d_state": d_state}
-    return {**own, **sizes, "d_conv": conv.shape[1]}
+    return {**kind, **sizes, "d_conv": conv.shape[1]}

@@ -1,4 +1,4 @@
-"""How many CPU threads a run trains with."""
+"""The number of CPU threads of a run."""
 
 import os
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ _SET = "OMP_NUM_THREADS"
 
 
 def usual_threads(config: ModelOptions) -> int | None:
-    """Threads to train with where nobody says; None: as many as torch takes by itself.
+    """Return the default number of threads; None: torch's own default.
 
-    One for a model narrower than 256: its products are done before a second thread has begun, and on a busy machine
-    each waits for the other. OMP_NUM_THREADS wins: torch has taken it already.
+    One for a model narrower than 256: its products finish before a second thread starts, and on a busy machine threads
+    wait for each other. OMP_NUM_THREADS takes precedence: torch reads it itself.
     """
     return 1 if config.d_model < _WIDE and _SET not in os.environ else None
 
 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads in the `with` block; None: with as many as it does.
+    """Set torch's number of threads in the `with` block; None keeps it.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The count is below 1.
     """
     if count is not None and count < 1:
         raise UsageError(f"`threads` is at least 1, not {count}")

@@ -1,4 +1,4 @@
-"""Trackers that follow a run beside metrics.jsonl; each library is imported only when it is asked for."""
+"""Trackers that log a run in addition to metrics.jsonl; each library is imported only when it is used."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,20 +15,20 @@ TRACKERS = ("trackio", "wandb", "tensorboard")
 
 
 class Tracker(AbstractContextManager, ABC):
-    """Somewhere else that is told what a run measures; closed at the end of the `with` block."""
+    """Another log of what a run measures; it is closed at the end of the `with` block."""
 
     def log(self, step: int, split: str, length: int | None, values: dict[str, float]) -> None:
-        """Tell it, under names such as "train/loss" and "eval/char/40"."""
+        """Log values under names such as "train/loss" and "eval/char/40"."""
         place = "" if length is None else f"/{length}"
         self.send(step, {f"{split}/{name}{place}": value for name, value in values.items()})
 
     @abstractmethod
     def send(self, step: int, named: dict[str, float]) -> None:
-        """Tell it these numbers."""
+        """Log these numbers."""
 
 
 class _Project(Tracker):
-    """wandb, and trackio, which has its interface."""
+    """A run of wandb, or of trackio, which has the same interface."""
 
     def __init__(self, library: Any, out: Path, config: TrainConfig):
         self._run = library.init(project="ssmlens", name=out.name, config=config.to_dict())
@@ -53,10 +53,10 @@ class _Board(Tracker):
 
 
 def find_tracker(name: str) -> Callable[[Path, TrainConfig], Tracker]:
-    """What starts the tracker of this name, given the run's folder and config.
+    """Return a function that starts the tracker of this name from a run's folder and config.
 
     Raises:
-        UsageError: There is none of this name, or its library is not installed.
+        UsageError: The name is unknown, or its library is not installed.
     """
     if name not in TRACKERS:
         raise UsageError(f"`trackers` {name!r} is unknown; choose from: {', '.join(TRACKERS)}")

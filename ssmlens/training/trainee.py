@@ -1,4 +1,4 @@
-"""A model that learns: one optimiser step at a time, on data that never repeat."""
+"""A model in training: one optimiser step at a time, on data that never repeat."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ class Trainee:
     """A model with its task, optimiser and place in the schedule.
 
     Args:
-        plan: What is trained; see `plan.check`.
-        device: Where.
+        plan: The plan, from `plan.check`.
+        device: The device.
     """
 
     def __init__(self, plan: Plan, device: torch.device):
@@ -34,18 +34,18 @@ class Trainee:
         self.model.tokenizer = tokenizer_of(strings) if strings else None
         self.step = 0
         on_gpu = device.type == "cuda"
-        # On a GPU a number on the device, which a recorded step reads anew.
+        # On a GPU the rate is on the device, so that a recorded step reads the current one.
         self._rate = torch.zeros((), device=device) if on_gpu else None
         self.optimizer = make_optimizer(self.config, self.model, on_gpu=on_gpu)
 
     def train_step(self) -> Float[Tensor, ""]:
-        """One step on the next batch; returns its loss, still on the device."""
+        """Do one step on the next batch; return its loss, still on the device."""
         return self.learn(self.task.build(self.next_step(), self.device))
 
     def next_step(self) -> int:
-        """Count one step more and set its learning rate; returns the seed of its batch.
+        """Advance the step count and set the learning rate; return the seed of the step's batch.
 
-        After the last step the rate stays as it is.
+        After the last step the rate no longer changes.
         """
         config, step = self.config, self.step
         if step < config.steps:
@@ -58,7 +58,7 @@ class Trainee:
         return batch_seed(config.seed, step)
 
     def learn(self, batch: TaskBatch) -> Float[Tensor, ""]:
-        """Forward, backward and the optimiser's step; returns the loss. Reads nothing back from the device."""
+        """Do forward, backward and the optimiser's step; return the loss. Reads nothing back from the device."""
         self.model.train()
         with self._autocast():
             logits = self.model(batch.tokens).logits
@@ -70,9 +70,9 @@ class Trainee:
         return loss.detach()
 
     def evaluate(self, length: int) -> dict[str, float]:
-        """See `measure`: on held-out examples of exactly this length; running freely too, if the config asks for it.
+        """Measure (see `measure`) on held-out examples of exactly this length; also free-running, if configured.
 
-        And what the task measures beside it, see `Task.measure_more`.
+        Includes the task's own measures, see `Task.measure_more`.
         """
         task = self.plan.exam(length, self.config.eval_count)
         seed = batch_seed(_EXAM_SEED, length, held_out=True)
@@ -84,11 +84,11 @@ class Trainee:
             return values | self.task.measure_more(self.model, seed, self.device)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the weights; the same for every device."""
+        """Return the state that a checkpoint needs besides the weights; the same on every device."""
         return {"step": self.step, "optimizer": self.optimizer.state_dict()["state"]}
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's weights and `state`."""
+        """Restore a checkpoint's weights and `state`."""
         self.model.load_state_dict(weights)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})

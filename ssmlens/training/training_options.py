@@ -1,4 +1,4 @@
-"""The part of a config that says how long is trained, on how much, from which seed."""
+"""The part of a config for the training loop: steps, batch, seed, precision."""
 
 import dataclasses
 from typing import Literal
@@ -11,12 +11,12 @@ _SEEDS = 2**31
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How long is trained, on how much, from which seed.
+    """The training loop.
 
     Attributes:
         seed: Seed of weights and data.
         steps: Training steps.
-        batch: Rows of a training batch.
+        batch: Rows per training batch.
         precision: bf16: autocast of the forward pass; weights stay in float32.
     """
 
@@ -27,6 +27,6 @@ class TrainingOptions:
 
 
 def check_training(options: TrainingOptions) -> None:
-    """Raise UsageError where the seed has too many bits."""
+    """Raise UsageError if the seed has too many bits."""
     if options.seed >= _SEEDS:
         raise UsageError(f"`seed` is below 2^31, not {options.seed}")

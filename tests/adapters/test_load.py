@@ -252,7 +252,7 @@ def test_a_folder_without_weights(tmp_path):
     ("config", "message"),
     [
         ("{", "cannot be read"),
-        ("[1]", "it holds no object"),
+        ("[1]", "it is not a JSON object"),
         ('{"hidden_size": 8}', "neither in mamba_ssm's layout"),
         (json.dumps(CONFIG | {"attn_layer_idx": [1]}), "attn_cfg lacks what MHA needs: num_heads"),
         (json.dumps(CONFIG | {"surprise": 1}), "surprise"),

@@ -131,7 +131,7 @@ def test_what_has_no_exam_is_not_kept_and_the_clock_stops_what_is_at_work(tmp_pa
                 folder.measure(5, "eval", 20, char=0.5)
                 if place:
                     folder.measure(5, "free", 20, char=0.25, string=0.0)
-                folder.tell("done", 5, 5, 1.0)
+                folder.write_status("done", 5, 5, 1.0)
         for _ in range(6000):
             time.sleep(0.01)
         pytest.fail("nobody rang")

@@ -237,7 +237,7 @@ def test_tables_and_figure_of_planted_runs(monkeypatch, tmp_path):
                 for n in (4, 8):
                     folder.measure(1500, f"duplicates-{n}", length, char=share - 0.1, string=0.0)
                     folder.measure(1500, f"other-{n}", length, char=0.1, string=0.0)
-            folder.tell("done", 1500, 1500, 1.0)
+            folder.write_status("done", 1500, 1500, 1.0)
     text = conv_report.tables(runs_below(tmp_path / "runs"))
     assert "65 runs of the seeds 0, 1, 2, 3, 4, 0 failed, 65 examined; 12 runs" in text
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]

@@ -73,8 +73,8 @@ def write(out, config, char):
         for length in config.lengths:
             folder.measure(1, "eval", length, loss=0.1, char=char * 50 / length, string=char / 2)
         if config.teacher_layer is not None:
-            folder.keep_scores(config.teacher_layer, {"copy_score": config.teacher_layer / 10})
-        folder.tell("done", 1, 1, 1.0)
+            folder.write_scores(config.teacher_layer, {"copy_score": config.teacher_layer / 10})
+        folder.write_status("done", 1, 1, 1.0)
 
 
 def test_the_tables_of_components(tmp_path):

@@ -118,8 +118,8 @@ def write_teacher(folder, name, skill, scores, char_at_64=0.9, layers=9):
                 run.measure(step, "eval", 50, loss=2 - char, char=char)
                 run.measure(step, "eval", 100, loss=2 - char, char=char)
             if layer is not None:
-                run.keep_scores(layer, {n: score(layer) for n, score in scores.items()})
-            run.tell("done", 1, 1, 1.0)
+                run.write_scores(layer, {n: score(layer) for n, score in scores.items()})
+            run.write_status("done", 1, 1, 1.0)
     keep([open_run(path) for path in find_runs(out)], runs / "results.json", {})
     curve = {"step": [1], "char": [char_at_64], "bits": [1.5]}
     told = {

@@ -30,8 +30,8 @@ def write(out, config, char, state="done", scores=None):
                 values = {"loss": float("nan"), "char": share / (length / 5), "string": share**2}
                 folder.measure(step, "eval", length, **values)
         if scores:
-            folder.keep_scores(config.teacher_layer, scores)
-        folder.tell(state, 1000, 1000, 12.5, "" if state == "done" else "the loss is nan")
+            folder.write_scores(config.teacher_layer, scores)
+        folder.write_status(state, 1000, 1000, 12.5, "" if state == "done" else "the loss is nan")
 
 
 @pytest.fixture

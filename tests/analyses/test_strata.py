@@ -31,7 +31,7 @@ def write(out, config, measured, state="done"):
     with RunFolder(run_path(out, config), config) as folder:
         for (split, length), values in measured.items():
             folder.measure(config.steps, split, length, **values)
-        folder.tell(state, config.steps, config.steps, 1.0)
+        folder.write_status(state, config.steps, config.steps, 1.0)
 
 
 def grid(seeds):

@@ -78,7 +78,7 @@ def test_what_the_dashboard_shows(cli, tmp_path, model):
     [
         (("--prompt", "ab#"), "'#' is not a token of this model"),
         (("--prompt", ""), "prompt 0 ('') is empty"),
-        ((*PROMPT, "--token", "zz"), "'zz' is 2 tokens of this model; give one, or a token's id"),
+        ((*PROMPT, "--token", "zz"), "'zz' is 2 tokens of this model; give one token, or its id"),
         ((*PROMPT, "--token", "99"), "--token 99 is out of range: there are logits of 0..31"),
         ((*PROMPT, "--against", "z"), "--against needs --token"),
         ((*PROMPT, "--position", "12"), "--position 12 is out of range: the prompt has 12 tokens"),
@@ -86,7 +86,7 @@ def test_what_the_dashboard_shows(cli, tmp_path, model):
             (*PROMPT, "--out", "f.txt"),
             "--out f.txt ends in none of .svg, .png, .pdf, .html, .nc, .json",
         ),
-        (("--prompt", "3 x", "--tokens"), "--prompt '3 x' is no row of token ids"),
+        (("--prompt", "3 x", "--tokens"), "--prompt '3 x' is not a list of token ids"),
     ],
 )
 def test_bad_input(cli, words, says):

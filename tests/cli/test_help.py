@@ -39,7 +39,7 @@ def test_a_page_of_help_is_enough_to_start(name):
     page = _in_a_terminal(name, "--help")
     lines = page.splitlines()
     assert sum(max(1, math.ceil(len(line) / 80)) for line in lines) <= 45
-    assert "Every option: --help-all." in page
+    assert "--help-all shows every option." in page
     first_page = importlib.import_module(f"ssmlens.cli.{COMMANDS[name][0]}").COMMAND.first_page
     assert _options(page) == {f"--{option.replace('_', '-')}" for option in first_page}
     every = _in_a_terminal(name, "--help-all")

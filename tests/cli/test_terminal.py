@@ -108,12 +108,12 @@ class Broken:
         raise ZeroDivisionError("integer division\nor modulo")
 
 
-def test_what_nobody_foresaw_is_one_line(monkeypatch, capsys):
+def test_an_unexpected_error_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(command, "parse_options", lambda *_: Broken())
     assert command.run(Broken, "x", []) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("ssmlens: ZeroDivisionError: integer division (nobody foresaw this")
+    assert said.err.startswith("ssmlens: ZeroDivisionError: integer division (unexpected error")
     assert said.err.count("\n") == 1
     assert command.run(Broken, "x", ["--json"]) == 1
     assert "ZeroDivisionError" in json.loads(capsys.readouterr().out)["error"]
@@ -123,4 +123,4 @@ def test_what_nobody_foresaw_is_one_line(monkeypatch, capsys):
     monkeypatch.delenv("SSMLENS_DEBUG")
     Broken.run = lambda self: bytes(1 << 60)
     assert command.run(Broken, "x", []) == 1
-    assert capsys.readouterr().err == "ssmlens: there is not enough memory for this\n"
+    assert capsys.readouterr().err == "ssmlens: there is not enough memory\n"

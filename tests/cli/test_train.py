@@ -58,11 +58,17 @@ def test_json_has_the_curve(cli, here):
 def test_resume_goes_on_as_the_folder_says(cli, here):
     assert cli("train", *SMALL, "--out", "run", "--device", "cpu").code == 0
     again = cli("train", *SMALL, "--out", "run", "--device", "cpu")
-    assert (again.code, "run has a run already; --resume" in again.complaint) == (2, True)
+    assert (again.code, "run already has a run; resume it with --resume" in again.complaint) == (
+        2,
+        True,
+    )
     assert cli("train", "--resume", "--out", "run", "--device", "cpu").code == 0
     assert cli("train", "--resume", "--out", "run", "--steps", 20).code == 0
     other = cli("train", "--resume", "--out", "run", "--steps", 30)
-    assert (other.code, other.complaint) == (2, "run was begun with --steps 20; leave that out")
+    assert (other.code, other.complaint) == (
+        2,
+        "run was started with --steps 20; leave that option out",
+    )
     nowhere = cli("train", "--resume", "--out", "nowhere")
     assert (nowhere.code, "there is no run in nowhere" in nowhere.complaint) == (2, True)
     (here / "nothing").mkdir()
@@ -88,7 +94,7 @@ def test_a_preset_sets_its_arms_side_by_side(cli, here, monkeypatch):
     refused = cli("train", "--preset", "copy-in-a-minute", "--steps", 3)
     assert (refused.code, refused.complaint) == (
         2,
-        "--preset copy-in-a-minute has its own --steps; leave that out",
+        "--preset copy-in-a-minute sets its own --steps; leave that option out",
     )
 
 

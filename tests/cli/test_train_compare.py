@@ -36,8 +36,8 @@ def test_what_is_measured_running_freely_can_be_compared(cli):
 
 def test_it_is_told_beside_the_other_accuracy(cli):
     said = cli("train", *SMALL, "--free-running", "--out", "one").out
-    assert said.count("(freely ") == 2, "at both lengths"
-    assert "(freely" not in cli("train", *SMALL, "--out", "two").out
+    assert said.count("(free-running ") == 2, "at both lengths"
+    assert "(free-running" not in cli("train", *SMALL, "--out", "two").out
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_axes_make_every_combination():
         for components in (("A",), ("A", "BC"))
     }
     assert all((m.task, m.letters) == ("sort", 64) for m in made)
-    with pytest.raises(UsageError, match="a name comes twice"):
+    with pytest.raises(UsageError, match="a name is repeated"):
         combinations(base, ("seed=1", "seed=2"))
 
 
@@ -107,8 +107,8 @@ def test_a_python_file_of_configs(cli, here):
     assert said.complaint == "config 0 (default): --steps is at least 1, not 0"
     head = "from ssmlens import TrainConfig\n"
     for text, told in {
-        "configs = 3": "--configs other.py: it must make a list of TrainConfig called configs",
-        "configs = []": "--configs other.py: it must make a list of TrainConfig called configs",
+        "configs = 3": "--configs other.py: it must define configs, a list of TrainConfig",
+        "configs = []": "--configs other.py: it must define configs, a list of TrainConfig",
         "configs = [": "--configs other.py: SyntaxError: '[' was never closed",
         "configs = [TrainConfig(lerning_rate=1)]": "--configs other.py, line 2: TypeError: ",
         "configs = [TrainConfig(task='cpoy')]": "--task: unknown task 'cpoy'; did you mean 'copy'",
@@ -124,7 +124,7 @@ def test_a_python_file_of_configs(cli, here):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("", "nothing varies: give --axis"),
+        ("", "there is no axis: give --axis"),
         ("--axis seed", "--axis 'seed' is not name=value,value"),
         ("--axis sed=1", "--axis 'sed=1': there is no option --sed"),
         ("--axis learning-rate=fast", "--learning-rate"),
@@ -133,11 +133,11 @@ def test_a_python_file_of_configs(cli, here):
         ("--axis seed=0,1 --workers 0", "--workers is at least 1, not 0"),
         ("--axis headdim=64,48", "config 1 (default): --mixer Mamba2 --headdim"),
         ("--configs nowhere.py", "--configs nowhere.py: there is no such file"),
-        ("--configs nowhere.py --axis seed=0", "--configs goes without --axis"),
+        ("--configs nowhere.py --axis seed=0", "--configs does not go with --axis"),
         ("--engine slurm --axis seed=0", "--engine"),
         ("--axis seed=0,1 --pack 0", "--pack is at least 1, not 0"),
         ("--axis seed=0,1 --hang-after nan", "--hang-after is above 0, not nan"),
-        ("--axis seed=0,1 --gpus-per-worker 1", "--gpus-per-worker and --cpus-per-worker go with"),
+        ("--axis seed=0,1 --gpus-per-worker 1", "--gpus-per-worker and --cpus-per-worker need"),
         ("--axis seed=0,1 --task cpoy", "--task: unknown task 'cpoy'; did you mean 'copy'?"),
         ("--axis task=sort length=20,600", "the sort task needs --letters of at least 600"),
         ("--axis eval-lengths=4,0", "--eval-lengths 0: the copy task needs --length of at least"),

@@ -112,7 +112,7 @@ def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--layers all", "--teacher is missing"),
+        ("--layers all", "give --teacher"),
         ("--teacher nowhere", "unknown model 'nowhere'"),
         (
             f"--teacher {TEACHER} --layers 4",
@@ -121,8 +121,8 @@ def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
         (f"--teacher {TEACHER} --layers top:9", "give all, top:K (K in 1..4), or indices"),
         (f"--teacher {TEACHER} --layers best", "--layers best: give all, top:K"),
         (f"--teacher {TEACHER} --d-model 128", "--d-model 128 does not fit the teacher"),
-        (f"--teacher {TEACHER} --init mimetic", "--init is what the arms differ in"),
-        (f"--teacher {TEACHER} --teacher-layer 3", "--teacher-layer is what the arms differ in"),
+        (f"--teacher {TEACHER} --init mimetic", "each arm sets --init; leave it out"),
+        (f"--teacher {TEACHER} --teacher-layer 3", "each arm sets --teacher-layer; leave it out"),
         (f"--teacher {TEACHER} --task cpoy", "--task: unknown task 'cpoy'"),
         (f"--teacher {TEACHER} --figure fig.gif", "--figure fig.gif ends in none of .svg, .png"),
         (f"--teacher {TEACHER} --scope all", "scope must be one of"),
@@ -136,7 +136,10 @@ def test_a_bad_student_is_one_line_that_names_the_flag(cli, here, fields, told):
             "--attention-heads 5 does not divide --d-model 192",
         ),
         (f"--teacher {TEACHER} --lerning-rate 1", "--lerning-rate"),
-        (f"--teacher {TEACHER} --student none.json --steps 3", "--student goes without options"),
+        (
+            f"--teacher {TEACHER} --student none.json --steps 3",
+            "--student does not go with options",
+        ),
     ],
 )
 def test_bad_use(cli, here, words, told):

@@ -26,7 +26,7 @@ def test_a_teacher_and_its_numbers(cli, here):
     said = cli(*asked, "--figure", "fig.html")
     assert said.code == 0, said.err
     title, header, first, *_ = said.out.splitlines()
-    assert title.startswith("3 layers, 1 whole seed, char at 8")
+    assert title.startswith("3 layers, 1 complete seed, char at 8")
     assert header.split()[:2] == ["score", "ρ"]
     assert first.split()[0] == "rank-layers"
     assert "order of rank-layers: copy_score" in said.out
@@ -60,7 +60,7 @@ def concordant(a, b):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--layers all", "--teacher is missing"),
+        ("--layers all", "give --teacher"),
         (
             f"--teacher {TEACHER} --controls some",
             "--controls some: choose from best, all, shuffled",
@@ -80,6 +80,6 @@ def test_fewer_than_three_layers_have_no_order(cli, here):
         *["validate-ranking", "--teacher", TEACHER, *SMALL, "--layers", 0, "--out", "out"],
         *["--rates", 1e-3, "--seeds", 0, "--controls", "best", "gaussian", "memory-only"],
     )
-    assert "students of 1 layers: an order takes three" in said.err
+    assert "students of 1 layers: an order needs at least three" in said.err
     arms = {open_run(path).arm for path in find_runs(here / "out")}
     assert arms == {"default", "mimetic", "transplant 0", "gaussian 0", "memory-only 0"}

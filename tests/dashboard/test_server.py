@@ -309,7 +309,7 @@ def test_a_closed_server_lets_go_of_all(application):
     idle.close()
 
 
-def test_a_failure_below_the_application_is_told_in_one_line(application, monkeypatch, caplog):
+def test_a_failure_below_the_application_is_one_line_errors(application, monkeypatch, caplog):
     def fail(*_):
         raise MemoryError("secret")
 

@@ -141,14 +141,14 @@ def test_a_control_of_a_scope():
     assert torch.equal(
         student.backbone.layers[0].norm.weight, before["backbone.layers.0.norm.weight"]
     )
-    with pytest.raises(UsageError, match="whose bc has no A_log and nothing that makes Δ"):
+    with pytest.raises(UsageError, match="its bc has neither A_log nor weights of Δ"):
         ssmlens.transplant_(student, teacher, 1, "bc", control="memory-only")
 
 
 def test_bad_controls():
     with pytest.raises(UsageError, match=r"control must be one of .*'noise'"):
         inits["transplant"](make(False), 0, control="noise")
-    with pytest.raises(UsageError, match="shuffled goes without control 'gaussian'"):
+    with pytest.raises(UsageError, match="shuffled does not go with control 'gaussian'"):
         inits["transplant"](make(False), 0, shuffled=True, control="gaussian")
 
 

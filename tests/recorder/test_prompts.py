@@ -136,7 +136,7 @@ def test_files_that_are_refused(tmp_path, name, content, told):
 
 def test_a_folder_is_not_a_file_of_prompts(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(UsageError, match=r"a\.txt cannot be read: it is no plain file"):
+    with pytest.raises(UsageError, match=r"a\.txt cannot be read: it is not a plain file"):
         from_file(tmp_path / "a.txt", LETTERS)
 
 
@@ -368,7 +368,7 @@ def test_targets_in_json_lines_that_are_refused(tmp_path, line):
     ("name", "text", "told"),
     [
         ("deep.jsonl", "[" * 100_000, "line 1: it is nested too deeply"),
-        ("number.jsonl", '{"tokens": [' + "9" * 5000 + "]}", "line 1: it holds an integer beyond"),
+        ("number.jsonl", '{"tokens": [' + "9" * 5000 + "]}", "line 1: it contains an integer beyond"),
         ("nan.jsonl", '{"tokens": [NaN]}', "line 1: NaN is not a finite number"),
         ("long.txt", "a" * ((1 << 22) + 1), "line 1: it has 4194305 characters, more than"),
     ],

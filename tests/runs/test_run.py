@@ -254,7 +254,7 @@ def test_links_and_pipes_are_not_followed(folder, tmp_path, name):
         open_run(folder)
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(RunFileError, match="no plain file"):
+    with pytest.raises(RunFileError, match="not a plain file"):
         open_run(folder)
 
 
@@ -385,7 +385,7 @@ def test_a_measure_has_a_name_of_a_bounded_length(folder, name):
 @pytest.mark.parametrize("start", ["init", [1], {"a": 1}])
 def test_what_says_how_a_model_starts_is_a_list_of_names(folder, start):
     (folder / "config.json").write_text(json.dumps({"start": start}))
-    with pytest.raises(RunFileError, match="start is no list of names"):
+    with pytest.raises(RunFileError, match="start is not a list of names"):
         open_run(folder)
 
 

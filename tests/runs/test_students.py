@@ -8,7 +8,7 @@ from ssmlens.errors import UsageError
 from ssmlens.runs.run import find_runs, open_run
 from ssmlens.runs.students import panels, students
 from ssmlens.training.config import TrainConfig
-from ssmlens.training.transplant import _arms, _Beside
+from ssmlens.training.transplant import _arms, _Controls
 
 PLAIN = TrainConfig(length=20, scope="mixer")
 
@@ -69,7 +69,7 @@ def test_no_run_has_no_students():
 
 @pytest.mark.parametrize(("controls", "shuffled"), [("best", [3]), ("all", [3, 0, 1])])
 def test_every_arm_is_there_once(controls, shuffled):
-    arms = _arms(PLAIN, "t", [3, 0, 1], _Beside.of(controls))
+    arms = _arms(PLAIN, "t", [3, 0, 1], _Controls.parse(controls))
     grown = [f"transplant {layer} scope=mixer" for layer in (3, 0, 1)]
     control = [f"shuffled {layer} scope=mixer" for layer in shuffled]
     assert [arm.arm_name for arm in arms] == ["default", "mimetic", *grown, *control]

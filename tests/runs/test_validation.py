@@ -31,8 +31,8 @@ def write(out, layer, rate, seed, char, *, shuffled=False, state="done", scores=
         for step, loss in ((0, 3.0), (5, 2.0), (10, 1.0 - char)):
             folder.measure(step, "eval", 4, loss=loss, char=char / 2)
             folder.measure(step, "eval", 8, loss=loss, char=char)
-        folder.keep_scores(layer, scores or {"s": float(layer), "log_scale": layer % 2})
-        folder.tell(state, 10, 10, 1.0)
+        folder.write_scores(layer, scores or {"s": float(layer), "log_scale": layer % 2})
+        folder.write_status(state, 10, 10, 1.0)
 
 
 @pytest.fixture

@@ -148,8 +148,8 @@ def test_text_that_is_not_to_be_had(tmp_path, folder):
     for text, told in [
         (tmp_path / "none", "no such folder"),
         (empty, "no text"),
-        (alone, "one work alone"),
-        (folder, "300 bytes to train on or to hold out: a row takes 1025"),
+        (alone, "only one work"),
+        (folder, "300 bytes to train on or to hold out: a row needs 1025"),
     ]:
         with pytest.raises(UsageError, match=told) as caught:
             Bytes(text=str(text)).prepare(torch.device("cpu"))
@@ -215,7 +215,7 @@ def test_a_run_of_bytes_by_command(cli, folder, tmp_path):
     )
     assert said.code == 0, said.err
     assert "characters right at length 4" in said.out
-    assert "bits a byte" in said.out
+    assert "bits per byte" in said.out
     model = ssmlens.load_model(tmp_path / "run" / "checkpoints" / "last")
     assert model.tokenizer.encode("é") == [0xC3, 0xA9]
     strings = json.loads((tmp_path / "run/checkpoints/last/vocabulary.json").read_text())

@@ -48,7 +48,7 @@ def run(job, folder, place):
     misbehave(job, len((job.path / "begun").read_text().splitlines()))
     time.sleep(0.01)
     folder.measure(1, "eval", 20, loss=0.5, char=0.5, string=0.0)
-    folder.tell("done", 1, 1, 0.01)
+    folder.write_status("done", 1, 1, 0.01)
 
 
 def misbehave(job, times):

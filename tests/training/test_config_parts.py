@@ -133,7 +133,7 @@ def test_a_run_that_sets_a_newer_option_is_another_run(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "TrainConfig", larger)
     with RunFolder(tmp_path / "run", larger()):
         pass
-    with pytest.raises(UsageError, match="holds a run with order 3, not 4"):
+    with pytest.raises(UsageError, match="has a run with order 3, not 4"):
         RunFolder(tmp_path / "run", larger(order=4))
 
 

@@ -165,9 +165,9 @@ def test_a_run_that_is_done_is_left_alone(tiny, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     train(tiny(), tmp_path / "run", **CPU, resume=True)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    with pytest.raises(UsageError, match="has a run already; `resume`"):
+    with pytest.raises(UsageError, match="already has a run; resume it"):
         train(tiny(), tmp_path / "run", **CPU)
-    with pytest.raises(UsageError, match="holds a run with seed 0, not 1"):
+    with pytest.raises(UsageError, match="has a run with seed 0, not 1"):
         train(tiny(seed=1), tmp_path / "run", **CPU, resume=True)
 
 
@@ -306,9 +306,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_one_line(tiny, tmp_path, ki
     else:
         state.write_bytes(b"garbage" if kind == "garbage" else b"")
     (out / "status.json").write_text('{"state": "running", "step": 2, "steps": 4}')
-    with pytest.raises(
-        RunFileError, match=r"last cannot be gone on with \(.*\); remove it"
-    ) as error:
+    with pytest.raises(RunFileError, match=r"last cannot be resumed \(.*\); remove it") as error:
         train(tiny(steps=4), out, **CPU, resume=True)
     assert "\n" not in str(error.value)
 

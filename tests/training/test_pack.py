@@ -29,7 +29,7 @@ def together(jobs, device="cpu"):
         assert place not in told
         told[place] = (state, error)
 
-    train_pack(jobs, device=device, told=tell)
+    train_pack(jobs, device=device, report=tell)
     return told
 
 
@@ -68,7 +68,7 @@ def test_one_that_fails_leaves_its_neighbours_alone(tiny, tmp_path):
     ]
     assert "the loss is" in told[0][1]
     assert "`headdim`" in told[4][1]
-    assert "holds a run with seed 6" in told[5][1]
+    assert "has a run with seed 6" in told[5][1]
     assert "the loss is" in open_run(tmp_path / "wild").status.error
     alone = train(tiny(), tmp_path / "alone", device="cpu")
     assert lines(tmp_path / "good") == lines(alone.path)
@@ -107,7 +107,7 @@ def test_what_is_interrupted_is_told_neither_done_nor_failed(tiny, tmp_path, mon
     told = {}
     jobs = [(tmp_path / "short", tiny(steps=10)), (tmp_path / "long", tiny())]
     with pytest.raises(MemoryError):
-        train_pack(jobs, device="cpu", told=lambda i, state, error: told.update({i: state}))
+        train_pack(jobs, device="cpu", report=lambda i, state, error: told.update({i: state}))
     assert told == {0: "done"}
     assert open_run(tmp_path / "long").status.state == "stopped"
     monkeypatch.undo()

@@ -58,7 +58,7 @@ CPU = torch.device("cpu")
         ({"init": "mimetic", "c": -1.0}, "`c` must be positive"),
         ({"init": "mimetic", "shuffled": True}, "`shuffled` does not go with `init` mimetic"),
         ({"init": "transplant", "teacher": "m"}, "`init` transplant needs `teacher_layer`"),
-        ({"init": "mimetic", "init_from": "m"}, "`init_from` goes without `init`"),
+        ({"init": "mimetic", "init_from": "m"}, "`init_from` does not go with `init`"),
         ({"steps": 0}, "`steps` is at least 1, not 0"),
         ({"batch": 0}, "`batch` is at least 1"),
         ({"learning_rate": math.nan}, "`learning_rate` is positive, not nan"),
@@ -68,7 +68,7 @@ CPU = torch.device("cpu")
         ({"headdim": 0}, "`headdim` is at least 1, not 0"),
         ({"d_conv": 0}, "`d_conv` is at least 1, not 0"),
         ({"d_model": 60}, "`mixer` Mamba2 `headdim` `ngroups`: Mamba2 needs"),
-        ({"capture_at": (5000,)}, "`capture_at` 5000 is no step of this run: 0..2000"),
+        ({"capture_at": (5000,)}, "`capture_at` 5000 is not a step of this run: 0..2000"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_its_flag(fields, told):
@@ -138,7 +138,7 @@ def test_a_config_is_its_dictionary():
         (None, "config.json cannot be read: there is no such file"),
         ("{", "config.json cannot be read: "),
         ("\xff", "config.json cannot be read: "),
-        ("[1]", "config.json cannot be read: it holds no object"),
+        ("[1]", "config.json cannot be read: it is not a JSON object"),
         ('{"steps": "5"}', "`steps` is int, not '5'"),
         ('{"stpes": 5}', "a training config has no stpes; did you mean steps?"),
     ],
@@ -214,7 +214,7 @@ def test_a_teachers_layer_and_a_checkpoint():
     assert torch.equal(tuned.lm_head.weight, teacher.lm_head.weight)
     assert tuned.training
     many = TrainConfig(init_from="copy-mamba1-mimetic", letters=40)
-    with pytest.raises(UsageError, match=r"knows 32 tokens, the copy task has 43; .*redraw"):
+    with pytest.raises(UsageError, match=r"has 32 tokens, the copy task has 43; .*redraw"):
         build_model(check(many), CPU)
     redrawn = dataclasses.replace(many, embeddings="redraw")
     model = build_model(check(redrawn), CPU)

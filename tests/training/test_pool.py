@@ -6,7 +6,7 @@ import pytest
 
 from ssmlens.errors import SsmlensError
 from ssmlens.training import pool
-from ssmlens.training.engines.engine import Engine, Place, Told, Worker
+from ssmlens.training.engines.engine import Engine, Place, Report, Worker
 from ssmlens.training.pool import Outcome, run_pool
 
 
@@ -17,11 +17,11 @@ class Scripted(Worker):
         self.play, self.given, self.ended = play, given, False
         self.says = iter([first])
 
-    def give(self, pack):
+    def send(self, pack):
         self.given.append(list(pack))
         self.says = iter(list(self.play(list(pack))))
 
-    def hear(self):
+    def receive(self):
         return next(self.says)
 
     def end(self):
@@ -62,7 +62,7 @@ def run(packs, engine, **options):
 
 
 def ended(pack):
-    return [Told(k, "done") for k in range(len(pack))] + [Told(None, "ended")]
+    return [Report(k, "done") for k in range(len(pack))] + [Report(None, "ended")]
 
 
 def test_every_job_ends_once_and_workers_take_pack_after_pack():
@@ -84,7 +84,7 @@ def test_what_a_lost_pack_did_not_tell_is_begun_again_alone(state):
     def play(pack):
         if 3 not in pack:
             return ended(pack)
-        return [Told(0, "done")] * (pack[0] == 1) + [Told(None, state, "why")]
+        return [Report(0, "done")] * (pack[0] == 1) + [Report(None, state, "why")]
 
     engine = ScriptedEngine(play)
     ends = run([[1, 2, 3, 4], [5]], engine)
@@ -118,8 +118,8 @@ def test_a_silent_worker_is_ended_and_a_sign_of_life_puts_it_off(monkeypatch):
 def test_an_error_that_would_come_again_fails_a_job_and_is_asked_for_each_of_a_pack():
     def play(pack):
         if len(pack) == 2:
-            return [Told(None, "failed", "no such device")]
-        return [Told(0, "failed", "no")] * (pack == [1]) + [Told(None, "failed", "never")]
+            return [Report(None, "failed", "no such device")]
+        return [Report(0, "failed", "no")] * (pack == [1]) + [Report(None, "failed", "never")]
 
     engine = ScriptedEngine(play)
     ends = run([[1, 2]], engine)
@@ -134,8 +134,8 @@ def test_jobs_that_are_elsewhere_are_asked_for_again_together_for_as_long_as_it_
     def play(pack):
         asked.append(pack)
         away = [job for job in pack if job != 2] if len(asked) < 9 else []
-        ends = [Told(k, "elsewhere" if job in away else "done") for k, job in enumerate(pack)]
-        return [*ends, Told(None, "ended")]
+        ends = [Report(k, "elsewhere" if job in away else "done") for k, job in enumerate(pack)]
+        return [*ends, Report(None, "ended")]
 
     ends = run([[1, 2, 3]], ScriptedEngine(play))
     assert sorted(ends) == [Outcome(job, "done") for job in (1, 2, 3)]
@@ -159,9 +159,9 @@ def test_settled_jobs_are_skipped_when_a_pack_is_handed_out():
 
 
 def test_workers_that_cannot_start_stop_it_and_one_that_died_once_does_not():
-    told = itertools.chain([Told(None, "crashed", "its machine is gone")], itertools.repeat(None))
+    told = itertools.chain([Report(None, "crashed", "its machine is gone")], itertools.repeat(None))
     assert run([[1]], ScriptedEngine(ended, first=lambda: next(told))) == [Outcome(1, "done")]
-    dead = ScriptedEngine(ended, first=lambda: Told(None, "crashed", "exit code 1"))
+    dead = ScriptedEngine(ended, first=lambda: Report(None, "crashed", "exit code 1"))
     with pytest.raises(SsmlensError, match="a worker cannot start: exit code 1; see above"):
         run([[1]], dead)
     assert len(dead.started) == 3

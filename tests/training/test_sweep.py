@@ -156,10 +156,10 @@ class Here(Worker):
     def __init__(self, work, place):
         self.work, self.place, self.says = work, place, [None]
 
-    def give(self, pack):
+    def send(self, pack):
         serve(pickle.loads(pickle.dumps(pack)), self.work, self.place, self.says.append)
 
-    def hear(self):
+    def receive(self):
         return self.says.pop(0)
 
     def end(self):
@@ -236,7 +236,7 @@ def test_what_no_sweep_can_do_is_refused_before_it_begins(grid, tmp_path):
         ({"pack": 0}, "`pack` is at least 1, not 0"),
         ({"hang_after": 0.0}, "`hang_after` is above 0, not 0"),
         ({"hang_after": float("nan")}, "`hang_after` is above 0, not nan"),
-        ({"devices": ()}, "`devices` names none"),
+        ({"devices": ()}, "`devices` is empty"),
         ({"engine": "lokal"}, "unknown engine 'lokal'; did you mean 'local'"),
     ):
         with pytest.raises(UsageError, match=told):

@@ -1,4 +1,4 @@
-"""What an engine is, what its workers say, and the registry of engines."""
+"""The interface of an engine, the reports of its workers, and the registry of engines."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -12,13 +12,13 @@ from ssmlens.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """What is asked of an engine.
+    """The workers requested from an engine.
 
     Attributes:
-        count: Workers side by side; None: as many as the engine has places for.
-        devices: Where: auto, cpu, cuda, cuda:1, ...
-        gpus: Share of a GPU that a worker takes up; None: the engine's own. Only of engines that allot GPUs.
-        cpus: CPU cores that a worker takes up; None: the engine's own. Only of engines that allot cores.
+        count: Workers at the same time; None: as many as the engine has places for.
+        devices: auto, cpu, cuda, cuda:1, ...
+        gpus: Share of a GPU for each worker; None: the engine's default. Only for engines that allot GPUs.
+        cpus: CPU cores for each worker; None: the engine's default. Only for engines that allot cores.
     """
 
     count: int | None = None
@@ -30,29 +30,30 @@ class Workers:
         if self.count is not None and self.count < 1:
             raise UsageError(f"`workers` is at least 1, not {self.count}")
         if not self.devices:
-            raise UsageError("`devices` names none")
+            raise UsageError("`devices` is empty")
 
 
 class Place(NamedTuple):
-    """Where a worker works.
+    """The place of a worker: its device.
 
     Attributes:
         device: cpu, cuda, cuda:1, ...
-        sharing: Workers that share the machine's cores; 1 where the engine has allotted each its own.
+        sharing: Number of workers that share the machine's cores; 1 if the engine allots cores to each.
     """
 
     device: str
     sharing: int = 1
 
 
-class Told(NamedTuple):
-    """What a worker says: how a job of its pack ended; or, where `job` is None, how the pack did.
+class Report(NamedTuple):
+    """A worker's report on how a job of its pack ended, or (with `job` None) on how the pack ended.
 
     Attributes:
         job: The job's place in the pack.
-        state: Of a job: "done"; "failed", it would again; "elsewhere", another launcher's worker has it. Of a pack:
-            "ended", with a word on each job; "failed", "crashed" or "out of memory", with none on those that are left.
-        error: Why, in one line.
+        state: Of a job: "done"; "failed", for an error that would occur again; "elsewhere", if another launcher's
+            worker has it. Of a pack: "ended", after a report on each job; "failed", "crashed" or "out of memory", with
+            jobs left unreported.
+        error: The error, in one line.
     """
 
     job: int | None
@@ -60,46 +61,46 @@ class Told(NamedTuple):
     error: str = ""
 
 
-# What a worker does: with a pack of jobs, at its place; it tells (job's place in the pack, state, error) as each ends,
-# and calls the last argument now and then as a sign of life.
+# The work of a worker: takes a pack of jobs and its place; calls the third argument with (job's place in the pack,
+# state, error) as each job ends, and the last one every few seconds as a sign of life.
 Work = Callable[[Sequence[Any], Place, Callable[[int, str, str], None], Callable[[], None]], None]
 
 
 class Worker(ABC):
-    """A process somewhere that takes one pack after another."""
+    """A process, on any machine, that processes one pack after another."""
 
     @abstractmethod
-    def give(self, pack: Sequence[Any]) -> None:
-        """Hand it a pack."""
+    def send(self, pack: Sequence[Any]) -> None:
+        """Send the worker a pack."""
 
     @abstractmethod
-    def hear(self) -> Told | None:
-        """The next that it says, which `Engine.wait` has announced; None: a sign of life, the first once it is ready.
+    def receive(self) -> Report | None:
+        """Return the next report, announced by `Engine.wait`; None is a sign of life, first sent when it is ready.
 
-        A worker that has died says that its pack crashed.
+        For a worker that has died, this reports that its pack crashed.
         """
 
     @abstractmethod
     def end(self) -> None:
-        """Stop it, now, whatever it is at."""
+        """Stop the worker immediately."""
 
 
 class Engine(AbstractContextManager, ABC):
-    """Starts workers; use it in a `with` block, after which none of its own is left.
+    """An engine starts workers; use it in a `with` block, which ends them all.
 
     Attributes:
-        places: A place for each worker that may run at a time.
+        places: A place for each worker that may run at the same time.
     """
 
     places: Sequence[Place]
 
     @abstractmethod
     def start(self, work: Work, place: Place) -> Worker:
-        """A new worker."""
+        """Start a new worker."""
 
     @abstractmethod
     def wait(self, workers: Sequence[Worker], seconds: float) -> Sequence[Worker]:
-        """Those of the workers that have something to say, as soon as there is one; none after so many seconds."""
+        """Wait until a worker has a report, and return the workers that do; return none after so many seconds."""
 
 
 engines: Registry[Callable[[Workers], Engine]] = Registry("engine", "ssmlens.training.engines")

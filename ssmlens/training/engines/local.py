@@ -1,4 +1,4 @@
-"""Workers are processes of this machine. Imports nothing heavy: a worker that dies is soon replaced."""
+"""Workers as processes on this machine. Imports nothing heavy, so that a dead worker is replaced quickly."""
 
 import contextlib
 import multiprocessing
@@ -10,25 +10,25 @@ from multiprocessing import connection
 from typing import Any
 
 from ssmlens.errors import UsageError
-from ssmlens.training.engines.engine import Engine, Place, Told, Work, Worker, Workers, engines
+from ssmlens.training.engines.engine import Engine, Place, Report, Work, Worker, Workers, engines
 from ssmlens.training.engines.serve import serve
 
 
 @engines.register("local")
 class LocalEngine(Engine):
-    """A process a worker; they take the devices in turn, and end with this process, however it ends.
+    """Starts one process per worker. They take the devices in turn, and end when this process ends.
 
     Raises:
-        UsageError: There is no such device, or no worker for it, or a share of GPUs or cores is asked for.
+        UsageError: A device does not exist, there are more devices than workers, or a share of GPUs or cores is given.
     """
 
-    def __init__(self, asked: Workers):
-        if asked.gpus is not None or asked.cpus is not None:
-            raise UsageError("`gpus_per_worker` and `cpus_per_worker` go with `engine` ray")
-        devices = [_find(name) for name in asked.devices]
-        count = len(devices) if asked.count is None else asked.count
+    def __init__(self, requested: Workers):
+        if requested.gpus is not None or requested.cpus is not None:
+            raise UsageError("`gpus_per_worker` and `cpus_per_worker` need `engine` ray")
+        devices = [_find(name) for name in requested.devices]
+        count = len(devices) if requested.count is None else requested.count
         if count < len(devices):
-            raise UsageError(f"{len(devices)} devices need as many `workers`, not {count}")
+            raise UsageError(f"{len(devices)} devices need at least as many `workers`, not {count}")
         self.places = [Place(devices[k % len(devices)], count) for k in range(count)]
 
     def start(self, work: Work, place: Place) -> Worker:
@@ -38,15 +38,15 @@ class LocalEngine(Engine):
     def wait(self, workers: Sequence[Worker], seconds: float) -> Sequence[Worker]:
         """See `Engine`."""
         pipes = {worker: worker.pipe for worker in workers if isinstance(worker, _Process)}
-        speaking = connection.wait(list(pipes.values()), seconds)
-        return [worker for worker, pipe in pipes.items() if pipe in speaking]
+        reporting = connection.wait(list(pipes.values()), seconds)
+        return [worker for worker, pipe in pipes.items() if pipe in reporting]
 
     def __exit__(self, *error: object) -> None:
         pass
 
 
 def _find(name: str) -> str:
-    """The device by its own name, where there is such a one."""
+    """Return the full name of a device; raises UsageError if it does not exist."""
     if name == "cpu":
         return name
     from ssmlens.models.device import find_device
@@ -62,16 +62,17 @@ class _Process(Worker):
         self._process.start()
         theirs.close()
 
-    def give(self, pack: Sequence[Any]) -> None:
-        with contextlib.suppress(OSError):  # it has died: `hear` will tell
+    def send(self, pack: Sequence[Any]) -> None:
+        with contextlib.suppress(OSError):  # it has died: `receive` will report that
             self.pipe.send(pack)
 
-    def hear(self) -> Told | None:
+    def receive(self) -> Report | None:
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            return Told(None, "crashed", f"its process ended with {_exit(self._process.exitcode)}")
+            ending = _ending(self._process.exitcode)
+            return Report(None, "crashed", f"its process ended with {ending}")
 
     def end(self) -> None:
         self._process.kill()
@@ -80,13 +81,13 @@ class _Process(Worker):
 
 
 def _live(pipe: connection.Connection, work: Work, place: Place) -> None:
-    """A worker's life: packs come through the pipe, and what became of them goes back."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses Ctrl-C means the launcher
+    """Run a worker: receive packs through the pipe, and send reports back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(told: Told | None) -> None:
+    def tell(report: Report | None) -> None:
         try:
-            pipe.send(told)
+            pipe.send(report)
         except OSError:  # the launcher is gone
             os._exit(1)
 
@@ -106,5 +107,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _exit(code: int | None) -> str:
+def _ending(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ssmlens.errors import SsmlensError, UsageError
-from ssmlens.training.engines.engine import Place, Told, Workers, engines
+from ssmlens.training.engines.engine import Place, Report, Workers, engines
 from ssmlens.training.engines.local import LocalEngine
 from ssmlens.training.engines.serve import serve
 
@@ -42,15 +42,15 @@ def test_workers_take_the_devices_in_turn(four_gpus, count, devices, expected):
 
 
 def test_what_cannot_be_placed_is_refused(four_gpus):
-    with pytest.raises(UsageError, match="4 devices need as many `workers`, not 2"):
+    with pytest.raises(UsageError, match="4 devices need at least as many `workers`, not 2"):
         LocalEngine(asked(2, *FOUR))
     with pytest.raises(UsageError, match="cuda:4"):
         LocalEngine(asked(1, "cuda:4"))
-    with pytest.raises(UsageError, match="`gpus_per_worker` and `cpus_per_worker` go with"):
+    with pytest.raises(UsageError, match="`gpus_per_worker` and `cpus_per_worker` need"):
         LocalEngine(Workers(gpus=0.5))
     with pytest.raises(UsageError, match="`workers` is at least 1, not 0"):
         asked(0)
-    with pytest.raises(UsageError, match="`devices` names none"):
+    with pytest.raises(UsageError, match="`devices` is empty"):
         Workers(1, ())
     with pytest.raises(UsageError, match="unknown engine 'lokal'; did you mean 'local'"):
         engines["lokal"]
@@ -66,20 +66,20 @@ def test_a_process_says_it_is_ready_what_became_of_its_pack_and_how_it_died():
         worker = engine.start(echo, Place("cuda:3"))
         try:
 
-            def hear():
+            def receive():
                 while not engine.wait([worker], 60.0):
                     pass
-                return worker.hear()
+                return worker.receive()
 
-            assert hear() is None
-            worker.give(["job"])
-            told = hear()
+            assert receive() is None
+            worker.send(["job"])
+            told = receive()
             assert told[:2] == (0, "failed")
             device, process = told.error.split()
             assert device == "cuda:3"
-            assert hear() == Told(None, "ended")
+            assert receive() == Report(None, "ended")
             os.kill(int(process), 9)
-            assert hear() == Told(None, "crashed", "its process ended with signal 9")
+            assert receive() == Report(None, "crashed", "its process ended with signal 9")
         finally:
             worker.end()
 
@@ -104,10 +104,10 @@ class OutOfMemoryError(RuntimeError):
         (ValueError("odd"), ("crashed", "ValueError: odd")),
         (OutOfMemoryError("full"), ("out of memory", "OutOfMemoryError: full")),
         (MemoryError(), ("out of memory", "MemoryError")),
-        (None, ("crashed", "its work ended without a word on 1 of 2 jobs")),
+        (None, ("crashed", "its work ended without a report on 1 of 2 jobs")),
     ],
 )
 def test_what_a_worker_says_of_the_end_of_its_work(error, end):
     said = []
     serve(["a", "b"], fails(error), Place("cpu"), said.append)
-    assert said == [Told(1, "done"), Told(None, *end)]
+    assert said == [Report(1, "done"), Report(None, *end)]

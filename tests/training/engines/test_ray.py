@@ -7,7 +7,7 @@ import pytest
 
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.training.engines import ray as ray_engine
-from ssmlens.training.engines.engine import Place, Told, Workers
+from ssmlens.training.engines.engine import Place, Report, Workers
 from ssmlens.training.engines.ray import RayEngine
 
 BIG, SMALL, CPUS = {"CPU": 16.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 8.0}
@@ -57,7 +57,7 @@ def test_what_cannot_be_placed_is_refused(cluster, monkeypatch):
         (Workers(devices=("cpu", "cpu")), "`devices` is auto or cpu"),
         (Workers(gpus=1.5), "`gpus_per_worker` is a share of one GPU, 0..1, not 1.5"),
         (Workers(gpus=float("nan")), "`gpus_per_worker` is a share of one GPU"),
-        (Workers(gpus=0.5, devices=("cpu",)), "`gpus_per_worker` goes without `devices` cpu"),
+        (Workers(gpus=0.5, devices=("cpu",)), "`gpus_per_worker` does not go with `devices` cpu"),
         (Workers(cpus=0.0), "`cpus_per_worker` is above 0, not 0"),
     ):
         with pytest.raises(UsageError, match=told):
@@ -74,7 +74,9 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
     ray = SimpleNamespace(is_initialized=lambda: False, init=init)
     monkeypatch.setitem(sys.modules, "ray", ray)
     with (
-        pytest.raises(SsmlensError, match="no cluster to connect to: Could not find any running"),
+        pytest.raises(
+            SsmlensError, match="cannot connect to a cluster: Could not find any running"
+        ),
         RayEngine(Workers()),
     ):
         pass
@@ -85,11 +87,13 @@ def test_what_ray_says_of_a_dead_worker_becomes_a_line():
         pass
 
     told = "The actor died.\n\tpid: 7\nWorker exit type: {}\nWorker exit detail: Some causes\ninclude OOM"
-    gone = ray_engine._of_its_end(ActorDiedError(told.format("SYSTEM_ERROR")))
-    assert gone == Told(None, "crashed", "its process ended with SYSTEM_ERROR")
-    full = ray_engine._of_its_end(ActorDiedError(told.format("NODE_OUT_OF_MEMORY")))
-    assert full == Told(None, "out of memory", "its process ended with NODE_OUT_OF_MEMORY")
-    assert ray_engine._of_its_end(ActorDiedError("no\nnode")) == Told(None, "crashed", "no node")
+    gone = ray_engine._death_report(ActorDiedError(told.format("SYSTEM_ERROR")))
+    assert gone == Report(None, "crashed", "its process ended with SYSTEM_ERROR")
+    full = ray_engine._death_report(ActorDiedError(told.format("NODE_OUT_OF_MEMORY")))
+    assert full == Report(None, "out of memory", "its process ended with NODE_OUT_OF_MEMORY")
+    assert ray_engine._death_report(ActorDiedError("no\nnode")) == Report(
+        None, "crashed", "no node"
+    )
 
 
 def test_a_machine_without_the_launchers_folder_says_so(tmp_path):
