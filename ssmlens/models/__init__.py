@@ -1,6 +1,6 @@
-"""Models to look into: their mixers, their projections, and how they are found and loaded.
+"""Models: their mixers, their projections, and finding and loading them.
 
-`build_mixer` is imported when it is asked for, so that listing the shipped models needs no torch.
+`build_mixer` is imported on first use, so that listing the shipped models needs no torch.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, by its own client: endpoint, cache and offline mode are its."""
+"""Files from the Hugging Face hub, through its client, which sets endpoint, cache and offline mode."""
 
 import re
 from pathlib import Path
@@ -17,15 +17,14 @@ class HubUnreachable(SsmlensError):
 
 
 def download(name: str, file: str, revision: str | None = None) -> Path:
-    """The local path of one file of a hub repository: downloaded, or from the cache.
+    """Download one file of a hub repository, or take it from the cache; return its local path.
 
-    The file lies in a folder named after the commit that `revision` stands for, with every other
-    file of that commit downloaded so far. The cache answers for a full commit hash, which cannot
-    change, and wherever the hub is out of reach.
+    Its folder is named after the commit of `revision` and holds all files of that commit downloaded so far. The cache
+    is used for a full commit hash, which cannot change, and if the hub cannot be reached.
 
     Raises:
         NoSuchFile: The repository has no such file.
-        UsageError: There is no such repository or revision, or it is closed to this user.
+        UsageError: There is no such repository or revision, or this user has no access.
         HubUnreachable: The file is not in the cache and the hub does not answer.
         SsmlensError: The download failed.
     """
@@ -53,7 +52,7 @@ def download(name: str, file: str, revision: str | None = None) -> Path:
 
 
 def download_weights(name: str, commit: str) -> None:
-    """Fetch a model's weights: safetensors where there are, else pickles, and all the shards."""
+    """Download a model's weights with all shards: safetensors if there are any, else pickles."""
     unreachable = None
     for file in WEIGHTS_FILES:
         try:
@@ -70,7 +69,7 @@ def download_weights(name: str, commit: str) -> None:
 
 
 def _probe(name: str, file: str, revision: str | None) -> None:
-    """Ask the hub once for the file's metadata: the client's own download would retry for 20 s."""
+    """Request the file's metadata once: the client's download would retry for 20 s."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     closed = f"{_endpoint()} has none by that name, or it is private (then `hf auth login`)"

@@ -10,10 +10,10 @@ from ssmlens.models.parameters import Number, Range
 class Mamba2Simple(Mamba2):
     """Mamba-2 mixer as `Mamba2Simple` in mamba_ssm: hidden states in, hidden states out, `[batch token d_model]`.
 
-    Its arguments mean what they mean in `Mamba2`; `activation` is SiLU under either of its names.
+    Its arguments are those of `Mamba2`; `activation` is SiLU under either of its names.
 
     Raises:
-        UsageError: `learnable_init_states` is asked for: a scan that starts from a state is not M x.
+        UsageError: `learnable_init_states` is set: a scan that starts from a nonzero state is not M x.
     """
 
     def __init__(
@@ -42,11 +42,13 @@ class Mamba2Simple(Mamba2):
     ):
         if learnable_init_states:
             raise UsageError(
-                "Mamba2Simple with learnable_init_states starts its scan from a state; "
-                "only scans from nothing are hidden attention"
+                "Mamba2Simple with learnable_init_states starts its scan from a learned state; "
+                "only scans from a zero state are hidden attention"
             )
         if activation not in ("silu", "swish"):
-            raise UsageError(f"Mamba2Simple's activation is 'silu' or 'swish', not {activation!r}")
+            raise UsageError(
+                f"Mamba2Simple's activation must be 'silu' or 'swish', not {activation!r}"
+            )
         super().__init__(
             d_model,
             d_state=d_state,

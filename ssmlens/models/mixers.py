@@ -1,4 +1,4 @@
-"""The mixers by name: plain-torch twins of mamba_ssm's, and linear attention."""
+"""Mixers by name: plain-torch twins of mamba_ssm's, and linear attention."""
 
 from torch import nn
 
@@ -22,7 +22,7 @@ MIXERS: dict[str, type[nn.Module]] = {
 
 
 def build_mixer(name: str, **arguments: object) -> nn.Module:
-    """A mixer by its class's name (mamba_ssm's, such as "Mamba2"), given that class's arguments."""
+    """Build a mixer from its class's name (as in mamba_ssm, such as "Mamba2") and that class's arguments."""
     if name not in MIXERS:
         raise UsageError(f"unknown mixer {name!r}; choose from: {', '.join(MIXERS)}")
     return MIXERS[name](**arguments)

@@ -158,7 +158,7 @@ def test_prompts_without_targets_can_be_measured_by_kl_alone(model):
         ([], "kl", "at least one edit"),
         ([Ablate(layer=0)], "loss", "unknown measure"),
         ([Ablate(layer=9)], "kl", "layer 9 is out of range"),
-        ([Ablate(layer=0)], "logit_difference", "no foil"),
+        ([Ablate(layer=0)], "logit_difference", "needs a foil"),
         ([Swap(layer=0, what="B", source="corrupted")], "accuracy", "no corrupted twin"),
     ],
 )
