@@ -1,4 +1,4 @@
-"""ssmlens: see what Mamba layers attend to, and prove it.
+"""ssmlens: see what Mamba layers attend to, with proofs.
 
 >>> model = ssmlens.load_model("copy-mamba1-mimetic")
 >>> with ssmlens.recording(model) as rec:
@@ -9,7 +9,7 @@
 >>> ssmlens.attribute(model, "abcd|abc")
 >>> ssmlens.plot.map(cap.layer(3))
 
-The names below are imported when first used, so that `import ssmlens` costs nothing.
+The names below are imported on first use, so that `import ssmlens` is fast.
 """
 
 import importlib

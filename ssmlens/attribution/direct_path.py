@@ -1,4 +1,4 @@
-"""The direct path from every module to a logit: the gradient of the logit by the module's output at one position.
+"""The direct path from every module to a logit: the logit's gradient with respect to its output at one position.
 
 The model runs once. A tracked zero is added to the output of each module that adds to the residual stream (embedding,
 mixer, attention, MLP); the computation inside the module is not tracked. So autograd sees only how blocks combine their
@@ -33,7 +33,7 @@ class Part:
         kind: "embedding", a kind of block such as "mamba", "mlp", or "bias" of a norm on the stream.
         module: Its dotted name.
         output: The module's output at the position; for a norm, its bias.
-        reach: The gradient of the logit by that output.
+        reach: The gradient of the logit with respect to that output.
         call: The call of its mixer, if an adapter can read it.
     """
 

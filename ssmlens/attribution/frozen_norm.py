@@ -27,7 +27,7 @@ class FrozenNorm:
         return centred * self.scale.to(x.dtype)
 
     def pull_back(self, reach: Float64[Tensor, " d_model"]) -> Float64[Tensor, " d_model"]:
-        """The gradient of reach · y by x."""
+        """The gradient of reach · y with respect to x."""
         scaled = reach * self.scale
         return scaled - scaled.mean() if self.centred else scaled
 

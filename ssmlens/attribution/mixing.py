@@ -60,7 +60,7 @@ def split_mixing(
     Args:
         call: The mixer's call, of one sequence.
         position: The token p.
-        reach: The gradient of the logit by the mixer's output at p.
+        reach: The gradient of the logit with respect to the mixer's output at p.
         taps: Whether to split x into the taps of the convolution.
         joint: Whether to return heads and sources together too.
     """
@@ -98,7 +98,7 @@ def _read(
     position: int,
     reach: Float64[Tensor, " d_model"],
 ) -> Float64[Tensor, "head headdim"]:
-    """The gradient of the logit by y at the position, through gate, norm and out_proj."""
+    """The gradient of the logit with respect to y at the position, through gate, norm and out_proj."""
     assert o.x is not None
     heads, headdim = o.x.shape[2:]
     # In out_proj's columns, attention has its MLP after its heads, a mixer before them.

@@ -34,7 +34,7 @@ class Readout:
     logits: Float64[Tensor, " vocabulary"]
 
     def row(self, token: int, against: int | None) -> Float64[Tensor, " d_model"]:
-        """The gradient of a token's logit, minus that of `against`, by the output embedding's input."""
+        """The gradient of a token's logit, minus that of `against`, with respect to the output embedding's input."""
         weight = self.head.weight.detach()
         row = weight[token].double()
         return self.multiplier * (row if against is None else row - weight[against].double())

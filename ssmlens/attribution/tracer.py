@@ -37,7 +37,7 @@ class Leaf:
         kind: Its kind (`direct_path.Part`).
         module: The module.
         output: Its output at the position.
-        zero: The tracked zero added to its output; the gradient by it is `Part.reach`.
+        zero: The tracked zero added to its output; its gradient is `Part.reach`.
     """
 
     layer: int

@@ -169,5 +169,5 @@ def _damaged(path: Path, error: Exception) -> SsmlensError:
 
 
 def _some(names: list[str], limit: int = 4) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
+    suffix = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + suffix

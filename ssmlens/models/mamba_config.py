@@ -213,5 +213,5 @@ def _check_arguments(key: str, name: str, mixer: type[nn.Module], names: Collect
 
 def _listed(names: Collection[str], most: int = 8) -> str:
     """Join names with commas, shortened to fit in one line."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:80] for name in [*names][:most]) + rest
+    suffix = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:80] for name in [*names][:most]) + suffix

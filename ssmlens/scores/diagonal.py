@@ -1,4 +1,4 @@
-"""Is the map one sharp sub-diagonal, as in a layer that copies, and at which lag?"""
+"""Whether the map is one sharp sub-diagonal, as in a layer that copies, and at which lag."""
 
 import math
 
@@ -21,28 +21,28 @@ def lag_energy(
 
 
 def without_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " lag"]:
-    """The energies of `lag_energy`, 0 ≤ ℓ ≤ 3T/4, out of those of all T lags, as captures store them."""
+    """Cut the energies of all T lags, as captures store them, to those of `lag_energy`, 0 ≤ ℓ ≤ 3T/4."""
     return energy[: 3 * len(energy) // 4 + 1]
 
 
 def diagonal_sharpness(
     attention_map: Float[np.ndarray, "query key"], first_lag: int = 1, looks_ahead: bool = False
 ) -> float:
-    """Share of the sharpest sub-diagonal (or diagonal above, where the layer looks ahead) in the map's energy by lag.
+    """Share of the sharpest sub-diagonal (or diagonal above, if the layer looks ahead) in the map's energy by lag.
 
         max_{ℓ ≥ first_lag} e(ℓ) / Σ_ℓ e(ℓ),   e(ℓ) = mean_i map[i, i−ℓ]²,   0 ≤ ℓ ≤ 3T/4
 
     1 for a map that is one sub-diagonal, 4/3T for a uniform one; scaling the map changes nothing. A
     featureless recency map scores at most k^k/(k+1)^(k+1) with k = first_lag: .08 behind the usual
-    convolution of 4 taps, but .25 at first_lag 1, where "the token before" cannot be told from
-    "recent tokens". Where the layer looks ahead, ℓ is also −3T/4 ≤ ℓ < 0 in the sum, and
+    convolution of 4 taps, but .25 at first_lag 1, which cannot distinguish "the token before" from
+    "recent tokens". If the layer looks ahead, ℓ is also −3T/4 ≤ ℓ < 0 in the sum, and
     −3T/4 ≤ ℓ ≤ −first_lag in the maximum.
 
     Args:
         attention_map: Mean of M over channels (paper eq. 8).
         first_lag: Lags below it are recency, which the convolution explains: d_conv, or 1 without a
             convolution.
-        looks_ahead: Whether what lies above the diagonal is read.
+        looks_ahead: Whether entries above the diagonal count.
 
     Returns:
         A value in [0, 1]; NaN when T ≤ 2·first_lag, or when the map is zero.
@@ -59,10 +59,9 @@ def sharpest_lag(
     """The lag ≥ first_lag of most energy, averaged over prompts; the shortest among equals.
 
     Args:
-        energies: `lag_energy` of each prompt. A lag longer than a prompt's lags counts as zero
-            there.
+        energies: `lag_energy` of each prompt. Lags that a prompt lacks count as zero there.
         first_lag: As in `diagonal_sharpness`.
-        ahead: The energies of each prompt's diagonals above the main one, where the layer looks ahead.
+        ahead: The energies of each prompt's diagonals above the main one, if the layer looks ahead.
 
     Returns:
         Tokens back; negative: ahead.
@@ -98,8 +97,8 @@ def _measure(reading: Reading) -> Measured:
     energy, first_lag = reading.lag_energy, reading.first_lag
     if len(energy) <= 2 * first_lag:
         raise NotApplicable(f"{len(energy)} tokens are too few: more than 2·{first_lag} are needed")
-    kept, ahead = without_longest(energy), without_longest(reading.ahead_energy)
-    return Measured(_sharpest(kept, len(energy), first_lag, ahead), detail=(kept, first_lag, ahead))
+    back, ahead = without_longest(energy), without_longest(reading.ahead_energy)
+    return Measured(_sharpest(back, len(energy), first_lag, ahead), detail=(back, first_lag, ahead))
 
 
 SCORES.register("diagonal_sharpness")(

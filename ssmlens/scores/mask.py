@@ -1,4 +1,4 @@
-"""How much a layer keeps: the mean of its attention mask, and the tokens that it remembers."""
+"""How much a layer remembers: the mean of its attention mask, and its memory in tokens."""
 
 import math
 
@@ -28,7 +28,7 @@ def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None
         UsageError: The window is less than one token.
     """
     if window is not None and window < 1:
-        raise UsageError(f"the window is {window} tokens: give at least 1")
+        raise UsageError(f"the window is {window} tokens: pass at least 1")
     tokens = len(attention_mask)
     reach = tokens if window is None else min(window, tokens)
     seen = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-reach, dtype=bool)
@@ -36,13 +36,13 @@ def mask_ones(attention_mask: Float[np.ndarray, "query key"], window: int | None
 
 
 def _mean_of_rows(row_sum: Float[np.ndarray, " query"], looks_ahead: bool) -> float:
-    """`mask_ones` without a window, from the mask's row sums; over all pairs, where the layer looks ahead."""
+    """`mask_ones` without a window, from the mask's row sums; over all pairs if the layer looks ahead."""
     tokens = len(row_sum)
     return float(row_sum.sum() / (tokens * (tokens if looks_ahead else (tokens + 1) / 2)))
 
 
 def memory_length(attention_mask: Float[np.ndarray, "query key"]) -> float:
-    """How many tokens a late query still holds: mean over late queries i of Σ_j mask[i, j].
+    """How many tokens a late query remembers: mean over late queries i of Σ_j mask[i, j].
 
     Late queries are the last quarter, ⌈T/4⌉ of them.
 

@@ -20,15 +20,14 @@ class RankedLayer:
         rank: 1 is best; equal ranks share their mean (1.5); None for a layer that could not be
             ranked.
         layer: Block index in the model.
-        scores: Mean over prompts of each score, and the companions' values; NaN where there is
-            none.
+        scores: Mean over prompts of each score, and the companions' values; NaN if there is none.
         spread: Standard deviation over prompts of the same scores.
-        closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
-        map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
+        closure_error: Largest over prompts of ‖recomputed − output‖ / ‖output‖.
+        map_closure: The same difference relative to the map's contribution (`recorder.closure`); NaN if unknown.
         reason: Why the layer is not ranked, why its maps are not proven, or why it is ranked on fewer prompts than
             others; "" otherwise.
-        head: In a ranking of heads, which head of the layer.
-        operator: In a ranking of heads, what the head is part of: "decay scan", "delta rule", "softmax".
+        head: In a ranking of heads, the head's number in the layer.
+        operator: In a ranking of heads, the head's operator: "decay scan", "delta rule", "softmax".
     """
 
     rank: float | None
@@ -43,7 +42,7 @@ class RankedLayer:
 
     @property
     def label(self) -> str:
-        """The layer as text; of a head "layer.head", of softmax attention "layer.head softmax"."""
+        """The layer as text; a head is "layer.head", a head of softmax attention "layer.head softmax"."""
         if self.head is None:
             return str(self.layer)
         attends = " softmax" if self.operator == "softmax" else ""
@@ -57,8 +56,8 @@ class Ranking:
     Attributes:
         rows: The layers, best first; those that could not be ranked last.
         by: The scores that order it.
-        notes: Where other scores disagree, and what was left out of the order.
-        of: What is ranked, "layer" or "head".
+        notes: Where other scores disagree, and which scores were left out.
+        of: Kind of the rows, "layer" or "head".
     """
 
     rows: tuple[RankedLayer, ...]
@@ -67,7 +66,7 @@ class Ranking:
     of: Literal["layer", "head"] = "layer"
 
     def with_notes(self, notes: Sequence[str]) -> "Ranking":
-        """The same with further notes."""
+        """The same ranking with further notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
     def __iter__(self) -> Iterator[RankedLayer]:
@@ -80,7 +79,7 @@ class Ranking:
         return self.rows[place]
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranking in plain values that JSON can hold: NaN becomes None."""
+        """The ranking as plain values for JSON: NaN becomes None."""
         return {
             "by": list(self.by),
             f"{self.of}s": [_plain(_dict(row)) for row in self.rows],
@@ -104,9 +103,9 @@ class Ranking:
         return f"<div>{title}</div><table><tr>{cells}</tr>{body}</table>{notes}"
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row a layer: `rank` (NaN where not ranked), the scores, their `_spread`, both closures, `reason`.
+        """One row per layer: `rank` (NaN if not ranked), the scores, their `_spread`, both closures, `reason`.
 
-        Its index is the layer's block index, of heads with the head; heads have a column `operator`.
+        The index is the layer's block index; for heads it is layer and head, and there is a column `operator`.
         """
         import pandas
 
@@ -132,29 +131,29 @@ class Ranking:
         return f"{self.of}s by {order}"
 
     def _table(self) -> list[list[str]]:
-        """A header, then a row a layer; the reason stands last, under no name."""
+        """A header, then one row per layer; the reason comes last, without a column name."""
         names = list(self.rows[0].scores) if self.rows else []
-        of_map = [row.map_closure for row in self.rows]
-        known = not all(map(math.isnan, of_map))
+        map_closures = [row.map_closure for row in self.rows]
+        known = not all(map(math.isnan, map_closures))
         columns = [
             ["rank", *("-" if row.rank is None else f"{row.rank:g}" for row in self.rows)],
             [self.of, *(row.label for row in self.rows)],
             *map(self._column, names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows)],
-            *([["map_closure", *map(_error, of_map)]] if known else []),
+            *([["map_closure", *map(_error, map_closures)]] if known else []),
             ["", *(row.reason for row in self.rows)],
         ]
         return [list(row) for row in zip(*columns, strict=True)]
 
     def _column(self, name: str) -> list[str]:
-        """The name, then each row's value: whole numbers as such, others with their spread."""
+        """The name, then each row's value: integers without decimals, others with their spread."""
         values = [(row.scores[name], row.spread.get(name)) for row in self.rows]
-        whole = all(
+        is_integer = all(
             math.isnan(mean) or (mean == round(mean) and spread is None) for mean, spread in values
         )
         cells = [name]
         for mean, spread in values:
-            cell = "-" if math.isnan(mean) else f"{mean:.0f}" if whole else f"{mean:.3f}"
+            cell = "-" if math.isnan(mean) else f"{mean:.0f}" if is_integer else f"{mean:.3f}"
             cells.append(cell if spread is None else f"{cell} ±{spread:.3f}")
         return cells
 
@@ -165,12 +164,13 @@ def _error(value: float) -> str:
 
 def _dict(row: RankedLayer) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    of_head = ("head", "operator")
-    return values if row.head is not None else {k: v for k, v in values.items() if k not in of_head}
+    if row.head is None:
+        del values["head"], values["operator"]
+    return values
 
 
 def _plain(value: Any) -> Any:
-    """Nested plain values with NaN and infinities as None."""
+    """Replace NaN and infinities by None in nested plain values."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

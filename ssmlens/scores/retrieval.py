@@ -1,4 +1,4 @@
-"""Does the layer look where the answer is? Scores on prompts whose answers have a known place."""
+"""Whether a layer attends to the answer: scores on prompts whose answers have a known position."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,27 +12,27 @@ from ssmlens.scores.statistics import row_magnitude, share_of_rows, target_magni
 def target_share(
     attention_map: Float[np.ndarray, "query key"], target: Int[np.ndarray, " query"]
 ) -> float:
-    """Share of each query's |map| that falls on its target, mean over the queries that have one.
+    """Share of each query's |map| on its target, mean over queries with a target.
 
         mean_i |map[i, target_i]| / Σ_j |map[i, j]|   over i with target_i ≥ 0
 
-    The map is signed, so absolute values: a large negative entry moves as much as a positive one. A
-    query whose row is zero looks nowhere and counts as 0.
+    The map is signed, so absolute values are taken: a large negative entry moves as much as a positive one. A
+    row of zeros counts as 0.
 
     Args:
         attention_map: Mean of M over channels (paper eq. 8), zero for key > query.
-        target: The position each query must look at, at most the query's own; -1 = none.
+        target: The key that each query must attend to, not after the query; -1 for none.
 
     Returns:
         A value in [0, 1]; NaN when no query has a target, or when all their rows are zero.
     """
-    asked = target >= 0
+    has_target = target >= 0
     hit = target_magnitude(attention_map, target)
-    return share_of_rows(hit[asked], row_magnitude(attention_map)[asked])
+    return share_of_rows(hit[has_target], row_magnitude(attention_map)[has_target])
 
 
 def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
-    """Where each query of the prompt must look. Raises NotApplicable where none must, or one cannot: it lies ahead."""
+    """The prompt's targets. Raises NotApplicable if there are none, or one lies after its query in a causal layer."""
     target = reading.target
     if not reading.looks_ahead and (target > np.arange(len(target))).any():
         raise NotApplicable("a query's target lies after it")
@@ -41,7 +41,7 @@ def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
 
 def _copy(reading: Reading) -> Measured:
     if reading.prompt_kind == REPEAT:
-        raise NotApplicable("the prompt's targets are of induction: see induction_score")
+        raise NotApplicable("the prompt's targets are those of induction: see induction_score")
     return _on_target(reading)
 
 
@@ -51,8 +51,8 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    asked = checked_target(reading) >= 0
-    return Measured(share_of_rows(reading.target_magnitude[asked], reading.row_magnitude[asked]))
+    rows = checked_target(reading) >= 0
+    return Measured(share_of_rows(reading.target_magnitude[rows], reading.row_magnitude[rows]))
 
 
 def _previous_token(reading: Reading) -> Measured:
@@ -62,7 +62,7 @@ def _previous_token(reading: Reading) -> Measured:
 
 def _require_repeat(reading: Reading) -> None:
     if reading.prompt_kind != REPEAT:
-        raise NotApplicable("the prompt is not a twice-repeated random sequence")
+        raise NotApplicable("the prompt is not a repeated random sequence")
 
 
 SCORES.register("copy_score")(

@@ -1,4 +1,4 @@
-"""All scores of a capture as one Dataset: a variable a score, with dims layer and prompt."""
+"""All scores of a capture as one Dataset: one variable per score, with dims layer and prompt."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ SCORE = "score"
 
 
 class _Cell(NamedTuple):
-    """A score on one layer and prompt; `reason` says why the value is NaN, "" where it is not."""
+    """A score on one layer and prompt; `reason` says why the value is NaN, "" if it is not."""
 
     value: float
     detail: Any
@@ -34,50 +34,48 @@ def compute(
 
     Args:
         capture: An open capture.
-        names: Scores wanted, in this order; None for all that are registered.
-        progress: Called as progress(layers done, layers) after each layer.
+        names: The scores, in this order; None for all that are registered.
+        progress: Called with (layers done, layers) after each layer.
 
     Returns:
-        A Dataset with a variable a score: (layer, prompt) where it reads maps, (layer,) where it
-        reads weights; a variable (layer,) a companion; and `reason` (score, layer, prompt), why a
-        value is NaN ("" where it is not).
-        Coordinates of layer: the block index, `finite`, `finite_reason` (what the capture tells of
-        it), `closure_error` and `map_closure` (the worst over prompts) and `why_open` (why they are too large, "" where
-        they are not); of prompt: `prompt_kind` and `length`.
-        Variables carry `long_name`, `units` and `range` as attributes.
+        A Dataset with one variable per score: (layer, prompt) if it reads maps, (layer,) if it reads weights; one
+        variable (layer,) per companion; and `reason` (score, layer, prompt), why a value is NaN ("" if it is not).
+        Coordinates of layer: the block index, `finite`, `finite_reason` (the capture's reason), `closure_error` and
+        `map_closure` (the largest over prompts) and `why_open` (why they are too large, "" if they are not); of prompt:
+        `prompt_kind` and `length`. Variables have `long_name`, `units` and `range` as attributes.
 
     Raises:
         UsageError: A name is not a registered score.
     """
-    wanted = {name: SCORES[name] for name in (SCORES if names is None else names)}
+    selected = {name: SCORES[name] for name in (SCORES if names is None else names)}
     layers, prompts = list(capture.layers), len(capture.length)
-    rows, finite, why, closure, of_map, open_ = [], [], [], [], [], []
+    rows, finite, why, closure, map_closure, open_ = [], [], [], [], [], []
     for index in layers:
         layer = capture.layer(index)
-        rows.append(_measure_layer(capture, layer, wanted))
+        rows.append(_measure_layer(capture, layer, selected))
         finite.append(layer.state)
         why.append(str(layer.attributes.get("reason", "")))
         closure.append(worst(layer, CLOSURE))
-        of_map.append(worst(layer, MAP_CLOSURE))
+        map_closure.append(worst(layer, MAP_CLOSURE))
         open_.append(why_open(layer, capture.closure_tolerance))
         if progress is not None:
             progress(len(rows), len(layers))
 
     variables = {}
-    for name, score in wanted.items():
+    for name, score in selected.items():
         variables |= _columns(name, score, [row[name] for row in rows], prompts)
-    reasons = [[_reasons(row[name], prompts) for row in rows] for name in wanted]
-    shape = (len(wanted), len(layers), prompts)
+    reasons = [[_reasons(row[name], prompts) for row in rows] for name in selected]
+    shape = (len(selected), len(layers), prompts)
     variables["reason"] = ((SCORE, LAYER, PROMPT), np.array(reasons, dtype=str).reshape(shape))
     return xr.Dataset(
         variables,
         coords={
-            SCORE: np.array(list(wanted), dtype=str),
+            SCORE: np.array(list(selected), dtype=str),
             LAYER: np.array(layers, dtype=int),
             "finite": (LAYER, np.array(finite, dtype=str)),
             "finite_reason": (LAYER, np.array(why, dtype=str)),
             "closure_error": (LAYER, np.array(closure, dtype=float)),
-            "map_closure": (LAYER, np.array(of_map, dtype=float)),
+            "map_closure": (LAYER, np.array(map_closure, dtype=float)),
             "why_open": (LAYER, np.array(open_, dtype=str)),
             PROMPT: np.arange(prompts),
             "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),
@@ -108,13 +106,13 @@ def summary(scores: xr.Dataset) -> xr.Dataset:
 
 
 def _measure_layer(
-    capture: CaptureLike, layer: LayerLike, wanted: Mapping[str, Score]
+    capture: CaptureLike, layer: LayerLike, selected: Mapping[str, Score]
 ) -> dict[str, list[_Cell]]:
-    """The cells of each score in one layer: one where it reads weights, else one a prompt."""
-    cells: dict[str, list[_Cell]] = {name: [] for name in wanted}
+    """The cells of each score in one layer: one if it reads weights, else one per prompt."""
+    cells: dict[str, list[_Cell]] = {name: [] for name in selected}
     for prompt in (None, *range(len(capture.length))):
         reading = Reading(capture, layer, prompt)
-        for name, score in wanted.items():
+        for name, score in selected.items():
             if (score.reads == "weights") == (prompt is None):
                 cells[name].append(_measure(score, reading))
     return cells
@@ -125,13 +123,13 @@ def _measure(score: Score, reading: Reading) -> _Cell:
         value, detail = score.measure(reading)
     except NotApplicable as reason:
         return _Cell(math.nan, None, str(reason))
-    return _Cell(value, detail, "what it reads is zero everywhere" if math.isnan(value) else "")
+    return _Cell(value, detail, "its input is zero everywhere" if math.isnan(value) else "")
 
 
 def _columns(
     name: str, score: Score, rows: list[list[_Cell]], prompts: int
 ) -> dict[str, xr.Variable]:
-    """The variables of a score: itself, and its companions from the details that there are."""
+    """The variables of a score: itself, and its companions, computed from the available details."""
     weights = score.reads == "weights"
     dims, shape = ((LAYER,), (len(rows),)) if weights else ((LAYER, PROMPT), (len(rows), prompts))
     values = np.array([[cell.value for cell in row] for row in rows], dtype=float).reshape(shape)
@@ -139,7 +137,7 @@ def _columns(
     columns = {name: xr.Variable(dims, values, attributes)}
     for companion, combine in score.companions.items():
         details = [[cell.detail for cell in row if not cell.reason] for row in rows]
-        combined = [combine(found) if found else math.nan for found in details]
+        combined = [combine(values) if values else math.nan for values in details]
         columns[companion] = xr.Variable(LAYER, combined, {"long_name": f"{companion} of {name}"})
     return columns
 
