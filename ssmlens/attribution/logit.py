@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssmlens import names
 from ssmlens.attribution.direct_path import DirectPath, trace
-from ssmlens.attribution.terms import Progress, Term, coarsest, terms_of
+from ssmlens.attribution.terms import Progress, Term, closure_limit, terms_of
 from ssmlens.errors import ClosureError, UsageError
 from ssmlens.names import HEAD, MIXER, SOURCE, TAP, TERM
 from ssmlens.recorder.prompts import Prompts, prompts_for, vocabulary_size
@@ -86,7 +86,7 @@ def attribute(
     path = trace(model, ids, position, lambda logits: _choose(token, logits), mask)
     terms = terms_of(path, position, taps, joint, progress)
     data = _dataset(path, terms, position, taps)
-    return _with_strings(data, getattr(model, "tokenizer", None), prompts)
+    return _add_strings(data, getattr(model, "tokenizer", None), prompts)
 
 
 def _prompt(model: Any, prompt: str | Sequence[int] | Tensor | Prompts) -> Prompts:
@@ -112,7 +112,7 @@ def _choose(token: int | tuple[int, int] | None, logits: Tensor) -> tuple[int, i
     return first, second
 
 
-def _with_strings(data: xr.Dataset, tokenizer: Any, prompt: Prompts) -> xr.Dataset:
+def _add_strings(data: xr.Dataset, tokenizer: Any, prompt: Prompts) -> xr.Dataset:
     """Add the tokens' strings, if the model has a tokenizer."""
     if tokenizer is None:
         return data
@@ -132,7 +132,7 @@ def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> 
         logit -= float(logits[path.against])
     total, largest = sum(term.value for term in terms), float(logits.abs().max())
     closure = abs(total - logit) / largest if largest else abs(total - logit)
-    if not closure <= coarsest(path):
+    if not closure <= closure_limit(path):
         raise ClosureError(
             f"the terms sum to {total:.6g}, the logit is {logit:.6g}: do not trust them"
         )
@@ -171,18 +171,18 @@ def _splits(terms: list[Term], taps: bool) -> dict[str, Any]:
     heads, most = (max(map(len, rows)) for rows in (by_head, by_tap))
     variables = {
         MIXER: (MIXER, list(splits)),
-        "by_head": ((MIXER, HEAD), np.stack([_padded(row, heads, np.nan) for row in by_head])),
+        "by_head": ((MIXER, HEAD), np.stack([_pad(row, heads, np.nan) for row in by_head])),
         "by_source": ((MIXER, SOURCE), np.stack([rows.sum(0) for rows in by_tap])),
     }
     if taps:
-        rows = np.stack([_padded(rows, most, 0.0) for rows in by_tap])
+        rows = np.stack([_pad(rows, most, 0.0) for rows in by_tap])
         variables["by_tap"] = ((MIXER, TAP, SOURCE), rows)
     if both:
-        rows = np.stack([_padded(rows.cpu().numpy(), heads, np.nan) for rows in both])
+        rows = np.stack([_pad(rows.cpu().numpy(), heads, np.nan) for rows in both])
         variables["by_head_and_source"] = ((MIXER, HEAD, SOURCE), rows)
     return variables
 
 
-def _padded(rows: np.ndarray, count: int, fill: float) -> np.ndarray:
+def _pad(rows: np.ndarray, count: int, fill: float) -> np.ndarray:
     missing = [(0, count - len(rows)), *[(0, 0)] * (rows.ndim - 1)]
     return np.pad(rows, missing, constant_values=fill)

@@ -75,7 +75,9 @@ def split_mixing(
         assert o.x is not None
         inputs = _tap_inputs(o) if taps else [o.x[0].double()]
         constant = _bias_input(o) if taps else None
-        added = _added(o, position, read, inputs if constant is None else [*inputs, constant])
+        added = _contributions(
+            o, position, read, inputs if constant is None else [*inputs, constant]
+        )
         offset = 0.0 if constant is None else float(added[:, -1].sum())
         if o.offset is not None:
             offset += float((read * o.offset[0, position].double()).sum())
@@ -110,7 +112,7 @@ def _read(
     return read.unflatten(0, (heads, headdim))
 
 
-def _added(
+def _contributions(
     o: Operator,
     position: int,
     read: Float64[Tensor, "head headdim"],

@@ -49,7 +49,7 @@ def terms_of(
             message names it.
     """
     largest = float(path.readout.logits.abs().max())
-    allowed = largest * coarsest(path)
+    allowed = largest * closure_limit(path)
     for layer, left in path.unexplained.items():
         if not abs(left) <= allowed:
             raise ClosureError(_unexplained(layer, left))
@@ -66,7 +66,7 @@ def terms_of(
     return [*terms, *(Term(name, BIAS, -1, "", value) for name, value in biases)]
 
 
-def coarsest(path: DirectPath) -> float:
+def closure_limit(path: DirectPath) -> float:
     """The largest acceptable closure error, as a share of the largest logit."""
     tolerances = [tolerance(p.call.output, p.call.site.adapter) for p in path.parts if p.call]
     exact = path.readout.head.weight.element_size() >= 4

@@ -101,7 +101,7 @@ class _Batch:
             edited = self._run.edited([self._with_source(edit) for edit in edits])
             return self._measured(logits_of(edited))
 
-    def _measured(self, logits: Tensor) -> list[float]:
+    def _measure_prompts(self, logits: Tensor) -> list[float]:
         out = []
         for n, prompt in enumerate(self._rows):
             where = self._probe.positions(prompt)

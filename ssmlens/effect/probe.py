@@ -86,7 +86,7 @@ def probe(
     return PROBES[name](model, count=count, length=length, seed=seed)
 
 
-def encoded(model: Any, pieces: Sequence[str]) -> list[list[int]]:
+def encode_pieces(model: Any, pieces: Sequence[str]) -> list[list[int]]:
     """Tokenize each piece of a text separately, so that the tokenizer merges nothing across pieces.
 
     Raises:
@@ -100,10 +100,10 @@ def encoded(model: Any, pieces: Sequence[str]) -> list[list[int]]:
             )
         )
     tokens = [list(tokenizer.encode(piece)) for piece in pieces]
-    return [_without_start(tokenizer, row) for row in tokens]
+    return [_drop_start(tokenizer, row) for row in tokens]
 
 
-def _without_start(tokenizer: Any, tokens: list[int]) -> list[int]:
+def _drop_start(tokenizer: Any, tokens: list[int]) -> list[int]:
     """Drop the start tokens that some tokenizers add to every text."""
     start = list(tokenizer.encode(""))
     return tokens[len(start) :] if start and tokens[: len(start)] == start else tokens

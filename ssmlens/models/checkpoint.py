@@ -119,7 +119,7 @@ def report_mismatch(
 ) -> None:
     """Raise SsmlensError that names the mismatches between a config.json and its checkpoint, if there are any."""
     kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-    faults = [f"{kind}: {_some(sorted(names))}" for kind, names in kinds if names]
+    faults = [f"{kind}: {_join(sorted(names))}" for kind, names in kinds if names]
     if faults:
         raise SsmlensError(f"the checkpoint does not fit its config.json; {'; '.join(faults)}")
 
@@ -139,7 +139,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
+        raise _damage_error(path, error) from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -157,17 +157,17 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "nothing was run. Use a .safetensors file"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise _damaged(path, error) from None
+        raise _damage_error(path, error) from None
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise UsageError(f"{path} is not a state dict: expected a mapping of names to tensors")
     return content
 
 
-def _damaged(path: Path, error: Exception) -> SsmlensError:
+def _damage_error(path: Path, error: Exception) -> SsmlensError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return SsmlensError(f"{path} is damaged or cut short ({reason}); download it again")
 
 
-def _some(names: list[str], limit: int = 4) -> str:
+def _join(names: list[str], limit: int = 4) -> str:
     suffix = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + suffix

@@ -33,7 +33,7 @@ def download(name: str, file: str, revision: str | None = None) -> Path:
     try:
         cached = try_to_load_from_cache(name, file, revision=revision)
     except errors.HFValidationError:
-        raise UsageError(f"unknown model {name!r}: not a hub id; {_ways_out()}") from None
+        raise UsageError(f"unknown model {name!r}: not a hub id; {_alternatives()}") from None
     if isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision or ""):
         return Path(cached)
     try:
@@ -47,7 +47,7 @@ def download(name: str, file: str, revision: str | None = None) -> Path:
     except Exception as error:  # of the HTTP client, or OSError: a broken transfer, a full disk
         raise SsmlensError(
             f"{file} of {name} could not be downloaded from {_endpoint()} ({_first_line(error)}); "
-            f"run it again to resume, or {_ways_out()}"
+            f"run it again to resume, or {_alternatives()}"
         ) from error
 
 
@@ -80,21 +80,21 @@ def _probe(name: str, file: str, revision: str | None) -> None:
             f"{name} is gated: accept its terms at {_endpoint()}/{name}, then `hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+        raise UsageError(f"unknown model {name!r}: {closed}; {_alternatives()}") from None
     except errors.RevisionNotFoundError:
         raise UsageError(f"{name} has no revision {revision!r}") from None
     except errors.RemoteEntryNotFoundError:
         raise NoSuchFile(f"{name} has no {file}") from None
     except errors.OfflineModeIsEnabled:
         raise HubUnreachable(
-            f"{file} of {name} is not in the cache, and HF_HUB_OFFLINE is set; {_ways_out()}"
+            f"{file} of {name} is not in the cache, and HF_HUB_OFFLINE is set; {_alternatives()}"
         ) from None
     except Exception as error:  # of the HTTP client, whose library changes between versions
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+            raise UsageError(f"unknown model {name!r}: {closed}; {_alternatives()}") from None
         raise HubUnreachable(
             f"{file} of {name} is not in the cache, and the hub at {_endpoint()} cannot be reached "
-            f"({_first_line(error)}); {_ways_out()}"
+            f"({_first_line(error)}); {_alternatives()}"
         ) from None
 
 
@@ -104,7 +104,7 @@ def _endpoint() -> str:
     return constants.ENDPOINT
 
 
-def _ways_out() -> str:
+def _alternatives() -> str:
     shipped = ", ".join(shipped_names())
     return f"pass a folder with config.json and weights, or a shipped model: {shipped}"
 

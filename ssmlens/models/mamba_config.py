@@ -144,7 +144,7 @@ class MambaConfig:
         unknown = sorted(values.keys() - kinds.keys())
         if unknown:
             raise UnsupportedModelError(
-                f"this config.json has keys that MambaLM does not know: {_listed(unknown)}"
+                f"this config.json has keys that MambaLM does not know: {_join(unknown)}"
             )
         for name, value in values.items():
             if type(value) is not kinds[name]:
@@ -203,7 +203,7 @@ def _check_arguments(key: str, name: str, mixer: type[nn.Module], names: Collect
     unknown = sorted(set(names) - (parameters.keys() - set(_OWN_ARGUMENTS)))
     if unknown:
         raise UnsupportedModelError(
-            f"{key} has options that {name} does not take: {_listed(unknown)}"
+            f"{key} has options that {name} does not take: {_join(unknown)}"
         )
     needed = [n for n, p in parameters.items() if p.default is p.empty and n not in _OWN_ARGUMENTS]
     missing = [n for n in needed if n not in names]
@@ -211,7 +211,7 @@ def _check_arguments(key: str, name: str, mixer: type[nn.Module], names: Collect
         raise UnsupportedModelError(f"{key} lacks what {name} needs: {', '.join(missing)}")
 
 
-def _listed(names: Collection[str], most: int = 8) -> str:
+def _join(names: Collection[str], most: int = 8) -> str:
     """Join names with commas, shortened to fit in one line."""
     suffix = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(name[:80] for name in [*names][:most]) + suffix

@@ -33,9 +33,11 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
         from transformers.models.auto import modeling_auto
 
-    named = config.get("architectures")
-    named = [str(name)[:80] for name in named[:4]] if isinstance(named, list) else []
-    declared = ", ".join(named) or f"model_type {str(config['model_type'])[:80]!r}"
+    architectures = config.get("architectures")
+    architectures = (
+        [str(name)[:80] for name in architectures[:4]] if isinstance(architectures, list) else []
+    )
+    declared = ", ".join(architectures) or f"model_type {str(config['model_type'])[:80]!r}"
     try:
         parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         images = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

@@ -7,8 +7,8 @@ from ssmlens.names import LARGEST_WHOLE_MAP, MAP, MAP_ARRAYS, MASK
 from ssmlens.plot.scales import Scale, robust_limit
 from ssmlens.plot.selection import Region, Selection, Span
 from ssmlens.plot.tiles import SIDE, Tile, shrink, tile
+from ssmlens.scores.diagonal import drop_longest
 from ssmlens.scores.diagonal import lag_energy as energy_of
-from ssmlens.scores.diagonal import without_longest
 
 EXACT = 2048
 """Tokens a side up to which a rectangle of a long prompt is computed entry by entry."""
@@ -112,13 +112,13 @@ def _limit(what: Selection, scale: Scale) -> float:
 def _lags(what: Selection) -> np.ndarray:
     if whole(what):
         return energy_of(matrix(what))
-    return without_longest(what.layer.read("lag_energy", what.prompt))
+    return drop_longest(what.layer.read("lag_energy", what.prompt))
 
 
 def _ahead(what: Selection) -> np.ndarray:
     if whole(what):
         return energy_of(matrix(what).T)
-    return without_longest(what.layer.read("ahead_energy", what.prompt))
+    return drop_longest(what.layer.read("ahead_energy", what.prompt))
 
 
 def _channel_by_strips(what: Selection, queries: Span, keys: Span) -> Tile:

@@ -17,10 +17,10 @@ def lag_energy(
 
     Longer lags are left out: their sub-diagonals have few entries, so their means are noise.
     """
-    return without_longest(energy_by_lag(attention_map))
+    return drop_longest(energy_by_lag(attention_map))
 
 
-def without_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " lag"]:
+def drop_longest(energy: Float[np.ndarray, " _lag"]) -> Float[np.ndarray, " lag"]:
     """Cut the energies of all T lags, as captures store them, to those of `lag_energy`, 0 ≤ ℓ ≤ 3T/4."""
     return energy[: 3 * len(energy) // 4 + 1]
 
@@ -48,7 +48,7 @@ def diagonal_sharpness(
         A value in [0, 1]; NaN when T ≤ 2·first_lag, or when the map is zero.
     """
     ahead = lag_energy(attention_map.T) if looks_ahead else None
-    return _sharpest(lag_energy(attention_map), len(attention_map), first_lag, ahead)
+    return _largest_share(lag_energy(attention_map), len(attention_map), first_lag, ahead)
 
 
 def sharpest_lag(
@@ -66,21 +66,21 @@ def sharpest_lag(
     Returns:
         Tokens back; negative: ahead.
     """
-    back, other = _summed(energies), _summed(ahead or [])
+    back, other = _sum_prompts(energies), _sum_prompts(ahead or [])
     lag, lead = (
         first_lag + np.argmax(e[first_lag:]) if len(e) > first_lag else 0 for e in (back, other)
     )
     return float(-lead if lead and other[lead] > back[lag] else lag)
 
 
-def _summed(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " lag"]:
+def _sum_prompts(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " lag"]:
     total = np.zeros(max(map(len, energies), default=0))
     for energy in energies:
         total[: len(energy)] += energy
     return total
 
 
-def _sharpest(
+def _largest_share(
     energy: Float[np.ndarray, " lag"],
     tokens: int,
     first_lag: int,
@@ -97,8 +97,10 @@ def _measure(reading: Reading) -> Measured:
     energy, first_lag = reading.lag_energy, reading.first_lag
     if len(energy) <= 2 * first_lag:
         raise NotApplicable(f"{len(energy)} tokens are too few: more than 2·{first_lag} are needed")
-    back, ahead = without_longest(energy), without_longest(reading.ahead_energy)
-    return Measured(_sharpest(back, len(energy), first_lag, ahead), detail=(back, first_lag, ahead))
+    back, ahead = drop_longest(energy), drop_longest(reading.ahead_energy)
+    return Measured(
+        _largest_share(back, len(energy), first_lag, ahead), detail=(back, first_lag, ahead)
+    )
 
 
 SCORES.register("diagonal_sharpness")(

@@ -101,7 +101,7 @@ def map_scores(names: Sequence[str], *, skip: bool = False) -> list[str]:
 def _heads(capture: Capture, layers: Sequence[int] | None) -> tuple[list[_Name], list[str]]:
     """The heads to rank, layer by layer, and a note on those left out."""
     heads: list[_Name] = []
-    without: list[str] = []
+    missing: list[str] = []
     for index in capture.layers if layers is None else layers:
         layer = capture.layer(index)
         if layer.has_operands:
@@ -111,12 +111,12 @@ def _heads(capture: Capture, layers: Sequence[int] | None) -> tuple[list[_Name],
             stored = next((name for name in _OF_ATTENTION.values() if name in layer), None)
             count = 0 if stored is None else layer.shape(stored)[1]
             heads += [_Name(index, head, Softmax.kind) for head in range(count)]
-            without += [] if count else [str(index)]
+            missing += [] if count else [str(index)]
             if not count and not layer.has_operands and layers is not None:
                 raise UsageError(_not_stored([str(index)]))
     if not heads:
-        raise UsageError(_not_stored(without))
-    return heads, [f"left out: {_not_stored(without)}"] if without else []
+        raise UsageError(_not_stored(missing))
+    return heads, [f"left out: {_not_stored(missing)}"] if missing else []
 
 
 def _has_attention(layer: Layer) -> bool:

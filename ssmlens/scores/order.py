@@ -64,7 +64,7 @@ def rank(
         raise UsageError(f"top is {top}: it must be at least 1")
     statistics = summary(scores)
     means = statistics.sel(statistic="mean")
-    present = [name for name in _scored(scores) if scores[name].notnull().any()]
+    present = [name for name in _score_names(scores) if scores[name].notnull().any()]
     order, notes = _order(scores, _names(by), present)
     broken = scores["finite"].values == NONFINITE_WEIGHTS
     values = np.stack([_sign(name) * means[name].values for name in order])
@@ -91,7 +91,7 @@ def _names(by: str | Sequence[str] | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if SCORES[name]]
 
 
-def _scored(scores: xr.Dataset) -> list[str]:
+def _score_names(scores: xr.Dataset) -> list[str]:
     return [str(name) for name in scores["score"].values]
 
 
@@ -124,7 +124,7 @@ def _order(
 
 def _why(scores: xr.Dataset, name: str) -> str:
     """The first reason why no layer has a score."""
-    if name not in _scored(scores):
+    if name not in _score_names(scores):
         return "it was not computed"
     reasons = scores["reason"].sel(score=name).values.ravel()
     return next((str(reason) for reason in reasons if reason), "there is no prompt")

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlens.scores.reading import Reading
-from ssmlens.scores.retrieval import checked_target
+from ssmlens.scores.retrieval import require_target
 from ssmlens.scores.score import SCORES, Measured, Score
 
 _MAX_ENTRIES = 2**24  # of a block [target head state]
@@ -64,7 +64,7 @@ def _mean(
 
 
 def _measure(reading: Reading) -> Measured:
-    target = checked_target(reading)
+    target = require_target(reading)
     if reading.has("attention_mask"):
         (queries,) = np.nonzero(target >= 0)
         remaining = reading.attention_mask[queries, target[queries]]

@@ -31,7 +31,7 @@ def target_share(
     return share_of_rows(hit[has_target], row_magnitude(attention_map)[has_target])
 
 
-def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
+def require_target(reading: Reading) -> Int[np.ndarray, " query"]:
     """The prompt's targets. Raises NotApplicable if there are none, or one lies after its query in a causal layer."""
     target = reading.target
     if not reading.looks_ahead and (target > np.arange(len(target))).any():
@@ -51,7 +51,7 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    rows = checked_target(reading) >= 0
+    rows = require_target(reading) >= 0
     return Measured(share_of_rows(reading.target_magnitude[rows], reading.row_magnitude[rows]))
 
 

@@ -49,7 +49,7 @@ def compute(
     """
     selected = {name: SCORES[name] for name in (SCORES if names is None else names)}
     layers, prompts = list(capture.layers), len(capture.length)
-    rows, finite, why, closure, map_closure, open_ = [], [], [], [], [], []
+    rows, finite, why, closure, map_closure, open_reasons = [], [], [], [], [], []
     for index in layers:
         layer = capture.layer(index)
         rows.append(_measure_layer(capture, layer, selected))
@@ -57,7 +57,7 @@ def compute(
         why.append(str(layer.attributes.get("reason", "")))
         closure.append(worst(layer, CLOSURE))
         map_closure.append(worst(layer, MAP_CLOSURE))
-        open_.append(why_open(layer, capture.closure_tolerance))
+        open_reasons.append(why_open(layer, capture.closure_tolerance))
         if progress is not None:
             progress(len(rows), len(layers))
 
@@ -76,7 +76,7 @@ def compute(
             "finite_reason": (LAYER, np.array(why, dtype=str)),
             "closure_error": (LAYER, np.array(closure, dtype=float)),
             "map_closure": (LAYER, np.array(map_closure, dtype=float)),
-            "why_open": (LAYER, np.array(open_, dtype=str)),
+            "why_open": (LAYER, np.array(open_reasons, dtype=str)),
             PROMPT: np.arange(prompts),
             "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),
             "length": (PROMPT, np.asarray(capture.length)),

@@ -18,8 +18,8 @@ from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import (
     all_array_names,
     close_layer,
-    coordinates_first,
     new_layer,
+    sort_coordinates_first,
     stored_layer,
     write_root,
 )
@@ -105,13 +105,13 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
     first, prompts = sources[0], [len(stored_array(s, PROMPT_DIGEST)) for s in sources]
     _check_agreement(index, sources)
     group = new_layer(file, index)
-    for name in coordinates_first(all_array_names(first)):
+    for name in sort_coordinates_first(all_array_names(first)):
         parts = [stored_array(source, name) for source in sources if name in source]
         axes = hdf5.axes_of(parts[0])
         if axes[0] != PROMPT:
-            hdf5.move_chunks(parts[0], hdf5.like(group, parts[0], parts[0].shape, axes), 0)
+            hdf5.move_chunks(parts[0], hdf5.create_like(group, parts[0], parts[0].shape, axes), 0)
         elif hdf5.moves_by_chunk(axes):
-            target = hdf5.like(group, parts[0], (sum(prompts), *parts[0].shape[1:]), axes)
+            target = hdf5.create_like(group, parts[0], (sum(prompts), *parts[0].shape[1:]), axes)
             for part, start in zip(parts, np.cumsum([0, *prompts]).tolist(), strict=False):
                 hdf5.move_chunks(part, target, start)
         else:

@@ -114,10 +114,10 @@ def _dataset(page: Mapping[str, Any]) -> xr.Dataset:
     data.attrs |= {name: _integer(attributes, name) for name in _INTEGERS}
     data.attrs |= {name: _number(attributes, name) for name in _NUMBERS}
     data.attrs |= {name: _text(attributes, name) for name in _TEXTS if name in attributes}
-    return _with_sources(data, terms, page)
+    return _add_sources(data, terms, page)
 
 
-def _with_sources(
+def _add_sources(
     data: xr.Dataset, terms: list[dict[str, Any]], page: Mapping[str, Any]
 ) -> xr.Dataset:
     """Add the values by source token, where any term is split."""

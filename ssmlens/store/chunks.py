@@ -19,7 +19,7 @@ _AHEAD = 16  # chunks encoded ahead of the one that is written
 _STORED = 0xFFFF  # most bytes of an uncompressed deflate block
 
 
-def encoded_all(
+def encode_chunks(
     array: np.ndarray,
     starts: Iterable[tuple[int, ...]],
     shape: tuple[int, ...],
@@ -36,11 +36,11 @@ def encoded_all(
         threads: The pool that encodes the chunks, a few ahead. None: this thread.
     """
     if threads is None:
-        yield from (_encoded(array, start, shape, level) for start in starts)
+        yield from (_encode(array, start, shape, level) for start in starts)
         return
     ahead: deque[Future[bytearray | None]] = deque()
     for start in starts:
-        ahead.append(threads.submit(_encoded, array, start, shape, level))
+        ahead.append(threads.submit(_encode, array, start, shape, level))
         if len(ahead) == _AHEAD:
             yield ahead.popleft().result()
     while ahead:
@@ -66,16 +66,16 @@ def fletcher32(data: bytes | memoryview) -> int:
         places = words - first - _ROW * np.arange(len(rows))
         weighted += int(rows @ places - columns @ np.arange(_ROW))
         total += int(rows.sum())
-    return _swapped(weighted) << 16 | _swapped(total)
+    return _swap_bytes(weighted) << 16 | _swap_bytes(total)
 
 
-def _swapped(total: int) -> int:
+def _swap_bytes(total: int) -> int:
     """Reduce a sum modulo 65535 and swap its bytes."""
     word = (total - 1) % 65535 + 1 if total else 0
     return word >> 8 | (word & 0xFF) << 8
 
 
-def _encoded(
+def _encode(
     array: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...], level: int
 ) -> bytearray | None:
     values = array[tuple(slice(i, i + n) for i, n in zip(start, shape, strict=True))]
@@ -84,17 +84,17 @@ def _encoded(
         return None
     if values.shape != shape:
         values = np.pad(values, [(0, n - m) for n, m in zip(shape, values.shape, strict=True)])
-    data = _deflated(_shuffled(values), level) if level else _stored(values)
+    data = _deflate(_shuffle(values), level) if level else _wrap_uncompressed(values)
     data[-4:] = fletcher32(memoryview(data)[:-4]).to_bytes(4, "little")
     return data
 
 
-def _deflated(values: np.ndarray, level: int) -> bytearray:
+def _deflate(values: np.ndarray, level: int) -> bytearray:
     """Deflate the values; leave four bytes at the end for the checksum."""
     return bytearray(isal_zlib.compress(values, level)) + bytes(4)
 
 
-def _stored(values: np.ndarray) -> bytearray:
+def _wrap_uncompressed(values: np.ndarray) -> bytearray:
     """Wrap the values, uncompressed, in a deflate stream (RFC 1950, 1951).
 
     zlib at level 0 does the same in several times the time. Four bytes are left at the end for the checksum.
@@ -113,7 +113,7 @@ def _stored(values: np.ndarray) -> bytearray:
     return data
 
 
-def _shuffled(values: np.ndarray) -> np.ndarray:
+def _shuffle(values: np.ndarray) -> np.ndarray:
     """Apply HDF5's shuffle: the values' first bytes, then their second bytes, and so on."""
     bytewise = values.reshape(-1).view(np.uint8)
     size = values.dtype.itemsize

@@ -33,7 +33,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store.chunks import encoded_all
+from ssmlens.store.chunks import encode_chunks
 from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
@@ -181,12 +181,14 @@ def write_array(
     starts = list(
         itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
     )
-    for start, data in zip(starts, encoded_all(array, starts, shape, level, threads), strict=True):
+    for start, data in zip(
+        starts, encode_chunks(array, starts, shape, level, threads), strict=True
+    ):
         if data is not None:
             dataset.id.write_direct_chunk(start, data)
 
 
-def like(
+def create_like(
     group: h5py.Group, model: h5py.Dataset, shape: Sequence[int], axes: Sequence[str]
 ) -> h5py.Dataset:
     """Create an empty dataset with the name, dtype and filters of `model`, for `move_chunks` to fill."""

@@ -148,7 +148,7 @@ class CaptureHeader:
         """Read the header from the root of a file that `guard` has accepted."""
         stored = [name for name in ROOT_ARRAYS if name in file]
         arrays = {name: hdf5.stored_array(file, name)[...] for name in stored}
-        text = {name: _decoded(arrays[name]) for name in TEXT_ARRAYS if name in arrays}
+        text = {name: _decode(arrays[name]) for name in TEXT_ARRAYS if name in arrays}
         length = arrays["length"]
         if "token_strings" in text:
             rows = zip(text["token_strings"], length, strict=True)
@@ -179,7 +179,7 @@ def _text_table(rows: Sequence[Sequence[str]], columns: int) -> np.ndarray:
     return flat.reshape(len(rows), columns)
 
 
-def _decoded(array: np.ndarray) -> list:
+def _decode(array: np.ndarray) -> list:
     return np.char.decode(array, "utf-8").tolist()
 
 

@@ -69,7 +69,7 @@ def all_array_names(group: h5py.Group) -> list[str]:
     return array_names(group) + later
 
 
-def checked_arrays(
+def check_arrays(
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
     prompts: int,
@@ -117,7 +117,7 @@ def checked_arrays(
     return {name: np.asarray(array, order="C") for name, array in stored.items()}
 
 
-def checked_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+def check_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
     """Check a layer's attributes and return them; `kind` defaults to Mamba.
 
     Raises:
@@ -148,7 +148,7 @@ def write_layer(
     prompts = len(next(iter(per_prompt.values())))
     digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
     group = new_layer(file, index)
-    for name in coordinates_first(arrays):
+    for name in sort_coordinates_first(arrays):
         hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim), threads)
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     close_layer(group, index, rows, digest.static_digest(shared), attributes)
@@ -170,7 +170,7 @@ def close_layer(
     hdf5.write_attributes(group, {**attributes, **digests})
 
 
-def coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
+def sort_coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
     """Sort `names` so that a coordinate precedes the arrays that it labels."""
     return sorted(names, key=lambda name: name != CHANNEL)
 

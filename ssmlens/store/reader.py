@@ -143,7 +143,9 @@ class Capture(ShownInNotebooks):
     def layer(self, index: int) -> Layer:
         """One layer by its block index. Raises UsageError if it was not captured."""
         if index not in self._layers:
-            raise UsageError(f"{self.path} has no layer {index}; it has {_listed(self.layers)}")
+            raise UsageError(
+                f"{self.path} has no layer {index}; it has {_join_layers(self.layers)}"
+            )
         return self._layers[index]
 
     def to_xarray(self) -> xr.DataTree:
@@ -182,7 +184,7 @@ class Capture(ShownInNotebooks):
         model = self.attributes.get("model", "an unnamed model")
         tokens = "/".join(str(n) for n in sorted(set(self.length.tolist())))
         return (
-            f"<Capture {self.path}: {model}, layers {_listed(self.layers)} of {self.n_layer}, "
+            f"<Capture {self.path}: {model}, layers {_join_layers(self.layers)} of {self.n_layer}, "
             f"{self.prompts} prompts of {tokens} tokens>"
         )
 
@@ -267,7 +269,7 @@ def _tree_node(layer: Layer) -> xr.Dataset:
     return xr.Dataset(arrays, attrs={**layer.attributes, "digest": layer.digest})
 
 
-def _listed(layers: Sequence[int]) -> str:
+def _join_layers(layers: Sequence[int]) -> str:
     """Format as `0-11` if the layers are consecutive, else as `0, 3, 5`."""
     if len(layers) > 2 and len(layers) == layers[-1] - layers[0] + 1:
         return f"{layers[0]}-{layers[-1]}"

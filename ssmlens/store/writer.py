@@ -25,7 +25,7 @@ from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
-from ssmlens.store.layer_file import checked_arrays, checked_attributes
+from ssmlens.store.layer_file import check_arrays, check_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
 from ssmlens.store.overlap import Overlap
@@ -158,9 +158,9 @@ class CaptureWriter:
         """
         if layer not in self.layers or not 0 <= batch < self.batches:
             raise ValueError(f"layer {layer}, batch {batch} is not this writer's to write")
-        attributes = checked_attributes(attributes)
+        attributes = check_attributes(attributes)
         shape = len(self.prompts(batch)), self.header.tokens.shape[1]
-        stored = checked_arrays(arrays, attributes, *shape, first=batch == 0)
+        stored = check_arrays(arrays, attributes, *shape, first=batch == 0)
         shard = layer, batch, self.prompts(batch).start, stored, attributes
         threads = () if self._overlap is None else (self._overlap.threads,)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssmlens.effect.probe import PROBES, Probe, encoded, first_difference
+from ssmlens.effect.probe import PROBES, Probe, encode_pieces, first_difference
 from ssmlens.errors import UsageError
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.tasks.draws import Draws
@@ -59,11 +59,11 @@ def ioi(model: Any, *, count: int, length: int | None = None, seed: int = 0) -> 
 
 def _row(model: Any, a: str, b: str, place: str, thing: str) -> tuple[Any, ...]:
     """A prompt, its targets, its foils, and its twin."""
-    when, name, other, went, gave = encoded(
+    when, name, other, went, gave = encode_pieces(
         model,
         ["When", f" {a}", f" {b}", f" went to the {place},", f" gave a {thing} to"],
     )
-    (and_,) = encoded(model, [" and"])
+    (and_,) = encode_pieces(model, [" and"])
     at = first_difference(name, other)
     if at is None:
         raise UsageError(f"this model's tokens do not tell {a} and {b} apart")

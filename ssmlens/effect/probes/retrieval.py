@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ssmlens.effect.probe import PROBES, Probe, encoded, first_difference
+from ssmlens.effect.probe import PROBES, Probe, encode_pieces, first_difference
 from ssmlens.errors import UsageError
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.tasks.draws import Draws
@@ -58,7 +58,7 @@ def _row(
 ) -> tuple[list[int], list[int], tuple[int, ...], list[int]]:
     """A prompt, its targets, its foils, and its twin."""
     keys = [f"k{n + 1}:" for n in range(len(words))]
-    pieces = encoded(model, [*keys, *(f" {word}" for word in words), "\n"])
+    pieces = encode_pieces(model, [*keys, *(f" {word}" for word in words), "\n"])
     keys_at, values, (end,) = (
         pieces[: len(words)],
         pieces[len(words) : 2 * len(words)],
