@@ -93,13 +93,13 @@ class _Batch:
 
     def unedited(self) -> list[float]:
         """The measure of every prompt."""
-        return self._measured(self._before)
+        return self._measure_prompts(self._before)
 
     def edited(self, edits: Sequence[Edit]) -> list[float]:
         """The measure of every prompt with these edits."""
         with torch.no_grad():
             edited = self._run.edited([self._with_source(edit) for edit in edits])
-            return self._measured(logits_of(edited))
+            return self._measure_prompts(logits_of(edited))
 
     def _measure_prompts(self, logits: Tensor) -> list[float]:
         out = []
