@@ -21,7 +21,7 @@ from ssmlens.store.separators import separators
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
     NONFINITE_INPUT: "the layer's input is not finite: check the layers before it",
-    NONFINITE_OUTPUT: "the layer's output is not finite",
+    NONFINITE_OUTPUT: "the layer's computation is not finite",
     FINITE: "though the layer is marked finite",
 }
 

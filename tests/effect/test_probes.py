@@ -85,7 +85,7 @@ def test_the_twin_of_repeated_tokens_tells_nothing():
     ("name", "options", "said"),
     [
         ("retrieval", {"length": 1}, "2 to"),
-        ("ioi", {"length": 3}, "length of their own"),
+        ("ioi", {"length": 3}, "fixed length"),
         ("repeat", {"count": 0}, "at least one prompt"),
         ("other", {}, "unknown probe"),
     ],
