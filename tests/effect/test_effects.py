@@ -147,7 +147,7 @@ def test_a_corrupted_twin_is_the_source_of_a_patch(model):
 
 def test_prompts_without_targets_can_be_measured_by_kl_alone(model):
     prompts = Prompts([[1, 2, 3, 4]])
-    with pytest.raises(UsageError, match="no prompt has a target"):
+    with pytest.raises(UsageError, match="no prompt has one"):
         ssmlens.effects(model, prompts, [Ablate(layer=0)])
     assert ssmlens.effects(model, prompts, [Ablate(layer=0)], "kl")["after"][0, 0] > 0
 
