@@ -1,4 +1,4 @@
-"""ssmlens: see what Mamba layers attend to, and prove it.
+"""ssmlens: see what Mamba layers attend to, with proofs.
 
 >>> model = ssmlens.load_model("copy-mamba1-mimetic")
 >>> with ssmlens.recording(model) as rec:

@@ -1,41 +1,41 @@
-"""What can go wrong, by who can mend it. Every message is one line that says what to do."""
+"""The errors that ssmlens raises. Every message is one line that says what to do."""
 
 
 class SsmlensError(Exception):
-    """A failure: the request was sound, but could not be carried out. The command line exits with 1."""
+    """A failure: the request was valid but could not be carried out. The command line exits with 1."""
 
     exit_code = 1
 
 
 class UsageError(SsmlensError, ValueError):
-    """The request itself must change (an option, a path, a model). The command line exits with 2."""
+    """The request is invalid and must change (an option, a path, a model). The command line exits with 2."""
 
     exit_code = 2
 
 
 class BusyError(UsageError):
-    """Another process is writing there; the message says where."""
+    """Another process is writing to the output; the message names it."""
 
 
 class UnsupportedModelError(UsageError):
-    """No adapter takes this model; the message names its class and what is supported."""
+    """No adapter supports this model; the message names its class and the supported ones."""
 
 
 class MissingExtraError(UsageError, ImportError):
-    """A package is not installed that only some of ssmlens needs; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class ClosureError(SsmlensError):
-    """A layer's recomputed output is not what the layer computed: its maps must not be believed."""
+    """A layer's recomputed output differs from the layer's output: do not trust its maps."""
 
 
 class CaptureFileError(SsmlensError):
-    """A capture on disk is damaged, unfinished, of another schema version, or holds what is refused."""
+    """A capture on disk is damaged, unfinished, of another schema version, or unsafe."""
 
 
 class OpenFilesError(SsmlensError):
-    """This process, or the machine, may open no more files."""
+    """This process, or the machine, cannot open more files."""
 
 
 class RunFileError(SsmlensError):
-    """A file of a training run cannot be read as what it must be; the message names the file and says why."""
+    """A file of a training run is invalid; the message names the file and says why."""

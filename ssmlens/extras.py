@@ -1,4 +1,4 @@
-"""What an installation may lack: the extras of pyproject.toml, and the line that says which to install."""
+"""Optional dependencies: the extras of pyproject.toml, and the error that names the extra to install."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ _OURS = ("ssmlens", "ssmlens_dashboard")
 
 @contextlib.contextmanager
 def extra(name: str, user: str, otherwise: str = "") -> Iterator[None]:
-    """Around imports of what an extra brings: where a package is missing, the error says what to install.
+    """Wrap imports of an extra's packages: if one is missing, the error says what to install.
 
     >>> with extra("dashboard", "ssmlens dashboard"):
     ...     import dash
 
     Args:
         name: The extra, as in pyproject.toml.
-        user: What needs it: the first words of the message.
-        otherwise: What else can be done.
+        user: The feature that needs it: the message begins with it.
+        otherwise: An alternative to installing, for the end of the message.
 
     Raises:
         MissingExtraError: A package is not installed.

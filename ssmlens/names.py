@@ -1,9 +1,9 @@
 """The vocabulary: one word for each axis and each array, the same in tensors, files and figures.
 
-This module imports nothing, so that every other one may import it.
+This module imports nothing, so that every other module can import it.
 
-FAQ: which Δ is this? `dt` is the step before softplus and clamp, `delta` (Δ) the step after them. Papers and
-code bases call both "dt"; here a name tells which one you hold.
+FAQ: which Δ is this? `dt` is the step before softplus and clamp, `delta` (Δ) the step after them. Papers and code bases
+call both "dt".
 """
 
 # Axes. A Mamba-1 channel is a head with headdim 1; a Mamba-2 head owns headdim channels that share one matrix.
@@ -16,11 +16,9 @@ QUERY_BLOCK = "query_block"
 KEY_BLOCK = "key_block"
 HEAD = "head"
 HEADDIM = "headdim"
-ATTENTION_HEAD = (
-    "attention_head"  # of softmax attention, which may stand beside a mixer with heads of its own
-)
+ATTENTION_HEAD = "attention_head"  # of softmax attention; a mixer beside it has its own heads
 GROUP = "group"
-WEIGHT_GROUP = "weight_group"  # groups of W_B and W_C: as many as of B and C, but where heads add biases (Mamba-3)
+WEIGHT_GROUP = "weight_group"  # groups of W_B and W_C: as many as of B and C, except where heads add biases (Mamba-3)
 STATE = "state"
 CHANNEL = "channel"
 INPUT = "input"
@@ -30,22 +28,22 @@ CONV_CHANNEL = "conv_channel"
 TAP = "tap"
 LAYER = "layer"
 BLOCK = "block"
-TERM = "term"  # of a logit: what one module adds to it
+TERM = "term"  # of a logit: the contribution of one module
 MIXER = "mixer"  # a term that is split by heads and sources
 SOURCE = "source"  # the token that part of a term comes from
 
-# The maps of a layer: means over its heads, of M, of the decay, and of what a delta rule takes back.
+# The maps of a layer: means over its heads of M, of the decay, and of a delta rule's erasure.
 MAP = "map"
 MASK = "mask"
 ERASE = "erase"
 MAPS = (MAP, MASK, ERASE)
 MAP_ARRAYS = {MAP: "attention_map", MASK: "attention_mask", ERASE: "erase_map"}
 MAP_ERRORS = {MAP: "map_error", MASK: "mask_error", ERASE: "erase_error"}
-# Only signed maps lose something in the mean.
+# How far the heads agree; only signed maps cancel in the mean.
 AGREEMENTS = {MAP: "channel_agreement", ERASE: "erase_agreement"}
 
-# What a block of a model is. A captured layer is of the kind of its mixer (also where the block has attention beside
-# it), or of kind ATTENTION, which has maps but no operands.
+# The kinds of a model's blocks. A captured layer has the kind of its mixer (also if the block has attention beside it),
+# or kind ATTENTION, which has maps but no operands.
 MAMBA = "mamba"
 ATTENTION = "attention"
 DELTA_RULE = "delta rule"
@@ -61,24 +59,24 @@ BLOCK_KINDS = (
     *(ATTENTION, MAMBA_AND_ATTENTION, MLP, MOE, OTHER),
 )
 
-# The kind of a prompt that is random tokens, twice.
+# The kind of a prompt of repeated random tokens (A A).
 REPEAT = "repeat"
-# What tasks on letters call their marks: a row's separator, its end, its begin.
+# The marks of letter tasks: a row's separator, its end, its begin.
 SEPARATOR, END, BEGIN = TASK_MARKS = ("|", "end", "begin")
 
-# Prompts of more tokens have maps too large to hold: a capture keeps them reduced to blocks of tokens.
+# Longer prompts have maps too large for memory: a capture stores them reduced to blocks of tokens.
 LARGEST_WHOLE_MAP = 8192
 
-# What an array of a layer is for: every dataset of a file carries its axes and its role.
-OPERAND = "operand"  # what the layer's operator is made of
+# The role of a layer's array: every dataset of a file carries its axes and its role.
+OPERAND = "operand"  # a part of the layer's operator
 MAP_ROLE = "map"
-STATISTIC = "statistic"  # what is kept exactly of a map that was reduced
-EFFECT = "effect"  # a value a prompt: what an edit of the layer does to the right next token's log-probability
-CHECK = "check"  # a value a prompt: how far to believe the layer
+STATISTIC = "statistic"  # an exact statistic of a map that was reduced
+EFFECT = "effect"  # one value per prompt: the effect of an edit on the right next token's log-probability
+CHECK = "check"  # one value per prompt: how far to trust the layer
 WEIGHT = "weight"
 LABEL = "label"
 
-# The statistics of an attention map: where its rows look.
+# The statistics of an attention map, by query or by lag.
 MAP_STATISTICS: dict[str, tuple[str, ...]] = {
     "lag_energy": (PROMPT, LAG),  # mean over i of map[i, i−ℓ]²
     "row_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]|
@@ -86,12 +84,12 @@ MAP_STATISTICS: dict[str, tuple[str, ...]] = {
     "previous_magnitude": (PROMPT, TOKEN),  # |map[i, i−1]|, 0 for the first token
     "first_magnitude": (PROMPT, TOKEN),  # |map[i, 0]|
     "separator_magnitude": (PROMPT, TOKEN),  # Σ_j |map[i, j]| over separators 0 < j < i
-    # tokens back that half of |map[i]| reaches, i of the last quarter; −1 elsewhere, and for a row of zeros
+    # distance in tokens that half of |map[i]| reaches, for i in the last quarter; −1 elsewhere and for a row of zeros
     "reach": (PROMPT, TOKEN),
 }
 
-# Arrays of one layer in a capture, by role, with their axes; operands are what the layer's operator declares
-# (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all of them.
+# Arrays of one layer in a capture, by role, with their axes. The layer's operator declares the operands
+# (`Operator.axes`). Padding (tokens past a prompt's length) is zero in all arrays.
 # Trailing axes that a layer lacks are dropped: A_log and dt_bias are (head,) in Mamba-2, D is (head,) without
 # D_has_hdim.
 ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -101,20 +99,20 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
         "erase_map": (PROMPT, QUERY, KEY),
         "channel_map": (PROMPT, CHANNEL, QUERY, KEY),
         "softmax_attention_map": (PROMPT, QUERY, KEY),
-        # reduced maps, instead of whole ones: over the pairs j ≤ i (all pairs, of a layer that looks ahead) of real
-        # tokens in a block of `block_tokens` a side,
-        # the mean, and the entry of largest magnitude with its sign; 0 where a block has no such pair
+        # reduced maps, instead of whole ones: for each square block of `block_tokens`, the mean, and the entry of
+        # largest magnitude with its sign, over pairs j ≤ i of real tokens (all pairs if the layer looks ahead); 0 for a
+        # block without pairs
         **{
-            f"{name}_{how}": (PROMPT, QUERY_BLOCK, KEY_BLOCK)
+            f"{name}_{reduction}": (PROMPT, QUERY_BLOCK, KEY_BLOCK)
             for name in MAP_ARRAYS.values()
-            for how in ("mean", "max")
+            for reduction in ("mean", "max")
         },
     },
     STATISTIC: {
         **MAP_STATISTICS,
-        # of the map of each head of softmax attention, whose maps are not kept
+        # of the map of each head of softmax attention; these maps are not stored
         **{f"head_{n}": (PROMPT, ATTENTION_HEAD, *axes[1:]) for n, axes in MAP_STATISTICS.items()},
-        "ahead_energy": (PROMPT, LAG),  # mean over i of map[i, i+ℓ]², of a layer that looks ahead
+        "ahead_energy": (PROMPT, LAG),  # mean over i of map[i, i+ℓ]², if the layer looks ahead
         "mask_row_sum": (PROMPT, TOKEN),  # Σ_j mask[i, j]
     },
     EFFECT: dict.fromkeys(
@@ -146,7 +144,7 @@ ARRAYS: dict[str, dict[str, tuple[str, ...]]] = {
     LABEL: {"channel": (CHANNEL,)},
 }
 
-# The state of a layer's numbers, stored as its attribute `finite`.
+# Whether a layer's numbers are finite, or where they are not: its attribute `finite`.
 FINITE = "yes"
 NONFINITE_WEIGHTS = "weights"
 NONFINITE_INPUT = "input"

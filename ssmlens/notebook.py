@@ -1,4 +1,4 @@
-"""What a notebook shows of a layer, a record or a capture: a card, which `ssmlens.plot.cards` draws when asked."""
+"""Cards for notebooks: the HTML of a layer, a record or a capture, which `ssmlens.plot.cards` draws on demand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,11 @@ from ssmlens.errors import MissingExtraError
 from ssmlens.registry import Registry
 
 CARDS: Registry[Callable[[Any], str]] = Registry("card", "ssmlens.plot.cards")
-"""A function from a thing to HTML, by the name of the thing's class: figures may know files, not files figures."""
+"""Functions from an object to HTML, by class name. So figures may import files, but files do not import figures."""
 
 
 class ShownInNotebooks:
-    """A class whose objects a notebook shows as their card."""
+    """Base class of objects that a notebook shows as a card."""
 
     def _repr_html_(self) -> str | None:
         try:

@@ -1,8 +1,7 @@
-"""Options: fields of a dataclass that a training config has too, and what else there is to say of them.
+"""Options: dataclass fields that are also fields of a training config, with their metadata.
 
-A task, an init or a part of the config declares its options where it is defined, and nobody else lists them: the
-config, the command line, names of arms and checks of bounds read them from here. What an option is for stands in the
-`Attributes` of its class.
+A task, an init or a part of the config declares its options in its own class. The config, the command line, names of
+arms and checks of bounds read them from there. The `Attributes` section of the class describes each option.
 """
 
 import dataclasses
@@ -14,15 +13,15 @@ _KEY = "option"
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field says of itself beside its type and default.
+    """The metadata of an option, beside its field's type and default.
 
     Attributes:
-        name: What a config calls it; None: as the field.
-        kind: Its type in a config; None: the field's.
-        offered: Whether a config has it at all.
-        least: The least value that it may have.
-        in_arm: What the name of an arm says of its value ("c=4"); None: nothing.
-        was: What files of runs called it before it was renamed: they are read, and their folders found; None: this.
+        name: Its name in a config; None: the field's name.
+        kind: Its type in a config; None: the field's type.
+        offered: Whether a config has it.
+        least: Its smallest allowed value.
+        in_arm: Formats its value in an arm's name ("c=4"); None: it is left out.
+        was: Its name in files of runs before it was renamed, so that they can still be read; None: not renamed.
     """
 
     name: str | None = None
@@ -34,7 +33,7 @@ class Option:
 
 
 def named_value(name: str, value: Any) -> str:
-    """ "c=4": what an arm's name says of an option unless it says otherwise."""
+    """Format an option's value for an arm's name, such as "c=4": the default of `Option.in_arm`."""
     return f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}"
 
 
@@ -48,16 +47,16 @@ def option(
     in_arm: Callable[[str, Any], str] | None = named_value,
     was: str | None = None,
 ) -> Any:
-    """A dataclass field with what `Option` says; a field without is an option that says nothing more."""
-    told = Option(name, kind, offered, least, in_arm, was)
-    return dataclasses.field(default=default, metadata={_KEY: told})
+    """A dataclass field with the metadata of `Option`. A plain field is an option with default metadata."""
+    metadata = {_KEY: Option(name, kind, offered, least, in_arm, was)}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_of(field: dataclasses.Field[Any]) -> Option:
-    """What a field says of itself."""
+    """The metadata of a field."""
     return field.metadata.get(_KEY, Option(in_arm=named_value))
 
 
 def flag(name: str) -> str:
-    """The option of the command line that sets a field of a config."""
+    """The command-line flag of a config's field."""
     return f"--{name.replace('_', '-')}"

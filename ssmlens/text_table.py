@@ -1,4 +1,4 @@
-"""Rows of text as an aligned table: the only place that lays one out."""
+"""Text tables: the one module that formats them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,14 +9,14 @@ Form = Literal["plain", "markdown"]
 def text_table(
     rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), form: Form = "plain"
 ) -> str:
-    """The rows as lines of text.
+    """Format rows as an aligned table.
 
     Args:
-        rows: The rows, the first of them the header.
-        left: Columns that are aligned to the left, by number, negative ones from the last; the others to the right.
+        rows: The rows; the first is the header.
+        left: Numbers of left-aligned columns, negative ones from the last; the others are right-aligned.
         form: "plain" for a terminal, "markdown" for a README.
     """
-    from tabulate import tabulate  # here, since every command's help imports this module
+    from tabulate import tabulate  # lazily, since every command's help imports this module
 
     count = len(rows[0])
     lefts = {column % count for column in left}

@@ -155,4 +155,4 @@ def typeseg():
     if path not in adapters:  # imported, and taken out again, before
         adapters.register(path)(TypesegAdapter())
     yield adapters[path]
-    del adapters._things[path]
+    del adapters._entries[path]

@@ -1,1 +1,1 @@
-"""A logit as an exact sum over what every module adds to it."""
+"""A logit as an exact sum of the contributions of all modules."""

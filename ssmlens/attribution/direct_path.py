@@ -1,10 +1,10 @@
-"""The direct path from every module to a logit: what its output at one position is multiplied with on the way.
+"""The direct path from every module to a logit: the logit's gradient with respect to its output at one position.
 
-The model runs once. Each module that adds to the residual stream (embedding, mixer, attention, MLP) puts out what it
-computed plus a zero that is tracked, and what happens inside of it is not. So all that autograd sees is how the blocks
-put their modules' outputs together: sums, multipliers, norms after the block. Norms are frozen at their value, as are
-the weights of hyper-connections. The stream is then linear in the zeros, and one backward pass tells for each module
-how far a unit of its output reaches. Nothing of this knows a family.
+The model runs once. A tracked zero is added to the output of each module that adds to the residual stream (embedding,
+mixer, attention, MLP); the computation inside the module is not tracked. So autograd sees only how blocks combine their
+modules' outputs: sums, multipliers, norms after the block. Norms are frozen at their value, and so are the weights of
+hyper-connections. The stream is then linear in the zeros, and one backward pass gives the gradient for each module.
+This works for every family.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ from ssmlens.recorder.hooks import hooked
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one module adds to a logit.
+    """The contribution of one module to a logit.
 
     Attributes:
         layer: Index of its block; −1 for an embedding.
         kind: "embedding", a kind of block such as "mamba", "mlp", or "bias" of a norm on the stream.
         module: Its dotted name.
-        output: What it put out at the position; of a norm, its bias.
-        reach: What a unit of each entry of that adds to the logit.
-        call: What mixed the tokens, where that can be read.
+        output: The module's output at the position; for a norm, its bias.
+        reach: The gradient of the logit with respect to that output.
+        call: The call of its mixer, if an adapter can read it.
     """
 
     layer: int
@@ -46,20 +46,20 @@ class Part:
 
     @property
     def value(self) -> float:
-        """What it adds."""
+        """The module's contribution to the logit."""
         return float(self.reach @ self.output)
 
 
 @dataclasses.dataclass(frozen=True)
 class DirectPath:
-    """What makes a logit.
+    """The direct paths to a logit.
 
     Attributes:
-        parts: Every module with a direct path to it, in the order they ran.
-        readout: From the stream to the logit.
-        token: Which logit.
-        against: Whose logit is taken away, or None.
-        unexplained: For each block, what it added to the logit beyond its parts.
+        parts: Every module with a direct path to the logit, in the order they ran.
+        readout: The map from the stream to the logit.
+        token: The token of the logit.
+        against: The token whose logit is subtracted, or None.
+        unexplained: For each block, its contribution to the logit that its parts do not explain.
     """
 
     parts: list[Part]
@@ -70,7 +70,7 @@ class DirectPath:
 
 
 Choose = Callable[[Tensor], tuple[int, int | None]]
-"""From the logits to the token whose logit is split, and the one whose logit is taken away."""
+"""From the logits, choose the token whose logit is split, and the token whose logit is subtracted."""
 
 
 def trace(
@@ -85,17 +85,17 @@ def trace(
     Args:
         model: The model.
         ids: Token ids of one prompt.
-        position: The token whose next one the logit is of.
-        choose: Which logit, from all of them.
+        position: The token whose next token the logit predicts.
+        choose: Chooses the logit, given all of them.
         mask: 1 at real tokens, 0 at padding.
 
     Raises:
-        UnsupportedModelError: Something in the model stands between its modules and its logits; says what.
+        UnsupportedModelError: The path from the modules to the logits cannot be traced; the message says why.
     """
     blocks = find_blocks(model)
     if same := [block.layer for block in blocks if block.turns > 1]:
         raise UnsupportedModelError(
-            f"layers {', '.join(map(str, same))} are one module: what each adds to a logit cannot be told apart"
+            f"layers {', '.join(map(str, same))} share one module: their contributions to a logit cannot be separated"
         )
     head, norm = find_head(model), find_final_norm(model, blocks)
     tracer = Tracer(model, blocks, position)
@@ -108,7 +108,7 @@ def trace(
         if call.number:
             raise UnsupportedModelError(
                 f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
-                "what each run adds to a logit cannot be told apart"
+                "the runs' contributions to a logit cannot be separated"
             )
         calls[call.site.layer, call.site.module] = call.copied()
 
@@ -116,18 +116,20 @@ def trace(
         with hooked(model, blocks, on_call), tracer.attached(norm, head):
             output = model(ids, **options)
         logits = logits_of(output)
-        stream, given, raw = tracer.read()
-        readout = read_out(model, norm, head, stream[0, position], given, raw, logits[0, position])
+        stream, head_input, raw = tracer.read()
+        readout = read_out(
+            model, norm, head, stream[0, position], head_input, raw, logits[0, position]
+        )
         token, against = choose(readout.logits)
         reach = readout.norm.pull_back(readout.row(token, against))
         at = stream[0, position]
         if not at.requires_grad:
             raise UnsupportedModelError(
-                f"{type(model).__name__} hands on a residual stream that does not come from its modules"
+                f"the residual stream of {type(model).__name__} does not come from its modules"
             )
         tracer.stages.append((at * reach.to(at.dtype)).sum().detach())
         zeros = [leaf.zero for leaf in tracer.leaves]
-        found = torch.autograd.grad(at, zeros, reach.to(at.dtype), allow_unused=True)
+        gradients = torch.autograd.grad(at, zeros, reach.to(at.dtype), allow_unused=True)
     all_names = {module: name for name, module in model.named_modules()}
     parts = [
         Part(
@@ -138,19 +140,19 @@ def trace(
             reach.flatten().double(),
             calls.get((leaf.layer, leaf.module)),
         )
-        for leaf, reach in zip(tracer.leaves, found, strict=True)
+        for leaf, reach in zip(tracer.leaves, gradients, strict=True)
         if reach is not None
     ]
     return DirectPath(parts, readout, token, against, _unexplained(blocks, parts, tracer.stages))
 
 
 def _unexplained(blocks: list[Block], parts: list[Part], stages: list[Tensor]) -> dict[int, float]:
-    """For each block: what the logit owes to the stream after it, less that before it, less its parts."""
+    """For each block: the logit's part from the stream after it, minus that before it, minus the block's parts."""
     at = [float(stage) for stage in stages]
     added = {block.layer: at[n + 1] - at[n] for n, block in enumerate(blocks)}
     for part in parts:
         if part.layer >= 0:
             added[part.layer] -= part.value
-    if parts and blocks:  # the first block is given the embedding
+    if parts and blocks:  # the first block's input is the embedding
         added[-1] = at[0] - sum(part.value for part in parts if part.layer < 0)
     return added

@@ -1,4 +1,4 @@
-"""A norm at one token as the affine map that it is once its scale is frozen there."""
+"""A norm at one token as an affine map, with its scale frozen there."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ class FrozenNorm:
 
     Attributes:
         scale: The norm's weight over the root mean square (or the standard deviation) of this input.
-        centred: Whether the mean is taken away, as in a LayerNorm.
-        bias: What is added, or None.
+        centred: Whether the mean is subtracted, as in a LayerNorm.
+        bias: The norm's bias, or None.
     """
 
     scale: Float64[Tensor, " d_model"]
@@ -27,7 +27,7 @@ class FrozenNorm:
         return centred * self.scale.to(x.dtype)
 
     def pull_back(self, reach: Float64[Tensor, " d_model"]) -> Float64[Tensor, " d_model"]:
-        """What a unit of each entry of x adds to reach · y."""
+        """The gradient of reach · y with respect to x."""
         scaled = reach * self.scale
         return scaled - scaled.mean() if self.centred else scaled
 
@@ -35,9 +35,9 @@ class FrozenNorm:
 def freeze_norm(
     norm: nn.Module, x: Float[Tensor, " d_model"], y: Float[Tensor, " d_model"]
 ) -> FrozenNorm | None:
-    """The map that this norm was for one token, from what it was given and put out.
+    """Fit the affine map of a norm at one token, from its input and output.
 
-    The scale is one number times the norm's weight, or times 1 + the weight (Gemma, Qwen). The number is measured.
+    The scale is one number times the norm's weight, or times 1 + the weight (Gemma, Qwen). The number is fitted.
 
     Args:
         norm: An RMS norm or a LayerNorm of any library.
@@ -45,18 +45,18 @@ def freeze_norm(
         y: Its output there.
 
     Returns:
-        The map, or None: no such map makes y of x.
+        The map, or None if no such map turns x into y.
     """
     tolerance = 1e-4 if y.dtype in (torch.float32, torch.float64) else 3e-2
     x, y = x.detach().double(), y.detach().double()
     weight, bias = (_vector(norm, name, x) for name in ("weight", "bias"))
     centred = isinstance(norm, nn.LayerNorm)
-    wanted = y if bias is None else y - bias
-    given = x - x.mean() if centred else x
+    expected = y if bias is None else y - bias
+    source = x - x.mean() if centred else x
     for scale in (torch.ones_like(x),) if weight is None else (weight, 1 + weight):
-        unit = given * scale
-        factor = (unit @ wanted) / (unit @ unit).clamp(min=torch.finfo(unit.dtype).tiny)
-        if (factor * unit - wanted).norm() <= tolerance * wanted.norm():
+        unit = source * scale
+        factor = (unit @ expected) / (unit @ unit).clamp(min=torch.finfo(unit.dtype).tiny)
+        if (factor * unit - expected).norm() <= tolerance * expected.norm():
             return FrozenNorm(factor * scale, centred, bias)
     return None
 

@@ -1,4 +1,4 @@
-"""What one module that mixes tokens adds to a logit, by head, by the token it comes from, by tap of its convolution."""
+"""The contribution of one mixer to a logit, by head, by source token and by tap of its convolution."""
 
 import dataclasses
 
@@ -15,16 +15,16 @@ from ssmlens.scan.row import matrix_row
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The parts of what a mixer adds; all of them sum to it.
+    """The parts of a mixer's contribution. `by_head`, `offset`, `bias` and `beside` sum to it.
 
     Attributes:
-        by_head: What each head adds.
-        by_tap: What comes from each token, by tap. Tap a is that of the token a places back; without taps there is
-            one, and the tokens are those of x, after the convolution.
-        by_head_and_source: Heads and tokens together, where asked for.
-        offset: What the convolution's bias adds; 0 without taps where it is part of x.
-        bias: What out_proj's bias adds.
-        beside: What the gated MLP beside the heads adds.
+        by_head: Contribution of each head.
+        by_tap: Contribution of each source token, by tap. Tap a reads the token a places back. Without taps there is
+            one row, and sources are the tokens of x, after the convolution.
+        by_head_and_source: Contribution by head and token together, if requested.
+        offset: Contribution of the convolution's bias; 0 without taps, since it is then part of x.
+        bias: Contribution of out_proj's bias.
+        beside: Contribution of the gated MLP beside the heads.
     """
 
     by_head: Float64[Tensor, " head"]
@@ -35,14 +35,14 @@ class Split:
     beside: float
 
     @property
-    def own(self) -> float:
-        """What the heads add."""
+    def heads(self) -> float:
+        """Contribution of all heads."""
         return float(self.by_head.sum())
 
     @property
-    def whole(self) -> float:
-        """Everything."""
-        return self.own + self.offset + self.bias + self.beside
+    def total(self) -> float:
+        """The mixer's contribution: the sum of all parts."""
+        return self.heads + self.offset + self.bias + self.beside
 
 
 def split_mixing(
@@ -52,17 +52,17 @@ def split_mixing(
     taps: bool = False,
     joint: bool = False,
 ) -> Split:
-    """Split what a mixer adds to a logit.
+    """Split a mixer's contribution to a logit.
 
-    Its output at p is W_out diag(r) (M + D) x + biases, r being gate and norm, frozen. With taps, x is
-    s ⊙ (Σ_a κ_a u[j − a] + b), s being what the activation multiplies with, frozen (`scan.fold`).
+    Its output at p is W_out diag(r) (M + D) x + biases; r is gate and norm, frozen. With taps, x is
+    s ⊙ (Σ_a κ_a u[j − a] + b); s is the frozen scale of the activation (`scan.fold`).
 
     Args:
         call: The mixer's call, of one sequence.
         position: The token p.
-        reach: What a unit of each entry of the mixer's output there adds to the logit.
-        taps: Whether to take x apart into taps of the convolution.
-        joint: Whether to give heads and sources together, too.
+        reach: The gradient of the logit with respect to the mixer's output at p.
+        taps: Whether to split x into the taps of the convolution.
+        joint: Whether to return heads and sources together too.
     """
     with torch.no_grad():
         o = call.operands()
@@ -71,16 +71,18 @@ def split_mixing(
         read = _read(o, out.weight.double(), position, reach)
         beside = 0.0
         if out.in_features > read.numel():
-            beside = _of_nothing(call, o, position, reach) - bias
+            beside = _contribution_without_heads(call, o, position, reach) - bias
         assert o.x is not None
-        given = _taps(o) if taps else [o.x[0].double()]
-        constant = _of_bias(o) if taps else None
-        added = _added(o, position, read, given if constant is None else [*given, constant])
+        inputs = _tap_inputs(o) if taps else [o.x[0].double()]
+        constant = _bias_input(o) if taps else None
+        added = _contributions(
+            o, position, read, inputs if constant is None else [*inputs, constant]
+        )
         offset = 0.0 if constant is None else float(added[:, -1].sum())
         if o.offset is not None:
             offset += float((read * o.offset[0, position].double()).sum())
-        added = added[:, : len(given)]
-    # What tap a reads at token j stands a places before j.
+        added = added[:, : len(inputs)]
+    # At token j, tap a reads token j − a.
     moved = [F.pad(part[:, a:], (0, min(a, o.tokens))) for a, part in enumerate(added.unbind(1))]
     return Split(
         by_head=added.sum((1, 2)),
@@ -98,10 +100,10 @@ def _read(
     position: int,
     reach: Float64[Tensor, " d_model"],
 ) -> Float64[Tensor, "head headdim"]:
-    """What a unit of each channel of y at the position adds to the logit, through gate, norm and out_proj."""
+    """The gradient of the logit with respect to y at the position, through gate, norm and out_proj."""
     assert o.x is not None
     heads, headdim = o.x.shape[2:]
-    # Attention has its MLP after its heads, a mixer before them.
+    # In out_proj's columns, attention has its MLP after its heads, a mixer before them.
     last = o.kind != "softmax"
     columns = weight[:, -heads * headdim :] if last else weight[:, : heads * headdim]
     read = reach @ columns
@@ -110,24 +112,24 @@ def _read(
     return read.unflatten(0, (heads, headdim))
 
 
-def _added(
+def _contributions(
     o: Operator,
     position: int,
     read: Float64[Tensor, "head headdim"],
-    given: list[Float64[Tensor, "token head headdim"]],
+    inputs: list[Float64[Tensor, "token head headdim"]],
 ) -> Float64[Tensor, "head tap token"]:
-    """read · (M + D)[p, j] x_j for every head and token, x being a sum of several."""
-    written = torch.stack([torch.einsum("hp,thp->ht", read, x) for x in given], 1)
+    """read · (M + D)[p, j] x_j for every head and token, for each of the inputs that sum to x."""
+    written = torch.stack([torch.einsum("hp,thp->ht", read, x) for x in inputs], 1)
     written *= matrix_row(o, position)[0].double().unsqueeze(1)
     if o.D is not None:
         through = read * o.D.double()
-        own = [(through * x[position]).sum(1) for x in given]
-        written[:, :, position] += torch.stack(own, 1)
+        skip = [(through * x[position]).sum(1) for x in inputs]
+        written[:, :, position] += torch.stack(skip, 1)
     return written
 
 
-def _taps(o: Operator) -> list[Float64[Tensor, "token head headdim"]]:
-    """What each tap of the convolution brings to x, at the token that reads it; x itself where there is none."""
+def _tap_inputs(o: Operator) -> list[Float64[Tensor, "token head headdim"]]:
+    """The part of x from each tap of the convolution, at the token that reads it; x itself without a convolution."""
     around = o.surroundings
     assert o.x is not None
     if around is None or around.u is None or around.conv_weight is None:
@@ -139,19 +141,20 @@ def _taps(o: Operator) -> list[Float64[Tensor, "token head headdim"]]:
     return [(scale * tap * x).unflatten(1, shape) for tap, x in zip(kernel, back, strict=True)]
 
 
-def _of_bias(o: Operator) -> Float64[Tensor, "token head headdim"] | None:
+def _bias_input(o: Operator) -> Float64[Tensor, "token head headdim"] | None:
+    """The part of x from the convolution's bias; None without one."""
     around = o.surroundings
     if around is None or around.u is None or around.conv_bias is None:
         return None
     assert o.x is not None
-    of_bias = activation_scale(o, torch.float64)[0] * around.conv_bias.double()
-    return of_bias.unflatten(1, o.x.shape[2:])
+    part = activation_scale(o, torch.float64)[0] * around.conv_bias.double()
+    return part.unflatten(1, o.x.shape[2:])
 
 
-def _of_nothing(
+def _contribution_without_heads(
     call: MixerCall, o: Operator, position: int, reach: Float[Tensor, " d_model"]
 ) -> float:
-    """What the mixer adds where its heads put out 0."""
+    """The mixer's contribution if the output of its heads is 0."""
     assert o.x is not None
     with call.precision():
         output = call.site.adapter.finish(call.site.module, torch.zeros_like(o.x), o)

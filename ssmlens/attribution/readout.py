@@ -1,4 +1,4 @@
-"""From the residual stream to a logit: the final norm, frozen, the head, and what multiplies its output."""
+"""From the residual stream to a logit: the final norm (frozen), the output embedding, its multiplier and soft cap."""
 
 import dataclasses
 from typing import Any
@@ -17,13 +17,13 @@ _SOFT_CAPS = ("logits_soft_cap", "final_logit_softcapping", "logits_softcapping"
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """How the logits of one position are made of its residual stream.
+    """The map from the residual stream at one position to its logits.
 
     Attributes:
         norm: The final norm, frozen.
         head: The output embedding.
-        multiplier: What its output is multiplied by.
-        soft_cap: c of a soft cap c · tanh(logit / c), which comes last, or None.
+        multiplier: The factor on its output.
+        soft_cap: c of a final soft cap c · tanh(logit / c), or None.
         logits: The model's logits before a soft cap.
     """
 
@@ -34,21 +34,21 @@ class Readout:
     logits: Float64[Tensor, " vocabulary"]
 
     def row(self, token: int, against: int | None) -> Float64[Tensor, " d_model"]:
-        """What a unit of each entry of the head's input adds to a token's logit, less another's."""
+        """The gradient of a token's logit, minus that of `against`, with respect to the output embedding's input."""
         weight = self.head.weight.detach()
         row = weight[token].double()
         return self.multiplier * (row if against is None else row - weight[against].double())
 
     def biases(self, token: int, against: int | None) -> dict[str, float]:
-        """What the biases of final norm and head add, where there are such."""
-        found = {}
+        """The contributions of the biases of final norm and head, if they have any."""
+        biases = {}
         if self.norm.bias is not None:
-            found["final norm bias"] = float(self.row(token, against) @ self.norm.bias)
+            biases["final norm bias"] = float(self.row(token, against) @ self.norm.bias)
         if self.head.bias is not None:
             bias = self.head.bias.detach().double()
             added = bias[token] if against is None else bias[token] - bias[against]
-            found["head bias"] = self.multiplier * float(added)
-        return found
+            biases["head bias"] = self.multiplier * float(added)
+        return biases
 
 
 def find_head(model: Any) -> nn.Linear:
@@ -61,7 +61,7 @@ def find_head(model: Any) -> nn.Linear:
     head = get() or getattr(model, "lm_head", None)
     if not isinstance(head, nn.Linear):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no linear head that makes logits: attribute splits logits"
+            f"{type(model).__name__} has no linear head for logits: attribute splits logits"
         )
     return head
 
@@ -70,7 +70,7 @@ def find_final_norm(model: nn.Module, blocks: list[Block]) -> nn.Module:
     """The norm beside the stack of the model's blocks.
 
     Raises:
-        UnsupportedModelError: There is none, or there are several; names what there is.
+        UnsupportedModelError: There is none, or there are several; the message lists the modules there.
     """
     names = {module: name for name, module in model.named_modules()}
     stack = names[blocks[-1].module].rpartition(".")[0]
@@ -78,10 +78,10 @@ def find_final_norm(model: nn.Module, blocks: list[Block]) -> nn.Module:
     beside = [m for name, m in parent.named_children() if not is_within(stack, _under(stack, name))]
     norms = [m for m in beside if type(m).__name__.endswith("Norm")]
     if len(norms) != 1:
-        there = ", ".join(type(m).__name__ for m in beside)
+        siblings = ", ".join(type(m).__name__ for m in beside)
         raise UnsupportedModelError(
             f"{type(parent).__name__} has no single norm after its blocks that attribute could freeze "
-            f"(beside them are {there})"
+            f"(beside them are {siblings})"
         )
     return norms[0]
 
@@ -91,31 +91,31 @@ def read_out(
     norm: nn.Module,
     head: nn.Linear,
     stream: Float[Tensor, " d_model"],
-    given: Float[Tensor, " d_model"],
+    head_input: Float[Tensor, " d_model"],
     raw: Float[Tensor, " vocabulary"],
     logits: Float[Tensor, " vocabulary"],
 ) -> Readout:
-    """What turned the stream at one position into these logits.
+    """Find the map from the stream at one position to these logits.
 
     Args:
         model: The model, for its configuration.
         norm: Its final norm.
         head: Its head.
-        stream: The residual stream that the norm was given.
-        given: What the head was given.
-        raw: What the head put out.
-        logits: What the model put out.
+        stream: The residual stream: the norm's input.
+        head_input: The head's input.
+        raw: The head's output.
+        logits: The model's output.
 
     Raises:
         SsmlensError: The logits are not finite.
-        UnsupportedModelError: Something else stands between.
+        UnsupportedModelError: No such map gives these logits.
     """
     if not bool(logits.isfinite().all()):
         raise SsmlensError("the logits are not finite at this position: there is nothing to split")
-    frozen = freeze_norm(norm, stream, given)
+    frozen = freeze_norm(norm, stream, head_input)
     if frozen is None:
         raise UnsupportedModelError(
-            f"what {type(model).__name__}'s head is given is no RMS norm or LayerNorm of its residual stream"
+            f"the input of {type(model).__name__}'s head is not an RMS norm or LayerNorm of its residual stream"
         )
     exact = raw.dtype in (torch.float32, torch.float64)
     raw, logits = raw.detach().double(), logits.detach().double()
@@ -135,8 +135,8 @@ def read_out(
 def _soft_caps(model: Any) -> list[float]:
     config = getattr(model, "config", None)
     configs = (config, getattr(config, "text_config", None))
-    found = [getattr(c, name, None) for c in configs for name in _SOFT_CAPS]
-    return [float(cap) for cap in found if cap]
+    caps = [getattr(c, name, None) for c in configs for name in _SOFT_CAPS]
+    return [float(cap) for cap in caps if cap]
 
 
 def _under(stack: str, child: str) -> str:

@@ -1,4 +1,4 @@
-"""The terms of a logit: of every module one, those of a mixer split by heads and sources."""
+"""The terms of a logit: one per module; a mixer's term is split by heads and sources."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ class Term:
         label: Its name, unique: "embedding", "3 mamba", "3 mlp", "3 mamba bias", "head bias".
         kind: "embedding", a kind of block such as "mamba" (`names.BLOCK_KINDS`), "mlp" or "bias".
         layer: Index of its block; −1 outside of the blocks.
-        module: Dotted name of the module that it comes from; "" for the biases of final norm and head.
-        value: What it adds.
-        split: How it splits by heads and sources, where it does.
+        module: Dotted name of its module; "" for the biases of final norm and head.
+        value: Its contribution to the logit.
+        split: Its split by heads and sources, if it has one.
     """
 
     label: str
@@ -42,35 +42,35 @@ def terms_of(
     joint: bool = False,
     progress: Progress | None = None,
 ) -> list[Term]:
-    """Every term, those of a block in the order its modules ran.
+    """All terms of a logit; those of a block are in the order in which its modules ran.
 
     Raises:
-        ClosureError: A block adds something else than its modules' outputs, or a mixer something else than its heads
-            and biases. Names it.
+        ClosureError: A block adds more than its modules' outputs, or a mixer more than its heads and biases. The
+            message names it.
     """
     largest = float(path.readout.logits.abs().max())
-    allowed = largest * coarsest(path)
+    allowed = largest * closure_limit(path)
     for layer, left in path.unexplained.items():
         if not abs(left) <= allowed:
             raise ClosureError(_unexplained(layer, left))
     terms: list[Term] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for number, part in enumerate(path.parts):
         if progress is not None:
             progress(number, len(path.parts), f"layer {part.layer}" if part.layer >= 0 else "")
         for term in _terms_of(part, position, taps, joint, largest):
-            label = _unique(term.label, taken)
-            taken.add(label)
+            label = _unique(term.label, used)
+            used.add(label)
             terms.append(dataclasses.replace(term, label=label))
-    found = path.readout.biases(path.token, path.against).items()
-    return [*terms, *(Term(name, BIAS, -1, "", value) for name, value in found)]
+    biases = path.readout.biases(path.token, path.against).items()
+    return [*terms, *(Term(name, BIAS, -1, "", value) for name, value in biases)]
 
 
-def coarsest(path: DirectPath) -> float:
-    """The largest closure error to believe, as a share of the largest logit."""
-    of_mixers = [tolerance(p.call.output, p.call.site.adapter) for p in path.parts if p.call]
+def closure_limit(path: DirectPath) -> float:
+    """The largest acceptable closure error, as a share of the largest logit."""
+    tolerances = [tolerance(p.call.output, p.call.site.adapter) for p in path.parts if p.call]
     exact = path.readout.head.weight.element_size() >= 4
-    return max([TOLERANCE["float32" if exact else "bfloat16"], *of_mixers])
+    return max([TOLERANCE["float32" if exact else "bfloat16"], *tolerances])
 
 
 def _terms_of(part: Part, position: int, taps: bool, joint: bool, largest: float) -> Iterator[Term]:
@@ -80,33 +80,33 @@ def _terms_of(part: Part, position: int, taps: bool, joint: bool, largest: float
         yield Term(name, part.kind, part.layer, part.module, part.value)
         return
     split = split_mixing(call, position, part.reach, taps, joint)
-    wrong = abs(split.whole - part.value)
-    if not wrong <= largest * tolerance(call.output, call.site.adapter):
+    error = abs(split.total - part.value)
+    if not error <= largest * tolerance(call.output, call.site.adapter):
         raise ClosureError(
-            f"layer {part.layer}: the heads of {part.module} add {split.whole:.4g} to the logit, "
-            f"the module itself {part.value:.4g}: its terms must not be believed"
+            f"layer {part.layer}: the heads of {part.module} add {split.total:.4g} to the logit, "
+            f"the module itself {part.value:.4g}: do not trust its terms"
         )
-    yield Term(name, part.kind, part.layer, part.module, split.own, split)
-    rest = {
+    yield Term(name, part.kind, part.layer, part.module, split.heads, split)
+    others = {
         "convolution bias": (BIAS, split.offset),
         "bias": (BIAS, split.bias),
         "gated mlp": (names.MLP, split.beside),
     }
-    for what, (kind, value) in rest.items():
+    for source, (kind, value) in others.items():
         if value:
-            yield Term(f"{name} {what}", kind, part.layer, part.module, value)
+            yield Term(f"{name} {source}", kind, part.layer, part.module, value)
 
 
 def _unexplained(layer: int, left: float) -> str:
     if layer < 0:
-        return f"the first block is given something else than the embedding: {left:.4g} of the logit has no module"
+        return f"the first block's input is not the embedding alone: {left:.4g} of the logit has no module"
     return (
-        f"layer {layer} adds to the residual stream what is no output of its mixer, attention or MLP: "
-        f"{left:.4g} of the logit has no module, and attribute does not guess it"
+        f"layer {layer} adds something to the residual stream beyond the outputs of its mixer, attention and MLP: "
+        f"{left:.4g} of the logit has no module, so it cannot be attributed"
     )
 
 
-def _unique(label: str, taken: set[str]) -> str:
-    if label not in taken:
+def _unique(label: str, used: set[str]) -> str:
+    if label not in used:
         return label
-    return next(f"{label} {n}" for n in count(2) if f"{label} {n}" not in taken)
+    return next(f"{label} {n}" for n in count(2) if f"{label} {n}" not in used)

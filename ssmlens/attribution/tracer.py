@@ -1,4 +1,4 @@
-"""Hooks that leave autograd nothing to see of a model but how its blocks put their modules' outputs together."""
+"""Hooks that let autograd track only how a model's blocks combine their modules' outputs."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ from ssmlens.errors import UnsupportedModelError
 
 EMBEDDING, BIAS = "embedding", "bias"
 _NORM = re.compile(r"Norm$")
-# What computes from the streams how they are mixed; it hands no stream on.
+# Modules that compute mixing weights from the streams; their output is not a stream.
 _STREAM_WEIGHTS = re.compile(r"HyperConnection$")
 
 
@@ -34,10 +34,10 @@ class Leaf:
 
     Attributes:
         layer: Index of its block; −1 outside of the blocks.
-        kind: What it is (`direct_path.Part`).
-        module: It.
-        output: What it put out at the position.
-        zero: What was added to that: its gradient is what is wanted.
+        kind: Its kind (`direct_path.Part`).
+        module: The module.
+        output: Its output at the position.
+        zero: The tracked zero added to its output; its gradient is `Part.reach`.
     """
 
     layer: int
@@ -52,7 +52,7 @@ class Tracer:
 
     Attributes:
         leaves: The modules that have run, in order.
-        stages: What the logit owes to the stream before every block, once the backward pass has been there.
+        stages: The part of the logit that comes from the stream before each block; filled by the backward pass.
     """
 
     def __init__(self, model: nn.Module, blocks: list[Block], position: int):
@@ -60,23 +60,23 @@ class Tracer:
         self.stages: list[Tensor] = []
         self._model, self._blocks, self._position = model, blocks, position
         self._block: Block | None = None
-        self._grad: list[bool] = []  # what the modules that are running found
+        self._grad: list[bool] = []  # whether gradients were enabled, for each running module
         self._stream: Tensor | None = None
-        self._given: Tensor | None = None
+        self._head_input: Tensor | None = None
         self._raw: Tensor | None = None
         self._kinds: dict[tuple[int, nn.Module], str] = {}
 
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The final norm's input, and at the position what the head was given and put out."""
-        if self._stream is None or self._given is None or self._raw is None:
+        """The final norm's input, and the head's input and output at the position."""
+        if self._stream is None or self._head_input is None or self._raw is None:
             raise UnsupportedModelError(
                 f"{type(self._model).__name__} did not run its blocks and its head: there is no logit to split"
             )
-        return self._stream, self._given, self._raw
+        return self._stream, self._head_input, self._raw
 
     @contextmanager
     def attached(self, norm: nn.Module, head: nn.Module) -> Iterator[None]:
-        """Hook the model; the hooks are gone afterwards."""
+        """Hook the model inside the block."""
         with ExitStack() as stack:
 
             def before(module: nn.Module, hook: Any, **options: Any) -> None:
@@ -90,16 +90,16 @@ class Tracer:
                 before(module, self._stop_tracking)
                 after(module, hook)
 
-            whole: dict[nn.Module, None] = {}  # modules that are hooked as a whole
+            parts: dict[nn.Module, None] = {}  # an ordered set
             for block in self._blocks:
                 before(block.module, partial(self._enter, block), prepend=True)
                 after(block.module, self._leave)
                 for module, kind in _modules(block):
                     self._kinds[block.layer, module] = kind
-                    whole[module] = None
-            for module in whole:
+                    parts[module] = None
+            for module in parts:
                 untracked(module, self._after_part)
-            inside = {id(m) for module in whole for m in module.modules()}
+            inside = {id(m) for module in parts for m in module.modules()}
             for module in _others_in(self._blocks, inside, _STREAM_WEIGHTS):
                 untracked(module, self._after_untracked)
                 inside |= {id(m) for m in module.modules()}
@@ -133,8 +133,8 @@ class Tracer:
                 stream.register_hook(partial(self._reached, stage, value))
 
     def _reached(self, stage: int, value: Tensor, gradient: Tensor) -> None:
-        owed = (gradient[:, self._position].double() * value.double()).sum()
-        self.stages[stage] = self.stages[stage] + owed
+        part = (gradient[:, self._position].double() * value.double()).sum()
+        self.stages[stage] = self.stages[stage] + part
 
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._block = None
@@ -146,14 +146,14 @@ class Tracer:
         hidden = first_output(output)
         layer = -1 if self._block is None else self._block.layer
         kind = self._kinds.get((layer, module), EMBEDDING)
-        here = slice(self._position, self._position + 1)
+        span = slice(self._position, self._position + 1)
         if hidden.ndim < 3 or hidden.shape[0] != 1 or hidden.shape[1] <= self._position:
             raise UnsupportedModelError(
-                f"layer {layer}: {type(module).__name__} puts out {tuple(hidden.shape)}, not a vector a token"
+                f"layer {layer}: {type(module).__name__} returns {tuple(hidden.shape)}, not one vector per token"
             )
-        zero = torch.zeros_like(hidden[:, here]).requires_grad_()
+        zero = torch.zeros_like(hidden[:, span]).requires_grad_()
         tracked = hidden.detach().clone()
-        tracked[:, here] += zero
+        tracked[:, span] += zero
         at = hidden[0, self._position].detach().flatten()
         self.leaves.append(Leaf(layer, kind, module, at, zero))
         return with_first_output(output, tracked)
@@ -167,9 +167,9 @@ class Tracer:
         frozen = freeze_norm(module, x[0, at], output[0, at]) if x.ndim == 3 else None
         if frozen is None:
             return None
-        here = x[:, at]
+        stream = x[:, at]
         tracked = output.detach().clone()
-        tracked[:, at] += frozen.linear(here - here.detach()).to(output.dtype)
+        tracked[:, at] += frozen.linear(stream - stream.detach()).to(output.dtype)
         if frozen.bias is not None and self._block is not None:
             zero = torch.zeros_like(output[:, at]).requires_grad_()
             tracked[:, at] += zero
@@ -182,14 +182,14 @@ class Tracer:
             self._stream = args[0]
 
     def _before_head(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._given = args[0][0, self._position].detach()
+        self._head_input = args[0][0, self._position].detach()
 
     def _after_head(self, _: nn.Module, args: tuple, output: Tensor) -> None:
         self._raw = output[0, self._position].detach()
 
 
 def _modules(block: Block) -> Iterator[tuple[nn.Module, str]]:
-    """What of a block may add to the stream, with its kind; also what mixes tokens but cannot be read."""
+    """The modules of a block that may add to the stream, with their kinds; mixers that cannot be read too."""
     for site in (block.mixer, block.attention):
         if site is not None:
             yield site.module, site.adapter.block_kind
@@ -198,14 +198,14 @@ def _modules(block: Block) -> Iterator[tuple[nn.Module, str]]:
 
 
 def _others_in(blocks: list[Block], inside: set[int], pattern: re.Pattern) -> list[nn.Module]:
-    """The modules of the blocks of a class that bears this name, but for those inside of others."""
-    found = {
+    """The blocks' modules whose class name matches the pattern, without those in `inside`."""
+    modules = {
         module: None
         for block in blocks
         for module in block.module.modules()
         if pattern.search(type(module).__name__) and id(module) not in inside
     }
-    return list(found)
+    return list(modules)
 
 
 def _embeddings(model: nn.Module, blocks: list[Block]) -> list[nn.Module]:

@@ -1,1 +1,1 @@
-"""Effects: what edits do to what a model says at the targets of prompts."""
+"""Effects of edits on a model's predictions at the targets of prompts."""

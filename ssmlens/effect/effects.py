@@ -1,4 +1,4 @@
-"""`effects(model, prompts, edits)`: what every edit does at the targets of prompts."""
+"""`effects(model, prompts, edits)`: the effect of each edit at the targets of prompts."""
 
 import dataclasses
 from collections import defaultdict
@@ -21,12 +21,12 @@ from ssmlens.recorder.prompts import Prompts
 from ssmlens.recorder.recording import recording
 
 CORRUPTED = "corrupted"
-"""What stands for the twin of each prompt as the source of an edit."""
+"""The source of an edit that takes its values from each prompt's corrupted twin."""
 
 Group = Edit | Mapping[str, Any] | Sequence[Edit | Mapping[str, Any]]
-"""An edit, its JSON, or several that are made together."""
+"""An edit, its JSON, or several that are applied together."""
 
-# Tokens that run at once.
+# Most tokens of a batch.
 _TOKENS = 16384
 
 
@@ -38,46 +38,46 @@ def effects(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """What each edit does to what the model says at the targets of prompts.
+    """Measure the effect of each edit on the model's predictions at the targets of prompts.
 
         effects(model, Prompts.of_task("copy", model), [Ablate(layer=i) for i in range(4)])
 
     At a query whose target is token j, the right answer is a copy of token j. Layers are run from the edited one on. A
-    `Swap` or an `Ablate` whose source is "corrupted" takes its values from the twin of each prompt (`Probe.corrupted`).
+    `Swap` or an `Ablate` with source "corrupted" takes its values from the twin of each prompt (`Probe.corrupted`).
 
     Args:
         model: Any model that can be recorded.
-        prompts: Prompts with targets, or a probe (`ssmlens.effect.probe.probe`). Without targets, "kl" alone can be
-            measured: at every position.
-        edits: What is done; a list within the list is done together.
+        prompts: Prompts with targets, or a probe (`ssmlens.effect.probe.probe`). Without targets only "kl" can be
+            measured, at every position.
+        edits: The edits; those of a nested list are applied together.
         measure: "log_probability" of the right token, its "logit", "logit_difference" to the foil, "accuracy",
             "rank", or "kl".
-        progress: Called as progress(edits done, edits) over all prompts.
+        progress: Called with (edits done, edits), summed over batches of prompts.
 
     Returns:
         A Dataset of `before` (prompt), `after` and `effect` = after − before (edit, prompt), means over each prompt's
-        targets in the measure's unit, with the coordinates `layer` and `prompt_text`. A prompt without a target that
-        the measure can use is NaN.
+        targets in the measure's unit, with the coordinates `layer` and `prompt_text`. NaN for a prompt without a target
+        that the measure can use.
 
     Raises:
         UsageError: No prompt has what the measure needs, the measure is unknown, there is no edit, or as `editing`.
     """
-    chosen, probe = MEASURES[measure], Probe.of(prompts)
+    measuring, probe = MEASURES[measure], Probe.of(prompts)
     groups = [edits_of(group) for group in edits]
     if not groups:
         raise UsageError("give at least one edit")
-    _check(probe, chosen, measure)
+    _check(probe, measuring, measure)
     before = np.full(len(probe.prompts), np.nan)
     after = np.full((len(groups), len(probe.prompts)), np.nan)
     batches = list(_batches(probe.prompts))
     for number, rows in enumerate(batches):
-        run = _Batch(model, probe, rows, chosen)
+        run = _Batch(model, probe, rows, measuring)
         before[rows] = run.unedited()
         for n, group in enumerate(groups):
             after[n, rows] = run.edited(group)
             if progress is not None:
                 progress(number * len(groups) + n + 1, len(batches) * len(groups))
-    return _dataset(groups, probe.prompts, before, after, measure, chosen)
+    return _dataset(groups, probe.prompts, before, after, measure, measuring)
 
 
 class _Batch:
@@ -93,15 +93,15 @@ class _Batch:
 
     def unedited(self) -> list[float]:
         """The measure of every prompt."""
-        return self._measured(self._before)
+        return self._measure_prompts(self._before)
 
     def edited(self, edits: Sequence[Edit]) -> list[float]:
         """The measure of every prompt with these edits."""
         with torch.no_grad():
-            edited = self._run.edited([self._sourced(edit) for edit in edits])
-            return self._measured(logits_of(edited))
+            edited = self._run.edited([self._with_source(edit) for edit in edits])
+            return self._measure_prompts(logits_of(edited))
 
-    def _measured(self, logits: Tensor) -> list[float]:
+    def _measure_prompts(self, logits: Tensor) -> list[float]:
         out = []
         for n, prompt in enumerate(self._rows):
             where = self._probe.positions(prompt)
@@ -113,17 +113,17 @@ class _Batch:
                 out.append(np.nan)
                 continue
             at = where[used].to(logits.device)
-            said = Readout(
+            readout = Readout(
                 logits[n, at].double(),
                 self._before[n, at].double(),
                 right[used].to(logits.device),
                 foil[used].to(logits.device),
             )
-            out.append(float(self._measure.measure(said).mean()))
+            out.append(float(self._measure.measure(readout).mean()))
         return out
 
-    def _sourced(self, edit: Edit) -> Edit:
-        """An edit whose source is the corrupted twin, with the recording of it."""
+    def _with_source(self, edit: Edit) -> Edit:
+        """Replace the source "corrupted" by a recording of the twins."""
         if getattr(edit, "source", None) != CORRUPTED:
             return edit
         if self._corrupted is None:
@@ -140,7 +140,7 @@ class _Batch:
 
 
 def _batches(prompts: Prompts) -> Iterator[list[int]]:
-    """Prompts of one length, as many at once as a batch has tokens for."""
+    """Split prompts into batches of equal length, with at most `_TOKENS` tokens each."""
     by_length = defaultdict(list)
     for row, length in enumerate(prompts.length):
         by_length[length].append(row)
@@ -154,11 +154,11 @@ def _check(probe: Probe, measure: Measure, name: str) -> None:
     targets = [target for target in probe.prompts.target if target is not None]
     if not targets and not measure.of_change:
         raise UsageError(
-            f"no prompt has a target, which {name} needs: make prompts with a task or a probe, give their targets, "
+            f"{name} needs targets, and no prompt has one: make prompts with a task or a probe, pass their targets, "
             "or measure kl"
         )
     if measure.needs_foil and all(foil is None for foil in probe.foil):
-        raise UsageError(f"{name} compares two tokens, and these prompts have no foil: use a probe")
+        raise UsageError(f"{name} needs a foil, and these prompts have none: use a probe")
 
 
 def _dataset(
@@ -179,7 +179,7 @@ def _dataset(
         },
         coords={
             "edit": [", ".join(map(str, group)) for group in groups],
-            "layer": ("edit", layers, {"long_name": "block that is edited; −1: several"}),
+            "layer": ("edit", layers, {"long_name": "edited block; −1: several"}),
             "prompt_text": ("prompt", list(prompts.texts)),
         },
         attrs={"measure": name},

@@ -1,4 +1,4 @@
-"""What every layer does for the right next token: stored by a capture beside what the layer looks at."""
+"""The effect of every layer on the right next token; a capture stores it beside the layer's maps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,16 +24,16 @@ class LayerEffects:
     """Effects of edits of one layer on the log-probability of the right next token: `capture(…, further=LayerEffects)`.
 
     The right next token at a query with a target is the token at the target: `tokens[target[query]]`. A prompt's value
-    is the mean over its queries with a target, in nats, after the edit minus before it: negative where the layer
-    helps; NaN where the prompt has no target. The edits are
+    is the mean over its queries with a target, in nats, after the edit minus before it: negative if the layer helps,
+    NaN if the prompt has no target. The edits are
 
-    - `ablation_effect`: what the layer's mixer puts out is 0;
-    - `mean_ablation_effect`: at every token it is its mean over the prompt's own real tokens, so that a prompt's value
-      does not depend on the prompts beside it;
-    - `cross_talk_effect`: M is its diagonal alone, `KnockOut(lags="1:")`; the convolution still mixes.
+    - `ablation_effect`: set the mixer's output to 0;
+    - `mean_ablation_effect`: set it at every token to its mean over the prompt's real tokens, so that a prompt's value
+      does not depend on the other prompts of its batch;
+    - `cross_talk_effect`: keep only the diagonal of M, `KnockOut(lags="1:")`; the convolution still mixes tokens.
 
-    A block without a mixer has its softmax attention edited. Layers run from the edited one on; the outputs of all
-    blocks are held for the prompts of a batch.
+    In a block without a mixer, the softmax attention is edited. Layers run from the edited one on; the outputs of all
+    blocks stay in memory for the prompts of a batch.
 
     Args:
         model: The model.
@@ -49,8 +49,8 @@ class LayerEffects:
         target = prompts.padded_target()
         if target is None or not bool((target >= 0).any()):
             raise UsageError(
-                "effects are measured at the prompts' targets, and no prompt has any: "
-                "take those of a task, such as copy or repeat, or give each its target"
+                "effects are measured at the prompts' targets, and no prompt has one: "
+                "use the prompts of a task, such as copy or repeat, or pass targets"
             )
         self._model, self._target = model, target
         self._tokens, self._length = prompts.padded(), torch.tensor(prompts.length)
@@ -59,15 +59,15 @@ class LayerEffects:
     def __call__(
         self, prompts: range, layer: int
     ) -> tuple[Mapping[str, Float[np.ndarray, " prompt"]], Mapping[str, str]]:
-        """The effects of a layer on some prompts, and why a layer cannot be edited in one of the ways.
+        """Measure the effects of a layer on some prompts.
 
         Returns:
-            An array for each of `names`, NaN where the layer cannot be edited so; and then `<name>_reason`.
+            An array for each of `names`, NaN if the layer does not allow that edit; then `<name>_reason` says why.
         """
         if self._batch is None or self._batch.prompts != prompts:
-            self._batch = None  # before the next is made
-            here = slice(prompts.start, prompts.stop)
-            rows = self._tokens[here], self._target[here], self._length[here]
+            self._batch = None  # frees its memory before the next batch
+            span = slice(prompts.start, prompts.stop)
+            rows = self._tokens[span], self._target[span], self._length[span]
             self._batch = _Batch(self._model, prompts, *rows)
         effects, reasons = {}, {}
         for name, edit in self._batch.edits(layer).items():
@@ -80,7 +80,7 @@ class LayerEffects:
 
 
 class _Batch:
-    """Prompts that go through the model at once, padded on the right, and their forward without edits."""
+    """Prompts of one forward pass, padded on the right, and their run without edits."""
 
     def __init__(
         self,
@@ -95,10 +95,10 @@ class _Batch:
         self._right = tokens[self._row, target[self._row, self._query]]
         self._real = torch.arange(tokens.shape[1]) < length.unsqueeze(1)
         device = next(model.parameters()).device
-        how = {**without_cache(model), **padding_mask(model, self._real)}
-        self._unedited = UneditedRun(model, tokens.to(device), **how)
+        options = {**without_cache(model), **padding_mask(model, self._real)}
+        self._unedited = UneditedRun(model, tokens.to(device), **options)
         self._before = self._log_probability(self._unedited.output)
-        self._unedited.output = None  # logits of every token: as large as all else together
+        self._unedited.output = None  # logits of every token: as large as the rest together
 
     def edits(self, layer: int) -> dict[str, Edit]:
         """The edits of a layer, by the names of their effects."""
@@ -109,7 +109,7 @@ class _Batch:
         }
 
     def effect(self, edit: Edit) -> Float[np.ndarray, " prompt"]:
-        """Mean change of the right token's log-probability. Raises UsageError where the layer cannot be edited so."""
+        """Mean change of the right token's log-probability. Raises UsageError if the layer does not allow the edit."""
         with torch.no_grad():
             after = self._log_probability(self._unedited.edited(edit))
         changes = torch.zeros(len(self.prompts), dtype=torch.double)
@@ -118,20 +118,21 @@ class _Batch:
 
     def _log_probability(self, output: Any) -> Float[Tensor, " target"]:
         logits = logits_of(output)
-        said = logits[self._row.to(logits.device), self._query.to(logits.device)].double()
+        at_targets = logits[self._row.to(logits.device), self._query.to(logits.device)].double()
         if len(self._right) and int(self._right.max()) >= logits.shape[-1]:
             raise UsageError(
-                f"effects are measured on the next token, and this model puts out {logits.shape[-1]} numbers a token, "
-                "not one for each token that it reads"
+                f"effects are measured on the next token, and this model returns {logits.shape[-1]} numbers per token, "
+                "not one for each token of its input"
             )
         right = self._right.to(logits.device)
         none = torch.full_like(right, -1)
-        return MEASURES["log_probability"].measure(Readout(said, said, right, none)).cpu()
+        readout = Readout(at_targets, at_targets, right, none)
+        return MEASURES["log_probability"].measure(readout).cpu()
 
     def _mean(
         self, output: Float[Tensor, "prompt token d_model"]
     ) -> Float[Tensor, "prompt token d_model"]:
-        """At every token the mean over the prompt's real ones."""
+        """The mean over each prompt's real tokens, at every token."""
         wide = torch.promote_types(output.dtype, torch.float32)
         real = self._real.to(output.device, wide).unsqueeze(2)
         mean = (output.to(wide) * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What is measured of what a model says: one number a position; and the registry of measures."""
+"""Measures of a model's predictions, one number per position; and their registry."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from ssmlens.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """What a model says at some positions of one prompt.
+    """A model's predictions at some positions of one prompt.
 
     Attributes:
         logits: Its logits there, in float64.
         unedited: The same without edits.
-        right: The token that is right.
-        foil: The token it is held against, −1 where there is none.
+        right: The right token.
+        foil: The token that it is compared with, −1 for none.
     """
 
     logits: Float[Tensor, "position vocabulary"]
@@ -37,9 +37,9 @@ class Measure:
     Attributes:
         description: One line, for legends.
         unit: "nats", "1", …
-        measure: The number at every position.
-        needs_foil: Whether it compares two tokens.
-        of_change: Whether it is of the change itself, and 0 without edits.
+        measure: Computes the number at every position.
+        needs_foil: Whether it compares the right token with a foil.
+        of_change: Whether it measures the change itself, so that it is 0 without edits.
     """
 
     description: str

@@ -1,4 +1,4 @@
-"""Probes: prompts with a right answer, a wrong one beside it, and a corrupted twin; and the registry of kinds."""
+"""Probes: prompts with a right answer, a wrong answer (the foil) and a corrupted twin; and their registry."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from ssmlens.tasks.task import NO_TARGET
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Prompts for which it is known what must come next, and from where.
+    """Prompts whose right next tokens are known, and the tokens to copy them from.
 
     At a query whose target is token j, the right answer is a copy of token j.
 
     Attributes:
         prompts: The prompts, with their targets.
         foil: For each prompt a wrong token for each position (−1: none), or None.
-        corrupted: The same prompts, token for token as long, in which the answer cannot be known or is another; None.
+        corrupted: Prompts of the same lengths with another answer or none; or None.
     """
 
     prompts: Prompts
@@ -35,22 +35,22 @@ class Probe:
         if len(self.foil) != len(self.prompts):
             raise UsageError(f"there are {len(self.prompts)} prompts and {len(self.foil)} foils")
         if self.corrupted is not None and self.corrupted.length != self.prompts.length:
-            raise UsageError("a corrupted prompt has as many tokens as its twin")
+            raise UsageError("a corrupted prompt must have as many tokens as its twin")
 
     @classmethod
     def of(cls, prompts: "Probe | Prompts") -> "Probe":
-        """A probe of prompts that are none yet."""
+        """Turn prompts into a probe; a probe is returned unchanged."""
         return prompts if isinstance(prompts, Probe) else cls(prompts)
 
     def positions(self, prompt: int) -> Tensor:
-        """Positions of a prompt's queries that have a target; without any target at all, every position."""
+        """Positions of a prompt's queries that have a target; all positions if the prompt has no targets."""
         target = self.prompts.target[prompt]
         if target is None:
             return torch.arange(self.prompts.length[prompt])
         return (torch.tensor(target) != NO_TARGET).nonzero().flatten()
 
     def right(self, prompt: int) -> Tensor:
-        """The right token at these positions, −1 where the prompt has no targets."""
+        """The right token at these positions, −1 if the prompt has no targets."""
         target, where = self.prompts.target[prompt], self.positions(prompt)
         if target is None:
             return torch.full_like(where, -1)
@@ -58,7 +58,7 @@ class Probe:
         return tokens[torch.tensor(target)[where]]
 
     def foils(self, prompt: int) -> Tensor:
-        """The foil at these positions, −1 where there is none."""
+        """The foil at these positions, −1 for none."""
         where, foil = self.positions(prompt), self.foil[prompt]
         return torch.full_like(where, -1) if foil is None else torch.tensor(foil)[where]
 
@@ -69,25 +69,25 @@ PROBES: Registry[Callable[..., Probe]] = Registry("probe", "ssmlens.effect.probe
 def probe(
     name: str, model: Any, *, count: int = 8, length: int | None = None, seed: int = 0
 ) -> Probe:
-    """Prompts of a kind, for the tokenizer or the vocabulary of this model.
+    """Make the prompts of a probe for a model's tokenizer or vocabulary.
 
     Args:
-        name: "repeat" (random tokens, twice), "retrieval" (key: value lines), "ioi" (two names, one said twice).
+        name: "repeat" (repeated random tokens), "retrieval" (key: value lines), "ioi" (two names, one repeated).
         model: The model.
         count: Number of prompts.
-        length: Tokens that are repeated, or keys; of ioi there is none to choose.
-        seed: Which prompts.
+        length: Number of repeated tokens, or of keys; ioi has a fixed length.
+        seed: Seed of the prompts.
 
     Raises:
-        UsageError: No such probe; the model has no tokenizer where text is needed; or an option is impossible.
+        UsageError: No such probe; the probe is text and the model has no tokenizer; or an option is impossible.
     """
     if count < 1:
         raise UsageError(f"`count` is {count}: ask for at least one prompt")
     return PROBES[name](model, count=count, length=length, seed=seed)
 
 
-def encoded(model: Any, pieces: Sequence[str]) -> list[list[int]]:
-    """Each piece of a text as tokens, by itself, so that pieces stand at known places whatever the tokenizer merges.
+def encode_pieces(model: Any, pieces: Sequence[str]) -> list[list[int]]:
+    """Tokenize each piece of a text separately, so that the tokenizer merges nothing across pieces.
 
     Raises:
         UsageError: The model has no tokenizer, or its tokenizer has no tokens for the text.
@@ -100,17 +100,17 @@ def encoded(model: Any, pieces: Sequence[str]) -> list[list[int]]:
             )
         )
     tokens = [list(tokenizer.encode(piece)) for piece in pieces]
-    return [_without_start(tokenizer, row) for row in tokens]
+    return [_drop_start(tokenizer, row) for row in tokens]
 
 
-def _without_start(tokenizer: Any, tokens: list[int]) -> list[int]:
-    """Tokens without what some tokenizers put before every text."""
+def _drop_start(tokenizer: Any, tokens: list[int]) -> list[int]:
+    """Drop the start tokens that some tokenizers add to every text."""
     start = list(tokenizer.encode(""))
     return tokens[len(start) :] if start and tokens[: len(start)] == start else tokens
 
 
-def branching(right: Sequence[int], wrong: Sequence[int]) -> int | None:
-    """Where two answers begin to differ, or None: one begins with the other."""
+def first_difference(right: Sequence[int], wrong: Sequence[int]) -> int | None:
+    """The first index at which two answers differ; None if one begins with the other."""
     for n, (one, other) in enumerate(zip(right, wrong, strict=False)):
         if one != other:
             return n

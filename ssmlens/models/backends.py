@@ -10,44 +10,44 @@ from ssmlens.models.layouts import Layout
 
 TORCH, MAMBA_SSM, TRANSFORMERS = "torch", "mamba-ssm", "transformers"
 BACKENDS = ("auto", MAMBA_SSM, TRANSFORMERS, TORCH)
-# By layout: what may be asked for, and what then runs. transformers' modules are plain torch too.
+# By layout: the backends that may be requested, and those that then run. transformers' modules are plain torch too.
 FITTING: dict[Layout, dict[str, str]] = {
     "mamba_ssm": {TORCH: TORCH, MAMBA_SSM: MAMBA_SSM},
     "transformers": {TRANSFORMERS: TRANSFORMERS, TORCH: TRANSFORMERS},
-    "family": {TORCH: TORCH},  # the adapter of the family makes the model itself
+    "family": {TORCH: TORCH},  # the family's adapter builds the model
 }
 
 
 def choose_backend(
-    asked: str, layout: Layout, device: torch.device, no_kernels: str | None = None
+    requested: str, layout: Layout, device: torch.device, no_kernels: str | None = None
 ) -> str:
-    """What runs a model of this layout on this device.
+    """Choose the backend for a model of this layout on this device.
 
-    auto: transformers for its own layout; for mamba_ssm's its kernels on CUDA where they can be
-    imported and run this model, else MambaLM.
+    auto: transformers for its own layout; for mamba_ssm's layout, its kernels on CUDA if they can be imported and run
+    this model, else MambaLM.
 
     Args:
-        asked: One of `BACKENDS`.
+        requested: One of `BACKENDS`.
         layout: Layout of the model's folder.
-        device: Where it is to run.
+        device: The device to run on.
         no_kernels: Why mamba_ssm cannot run this model, if it cannot.
 
     Raises:
-        UsageError: `asked` does not fit, and which backends do; or mamba_ssm cannot be imported.
+        UsageError: `requested` does not fit (the message lists backends that do), or mamba_ssm cannot be imported.
     """
-    if asked not in BACKENDS:
-        raise UsageError(f"unknown backend {asked!r}; choose from: {', '.join(BACKENDS)}")
+    if requested not in BACKENDS:
+        raise UsageError(f"unknown backend {requested!r}; choose from: {', '.join(BACKENDS)}")
     fitting = FITTING[layout]
-    if asked == "auto":
+    if requested == "auto":
         if MAMBA_SSM in fitting and no_kernels is None and has_kernels(device):
             return MAMBA_SSM
         return next(iter(fitting))
-    if asked not in fitting:
+    if requested not in fitting:
         raise UsageError(
-            f"backend {asked} does not run a model in {layout} layout; "
+            f"backend {requested} does not run a model in {layout} layout; "
             f"these do: auto, {', '.join(fitting)}"
         )
-    if asked == MAMBA_SSM:
+    if requested == MAMBA_SSM:
         if device.type != "cuda":
             raise UsageError(f"backend mamba-ssm runs on CUDA, not on {device}; use backend torch")
         import_mamba_ssm()
@@ -55,11 +55,11 @@ def choose_backend(
             raise UsageError(
                 f"backend mamba-ssm cannot run this model: {no_kernels}; use backend torch"
             )
-    return fitting[asked]
+    return fitting[requested]
 
 
 def import_mamba_ssm() -> ModuleType:
-    """mamba_ssm's language model module. Raises UsageError with the reason where there is none."""
+    """Import mamba_ssm's language model module. Raises UsageError with the reason if that fails."""
     try:
         return importlib.import_module("mamba_ssm.models.mixer_seq_simple")
     except Exception as error:  # a missing package, driver or kernel: each raises its own
@@ -71,7 +71,7 @@ def import_mamba_ssm() -> ModuleType:
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether mamba_ssm's kernels run on this device: on CUDA, where it can be imported."""
+    """Whether mamba_ssm's kernels run on this device: on CUDA, if mamba_ssm can be imported."""
     if device.type != "cuda":
         return False
     try:

@@ -1,7 +1,7 @@
-"""The sum over any edges of a decay scan, on a GPU: what a thousand or a million entries of M add to its output.
+"""The sum over any set of edges of a decay scan, on a GPU: their contribution to its output. An edge is an entry of M.
 
-In torch the decays of all pairs, heads and states are written to memory and read again, in float64. Here they stay in
-registers, and no count of the edges goes to the processor.
+torch would write the decays of all pairs, heads and states to memory in float64 and read them again. Here they stay in
+registers, and the host needs no count of the edges.
 """
 
 import functools
@@ -19,25 +19,25 @@ from ssmlens.scan.operators.decay_scan import ScanOperands
 
 log = logging.getLogger("ssmlens")
 
-# Entries [head state] that a program holds, and keys whose choice it looks at together.
+# Entries [head state] of a program, and keys whose edges it checks together.
 _TILE, _KEYS = 2048, 32
 
 
 def edge_sums(
     o: Operator,
     x: Float[Tensor, "batch token head headdim"],
-    chosen: Bool[Tensor, "query token"],
+    edges: Bool[Tensor, "query token"],
     first: int,
 ) -> Float[Tensor, "batch query head headdim"] | None:
-    """Σ_j M[i, j] x[j] over the chosen keys of some queries, in float32; not differentiable.
+    """Σ_j M[i, j] x[j] over the selected edges (i, j) of some queries, in float32; not differentiable.
 
-    None where the kernel does not compute this: on a CPU, without Triton, for another operator than a decay scan, in
-    float64, or where a gradient is wanted.
+    None if the kernel cannot compute it: on a CPU, without Triton, for an operator other than a decay scan, in float64,
+    or if a gradient is needed.
 
     Args:
         o: The operator.
-        x: What it mixes.
-        chosen: Which edges of the queries `first`, `first` + 1, …; those with a key after their query are passed over.
+        x: Its input.
+        edges: The selected edges of the queries `first`, `first` + 1, …; keys after their query are ignored.
         first: The first of these queries.
     """
     if not (x.is_cuda and isinstance(o, DecayOperands) and x.dtype == torch.float32):
@@ -45,17 +45,17 @@ def edge_sums(
     tensors = [x, *o.arrays().values()]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return None
-    return launch(o, x, chosen, first) if is_available(x.device) else None
+    return launch(o, x, edges, first) if is_available(x.device) else None
 
 
 @functools.cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernel runs on this device: tried once, on two tokens; if not, a warning says why."""
     try:
-        some = torch.zeros(1, 2, 1, 1, device=device)
-        o = ScanOperands(delta=some[..., 0], A=-torch.ones(1, 1, device=device), B=some, C=some)
-        launch(o, some, torch.ones(2, 2, dtype=torch.bool, device=device), 0).cpu()
-    except Exception as error:  # a compiler raises what it likes
+        zeros = torch.zeros(1, 2, 1, 1, device=device)
+        o = ScanOperands(delta=zeros[..., 0], A=-torch.ones(1, 1, device=device), B=zeros, C=zeros)
+        launch(o, zeros, torch.ones(2, 2, dtype=torch.bool, device=device), 0).cpu()
+    except Exception as error:  # a compiler may raise anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         log.warning("edges are summed by torch; Triton's kernel fails here: %s", reason)
         return False
@@ -65,14 +65,14 @@ def is_available(device: torch.device) -> bool:
 def launch(
     o: DecayOperands,
     x: Float[Tensor, "batch token head headdim"],
-    chosen: Bool[Tensor, "query token"],
+    edges: Bool[Tensor, "query token"],
     first: int,
 ) -> Float[Tensor, "batch query head headdim"]:
     """Run the kernel: see `edge_sums`."""
     steps, rate = o.decay
     write, write_now = o.writes
     headdim = x.shape[3]
-    out = x.new_empty(o.batch, len(chosen), o.heads, headdim)
+    out = x.new_empty(o.batch, len(edges), o.heads, headdim)
     if not out.numel():
         return out
     states = _power_of_two(o.states)
@@ -96,10 +96,10 @@ def _flat(*tensors: Tensor) -> list[Tensor]:
 
 
 def _kernel() -> Any:
-    """The kernel, whose module imports Triton."""
+    """The kernel. Its module imports Triton."""
     return importlib.import_module("ssmlens.models.edge_sums_kernel").sum_row
 
 
 def _power_of_two(size: int) -> int:
-    """The least one that is as large."""
+    """The smallest power of two that is at least `size`."""
     return 1 << max(0, size - 1).bit_length()

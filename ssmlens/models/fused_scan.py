@@ -1,4 +1,4 @@
-"""mamba_ssm's selective scan on the operands of a Mamba-1 layer: one kernel, where torch takes some 300."""
+"""mamba_ssm's selective scan on the operands of a Mamba-1 layer: one kernel instead of torch's 300 or so."""
 
 import functools
 import importlib
@@ -12,8 +12,8 @@ from torch import Tensor
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Operator
 
-# More states than this, a power of two of whose kernel's own, it refuses.
-_MOST_STATES = 256
+# The kernel's limit.
+_MAX_STATES = 256
 
 
 def fused_scan(
@@ -21,8 +21,8 @@ def fused_scan(
 ) -> Float[Tensor, "batch token head headdim"] | None:
     """M x without D, by `mamba_ssm.ops.selective_scan_interface.selective_scan_fn`; differentiable once.
 
-    None where that kernel does not compute this: on a CPU, without mamba_ssm, in another dtype than float32, where a
-    head has one decay for all its states (Mamba-2), or where a token's write is another than Δ.
+    None if that kernel cannot compute it: on a CPU, without mamba_ssm, in a dtype other than float32, with one decay
+    for all states of a head (Mamba-2), or if a token's write is not Δ.
     """
     scan = _kernel(x.device.type) if _fits(o, x) else None
     if scan is None:
@@ -52,7 +52,7 @@ def _fits(o: Operator, x: Tensor) -> bool:
         and o.write is None
         and o.write_now is None
         and x.shape[3] == 1
-        and 0 < o.states <= _MOST_STATES
+        and 0 < o.states <= _MAX_STATES
         and x.numel() > 0
         and all(tensor.dtype == torch.float32 for tensor in (x, o.delta, o.A, o.B, o.C))
     )
@@ -60,7 +60,7 @@ def _fits(o: Operator, x: Tensor) -> bool:
 
 @functools.cache
 def _kernel(device: str) -> Callable[..., Any] | None:
-    """Its function, or None where mamba_ssm cannot be imported, and on a CPU."""
+    """mamba_ssm's function; None on a CPU, or if mamba_ssm cannot be imported."""
     if device != "cuda":
         return None
     try:

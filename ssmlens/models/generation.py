@@ -23,38 +23,38 @@ def generate(
     pad_token_id: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, "batch longer"]:
-    """The tokens, each row continued by the model's most likely next token or by one drawn.
+    """Continue each row of tokens, greedily or by sampling; return the rows with their new tokens.
 
-    Every step runs the model on all tokens so far: the mixers of MambaLM keep no state from call to call. So k new
-    tokens cost k forwards, and hooks and recordings see each of them whole.
+    Every step runs the model on all tokens so far: the mixers of MambaLM keep no state between calls. So k new tokens
+    cost k forwards, and hooks and recordings see all tokens in each.
 
     Args:
         model: A `MambaLM`.
-        input_ids: What to continue; rows of different length are padded on the left.
+        input_ids: The tokens to continue; rows of different length are padded on the left.
         attention_mask: 1 at real tokens and 0 at padding.
-        max_new_tokens: Tokens to add at most; generation stops before when all rows have ended.
-        do_sample: Draw from softmax(logits / temperature); else take the largest logit.
+        max_new_tokens: Most tokens to add; generation stops early when all rows have ended.
+        do_sample: Sample from softmax(logits / temperature); else take the largest logit.
         temperature: See `do_sample`; above 0.
-        top_k: Draw among this many largest logits only. None: among all.
+        top_k: Sample only among this many largest logits. None: among all.
         eos_token_id: The token that ends a row.
-        pad_token_id: What a row that has ended is filled with. None: `eos_token_id`.
-        generator: Draws the samples. None: torch's own.
+        pad_token_id: The token that fills a row that has ended. None: `eos_token_id`.
+        generator: Random generator of the samples. None: torch's default.
 
     Raises:
         UsageError: An option is out of range, there is no token to continue, or a row is padded on the right.
     """
     if max_new_tokens < 0:
-        raise UsageError(f"max_new_tokens is 0 or more, not {max_new_tokens}")
+        raise UsageError(f"max_new_tokens must be 0 or more, not {max_new_tokens}")
     if temperature <= 0:
         raise UsageError(
-            f"temperature is above 0, not {temperature}; leave do_sample out to take the largest"
+            f"temperature must be above 0, not {temperature}; leave do_sample out to decode greedily"
         )
     if top_k is not None and top_k < 1:
-        raise UsageError(f"top_k is 1 or more, not {top_k}")
+        raise UsageError(f"top_k must be 1 or more, not {top_k}")
     if not input_ids.shape[1]:
-        raise UsageError("there is no token to continue; give at least one a row")
+        raise UsageError("there is no token to continue; pass at least one per row")
     if attention_mask is not None and not bool(attention_mask[:, -1].bool().all()):
-        raise UsageError("rows to be continued are padded on the left, not on the right")
+        raise UsageError("pad the rows on the left, not on the right")
     ended = torch.zeros_like(input_ids[:, 0], dtype=torch.bool)
     for _ in range(max_new_tokens):
         logits = model(input_ids, attention_mask).logits[:, -1, : model.config.vocab_size]
@@ -66,8 +66,8 @@ def generate(
             ended = ended | (token == eos_token_id)
         input_ids = torch.cat([input_ids, token[:, None].to(input_ids.dtype)], dim=1)
         if attention_mask is not None:
-            more = torch.ones_like(attention_mask[:, :1])
-            attention_mask = torch.cat([attention_mask, more], dim=1)
+            column = torch.ones_like(attention_mask[:, :1])
+            attention_mask = torch.cat([attention_mask, column], dim=1)
         if bool(ended.all()):
             break
     return input_ids

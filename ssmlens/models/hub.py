@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, by its own client: endpoint, cache and offline mode are its."""
+"""Files from the Hugging Face hub, through its client, which sets endpoint, cache and offline mode."""
 
 import re
 from pathlib import Path
@@ -17,15 +17,14 @@ class HubUnreachable(SsmlensError):
 
 
 def download(name: str, file: str, revision: str | None = None) -> Path:
-    """The local path of one file of a hub repository: downloaded, or from the cache.
+    """Download one file of a hub repository, or take it from the cache; return its local path.
 
-    The file lies in a folder named after the commit that `revision` stands for, with every other
-    file of that commit downloaded so far. The cache answers for a full commit hash, which cannot
-    change, and wherever the hub is out of reach.
+    Its folder is named after the commit of `revision` and holds all files of that commit downloaded so far. The cache
+    is used for a full commit hash, which cannot change, and if the hub cannot be reached.
 
     Raises:
         NoSuchFile: The repository has no such file.
-        UsageError: There is no such repository or revision, or it is closed to this user.
+        UsageError: There is no such repository or revision, or this user has no access.
         HubUnreachable: The file is not in the cache and the hub does not answer.
         SsmlensError: The download failed.
     """
@@ -34,7 +33,7 @@ def download(name: str, file: str, revision: str | None = None) -> Path:
     try:
         cached = try_to_load_from_cache(name, file, revision=revision)
     except errors.HFValidationError:
-        raise UsageError(f"unknown model {name!r}: not a hub id; {_ways_out()}") from None
+        raise UsageError(f"unknown model {name!r}: not a hub id; {_alternatives()}") from None
     if isinstance(cached, str) and re.fullmatch("[0-9a-f]{40}", revision or ""):
         return Path(cached)
     try:
@@ -48,12 +47,12 @@ def download(name: str, file: str, revision: str | None = None) -> Path:
     except Exception as error:  # of the HTTP client, or OSError: a broken transfer, a full disk
         raise SsmlensError(
             f"{file} of {name} could not be downloaded from {_endpoint()} ({_first_line(error)}); "
-            f"run it again to resume, or {_ways_out()}"
+            f"run it again to resume, or {_alternatives()}"
         ) from error
 
 
 def download_weights(name: str, commit: str) -> None:
-    """Fetch a model's weights: safetensors where there are, else pickles, and all the shards."""
+    """Download a model's weights with all shards: safetensors if there are any, else pickles."""
     unreachable = None
     for file in WEIGHTS_FILES:
         try:
@@ -70,7 +69,7 @@ def download_weights(name: str, commit: str) -> None:
 
 
 def _probe(name: str, file: str, revision: str | None) -> None:
-    """Ask the hub once for the file's metadata: the client's own download would retry for 20 s."""
+    """Request the file's metadata once: the client's download would retry for 20 s."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     closed = f"{_endpoint()} has none by that name, or it is private (then `hf auth login`)"
@@ -81,21 +80,21 @@ def _probe(name: str, file: str, revision: str | None) -> None:
             f"{name} is gated: accept its terms at {_endpoint()}/{name}, then `hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+        raise UsageError(f"unknown model {name!r}: {closed}; {_alternatives()}") from None
     except errors.RevisionNotFoundError:
         raise UsageError(f"{name} has no revision {revision!r}") from None
     except errors.RemoteEntryNotFoundError:
         raise NoSuchFile(f"{name} has no {file}") from None
     except errors.OfflineModeIsEnabled:
         raise HubUnreachable(
-            f"{file} of {name} is not in the cache, and HF_HUB_OFFLINE is set; {_ways_out()}"
+            f"{file} of {name} is not in the cache, and HF_HUB_OFFLINE is set; {_alternatives()}"
         ) from None
     except Exception as error:  # of the HTTP client, whose library changes between versions
         if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            raise UsageError(f"unknown model {name!r}: {closed}; {_ways_out()}") from None
+            raise UsageError(f"unknown model {name!r}: {closed}; {_alternatives()}") from None
         raise HubUnreachable(
             f"{file} of {name} is not in the cache, and the hub at {_endpoint()} cannot be reached "
-            f"({_first_line(error)}); {_ways_out()}"
+            f"({_first_line(error)}); {_alternatives()}"
         ) from None
 
 
@@ -105,7 +104,7 @@ def _endpoint() -> str:
     return constants.ENDPOINT
 
 
-def _ways_out() -> str:
+def _alternatives() -> str:
     shipped = ", ".join(shipped_names())
     return f"pass a folder with config.json and weights, or a shipped model: {shipped}"
 

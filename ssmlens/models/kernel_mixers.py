@@ -1,4 +1,4 @@
-"""mamba_ssm's own mixers in `MambaLM`'s blocks: its kernels for stacks that its language model cannot build."""
+"""mamba_ssm's mixers in the blocks of `MambaLM`: its kernels for stacks that its language model cannot build."""
 
 import importlib
 from typing import Any
@@ -18,12 +18,12 @@ _MODULE_OF = {
 
 
 def use_kernels(model: MambaLM) -> MambaLM:
-    """Put mamba_ssm's Mamba, Mamba2 and Mamba3 in the place of their plain-torch twins, with the same parameters.
+    """Replace the plain-torch twins by mamba_ssm's Mamba, Mamba2 and Mamba3, with the same parameters.
 
-    Names and values of the state dict stay; the model then runs on CUDA only. Returns it.
+    Names and values of the state dict stay. The model then runs on CUDA only. Returns it.
 
     Raises:
-        ImportError: There is no mamba_ssm, or it finds no GPU.
+        ImportError: mamba_ssm is not installed, or finds no GPU.
     """
     arguments: dict[str, Any] = dict(model.config.ssm_cfg)
     arguments.pop("layer", None)

@@ -1,11 +1,11 @@
-"""Causal linear attention, without softmax or kernel: in a Mamba block where its scan was, and as a layer by itself.
+"""Causal linear attention, without softmax or feature map: as the scan of a Mamba block, and as a layer of its own.
 
     y[i] = Σ_{j ≤ i} (q[i]·k[j]) x[j],    or in one line    Y = X · CausalMask(Xᵀ W_qᵀ W_k X)
 
 (paper eq. 12, and the ablation of its Figure 5.) It is a selective scan that forgets nothing and writes with weight 1:
-k is B, q is C, Δ = 1, the log of the decay 0, and there is no D. So these modules hand `DecayScan` to
-`selective_scan` as the other mixers do, and whatever reads those reads them. Mamba-1 does three things more: it
-forgets, it adds D x, and it writes Δ x instead of x. The last two can be added one by one.
+k is B, q is C, Δ = 1, the log of the decay is 0, and there is no D. So these modules pass a `DecayScan` to
+`selective_scan` as the other mixers do, and everything that reads mixers reads these. Mamba-1 does three more things:
+it forgets, it adds D x, and it writes Δ x instead of x. The last two can be enabled separately.
 """
 
 import math
@@ -29,26 +29,26 @@ NORMALISATIONS = ("none", "length", "rms")
 
 
 class MambaLinearAttention(nn.Module):
-    """Mamba-1's block with one head of linear attention where its scan was; `[batch token d_model]` in and out.
+    """Mamba-1's block with one head of linear attention as its scan; `[batch token d_model]` in and out.
 
-    in_proj, convolution, SiLU, gate and out_proj are `Mamba`'s, and x_proj makes k and q from x as it makes B and C
-    there; Δ, A and D are gone. `Mamba` with Δ = 1, A = 0 and D = 0 computes the same. With `skip` it is `Mamba` with
-    Δ = 1 and A = 0, with `write_gate` too it is `Mamba` with A = 0:
+    in_proj, convolution, SiLU, gate and out_proj are those of `Mamba`; x_proj computes k and q from x as it computes B
+    and C there; there is no Δ, A or D. `Mamba` with Δ = 1, A = 0 and D = 0 computes the same. With `skip` it is `Mamba`
+    with Δ = 1 and A = 0; with `write_gate` too it is `Mamba` with A = 0:
 
         y[c,i] = Σ_{j ≤ i} (q[i]·k[j]) Δ[c,j] x[c,j] + D[c] x[c,i]
 
     Args:
         d_model: Width of the hidden states.
-        d_state: Size of q and k: what the paper calls the head dimension.
+        d_state: Size of q and k: the paper's head dimension.
         d_conv: Taps of the convolution.
         expand: d_inner / d_model.
-        skip: Whether D x is added to what is read, D a weight per channel that starts at 1.
-        write_gate: Whether a channel writes Δ x instead of x, Δ = softplus(dt_proj (x_proj x)) as in `Mamba`; a
+        skip: Whether to add D x to the scan's output; D has one weight per channel, initially 1.
+        write_gate: Whether a channel writes Δ x instead of x, with Δ = softplus(dt_proj (x_proj x)) as in `Mamba`; a
             channel is a head then.
         conv_bias: Whether the convolution has a bias.
-        bias: Whether in_proj and out_proj have one.
+        bias: Whether in_proj and out_proj have a bias.
         layer_idx: Index of the block in its model.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Their dtype.
     """
 
@@ -74,23 +74,23 @@ class MambaLinearAttention(nn.Module):
         self.activation = "silu"
         self.layer_idx = layer_idx
 
-        made = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
-        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
+        factory = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
+        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, factory)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
         if write_gate:
-            self.dt_proj = step_projection(self.dt_rank, self.d_inner, made)
+            self.dt_proj = step_projection(self.dt_rank, self.d_inner, factory)
         self.D = None
         if skip:
             self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
     def operands(
         self,
         hidden_states: Float[Tensor, "batch token d_model"],
         attention_mask: TokenMask | None = None,
     ) -> DecayScan:
-        """x = SiLU(conv(W_x u)), (Δ, k, q) from x_proj x, the gate's branch beside them; x is 0 at padding."""
+        """x = SiLU(conv(W_x u)), (Δ, k, q) from x_proj x, and the gate's branch; x is 0 at padding."""
         u, gate = self.in_proj(zero_padding(hidden_states, attention_mask)).chunk(2, dim=2)
         u = zero_padding(u, attention_mask)
         taps, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
@@ -125,23 +125,23 @@ class MambaLinearAttention(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Multi-head linear attention by itself: queries, keys, values, out_proj; `[batch token d_model]` in and out.
+    """A layer of multi-head linear attention: queries, keys, values, out_proj; `[batch token d_model]` in and out.
 
-    The rows of in_proj make the values of all heads, then their keys, then their queries (x, B, C as in Mamba-2).
+    The rows of in_proj compute the values of all heads, then their keys, then their queries (x, B, C as in Mamba-2).
 
     Args:
         d_model: Width of the hidden states, and of the values of all heads together.
         nheads: Number of heads.
         d_state: Size of a head's queries and keys.
-        normalise: "none"; "length": what token i reads is divided by i + 1, the number of tokens it sees; "rms": each
-            head's output is RMS-normalised, with a weight, before out_proj.
+        normalise: "none"; "length": divide the output at token i by i + 1, the number of tokens it reads; "rms": apply
+            an RMS norm with a weight to each head's output before out_proj.
         bias: Whether in_proj and out_proj have a bias.
         layer_idx: Index of the block in its model.
-        device: Where the parameters are made.
+        device: Device of the parameters.
         dtype: Their dtype.
 
     Raises:
-        UsageError: `d_model` does not divide over the heads, or `normalise` is none of the three.
+        UsageError: `d_model` is not a multiple of `nheads`, or `normalise` is unknown.
     """
 
     def __init__(
@@ -162,24 +162,24 @@ class LinearAttention(nn.Module):
             )
         if normalise not in NORMALISATIONS:
             raise UsageError(
-                f"LinearAttention's normalise is one of {', '.join(NORMALISATIONS)}, not {normalise!r}"
+                f"LinearAttention's normalise must be one of {', '.join(NORMALISATIONS)}, not {normalise!r}"
             )
         self.d_model, self.nheads, self.d_state = d_model, nheads, d_state
         self.headdim, self.normalise = d_model // nheads, normalise
         self.layer_idx = layer_idx
 
-        made = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, d_model + 2 * nheads * d_state, bias=bias, **made)
+        factory = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, d_model + 2 * nheads * d_state, bias=bias, **factory)
         if normalise == "rms":
-            self.norm = GroupRMSNorm(d_model, nheads, eps=1e-5, **made)
-        self.out_proj = nn.Linear(d_model, d_model, bias=bias, **made)
+            self.norm = GroupRMSNorm(d_model, nheads, eps=1e-5, **factory)
+        self.out_proj = nn.Linear(d_model, d_model, bias=bias, **factory)
 
     def operands(
         self,
         hidden_states: Float[Tensor, "batch token d_model"],
         attention_mask: TokenMask | None = None,
     ) -> DecayScan:
-        """(x, k, q) = in_proj u, a group a head; q is divided by the real tokens it sees where that is asked for."""
+        """(x, k, q) = in_proj u, one group per head; with "length", q is divided by the count of real tokens so far."""
         projected = self.in_proj(zero_padding(hidden_states, attention_mask))
         projected = zero_padding(projected, attention_mask)
         width = self.nheads * self.d_state
@@ -188,8 +188,8 @@ class LinearAttention(nn.Module):
         surroundings = Surroundings()
         if self.normalise == "length":
             real = q.new_ones(q.shape[:2]) if attention_mask is None else attention_mask
-            seen = real.to(scan_dtype(q)).cumsum(1).clamp(min=1)
-            q = q / seen[:, :, None, None]
+            count = real.to(scan_dtype(q)).cumsum(1).clamp(min=1)
+            q = q / count[:, :, None, None]
         elif self.normalise == "rms":
             weight, eps = self.norm.weight, float(self.norm.eps or 0)
             surroundings = Surroundings(norm_weight=weight, norm_eps=eps, norm_groups=self.nheads)
@@ -223,7 +223,7 @@ def _operands(
     D: Float[Tensor, "head #headdim"] | None = None,
     delta: Float[Tensor, "batch token head"] | None = None,
 ) -> DecayScan:
-    """A scan that keeps everything and writes it with weight `delta`, by default 1."""
+    """A scan that forgets nothing and writes with weight `delta`, by default 1."""
     wide = scan_dtype(x)
     if delta is None:
         delta = torch.ones(x.shape[:3], device=x.device, dtype=wide)

@@ -1,7 +1,7 @@
 """Plain-torch twin of mamba_ssm's `Mamba`: same arguments, parameters and draw.
 
-Its layers are multiplied by their weights, or called where they carry hooks or are no plain modules
-(`models.submodules`). Options that only choose a kernel change nothing.
+It multiplies by its layers' weights, or calls layers that carry hooks or are not plain modules (`models.submodules`).
+Options that only choose a kernel have no effect.
 """
 
 import math
@@ -24,17 +24,17 @@ class Mamba(nn.Module):
         d_conv: Taps of the convolution.
         expand: d_inner / d_model.
         dt_rank: Rank of the step's projection; "auto" is d_model / 16, rounded up.
-        dt_min: Smallest step Δ that the bias is drawn for.
-        dt_max: Largest step Δ that the bias is drawn for.
-        dt_init: How dt_proj's weight is drawn, "random" (uniform) or "constant".
-        dt_scale: Scale of that draw.
-        dt_init_floor: No bias is drawn for a smaller step.
+        dt_min: Smallest initial step Δ; it sets the bias.
+        dt_max: Largest initial step Δ.
+        dt_init: Initialisation of dt_proj's weight, "random" (uniform) or "constant".
+        dt_scale: Scale of that weight.
+        dt_init_floor: Lower clamp of the initial step.
         conv_bias: Whether the convolution has a bias.
-        bias: Whether in_proj and out_proj have one.
+        bias: Whether in_proj and out_proj have a bias.
         use_fast_path: A kernel option, without effect here.
         layer_idx: Index of the block in its model.
-        device: Where the parameters are made.
-        dtype: Their dtype; A_log and D are float32 always.
+        device: Device of the parameters.
+        dtype: Their dtype; A_log and D are always float32.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Mamba(nn.Module):
         self.use_fast_path = use_fast_path
         self.layer_idx = layer_idx
 
-        made = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **made)
-        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, made)
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **made)
+        factory = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
+        self.conv1d = depthwise(self.d_inner, d_conv, conv_bias, factory)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
         self.dt_proj = step_projection(
-            self.dt_rank, self.d_inner, made, dt_init, dt_scale, (dt_min, dt_max), dt_init_floor
+            self.dt_rank, self.d_inner, factory, dt_init, dt_scale, (dt_min, dt_max), dt_init_floor
         )
         n = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
         self.A_log = nn.Parameter(torch.log(n).repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner, dtype=torch.float32, device=device))
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
     def weights(self) -> Mamba1Weights:
         """The named weights that `projections` takes."""

@@ -1,7 +1,7 @@
 """Plain-torch twin of mamba_ssm's `Mamba2`: same arguments, parameters and draw.
 
-Its layers are multiplied by their weights, or called where they carry hooks or are no plain modules
-(`models.submodules`). Options that only choose a kernel change nothing.
+It multiplies by its layers' weights, or calls layers that carry hooks or are not plain modules (`models.submodules`).
+Options that only choose a kernel have no effect.
 """
 
 import torch
@@ -28,20 +28,20 @@ class Mamba2(nn.Module):
         d_ssm: Channels that pass through the scan, d_inner by default; the rest is a gated MLP.
         ngroups: Groups of heads that share B and C.
         A_init_range: -A is drawn uniformly from this range.
-        D_has_hdim: Whether D has a value a channel, not a head.
+        D_has_hdim: Whether D has one value per channel, not per head.
         rmsnorm: Whether the gated output is normalised before out_proj.
-        norm_before_gate: Whether it is normalised before the gate multiplies it, not after.
-        dt_min: Smallest step Δ that the bias is drawn for.
-        dt_max: Largest step Δ that the bias is drawn for.
-        dt_init_floor: No bias is drawn for a smaller step.
+        norm_before_gate: Whether the norm comes before the gate, not after.
+        dt_min: Smallest initial step Δ; it sets the bias.
+        dt_max: Largest initial step Δ.
+        dt_init_floor: Lower clamp of the initial step.
         dt_limit: The range that Δ is clamped to.
         bias: Whether in_proj and out_proj have a bias.
-        conv_bias: Whether the convolution has one.
+        conv_bias: Whether the convolution has a bias.
         chunk_size: A kernel option, without effect here.
         use_mem_eff_path: A kernel option, without effect here.
         layer_idx: Index of the block in its model.
-        device: Where the parameters are made.
-        dtype: Their dtype; D is float32 always.
+        device: Device of the parameters.
+        dtype: Their dtype; D is always float32.
     """
 
     def __init__(
@@ -88,20 +88,24 @@ class Mamba2(nn.Module):
         self.chunk_size, self.use_mem_eff_path = chunk_size, use_mem_eff_path
         self.layer_idx = layer_idx
 
-        made = {"device": device, "dtype": dtype}
+        factory = {"device": device, "dtype": dtype}
         d_BC = 2 * ngroups * d_state
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner + d_BC + self.nheads, bias=bias, **made)
-        self.conv1d = depthwise(self.d_ssm + d_BC, d_conv, conv_bias, made)
+        self.in_proj = nn.Linear(
+            d_model, 2 * self.d_inner + d_BC + self.nheads, bias=bias, **factory
+        )
+        self.conv1d = depthwise(self.d_ssm + d_BC, d_conv, conv_bias, factory)
         if conv_init is not None:
             nn.init.uniform_(self.conv1d.weight, -conv_init, conv_init)
-        self.dt_bias = nn.Parameter(draw_dt_bias(self.nheads, dt_min, dt_max, dt_init_floor, made))
+        self.dt_bias = nn.Parameter(
+            draw_dt_bias(self.nheads, dt_min, dt_max, dt_init_floor, factory)
+        )
         A = torch.empty(self.nheads, dtype=torch.float32, device=device).uniform_(*A_init_range)
         self.A_log = nn.Parameter(torch.log(A).to(dtype))
         skips = self.d_ssm if D_has_hdim else self.nheads
         self.D = nn.Parameter(torch.ones(skips, dtype=torch.float32, device=device))
         if rmsnorm:
-            self.norm = GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate, eps=1e-5, **made)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **made)
+            self.norm = GatedRMSNorm(self.d_ssm, ngroups, norm_before_gate, eps=1e-5, **factory)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
     def weights(self) -> Mamba2Weights:
         """The named weights and settings that `projections` takes."""

@@ -16,13 +16,13 @@ from ssmlens.models.projections import TokenMask
 
 
 class CausalLMOutput(NamedTuple):
-    """What `MambaLM` returns.
+    """The output of `MambaLM`.
 
     Attributes:
         logits: Over the padded vocabulary.
-        hidden_states: Where asked for: the residual stream after the embedding and after each block, the last one
-            after the final norm, so n_layer + 1 of them, each [batch token d_model]. As in transformers' Llama; its
-            Mamba has the last block's twice, before and after the norm, and not the embedding.
+        hidden_states: If requested, n_layer + 1 tensors [batch token d_model]: the residual stream after the embedding
+            and after each block, the last one after the final norm. This is as in transformers' Llama; its Mamba omits
+            the embedding and has the last block twice, before and after the norm.
     """
 
     logits: Float[Tensor, "batch token vocabulary"]
@@ -32,11 +32,11 @@ class CausalLMOutput(NamedTuple):
 class GatedMLP(nn.Module):
     """fc2(y · SiLU(gate)) with (y, gate) = fc1 x, its width rounded up to a multiple of 128."""
 
-    def __init__(self, d_model: int, d_intermediate: int, **made: Any):
+    def __init__(self, d_model: int, d_intermediate: int, **factory: Any):
         super().__init__()
         width = math.ceil(d_intermediate / 128) * 128
-        self.fc1 = nn.Linear(d_model, 2 * width, bias=False, **made)
-        self.fc2 = nn.Linear(width, d_model, bias=False, **made)
+        self.fc1 = nn.Linear(d_model, 2 * width, bias=False, **factory)
+        self.fc2 = nn.Linear(width, d_model, bias=False, **factory)
 
     def forward(
         self, x: Float[Tensor, "batch token d_model"]
@@ -47,17 +47,17 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Add, norm, mix; then add, norm, MLP where there is one. The residual is handed on beside."""
+    """Add, norm, mix; then add, norm, MLP if there is one. The residual is passed on separately."""
 
-    def __init__(self, config: MambaConfig, layer_idx: int, **made: Any):
+    def __init__(self, config: MambaConfig, layer_idx: int, **factory: Any):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.norm = _norm(config, made)
-        self.mixer = config.build_mixer(layer_idx, **made)
+        self.norm = _norm(config, factory)
+        self.mixer = config.build_mixer(layer_idx, **factory)
         if config.d_intermediate:
-            self.norm2 = _norm(config, made)
-            self.mlp = GatedMLP(config.d_model, config.d_intermediate, **made)
+            self.norm2 = _norm(config, factory)
+            self.mlp = GatedMLP(config.d_model, config.d_intermediate, **factory)
 
     def forward(
         self,
@@ -65,7 +65,7 @@ class Block(nn.Module):
         residual: Float[Tensor, "batch token d_model"] | None,
         attention_mask: TokenMask | None = None,
     ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
-        """The mixer's (or MLP's) output, not yet added, and the residual stream before it."""
+        """Return the mixer's (or MLP's) output, not yet added, and the residual stream before it."""
         normed, residual = _add_norm(self.config, self.norm, hidden_states, residual)
         if attention_mask is None:
             hidden_states = self.mixer(normed)
@@ -80,12 +80,12 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Embedding, blocks, final norm."""
 
-    def __init__(self, config: MambaConfig, **made: Any):
+    def __init__(self, config: MambaConfig, **factory: Any):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model, **made)
-        self.layers = nn.ModuleList(Block(config, i, **made) for i in range(config.n_layer))
-        self.norm_f = _norm(config, made)
+        self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model, **factory)
+        self.layers = nn.ModuleList(Block(config, i, **factory) for i in range(config.n_layer))
+        self.norm_f = _norm(config, factory)
 
     def forward(
         self,
@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         Args:
             input_ids: The tokens.
             attention_mask: 1 at real tokens, 0 at padding.
-            streams: A list that takes the residual stream before each block, and the hidden states at the end.
+            streams: A list to which the residual stream before each block and the last hidden states are appended.
         """
         hidden_states, residual = self.embedding(input_ids), None
         masked = {} if attention_mask is None else {"attention_mask": attention_mask}
@@ -115,15 +115,14 @@ class Backbone(nn.Module):
 class MambaLM(nn.Module):
     """A language model with the parameters, names and values of mamba_ssm's `MambaLMHeadModel`.
 
-    Drawn as mamba_ssm draws it: embedding N(0, .02), biases of projections 0, out_proj and fc2
-    smaller by the square root of `n_layer`, with an MLP too (`MixerModel` alone would count two
-    residuals a block there, but `MambaLMHeadModel` redraws its weights and counts one). On device
-    "meta" nothing is drawn: assign a state dict.
+    Initialised as in mamba_ssm: embedding N(0, .02), biases of projections 0, out_proj and fc2 divided by the square
+    root of `n_layer`, also with an MLP (`MixerModel` would count two residuals per block then, but `MambaLMHeadModel`
+    initialises again and counts one). On device "meta" nothing is initialised: assign a state dict.
 
     Args:
         config: The architecture.
-        device: Where the parameters are made.
-        dtype: Their dtype; some of the mixers' are float32 always.
+        device: Device of the parameters.
+        dtype: Their dtype; some parameters of mixers are always float32.
     """
 
     def __init__(
@@ -133,15 +132,15 @@ class MambaLM(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        made = {"device": device, "dtype": dtype}
+        factory = {"device": device, "dtype": dtype}
         self.config = config
-        self.backbone = Backbone(config, **made)
-        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False, **made)
+        self.backbone = Backbone(config, **factory)
+        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False, **factory)
         self._draw()
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Make the head the embedding, where the configuration says so; redo after assigning."""
+        """Use the embedding as the output head if the config says so; call again after assigning weights."""
         if self.config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
 
@@ -154,14 +153,14 @@ class MambaLM(nn.Module):
         """Logits at every token.
 
         Args:
-            input_ids: The tokens. Sequences of different length are padded: on the right, where a causal model needs
-                no mask, or on either side with `attention_mask`.
-            attention_mask: 1 at real tokens and 0 at padding, [batch token]: a row's logits are then those it has
-                alone. At padding they mean nothing.
+            input_ids: The tokens. Pad sequences of different length on the right, where a causal model needs no mask,
+                or on either side with `attention_mask`.
+            attention_mask: 1 at real tokens and 0 at padding, [batch token]. A row's logits are then the same as
+                without padding; logits at padding are meaningless.
             output_hidden_states: Whether to return `hidden_states` too.
 
         Raises:
-            UsageError: The mask has another shape than the tokens, or a mixer of another library stands in a block.
+            UsageError: The mask's shape differs from the tokens', or a block has a mixer of another library.
         """
         if attention_mask is not None:
             self._check_mask(input_ids, attention_mask)
@@ -175,14 +174,14 @@ class MambaLM(nn.Module):
         attention_mask: TokenMask | None = None,
         **options: Any,
     ) -> Int[Tensor, "batch longer"]:
-        """The tokens, continued: `ssmlens.models.generation.generate` says how, and what `options` there are."""
+        """Continue the tokens: see `ssmlens.models.generation.generate`, which takes `options`."""
         return generate(self, input_ids, attention_mask, **options)
 
     def _check_mask(self, input_ids: Tensor, attention_mask: Tensor) -> None:
         if attention_mask.shape != input_ids.shape:
             raise UsageError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, "
-                f"input_ids {tuple(input_ids.shape)}: give a 1 or 0 a token"
+                f"input_ids {tuple(input_ids.shape)}: pass a 1 or 0 per token"
             )
         for index, block in enumerate(self.backbone.layers):
             module = type(block.mixer).__module__  # pyright: ignore[reportAttributeAccessIssue]
@@ -202,8 +201,8 @@ class MambaLM(nn.Module):
                 parameter.div_(math.sqrt(self.config.n_layer))
 
 
-def _norm(config: MambaConfig, made: dict[str, Any]) -> RMSNorm | LayerNorm:
-    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, eps=1e-5, **made)
+def _norm(config: MambaConfig, factory: dict[str, Any]) -> RMSNorm | LayerNorm:
+    return (RMSNorm if config.rms_norm else LayerNorm)(config.d_model, eps=1e-5, **factory)
 
 
 def _add_norm(
@@ -212,7 +211,7 @@ def _add_norm(
     hidden_states: Float[Tensor, "batch token d_model"],
     residual: Float[Tensor, "batch token d_model"] | None,
 ) -> tuple[Float[Tensor, "batch token d_model"], Float[Tensor, "batch token d_model"]]:
-    """The norm of hidden_states + residual, and that sum, in the dtypes that mamba_ssm gives them.
+    """Compute hidden_states + residual and its norm, in mamba_ssm's dtypes; return the norm and the sum.
 
     mamba_ssm's fused kernel adds and normalises in float32; without it the sum is rounded first.
     """

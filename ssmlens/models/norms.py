@@ -1,4 +1,4 @@
-"""Norms of MambaLM: they compute in the dtype of what they are given, whatever the dtype of their weights."""
+"""Norms of MambaLM: they compute in the dtype of their input, whatever the dtype of their weights."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ class LayerNorm(nn.LayerNorm):
 
 
 class GroupRMSNorm(nn.RMSNorm):
-    """RMSNorm of each of `groups` equal parts of the channels by itself.
+    """RMSNorm of each of `groups` equal parts of the channels.
 
     Args:
-        channels: How many there are.
-        groups: Parts that are normalised by themselves.
-        **settings: Of `nn.RMSNorm`.
+        channels: Number of channels.
+        groups: Number of parts; each is normalised separately.
+        **settings: Arguments of `nn.RMSNorm`.
     """
 
     def __init__(self, channels: int, groups: int = 1, **settings: Any):
@@ -47,13 +47,13 @@ class GroupRMSNorm(nn.RMSNorm):
 
 
 class GatedRMSNorm(GroupRMSNorm):
-    """The norm of x · SiLU(gate); with `norm_before_gate` that of x, times SiLU(gate). As mamba_ssm's `RMSNormGated`.
+    """The norm of x · SiLU(gate), or, with `norm_before_gate`, norm(x) · SiLU(gate). As mamba_ssm's `RMSNormGated`.
 
     Args:
-        channels: How many there are.
-        groups: Parts that are normalised by themselves.
+        channels: Number of channels.
+        groups: Number of parts; each is normalised separately.
         norm_before_gate: Whether the gate comes after the norm.
-        **settings: Of `nn.RMSNorm`.
+        **settings: Arguments of `nn.RMSNorm`.
     """
 
     def __init__(

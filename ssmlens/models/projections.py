@@ -2,10 +2,9 @@
 
     hidden ── project ──> DecayScan ── selective_scan ──> y ── finish ──> mixer output
 
-mamba_ssm, transformers and MambaLM give these weights the same names, so one pair of functions
-serves all three. Matrix products run in the weights' dtype; Δ, A and everything handed to the scan
-are float32 at least, as in the CUDA kernels (a bfloat16 convolution is computed in float32 and
-rounded once).
+mamba_ssm, transformers and MambaLM give these weights the same names, so one pair of functions serves all three. Matrix
+products run in the weights' dtype; Δ, A and all other inputs of the scan are at least float32, as in the CUDA kernels
+(a bfloat16 convolution is computed in float32 and rounded once).
 """
 
 import dataclasses
@@ -37,10 +36,10 @@ MAMBA2_LAYERS = ("in_proj", "conv1d", "norm", "out_proj")
 class Mamba1Weights:
     """Weights of a Mamba-1 mixer, named as in its state dict (conv1d without its middle axis).
 
-    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
+    `called` holds the layers that must be called; the others are applied by their weight (`models.submodules`).
 
-    d_inner is split evenly and in order over groups, each with an x_proj and a dt_proj of its own. Zamba has several;
-    everywhere else there is one.
+    d_inner is split evenly and in order into groups; each group has its own x_proj and dt_proj. Zamba has several
+    groups, all other models one.
     """
 
     in_proj_weight: Float[Tensor, "twice_d_inner d_model"]
@@ -86,13 +85,13 @@ class Mamba1Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Mamba2Weights:
-    """Weights and settings of a Mamba-2 mixer, under the names that mamba_ssm gives them.
+    """Weights and settings of a Mamba-2 mixer, with mamba_ssm's names.
 
-    Where `d_ssm`, the width that the scan sees, is less than d_inner, the rest is a gated MLP. `D`
-    has a value a head, or a channel (`D_has_hdim`). Without `norm_weight` (`rmsnorm=False`) the
-    gate multiplies the scan's output and nothing is normalised; with it, each of `norm_groups`
-    equal parts of the channels is normalised by itself. `in_proj_scale` multiplies what in_proj makes, bias included.
-    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
+    If `d_ssm`, the width of the scan, is less than d_inner, the rest is a gated MLP. `D` has one value per head, or per
+    channel (`D_has_hdim`). Without `norm_weight` (`rmsnorm=False`) the gate multiplies the scan's output and nothing is
+    normalised; with it, each of `norm_groups` equal parts of the channels is normalised separately. `in_proj_scale`
+    multiplies the output of in_proj, bias included. `called` holds the layers that must be called; the others are
+    applied by their weight (`models.submodules`).
     """
 
     in_proj_weight: Float[Tensor, "projected d_model"]
@@ -158,7 +157,7 @@ def project_mamba1(
     weights: Mamba1Weights,
     token_mask: TokenMask | None = None,
 ) -> DecayScan:
-    """What a Mamba-1 mixer hands to its scan (paper eqs. 5-7), with the gate's branch beside it.
+    """Compute the operands of a Mamba-1 mixer's scan (paper eqs. 5-7), with the gate's branch.
 
     x = SiLU(conv(W_x u)), (dt_low, B, C) = x_proj x, Δ = softplus(dt_proj dt_low + dt_bias),
     A = -exp(A_log).
@@ -225,10 +224,10 @@ def project_mamba2(
     *,
     fast: bool = False,
 ) -> DecayScan:
-    """What a Mamba-2 mixer hands to its scan, with what bypasses the scan in `gate`.
+    """Compute the operands of a Mamba-2 mixer's scan; `gate` holds the branches that bypass the scan.
 
     (gate, xBC, dt) = in_proj u, (x, B, C) = SiLU(conv(xBC)),
-    Δ = clamp(softplus(dt + dt_bias), dt_limit), A = -exp(A_log), one number a head.
+    Δ = clamp(softplus(dt + dt_bias), dt_limit), A = -exp(A_log), one number per head.
 
     Args:
         hidden: The mixer's input.
@@ -238,8 +237,8 @@ def project_mamba2(
         fast: Whether the convolution may run by `fused_convolution`, within rounding.
 
     Returns:
-        The operands. Where d_ssm < d_inner, `gate` is (z0, x0, z) as in_proj lays them out, z0 and
-        x0 being the two branches of the gated MLP; `finish_mamba2` takes it so.
+        The operands. If d_ssm < d_inner, `gate` is (z0, x0, z) in the order of in_proj; z0 and x0 are the two branches
+        of the gated MLP. `finish_mamba2` takes it in this form.
     """
     heads, groups = weights.A_log.shape[0], weights.ngroups
     d_ssm, d_BC = weights.d_ssm, groups * weights.d_state
@@ -293,7 +292,7 @@ def finish_mamba2(
     """A Mamba-2 mixer's output, out_proj(RMSNorm(y · SiLU(z))), from its scan's `y` (with D x).
 
     The norm is over each part's channels; with `norm_before_gate` the gate comes after it.
-    Channels of the gated MLP, SiLU(z0) · x0, come first where d_ssm < d_inner.
+    Channels of the gated MLP, SiLU(z0) · x0, come first if d_ssm < d_inner.
     """
     z0, x0, z = gate.split([weights.d_mlp, weights.d_mlp, weights.d_ssm], dim=-1)
     y = y.flatten(2)
@@ -310,7 +309,7 @@ def finish_mamba2(
 def rms_norm(
     v: Float[Tensor, "*axes state"], weight: Float[Tensor, "state"] | None, eps: float
 ) -> Float[Tensor, "*axes state"]:
-    """RMSNorm of dt, B or C as transformers has it: in float32, rounded, then times the weight."""
+    """RMSNorm of dt, B or C as in transformers: computed in float32, rounded, then multiplied by the weight."""
     normed = F.rms_norm(v.to(scan_dtype(v)), v.shape[-1:], eps=eps).to(v.dtype)
     return normed if weight is None else weight * normed
 
@@ -321,7 +320,7 @@ def convolve(
     bias: Float[Tensor, "channel"] | None,
     call: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "batch token channel"]:
-    """The causal convolution, before its activation; `call` takes [batch channel token], and may go on past the end."""
+    """The causal convolution, before its activation. `call` takes [batch channel token]; its extra outputs are cut."""
     if call is None:
         return causal_conv1d(u, weight, bias)
     return call(u.mT)[..., : u.shape[1]].mT
@@ -342,7 +341,7 @@ def _linear_of_groups(
 def zero_padding(
     x: Float[Tensor, "batch token channel"], token_mask: TokenMask | None
 ) -> Float[Tensor, "batch token channel"]:
-    """`x`, 0 at padding."""
+    """Set `x` to 0 at padding."""
     return x if token_mask is None else x * token_mask.to(x.dtype).unsqueeze(2)
 
 
@@ -365,7 +364,7 @@ def group_rms_norm(
     groups: int,
     eps: float,
 ) -> Float[Tensor, "batch token channel"]:
-    """RMSNorm of each of `groups` equal parts of the channels by itself, times the weight."""
+    """RMSNorm of each of `groups` equal parts of the channels, times the weight."""
     grouped = y.unflatten(2, (groups, -1))
     normed = F.rms_norm(grouped, grouped.shape[3:], eps=eps).flatten(2)
     return normed * weight.to(y.dtype)

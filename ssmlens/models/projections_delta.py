@@ -2,9 +2,9 @@
 
     hidden ── project_delta ──> DeltaRule ── its recurrence ──> y ── finish_delta ──> mixer output
 
-Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464) has one decay a head, Kimi Delta Attention (Kimi Team 2025,
-arXiv 2510.26692) one a state. Matrix products run in the weights' dtype. The convolution is rounded as in transformers'
-torch code; everything handed to the recurrence is float32 at least.
+Gated DeltaNet (Yang et al. 2024, arXiv 2412.06464) has one decay per head, Kimi Delta Attention (Kimi Team 2025,
+arXiv 2510.26692) one per state. Matrix products run in the weights' dtype. The convolution is rounded as in
+transformers' torch code; all inputs of the recurrence are at least float32.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.delta_rule import DeltaRule
 from ssmlens.scan.surroundings import Surroundings
 
-# What kernels add to the sum of squares, under the root.
+# Added to the sum of squares under the root, as in the kernels.
 _L2_EPS = 1e-6
 
 
 class DeltaInputs(NamedTuple):
-    """What a delta-rule mixer's linear layers make of its input, heads one after another."""
+    """The outputs of a delta-rule mixer's linear layers, heads concatenated."""
 
     q: Float[Tensor, "batch token d_keys"]
     k: Float[Tensor, "batch token d_keys"]
@@ -42,28 +42,28 @@ class DeltaWeights:
     """Weights and settings of a delta-rule mixer. Value heads are split evenly and in order over groups of q and k.
 
     Attributes:
-        W_q: Rows that make q, before the convolution.
-        W_k: Rows that make k.
-        W_v: Rows that make v.
-        W_beta: Rows that make β.
-        W_decay: Matrices that make the decay's input, applied one after another: one, or a pair of low rank.
-        W_gate: Matrices that make the gate, likewise.
+        W_q: Rows for q, before the convolution.
+        W_k: Rows for k.
+        W_v: Rows for v.
+        W_beta: Rows for β.
+        W_decay: Matrices for the decay's input, applied in order: one, or a low-rank pair.
+        W_gate: Matrices for the gate, likewise.
         conv_weight: Taps of the channels of q, k and v, in this order.
-        A_log: Log of what multiplies the decay.
-        dt_bias: What is added to the decay's input: a value a head, or one a state, head after head.
+        A_log: Log of the decay's factor.
+        dt_bias: Bias of the decay's input: one value per head, or per state, head after head.
         norm_weight: Weight of the RMS norm of each head's output.
-        out_proj_weight: Rows that make the output.
-        norm_eps: What the norm adds to the mean square.
-        activation: After the convolution.
-        gate_activation: Of the gate.
-        softplus: Of the decay's input; libraries differ in how they compute it.
-        beta_scale: What multiplies sigmoid: 2 where eigenvalues may be negative.
-        decay_bound: The least log decay, or None: −exp(A_log) softplus(·) has none.
+        out_proj_weight: Rows for the output.
+        norm_eps: Added to the norm's mean square.
+        activation: The activation after the convolution.
+        gate_activation: The activation of the gate.
+        softplus: The softplus of the decay's input; libraries compute it differently.
+        beta_scale: Factor on the sigmoid: 2 if eigenvalues may be negative.
+        decay_bound: The least log decay, or None: −exp(A_log) softplus(·) has no bound.
         round_decay: Whether the log decay is rounded to the input's dtype.
         round_norm: Whether the normalised output is rounded to the input's dtype before its weight.
-        inputs: What makes q, k, v, β, decay and gate of the mixer's input, where a layer among them must be called.
-        called: Layers that are called in place of being multiplied by their weight, by the words "conv1d", "norm" (of
-            output and gate, each [batch token head headdim]) and "out_proj".
+        inputs: Computes q, k, v, β, decay and gate from the mixer's input, if one of their layers must be called.
+        called: The layers that must be called, not applied by their weight: "conv1d", "norm" (takes output and gate,
+            each [batch token head headdim]) and "out_proj".
     """
 
     W_q: Float[Tensor, "group state d_model"]
@@ -100,7 +100,7 @@ class DeltaWeights:
         return keys, keys, self.W_v.shape[0] * self.W_v.shape[1]
 
     def multiply(self, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
-        """What the linear layers make of the mixer's input, by their weights."""
+        """Apply the linear layers to the mixer's input, by their weights."""
         q, k, v = (F.linear(hidden, W.flatten(0, 1)) for W in (self.W_q, self.W_k, self.W_v))
         return DeltaInputs(
             q,
@@ -117,7 +117,7 @@ def project_delta(
     weights: DeltaWeights,
     token_mask: TokenMask | None = None,
 ) -> DeltaRule:
-    """What a delta-rule mixer hands to its kernel, with the gate's branch beside it.
+    """Compute the operands of a delta-rule mixer, with the gate's branch.
 
     (q, k, v) = SiLU(conv(W u)), q and k divided by √(Σ squares + 1e-6), q times d_k^-1/2, β = scale · sigmoid(W_β u),
     log decay = −exp(A_log) softplus(W_a u + dt_bias), or bound · sigmoid(exp(A_log) (W_a u + dt_bias)).
@@ -127,8 +127,8 @@ def project_delta(
         weights: The mixer's weights.
         token_mask: 1 at real tokens, 0 at padding, whose input is zeroed, as transformers does.
     """
-    made = (weights.inputs or weights.multiply)(zero_padding(hidden, token_mask))
-    qkv = torch.cat([made.q, made.k, made.v], dim=-1)
+    inputs = (weights.inputs or weights.multiply)(zero_padding(hidden, token_mask))
+    qkv = torch.cat([inputs.q, inputs.k, inputs.v], dim=-1)
     convolved = convolve(qkv, weights.conv_weight, None, weights.called.get("conv1d"))
     convolved = convolved.to(weights.conv_weight.dtype)
     convolved = weights.activation(convolved).to(qkv.dtype)
@@ -141,15 +141,15 @@ def project_delta(
             strict=True,
         )
     )
-    beta = made.beta.sigmoid() * weights.beta_scale
+    beta = inputs.beta.sigmoid() * weights.beta_scale
     values = weights.widths[2]
     return DeltaRule(
         q=unit_length(q) * q.shape[3] ** -0.5,
         k=unit_length(k),
         beta=beta.to(wide),
-        log_decay=_log_decay(made.decay, hidden.dtype, weights),
+        log_decay=_log_decay(inputs.decay, hidden.dtype, weights),
         x=v,
-        gate=made.gate,
+        gate=inputs.gate,
         surroundings=Surroundings(
             u=qkv[..., -values:],
             conv_weight=weights.conv_weight[-values:],
@@ -167,7 +167,7 @@ def finish_delta(
     gate: Float[Tensor, "batch token d_inner"],
     weights: DeltaWeights,
 ) -> Float[Tensor, "batch token d_model"]:
-    """A delta-rule mixer's output, out_proj(RMSNorm(y) · activation(gate)), from what its kernel returns.
+    """A delta-rule mixer's output, out_proj(RMSNorm(y) · activation(gate)), from its recurrence's output `y`.
 
     The norm is over each head's channels.
     """

@@ -22,11 +22,11 @@ _LAYERS = ("in_proj", "B_norm", "C_norm", "norm", "out_proj")
 
 @dataclasses.dataclass(frozen=True)
 class Mamba3Weights:
-    """Weights and settings of a Mamba-3 mixer of rank one (SISO), under the names that mamba_ssm gives them.
+    """Weights and settings of a Mamba-3 mixer of rank one (SISO), with mamba_ssm's names.
 
-    The rows of in_proj make z, x, B, C, dt, the decay's rate, λ before its sigmoid, and the angles, in this order. With
-    `norm_weight` (`is_outproj_norm=True`) each head's output is normalised by itself before the gate multiplies it.
-    `called` are the layers that are called in place of being multiplied by their weight (`models.submodules`).
+    The rows of in_proj compute z, x, B, C, dt, the decay's rate, λ before its sigmoid, and the angles, in this order.
+    With `norm_weight` (`is_outproj_norm=True`) each head's output is normalised separately before the gate. `called`
+    holds the layers that must be called; the others are applied by their weight (`models.submodules`).
     """
 
     in_proj_weight: Float[Tensor, "projected d_model"]
@@ -45,7 +45,7 @@ class Mamba3Weights:
 
     @classmethod
     def of(cls, mixer: Any) -> "Mamba3Weights":
-        """The weights of `mixer`: mamba_ssm's `Mamba3` or its twin, `is_mimo` being false."""
+        """The weights of `mixer`: mamba_ssm's `Mamba3` or its twin, with `is_mimo` false."""
         return cls(
             in_proj_weight=mixer.in_proj.weight,
             dt_bias=mixer.dt_bias,
@@ -64,7 +64,7 @@ class Mamba3Weights:
 
     @property
     def rows(self) -> list[int]:
-        """How many rows of in_proj make z, x, B, C, dt, the decay's rate, λ, and the angles."""
+        """Numbers of in_proj's rows for z, x, B, C, dt, the decay's rate, λ, and the angles."""
         heads, d_inner = len(self.dt_bias), self.out_proj_weight.shape[1]
         d_BC = self.ngroups * self.B_bias.shape[1]
         known = [d_inner, d_inner, d_BC, d_BC, heads, heads, heads]
@@ -73,16 +73,16 @@ class Mamba3Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Mamba3Signals:
-    """What the operands of a Mamba-3 scan are derived from: Δ drives the decay, both weights of a write, the rotation.
+    """The signals that determine a Mamba-3 scan's operands: Δ drives the decay, both weights of a write, the rotation.
 
     Attributes:
         delta: Δ.
-        rate: What Δ decays at: log_decay = −Δ rate.
-        share: λ, the share of a token's step that its own write has.
-        angle: How far a token turns each pair of states, before tanh.
+        rate: Rate of decay: log_decay = −Δ rate.
+        share: λ, the share of a token's step that goes to its own write.
+        angle: Angle by which a token rotates each pair of states, before tanh.
         B: Write vectors before their rotation.
         C: Read vectors before their rotation.
-        x: What is written.
+        x: The scan's input.
         D: Skip weights.
         gate: The gate's branch.
         surroundings: The norm after the scan.
@@ -123,7 +123,7 @@ class Mamba3Signals:
         return getattr(self, name), self._axes[name]
 
     def with_quantity(self, name: str, value: Tensor) -> DecayScan:
-        """See `Signals.with_quantity`. A log decay is set through the rate, so that Δ goes on driving it."""
+        """See `Signals.with_quantity`. A log decay is set through the rate, so that Δ still drives it."""
         if name == "log_decay":
             step = self.delta.clamp(min=torch.finfo(value.dtype).tiny)
             name, value = "rate", self.rate - (value - self.log_decay) / step
@@ -132,10 +132,10 @@ class Mamba3Signals:
 
     def operands(self) -> DecayScan:
         """The operands: see `project_mamba3`."""
-        # Of a token's step, for what the one before wrote.
-        left_over = (1 - self.share) * self.delta
+        # The part of a token's step that goes to the previous token's write.
+        previous = (1 - self.share) * self.delta
         write_now = self.share * self.delta
-        after = torch.cat([left_over[:, 1:], torch.zeros_like(left_over[:, :1])], dim=1)
+        after = torch.cat([previous[:, 1:], torch.zeros_like(previous[:, :1])], dim=1)
         B, C = _rotate(torch.stack([self.B, self.C]), _phase(self.angle, self.delta))
         return DecayScan(
             delta=self.delta,
@@ -157,7 +157,7 @@ def project_mamba3(
     weights: Mamba3Weights,
     token_mask: TokenMask | None = None,
 ) -> DecayScan:
-    """What a Mamba-3 mixer's scan reads: every head has a B and a C of its own (as many groups as heads).
+    """Compute the operands of a Mamba-3 mixer's scan. Every head has its own B and C (as many groups as heads).
 
     Δ = softplus(dt + dt_bias), log_decay = −Δ max(softplus(rate), A_floor), B and C = R(θ) (RMSNorm + bias), and with
     λ = sigmoid(trap) the two weights of a write; see `ssmlens.models.mamba3`.
@@ -165,8 +165,7 @@ def project_mamba3(
     Args:
         hidden: The mixer's input.
         weights: The mixer's weights.
-        token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj: it then writes nothing, and turns
-            nothing.
+        token_mask: 1 at real tokens, 0 at padding, which is zeroed before in_proj: it then writes and rotates nothing.
     """
     heads = len(weights.dt_bias)
     hidden = zero_padding(hidden, token_mask)
@@ -200,7 +199,7 @@ def finish_mamba3(
 ) -> Float[Tensor, "batch token d_model"]:
     """A Mamba-3 mixer's output, out_proj(y · SiLU(z)), from its scan's `y` (with D x).
 
-    With `norm_weight` it is out_proj(RMSNorm(y) · SiLU(z)), the norm being over each head's channels.
+    With `norm_weight` it is out_proj(RMSNorm(y) · SiLU(z)); the norm is over each head's channels.
     """
     flat, norm = y.flatten(2), weights.called.get("norm")
     if norm is not None:
@@ -216,7 +215,7 @@ def finish_mamba3(
 def _per_head(
     v: Float[Tensor, "batch token group_state"], name: str, weights: Mamba3Weights
 ) -> Float[Tensor, "batch token head state"]:
-    """B or C as a head has it before rotation: its group's, normalised (in the input's dtype), and the head's bias."""
+    """A head's B or C before rotation: its group's, normalised (in the input's dtype), plus the head's bias."""
     wide, norm = scan_dtype(v), weights.called.get(f"{name}_norm")
     grouped = v.unflatten(2, (weights.ngroups, -1))
     if norm is not None:
@@ -231,9 +230,9 @@ def _per_head(
 def _phase(
     angle: Float[Tensor, "batch token pair"], delta: Float[Tensor, "batch token head"]
 ) -> Float[Tensor, "batch token head pair"]:
-    """θ, how far a head has turned each pair by a token: Σ π tanh(angle) Δ up to it, modulo 2π.
+    """θ, a head's rotation of each pair at a token: Σ π tanh(angle) Δ up to it, modulo 2π.
 
-    Summed in float64: in float32 the sum of a long sequence would lose the digits that its sine needs.
+    Summed in float64: in float32 the sum over a long sequence would lose digits that its sine needs.
     """
     turn = torch.pi * torch.tanh(angle.double()).unsqueeze(2) * delta.double().unsqueeze(3)
     return turn.cumsum(1).remainder(2 * math.pi).to(delta.dtype)

@@ -1,4 +1,4 @@
-"""The models and prompts that come with ssmlens: where they are and what they can do."""
+"""The models and prompts shipped with ssmlens: their folders, tasks and accuracy."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def data_folder() -> Path:
-    """Where the shipped models and prompts are: in the installed package, or in the checkout."""
+    """The folder of the shipped models and prompts: in the installed package, or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "_data"
     return installed if installed.is_dir() else package.parent / "data"
@@ -15,17 +15,17 @@ def data_folder() -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class ShippedModel:
-    """One model that comes with ssmlens.
+    """One model shipped with ssmlens.
 
     Attributes:
         name: What `load_model` takes.
         task: What it was trained to do.
         generation: "Mamba-1" or "Mamba-2".
-        init: How its training started.
+        init: Its initialisation.
         accuracy: Share of characters it gets right, by length of the string.
         layers: Number of blocks.
         bytes: Size of its weights on disk.
-        folder: Where it is.
+        folder: Its folder.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ShippedModel:
 
 
 def shipped_models() -> list[ShippedModel]:
-    """The models that come with ssmlens, by name."""
+    """The shipped models, sorted by name."""
     return [_describe(path.parent) for path in sorted(data_folder().glob("models/*/config.json"))]
 
 

@@ -1,4 +1,4 @@
-"""mamba_ssm's `Mamba` trained on short sequences on a GPU: the same mixer, its scan by `short_scan`."""
+"""mamba_ssm's `Mamba`, trained on short sequences on a GPU: the same mixer with the scan of `short_scan`."""
 
 import functools
 import importlib
@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from ssmlens.models import short_scan
 
 _MAMBA = "mamba_ssm.modules.mamba_simple.Mamba"
-# Up to here it is worth its memory: with 256 tokens (batch 64, 512 channels, N 32) a scan keeps .5 GiB of states for
-# its backward pass, where mamba_ssm's keeps next to none, and is 1.8 times as fast; with 512, 1 GiB and 1.4 times.
+# Up to this length the scan is worth its memory. With 256 tokens (batch 64, 512 channels, N 32) it stores .5 GiB of
+# states for its backward pass, while mamba_ssm's stores almost none, and is 1.8 times as fast; with 512 tokens it
+# stores 1 GiB and is 1.4 times as fast.
 LONGEST = 256
 
 
 def use_short_scan(model: nn.Module) -> nn.Module:
-    """Let mamba_ssm's Mamba layers train on sequences of at most `LONGEST` tokens with `short_scan`; returns the model.
+    """Train mamba_ssm's Mamba layers with `short_scan` on sequences of at most `LONGEST` tokens; return the model.
 
-    In train mode alone: in eval mode, on longer or empty sequences and on a CPU a layer runs as it did. Parameters,
-    their names and the layers' classes stay. Layers whose width does not fit stay as they are; so do all of them, with
-    one warning, where the kernels do not run.
+    This affects train mode only: in eval mode, on longer or empty sequences and on a CPU, a layer runs as before.
+    Parameters, their names and the layers' classes stay. Layers of unsupported width are unchanged. If the kernels do
+    not run, all layers are unchanged, and one warning says so.
 
     Args:
-        model: Any module, on the device that it trains on.
+        model: Any module, on its training device.
     """
     modules: list[Any] = list(model.modules())
     mixers = [m for m in modules if f"{type(m).__module__}.{type(m).__qualname__}" == _MAMBA]
@@ -46,11 +47,11 @@ def _forward(mixer: Any, hidden_states: Tensor, inference_params: Any = None) ->
 def short_forward(
     mixer: Any, hidden_states: Float[Tensor, "batch token d_model"]
 ) -> Float[Tensor, "batch token d_model"]:
-    """What `mixer(hidden_states)` returns, within rounding, tokens before channels throughout.
+    """Compute `mixer(hidden_states)`, within rounding, with tokens before channels throughout.
 
     Args:
         mixer: mamba_ssm's Mamba, or a module with its parameters.
-        hidden_states: What goes into the mixer.
+        hidden_states: The mixer's input.
     """
     convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
     x, z = mixer.in_proj(hidden_states).chunk(2, dim=-1)

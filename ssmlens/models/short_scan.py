@@ -1,10 +1,10 @@
 """The selective scan of Mamba-1 for short sequences, on a GPU: kernels with a backward pass.
 
-mamba_ssm's kernels give each channel a block of threads that divide its tokens among them, 128 or more. Here a warp
-goes through the tokens of its channels one by one and keeps their states in registers, so that nothing is lost on a
+mamba_ssm's kernels give each channel a block of 128 or more threads, which divide its tokens among them. Here a warp
+goes through the tokens of its channels one by one and keeps their states in registers, which wastes nothing on a
 sequence of 50. The forward pass stores the states before every other token; the backward pass goes through these pairs
-from the last to the first and makes the state within each again. Sums over channels and over the batch are taken in a
-fixed order: the same operands give the same gradients, bit for bit.
+from last to first and recomputes the state inside each. Sums over channels and over the batch are taken in a fixed
+order: the same operands give the same gradients, bit for bit.
 """
 
 import functools
@@ -19,21 +19,21 @@ from torch.autograd.function import once_differentiable
 
 log = logging.getLogger("ssmlens")
 
-# Tokens from one stored state to the next, threads that share a channel's states, states that a thread holds. Of nine
-# such triples the fastest on an H200: 59 and 114 µs for the two passes (64 × 52 tokens, 512 channels, N 32); with a
-# state stored every 4 tokens, half the memory, 51 and 142 µs.
-_CHUNK, _LANES, _HELD = 2, 4, 16
+# Tokens from one stored state to the next, threads that share a channel's states, states per thread. This is the
+# fastest of nine triples on an H200: 59 and 114 µs for the two passes (64 × 52 tokens, 512 channels, N 32). Storing a
+# state every 4 tokens takes half the memory, and 51 and 142 µs.
+_CHUNK, _LANES, _STATES_PER_THREAD = 2, 4, 16
 
 
 @functools.cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernels run on this device: tried once, by a scan of two tokens; if not, a warning says why.
 
-    They are written in Gluon, an experimental part of Triton: another version, or another GPU, may not compile them.
+    They are written in Gluon, an experimental part of Triton: they may not compile with another version or GPU.
     """
     try:
         _try(device)
-    except Exception as error:  # a compiler raises what it likes
+    except Exception as error:  # a compiler may raise anything
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         log.warning("Mamba-1 trains with mamba_ssm's scan; the short one fails here: %s", reason)
         return False
@@ -58,15 +58,15 @@ def short_scan(
     """Scan as mamba_ssm's `selective_scan_fn` with `delta_softplus` does, tokens before channels: (y + D u) SiLU(z).
 
     y[t] = C[t] h[t], h[t] = exp(Δ[t] A) h[t−1] + Δ[t] u[t] B[t], Δ = softplus(dt + dt_bias): algorithm 2 of Gu and
-    Dao, 2023. Computed in float32, the result in u's dtype. Differentiable once. For the backward pass it keeps
-    2·batch·tokens·channels·states bytes of states.
+    Dao, 2023. Computed in float32; the result has u's dtype. Differentiable once. The backward pass needs
+    2·batch·tokens·channels·states bytes of stored states.
 
     Args:
-        u: Input of the scan, on a CUDA device, as all others are.
+        u: Input of the scan. All arguments are on one CUDA device.
         dt: Step before its bias and softplus.
         A: Decay rates, float32.
-        B: What a token writes with.
-        C: What a token reads with.
+        B: Write vectors.
+        C: Read vectors.
         D: Skip connection, float32.
         z: Gate.
         dt_bias: Bias of the step, float32.
@@ -76,7 +76,7 @@ def short_scan(
 
 @torch.enable_grad()
 def _try(device: torch.device) -> None:
-    """Both passes of the smallest scan; raises what Triton or the GPU has against it."""
+    """Run both passes of the smallest scan. Raises any error of Triton or the GPU."""
     states, channels = 16, _width(16)
     row, column = (1, 2, channels), (1, 2, states)
     shapes = (row, row, (channels, states), column, column, (channels,), row, (channels,))
@@ -85,7 +85,7 @@ def _try(device: torch.device) -> None:
 
 
 def _kernels() -> Any:
-    """Their module, which imports Triton."""
+    """The kernels' module, which imports Triton."""
     return importlib.import_module("ssmlens.models.short_scan_kernels")
 
 
@@ -97,17 +97,17 @@ class _ShortScan(torch.autograd.Function):
         states = len(A)
         out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
         y, steps = torch.empty((2, *u.shape), device=u.device).unbind()
-        kept = torch.empty(batch, -(-tokens // _CHUNK), *A.shape, device=u.device)
+        saved = torch.empty(batch, -(-tokens // _CHUNK), *A.shape, device=u.device)
         u, dt, B, C, z = (_rows(x) for x in (u, dt, B, C, z))
         strides = [x.stride(0) for x in (u, dt, B, C, z)]
         width = _width(states)
         if out.numel():
             with torch.cuda.device_of(u):
                 _kernels().scan_forward[batch, channels // width](
-                    u, dt, A, B, C, D, z, bias, out, y, steps, kept, tokens, *strides,
+                    u, dt, A, B, C, D, z, bias, out, y, steps, saved, tokens, *strides,
                     channels=channels, M=width, N=states, K=_CHUNK, L=_LANES, num_warps=1,
                 )  # fmt: skip
-        ctx.save_for_backward(u, dt, A, B, C, D, z, bias, y, steps, kept)
+        ctx.save_for_backward(u, dt, A, B, C, D, z, bias, y, steps, saved)
         return out
 
     @staticmethod
@@ -115,7 +115,7 @@ class _ShortScan(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor, ...]:
-        u, dt, A, B, C, D, z, bias, y, steps, kept = ctx.saved_tensors
+        u, dt, A, B, C, D, z, bias, y, steps, saved = ctx.saved_tensors
         batch, tokens, channels = y.shape
         states = len(A)
         strides = [x.stride(0) for x in (u, dt, B, C, z)]
@@ -127,7 +127,7 @@ class _ShortScan(torch.autograd.Function):
         dD_dbias = torch.empty(2, batch, channels, device=y.device)
         with torch.cuda.device_of(u):
             _kernels().scan_backward[batch, blocks](
-                u, dt, A, B, C, D, z, bias, y, steps, kept, grads[0].contiguous(),
+                u, dt, A, B, C, D, z, bias, y, steps, saved, grads[0].contiguous(),
                 du, ddt, dz, dA, dBC, dD_dbias, batch, tokens, *strides,
                 channels=channels, M=width, N=states, K=_CHUNK, L=_LANES, num_warps=1,
             )  # fmt: skip
@@ -137,11 +137,11 @@ class _ShortScan(torch.autograd.Function):
 
 
 def _width(states: int) -> int:
-    """Channels of a warp, one at least for those threads (with 128 states each of them then holds 32)."""
-    return max(32 // _LANES, 32 * _HELD // states)
+    """Channels of a warp, at least one per group of `_LANES` threads (with 128 states each thread then has 32)."""
+    return max(32 // _LANES, 32 * _STATES_PER_THREAD // states)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[row column] with columns side by side, without a copy where there is none to make."""
+    """Flatten to [row column] with contiguous columns; copy only if needed."""
     rows = x.flatten(0, 1)
     return rows if rows.stride(1) == 1 else rows.contiguous()

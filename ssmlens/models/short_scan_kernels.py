@@ -1,7 +1,7 @@
-"""Kernels of `short_scan`, in Gluon: a warp goes through the tokens of a few channels, their states in its registers.
+"""Kernels of `short_scan`, in Gluon: a warp goes through the tokens of a few channels with their states in registers.
 
-A tile is [state channel]; L threads of the warp share the states of a channel. Nothing is shared between warps, so
-none waits for another. What a step needs is asked for before the step that uses it.
+A tile is [state channel]; L threads of the warp share the states of a channel. Warps share nothing, so none waits for
+another. The inputs of a step are loaded one step ahead.
 """
 
 from typing import no_type_check
@@ -16,7 +16,7 @@ _LN2 = gl.constexpr(0.6931471805599453)
 @gluon.jit
 @no_type_check
 def _exp2(x):
-    """2^x in one instruction, its error 2⁻²²; below 2⁻¹²⁶ it is 0."""
+    """2^x in one instruction, with error 2⁻²²; results below 2⁻¹²⁶ become 0."""
     return gl.inline_asm_elementwise(
         "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
     )
@@ -34,7 +34,7 @@ def _sigmoid(x):
 @gluon.jit
 @no_type_check
 def _softplus(x):
-    """log(1 + exp(x)); v / (s − 1) makes up for what 1 + v rounds off."""
+    """log(1 + exp(x)); v / (s − 1) corrects the rounding of 1 + v."""
     v = _exp2(-_LOG2E * gl.abs(x))
     s = 1 + v
     return gl.maximum(x, 0) + gl.where(s == 1, v, gl.log(s) * (v / (s - 1)))
@@ -55,11 +55,11 @@ def _load(x, row, stride, index):
 @gluon.jit(do_not_specialize=("tokens",))
 @no_type_check
 def scan_forward(
-    u, dt, A, B, C, D, z, bias, out, y, steps, kept,
+    u, dt, A, B, C, D, z, bias, out, y, steps, saved,
     tokens, u_row, dt_row, B_row, C_row, z_row,
     channels: gl.constexpr, M: gl.constexpr, N: gl.constexpr, K: gl.constexpr, L: gl.constexpr,
 ):  # fmt: skip
-    """The scan of M channels of a sequence; keeps y before its gate, Δ, and the states before every K-th token."""
+    """Scan M channels of a sequence; store y before its gate, Δ, and the states before every K-th token."""
     batch, block = gl.program_id(0), gl.program_id(1)
     tile: gl.constexpr = gl.BlockedLayout([N // L, M * L // 32], [L, 32 // L], [1, 1], [1, 0])
     n = gl.arange(0, N, gl.SliceLayout(1, tile))
@@ -83,7 +83,7 @@ def scan_forward(
         next_B, next_C = _load(B, after, B_row, n), _load(C, after, C_row, n)
         next_z = _load(z, after, z_row, d)
         if t % K == 0:
-            gl.store(kept + (batch * chunks + t // K).to(gl.int64) * N * channels + at_tile, h)
+            gl.store(saved + (batch * chunks + t // K).to(gl.int64) * N * channels + at_tile, h)
         step = _softplus(raw + shift)
         h = _exp2(step[None, :] * rate) * h + (step * now)[None, :] * write[:, None]
         seen = gl.sum(h * read[:, None], 0) + skip * now
@@ -95,22 +95,22 @@ def scan_forward(
 
 @gluon.jit
 @no_type_check
-def _load_or_0(x, row, stride, index, there):
-    return gl.load(x + row.to(gl.int64) * stride + index, mask=there, other=0).to(gl.float32)
+def _load_or_0(x, row, stride, index, mask):
+    return gl.load(x + row.to(gl.int64) * stride + index, mask=mask, other=0).to(gl.float32)
 
 
 @gluon.jit(do_not_specialize=("batches", "tokens"))
 @no_type_check
 def scan_backward(
-    u, dt, A, B, C, D, z, bias, y, steps, kept, dout,
+    u, dt, A, B, C, D, z, bias, y, steps, saved, dout,
     du, ddt, dz, dA, dBC, dD_dbias,
     batches, tokens, u_row, dt_row, B_row, C_row, z_row,
     channels: gl.constexpr, M: gl.constexpr, N: gl.constexpr, K: gl.constexpr, L: gl.constexpr,
 ):  # fmt: skip
-    """Gradients, K tokens at a time from the last to the first, whose states are made again from those kept before.
+    """Compute gradients, K tokens at a time from last to first; recompute their states from the saved ones.
 
-    Of dA, dD and dbias a program writes the part of its sequence, of dB and dC the part of its channels. Tokens beyond
-    the last are zeros: no step, no gradient.
+    A program writes its sequence's part of dA, dD and dbias, and its channels' part of dB and dC. Tokens beyond the
+    last are zeros: no step, no gradient.
     """
     batch, block = gl.program_id(0), gl.program_id(1)
     tile: gl.constexpr = gl.BlockedLayout([N // L, M * L // 32], [L, 32 // L], [1, 1], [1, 0])
@@ -129,7 +129,7 @@ def scan_backward(
     rows = batches * tokens
     for back in range(chunks):
         chunk = chunks - 1 - back
-        h = gl.load(kept + (batch * chunks + chunk).to(gl.int64) * N * channels + at_tile)
+        h = gl.load(saved + (batch * chunks + chunk).to(gl.int64) * N * channels + at_tile)
         nows, moves, writes, reads = (), (), (), ()
         raws, gates, seens, grad_outs = (), (), (), ()
         for k in gl.static_range(K):

@@ -1,4 +1,4 @@
-"""Where a model's files are: a shipped name, a folder or a hub id, behind one face."""
+"""The source of a model's files: a shipped name, a folder or a hub id, behind one interface."""
 
 import dataclasses
 import difflib
@@ -21,16 +21,16 @@ STATE_SPACES_TOKENIZER = "EleutherAI/gpt-neox-20b"
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A model on this machine: shipped, or the user's own."""
+    """A model on this machine: shipped, or the user's."""
 
     folder: Path
     commit: None = None
 
     def fetch_weights(self) -> None:
-        """Nothing to do: the weights are there, or `read_checkpoint` says that they are not."""
+        """Do nothing: if the weights are missing, `read_checkpoint` raises an error."""
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer in the folder. Raises SsmlensError when there is none."""
+        """The tokenizer in the folder. Raises SsmlensError if there is none."""
         return read_tokenizer(self.folder)
 
 
@@ -47,11 +47,11 @@ class Repository:
         return self.folder.name
 
     def fetch_weights(self) -> None:
-        """Download the weights into `folder`, unless they are there."""
+        """Download the weights into `folder` if they are missing."""
         hub.download_weights(self.name, self.commit)
 
     def tokenizer(self) -> Tokenizer:
-        """The model's own tokenizer, or the one that state-spaces trained with."""
+        """The repository's tokenizer, or the one that state-spaces trained with."""
         try:
             return FastTokenizer.read(hub.download(self.name, TOKENIZER_FILE, self.commit))
         except (hub.NoSuchFile, hub.HubUnreachable):
@@ -61,7 +61,7 @@ class Repository:
 
 
 def find_source(name: str, revision: str | None) -> Folder | Repository:
-    """Where model `name` is; for a hub id its config.json is downloaded, to learn the commit.
+    """Find the source of model `name`. For a hub id, config.json is downloaded to resolve the commit.
 
     Raises:
         UsageError: It is neither a shipped model, nor a folder, nor on the hub.

@@ -1,9 +1,9 @@
-"""Which submodules of a mixer are called, and which only lend their weights: one rule for every family.
+"""Which submodules of a mixer are called, and of which only the weights are read: one rule for every family.
 
-A plain layer is multiplied by its weight: that is what it computes. A layer that carries hooks, or is no plain module
-(an adapter of peft, a quantised layer), is called, or what it adds would be lost. But a fused forward reads some
-weights and never calls their modules: there a hook does nothing in the model either. `note_call` keeps what a forward
-did.
+For a plain layer it is enough to multiply by its weight. A layer that carries hooks or is not a plain module (a peft
+adapter, a quantised layer) is called, or its extra computation would be lost. But a fused forward reads some weights
+and never calls their modules; a hook there has no effect in the model either. `note_call` records whether a forward
+called a submodule.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from torch.nn.modules import module as torch_module
 
 _PLAIN_FORWARDS = {c.forward for c in (nn.Linear, nn.Conv1d)}
 
-# Submodules whose owner's last forward read their weights and did not call them.
+# Submodules that the last forward of their mixer did not call.
 _never_called: WeakSet[nn.Module] = WeakSet()
 
 
@@ -34,7 +34,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether calling this layer gives what its weights alone give.
+    """Whether calling this layer computes the same as its weights alone.
 
     Linear layers and convolutions must have torch's own forward. Of norms, which every library has its own of, and of
     flash-linear-attention's convolution only hooks and wrappers count.
@@ -48,11 +48,11 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def called(mixer: Any, **names: str) -> dict[str, Callable[..., Any]]:
-    """The submodules that must be called, under the words given for them.
+    """The submodules that must be called, by the keywords of their names.
 
         called(mixer, out_proj="out_proj", norm="o_norm")
 
-    Names may lead inside ("forget_gate.f_proj"); those that the mixer has no submodule of are passed over.
+    Names may be dotted ("forget_gate.f_proj"); names without a submodule are skipped.
     """
     found = {}
     for word, name in names.items():
@@ -65,7 +65,7 @@ def called(mixer: Any, **names: str) -> dict[str, Callable[..., Any]]:
 
 
 def hooked_layers(mixer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer inside a mixer that is not plain and has a weight, with its name; not what is inside such a layer."""
+    """Yield every layer inside a mixer that has a weight and is not plain, with its name; do not descend into it."""
     for name, child in mixer.named_children():
         if not hasattr(child, "weight"):
             inside = hooked_layers(child)
@@ -75,7 +75,7 @@ def hooked_layers(mixer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def note_call(module: nn.Module, was_called: bool) -> None:
-    """Say whether a forward of its mixer called this submodule. The last word counts."""
+    """Record whether a forward of its mixer called this submodule. The last record counts."""
     (_never_called.discard if was_called else _never_called.add)(module)
 
 
@@ -85,5 +85,5 @@ def linear(
     bias: Float[Tensor, "output"] | None = None,
     call: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "*axes output"]:
-    """A linear layer: its weight, or `call` where it must be called."""
+    """Apply a linear layer: by its weight, or by `call` if it must be called."""
     return F.linear(x, weight, bias) if call is None else call(x)

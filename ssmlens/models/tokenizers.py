@@ -1,4 +1,4 @@
-"""Text to token ids and back: what `model.tokenizer` can do, and where a model's comes from."""
+"""Text to token ids and back: the tokenizers of models, and reading them from files."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from ssmlens.files.plain_json import read_bytes, read_json
 
 VOCABULARY_FILE = "vocabulary.json"
 TOKENIZER_FILE = "tokenizer.json"
-_MOST_BYTES = 1 << 28
+_MAX_BYTES = 1 << 28
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What a model's tokenizer can do."""
+    """The interface of a model's tokenizer."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`."""
@@ -26,15 +26,15 @@ class Tokenizer(Protocol):
         ...
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Each token by itself, as an axis shows it."""
+        """Each token as text, for labels of an axis."""
         ...
 
 
 class Vocabulary:
-    """Tokens that are letters: a character is a token. For the shipped models (`vocabulary.json`).
+    """Tokens that are single characters, as in the shipped models (`vocabulary.json`).
 
     Args:
-        tokens: The string of every token, by id. Tokens of more than one character cannot be typed.
+        tokens: The string of every token, by id. Tokens of more than one character cannot be encoded.
     """
 
     def __init__(self, tokens: Sequence[str]):
@@ -43,12 +43,12 @@ class Vocabulary:
 
     @property
     def letters(self) -> range:
-        """The ids of its letters, which follow one another; empty where it has none."""
+        """The ids of its letters, which are consecutive; empty if it has none."""
         ids = [i for string, i in self._ids.items() if string.isalpha()]
         return range(min(ids), max(ids) + 1) if ids else range(0)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`. Raises UsageError at a character that is no token."""
+        """Token ids of `text`. Raises UsageError if a character is not a token."""
         unknown = sorted(set(text) - self._ids.keys())
         if unknown:
             raise UsageError(
@@ -57,24 +57,24 @@ class Vocabulary:
         return [self._ids[character] for character in text]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The tokens' strings in a row; one that cannot be typed stands in angle brackets."""
+        """Join the tokens' strings; those of several characters are put in angle brackets."""
         strings = self.token_strings(ids)
         return "".join(s if len(s) == 1 or s.startswith("<") else f"<{s}>" for s in strings)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Each token's string; ids that only pad the embedding are shown as <id>."""
+        """Each token's string; ids that only pad the embedding become <id>."""
         return [self._strings.get(i, f"<{i}>") for i in map(int, ids)]
 
 
 class ByteTokenizer:
-    """Tokens that are the bytes of UTF-8, 256 of them."""
+    """Tokens that are the 256 bytes of UTF-8."""
 
     def encode(self, text: str) -> list[int]:
         """The bytes of `text`."""
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; bytes that are none stand as replacement characters."""
+        """The text of `ids`; invalid bytes become replacement characters."""
         return bytes(map(int, ids)).decode(errors="replace")
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
@@ -90,19 +90,19 @@ class FastTokenizer:
 
     @classmethod
     def read(cls, path: Path) -> "FastTokenizer":
-        """The tokenizer in a `tokenizer.json`, which neither pads nor cuts. Raises SsmlensError where it is none."""
+        """Read a `tokenizer.json`; disable padding and truncation. Raises SsmlensError if it is not a tokenizer."""
         from tokenizers import Tokenizer as Fast
 
-        text = read_bytes(path, _MOST_BYTES, links=True, refused=SsmlensError)
-        with _told(f"{path} is not a tokenizer", SsmlensError):
+        text = read_bytes(path, _MAX_BYTES, links=True, refused=SsmlensError)
+        with _reporting_failure(f"{path} is not a tokenizer", SsmlensError):
             tokenizer = Fast.from_buffer(text)
             tokenizer.no_padding()
             tokenizer.no_truncation()
         return cls(tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with the special tokens that the tokenizer adds. Raises UsageError where it has none."""
-        with _told("this model's tokenizer cannot read the text", UsageError):
+        """Token ids of `text`, with the tokenizer's special tokens. Raises UsageError if it cannot encode the text."""
+        with _reporting_failure("this model's tokenizer cannot read the text", UsageError):
             return self._tokenizer.encode(text).ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -110,7 +110,7 @@ class FastTokenizer:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Each token's text; a token that is part of a character as the vocabulary spells it."""
+        """Each token's text; for a token that is part of a character, its entry in the vocabulary."""
         return [self._token_string(int(i)) for i in ids]
 
     def _token_string(self, i: int) -> str:
@@ -122,25 +122,25 @@ class FastTokenizer:
 
 
 def tokenizer_of(strings: Sequence[str]) -> Vocabulary | ByteTokenizer:
-    """What reads tokens of these strings: bytes, where they are called what `ByteTokenizer` calls them."""
+    """The tokenizer for tokens of these strings: a `ByteTokenizer` if they are its strings, else a `Vocabulary`."""
     tokenizer = ByteTokenizer()
     is_bytes = list(strings) == tokenizer.token_strings(range(256))
     return tokenizer if is_bytes else Vocabulary(strings)
 
 
 @contextmanager
-def _told(what: str, kind: type[SsmlensError]) -> Iterator[None]:
-    """Turn what the tokenizers library raises, bare Exceptions and panics of Rust's, into one line."""
+def _reporting_failure(message: str, kind: type[SsmlensError]) -> Iterator[None]:
+    """Turn errors of the tokenizers library (bare Exceptions, Rust panics) into one error of `kind`."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
-        raise kind(f"{what}: {str(error).strip()[:500]}") from None
+        raise kind(f"{message}: {str(error).strip()[:500]}") from None
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a model's folder. Raises SsmlensError when there is none."""
+    """Read the tokenizer in a model's folder. Raises SsmlensError if there is none."""
     if (folder / VOCABULARY_FILE).is_file():
         return tokenizer_of(_vocabulary(folder / VOCABULARY_FILE))
     if (folder / TOKENIZER_FILE).is_file():
@@ -149,8 +149,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _vocabulary(path: Path) -> list[str]:
-    """The strings in a vocabulary's file. Raises SsmlensError where it holds something else."""
-    tokens = read_json(path, _MOST_BYTES, links=True, refused=SsmlensError)
-    if not isinstance(tokens, list) or not all(isinstance(it, str) and it for it in tokens):
-        raise SsmlensError(f"{path} is not a vocabulary: a list of strings, none of them empty")
+    """Read the strings of a vocabulary file. Raises SsmlensError if it is not a vocabulary."""
+    tokens = read_json(path, _MAX_BYTES, links=True, refused=SsmlensError)
+    if not isinstance(tokens, list) or not all(isinstance(t, str) and t for t in tokens):
+        raise SsmlensError(f"{path} is not a vocabulary: it must be a list of non-empty strings")
     return tokens

@@ -1,4 +1,4 @@
-"""Models in transformers' layout, built by transformers from tensors that were read here."""
+"""Models in transformers' layout: transformers builds them; ssmlens reads their tensors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,28 +20,30 @@ SUPPORTED = (
 
 
 def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
-    """The model that a config.json describes, on the meta device: without weights, at no cost.
+    """Build the model of a config.json on the meta device: without weights, at no cost.
 
-    A hybrid's attention is transformers' eager one, which puts out its weights. Of a model of images and text it is
-    the text model, or all of it where transformers has no text model by itself (GLM-5 next).
+    A hybrid's attention is transformers' eager attention, which returns its weights. Of a model of images and text,
+    only the text model is built, or all of it if transformers has no separate text model (GLM-5 next).
 
     Raises:
         MissingExtraError: transformers is not installed.
-        UnsupportedModelError: transformers does not know it, or its own code would have to run.
+        UnsupportedModelError: transformers does not know the model, or would have to run code from its folder.
     """
     with extra("transformers", name):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
         from transformers.models.auto import modeling_auto
 
-    named = config.get("architectures")
-    named = [str(name)[:80] for name in named[:4]] if isinstance(named, list) else []
-    declared = ", ".join(named) or f"model_type {str(config['model_type'])[:80]!r}"
+    architectures = config.get("architectures")
+    architectures = (
+        [str(name)[:80] for name in architectures[:4]] if isinstance(architectures, list) else []
+    )
+    declared = ", ".join(architectures) or f"model_type {str(config['model_type'])[:80]!r}"
     try:
         parsed = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         images = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
         text = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        whole = parsed.model_type in images and parsed.model_type not in text
-        kind = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+        is_multimodal = parsed.model_type in images and parsed.model_type not in text
+        kind = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
         with torch.device("meta"):
             return kind.from_config(parsed, trust_remote_code=False, attn_implementation="eager")
     except Exception as error:  # of transformers, or of torch: a config can be wrong in any way
@@ -52,7 +54,7 @@ def make_skeleton(config: dict[str, Any], folder: Path, name: str) -> nn.Module:
 
 
 def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    """The model with the checkpoint's weights, by transformers' own rules for names and dtypes.
+    """Load the checkpoint's weights into the model, by transformers' rules for names and dtypes.
 
     Raises:
         SsmlensError: Tensors are missing, unexpected, or of another shape; it names them.
@@ -72,8 +74,8 @@ def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Modu
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise SsmlensError(f"transformers cannot load the checkpoint here ({reason})") from None
     misshaped = [
-        f"{name} {tuple(stored)} for {tuple(wanted)}"
-        for name, stored, wanted in report["mismatched_keys"]
+        f"{name} {tuple(stored)} for {tuple(expected)}"
+        for name, stored, expected in report["mismatched_keys"]
     ]
     checkpoint.report_mismatch(report["missing_keys"], report["unexpected_keys"], misshaped)
     return model
@@ -83,10 +85,10 @@ def fill(skeleton: Any, state: dict[str, Tensor], dtype: torch.dtype) -> nn.Modu
 def _no_progress_bar() -> Iterator[None]:
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()

@@ -1,7 +1,7 @@
 """Scores of how attention-like a layer is, and the ranking of layers by them.
 
-A score is one file here, registered in `SCORES`; `compute` gives all of them as a Dataset,
-`rank_layers` an order, `rank_heads` one of heads.
+A score is one file here, registered in `SCORES`. `compute` returns all scores as a Dataset, `rank_layers` a ranking of
+layers, `rank_heads` a ranking of heads.
 """
 
 from ssmlens.scores.heads import rank_heads

@@ -1,8 +1,8 @@
-"""Do a layer's queries look for what its keys write? Scores of W_B and W_C, which need no prompt.
+"""How well a layer's queries match its keys: scores of W_B and W_C, which need no prompt.
 
-With C_i = W_C u_i and B_j = W_B u_j a query reads u_iᵀ W_Cᵀ W_B u_j (paper eq. 12): the closer W_Cᵀ
-W_B is to a multiple of the identity, the more a token attends to tokens like itself. That product
-is never formed: all of these are functions of W_B and W_C rows, or of N×N Gram matrices.
+With C_i = W_C u_i and B_j = W_B u_j a query reads u_iᵀ W_Cᵀ W_B u_j (paper eq. 12): the closer W_Cᵀ W_B is to a
+multiple of the identity, the more a token attends to tokens like itself. That product is never formed: all scores here
+are functions of the rows of W_B and W_C, or of N×N Gram matrices.
 """
 
 import math
@@ -16,7 +16,7 @@ from ssmlens.scores.score import SCORES, Measured, Score
 
 
 class Effective(NamedTuple):
-    """`bc_effective`, and the shift r between query and key at which it is found."""
+    """`bc_effective`, and its shift r between query and key."""
 
     value: float
     shift: int
@@ -48,7 +48,7 @@ def bc_effective(
     conv_B: Float[np.ndarray, "group state tap"],
     conv_C: Float[np.ndarray, "group state tap"],
 ) -> Effective:
-    """Correlation of write and read weights once their convolutions are counted, at the best shift.
+    """Correlation of write and read weights, convolutions included, at the best shift.
 
     Where B and C pass a convolution (Mamba-2), C_i[n] = Σ_a κ_C[n,a] ⟨W_C[n], u_{i−a}⟩ and
     B_j[n] = Σ_b κ_B[n,b] ⟨W_B[n], u_{j−b}⟩ (bias and SiLU aside), so C_iᵀ B_j weighs equal tokens
@@ -57,19 +57,19 @@ def bc_effective(
         Σ_n ⟨W_B[n], W_C[n]⟩ Σ_a κ_C[n,a] κ_B[n,a−r],   over ‖κ_C ⊗ W_C‖ ‖κ_B ⊗ W_B‖,
 
     averaged over groups; the highest over r in −(K−1) … K−1 is the score (the smallest |r| among
-    equals). κ[n,a] is the tap on token t − a: conv1d with left padding is a cross-correlation, so
+    equals). κ[n,a] is the tap at token t − a: conv1d with left padding is a cross-correlation, so
     its weight's last tap is a = 0.
 
     Args:
         W_B: Write weights.
         W_C: Read weights.
-        conv_B: Taps of the channels of B in the order of conv1d.weight; one tap of 1 stands for no
+        conv_B: Taps of the channels of B in the order of conv1d.weight; one tap of 1 means no
             convolution, and the score is then `bc_correlation` with shift 0.
-        conv_C: Taps of the channels of C, as many.
+        conv_C: Taps of the channels of C, as many as of B.
 
     Returns:
-        A value in [-1, 1], NaN when a group's weights or taps are all zero; and r, which is i − j
-        when the best-matched tokens are the same token.
+        A value in [-1, 1], NaN when a group's weights or taps are all zero; and the best shift r: a query at i then
+        matches its own token best at key j = i − r.
     """
     B, C = W_B.astype(np.float64), W_C.astype(np.float64)
     overlaps, scale = _overlaps(conv_B, conv_C), _scale(B, C, conv_B, conv_C)
@@ -141,7 +141,7 @@ def bc_identity(
     """How close W_Cᵀ W_B is to a projection: tr(W_Cᵀ W_B) / (√N ‖W_Cᵀ W_B‖), mean over groups.
 
     A product of rank N has |tr| ≤ √N ‖·‖, with equality only for a multiple of an orthogonal
-    projection, the nearest that rank N comes to the identity that the paper asks for (§3). From
+    projection: the closest that a product of rank N comes to the paper's identity (§3). Computed from
     Gram matrices: ‖W_Cᵀ W_B‖² = ⟨W_B W_Bᵀ, W_C W_Cᵀ⟩.
 
     Returns:
@@ -162,17 +162,17 @@ def _row_norm(weight: Float[np.ndarray, "group state input"]) -> Float[np.ndarra
 
 
 def _mean_ratio(above: Float[np.ndarray, " group"], below: Float[np.ndarray, " group"]) -> float:
-    """Mean over groups of ratios, which exceed 1 by rounding only; NaN where one has 0 below."""
+    """Mean over groups of ratios, which exceed 1 only by rounding; NaN if a denominator is 0."""
     if not below.all():
         return math.nan
     return float(np.clip(above / below, -1.0, 1.0).mean())
 
 
 def _pair(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    """W_B and W_C; in a delta rule W_k and W_q, whose keys write and whose queries read."""
+    """W_B and W_C; in a delta rule W_k and W_q: keys write, queries read."""
     W_B, W_C = reading.weight("W_B"), reading.weight("W_C")
     if W_B.shape != W_C.shape:
-        raise NotApplicable(f"W_B is {list(W_B.shape)} and W_C {list(W_C.shape)}: not one shape")
+        raise NotApplicable(f"W_B is {list(W_B.shape)} and W_C {list(W_C.shape)}: shapes differ")
     return W_B, W_C
 
 

@@ -1,4 +1,4 @@
-"""Is the map one sharp sub-diagonal, as in a layer that copies, and at which lag?"""
+"""Whether the map is one sharp sub-diagonal, as in a layer that copies, and at which lag."""
 
 import math
 
@@ -22,14 +22,14 @@ def diagonal_sharpness(
     first_lag: int = 1,
     ahead: Float[np.ndarray, " lag"] | None = None,
 ) -> float:
-    """Share of the sharpest sub-diagonal (or diagonal above, where the layer looks ahead) in the map's energy by lag.
+    """Share of the sharpest sub-diagonal (or diagonal above, if the layer looks ahead) in the map's energy by lag.
 
         max_{ℓ ≥ first_lag} e(ℓ) / Σ_ℓ e(ℓ),   e(ℓ) = mean_i map[i, i−ℓ]²,   0 ≤ ℓ ≤ 3T/4
 
     1 for a map that is one sub-diagonal, 4/3T for a uniform one; scaling the map changes nothing. A
     featureless recency map scores at most k^k/(k+1)^(k+1) with k = first_lag: .08 behind the usual
-    convolution of 4 taps, but .25 at first_lag 1, where "the token before" cannot be told from
-    "recent tokens". Where the layer looks ahead, ℓ is also −3T/4 ≤ ℓ < 0 in the sum, and
+    convolution of 4 taps, but .25 at first_lag 1, which cannot distinguish "the token before" from
+    "recent tokens". If the layer looks ahead, ℓ is also −3T/4 ≤ ℓ < 0 in the sum, and
     −3T/4 ≤ ℓ ≤ −first_lag in the maximum.
 
     Args:
@@ -59,19 +59,19 @@ def sharpest_lag(
         energies: Of each prompt, `without_longest`. A lag longer than a prompt's lags counts as zero
             there.
         first_lag: As in `diagonal_sharpness`.
-        ahead: The energies of each prompt's diagonals above the main one, where the layer looks ahead.
+        ahead: The energies of each prompt's diagonals above the main one, if the layer looks ahead.
 
     Returns:
         Tokens back; negative: ahead.
     """
-    back, other = _summed(energies), _summed(ahead or [])
+    back, other = _sum_prompts(energies), _sum_prompts(ahead or [])
     lag, lead = (
         first_lag + np.argmax(e[first_lag:]) if len(e) > first_lag else 0 for e in (back, other)
     )
     return float(-lead if lead and other[lead] > back[lag] else lag)
 
 
-def _summed(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " lag"]:
+def _sum_prompts(energies: list[Float[np.ndarray, " _lag"]]) -> Float[np.ndarray, " lag"]:
     total = np.zeros(max(map(len, energies), default=0))
     for energy in energies:
         total[: len(energy)] += energy

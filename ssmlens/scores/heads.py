@@ -1,7 +1,7 @@
-"""Which heads are most attention-like: the scores of maps, of each head's own map and mask.
+"""Rank heads by how attention-like they are: the map scores of each head's own map and mask.
 
-A mixer's heads are made from its stored operands. Of softmax attention a file keeps what map scores read of each head's
-map (`names.MAP_STATISTICS`, as `head_…`), and no map.
+Maps of a mixer's heads are computed from its stored operands. For softmax attention a file stores only the statistics
+of each head's map that map scores need (`names.MAP_STATISTICS`, as `head_…`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,16 +31,16 @@ from ssmlens.store.reader import Capture
 from ssmlens.store.verdict import CLOSURE, MAP_CLOSURE, MAP_ROUNDING
 
 MOST_HEADS = 256
-"""Mixers of more heads are refused: each head's whole map is made."""
+"""Mixers with more heads are refused: each head's whole map is computed."""
 
 _KIND_OF = {name: kind for kind, name in MAP_ARRAYS.items() if kind in (MAP, MASK)}
-# What a head has of its layer beside its own maps.
+# The layer's arrays that its heads share.
 _OF_LAYER = ("conv", CLOSURE, MAP_CLOSURE, MAP_ROUNDING)
 _OF_ATTENTION = {name: f"head_{name}" for name in MAP_STATISTICS}
 
 
 class _Name(NamedTuple):
-    """Which head: of which block, and of what there."""
+    """A head: its block, its number and its operator."""
 
     block: int
     head: int
@@ -55,53 +55,53 @@ def rank_heads(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
-    """Order heads by scores of their own maps, the most attention-like first: those of mixers and of softmax attention.
+    """Rank heads of mixers and of softmax attention by scores of their own maps, the most attention-like first.
 
-    Softmax attention has no mask, so none of a mask's scores.
+    Softmax attention has no mask, so it has no mask scores.
 
     Args:
         capture: An open capture.
-        by: A score of maps, or several to order by their mean rank. None: `copy_score` or `induction_score` where the
-            prompts have targets, else the mean rank of `mask_ones` and `diagonal_sharpness`.
-        layers: Whose heads. None: of all layers.
+        by: A map score, or several to order by their mean rank. None: `copy_score` or `induction_score` if the prompts
+            have targets, else the mean rank of `mask_ones` and `diagonal_sharpness`.
+        layers: The layers to take heads from. None: all.
         top: Keep only this many heads; None for all.
-        progress: Called as progress(heads done, heads) after each head.
+        progress: Called with (heads done, heads) after each head.
 
     Raises:
-        UsageError: A layer is not in the capture, is softmax attention of a capture that keeps nothing of its heads
-            (captures of earlier versions), or has more than `MOST_HEADS` of them; a prompt is too long for whole maps;
-            a score is unknown, not of maps, or has no value here.
+        UsageError: A layer is not in the capture, is softmax attention without stored head statistics (captures of
+            earlier versions), or has more than `MOST_HEADS` heads; a prompt is too long for whole maps; a score is
+            unknown, not a map score, or has no value here.
     """
-    names = list(of_maps([by] if isinstance(by, str) else by or ()))
+    names = list(map_scores([by] if isinstance(by, str) else by or ()))
     longest = int(np.max(capture.length))
     if longest > LARGEST_WHOLE_MAP:
         raise UsageError(
             f"heads are ranked by whole maps, of prompts of up to {LARGEST_WHOLE_MAP} tokens: one has {longest}"
         )
     heads, left_out = _heads(capture, layers)
-    shown = dict.fromkeys([*names, *of_maps([*TARGETED, *STRUCTURAL], skip=True)])
-    scores = compute(_Heads(capture, heads), shown, progress=progress)
+    columns = dict.fromkeys([*names, *map_scores([*TARGETED, *STRUCTURAL], skip=True)])
+    scores = compute(_Heads(capture, heads), columns, progress=progress)
     named = zip((BLOCK, HEAD, OPERATOR), zip(*heads, strict=True), strict=True)
     scores = scores.assign_coords({name: (LAYER, list(values)) for name, values in named})
     targeted = [name for name in TARGETED if scores[name].notnull().any()]
-    order = names or targeted[:1] or list(of_maps(STRUCTURAL, skip=True))
+    order = names or targeted[:1] or list(map_scores(STRUCTURAL, skip=True))
     return rank(scores, order, top).with_notes(left_out)
 
 
-def of_maps(names: Sequence[str], *, skip: bool = False) -> list[str]:
-    """Those of these scores that a single head can have. Raises UsageError for another one, unless they are skipped."""
-    able = [name for name in names if SCORES[name].reads in ("maps", "targets")]
+def map_scores(names: Sequence[str], *, skip: bool = False) -> list[str]:
+    """Select the scores that a single head can have. Raises UsageError for any other, unless `skip` is set."""
+    selected = [name for name in names if SCORES[name].reads in ("maps", "targets")]
     for name in names:
-        if name not in able and not skip:
+        if name not in selected and not skip:
             known = ", ".join(n for n in SCORES if SCORES[n].reads in ("maps", "targets"))
             raise UsageError(f"{name} is a score of whole layers; heads have {known}")
-    return able
+    return selected
 
 
 def _heads(capture: Capture, layers: Sequence[int] | None) -> tuple[list[_Name], list[str]]:
-    """The heads that are ranked, layer by layer, and a note on those that are left out."""
+    """The heads to rank, layer by layer, and a note on those left out."""
     heads: list[_Name] = []
-    without: list[str] = []
+    missing: list[str] = []
     for index in capture.layers if layers is None else layers:
         layer = capture.layer(index)
         if layer.has_operands:
@@ -111,36 +111,36 @@ def _heads(capture: Capture, layers: Sequence[int] | None) -> tuple[list[_Name],
             stored = next((name for name in _OF_ATTENTION.values() if name in layer), None)
             count = 0 if stored is None else layer.shape(stored)[1]
             heads += [_Name(index, head, Softmax.kind) for head in range(count)]
-            without += [] if count else [str(index)]
+            missing += [] if count else [str(index)]
             if not count and not layer.has_operands and layers is not None:
-                raise UsageError(_not_kept([str(index)]))
+                raise UsageError(_not_stored([str(index)]))
     if not heads:
-        raise UsageError(_not_kept(without))
-    return heads, [f"left out: {_not_kept(without)}"] if without else []
+        raise UsageError(_not_stored(missing))
+    return heads, [f"left out: {_not_stored(missing)}"] if missing else []
 
 
 def _has_attention(layer: Layer) -> bool:
-    """Whether softmax attention is stored of it, alone or beside a mixer."""
+    """Whether softmax attention is stored, alone or beside a mixer."""
     return layer.operator == Softmax.kind or "softmax_attention_map" in layer
 
 
-def _not_kept(layers: Iterable[str]) -> str:
+def _not_stored(layers: Iterable[str]) -> str:
     return (
-        f"heads of softmax attention (layer {', '.join(layers)}): the capture keeps their mean map alone, as earlier "
-        "versions did; capture again to rank them"
+        f"heads of softmax attention (layer {', '.join(layers)}): the capture has only their mean map, as in earlier "
+        "versions; capture again to rank them"
     )
 
 
 def _require_few(layer: Layer) -> None:
     if layer.heads > MOST_HEADS:
         raise UsageError(
-            f"layer {layer.index} has {layer.heads} heads (in Mamba-1 each channel is one), and heads are ranked "
-            f"where a layer has at most {MOST_HEADS}: name other `layers`, or rank layers"
+            f"layer {layer.index} has {layer.heads} heads (in Mamba-1 each channel is one), more than the {MOST_HEADS} "
+            "that can be ranked: name other `layers`, or rank layers"
         )
 
 
 class _Heads:
-    """A capture's heads as a capture of layers, numbered through; one layer's operands are held at a time."""
+    """A capture's heads as a capture of layers, numbered consecutively; it holds one layer's operands at a time."""
 
     def __init__(self, capture: Capture, heads: Sequence[_Name]):
         self._capture, self._heads = capture, heads
@@ -170,7 +170,7 @@ class _AttentionHead:
     def __init__(self, layer: Layer, head: int, number: int):
         self.index, self.state = number, layer.state
         self._layer, self._head = layer, head
-        self._beside = layer.has_operands  # then what else the layer has is of its mixer
+        self._beside = layer.has_operands  # then the layer's other arrays belong to its mixer
         self.attributes: Mapping[str, object] = (
             {"kind": ATTENTION, "operator": Softmax.kind} if self._beside else layer.attributes
         )
@@ -187,7 +187,7 @@ class _AttentionHead:
 
 
 class _MixerHead:
-    """One head of a mixer as a layer, whose map and mask are the head's own."""
+    """One head of a mixer as a layer that has the head's map and mask."""
 
     def __init__(self, layer: Layer, head: int, number: int, operands: dict[int, Operator]):
         self.index, self.state, self.attributes = number, layer.state, layer.attributes
@@ -204,10 +204,10 @@ class _MixerHead:
         assert prompt is not None
         if prompt not in self._operands:
             self._operands[prompt] = self._layer.operands(prompt)
-        own = self._operands[prompt].select_heads([self._head])
-        whole = 0, own.tokens
+        operands = self._operands[prompt].select_heads([self._head])
+        tokens = 0, operands.tokens
         if name == "delta":
-            return own.arrays()["delta"][0].numpy()
+            return operands.arrays()["delta"][0].numpy()
         if _KIND_OF[name] == MAP:
-            return own.matrix([0], whole, whole)[0, 0].numpy()
-        return own.means((MASK,), whole, whole)[0, 0].numpy()
+            return operands.matrix([0], tokens, tokens)[0, 0].numpy()
+        return operands.means((MASK,), tokens, tokens)[0, 0].numpy()

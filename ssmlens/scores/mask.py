@@ -1,4 +1,4 @@
-"""How much a layer keeps: the mean of its attention mask, and the tokens that it remembers."""
+"""How much a layer remembers: the mean of its attention mask, and its memory in tokens."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which layers are most attention-like: order by one score, or by the mean rank of several."""
+"""Rank layers by how attention-like they are: by one score, or by the mean rank of several."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,14 +15,14 @@ from ssmlens.scores.reading import CaptureLike
 from ssmlens.scores.score import SCORES
 from ssmlens.scores.table import CHANCE, compute, summary
 
-# Coordinates of a table of heads, beside their running number, which stands for the layer.
+# Coordinates of a table of heads, whose dimension `layer` counts heads.
 BLOCK, HEAD, OPERATOR = "block", "head", "operator"
 
 TARGETED = ("copy_score", "induction_score")
-"""Default order: the first of these that the capture's prompts allow."""
+"""Default order: the first of these that applies to the capture's prompts."""
 
 STRUCTURAL = ("mask_ones", "bc_effective", "diagonal_sharpness")
-"""Default order where no prompt has targets: what the paper saw in the layers that copy (§6)."""
+"""Default order if no prompt has targets: what the paper observed in layers that copy (§6)."""
 
 
 def rank_layers(
@@ -32,24 +32,22 @@ def rank_layers(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
-    """Order a capture's layers, the most attention-like first; by an effect, the one that matters most.
+    """Rank a capture's layers, the most attention-like first; by an effect, the most important first.
 
-    Effects stand beside the scores wherever the capture has them, and a note says where they disagree.
+    If the capture has effects, they are listed beside the scores, and a note says where they disagree.
 
     Args:
         capture: An open capture.
-        by: A score, or several to order by their mean rank. None: `copy_score` or `induction_score`
-            where the prompts have targets, else the mean rank of `mask_ones`, `bc_effective` and
-            `diagonal_sharpness`.
+        by: A score, or several to order by their mean rank. None: `copy_score` or `induction_score` if the prompts
+            have targets, else the mean rank of `mask_ones`, `bc_effective` and `diagonal_sharpness`.
         top: Keep only this many rows; None for all.
-        progress: Called as progress(layers done, layers) after each layer.
+        progress: Called with (layers done, layers) after each layer.
 
     Raises:
-        UsageError: A score is unknown, or none of those asked for applies to this capture.
+        UsageError: A score is unknown, or none of the requested scores applies to this capture.
     """
-    asked = _names(by)
-    shown = dict.fromkeys([*asked, *TARGETED, *STRUCTURAL, *EFFECTS])
-    return rank(compute(capture, shown, progress=progress), by, top)
+    columns = dict.fromkeys([*_names(by), *TARGETED, *STRUCTURAL, *EFFECTS])
+    return rank(compute(capture, columns, progress=progress), by, top)
 
 
 def rank(
@@ -57,17 +55,16 @@ def rank(
 ) -> Ranking:
     """Order layers by scores already computed: like `rank_layers`, from a Dataset that `compute` returned.
 
-    Where the Dataset has coordinates `block`, `head` and `operator`, its layers are heads.
+    If the Dataset has coordinates `block`, `head` and `operator`, its layers are heads.
 
-    Ties share their mean rank and stand in order of their block index. A layer without a value in a
-    score of `by` is not ranked and stands after those that are; one with non-finite weights stands
-    last.
+    Ties share their mean rank and are sorted by block index. A layer without a value in a score of `by` is not ranked
+    and comes after the ranked layers; layers with non-finite weights come last.
     """
     if top is not None and top < 1:
-        raise UsageError(f"top is {top}: ask for at least one layer")
+        raise UsageError(f"top is {top}: it must be at least 1")
     statistics = summary(scores)
     means = statistics.sel(statistic="mean")
-    present = [name for name in _scored(scores) if scores[name].notnull().any()]
+    present = [name for name in _score_names(scores) if scores[name].notnull().any()]
     order, notes = _order(scores, _names(by), present)
     broken = scores["finite"].values == NONFINITE_WEIGHTS
     values = np.stack([_sign(name) * means[name].values for name in order])
@@ -78,23 +75,23 @@ def rank(
     ranks[rankable] = _ranks(-mean_rank)
     layers = scores[LAYER].values.tolist()
     places = sorted(range(len(layers)), key=lambda i: (broken[i], ranks[i], layers[i]))
-    shown = list(dict.fromkeys([*order, *present]))
-    rows = tuple(_row(scores, statistics, i, ranks[i], order, shown) for i in places)
-    of = "head" if HEAD in scores.coords else "layer"
+    columns = list(dict.fromkeys([*order, *present]))
+    rows = tuple(_row(scores, statistics, i, ranks[i], order, columns) for i in places)
+    kind = "head" if HEAD in scores.coords else "layer"
     if rankable.any():
-        named = {layers[i]: f"{of} {row.label}" for i, row in zip(places, rows, strict=True)}
+        labels = {layers[i]: f"{kind} {row.label}" for i, row in zip(places, rows, strict=True)}
         first = layers[places[0]]
-        notes += _disagreements(means.isel({LAYER: ~broken}), first, present, named)
-    return Ranking(rows[:top], tuple(order), tuple(notes), of)
+        notes += _disagreements(means.isel({LAYER: ~broken}), first, present, labels)
+    return Ranking(rows[:top], tuple(order), tuple(notes), kind)
 
 
 def _names(by: str | Sequence[str] | None) -> list[str]:
-    """The scores asked for, each once; raises UsageError for an unknown one."""
+    """The requested scores, each once. Raises UsageError for an unknown one."""
     names = [] if by is None else [by] if isinstance(by, str) else list(by)
     return [name for name in dict.fromkeys(names) if SCORES[name]]
 
 
-def _scored(scores: xr.Dataset) -> list[str]:
+def _score_names(scores: xr.Dataset) -> list[str]:
     return [str(name) for name in scores["score"].values]
 
 
@@ -107,12 +104,14 @@ def _ranks(values: Float[np.ndarray, " layer"]) -> Float[np.ndarray, " layer"]:
     return stats.rankdata(-values, method="average")
 
 
-def _order(scores: xr.Dataset, asked: list[str], present: list[str]) -> tuple[list[str], list[str]]:
-    """The scores to order by, and a note for each that is left out because no layer has it."""
+def _order(
+    scores: xr.Dataset, requested: list[str], present: list[str]
+) -> tuple[list[str], list[str]]:
+    """The scores to order by, and a note for each score left out because no layer has it."""
     targeted = [name for name in TARGETED if name in present]
-    wanted = asked or targeted[:1] or list(STRUCTURAL)
-    order = [name for name in wanted if name in present]
-    absent = [f"{name}: {_why(scores, name)}" for name in wanted if name not in present]
+    names = requested or targeted[:1] or list(STRUCTURAL)
+    order = [name for name in names if name in present]
+    absent = [f"{name}: {_why(scores, name)}" for name in names if name not in present]
     if order:
         return order, [f"left out of the order: {text}" for text in absent]
     if (scores["finite"].values == FINITE).all():
@@ -120,12 +119,12 @@ def _order(scores: xr.Dataset, asked: list[str], present: list[str]) -> tuple[li
             f"no score to rank by ({'; '.join(absent)}); "
             "name another score or capture other prompts"
         )
-    return wanted, []
+    return names, []
 
 
 def _why(scores: xr.Dataset, name: str) -> str:
-    """The first reason given for a score that no layer has."""
-    if name not in _scored(scores):
+    """The first reason why no layer has a score."""
+    if name not in _score_names(scores):
         return "it was not computed"
     reasons = scores["reason"].sel(score=name).values.ravel()
     return next((str(reason) for reason in reasons if reason), "there is no prompt")
@@ -137,19 +136,19 @@ def _row(
     place: int,
     rank: float,
     order: list[str],
-    shown: list[str],
+    columns: list[str],
 ) -> RankedLayer:
-    told, spread = {}, {}
+    values, spread = {}, {}
     is_head = HEAD in scores.coords
-    for name in shown:
-        told[name], deviation = map(float, statistics[name].values[:, place])
+    for name in columns:
+        values[name], deviation = map(float, statistics[name].values[:, place])
         if np.isfinite(deviation):
             spread[name] = deviation
-        told |= {c: float(scores[c].values[place]) for c in SCORES[name].companions}
+        values |= {c: float(scores[c].values[place]) for c in SCORES[name].companions}
     return RankedLayer(
         rank=float(rank) if np.isfinite(rank) else None,
         layer=int(scores[BLOCK if is_head else LAYER].values[place]),
-        scores=told,
+        scores=values,
         spread=spread,
         closure_error=float(scores["closure_error"].values[place]),
         map_closure=float(scores["map_closure"].values[place]),
@@ -168,7 +167,7 @@ def _chance(scores: xr.Dataset, name: str, place: int) -> float:
 
 
 def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
-    """What a reader must know before believing this row's place."""
+    """Why this row's place may not be trusted; "" if there is no reason."""
     finite = str(scores["finite"].values[place])
     if finite != FINITE:
         why = str(scores["finite_reason"].values[place])
@@ -185,26 +184,26 @@ def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
 
 
 def _disagreements(
-    means: xr.Dataset, first: int, present: list[str], named: Mapping[int, str]
+    means: xr.Dataset, first: int, present: list[str], labels: Mapping[int, str]
 ) -> list[str]:
-    """A note for each look that would put another layer first than the ranking does, and one for the effects."""
+    """A note for each map score whose first layer is not the ranking's, and one for the effects."""
     firsts = {name: _firsts(means, name) for name in present}
     firsts = {name: layers for name, layers in firsts.items() if layers}
     notes = [
-        f"{name} would put {named[layers[0]]} first"
+        f"{name} would put {labels[layers[0]]} first"
         for name, layers in firsts.items()
         if name not in EFFECTS and first not in layers
     ]
     effects = {name: layers for name, layers in firsts.items() if name in EFFECTS}
     if not effects or all(first in layers for layers in effects.values()):
         return notes
-    looks = [name for name in (*TARGETED, *STRUCTURAL) if name in firsts][:1]
-    said = [f"{name} {named[firsts[name][0]]}" for name in (*looks, *effects)]
-    return [*notes, f"looks and effects disagree on what comes first: {', '.join(said)}"]
+    map_score = [name for name in (*TARGETED, *STRUCTURAL) if name in firsts][:1]
+    choices = [f"{name} {labels[firsts[name][0]]}" for name in (*map_score, *effects)]
+    return [*notes, f"scores and effects disagree on the first place: {', '.join(choices)}"]
 
 
 def _firsts(means: xr.Dataset, name: str) -> list[int]:
-    """The layers that a score puts first; none where it has no value."""
+    """The layers that a score puts first; empty if it has no value."""
     values = _sign(name) * means[name].values
     if not np.isfinite(values).any():
         return []

@@ -22,8 +22,7 @@ class RankedLayer:
         rank: 1 is best; equal ranks share their mean (1.5); None for a layer that could not be
             ranked.
         layer: Block index in the model.
-        scores: Mean over prompts of each score, and the companions' values; NaN where there is
-            none.
+        scores: Mean over prompts of each score, and the companions' values; NaN if there is none.
         spread: Standard deviation over prompts of the same scores.
         closure_error: Worst over prompts of ‖recomputed − output‖ / ‖output‖.
         map_closure: The same difference beside what the map contributes (`recorder.closure`); NaN where unknown.
@@ -47,7 +46,7 @@ class RankedLayer:
 
     @property
     def label(self) -> str:
-        """The layer as text; of a head "layer.head", of softmax attention "layer.head softmax"."""
+        """The layer as text; a head is "layer.head", a head of softmax attention "layer.head softmax"."""
         if self.head is None:
             return str(self.layer)
         attends = " softmax" if self.operator == "softmax" else ""
@@ -61,8 +60,8 @@ class Ranking:
     Attributes:
         rows: The layers, best first; those that could not be ranked last.
         by: The scores that order it.
-        notes: Where other scores disagree, and what was left out of the order.
-        of: What is ranked, "layer" or "head".
+        notes: Where other scores disagree, and which scores were left out.
+        of: Kind of the rows, "layer" or "head".
     """
 
     rows: tuple[RankedLayer, ...]
@@ -71,7 +70,7 @@ class Ranking:
     of: Literal["layer", "head"] = "layer"
 
     def with_notes(self, notes: Sequence[str]) -> "Ranking":
-        """The same with further notes."""
+        """The same ranking with further notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
     def __iter__(self) -> Iterator[RankedLayer]:
@@ -107,7 +106,7 @@ class Ranking:
     def to_frame(self) -> "pandas.DataFrame":
         """A row a layer: `rank` (NaN where not ranked), the scores with `_spread` and `_chance`, closures, `reason`.
 
-        Its index is the layer's block index, of heads with the head; heads have a column `operator`.
+        The index is the layer's block index; for heads it is layer and head, and there is a column `operator`.
         """
         import pandas
 
@@ -136,8 +135,8 @@ class Ranking:
     def _table(self) -> list[list[str]]:
         """A header, a row a layer, and what the scores are by chance; a reason stands last, under no name."""
         names = list(self.rows[0].scores) if self.rows else []
-        of_map = [row.map_closure for row in self.rows]
-        known = not all(map(math.isnan, of_map))
+        map_closures = [row.map_closure for row in self.rows]
+        known = not all(map(math.isnan, map_closures))
         columns = [
             [
                 "rank",
@@ -158,14 +157,14 @@ class Ranking:
         return chance_text(row.chance[score] for row in self.rows if score in row.chance)
 
     def _column(self, name: str) -> list[str]:
-        """The name, then each row's value: whole numbers as such, others with their spread."""
+        """The name, then each row's value: integers without decimals, others with their spread."""
         values = [(row.scores[name], row.spread.get(name)) for row in self.rows]
-        whole = all(
+        is_integer = all(
             math.isnan(mean) or (mean == round(mean) and spread is None) for mean, spread in values
         )
         cells = [name]
         for mean, spread in values:
-            cell = "-" if math.isnan(mean) else f"{mean:.0f}" if whole else f"{mean:.3f}"
+            cell = "-" if math.isnan(mean) else f"{mean:.0f}" if is_integer else f"{mean:.3f}"
             cells.append(cell if spread is None else f"{cell} ±{spread:.3f}")
         return cells
 

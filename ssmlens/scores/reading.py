@@ -1,4 +1,4 @@
-"""What a score may read: one layer of a capture, seen with one prompt, and only finite numbers."""
+"""`Reading`: the values that a score may read, those of one layer and prompt, and only finite numbers."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,19 +20,19 @@ from ssmlens.store.separators import separators
 
 _WHY_NOT_FINITE = {
     NONFINITE_WEIGHTS: "this layer has non-finite weights",
-    NONFINITE_INPUT: "the layer's input is not finite: look at the layers before it",
-    NONFINITE_OUTPUT: "the layer's own computation is not finite",
+    NONFINITE_INPUT: "the layer's input is not finite: check the layers before it",
+    NONFINITE_OUTPUT: "the layer's computation is not finite",
     FINITE: "though the layer is marked finite",
 }
 
 
 class NotApplicable(Exception):
-    """A score has no value here; the message is the reason, kept beside the NaN."""
+    """A score has no value here; the message is the reason, stored beside the NaN."""
 
 
 @runtime_checkable
 class CaptureLike(Protocol):
-    """What is asked of a capture (`ssmlens.store`)."""
+    """The interface of a capture (`ssmlens.store`) that scores need."""
 
     @property
     def layers(self) -> Sequence[int]:
@@ -46,12 +46,12 @@ class CaptureLike(Protocol):
 
     @property
     def target(self) -> np.ndarray | None:
-        """[prompt, token]: the position each query must copy from, -1 = none."""
+        """[prompt, token]: the position that each query must copy from, -1 for none."""
         ...
 
     @property
     def prompt_kinds(self) -> Sequence[str]:
-        """What each prompt is: "copy", "repeat", "text", ..."""
+        """Kind of each prompt: "copy", "repeat", "text", ..."""
         ...
 
     def token_strings(self, prompt: int, /) -> Sequence[str]:
@@ -60,7 +60,7 @@ class CaptureLike(Protocol):
 
     @property
     def closure_tolerance(self) -> float:
-        """The largest closure error to believe."""
+        """The largest acceptable closure error."""
         ...
 
     def layer(self, index: int, /) -> LayerLike:
@@ -69,14 +69,14 @@ class CaptureLike(Protocol):
 
 
 def is_softmax(layer: LayerLike) -> bool:
-    """Whether the layer is softmax attention, whose map is the model's own weights, and which has nothing else."""
+    """Whether the layer is softmax attention: it has only a map, the model's own weights."""
     return schema.is_softmax(layer.attributes)
 
 
 class Reading:
-    """One layer, seen with one prompt; arrays are read when asked for, once, and so are statistics computed.
+    """One layer and prompt. Arrays are read, and statistics computed, once and on demand.
 
-    Scores share them, and must not write into them.
+    Scores share them and must not write into them.
 
     Args:
         capture: An open capture.
@@ -100,36 +100,36 @@ class Reading:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether the layer has reduced maps in place of whole ones."""
+        """Whether the layer has reduced maps instead of whole ones."""
         return self.has("attention_map_max") and not self.has("attention_map")
 
     def attribute(self, name: str) -> str:
-        """An attribute of the layer as text, "" where it has none."""
+        """An attribute of the layer as text, "" if it has none."""
         return str(self._layer.attributes.get(name, ""))
 
     def number(self, name: str) -> float:
-        """The prompt's value in an array of one value a prompt, NaN too."""
+        """The prompt's value in an array of one value per prompt; may be NaN."""
         assert self._prompt is not None, "a weight score has no prompt"
         return float(self._layer.read(name, self._prompt))
 
     def operand(self, name: str) -> Float[np.ndarray, "..."]:
         """One of the prompt's operands, cut to its length. Raises as `attention_map`."""
-        return self._of_prompt(name)
+        return self._prompt_array(name)
 
     @property
     def log_decay(self) -> Float[np.ndarray, "..."]:
-        """The prompt's log decay; −∞ is a token that forgets everything. Raises NotApplicable when absent or NaN."""
-        return self._of_prompt("log_decay", finite=lambda array: np.isfinite(np.exp(array)))
+        """The prompt's log decay; −∞ at a token that forgets everything. Raises NotApplicable when absent or NaN."""
+        return self._prompt_array("log_decay", finite=lambda array: np.isfinite(np.exp(array)))
 
     @cached_property
     def attention_map(self) -> Float[np.ndarray, "query key"]:
         """The prompt's whole map. Raises NotApplicable when absent, reduced, not finite, or of one token."""
-        return self._of_prompt("attention_map")
+        return self._prompt_array("attention_map")
 
     @cached_property
     def attention_mask(self) -> Float[np.ndarray, "query key"]:
         """The prompt's whole mask. Raises as `attention_map`."""
-        return self._of_prompt("attention_mask")
+        return self._prompt_array("attention_mask")
 
     @cached_property
     def lag_energy(self) -> Float[np.ndarray, " lag"]:
@@ -138,14 +138,14 @@ class Reading:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether the layer's tokens read later ones too: its maps are no lower triangles."""
+        """Whether the layer's tokens read later ones too: its maps are not lower triangles."""
         return schema.looks_ahead(self._layer.attributes)
 
     @cached_property
     def ahead_energy(self) -> Float[np.ndarray, " lag"]:
         """Mean square of the map along each diagonal above it, mean_i map[i, i+ℓ]². Raises as `attention_map`.
 
-        0 at every ℓ > 0 where the layer does not look ahead.
+        0 at every ℓ > 0 if the layer does not look ahead.
         """
         if not self.looks_ahead:
             return np.where(np.arange(len(self.lag_energy)) > 0, 0.0, self.lag_energy)
@@ -155,14 +155,14 @@ class Reading:
 
     @cached_property
     def row_magnitude(self) -> Float[np.ndarray, " query"]:
-        """What each query gives in all, Σ_j |map[i, j]|. Raises as `attention_map`."""
+        """Magnitude of each row, Σ_j |map[i, j]|. Raises as `attention_map`."""
         return self._statistic(
             "row_magnitude", lambda: statistics.row_magnitude(self.attention_map)
         )
 
     @cached_property
     def target_magnitude(self) -> Float[np.ndarray, " query"]:
-        """What each query gives its target, |map[i, target_i]|, 0 without one. Raises as `attention_map`."""
+        """Magnitude on each query's target, |map[i, target_i]|, 0 without a target. Raises as `attention_map`."""
         return self._statistic(
             "target_magnitude",
             lambda: statistics.target_magnitude(self.attention_map, self.target),
@@ -170,26 +170,26 @@ class Reading:
 
     @cached_property
     def previous_magnitude(self) -> Float[np.ndarray, " query"]:
-        """What each query gives the token before it, |map[i, i − 1]|. Raises as `attention_map`."""
+        """Magnitude on the token before each query, |map[i, i − 1]|. Raises as `attention_map`."""
         return self._statistic(
             "previous_magnitude", lambda: statistics.previous_magnitude(self.attention_map)
         )
 
     @cached_property
     def reach(self) -> Float[np.ndarray, " query"]:
-        """Tokens back that half of a late query's |map| reaches, −1 for other queries. Raises as `attention_map`."""
+        """Distance in tokens that half of a late query's |map| reaches, −1 for others. Raises as `attention_map`."""
         return self._statistic("reach", lambda: statistics.reach(self.attention_map))
 
     @cached_property
     def first_magnitude(self) -> Float[np.ndarray, " query"]:
-        """What each query gives the first token, |map[i, 0]|. Raises as `attention_map`."""
+        """Magnitude on the first token, |map[i, 0]|. Raises as `attention_map`."""
         return self._statistic(
             "first_magnitude", lambda: statistics.first_magnitude(self.attention_map)
         )
 
     @cached_property
     def separator_magnitude(self) -> Float[np.ndarray, " query"]:
-        """What each query gives separators between the first token and itself. Raises as `attention_map`."""
+        """Magnitude on separators between the first token and the query. Raises as `attention_map`."""
         return self._statistic(
             "separator_magnitude",
             lambda: statistics.separator_magnitude(self.attention_map, self.separator),
@@ -197,7 +197,7 @@ class Reading:
 
     @cached_property
     def mask_row_sum(self) -> Float[np.ndarray, " query"]:
-        """How many tokens each query still holds, Σ_j mask[i, j]. Raises as `attention_map`."""
+        """How many tokens each query remembers, Σ_j mask[i, j]. Raises as `attention_map`."""
         return self._statistic("mask_row_sum", lambda: statistics.mask_row_sum(self.attention_mask))
 
     @cached_property
@@ -216,7 +216,7 @@ class Reading:
 
     @property
     def prompt_kind(self) -> str:
-        """What the prompt is: "copy", "repeat", "text", ..."""
+        """The prompt's kind: "copy", "repeat", "text", ..."""
         assert self._prompt is not None, "a weight score has no prompt"
         return self._capture.prompt_kinds[self._prompt]
 
@@ -228,7 +228,7 @@ class Reading:
 
     @property
     def target(self) -> Int[np.ndarray, " query"]:
-        """Where each query must look, -1 = nowhere. Raises NotApplicable when all are -1."""
+        """The key that each query must attend to, -1 for none. Raises NotApplicable when all are -1."""
         assert self._prompt is not None, "a weight score has no prompt"
         target = self._capture.target
         length = int(self._capture.length[self._prompt])
@@ -237,21 +237,21 @@ class Reading:
         return np.asarray(target[self._prompt, :length])
 
     def _statistic(
-        self, name: str, of_whole: Callable[[], Float[np.ndarray, " _"]]
+        self, name: str, compute: Callable[[], Float[np.ndarray, " _"]]
     ) -> Float[np.ndarray, " _"]:
-        """A statistic of a map or a mask: stored, where those are reduced, else `of_whole`."""
+        """A statistic of a map or a mask: as stored, or computed from the whole map."""
         if self.has(name):
-            return self._of_prompt(name).astype(np.float64)
+            return self._prompt_array(name).astype(np.float64)
         if self.is_reduced:
             raise NotApplicable(f"its reduced maps were stored without {name}: capture it again")
-        return of_whole()
+        return compute()
 
-    def _of_prompt(
+    def _prompt_array(
         self, name: str, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite
     ) -> Float[np.ndarray, "..."]:
         assert self._prompt is not None, "a weight score has no prompt"
         if self._capture.length[self._prompt] < 2:
-            raise NotApplicable("a one-token prompt has no past to look at")
+            raise NotApplicable("a one-token prompt has no earlier tokens")
         return self._finite(name, self._prompt, finite)
 
     def _finite(
@@ -262,8 +262,8 @@ class Reading:
     ) -> Num[np.ndarray, "..."]:
         if name not in self._arrays:
             if not self.has(name):
-                who = "softmax attention" if is_softmax(self._layer) else "the layer"
-                raise NotApplicable(f"{who} has no {name}")
+                owner = "softmax attention" if is_softmax(self._layer) else "the layer"
+                raise NotApplicable(f"{owner} has no {name}")
             self._arrays[name] = self._layer.read(name, prompt)
         array = self._arrays[name]
         if not finite(array).all():

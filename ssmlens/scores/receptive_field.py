@@ -1,4 +1,4 @@
-"""How far back a layer looks: the lag that half of a row's magnitude reaches."""
+"""How far back a layer attends: the lag that half of a row's magnitude reaches."""
 
 import math
 
@@ -15,9 +15,9 @@ def receptive_field(reach: Float[np.ndarray, " query"]) -> float:
 
         mean_i min {ℓ : Σ_{i−ℓ ≤ j ≤ i} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}   over late queries i
 
-    Late queries are the last quarter, ⌈T/4⌉ of them; a row of zeros is left out. A layer that looks at its own token
-    alone has 0, one that copies from lag ℓ has ℓ. Chance: a uniform row of i + 1 entries has ⌈(i + 1)/2⌉ − 1, so a
-    uniform map about 7T/16. Where the layer looks ahead, the row's tokens within ℓ on either side count.
+    Late queries are the last quarter, ⌈T/4⌉ of them; rows of zeros are left out. A layer that attends only to its own
+    token has 0, one that copies from lag ℓ has ℓ. Chance: a uniform row of i + 1 entries has ⌈(i + 1)/2⌉ − 1, so a
+    uniform map about 7T/16. If the layer looks ahead, the row's tokens within ℓ on either side count.
 
     Args:
         reach: How far back each query reaches, −1 where it does not count (`statistics.reach`). The map is the mean of

@@ -1,15 +1,15 @@
-"""What a layer still holds of the token that a query must look at."""
+"""How much a layer remembers of the token that a query must attend to."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ssmlens.scores.reading import Reading
-from ssmlens.scores.retrieval import checked_target
+from ssmlens.scores.retrieval import require_target
 from ssmlens.scores.score import SCORES, Measured, Score
 
-_ENTRIES = 2**24  # of [target head state] at once
+_MAX_ENTRIES = 2**24  # of a block [target head state]
 
-# Stands for a log decay of −∞, which forgets everything: its exponential is 0, and differences of sums stay numbers.
+# Replaces a log decay of −∞, which forgets everything: its exponential is 0, and differences of sums stay finite.
 _FORGETS = -1e4
 
 
@@ -17,16 +17,16 @@ def retention(
     log_decay: Float[np.ndarray, "token head"] | Float[np.ndarray, "token head state"],
     target: Int[np.ndarray, " token"],
 ) -> float:
-    """Share of what a query's target wrote that decay has left at the query, mean over the queries that have one.
+    """Share of the target's write that decay leaves at the query, mean over queries with a target.
 
         mean_i mean_h Π_{t < m ≤ i} α[m, h],   t = target_i,   over i with target_i ≥ 0
 
-    α = exp(ΔA) in a decay scan, the mean being over states too. In a delta rule later writes erase as well, which is
-    not counted. Chance: there is none; 1 for a layer that forgets nothing, whatever it looks at.
+    α = exp(ΔA) in a decay scan; the mean is then over states too. In a delta rule later writes also erase, which is not
+    counted. Chance: none; 1 for a layer that forgets nothing, whatever it attends to.
 
     Args:
         log_decay: log α ≤ 0.
-        target: The position each query must look at, at most its own; -1 = none.
+        target: The key that each query must attend to, not after the query; -1 for none.
 
     Returns:
         A value in [0, 1].
@@ -41,7 +41,7 @@ def retention_of_scan(
     A: Float[np.ndarray, " head"] | Float[np.ndarray, "head state"],
     target: Int[np.ndarray, " token"],
 ) -> float:
-    """`retention` where log α = ΔA, of which nothing of size token · head · state is made."""
+    """`retention` for log α = ΔA, without an array of size token · head · state."""
     total = np.cumsum(delta, axis=0, dtype=np.float64)
     (queries,) = np.nonzero(target >= 0)
     return _mean(total if A.ndim == 1 else total[..., None], A, queries, target[queries])
@@ -55,20 +55,20 @@ def _mean(
 ) -> float:
     """Mean of exp((total[query] − total[key]) · rate)."""
     entries = int(np.prod(np.broadcast_shapes(total.shape[1:], rate.shape)))
-    step = max(1, _ENTRIES // entries)
-    left = 0.0
+    step = max(1, _MAX_ENTRIES // entries)
+    remaining = 0.0
     for first in range(0, len(queries), step):
         at = slice(first, first + step)
-        left += float(np.exp((total[queries[at]] - total[keys[at]]) * rate).sum())
-    return left / (entries * len(queries))
+        remaining += float(np.exp((total[queries[at]] - total[keys[at]]) * rate).sum())
+    return remaining / (entries * len(queries))
 
 
 def _measure(reading: Reading) -> Measured:
-    target = checked_target(reading)
+    target = require_target(reading)
     if reading.has("attention_mask"):
         (queries,) = np.nonzero(target >= 0)
-        left = reading.attention_mask[queries, target[queries]]
-        return Measured(float(left.mean(dtype=np.float64)))
+        remaining = reading.attention_mask[queries, target[queries]]
+        return Measured(float(remaining.mean(dtype=np.float64)))
     if reading.has("A"):
         delta, A = reading.operand("delta"), reading.weight("A")
         return Measured(retention_of_scan(delta, A, target))

@@ -1,4 +1,4 @@
-"""Does the layer look where the answer is? Scores on prompts whose answers have a known place."""
+"""Whether a layer attends to the answer: scores on prompts whose answers have a known position."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,12 +14,12 @@ def target_share(
     magnitude: Float[np.ndarray, " query"],
     target: Int[np.ndarray, " query"],
 ) -> float:
-    """Share of each query's |map| that falls on its target, mean over the queries that have one.
+    """Share of each query's |map| on its target, mean over queries with a target.
 
         mean_i |map[i, target_i]| / Σ_j |map[i, j]|   over i with target_i ≥ 0
 
-    The map is signed, so absolute values: a large negative entry moves as much as a positive one. A
-    query whose row is zero looks nowhere and counts as 0.
+    The map is signed, so absolute values are taken: a large negative entry moves as much as a positive one. A
+    row of zeros counts as 0.
 
     Args:
         on_target: |map[i, target_i]| of each query (`statistics.target_magnitude`). The map is the mean of M over
@@ -34,8 +34,8 @@ def target_share(
     return share_of_rows(on_target[asked], magnitude[asked])
 
 
-def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
-    """Where each query of the prompt must look. Raises NotApplicable where none must, or one cannot: it lies ahead."""
+def require_target(reading: Reading) -> Int[np.ndarray, " query"]:
+    """The prompt's targets. Raises NotApplicable if there are none, or one lies after its query in a causal layer."""
     target = reading.target
     if not reading.looks_ahead and (target > np.arange(len(target))).any():
         raise NotApplicable("a query's target lies after it")
@@ -44,7 +44,7 @@ def checked_target(reading: Reading) -> Int[np.ndarray, " query"]:
 
 def _copy(reading: Reading) -> Measured:
     if reading.prompt_kind == REPEAT:
-        raise NotApplicable("the prompt's targets are of induction: see induction_score")
+        raise NotApplicable("the prompt's targets are those of induction: see induction_score")
     return _on_target(reading)
 
 
@@ -70,7 +70,7 @@ def _previous_token(reading: Reading) -> Measured:
 
 def _require_repeat(reading: Reading) -> None:
     if reading.prompt_kind != REPEAT:
-        raise NotApplicable("the prompt is not a twice-repeated random sequence")
+        raise NotApplicable("the prompt is not a repeated random sequence")
 
 
 SCORES.register("copy_score")(

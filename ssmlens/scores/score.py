@@ -1,4 +1,4 @@
-"""What a score is, and the registry of all of them: a new score is one new file in this folder."""
+"""The definition of a score, and the registry of scores: a new score is one new file in this folder."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from ssmlens.scores.reading import Reading
 
 
 class Measured(NamedTuple):
-    """A score of one layer on one prompt, and what the score's companions need to know of it."""
+    """A score of one layer on one prompt, and the detail that its companions need."""
 
     value: float
     detail: Any = None
@@ -17,19 +17,18 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One number for a layer and prompt, or for a layer alone where it reads weights only.
+    """One number for a layer and prompt, or for a layer if it reads only weights.
 
     Attributes:
         description: One line for a table's legend or a hover label.
-        measure: The number, from one layer and prompt. Raises NotApplicable with the reason where
+        measure: Computes the number from one layer and prompt. Raises NotApplicable with the reason if
             there is none; a returned NaN means 0/0.
-        reads: "weights" (one value a layer), "maps" (a value a prompt), "targets" (maps, on prompts
-            of one kind), or "effects" (a value a prompt: what the layer does, not where it looks).
+        reads: "weights" (one value per layer), "maps" (one value per prompt), "targets" (maps, on prompts
+            of one kind), or "effects" (one value per prompt: the layer's effect, not its attention).
         range: Lowest and highest value the definition allows.
         unit: "1" for a share or a correlation, else a word such as "tokens".
-        higher_is_attention: Whether a higher value is more attention-like, so which end is ranked
-            first.
-        companions: Extra columns, one value a layer, each computed from the `detail` of every
+        higher_is_attention: Whether a higher value is more attention-like and is ranked first.
+        companions: Extra columns, one value per layer, each computed from the `detail` of every
             prompt that has a value.
         formula: How it is computed, in words, for the glossary.
         chance: What it is, on this layer and prompt, by chance: where every query looks at all the tokens that it can

@@ -1,7 +1,7 @@
-"""What falls on the first token and on separators, whatever they say: attention sinks.
+"""Attention sinks: the share of the first token and of separators, whatever their content.
 
-What a separator is, `ssmlens.store.separators` decides. `sink` is the share of both, `separator_sink` that of
-separators after the first token alone; the first token's own share is their difference.
+`ssmlens.store.separators` defines separators. `sink` is the share of both, `separator_sink` that of separators after
+the first token; their difference is the first token's share.
 """
 
 import math
@@ -19,11 +19,11 @@ def sink(
     on_separators: Float[np.ndarray, " query"],
     magnitude: Float[np.ndarray, " query"],
 ) -> float:
-    """Share of each later query's |map| that falls on the first token and on separators before the query.
+    """Share of each later query's |map| on the first token and on separators before the query.
 
         mean_i (|map[i, 0]| + Σ_j |map[i, j]|) / Σ_j |map[i, j]|   over i > 0; above, over separators 0 < j < i
 
-    What a separator gives itself is not counted. A query whose row is zero looks nowhere and counts as 0. Chance: a
+    A separator's own entry map[i, i] is not counted. A row of zeros counts as 0. Chance: a
     uniform map without separators has mean_i 1/(i + 1), about ln(T)/T; a share s of separators adds about s.
 
     Args:
@@ -41,7 +41,7 @@ def sink(
 def separator_sink(
     on_separators: Float[np.ndarray, " query"], magnitude: Float[np.ndarray, " query"]
 ) -> float:
-    """The part of `sink` that falls on separators after the first token.
+    """The part of `sink` on separators after the first token.
 
         mean_i Σ_j |map[i, j]| / Σ_j |map[i, j]|   over i > 0; above, over separators 0 < j < i
 
@@ -60,7 +60,7 @@ def separator_sink(
 def delta_share(
     delta: Float[np.ndarray, "token head"], chosen: Bool[np.ndarray, " token"]
 ) -> float:
-    """Share of some tokens in the sum of Δ over tokens, mean over heads: how much longer their steps are.
+    """Share of selected tokens in the sum of Δ over tokens, mean over heads: how much longer their steps are.
 
         mean_h Σ_{t chosen} Δ[t, h] / Σ_t Δ[t, h]
 
@@ -68,8 +68,8 @@ def delta_share(
 
     Args:
         delta: The step after softplus and clamp.
-        chosen: Whose share: in `delta_sink` the first token and separators, in `delta_separator_sink` separators after
-            the first token.
+        chosen: The selected tokens: in `delta_sink` the first token and separators, in `delta_separator_sink` the
+            separators after the first token.
 
     Returns:
         A value in [0, 1]; NaN when Δ is zero throughout.
@@ -77,8 +77,8 @@ def delta_share(
     total = delta.sum(axis=0, dtype=np.float64)
     if not total.any():
         return math.nan
-    mine = delta[chosen].sum(axis=0, dtype=np.float64)
-    return float(np.divide(mine, total, out=np.zeros_like(total), where=total > 0).mean())
+    part = delta[chosen].sum(axis=0, dtype=np.float64)
+    return float(np.divide(part, total, out=np.zeros_like(total), where=total > 0).mean())
 
 
 def _sink(reading: Reading) -> Measured:
@@ -93,9 +93,9 @@ def _separator_sink(reading: Reading) -> Measured:
 
 
 def _delta_sink(reading: Reading) -> Measured:
-    chosen = reading.separator.copy()
-    chosen[0] = True
-    return Measured(delta_share(reading.operand("delta"), chosen))
+    tokens = reading.separator.copy()
+    tokens[0] = True
+    return Measured(delta_share(reading.operand("delta"), tokens))
 
 
 def _delta_separator_sink(reading: Reading) -> Measured:

@@ -1,4 +1,4 @@
-"""What map scores read of a map or a mask. Captures of long prompts store these instead of the whole."""
+"""The statistics of maps and masks that map scores need. Captures of long prompts store these instead of whole maps."""
 
 import math
 
@@ -12,20 +12,20 @@ def energy_by_lag(attention_map: Float[np.ndarray, "query key"]) -> Float[np.nda
     """Mean square of the map along each sub-diagonal: e(ℓ) = mean_i map[i, i−ℓ]², 0 ≤ ℓ < T."""
     tokens = len(attention_map)
     total = np.zeros(tokens)
-    for query, row in enumerate(attention_map):  # row by row, as the map lies in memory
+    for query, row in enumerate(attention_map):  # row by row, in memory order
         total[: query + 1] += np.square(row[query::-1], dtype=np.float64)
     return total / np.arange(tokens, 0, -1)
 
 
 def row_magnitude(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
-    """What each query gives in all: Σ_j |map[i, j]|."""
+    """Magnitude of each row: Σ_j |map[i, j]|."""
     return np.abs(attention_map).sum(axis=1, dtype=np.float64)
 
 
 def target_magnitude(
     attention_map: Float[np.ndarray, "query key"], target: Int[np.ndarray, " query"]
 ) -> Float[np.ndarray, " query"]:
-    """What each query gives its target: |map[i, target_i]|, 0 where target_i is −1."""
+    """Magnitude on each query's target: |map[i, target_i]|, 0 where target_i is −1."""
     hit = np.zeros(len(target))
     (query,) = np.nonzero(target >= 0)
     hit[query] = np.abs(attention_map[query, target[query]])
@@ -35,20 +35,20 @@ def target_magnitude(
 def previous_magnitude(
     attention_map: Float[np.ndarray, "query key"],
 ) -> Float[np.ndarray, " query"]:
-    """What each query gives the token before it: |map[i, i − 1]|, 0 for the first."""
+    """Magnitude on the token before each query: |map[i, i − 1]|, 0 for the first."""
     before = np.abs(attention_map.diagonal(-1).astype(np.float64))
     return np.concatenate([np.zeros(1), before])
 
 
 def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
-    """How many tokens back half of a late query's |map| reaches.
+    """How many tokens back half of a late query's |map| reaches, on both sides if the layer looks ahead.
 
         min {ℓ : Σ_{i−ℓ ≤ j ≤ i+ℓ} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
 
     Late queries are the last quarter, ⌈T/4⌉ of them. −1 for the others, and for a row of zeros.
     """
     tokens = len(attention_map)
-    found = np.full(tokens, -1.0)
+    distances = np.full(tokens, -1.0)
     for query in range(first_late(tokens), tokens):
         row = np.abs(attention_map[query])
         near = np.zeros(max(query + 1, tokens - query))  # by distance
@@ -56,19 +56,19 @@ def reach(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " 
         near[1 : tokens - query] += row[query + 1 :]
         so_far = np.cumsum(near)
         if so_far[-1] > 0:
-            found[query] = np.argmax(so_far >= so_far[-1] / 2)
-    return found
+            distances[query] = np.argmax(so_far >= so_far[-1] / 2)
+    return distances
 
 
 def first_magnitude(attention_map: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
-    """What each query gives the first token: |map[i, 0]|."""
+    """Magnitude on the first token: |map[i, 0]|."""
     return np.abs(attention_map[:, 0].astype(np.float64))
 
 
 def separator_magnitude(
     attention_map: Float[np.ndarray, "query key"], separator: Bool[np.ndarray, " key"]
 ) -> Float[np.ndarray, " query"]:
-    """What each query gives separators between the first token and itself: Σ_j |map[i, j]| over those 0 < j < i."""
+    """Magnitude on separators between the first token and the query: Σ_j |map[i, j]| over separators 0 < j < i."""
     (keys,) = np.nonzero(separator)
     keys = keys[keys > 0]
     before = keys < np.arange(len(attention_map))[:, None]
@@ -78,10 +78,10 @@ def separator_magnitude(
 def share_of_rows(
     hit: Float[np.ndarray, " query"], magnitude: Float[np.ndarray, " query"]
 ) -> float:
-    """Mean over queries of what they give some tokens, out of what they give in all; a row of zeros counts as 0.
+    """Mean over queries of hit / magnitude; a row of zeros counts as 0.
 
     Returns:
-        NaN where all rows are zero, or there is none.
+        The mean; NaN if all rows are zero, or there are no rows.
     """
     if not magnitude.any():
         return math.nan
@@ -90,5 +90,5 @@ def share_of_rows(
 
 
 def mask_row_sum(attention_mask: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " query"]:
-    """How many tokens each query still holds: Σ_j mask[i, j]."""
+    """How many tokens each query remembers: Σ_j mask[i, j]."""
     return attention_mask.sum(axis=1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""All scores of a capture as one Dataset: a variable a score, with dims layer and prompt."""
+"""All scores of a capture as one Dataset: one variable per score, with dims layer and prompt."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 class _Cell(NamedTuple):
-    """A score on one layer and prompt; `reason` says why the value is NaN, "" where it is not."""
+    """A score on one layer and prompt; `reason` says why the value is NaN, "" if it is not."""
 
     value: float
     detail: Any
@@ -37,8 +37,8 @@ def compute(
 
     Args:
         capture: An open capture.
-        names: Scores wanted, in this order; None for all that are registered.
-        progress: Called as progress(layers done, layers) after each layer.
+        names: The scores, in this order; None for all that are registered.
+        progress: Called with (layers done, layers) after each layer.
 
     Returns:
         A Dataset with a variable a score: (layer, prompt) where it reads maps, (layer,) where it
@@ -54,22 +54,22 @@ def compute(
     Raises:
         UsageError: A name is not a registered score.
     """
-    wanted = {name: SCORES[name] for name in (SCORES if names is None else names)}
+    selected = {name: SCORES[name] for name in (SCORES if names is None else names)}
     layers, prompts = list(capture.layers), len(capture.length)
-    rows, finite, why, closure, of_map, open_ = [], [], [], [], [], []
+    rows, finite, why, closure, map_closure, open_reasons = [], [], [], [], [], []
     for index in layers:
         layer = capture.layer(index)
-        rows.append(_measure_layer(capture, layer, wanted))
+        rows.append(_measure_layer(capture, layer, selected))
         finite.append(layer.state)
         why.append(str(layer.attributes.get("reason", "")))
         closure.append(worst(layer, CLOSURE))
-        of_map.append(worst(layer, MAP_CLOSURE))
-        open_.append(why_open(layer, capture.closure_tolerance))
+        map_closure.append(worst(layer, MAP_CLOSURE))
+        open_reasons.append(why_open(layer, capture.closure_tolerance))
         if progress is not None:
             progress(len(rows), len(layers))
 
     variables = {}
-    for name, score in wanted.items():
+    for name, score in selected.items():
         variables |= _columns(name, score, [row[name] for row in rows], prompts)
     reasons = [
         [_of_prompts([c.reason for c in row[name]], prompts) for row in rows] for name in wanted
@@ -88,8 +88,8 @@ def compute(
             "finite": (LAYER, np.array(finite, dtype=str)),
             "finite_reason": (LAYER, np.array(why, dtype=str)),
             "closure_error": (LAYER, np.array(closure, dtype=float)),
-            "map_closure": (LAYER, np.array(of_map, dtype=float)),
-            "why_open": (LAYER, np.array(open_, dtype=str)),
+            "map_closure": (LAYER, np.array(map_closure, dtype=float)),
+            "why_open": (LAYER, np.array(open_reasons, dtype=str)),
             PROMPT: np.arange(prompts),
             "prompt_kind": (PROMPT, np.array(capture.prompt_kinds, dtype=str)),
             "length": (PROMPT, np.asarray(capture.length)),
@@ -119,13 +119,13 @@ def summary(scores: xr.Dataset) -> xr.Dataset:
 
 
 def _measure_layer(
-    capture: CaptureLike, layer: LayerLike, wanted: Mapping[str, Score]
+    capture: CaptureLike, layer: LayerLike, selected: Mapping[str, Score]
 ) -> dict[str, list[_Cell]]:
-    """The cells of each score in one layer: one where it reads weights, else one a prompt."""
-    cells: dict[str, list[_Cell]] = {name: [] for name in wanted}
+    """The cells of each score in one layer: one if it reads weights, else one per prompt."""
+    cells: dict[str, list[_Cell]] = {name: [] for name in selected}
     for prompt in (None, *range(len(capture.length))):
         reading = Reading(capture, layer, prompt)
-        for name, score in wanted.items():
+        for name, score in selected.items():
             if (score.reads == "weights") == (prompt is None):
                 cells[name].append(_measure(score, reading))
     return cells
@@ -144,7 +144,7 @@ def _measure(score: Score, reading: Reading) -> _Cell:
 def _columns(
     name: str, score: Score, rows: list[list[_Cell]], prompts: int
 ) -> dict[str, xr.Variable]:
-    """The variables of a score: itself, and its companions from the details that there are."""
+    """The variables of a score: itself, and its companions, computed from the available details."""
     weights = score.reads == "weights"
     dims, shape = ((LAYER,), (len(rows),)) if weights else ((LAYER, PROMPT), (len(rows), prompts))
     values = np.array([[cell.value for cell in row] for row in rows], dtype=float).reshape(shape)
@@ -152,7 +152,7 @@ def _columns(
     columns = {name: xr.Variable(dims, values, attributes)}
     for companion, combine in score.companions.items():
         details = [[cell.detail for cell in row if not cell.reason] for row in rows]
-        combined = [combine(found) if found else math.nan for found in details]
+        combined = [combine(values) if values else math.nan for values in details]
         columns[companion] = xr.Variable(LAYER, combined, {"long_name": f"{companion} of {name}"})
     return columns
 

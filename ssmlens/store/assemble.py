@@ -1,4 +1,4 @@
-"""Put files of one capture together into one HDF5 file, moving chunks as they are."""
+"""Assemble the files of one capture into one HDF5 file. Chunks are moved without decoding."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +18,8 @@ from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import (
     all_array_names,
     close_layer,
-    coordinates_first,
     new_layer,
+    sort_coordinates_first,
     stored_layer,
     write_root,
 )
@@ -39,11 +39,11 @@ class Assembly:
 
     Attributes:
         target: The file; it appears under this name when it is complete.
-        header: The file with the header: the result is a whole capture. None: the result is one layer.
+        header: The file with the header: the result is a complete capture. None: the result is one layer.
         header_digest: The header's digest, which the files of one capture share.
-        digest: What the whole capture's digest must be. None: whatever comes out.
-        layers: For each block index the files that hold it, one a batch of prompts, in order.
-        consume: Whether the layers' files are removed once the target is there.
+        digest: The digest that the complete capture must have. None: any.
+        layers: The files of each block index, one for each batch of prompts, in order.
+        consume: Whether to remove the layers' files once the target exists.
     """
 
     target: Path
@@ -55,18 +55,18 @@ class Assembly:
 
 
 class OtherDigestError(CaptureFileError):
-    """The files put together are not those that the digest was made of."""
+    """The assembled capture does not have the expected digest."""
 
 
 def assemble(jobs: Iterable[Assembly]) -> None:
     """Carry out `jobs`, one after the other.
 
     Raises:
-        SsmlensError: One line that says why: no space, no permission, or what is wrong with a source.
-        OtherDigestError: What came out has not the digest that it must have; there is no target.
+        SsmlensError: No space, no permission, or a bad source; one line says which.
+        OtherDigestError: The result does not have the expected digest; the target is not written.
     """
     for job in jobs:
-        hdf5.write_file(job.target, partial(_write, job), _needed(job))
+        hdf5.write_file(job.target, partial(_write, job), _source_bytes(job))
         for path in (p for paths in job.layers.values() for p in paths) if job.consume else ():
             path.unlink()
 
@@ -79,13 +79,13 @@ def _write(job: Assembly, file: h5py.File) -> None:
         with open_guarded(job.header) as source:
             header = CaptureHeader.read(source)
         header.write(file)
-        whole = digest.capture_digest(header.digest(), layers)
-        if job.digest not in (None, whole):
+        complete_digest = digest.capture_digest(header.digest(), layers)
+        if job.digest not in (None, complete_digest):
             raise OtherDigestError("its header and layers are not those it was completed with")
-        write_root(file, WHOLE, {"digest": whole})
+        write_root(file, WHOLE, {"digest": complete_digest})
 
 
-def _needed(job: Assembly) -> int:
+def _source_bytes(job: Assembly) -> int:
     sources = [path for paths in job.layers.values() for path in paths]
     return sum(source.stat().st_size for source in sources if source.exists())
 
@@ -97,7 +97,7 @@ def _write_layer(file: h5py.File, index: int, paths: Sequence[Path]) -> str:
 
 
 def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> str:
-    """Write a layer from those of its batches of prompts, in order, moving chunks as they are. Its digest.
+    """Merge a layer's batches of prompts, in order, moving chunks without decoding. Return the layer's digest.
 
     Raises:
         CaptureFileError: The batches do not have the same arrays or the same channels.
@@ -105,13 +105,13 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
     first, prompts = sources[0], [len(stored_array(s, PROMPT_DIGEST)) for s in sources]
     _check_agreement(index, sources)
     group = new_layer(file, index)
-    for name in coordinates_first(all_array_names(first)):
+    for name in sort_coordinates_first(all_array_names(first)):
         parts = [stored_array(source, name) for source in sources if name in source]
         axes = hdf5.axes_of(parts[0])
         if axes[0] != PROMPT:
-            hdf5.move_chunks(parts[0], hdf5.like(group, parts[0], parts[0].shape, axes), 0)
+            hdf5.move_chunks(parts[0], hdf5.create_like(group, parts[0], parts[0].shape, axes), 0)
         elif hdf5.moves_by_chunk(axes):
-            target = hdf5.like(group, parts[0], (sum(prompts), *parts[0].shape[1:]), axes)
+            target = hdf5.create_like(group, parts[0], (sum(prompts), *parts[0].shape[1:]), axes)
             for part, start in zip(parts, np.cumsum([0, *prompts]).tolist(), strict=False):
                 hdf5.move_chunks(part, target, start)
         else:
@@ -124,11 +124,11 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
 
 
 def _check_agreement(index: int, sources: Sequence[h5py.Group]) -> None:
-    kept = [_kept_in_every_batch(source) for source in sources]
+    names = [_names_in_every_batch(source) for source in sources]
     for batch, source in enumerate(sources):
-        if kept[batch] != kept[0]:
+        if names[batch] != names[0]:
             raise CaptureFileError(f"layer {index}: batches 0 and {batch} hold different arrays")
-        if CHANNEL in kept[0]:
+        if CHANNEL in names[0]:
             channels = [stored_array(s, CHANNEL)[...] for s in (sources[0], source)]
             if not np.array_equal(*channels):
                 raise CaptureFileError(
@@ -136,15 +136,18 @@ def _check_agreement(index: int, sources: Sequence[h5py.Group]) -> None:
                 )
 
 
-def _kept_in_every_batch(source: h5py.Group) -> list[str]:
+def _names_in_every_batch(source: h5py.Group) -> list[str]:
     axes = {name: hdf5.axes_of(stored_array(source, name)) for name in all_array_names(source)}
     return [name for name in axes if axes[name][0] == PROMPT or name == CHANNEL]
 
 
 def _merged_attributes(batches: Sequence[dict[str, Attribute]]) -> dict[str, Attribute]:
-    """The first batch's; `finite`, `reason` and `looks_ahead` from the first batch that has something to say."""
-    telling = next((a for a in batches if a["finite"] != FINITE), batches[0])
+    """The first batch's attributes, but `finite` and `reason` of the first batch that is not finite.
+
+    `looks_ahead` comes from any batch that has it.
+    """
+    nonfinite = next((a for a in batches if a["finite"] != FINITE), batches[0])
     dropped = {*OWN_LAYER_ATTRIBUTES, "finite", "reason"}
     merged = {k: v for k, v in batches[0].items() if k not in dropped}
     ahead = {k: v for batch in batches for k, v in batch.items() if k == LOOKS_AHEAD}
-    return merged | ahead | {k: telling[k] for k in ("finite", "reason") if k in telling}
+    return merged | ahead | {k: nonfinite[k] for k in ("finite", "reason") if k in nonfinite}

@@ -1,9 +1,9 @@
-"""A logit's terms in a file of plain JSON, which can be shown where no model is at hand.
+"""A logit's terms as a plain JSON file, which can be drawn without the model.
 
     {"format": "ssmlens attribution", "version": 1, "model": …, "prompt": …, "attributes": {…},
      "tokens": [one string a source] or null, "terms": [{"term", "kind", "layer", "module", "value", "by_source"?}]}
 
-It holds what each term adds, in all and by source token. What heads and taps add is in the Dataset alone, and in its
+It holds each term's value, in total and by source token. The values of heads and taps are only in the Dataset and its
 netCDF file.
 """
 
@@ -23,16 +23,16 @@ from ssmlens.names import LAYER, MIXER, SOURCE, TERM
 FORMAT = "ssmlens attribution"
 VERSION = 1
 
-_BEGINS = json.dumps({"format": FORMAT}).removesuffix("}").encode()
-_MOST_BYTES = 1 << 28
-_LONGEST = 1 << 22  # characters of a text
-_WHOLE = ("position", "token", "against")
+_FIRST_BYTES = json.dumps({"format": FORMAT}).removesuffix("}").encode()
+_MAX_BYTES = 1 << 28
+_MAX_CHARACTERS = 1 << 22  # of a text
+_INTEGERS = ("position", "token", "against")
 _NUMBERS = ("logit", "sum", "largest_logit", "closure", "soft_cap")
 _TEXTS = ("token_text", "against_text")
 
 
 def attribution_json(data: xr.Dataset, model: str, prompt: str) -> bytes:
-    """The file of a Dataset that `ssmlens.attribute` returned.
+    """Encode a Dataset that `ssmlens.attribute` returned.
 
     Args:
         data: The terms of a logit.
@@ -59,33 +59,33 @@ def attribution_json(data: xr.Dataset, model: str, prompt: str) -> bytes:
 
 
 def is_attribution(path: Path) -> bool:
-    """Whether a file says that it is one, by its name and its first bytes."""
+    """Whether a file is an attribution file, by its name and first bytes."""
     if path.suffix != ".json" or not path.is_file():
         return False
     try:
         with path.open("rb") as stream:
-            return stream.read(len(_BEGINS)) == _BEGINS
+            return stream.read(len(_FIRST_BYTES)) == _FIRST_BYTES
     except OSError:
         return False
 
 
 def open_attribution(path: Path) -> xr.Dataset:
-    """The terms in a file, as `ssmlens.attribute` returns them without heads and taps.
+    """Read the terms in a file, as `ssmlens.attribute` returns them, without heads and taps.
 
-    Its attributes `model` and `prompt` say what they are of.
+    The attributes `model` and `prompt` name the model and the prompt.
 
     Raises:
-        SsmlensError: There is no such file, or it holds something else; the message says what.
+        SsmlensError: There is no such file, or it is not an attribution; the message says why.
     """
     try:
-        page = read_object(path, _MOST_BYTES, refused=SsmlensError)
+        page = read_object(path, _MAX_BYTES, refused=SsmlensError)
     except FileNotFoundError as error:
         raise SsmlensError(f"there is no {path}") from error
     try:
         return _dataset(page)
     except ValueError as error:
         raise SsmlensError(
-            f"{path} is no attribution that can be read: {error}; write it again with `ssmlens attribute`"
+            f"{path} is not a readable attribution: {error}; write it again with `ssmlens attribute`"
         ) from error
 
 
@@ -97,13 +97,13 @@ def _dataset(page: Mapping[str, Any]) -> xr.Dataset:
         raise ValueError("it has no terms")
     labels = [_text(term, TERM) for term in terms]
     if len(set(labels)) != len(labels):
-        raise ValueError("two terms bear one name")
+        raise ValueError("two terms have the same name")
     data = xr.Dataset(
         {"value": (TERM, [_number(term, "value") for term in terms])},
         coords={
             TERM: labels,
             "kind": (TERM, [_text(term, "kind") for term in terms]),
-            LAYER: (TERM, [_whole(term, LAYER) for term in terms]),
+            LAYER: (TERM, [_integer(term, LAYER) for term in terms]),
             "module": (TERM, [_text(term, "module") for term in terms]),
         },
         attrs={name: _text(page, name) for name in ("model", "prompt")},
@@ -111,16 +111,16 @@ def _dataset(page: Mapping[str, Any]) -> xr.Dataset:
     attributes = page.get("attributes")
     if not isinstance(attributes, dict):
         raise ValueError("it has no attributes")
-    data.attrs |= {name: _whole(attributes, name) for name in _WHOLE}
+    data.attrs |= {name: _integer(attributes, name) for name in _INTEGERS}
     data.attrs |= {name: _number(attributes, name) for name in _NUMBERS}
     data.attrs |= {name: _text(attributes, name) for name in _TEXTS if name in attributes}
-    return _with_sources(data, terms, page)
+    return _add_sources(data, terms, page)
 
 
-def _with_sources(
+def _add_sources(
     data: xr.Dataset, terms: list[dict[str, Any]], page: Mapping[str, Any]
 ) -> xr.Dataset:
-    """With what terms take from each token, where any is split."""
+    """Add the values by source token, where any term is split."""
     split = {term[TERM]: _list(term, "by_source") for term in terms if "by_source" in term}
     if not split:
         return data
@@ -129,7 +129,7 @@ def _with_sources(
         if len(row) != sources or not all(map(_is_number, row)):
             raise ValueError(f"the sources of {label!r} are not {sources} numbers")
     if not 0 <= data.attrs["position"] < sources:
-        raise ValueError(f"its position is none of {sources} tokens")
+        raise ValueError(f"its position is not among its {sources} tokens")
     rows = np.array(list(split.values()), dtype=np.float64)
     data = data.assign(by_source=((MIXER, SOURCE), rows)).assign_coords({MIXER: list(split)})
     if page.get("tokens") is None:
@@ -149,12 +149,12 @@ def _list(page: Mapping[str, Any], name: str) -> list[Any]:
 
 def _text(page: Mapping[str, Any], name: str) -> str:
     value = page.get(name)
-    if not isinstance(value, str) or len(value) > _LONGEST:
+    if not isinstance(value, str) or len(value) > _MAX_CHARACTERS:
         raise ValueError(f"{name} is not a text")
     return value
 
 
-def _whole(page: Mapping[str, Any], name: str) -> int:
+def _integer(page: Mapping[str, Any], name: str) -> int:
     value = page.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} is not a whole number")

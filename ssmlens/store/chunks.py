@@ -1,7 +1,7 @@
-"""One chunk as HDF5 stores it: deflated, with its Fletcher-32 behind it; shuffled where deflate makes it smaller.
+"""One chunk as HDF5 stores it: deflated, followed by its Fletcher-32; shuffled first where deflate shrinks it.
 
-h5py holds the interpreter while HDF5 filters, so a chunk is made here and handed over as it is: in a fraction of the
-time, and in as many threads as there are cores, since NumPy and isal let go of the interpreter.
+h5py keeps the interpreter lock while HDF5 filters a chunk. So chunks are encoded here and written directly. This takes
+a fraction of the time and runs in several threads, because NumPy and isal release the lock.
 """
 
 import struct
@@ -15,32 +15,32 @@ from isal import isal_zlib
 _ROW = (
     512  # words summed at once: sums of rows and, in chunks of up to 64 MiB, of columns fit 32 bits
 )
-_AHEAD = 16  # chunks that are made before the first of them is taken
-_STORED = 0xFFFF  # bytes that a block of a deflate stream holds as they are
+_AHEAD = 16  # chunks encoded ahead of the one that is written
+_STORED = 0xFFFF  # most bytes of an uncompressed deflate block
 
 
-def encoded_all(
+def encode_chunks(
     array: np.ndarray,
     starts: Iterable[tuple[int, ...]],
     shape: tuple[int, ...],
     level: int,
     threads: ThreadPoolExecutor | None = None,
 ) -> Iterator[bytearray | None]:
-    """The bytes of an array's chunks, in order. None where all values are zero: such a chunk takes no room.
+    """Yield the bytes of an array's chunks, in order. None where all values are zero: such a chunk is not stored.
 
     Args:
         array: The values.
         starts: Where each chunk begins.
-        shape: The shape of all chunks; those at the edge are filled up with zeros.
-        level: Of deflate, shuffled before; 0 stores the values as they are, in a valid stream.
-        threads: What makes the chunks, a few ahead of the one asked for. None: this thread.
+        shape: The shape of all chunks; those at the edge are padded with zeros.
+        level: Deflate level, after a shuffle; 0 stores the values uncompressed and unshuffled, in a valid stream.
+        threads: The pool that encodes the chunks, a few ahead. None: this thread.
     """
     if threads is None:
-        yield from (_encoded(array, start, shape, level) for start in starts)
+        yield from (_encode(array, start, shape, level) for start in starts)
         return
     ahead: deque[Future[bytearray | None]] = deque()
     for start in starts:
-        ahead.append(threads.submit(_encoded, array, start, shape, level))
+        ahead.append(threads.submit(_encode, array, start, shape, level))
         if len(ahead) == _AHEAD:
             yield ahead.popleft().result()
     while ahead:
@@ -50,32 +50,32 @@ def encoded_all(
 def fletcher32(data: bytes | memoryview) -> int:
     """HDF5's Fletcher-32: two sums of big-endian 16-bit words modulo 65535, the second weighted by place.
 
-    A sum that is a multiple of 65535 is 65535, and 0 only where every word is. Summed here in the words' little-endian
-    reading: swapping the bytes of a word multiplies it by 256 modulo 65535, so that of a sum too.
+    A sum that is a multiple of 65535 is stored as 65535, or as 0 if every word is 0. The words are read here as
+    little-endian: swapping the bytes of a word multiplies it by 256 modulo 65535, and so it does to a sum.
     """
-    given = np.frombuffer(data, np.uint8)
-    words = -(-len(given) // 2)
-    whole = len(given) // (2 * _ROW) * (2 * _ROW)
+    octets = np.frombuffer(data, np.uint8)
+    words = -(-len(octets) // 2)
+    full = len(octets) // (2 * _ROW) * (2 * _ROW)  # bytes in complete rows
     last = np.zeros(2 * _ROW, np.uint8)
-    last[: len(given) - whole] = given[whole:]
+    last[: len(octets) - full] = octets[full:]
     total = weighted = 0
-    for table, first in ((given[:whole], 0), (last, whole // 2)):
-        rows_of = table.view("<u2").reshape(-1, _ROW)
-        rows = rows_of.sum(1, dtype=np.uint32).astype(np.int64)
-        columns = rows_of.sum(0, dtype=np.uint32).astype(np.int64)
+    for table, first in ((octets[:full], 0), (last, full // 2)):
+        grid = table.view("<u2").reshape(-1, _ROW)
+        rows = grid.sum(1, dtype=np.uint32).astype(np.int64)
+        columns = grid.sum(0, dtype=np.uint32).astype(np.int64)
         places = words - first - _ROW * np.arange(len(rows))
         weighted += int(rows @ places - columns @ np.arange(_ROW))
         total += int(rows.sum())
-    return _swapped(weighted) << 16 | _swapped(total)
+    return _swap_bytes(weighted) << 16 | _swap_bytes(total)
 
 
-def _swapped(total: int) -> int:
-    """A sum modulo 65535, its bytes swapped."""
+def _swap_bytes(total: int) -> int:
+    """Reduce a sum modulo 65535 and swap its bytes."""
     word = (total - 1) % 65535 + 1 if total else 0
     return word >> 8 | (word & 0xFF) << 8
 
 
-def _encoded(
+def _encode(
     array: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...], level: int
 ) -> bytearray | None:
     values = array[tuple(slice(i, i + n) for i, n in zip(start, shape, strict=True))]
@@ -84,20 +84,20 @@ def _encoded(
         return None
     if values.shape != shape:
         values = np.pad(values, [(0, n - m) for n, m in zip(shape, values.shape, strict=True)])
-    data = _deflated(_shuffled(values), level) if level else _stored(values)
+    data = _deflate(_shuffle(values), level) if level else _wrap_uncompressed(values)
     data[-4:] = fletcher32(memoryview(data)[:-4]).to_bytes(4, "little")
     return data
 
 
-def _deflated(values: np.ndarray, level: int) -> bytearray:
-    """Values as a deflate stream; four bytes are left behind it for the checksum."""
+def _deflate(values: np.ndarray, level: int) -> bytearray:
+    """Deflate the values; leave four bytes at the end for the checksum."""
     return bytearray(isal_zlib.compress(values, level)) + bytes(4)
 
 
-def _stored(values: np.ndarray) -> bytearray:
-    """Values as they are in a deflate stream (RFC 1950, 1951), which zlib at level 0 takes several times as long for.
+def _wrap_uncompressed(values: np.ndarray) -> bytearray:
+    """Wrap the values, uncompressed, in a deflate stream (RFC 1950, 1951).
 
-    Four bytes are left behind it for the checksum.
+    zlib at level 0 does the same in several times the time. Four bytes are left at the end for the checksum.
     """
     raw = values.reshape(-1).view(np.uint8).data
     data = bytearray(2 + len(raw) + 5 * -(-len(raw) // _STORED) + 4 + 4)
@@ -113,8 +113,8 @@ def _stored(values: np.ndarray) -> bytearray:
     return data
 
 
-def _shuffled(values: np.ndarray) -> np.ndarray:
-    """The values' first bytes, then their second bytes, and so on: HDF5's shuffle."""
+def _shuffle(values: np.ndarray) -> np.ndarray:
+    """Apply HDF5's shuffle: the values' first bytes, then their second bytes, and so on."""
     bytewise = values.reshape(-1).view(np.uint8)
     size = values.dtype.itemsize
     planes = np.empty((size, len(bytewise) // size), np.uint8)

@@ -1,9 +1,9 @@
-"""Refuse a file before anything in it is read.
+"""Refuse an unsafe file before its values are read.
 
-A file from elsewhere may be damaged, of another version, or made to read other files (external links, external
-storage, virtual datasets, soft links), to load code (unknown filters) or to fill the memory (declared terabytes).
-`open_guarded` walks the whole tree, which has a known shape, through h5py's low-level calls: it looks at what
-things are declared to be, follows no link but hard ones, and reads no values but the attributes it has checked.
+A file from elsewhere may be damaged or of another version. A hostile one may read other files (external links,
+external storage, virtual datasets, soft links), load code (unknown filters) or fill the memory (declared terabytes).
+`open_guarded` walks the whole tree, whose shape is known, through h5py's low-level calls. It checks declarations,
+follows hard links only, and reads no values but the attributes it has checked.
 """
 
 import math
@@ -18,7 +18,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z  # pyright: ignore[repor
 from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.files import descriptors
 from ssmlens.names import BLOCK_KINDS, CHANNEL, MAMBA
-from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, read_attributes, said_axes
+from ssmlens.store.hdf5 import STRUCTURE_ATTRIBUTES, declared_axes, read_attributes
 from ssmlens.store.schema import (
     FINITE_STATES,
     FORMAT,
@@ -42,11 +42,11 @@ from ssmlens.store.schema import (
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5z.FILTER_SHUFFLE, h5z.FILTER_DEFLATE, h5z.FILTER_FLETCHER32}
 _LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "an external link"}
-_MOST_LINKS = 10_000
-_MOST_ATTRIBUTES = 1_000
-_ATTRIBUTE_BYTES = 1 << 20
+_MAX_LINKS = 10_000
+_MAX_ATTRIBUTES = 1_000
+_MAX_ATTRIBUTE_BYTES = 1 << 20
 
-# Deflate reaches 1032 : 1, and padding takes no room at all; more than this is not a capture.
+# Deflate reaches 1032 : 1, and padding takes no room. A file that declares more is not a capture.
 _EXPANSION = 2048
 _SMALL = 1 << 24
 
@@ -54,7 +54,7 @@ _AXES = {axis for axes in STORED_LAYER_ARRAYS.values() for axis in axes}
 _ROOT_AXES = {axis for axes in ROOT_ARRAYS.values() for axis in axes}
 _DIMENSIONS = (_AXES | _ROOT_AXES) - {
     *STORED_LAYER_ARRAYS
-}  # datasets that say only how long an axis is
+}  # datasets that only give the length of an axis
 
 
 def open_guarded(path: Path) -> h5py.File:
@@ -62,8 +62,8 @@ def open_guarded(path: Path) -> h5py.File:
 
     Raises:
         UsageError: There is no such file.
-        CaptureFileError: It is damaged, not a capture, of another schema version, or holds what is refused; the
-            message names the file, the object and what to do.
+        CaptureFileError: It is damaged, not a capture, of another schema version, or unsafe; the message names the
+            file, the object and what to do.
         OpenFilesError: No more files can be opened.
     """
     try:
@@ -75,10 +75,10 @@ def open_guarded(path: Path) -> h5py.File:
     except OSError as error:
         descriptors.raise_if_exhausted(error)
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
-    with damage_told(path, "its structure"):
+    with reporting_damage(path, "its structure"):
         file = h5py.File(path, "r")
     try:
-        with damage_told(path, "its structure"):
+        with reporting_damage(path, "its structure"):
             _Guard(path).file(file)
     except BaseException:
         file.close()
@@ -87,8 +87,8 @@ def open_guarded(path: Path) -> h5py.File:
 
 
 @contextmanager
-def damage_told(path: Path, what: str) -> Iterator[None]:
-    """Turn what HDF5 raises on bad bytes into one CaptureFileError."""
+def reporting_damage(path: Path, part: str) -> Iterator[None]:
+    """Turn the errors that HDF5 raises on bad bytes into one CaptureFileError, which names `part`."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
@@ -97,7 +97,7 @@ def damage_told(path: Path, what: str) -> Iterator[None]:
         descriptors.raise_if_exhausted(error)
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CaptureFileError(
-            f"{path}: {what} is damaged or cut short ({cause}); capture it again"
+            f"{path}: {part} is damaged or cut short ({cause}); capture it again"
         ) from error
 
 
@@ -106,8 +106,8 @@ class _Guard:
 
     def __init__(self, path: Path):
         self.path = path
-        self.most = max(_SMALL, _EXPANSION * path.stat().st_size)
-        self._later = False  # whether what is not known may be there
+        self.max_bytes = max(_SMALL, _EXPANSION * path.stat().st_size)
+        self._is_later_version = False  # a later version may have unknown members
 
     def file(self, file: h5py.File) -> None:
         root = h5g.open(file.id, b"/")
@@ -116,7 +116,7 @@ class _Guard:
         attributes = read_attributes(file)
         kind = attributes.get("kind")
         if kind not in (WHOLE, HEADER, LAYER):
-            self._refuse(f"it is of no known kind ({kind!r})")
+            self._refuse(f"its kind is unknown ({kind!r})")
         known = {*ROOT_ARRAYS, *_ROOT_AXES} if kind != LAYER else set()
         known |= {"layers"} if kind != HEADER else set()
         members = self._members(root, "", known)
@@ -138,7 +138,7 @@ class _Guard:
         attributes = read_attributes(file)
         if attributes.get("format") != FORMAT:
             self._refuse("it is HDF5 but not an ssmlens capture")
-        self._later = attributes.get("schema_version") not in (1, 2)
+        self._is_later_version = attributes.get("schema_version") not in (1, 2)
         if problem := version_problem(
             attributes.get("schema_version"), attributes.get("needs", "")
         ):
@@ -148,7 +148,7 @@ class _Guard:
         if "layers" not in file.attrs:
             self._refuse("the root lacks its attribute layers")
         listed = np.asarray(file.attrs["layers"])
-        if listed.dtype.kind != "i" or listed.ndim != 1 or len(listed) > _MOST_LINKS:
+        if listed.dtype.kind != "i" or listed.ndim != 1 or len(listed) > _MAX_LINKS:
             self._refuse("the attribute layers is not a list of block indices")
         if root is not None:
             known = {layer_name(int(index)) for index in listed}
@@ -163,14 +163,14 @@ class _Guard:
                 self._refuse(f"{where} is not a layer's name")
             layer = self._open_group(group, name.encode(), where)
             known = {*STORED_LAYER_ARRAYS, *_AXES}
-            members = self._members(layer, where, None if self._later else known)
+            members = self._members(layer, where, None if self._is_later_version else known)
             self._require(where, members, [PROMPT_DIGEST])
             self._attributes(layer, where)
             attributes = read_attributes(h5py.Group(layer))
             kind = attributes.get("kind", MAMBA)
-            later = self._later and isinstance(kind, str) and kind not in BLOCK_KINDS
+            later = self._is_later_version and isinstance(kind, str) and kind not in BLOCK_KINDS
             if kind not in LAYER_KINDS and not later:
-                self._refuse(f"{where} is of no known kind ({kind!r})")
+                self._refuse(f"the kind of {where} is unknown ({kind!r})")
             if missing := missing_arrays(members, attributes, first=first):
                 self._refuse(f"{where} lacks {', '.join(missing)}")
             self._require(f"{where}'s attributes", list(attributes), ["digest", "static_digest"])
@@ -181,7 +181,7 @@ class _Guard:
                 self._refuse(f"{where}: {problem}")
 
     def _members(self, group: h5g.GroupID, where: str, known: set[str] | None) -> list[str]:
-        if group.get_num_objs() > _MOST_LINKS:
+        if group.get_num_objs() > _MAX_LINKS:
             self._refuse(f"{where or 'the root'} declares {group.get_num_objs()} members")
         links: list[tuple[bytes, int]] = []
         group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
@@ -211,7 +211,7 @@ class _Guard:
             shape = dataset.get_space().get_simple_extent_dims()
             self._type(dataset, name, at)
             declared = math.prod(shape) * dataset.get_type().get_size()
-            if not 0 < declared <= self.most:
+            if not 0 < declared <= self.max_bytes:
                 self._refuse(f"{at} declares {declared} bytes, out of all proportion to the file")
             axes = self._axes(dataset, len(shape), name, where, at)
             for axis, size in zip(axes, shape, strict=True):
@@ -223,28 +223,28 @@ class _Guard:
     def _axes(
         self, dataset: h5d.DatasetID, ndim: int, name: str, where: str, at: str
     ) -> tuple[str, ...]:
-        said = said_axes(dataset)
+        declared = declared_axes(dataset)
         if name in ROOT_ARRAYS and not where:
             axes = ROOT_ARRAYS[name]
         elif name in STORED_LAYER_ARRAYS and where:
             axes = layer_axes(name, ndim)
-        else:  # it says only how long an axis is, or is of a later version, and says what it is
-            axes = said or (name,)
+        else:  # a dimension, or an array of a later version, which declares its axes
+            axes = declared or (name,)
         if len(axes) != ndim:
             self._refuse(f"{at} has {ndim} axes, it must have {' '.join(axes)}")
-        if said not in (None, axes):
-            self._refuse(f"{at} says its axes are {' '.join(said)}, it must have {' '.join(axes)}")
+        if declared not in (None, axes):
+            self._refuse(f"{at} declares axes {' '.join(declared)}, it must have {' '.join(axes)}")
         return axes
 
     def _storage(self, dataset: h5d.DatasetID, at: str) -> None:
-        made = dataset.get_create_plist()
-        if made.get_layout() == h5d.VIRTUAL:
+        properties = dataset.get_create_plist()
+        if properties.get_layout() == h5d.VIRTUAL:
             self._refuse(f"{at} is a virtual dataset")
-        if made.get_external_count():
+        if properties.get_external_count():
             self._refuse(f"{at} has external storage")
-        if made.get_layout() != h5d.CHUNKED:
+        if properties.get_layout() != h5d.CHUNKED:
             self._refuse(f"{at} is not chunked, so it has no checksum")
-        filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
+        filters = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
         if filters - _FILTERS:
             self._refuse(f"{at} needs an unknown filter ({min(filters - _FILTERS)})")
         if not {h5z.FILTER_FLETCHER32, h5z.FILTER_DEFLATE} <= filters:
@@ -264,28 +264,28 @@ class _Guard:
             right = integer and kind.get_size() in (4, 8)
         elif (
             name not in STORED_LAYER_ARRAYS
-        ):  # of a later version: passed over, and read by nothing but a checksum
+        ):  # of a later version: skipped; only its checksum is read
             right = text or number
         else:
             right = number and kind.get_size() in (4, 8)
         if not right:
-            self._refuse(f"{at} holds values of a kind that is not read ({type(kind).__name__})")
+            self._refuse(f"{at} holds values of an unsupported type ({type(kind).__name__})")
 
     def _attributes(self, thing: h5g.GroupID | h5d.DatasetID, where: str) -> None:
         count = h5a.get_num_attrs(thing)
-        if count > _MOST_ATTRIBUTES:
+        if count > _MAX_ATTRIBUTES:
             self._refuse(f"{where} declares {count} attributes")
         for index in range(count):
             attribute = h5a.open(thing, index=index)
             name = attribute.name.decode("utf-8", "replace")
-            if name in STRUCTURE_ATTRIBUTES:  # references and strings that nothing here ever reads
+            if name in STRUCTURE_ATTRIBUTES:  # references and strings that are never read
                 continue
             kind = attribute.get_type()
             text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
             number = isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID)
             empty = attribute.get_space().get_simple_extent_type() == h5s.NULL
-            if not (text or number) or empty or attribute.get_storage_size() > _ATTRIBUTE_BYTES:
-                self._refuse(f"the attribute {name} of {where} is of a kind that is not read")
+            if not (text or number) or empty or attribute.get_storage_size() > _MAX_ATTRIBUTE_BYTES:
+                self._refuse(f"the attribute {name} of {where} is of an unsupported type")
 
     def _require(self, where: str, present: list[str], names: tuple[str, ...] | list[str]) -> None:
         missing = [name for name in names if name not in present]

@@ -1,13 +1,12 @@
 """Datasets and attributes as a capture writes them: checksummed, chunked, with named dimensions.
 
-Every dataset passes deflate and fletcher32, and shuffle before them where that helps. Fletcher alone is not enough:
-it takes a chunk whose page was lost (all zero, its checksum too) for good, and 0xFFFF for 0x0000; a deflate stream
-begins with a byte that is not zero and ends in an Adler-32. Where values would not shrink the deflate level is 0, which
-costs a copy, and nothing is shuffled. Batches are merged by moving chunks as they are, where both passed the same
-filters.
+Every dataset passes deflate and fletcher32, and shuffle before them where that helps. Fletcher alone is not enough: it
+accepts a chunk whose page was lost (all zero, its checksum too), and cannot tell 0xFFFF from 0x0000. A deflate stream
+begins with a nonzero byte and ends in an Adler-32. Where values would not shrink, the deflate level is 0, which costs a
+copy, and nothing is shuffled. Batches are merged by moving chunks without decoding, where both have the same filters.
 
-Nothing that is read back lives in HDF5's global heap (strings and references of variable length), which has no
-checksum; the dimension scales' references do, and only h5netcdf and h5py's `dims` look at them.
+Nothing that ssmlens reads lives in HDF5's global heap (strings and references of variable length), which has no
+checksum. The dimension scales' references do; only h5netcdf and h5py's `dims` read them.
 """
 
 import functools
@@ -34,7 +33,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store.chunks import encoded_all
+from ssmlens.store.chunks import encode_chunks
 from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
@@ -49,8 +48,8 @@ from ssmlens.store.schema import (
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
 
-# Largest chunk along each axis of an array that has tokens, so that one prompt, one row block of a map or one head's
-# Δ is read without the rest.
+# Largest chunk along each axis of an array with tokens. One prompt, one row block of a map or one head's Δ can then be
+# read without the rest.
 _LARGEST = {
     **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64},
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
@@ -67,16 +66,16 @@ def write_file(
     *,
     sync_name: bool = True,
 ) -> None:
-    """Make the HDF5 file that `build` fills; it appears under `path` when it is complete, and not at all if not.
+    """Write an HDF5 file; it appears under `path` only when it is complete.
 
     Args:
-        path: Its name.
-        build: What fills it.
-        least: Bytes that it will have at least.
-        sync_name: Whether to wait for its name too (see `new_file`).
+        path: The file.
+        build: The function that fills it.
+        least: Least size of the file in bytes.
+        sync_name: Whether to sync its name too (see `new_file`).
 
     Raises:
-        SsmlensError: The disk is full, or has not the `least` bytes that the file will have, or cannot be written.
+        SsmlensError: The disk is full, has less than `least` bytes free, or cannot be written.
     """
     with (
         new_file(path, least, sync_name=sync_name) as sink,
@@ -86,7 +85,7 @@ def write_file(
 
 
 def chunk_shape(axes: Sequence[str], shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Shape of the chunks: a prompt each, small blocks of tokens; at most a MiB of anything else."""
+    """Shape of the chunks: one prompt and a block of tokens, or at most 1 MiB of an array without tokens."""
     if moves_by_chunk(axes):
         chunk = [min(n, _LARGEST.get(axis, n)) for axis, n in zip(axes, shape, strict=True)]
     else:
@@ -113,7 +112,7 @@ def create_dataset(
     *,
     shuffle: bool,
 ) -> h5py.Dataset:
-    """An empty dataset with the house's filters, named dimensions and role, its axes said in plain text too."""
+    """Create an empty dataset with the store's filters, named dimensions, and its axes and role as attributes."""
     properties = h5p.create(h5p.DATASET_CREATE)
     properties.set_chunk(chunk_shape(axes, shape, dtype.itemsize))
     if shuffle:
@@ -141,22 +140,22 @@ def create_dataset(
 
 
 def axes_of(dataset: h5py.Dataset) -> tuple[str, ...]:
-    """The axes of a layer's stored array: the schema's; of an array of a later version, what the dataset says."""
+    """The axes of a layer's stored array: the schema's, or, for an array of a later version, those it declares."""
     name = str(dataset.name).rsplit("/", 1)[-1]
-    if name in STORED_LAYER_ARRAYS:  # `guard` has compared what the dataset says with it
+    if name in STORED_LAYER_ARRAYS:  # `guard` has compared them with the declared axes
         return layer_axes(name, dataset.ndim)
-    return said_axes(dataset.id) or ()
+    return declared_axes(dataset.id) or ()
 
 
-def said_axes(dataset: h5d.DatasetID) -> tuple[str, ...] | None:
-    """The axes that a dataset says it has; None before version 3."""
+def declared_axes(dataset: h5d.DatasetID) -> tuple[str, ...] | None:
+    """The axes that a dataset declares; None before version 3."""
     if not h5a.exists(dataset, AXES.encode()):
         return None
     attribute = h5a.open(dataset, AXES.encode())
     text = np.empty(attribute.shape, attribute.dtype)
     attribute.read(text, mtype=attribute.get_type())
-    said = text.item()
-    return tuple((said.decode() if isinstance(said, bytes) else str(said)).split())
+    value = text.item()
+    return tuple((value.decode() if isinstance(value, bytes) else str(value)).split())
 
 
 def write_array(
@@ -166,31 +165,33 @@ def write_array(
     axes: Sequence[str],
     threads: ThreadPoolExecutor | None = None,
 ) -> None:
-    """Write one array. Chunks of nothing but zeros (padding, the future of a causal map) take no room.
+    """Write one array. All-zero chunks (padding, the future of a causal map) take no room.
 
     Args:
-        group: Where it goes.
-        name: What it is called.
+        group: The parent group.
+        name: The array's name.
         array: Its values.
         axes: Its named dimensions.
-        threads: What makes the chunks. None: this thread.
+        threads: The pool that encodes the chunks. None: this thread.
     """
     level = _deflate_level(array)
-    # Where nothing is made smaller, a shuffle would only be a copy.
+    # At level 0 a shuffle would only be a copy.
     dataset = create_dataset(group, name, array.shape, array.dtype, axes, level, shuffle=level > 0)
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
     starts = list(
         itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
     )
-    for start, data in zip(starts, encoded_all(array, starts, shape, level, threads), strict=True):
+    for start, data in zip(
+        starts, encode_chunks(array, starts, shape, level, threads), strict=True
+    ):
         if data is not None:
             dataset.id.write_direct_chunk(start, data)
 
 
-def like(
+def create_like(
     group: h5py.Group, model: h5py.Dataset, shape: Sequence[int], axes: Sequence[str]
 ) -> h5py.Dataset:
-    """An empty dataset of the same name, dtype and filters as `model`, for `move_chunks` to fill."""
+    """Create an empty dataset with the name, dtype and filters of `model`, for `move_chunks` to fill."""
     name = str(model.name).rsplit("/", 1)[-1]
     known = name in STORED_LAYER_ARRAYS
     role = role_of(name) if known else read_attributes(model).get(ROLE)
@@ -207,7 +208,7 @@ def like(
 
 
 def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -> None:
-    """Copy every chunk of `source` into `target` as it is, its prompts beginning at `first_prompt` there."""
+    """Copy every chunk of `source` into `target` without decoding; its first prompt becomes `first_prompt`."""
     offsets: list[tuple[int, ...]] = []
     source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
     for offset in offsets:
@@ -215,7 +216,7 @@ def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -
         if source.shuffle == target.shuffle:
             mask, data = source.id.read_direct_chunk(offset)
             target.id.write_direct_chunk(moved, data, filter_mask=mask)
-        else:  # batches of which one shrinks and the other does not
+        else:  # one batch is compressed and the other is not
             shape = [
                 min(o + n, size) - o
                 for o, n, size in zip(offset, source.chunks or (), source.shape, strict=True)
@@ -246,7 +247,7 @@ def write_attributes(thing: h5py.HLObject, attributes: Mapping[str, Attribute]) 
 
 
 def _write_text(dataset: h5py.Dataset, name: str, text: str) -> None:
-    """One attribute of `write_attributes`, without what h5py does around it: every dataset has two."""
+    """Write one text attribute through HDF5's own calls: faster than `write_attributes`, and every dataset has two."""
     data = encode_text(text)
     kind = _text_type(len(data))
     attribute = h5a.create(dataset.id, name.encode(), kind, _SCALAR)
@@ -276,7 +277,7 @@ STRUCTURE_ATTRIBUTES = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", "DI
 
 
 def encode_text(text: str) -> bytes:
-    """UTF-8 for a string of fixed length: these end at a NUL, so NUL becomes ␀; lone surrogates are escaped."""
+    """Encode a string of fixed length as UTF-8: NUL, which would end it, becomes ␀; lone surrogates are escaped."""
     return text.replace("\0", "␀").encode("utf-8", "backslashreplace")
 
 

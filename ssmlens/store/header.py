@@ -24,21 +24,21 @@ from ssmlens.store.verdict import CLOSURE_TOLERANCE
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CaptureHeader:
-    """What was asked: the prompts, the layers, the model. The root of every capture.
+    """The request of a capture: the prompts, the layers, the model. It is stored in the root.
 
     Attributes:
-        tokens: Token ids, padded on the right with `pad` (causal: nothing leaks back from there).
+        tokens: Token ids, padded on the right with `pad` (a causal model's real tokens do not read the padding).
         length: Number of real tokens of each prompt, at least 1.
-        layers: Block indices that the whole capture has, in ascending order; other machines' ones too.
+        layers: Block indices of the complete capture, ascending; those of other machines too.
         attributes: Model, revision, model_digest, dtype, backend, n_layer, closure_tolerance, fingerprint, command,
-            created, torch_version, ...: scalars and strings. The digest leaves out those that are volatile
+            created, torch_version, ...: scalars and strings. The digest leaves out the volatile ones
             (`schema.is_volatile`).
         target: Position that each query must copy from, -1 for none. None where no prompt has any.
-        token_strings: Each token as text, a list a prompt. None: the ids stand for themselves.
+        token_strings: Each token as text, one list per prompt. None: the tokens have no text.
         prompt_texts: Each prompt as text. None: empty.
-        prompt_kinds: What each prompt is: "copy", "repeat", "text", "tokens". None: all "tokens".
-        pad: The id that pads.
-        block_kinds: What each block of the model is, one of `names.BLOCK_KINDS`. None: not known.
+        prompt_kinds: Kind of each prompt: "copy", "repeat", "text", "tokens". None: all "tokens".
+        pad: The id of padding.
+        block_kinds: Kind of each block of the model, one of `names.BLOCK_KINDS`. None: not known.
     """
 
     tokens: Integer[np.ndarray, "prompt token"]
@@ -59,7 +59,9 @@ class CaptureHeader:
         if self.length.min() < 1 or self.length.max() != tokens:
             raise ValueError(f"length must lie in 1..{tokens} and reach it, got {self.length}")
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-            raise ValueError(f"layers must ascend from 0 or more, each once, got {self.layers}")
+            raise ValueError(
+                f"layers must be distinct, ascending and not negative, got {self.layers}"
+            )
         for name in ("token_strings", "prompt_texts", "prompt_kinds"):
             values = getattr(self, name)
             if values is not None and len(values) != prompts:
@@ -68,30 +70,30 @@ class CaptureHeader:
             unknown = sorted(set(self.block_kinds) - {*BLOCK_KINDS})
             if unknown or self.layers[-1] >= len(self.block_kinds):
                 raise ValueError(
-                    f"block_kinds must be of {BLOCK_KINDS}, one for each block up to {self.layers[-1]} at least"
+                    f"block_kinds must be of {BLOCK_KINDS}, one per block, up to block {self.layers[-1]} at least"
                 )
-        taken = sorted(set(self.attributes) & {*OWN_ROOT_ATTRIBUTES})
-        if taken:
-            raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
+        reserved = sorted(set(self.attributes) & {*OWN_ROOT_ATTRIBUTES})
+        if reserved:
+            raise ValueError(f"these attributes are reserved for the store: {', '.join(reserved)}")
 
     def strings(self, prompt: int) -> list[str]:
-        """The real tokens of one prompt as text; their ids where there is no text."""
+        """The real tokens of one prompt as text; their ids if the header has no text."""
         if self.token_strings is not None:
             return list(self.token_strings[prompt])
         return [str(token) for token in self.tokens[prompt, : self.length[prompt]]]
 
     @property
     def closure_tolerance(self) -> float:
-        """The largest closure error to believe: it depends on dtype and kernels."""
+        """The largest acceptable closure error: it depends on dtype and kernels."""
         return float(self.attributes.get("closure_tolerance", CLOSURE_TOLERANCE))
 
     def separator(self) -> Bool[np.ndarray, "prompt token"]:
-        """Which tokens are separators (`ssmlens.store.separators`); padding is none."""
-        found = np.zeros(self.tokens.shape, dtype=bool)
+        """Which tokens are separators (`ssmlens.store.separators`); padding is not."""
+        mask = np.zeros(self.tokens.shape, dtype=bool)
         kinds = self.prompt_kinds or [""] * self.prompts
         for prompt, kind in enumerate(kinds):
-            found[prompt, : self.length[prompt]] = separators(self.strings(prompt), kind)
-        return found
+            mask[prompt, : self.length[prompt]] = separators(self.strings(prompt), kind)
+        return mask
 
     @property
     def prompts(self) -> int:
@@ -111,24 +113,26 @@ class CaptureHeader:
         return stored
 
     def digest(self) -> str:
-        """SHA-256 of what was asked, without time, command, host and versions."""
+        """SHA-256 of the request, without time, command, host and versions."""
         stable = {k: v for k, v in self._stored_attributes().items() if not is_volatile(k)}
-        return digest.of_arrays(self.arrays(), {**stable, "layers": str(list(self.layers))}).hex()
+        return digest.array_digest(
+            self.arrays(), {**stable, "layers": str(list(self.layers))}
+        ).hex()
 
     def differences(self, other: "CaptureHeader") -> list[str]:
-        """What two requests disagree on, such as `dtype: float32 and bfloat16`; empty when they ask the same."""
-        found = []
+        """List what two requests disagree on, such as `dtype: float32 and bfloat16`; empty if they agree."""
+        differing = []
         if list(self.layers) != list(other.layers):
-            found.append(f"layers: {list(self.layers)} and {list(other.layers)}")
+            differing.append(f"layers: {list(self.layers)} and {list(other.layers)}")
         ours, theirs = self._stored_attributes(), other._stored_attributes()
         for name in sorted({*ours, *theirs} - {"fingerprint"}):
             if ours.get(name) != theirs.get(name) and not is_volatile(name):
-                found.append(f"{name}: {ours.get(name, 'none')} and {theirs.get(name, 'none')}")
+                differing.append(f"{name}: {ours.get(name, 'none')} and {theirs.get(name, 'none')}")
         mine, yours = self.arrays(), other.arrays()
-        found += [name for name in ROOT_ARRAYS if not _same(mine.get(name), yours.get(name))]
-        if not found and ours.get("fingerprint") != theirs.get("fingerprint"):
-            found.append("the fingerprint of the request")
-        return found
+        differing += [name for name in ROOT_ARRAYS if not _same(mine.get(name), yours.get(name))]
+        if not differing and ours.get("fingerprint") != theirs.get("fingerprint"):
+            differing.append("the fingerprint of the request")
+        return differing
 
     def write(self, file: h5py.File) -> None:
         """Write the header into the root of `file`."""
@@ -141,10 +145,10 @@ class CaptureHeader:
 
     @classmethod
     def read(cls, file: h5py.File) -> "CaptureHeader":
-        """The header in the root of a file that `guard` has let pass."""
+        """Read the header from the root of a file that `guard` has accepted."""
         stored = [name for name in ROOT_ARRAYS if name in file]
         arrays = {name: hdf5.stored_array(file, name)[...] for name in stored}
-        text = {name: _decoded(arrays[name]) for name in TEXT_ARRAYS if name in arrays}
+        text = {name: _decode(arrays[name]) for name in TEXT_ARRAYS if name in arrays}
         length = arrays["length"]
         if "token_strings" in text:
             rows = zip(text["token_strings"], length, strict=True)
@@ -175,7 +179,7 @@ def _text_table(rows: Sequence[Sequence[str]], columns: int) -> np.ndarray:
     return flat.reshape(len(rows), columns)
 
 
-def _decoded(array: np.ndarray) -> list:
+def _decode(array: np.ndarray) -> list:
     return np.char.decode(array, "utf-8").tolist()
 
 

@@ -1,4 +1,4 @@
-"""One layer of a stored capture: its arrays, and on demand what follows from them."""
+"""One layer of a stored capture: its arrays, and values computed from them on demand."""
 
 import difflib
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from ssmlens.scan.operator import Operator
 from ssmlens.scan.spans import check_spans
 from ssmlens.scan.tiles import map_tile
 from ssmlens.store import hdf5
-from ssmlens.store.guard import damage_told
+from ssmlens.store.guard import reporting_damage
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import array_names, damages
@@ -48,12 +48,12 @@ from ssmlens.store.verdict import Verdict, judge
 
 
 class Layer(ShownInNotebooks):
-    """The arrays of one block, read when asked for. Get one from `Capture.layer`.
+    """The arrays of one block, read on demand. Get one from `Capture.layer`.
 
     Attributes:
         index: Block index in the model.
         attributes: `mixer`, `adapter`, `finite`, `reason`, ...
-        digest: SHA-256 of everything the layer says.
+        digest: SHA-256 of the layer's arrays and attributes.
     """
 
     def __init__(self, group: h5py.Group, index: int, header: CaptureHeader, path: Path):
@@ -62,37 +62,37 @@ class Layer(ShownInNotebooks):
         self._header = header
         self._path = path
         self._verdict: Verdict | None = None
-        with damage_told(path, f"layer {index}"):
-            told = hdf5.read_attributes(group)
-        self.digest = str(told["digest"])
+        with reporting_damage(path, f"layer {index}"):
+            attributes = hdf5.read_attributes(group)
+        self.digest = str(attributes["digest"])
         self.attributes: dict[str, Attribute] = {
-            name: value for name, value in told.items() if name not in OWN_LAYER_ATTRIBUTES
+            name: value for name, value in attributes.items() if name not in OWN_LAYER_ATTRIBUTES
         }
         self.names: tuple[str, ...] = tuple(array_names(group))
 
     @property
     def kind(self) -> str:
-        """What the block is, of `names.BLOCK_KINDS`."""
+        """The block's kind, one of `names.BLOCK_KINDS`."""
         return str(self.attributes.get("kind", MAMBA))
 
     @property
     def operator(self) -> str:
-        """What mixes its tokens: "decay scan", "gated convolution", "softmax", ... (`ssmlens.scan.operators`)."""
+        """Name of the operator that mixes tokens: "decay scan", "softmax", ... (`ssmlens.scan.operators`)."""
         return operator_name(self.attributes)
 
     @property
     def has_operands(self) -> bool:
-        """Whether its operands are stored, so that everything can be computed again; of softmax attention only maps."""
+        """Whether the operands are stored, so that maps can be recomputed. Softmax attention stores only its maps."""
         operator = OPERATORS.get(self.operator)
         return operator is not None and operator.stored
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps it has, of `names.MAPS`, whole or reduced."""
+        """The maps that the layer has, of `names.MAPS`, whole or reduced."""
         if self.has_operands:
             return OPERATORS[self.operator].maps
         stored = [{name, f"{name}_mean"} & {*self.names} for name in MAP_ARRAYS.values()]
-        return tuple(kind for kind, there in zip(MAP_ARRAYS, stored, strict=True) if there)
+        return tuple(kind for kind, arrays in zip(MAP_ARRAYS, stored, strict=True) if arrays)
 
     @property
     def heads(self) -> int:
@@ -115,13 +115,13 @@ class Layer(ShownInNotebooks):
 
     @property
     def verdict(self) -> Verdict:
-        """May its maps be believed: yes, no or not resolved, with the reason and the errors."""
+        """Whether the maps can be trusted: yes, no or not resolved, with the reason and the errors."""
         if self._verdict is None:
             self._verdict = judge(self, self._header.closure_tolerance)
         return self._verdict
 
     def token_strings(self, prompt: int = 0) -> list[str]:
-        """The real tokens of one prompt as text. Raises UsageError where there is no such prompt."""
+        """The real tokens of one prompt as text. Raises UsageError if there is no such prompt."""
         self.length(prompt)
         return self._header.strings(prompt)
 
@@ -133,7 +133,7 @@ class Layer(ShownInNotebooks):
         return f"<Layer {self.index} {mixer} finite={self.state}: {', '.join(self.names)}>"
 
     def dims(self, name: str) -> tuple[str, ...]:
-        """The axes of a stored array. Raises UsageError where the layer has none of that name."""
+        """The axes of a stored array. Raises UsageError if the layer has no such array."""
         return hdf5.axes_of(self._dataset(name))
 
     @property
@@ -145,7 +145,7 @@ class Layer(ShownInNotebooks):
         return prompts, tokens
 
     def length(self, prompt: int) -> int:
-        """Number of real tokens of a prompt. Raises UsageError where there is no such prompt."""
+        """Number of real tokens of a prompt. Raises UsageError if there is no such prompt."""
         if not 0 <= prompt < self._header.prompts:
             raise UsageError(f"prompt {prompt} is out of range: 0..{self._header.prompts - 1}")
         return int(self._header.length[prompt])
@@ -155,7 +155,7 @@ class Layer(ShownInNotebooks):
         return self._dataset(name).shape
 
     def read(self, name: str, prompt: int | None = None) -> np.ndarray:
-        """A stored array; with `prompt`, that prompt's, its tokens (or blocks of them) cut to its real length.
+        """Read a stored array; with `prompt`, that prompt's part, cut to its real tokens (or blocks of them).
 
         Args:
             name: A name in `store.schema.LAYER_ARRAYS` that the layer has (see `names`).
@@ -176,12 +176,12 @@ class Layer(ShownInNotebooks):
 
     @property
     def A_bar(self) -> xr.DataArray:
-        """Ā, the decay, [prompt token head state] (without state in Mamba-2 and -3); computed where it is looked at.
+        """Ā, the decay, [prompt token head state] (without state in Mamba-2 and -3); computed lazily.
 
         exp(ΔA), or the exponential of the stored `log_decay`.
 
         Raises:
-            UsageError: The layer has none: it is no decay scan.
+            UsageError: The layer has none: it is not a decay scan.
         """
         if "A_bar" in self:
             return self.lazy("A_bar")
@@ -192,12 +192,12 @@ class Layer(ShownInNotebooks):
 
     @property
     def B_bar(self) -> xr.DataArray:
-        """B̄, what a token writes for later ones, [prompt token head state]; computed where it is looked at.
+        """B̄, the weight of a token's write to the state, [prompt token head state]; computed lazily.
 
-        ΔB (Euler, as the code bases of Mamba-1 and -2), or the stored `write` times B.
+        ΔB (Euler, as in the code of Mamba-1 and -2), or the stored `write` times B.
 
         Raises:
-            UsageError: The layer has none: it is no decay scan.
+            UsageError: The layer has none: it is not a decay scan.
         """
         if "B_bar" in self:
             return self.lazy("B_bar")
@@ -206,21 +206,21 @@ class Layer(ShownInNotebooks):
         return B_bar(self._dataset(weight), self._dataset("B"), self._values)
 
     def lazy(self, name: str) -> xr.DataArray:
-        """A stored array with named dimensions, read where it is looked at."""
+        """A stored array with named dimensions, read lazily."""
         return lazy_dataset(name, self._dataset(name), self.dims(name), self._values)
 
     def operands(self, prompt: int = 0, dtype: torch.dtype = torch.float32) -> Operator:
         """The operands of one prompt, a batch of one cut to its real length; `x` and `gate` are not stored.
 
         Raises:
-            UsageError: No such prompt, or softmax attention, whose operands are not stored.
+            UsageError: No such prompt, or a layer of softmax attention (its operands are not stored).
         """
         return self._operands(prompt).map(lambda tensor: tensor.to(dtype))
 
     def tile(
         self, queries: tuple[int, int], keys: tuple[int, int], prompt: int = 0
     ) -> tuple[Float[np.ndarray, "query key"], Float[np.ndarray, "query key"]]:
-        """A rectangle of attention map and mask, exact, from the stored operands; nothing of size T² is made.
+        """A rectangle of attention map and mask, exact, from the stored operands; no array of size T² is allocated.
 
         Args:
             queries: First query and the one after the last.
@@ -260,25 +260,27 @@ class Layer(ShownInNotebooks):
         queries: tuple[int, int] | None = None,
         keys: tuple[int, int] | None = None,
     ) -> Float[np.ndarray, "query key"]:
-        """M of one head, computed from the stored operands: row i says how much each earlier x enters y at token i.
+        """M of one head, computed from the stored operands: M[i, j] is the weight of x at token j in y at token i.
 
-        Reads that head's own operands and its group's B and C only (paper eq. 8).
+        Reads only that head's operands and its group's B and C (paper eq. 8).
 
         Args:
-            channel: A head: in Mamba-1 a channel of d_inner, in Mamba-2 a head, whose channels share M.
+            channel: Number of a head: in Mamba-1 a channel of d_inner, in Mamba-2 a head (its channels share M).
             prompt: Number of a prompt.
             queries: First query and the one after the last. None: all.
             keys: First key and the one after the last. None: all.
 
         Raises:
-            UsageError: No such channel, prompt or tokens, softmax attention, or all of a prompt that is too long.
+            UsageError: No such channel, prompt or tokens; softmax attention; or a whole map of too long a prompt.
         """
         if queries is None and keys is None:
-            self._check_whole(prompt, f".channel_map({channel}, queries=(0, 1024), keys=(0, 1024))")
-        whole = 0, self.length(prompt)
+            self._check_map_fits(
+                prompt, f".channel_map({channel}, queries=(0, 1024), keys=(0, 1024))"
+            )
+        tokens = 0, self.length(prompt)
         operands = self._operands(prompt, channel)
-        check_spans(operands.tokens, queries or whole, keys or whole)
-        return operands.matrix([0], queries or whole, keys or whole)[0, 0].numpy()
+        check_spans(operands.tokens, queries or tokens, keys or tokens)
+        return operands.matrix([0], queries or tokens, keys or tokens)[0, 0].numpy()
 
     def attention_map(self, prompt: int = 0) -> Float[np.ndarray, "query key"]:
         """Mean of M over heads: `whole_map("map", prompt)`."""
@@ -289,7 +291,7 @@ class Layer(ShownInNotebooks):
         return self.whole_map(MASK, prompt)
 
     def whole_map(self, kind: str, prompt: int = 0) -> Float[np.ndarray, "query key"]:
-        """One of the layer's `maps`: stored, or else computed from the stored operands.
+        """One of the layer's `maps`, as stored or computed from the stored operands.
 
         Raises:
             UsageError: No such map or prompt, or a prompt too long for a whole map.
@@ -297,13 +299,13 @@ class Layer(ShownInNotebooks):
         name = MAP_ARRAYS[kind]
         if name in self:
             return self.read(name, prompt)
-        self._check_whole(prompt, f'.map_tile(["{kind}"], queries, keys) or .read("{name}_max")')
-        whole = 0, self.length(prompt)
-        return self.map_tile((kind,), whole, whole, prompt)[0]
+        self._check_map_fits(prompt, f'.map_tile(["{kind}"], queries, keys) or .read("{name}_max")')
+        tokens = 0, self.length(prompt)
+        return self.map_tile((kind,), tokens, tokens, prompt)[0]
 
     def damages(self) -> list[str]:
-        """What of the layer no longer is what was written, by its digests; empty when all is."""
-        with damage_told(self._path, f"layer {self.index}"):
+        """List the parts of the layer that have changed since they were written, by their digests."""
+        with reporting_damage(self._path, f"layer {self.index}"):
             return damages(self._group, self.index)
 
     def _dataset(self, name: str) -> h5py.Dataset:
@@ -314,7 +316,7 @@ class Layer(ShownInNotebooks):
         return stored_array(self._group, name)
 
     def _operands(self, prompt: int, head: int | None = None) -> Operator:
-        """One prompt's operands, all of them or one head's with what its group shares."""
+        """One prompt's operands: those of all heads, or of one head and its group."""
         self._require_operands()
         operator = OPERATORS[self.operator]
         part: dict[str, slice | int] = {TOKEN: slice(self.length(prompt)), PROMPT: prompt}
@@ -334,7 +336,7 @@ class Layer(ShownInNotebooks):
         return operator.from_arrays(arrays)
 
     def _groups(self, operator: type[Operator]) -> int:
-        """Number of groups that heads share arrays in."""
+        """Number of groups of heads that share arrays."""
         shared = [name for name in self.names if GROUP in operator.axes.get(name, ())]
         return self.shape(shared[0])[self.dims(shared[0]).index(GROUP)] if shared else self.heads
 
@@ -342,29 +344,29 @@ class Layer(ShownInNotebooks):
         if self.operator not in OPERATORS:
             known = ", ".join(OPERATORS)
             raise UsageError(
-                f"layer {self.index}: its operator {self.operator!r} is not known here (known: {known}); "
-                "its stored maps can be read all the same"
+                f"layer {self.index}: its operator {self.operator!r} is unknown (known: {known}); "
+                "only its stored maps can be read"
             )
         if not self.has_operands:
             raise UsageError(
                 f"layer {self.index} is {self.operator} attention: its maps are stored, not its operands"
             )
 
-    def _require_scan(self, what: str) -> None:
+    def _require_scan(self, array: str) -> None:
         self._require_operands()
         if "delta" not in self:
-            raise UsageError(f"layer {self.index} is a {self.operator}: it has no {what}")
+            raise UsageError(f"layer {self.index} is a {self.operator}: it has no {array}")
 
-    def _check_whole(self, prompt: int, instead: str) -> None:
-        """Refuse to compute a whole map of a prompt that is too long for one."""
+    def _check_map_fits(self, prompt: int, alternative: str) -> None:
+        """Refuse a whole map of a prompt that is too long."""
         self._require_operands()
         if self.length(prompt) > LARGEST_WHOLE_MAP:
             raise UsageError(
                 f"prompt {prompt} has {self.length(prompt)} tokens, too many for a whole map "
-                f"(at most {LARGEST_WHOLE_MAP}); ask for {instead}"
+                f"(at most {LARGEST_WHOLE_MAP}); ask for {alternative}"
             )
 
     def _values(self, dataset: h5py.Dataset, at: tuple) -> np.ndarray:
         name = str(dataset.name).rsplit("/", 1)[-1]
-        with damage_told(self._path, f"layer {self.index}: {name}"):
+        with reporting_damage(self._path, f"layer {self.index}: {name}"):
             return np.asarray(dataset[at])

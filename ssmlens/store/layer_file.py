@@ -1,4 +1,4 @@
-"""One layer in an HDF5 file: checked, written, and compared with its own digest."""
+"""One layer in an HDF5 file: checked, written, and compared with its digest."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +34,9 @@ _DTYPES = ("float32", "float64", "int32", "int64")
 
 
 def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) -> None:
-    """Say what the file is: the root attributes that every file of a capture has, and `attributes`.
+    """Write the root attributes: those that every file of a capture has, and `attributes`.
 
-    What it needs of a reader follows from the layers that are in it, so they come first.
+    Write the layers first: the attribute `needs` follows from them.
     """
     layers = file.require_group("layers").values() if "layers" in file else ()
     ahead = any(looks_ahead(hdf5.read_attributes(layer)) for layer in layers)
@@ -45,7 +45,7 @@ def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) 
 
 
 def new_layer(file: h5py.File, index: int) -> h5py.Group:
-    """An empty group for block `index`."""
+    """Create an empty group for block `index`."""
     return file.require_group("layers").create_group(layer_name(index))
 
 
@@ -57,19 +57,19 @@ def stored_layer(file: h5py.File, index: int) -> h5py.Group:
 
 
 def array_names(group: h5py.Group) -> list[str]:
-    """The layer's arrays that this ssmlens knows: neither its bare dimensions nor the store's own digests."""
+    """The layer's arrays that this ssmlens knows, without bare dimensions and digests."""
     present = set(group)
     return [name for name in LAYER_ARRAYS if name in present]
 
 
 def all_array_names(group: h5py.Group) -> list[str]:
-    """The layer's arrays, and those of later versions, which say what they are."""
+    """The layer's arrays, and those of later versions, which carry their role."""
     others = sorted({str(name) for name in group} - {*STORED_LAYER_ARRAYS})
     later = [name for name in others if ROLE in stored_array(group, name).attrs]
     return array_names(group) + later
 
 
-def checked_arrays(
+def check_arrays(
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
     prompts: int,
@@ -77,9 +77,9 @@ def checked_arrays(
     *,
     first: bool,
 ) -> dict[str, np.ndarray]:
-    """The arrays that a batch of prompts stores, C-contiguous: the first one also those without prompts.
+    """Check a batch's arrays and return those that it stores, C-contiguous.
 
-    `channel` is kept in every batch: merging compares it.
+    Only the first batch stores the arrays without prompts. Every batch stores `channel`: merging compares it.
 
     Args:
         arrays: The layer's arrays by name.
@@ -89,21 +89,21 @@ def checked_arrays(
         first: Whether it is the first batch.
 
     Raises:
-        ValueError: An unknown name, a wrong number of axes, sizes that disagree, a dtype that is not stored, or
-            an operand that is missing.
+        ValueError: An unknown name, a wrong number of axes, sizes that disagree, an unsupported dtype, or a missing
+            operand.
     """
     axes = {name: layer_axes(name, array.ndim) for name, array in arrays.items()}
     for name, array in arrays.items():
         if str(array.dtype) not in _DTYPES:
-            raise ValueError(f"{name} is {array.dtype}; stored are {', '.join(_DTYPES)}")
+            raise ValueError(f"{name} is {array.dtype}; it must be one of {', '.join(_DTYPES)}")
     missing = missing_arrays(arrays, attributes, first=first)
     if missing:
         raise ValueError(
-            f"a layer is stored with its operands, or softmax attention with its map; "
+            "a layer needs its operands, or, for softmax attention, its map; "
             f"missing: {', '.join(missing)}"
         )
     if ("channel_map" in arrays) != (CHANNEL in arrays):
-        raise ValueError("channel_map and channel (which channels they are) go together")
+        raise ValueError("channel_map and channel (the channels' numbers) must come together")
     sizes = axis_sizes(arrays, axes)
     if sizes[PROMPT] != prompts:
         raise ValueError(f"the arrays have {sizes[PROMPT]} prompts, the batch has {prompts}")
@@ -113,22 +113,22 @@ def checked_arrays(
         )
     if problem := block_problem(sizes, attributes):
         raise ValueError(problem)
-    kept = {n: a for n, a in arrays.items() if first or has_prompts(n) or n == CHANNEL}
-    return {name: np.asarray(array, order="C") for name, array in kept.items()}
+    stored = {n: a for n, a in arrays.items() if first or has_prompts(n) or n == CHANNEL}
+    return {name: np.asarray(array, order="C") for name, array in stored.items()}
 
 
-def checked_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    """The layer's attributes, `kind` being Mamba unless it is said.
+def check_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Check a layer's attributes and return them; `kind` defaults to Mamba.
 
     Raises:
-        ValueError: `finite` is missing or none of its values, `kind` is none, or an attribute is the store's own.
+        ValueError: `finite` is missing or unknown, `kind` is unknown, or an attribute is reserved for the store.
     """
     finite = attributes.get("finite")
     if finite not in FINITE_STATES:
         raise ValueError(f"a layer's `finite` is one of {FINITE_STATES}, got {finite!r}")
-    taken = sorted(set(attributes) & {*OWN_LAYER_ATTRIBUTES})
-    if taken:
-        raise ValueError(f"these attributes are the store's own: {', '.join(taken)}")
+    reserved = sorted(set(attributes) & {*OWN_LAYER_ATTRIBUTES})
+    if reserved:
+        raise ValueError(f"these attributes are reserved for the store: {', '.join(reserved)}")
     kind = attributes.get("kind", MAMBA)
     if kind not in LAYER_KINDS:
         raise ValueError(f"a layer's `kind` is one of {LAYER_KINDS}, got {kind!r}")
@@ -143,14 +143,14 @@ def write_layer(
     threads: ThreadPoolExecutor | None = None,
 ) -> None:
     """Write block `index` from checked arrays and attributes, with their digests; `threads` share the work."""
-    mine = {name: array for name, array in arrays.items() if has_prompts(name)}
+    per_prompt = {name: array for name, array in arrays.items() if has_prompts(name)}
     shared = {name: array for name, array in arrays.items() if not has_prompts(name)}
-    prompts = len(next(iter(mine.values())))
-    digests = threads.submit(digest.prompt_digests, mine, prompts) if threads else None
+    prompts = len(next(iter(per_prompt.values())))
+    digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
     group = new_layer(file, index)
-    for name in coordinates_first(arrays):
+    for name in sort_coordinates_first(arrays):
         hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim), threads)
-    rows = digests.result() if digests else digest.prompt_digests(mine, prompts)
+    rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     close_layer(group, index, rows, digest.static_digest(shared), attributes)
 
 
@@ -161,35 +161,38 @@ def close_layer(
     static: str,
     attributes: Mapping[str, Attribute],
 ) -> None:
-    """Write what comes last: the attributes and the digests over everything."""
+    """Complete a layer: write its attributes and digests."""
     hdf5.write_array(group, PROMPT_DIGEST, prompts, layer_axes(PROMPT_DIGEST, 2))
-    whole = digest.layer_digest(index, attributes, static, prompts)
-    hdf5.write_attributes(group, {**attributes, "static_digest": static, "digest": whole})
+    digests = {
+        "static_digest": static,
+        "digest": digest.layer_digest(index, attributes, static, prompts),
+    }
+    hdf5.write_attributes(group, {**attributes, **digests})
 
 
-def coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
-    """`names`, a coordinate before what it labels."""
+def sort_coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
+    """Sort `names` so that a coordinate precedes the arrays that it labels."""
     return sorted(names, key=lambda name: name != CHANNEL)
 
 
 def damages(group: h5py.Group, index: int) -> list[str]:
-    """What of the layer is not as it was written: prompts, the arrays without prompts, attributes.
+    """List the parts of the layer that differ from what was written: prompts, arrays without prompts, attributes.
 
     Raises:
-        OSError: A chunk does not pass its checksum.
+        OSError: A chunk fails its checksum.
     """
-    mine: dict[str, np.ndarray] = {}
+    per_prompt: dict[str, np.ndarray] = {}
     shared: dict[str, np.ndarray] = {}
     for name in all_array_names(group):
         dataset = stored_array(group, name)
-        (mine if hdf5.axes_of(dataset)[0] == PROMPT else shared)[name] = dataset[...]
+        (per_prompt if hdf5.axes_of(dataset)[0] == PROMPT else shared)[name] = dataset[...]
     attributes = hdf5.read_attributes(group)
     written = stored_array(group, PROMPT_DIGEST)[...]
-    rows = digest.prompt_digests(mine, len(written))
-    found = [f"prompt {p}" for p in np.flatnonzero((rows != written).any(axis=1))]
+    rows = digest.prompt_digests(per_prompt, len(written))
+    parts = [f"prompt {p}" for p in np.flatnonzero((rows != written).any(axis=1))]
     static = str(attributes["static_digest"])
     if digest.static_digest(shared) != static:
-        found.append("its arrays without prompts")
+        parts.append("its arrays without prompts")
     if digest.layer_digest(index, attributes, static, written) != attributes["digest"]:
-        found.append("its attributes")
-    return found
+        parts.append("its attributes")
+    return parts

@@ -1,4 +1,4 @@
-"""What verdicts, scores and figures ask of a layer, so that each works on any: a stored one, a record, a test's own."""
+"""The interface of a layer that verdicts, scores and figures need: a stored layer, a record or a test's own."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -8,7 +8,7 @@ import numpy as np
 
 @runtime_checkable
 class LayerLike(Protocol):
-    """A layer of a capture, or what stands for one."""
+    """A layer of a capture, or an object that can replace one."""
 
     @property
     def index(self) -> int:
@@ -17,12 +17,12 @@ class LayerLike(Protocol):
 
     @property
     def state(self) -> str:
-        """`names.FINITE`, or what is not finite."""
+        """`names.FINITE`, or the part that is not finite."""
         ...
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Whatever is stored about the layer in one value."""
+        """The scalars and strings stored about the layer."""
         ...
 
     def __contains__(self, name: str, /) -> bool:

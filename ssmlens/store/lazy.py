@@ -1,6 +1,6 @@
-"""xarray views that read, or compute, only what is looked at: stored arrays, Ā and B̄.
+"""Lazy xarray views, which read or compute only the indexed part: stored arrays, Ā and B̄.
 
-Ā and B̄ have an axis more than Δ: 12 GiB against 0.4 GiB for Δ, B and C in mamba-370m at 1024 tokens.
+Ā and B̄ have one axis more than Δ: 12 GiB against 0.4 GiB for Δ, B and C in mamba-370m at 1024 tokens.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from xarray.core import indexing
 from ssmlens.names import HEAD, PROMPT, STATE, TOKEN
 
 Reader = Callable[[h5py.Dataset, tuple], Any]
-"""Reads `dataset[at]`, telling of damage in one line."""
+"""Reads `dataset[at]`; damage raises an error of one line."""
 
 
 class LazyArray(BackendArray):
-    """An array that exists as a shape, a dtype and a way to get `array[at]` for ints and slices."""
+    """An array given by its shape, its dtype and a function that returns `array[at]` for ints and slices."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, get: Callable[[tuple], Any]):
         self.shape = shape
@@ -42,8 +42,7 @@ def _lazy_variable(
 def lazy_dataset(
     name: str, dataset: h5py.Dataset, axes: tuple[str, ...], read: Reader
 ) -> xr.DataArray:
-    """A stored dataset with named dimensions, read where it is looked at."""
-
+    """A stored dataset with named dimensions, read lazily."""
     view = _lazy_variable(axes, dataset.shape, dataset.dtype, lambda at: read(dataset, at))
     return xr.DataArray(view, name=name)
 
@@ -56,7 +55,7 @@ def A_bar(delta: h5py.Dataset, A: h5py.Dataset, read: Reader) -> xr.DataArray:
     def get(at: tuple) -> Any:
         step = read(delta, at[:3])
         rate = stored_A[at[2:]]
-        # The axes that `at` leaves of Δ and of A, with the head's, if it is left, being one and the same.
+        # The axes of Δ and A that `at` keeps; they share the head's axis, if it is kept.
         both = step[..., None] if A.ndim == 2 and not _is_number(at[3]) else step
         return np.exp(both * rate)
 
@@ -66,7 +65,7 @@ def A_bar(delta: h5py.Dataset, A: h5py.Dataset, read: Reader) -> xr.DataArray:
 
 
 def decay(log_decay: h5py.Dataset, read: Reader) -> xr.DataArray:
-    """Ā where the decay depends on the data: the exponential of its stored log, [prompt token head]."""
+    """Ā of a data-dependent decay: the exponential of its stored log, [prompt token head]."""
     view = _lazy_variable(
         (PROMPT, TOKEN, HEAD),
         log_decay.shape,
@@ -77,7 +76,7 @@ def decay(log_decay: h5py.Dataset, read: Reader) -> xr.DataArray:
 
 
 def B_bar(weight: h5py.Dataset, B: h5py.Dataset, read: Reader) -> xr.DataArray:
-    """B̄, [prompt token head state]: each head's group's B times its weight, such as Δ (paper eq. 3, Euler)."""
+    """B̄, [prompt token head state]: the B of a head's group times the head's weight, such as Δ (paper eq. 3, Euler)."""
     heads, groups = weight.shape[2], B.shape[2]
     group_of = np.arange(heads) // (heads // groups)
 

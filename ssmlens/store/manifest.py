@@ -1,4 +1,4 @@
-"""`manifest.json`: what makes a folder of HDF5 files a complete capture. It is written last."""
+"""`manifest.json` marks a folder of HDF5 files as a complete capture. It is written last."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from ssmlens.store.schema import FORMAT, SCHEMA_VERSION, version_problem
 MANIFEST = "manifest.json"
 HEADER_FILE = "header.h5"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MOST_BYTES = 1 << 22
+_MAX_BYTES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Manifest:
     """The files of a capture in a folder.
 
     Attributes:
-        digest: The digest of the whole capture.
+        digest: The digest of the capture.
         header: Name of the file with the header.
         layers: Name of the file of each block, by block index, ascending.
     """
@@ -36,7 +36,7 @@ class Manifest:
         page = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
-            "needs": "",  # each layer's file says what it needs
+            "needs": "",  # each layer's file lists its own
             "digest": self.digest,
             "header": self.header,
             "layers": layers,
@@ -45,21 +45,21 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a capture in `folder`, all its files being plain ones inside the folder.
+    """Read the manifest of a capture in `folder`. All its files must be plain files inside the folder.
 
     Raises:
         CaptureFileError: It is absent, damaged, of another schema version, or names a file that is missing, is a
-            link, or lies elsewhere.
+            link, or lies outside the folder.
         OpenFilesError: No more files can be opened.
     """
     path = folder / MANIFEST
     _check_plain_file(folder, MANIFEST)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is far too long")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError("it is too long")
         page = json.loads(path.read_bytes())
         if page["format"] != FORMAT:
-            raise ValueError("it is not a capture's")
+            raise ValueError("it is not the manifest of a capture")
         if problem := version_problem(page["schema_version"], page.get("needs", "")):
             raise CaptureFileError(f"{folder} {problem}")
         layers = {int(index): str(name) for index, name in page["layers"].items()}

@@ -1,4 +1,4 @@
-"""Who writes a capture: one writer alone, or several that share it, each with layers of its own."""
+"""The lock on a capture's output: held by a single writer, or shared by several that write different layers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,31 +9,31 @@ from ssmlens.files import place
 from ssmlens.files.lock import Lock, is_locked
 from ssmlens.store.schema import layer_name
 
-# Seconds that one of several waits for the others: while they begin, and while one completes the capture.
-_BEGIN, _COMPLETE = 30.0, 86_400.0
+# Seconds that a sharing writer waits for the others while they start, and while one completes the capture.
+_START_WAIT, _COMPLETE_WAIT = 30.0, 86_400.0
 
 
 class OutputLock:
-    """The right to write `out`, until `close`. Beside `out` lie, while somebody writes it,
+    """The right to write `out`, until `close`. While `out` is written, these files lie beside it:
 
-        .NAME.lock             held by who writes alone; by one of several while it begins, or completes the capture
-        .NAME.layer-005.lock   held by one of several: its first layer
+        .NAME.lock             the lock of a single writer; a sharing writer holds it while it starts or completes
+        .NAME.layer-005.lock   the lock of a sharing writer, named after its first layer
 
     Args:
         out: The file or folder that is written.
-        layer: The first layer of one of several writers. None: it writes alone.
+        layer: The first layer of a sharing writer. None: a single writer.
 
     Raises:
-        BusyError: Another process writes it.
-        SsmlensError: The locks cannot be made.
+        BusyError: Another process writes `out`.
+        SsmlensError: The locks cannot be created.
     """
 
     def __init__(self, out: Path, layer: int | None = None):
         self._out = out
-        self._all: Lock | None = None
-        self._own: Lock | None = None
+        self._output_lock: Lock | None = None
+        self._layer_lock: Lock | None = None
         if layer is None:
-            self._all = Lock(self._path(), out, self._busy)
+            self._output_lock = Lock(self._path(), out, self._busy)
             try:
                 if self.tidy():
                     raise BusyError(self._busy)
@@ -41,22 +41,26 @@ class OutputLock:
                 self.close()
                 raise
         else:
-            self._own = Lock(self._path(layer), out, f"{self._busy} (its layer {layer})")
+            self._layer_lock = Lock(self._path(layer), out, f"{self._busy} (its layer {layer})")
 
     @contextmanager
-    def alone(self, *, completing: bool = False) -> Iterator[None]:
-        """Keep all others from `out` in the block."""
-        if self._own is None:
+    def exclusive(self, *, completing: bool = False) -> Iterator[None]:
+        """Hold `out` exclusively inside the block."""
+        if self._layer_lock is None:
             yield
             return
-        lock = Lock(self._path(), self._out, self._busy, wait=_COMPLETE if completing else _BEGIN)
+        wait = _COMPLETE_WAIT if completing else _START_WAIT
+        lock = Lock(self._path(), self._out, self._busy, wait=wait)
         try:
             yield
         finally:
             lock.remove()
 
     def tidy(self) -> bool:
-        """Remove what writers left that are gone; to be called by who is alone. Whether one of several still writes."""
+        """Remove files of writers that ended. Return whether a sharing writer is still running.
+
+        Call it while holding `out` exclusively.
+        """
         busy = False
         first = self._path(0).name.removesuffix("000.lock")
         for path in self._out.absolute().parent.iterdir():
@@ -70,8 +74,8 @@ class OutputLock:
         return busy
 
     def close(self) -> None:
-        """Let others write. The locks' files go."""
-        for lock in (self._own, self._all):
+        """Release the locks and remove their files."""
+        for lock in (self._layer_lock, self._output_lock):
             if lock is not None:
                 lock.remove()
 

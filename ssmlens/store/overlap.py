@@ -1,4 +1,4 @@
-"""Shards written beside the caller, who computes the next layer meanwhile."""
+"""Write shards in the background while the caller computes the next layer."""
 
 import os
 from collections.abc import Callable, Hashable
@@ -6,17 +6,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 
 class Overlap:
-    """Runs jobs in threads, a few at a time: one more waits in `start`, so that no more than these are held.
+    """Runs a few jobs at a time in threads. `start` blocks while the limit is reached, which bounds memory.
 
-    Threads, since nearly all the work (digests, chunks, the disk) lets go of the interpreter; they share the caller's
-    arrays, need nothing of the caller's program, and end with it.
+    Threads suffice: nearly all the work (digests, chunks, the disk) releases the interpreter lock. They share the
+    caller's arrays and end with the process.
 
     Args:
-        at_once: How many jobs at a time: two, so that one is digested while the other waits for the disk.
+        at_once: Number of jobs at a time. With two, one is digested while the other waits for the disk.
 
     Attributes:
-        threads: For parts of a job that wait for nothing: as many as cores, but more than four only get in each
-            other's and the caller's way (measured on 16 cores).
+        threads: A pool for the parts of a job: one thread per core, four at most. More slow each other and the caller
+            down (measured on 16 cores).
     """
 
     def __init__(self, at_once: int = 2):
@@ -26,7 +26,7 @@ class Overlap:
         self._running: dict[Hashable, Future[None]] = {}
 
     def start(self, name: Hashable, job: Callable[[], None]) -> None:
-        """Begin a job, after waiting for another to end if there are too many. Raises what went wrong in one."""
+        """Start a job; wait first for one to end if there are too many. Raises the error of a job that ended."""
         if len(self._running) == self._at_once:
             wait(self._running.values(), return_when=FIRST_COMPLETED)
         for ended in [name for name, future in self._running.items() if future.done()]:
@@ -34,18 +34,18 @@ class Overlap:
         self._running[name] = self._jobs.submit(job)
 
     def join(self, name: Hashable) -> None:
-        """Wait for a job, if there is one of that name. Raises what went wrong in it."""
+        """Wait for the job of that name, if there is one. Raises its error."""
         if name in self._running:
             self._running.pop(name).result()
 
     def join_all(self) -> None:
-        """Wait for all jobs. Raises what went wrong in the first that failed."""
+        """Wait for all jobs. Raises the error of the first that failed."""
         wait(self._running.values())
         for name in list(self._running):
             self.join(name)
 
     def close(self) -> None:
-        """Wait for all jobs, whatever becomes of them, and let the threads go."""
+        """Wait for all jobs, failed or not, and end the threads."""
         self._jobs.shutdown()
         self.threads.shutdown()
 

@@ -1,4 +1,4 @@
-"""Turn a capture in a folder into one file."""
+"""Convert a capture in a folder into one file."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ssmlens.store.guard import open_guarded
 from ssmlens.store.manifest import Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
 
-# A folder that a new capture takes the place of while it is packed is packed anew, this often.
+# Attempts, if a new capture replaces the folder during packing.
 _TRIES = 5
 
 
@@ -19,7 +19,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
     """Write the capture in `folder` as the one HDF5 file `out`, with the same digest; the folder stays.
 
     Raises:
-        UsageError: `folder` is not a folder, `out` does not end in .h5, or exists and is not to be overwritten.
+        UsageError: `folder` is not a folder, or `out` does not end in .h5, or exists and `overwrite` is not set.
         BusyError: Another process writes `out`.
         CaptureFileError: The folder is damaged or not complete.
         SsmlensError: The disk is full or cannot be written: path, need and free space.
@@ -49,7 +49,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
                 before, manifest = manifest, read_manifest(folder)
                 if manifest == before:
                     raise
-        raise CaptureFileError(f"{folder} is captured anew again and again; pack it later")
+        raise CaptureFileError(f"{folder} keeps being replaced by new captures; pack it later")
     finally:
         lock.close()
 

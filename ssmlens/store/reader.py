@@ -1,4 +1,4 @@
-"""Open a capture, whatever it was written as: one file or a folder."""
+"""Open a capture: one file or a folder."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from ssmlens.files.place import PARTIAL, partial_path
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, hdf5
-from ssmlens.store.guard import damage_told, open_guarded
+from ssmlens.store.guard import open_guarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
@@ -25,18 +25,18 @@ _TRIES = 5
 
 
 def open_capture(path: Path | str) -> "Capture":
-    """Open a complete capture: an HDF5 file or a folder with `manifest.json`. Arrays are read when asked for.
+    """Open a complete capture: an HDF5 file or a folder with `manifest.json`. Arrays are read on demand.
 
     Raises:
         UsageError: There is no such capture.
-        CaptureFileError: It is damaged, unfinished, of another schema version, or holds what a capture may not
-            (links and storage outside the file, unknown filters, sizes out of proportion).
+        CaptureFileError: It is damaged, unfinished, of another schema version, or unsafe (links and storage outside the
+            file, unknown filters, sizes out of proportion).
         OpenFilesError: No more files can be opened: a folder takes one for each of its layers.
     """
     path = Path(path)
     _check_finished(path)
     for _ in range(_TRIES):
-        # A folder that a new capture takes the place of meanwhile holds a layer of each, or lacks one.
+        # A new capture may replace the folder meanwhile: then layers are mixed or missing.
         before = _identity(path)
         files = ExitStack()
         try:
@@ -46,7 +46,7 @@ def open_capture(path: Path | str) -> "Capture":
             replaced = isinstance(error, SsmlensError) and _identity(path) != before
             if not replaced:
                 raise
-    raise CaptureFileError(f"{path} is captured anew again and again; open it later")
+    raise CaptureFileError(f"{path} keeps being replaced by new captures; open it later")
 
 
 class Capture(ShownInNotebooks):
@@ -54,9 +54,9 @@ class Capture(ShownInNotebooks):
 
     Attributes:
         path: The file or folder.
-        header: The prompts and what was asked.
-        digest: SHA-256 of everything the capture says, as it was written (see `verify`).
-        schema_version: Version of the schema that it was written in.
+        header: The request: prompts, layers and model.
+        digest: SHA-256 of the capture's content, as it was written (see `verify`).
+        schema_version: Version of the schema that it was written with.
         files: The open files.
     """
 
@@ -83,7 +83,7 @@ class Capture(ShownInNotebooks):
 
     @property
     def closure_tolerance(self) -> float:
-        """The largest closure error to believe: it depends on dtype and kernels."""
+        """The largest acceptable closure error: it depends on dtype and kernels."""
         return self.header.closure_tolerance
 
     @property
@@ -123,34 +123,36 @@ class Capture(ShownInNotebooks):
 
     @property
     def prompt_kinds(self) -> list[str]:
-        """What each prompt is: "copy", "repeat", "text", "tokens"."""
+        """Kind of each prompt: "copy", "repeat", "text", "tokens"."""
         return list(self.header.prompt_kinds or [])
 
     @property
     def block_kinds(self) -> list[str]:
-        """What each block of the model is (`names.BLOCK_KINDS`); as far as a capture of version 1 tells, there."""
+        """Kind of each block of the model (`names.BLOCK_KINDS`); a capture of version 1 knows only captured blocks."""
         if self.header.block_kinds is not None:
             return list(self.header.block_kinds)
         kinds = {index: layer.kind for index, layer in self._layers.items()}
         return [kinds.get(block, OTHER) for block in range(self.n_layer)]
 
     def token_strings(self, prompt: int) -> list[str]:
-        """The real tokens of one prompt as text; their ids where the capture has no text."""
+        """The real tokens of one prompt as text; their ids if the capture has no text."""
         if not 0 <= prompt < self.prompts:
             raise UsageError(f"prompt {prompt} is out of range: 0..{self.prompts - 1}")
         return self.header.strings(prompt)
 
     def layer(self, index: int) -> Layer:
-        """One layer by its block index. Raises UsageError where it was not captured."""
+        """One layer by its block index. Raises UsageError if it was not captured."""
         if index not in self._layers:
-            raise UsageError(f"{self.path} has no layer {index}; it has {_listed(self.layers)}")
+            raise UsageError(
+                f"{self.path} has no layer {index}; it has {_join_layers(self.layers)}"
+            )
         return self._layers[index]
 
     def to_xarray(self) -> xr.DataTree:
-        """The whole capture as an xarray tree, `/` and `/layers/005` ..., reading only what is looked at.
+        """The capture as a lazy xarray tree: `/`, `/layers/005`, ...
 
-        `xarray.open_datatree(path, engine="h5netcdf")` opens the same file, but looks every dimension up by walking
-        it, which takes long where there are many layers; this does not.
+        `xarray.open_datatree(path, engine="h5netcdf")` opens the same file, but it walks the file for every dimension,
+        which is slow with many layers.
         """
         root = xr.Dataset(
             {
@@ -182,59 +184,61 @@ class Capture(ShownInNotebooks):
         model = self.attributes.get("model", "an unnamed model")
         tokens = "/".join(str(n) for n in sorted(set(self.length.tolist())))
         return (
-            f"<Capture {self.path}: {model}, layers {_listed(self.layers)} of {self.n_layer}, "
+            f"<Capture {self.path}: {model}, layers {_join_layers(self.layers)} of {self.n_layer}, "
             f"{self.prompts} prompts of {tokens} tokens>"
         )
 
 
 def _open_file(path: Path, files: ExitStack) -> Capture:
     file = files.enter_context(open_guarded(path))
-    header, told = _read_header(file, path, WHOLE)
-    with damage_told(path, "its structure"):
+    header, attributes = _read_header(file, path, WHOLE)
+    with reporting_damage(path, "its structure"):
         groups = {i: (stored_layer(file, i), path) for i in header.layers}
-    version = int(told["schema_version"])
-    return _check_whole(Capture(path, header, str(told["digest"]), version, groups, files))
+    version = int(attributes["schema_version"])
+    return _check_parts(Capture(path, header, str(attributes["digest"]), version, groups, files))
 
 
 def _open_folder(folder: Path, files: ExitStack) -> Capture:
     manifest = read_manifest(folder)
     path = folder / manifest.header
     with open_guarded(path) as file:
-        header, told = _read_header(file, path, HEADER)
+        header, attributes = _read_header(file, path, HEADER)
     if list(manifest.layers) != list(header.layers):
         raise CaptureFileError(f"{folder}: its manifest and its header list different layers")
     groups: dict[int, tuple[h5py.Group, Path]] = {}
     for index, name in manifest.layers.items():
         path = folder / name
         file = files.enter_context(open_guarded(path))
-        if hdf5.read_attributes(file)["header_digest"] != told["header_digest"]:
+        if hdf5.read_attributes(file)["header_digest"] != attributes["header_digest"]:
             raise CaptureFileError(f"{path} belongs to another capture")
-        with damage_told(path, "its structure"):
+        with reporting_damage(path, "its structure"):
             groups[index] = (stored_layer(file, index), path)
-    version = int(told["schema_version"])
-    return _check_whole(Capture(folder, header, manifest.digest, version, groups, files))
+    version = int(attributes["schema_version"])
+    return _check_parts(Capture(folder, header, manifest.digest, version, groups, files))
 
 
 def _read_header(
     file: h5py.File, path: Path, kind: str
 ) -> tuple[CaptureHeader, dict[str, Attribute]]:
-    told = hdf5.read_attributes(file)
-    if told["kind"] != kind:
-        raise CaptureFileError(f"{path} is a part of a capture ({told['kind']}); open its folder")
-    with damage_told(path, "its header"):
-        return CaptureHeader.read(file), told
+    attributes = hdf5.read_attributes(file)
+    if attributes["kind"] != kind:
+        raise CaptureFileError(
+            f"{path} is a part of a capture ({attributes['kind']}); open its folder"
+        )
+    with reporting_damage(path, "its header"):
+        return CaptureHeader.read(file), attributes
 
 
-def _check_whole(capture: Capture) -> Capture:
-    """Refuse layers of other prompts, and parts that are not those the digest of the whole was made of."""
+def _check_parts(capture: Capture) -> Capture:
+    """Refuse layers of other prompts, and parts that do not match the capture's digest."""
     layers = [capture.layer(index) for index in capture.layers]
     for layer in layers:
         if layer.prompts_and_tokens != capture.tokens.shape:
             raise CaptureFileError(
                 f"{capture.path}: layer {layer.index} holds other prompts than the header"
             )
-    made_of = capture.header.digest(), [layer.digest for layer in layers]
-    if digest.capture_digest(*made_of) != capture.digest:
+    computed = digest.capture_digest(capture.header.digest(), [layer.digest for layer in layers])
+    if computed != capture.digest:
         raise CaptureFileError(
             f"{capture.path}: its header and layers are not those it was completed with; capture it again"
         )
@@ -242,7 +246,7 @@ def _check_whole(capture: Capture) -> Capture:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file or folder bears the name now."""
+    """Device and inode of the file or folder at `path`; None if there is none."""
     try:
         state = path.stat()
     except OSError:
@@ -265,8 +269,8 @@ def _tree_node(layer: Layer) -> xr.Dataset:
     return xr.Dataset(arrays, attrs={**layer.attributes, "digest": layer.digest})
 
 
-def _listed(layers: Sequence[int]) -> str:
-    """`0-11` where nothing is missing in between, else `0, 3, 5`."""
+def _join_layers(layers: Sequence[int]) -> str:
+    """Format as `0-11` if the layers are consecutive, else as `0, 3, 5`."""
     if len(layers) > 2 and len(layers) == layers[-1] - layers[0] + 1:
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(str(index) for index in layers)

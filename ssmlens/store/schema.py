@@ -1,9 +1,9 @@
-"""What a capture file holds: names, axes, versions. Writer, reader and guard all read this page.
+"""The schema of a capture file: names, axes, versions. Writer, reader and guard share this module.
 
 One file (`run.h5`) or a folder of them (`run/`: `header.h5`, one `layer-005.h5` a block, `manifest.json`). Every
 HDF5 file of a capture has the same shape: root attributes, the header's arrays in the root (in `run.h5` and
-`header.h5`) and groups `layers/005` (in `run.h5` and `layer-005.h5`). What each array means is in
-`ssmlens.names`, and, of operands, in the file of their operator.
+`header.h5`) and groups `layers/005` (in `run.h5` and `layer-005.h5`). `ssmlens.names` explains each array; the file of
+an operator explains its operands.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,11 +26,11 @@ from ssmlens.scan.operator import Operator, operators
 from ssmlens.scan.operators.softmax import Softmax
 
 # Version 2 adds `block_kinds`, layers of softmax attention, data-dependent decay and reduced maps to version 1.
-# Version 3: a layer names its operator, every dataset carries its axes and its role, and readers pass over datasets
-# that they do not know; whatever a reader must know to read a file right is named in the attribute `needs`.
+# Version 3: a layer names its operator, every dataset carries its axes and its role, and readers skip unknown datasets.
+# The attribute `needs` lists the features that a reader must know to read the file correctly.
 SCHEMA_VERSION = 3
-# The attribute of a layer whose tokens read later ones too: its maps are no lower triangles. A file that has such a
-# layer needs a reader that knows it.
+# The attribute of a layer that is not causal: its maps are not lower triangles. A file with such a layer needs a reader
+# that knows the attribute.
 LOOKS_AHEAD = "looks_ahead"
 FEATURES: tuple[str, ...] = (LOOKS_AHEAD,)
 FORMAT = "ssmlens capture"
@@ -56,15 +56,15 @@ AXES, ROLE = "axes", "role"  # attributes of every dataset
 
 
 def _operands() -> dict[str, tuple[str, ...]]:
-    """What operators declare to be stored. Of one name in several, the longest axes: the last may be dropped."""
-    found: dict[str, tuple[str, ...]] = {}
+    """The arrays that operators store. If several share a name, the longest axes: the last axis may be dropped."""
+    arrays: dict[str, tuple[str, ...]] = {}
     for operator in OPERATORS.values():
         for name, axes in operator.axes.items() if operator.stored else ():
-            other = found.get(name, ())
+            other = arrays.get(name, ())
             if axes[: len(other)] != other[: len(axes)]:
                 raise ValueError(f"operators disagree on the axes of {name}: {axes} and {other}")
-            found[name] = max(axes, other, key=len)
-    return found
+            arrays[name] = max(axes, other, key=len)
+    return arrays
 
 
 # Ā and B̄ (`store_discretized`) follow from the operands.
@@ -76,7 +76,7 @@ MAY_DROP_THE_LAST_AXIS = {
     *("A_log", "D", "A_bar", "log_decay", "dt_bias"),
     *(name for operator in OPERATORS.values() for name in operator.may_drop_the_last_axis),
 }
-# A reduced map comes with the statistics that stand for the whole one.
+# A reduced map is stored with the statistics that replace the whole map.
 _REDUCED = {
     names.MAP: ("lag_energy", "row_magnitude"),  # and ahead_energy, where the layer looks ahead
     names.MASK: ("mask_row_sum",),
@@ -97,8 +97,8 @@ TOKEN_AXES = (TOKEN, QUERY, KEY, LAG)
 BLOCK_AXES = (QUERY_BLOCK, KEY_BLOCK)
 BLOCK_TOKENS = "block_tokens"
 
-# Attributes the store writes itself, and those that tell how a file came about rather than what it says: the
-# latter may differ between two captures with the same digest.
+# Attributes that the store writes itself. Volatile attributes tell how a file was made, not what it contains: they may
+# differ between two captures with the same digest.
 OWN_ROOT_ATTRIBUTES = (
     "format",
     "schema_version",
@@ -122,11 +122,11 @@ def is_volatile(attribute: str) -> bool:
 
 
 def version_problem(version: object, needs: object = "") -> str | None:
-    """What to say of a capture that this ssmlens cannot read; None where it can.
+    """Why this ssmlens cannot read a capture; None if it can.
 
     Args:
         version: Its schema version. A later one is read too.
-        needs: Names of what a reader must know, between spaces.
+        needs: The features that a reader must know, separated by spaces.
     """
     if not isinstance(version, int) or version < 1:
         return f"has schema version {version}, which no ssmlens writes: capture it again"
@@ -140,13 +140,13 @@ def version_problem(version: object, needs: object = "") -> str | None:
 
 
 def role_of(name: str) -> str:
-    """What a layer's array is for; "prompts" for an array of the header."""
+    """The role of a layer's array; "prompts" for an array of the header."""
     roles = [role for role, arrays in _BY_ROLE.items() if name in arrays]
     return roles[0] if roles else "prompts"
 
 
 def operator_name(attributes: Mapping[str, Attribute]) -> str:
-    """The name of a layer's operator, from the layer's attributes; before version 3 its kind says it."""
+    """The name of a layer's operator, from its attributes; before version 3, from its kind."""
     attends = attributes.get("kind", names.MAMBA) == names.ATTENTION
     return str(attributes.get("operator", Softmax.kind if attends else "decay scan"))
 
@@ -157,7 +157,7 @@ def is_softmax(attributes: Mapping[str, Attribute]) -> bool:
 
 
 def looks_ahead(attributes: Mapping[str, Any]) -> bool:
-    """Whether a layer's tokens read later ones too, from its attributes: its maps are then no lower triangles."""
+    """Whether a layer is not causal, from its attributes: its tokens then read later ones too."""
     return bool(attributes.get(LOOKS_AHEAD, 0))
 
 
@@ -167,7 +167,7 @@ def layer_name(index: int) -> str:
 
 
 def layer_axes(name: str, ndim: int) -> tuple[str, ...]:
-    """Axes of a layer's array with `ndim` of them: trailing ones may be missing (A is (head,) in Mamba-2).
+    """The axes of a layer's array with `ndim` axes: the last may be dropped (A is (head,) in Mamba-2).
 
     Raises:
         ValueError: No such array, or it cannot have that many axes.
@@ -183,21 +183,21 @@ def layer_axes(name: str, ndim: int) -> tuple[str, ...]:
 
 
 def has_prompts(name: str) -> bool:
-    """Whether a layer's array has a value a prompt (operands, maps, checks), unlike weights and A."""
+    """Whether a layer's array has a prompt axis (operands, maps, checks), unlike weights and A."""
     return STORED_LAYER_ARRAYS[name][0] == PROMPT
 
 
 def missing_arrays(
     present: Collection[str], attributes: Mapping[str, Attribute], *, first: bool
 ) -> list[str]:
-    """What a layer cannot do without and lacks.
+    """List the required arrays that a layer lacks.
 
-    That is its operands, or the map where they are not stored; and of a reduced map the other half and its statistics.
+    Required are its operands, or its map if operands are not stored. A reduced map also needs its statistics.
 
     Args:
-        present: Names of the arrays there are.
+        present: Names of the arrays that exist.
         attributes: The layer's attributes.
-        first: Whether these are the first prompts, with which the arrays without prompts are stored.
+        first: Whether this is the first batch, which stores the arrays without prompts.
     """
     needed: list[str] = []
     for kind, statistics in _REDUCED.items():
@@ -215,7 +215,7 @@ def missing_arrays(
 
 
 def block_problem(sizes: Mapping[str, int], attributes: Mapping[str, Attribute]) -> str | None:
-    """What is wrong with a layer's reduced maps: blocks that are not of `block_tokens` tokens. None: nothing.
+    """Why the block axes of a layer's reduced maps do not fit its `block_tokens`; None if they fit.
 
     Args:
         sizes: Size of every axis, as from `axis_sizes`.
@@ -233,7 +233,7 @@ def block_problem(sizes: Mapping[str, int], attributes: Mapping[str, Attribute])
 
 
 def tokens_per_block(tokens: int) -> int:
-    """Tokens a side of a reduced map's blocks: the power of two that makes at most 1024 blocks of them."""
+    """Side of a reduced map's blocks, in tokens: the smallest power of two with at most 1024 blocks per axis."""
     return 1 << max(0, -(-tokens // 1024) - 1).bit_length()
 
 
@@ -252,13 +252,15 @@ def axis_sizes(
 ) -> dict[str, int]:
     """Size of every `axis_of_size`. Raises ValueError where two arrays disagree."""
     sizes: dict[str, int] = {}
-    said_by: dict[str, str] = {}
+    array_of: dict[str, str] = {}
     for name, array in arrays.items():
         for axis, size in zip(axes[name], array.shape, strict=True):
             one = axis_of_size(axis)
             if sizes.setdefault(one, size) != size:
-                raise ValueError(f"{name} has {size} along {axis}, {said_by[one]} has {sizes[one]}")
-            said_by.setdefault(one, name)
+                raise ValueError(
+                    f"{name} has {size} along {axis}, {array_of[one]} has {sizes[one]}"
+                )
+            array_of.setdefault(one, name)
             if size == 0:
                 raise ValueError(f"{name} is empty along {axis}")
     return sizes

@@ -1,4 +1,4 @@
-"""The shards of a capture that is being written: what they are called, which are sound, how batches become a layer."""
+"""The shards of a capture that is being written: their names, which are intact, and merging batches into layers."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from ssmlens.files import place
 from ssmlens.files.new import ensure_folder
 from ssmlens.store import hdf5
 from ssmlens.store.assemble import Assembly, assemble
-from ssmlens.store.guard import damage_told, open_guarded
+from ssmlens.store.guard import open_guarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import damages, stored_layer, write_layer, write_root
 from ssmlens.store.manifest import HEADER_FILE
@@ -24,8 +24,8 @@ class Shards:
 
     Args:
         folder: The folder.
-        header_digest: What the capture was asked; a shard that was asked something else is not sound.
-        batches: In how many batches of prompts each layer comes.
+        header_digest: Digest of the request; a shard of another request is not intact.
+        batches: Number of batches of prompts in each layer.
     """
 
     def __init__(self, folder: Path, header_digest: str, batches: int):
@@ -33,25 +33,25 @@ class Shards:
         self.header = folder / HEADER_FILE
         self._header_digest = header_digest
         self._batches = batches
-        self._known_sound: set[Path] = set()
+        self._intact: set[Path] = set()
 
     def layer(self, layer: int) -> Path:
-        """The file of a whole layer."""
+        """The file of a complete layer."""
         return self.folder / f"layer-{layer_name(layer)}.h5"
 
     def batch(self, layer: int, batch: int) -> Path:
-        """The file of one batch of a layer; the number of batches is in its name, as a resumed run may change it."""
+        """The file of one batch of a layer. Its name has the number of batches, since a resumed run may change that."""
         if self._batches == 1:
             return self.layer(layer)
         part = f"batch-{batch:04d}-of-{self._batches:04d}"
         return self.folder / f"layer-{layer_name(layer)}.{part}.h5"
 
     def files(self, layer: int) -> list[Path]:
-        """Everything on the disk that belongs to a layer, half-written files too."""
+        """All files of a layer on the disk, half-written ones too."""
         return sorted(self.folder.glob(f"layer-{layer_name(layer)}.*"))
 
     def start(self, header: CaptureHeader) -> None:
-        """Make the folder and `header.h5`, where they are not there yet."""
+        """Create the folder and `header.h5` if they do not exist."""
 
         def build(file: h5py.File) -> None:
             write_root(file, HEADER, {})
@@ -62,11 +62,11 @@ class Shards:
             hdf5.write_file(self.header, build)
 
     def stored_header(self) -> CaptureHeader | None:
-        """What the capture in the folder was asked. A damaged header is removed, to be written again."""
+        """The request of the capture in the folder, if any. A damaged header is removed, to be written again."""
         if not self.header.exists():
             return None
         try:
-            with open_guarded(self.header) as file, damage_told(self.header, "its header"):
+            with open_guarded(self.header) as file, reporting_damage(self.header, "its header"):
                 return CaptureHeader.read(file)
         except CaptureFileError:
             self.header.unlink()
@@ -90,59 +90,59 @@ class Shards:
 
         path = self.batch(layer, batch)
         hdf5.write_file(path, build, sync_name=False)
-        self._known_sound.add(path)
+        self._intact.add(path)
 
-    def done(self, layer: int, batch: int) -> bool:
-        """Whether this shard, or its whole layer, is there and sound."""
+    def is_written(self, layer: int, batch: int) -> bool:
+        """Whether this shard, or its complete layer, exists and is intact."""
         return any(
-            self.sound(path, layer) for path in (self.layer(layer), self.batch(layer, batch))
+            self.is_intact(path, layer) for path in (self.layer(layer), self.batch(layer, batch))
         )
 
     def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
-        """An array without prompts of a sound shard (or of its whole layer), or None where it is not there."""
+        """An array without prompts of an intact shard (or its complete layer); None if it does not exist."""
         for path in (self.layer(layer), self.batch(layer, batch)):
-            if self.sound(path, layer):
+            if self.is_intact(path, layer):
                 with open_guarded(path) as file:
                     group = stored_layer(file, layer)
                     return hdf5.stored_array(group, name)[...] if name in group else None
         return None
 
-    def sound(self, path: Path, layer: int) -> bool:
-        """Whether a file is there and holds what was written. One that does not is removed, to be written again."""
-        if path in self._known_sound:
+    def is_intact(self, path: Path, layer: int) -> bool:
+        """Whether a file exists and holds what was written. A damaged one is removed, to be written again."""
+        if path in self._intact:
             return True
         if not path.exists():
             return False
         try:
             with open_guarded(path) as file:
-                asked = hdf5.read_attributes(file)["header_digest"]
-                sound = asked == self._header_digest
-                sound = sound and not damages(stored_layer(file, layer), layer)
+                request = hdf5.read_attributes(file)["header_digest"]
+                intact = request == self._header_digest
+                intact = intact and not damages(stored_layer(file, layer), layer)
         except (CaptureFileError, OSError, KeyError, ValueError):
-            sound = False
-        if sound:
-            self._known_sound.add(path)
+            intact = False
+        if intact:
+            self._intact.add(path)
         else:
             path.unlink(missing_ok=True)
-        return sound
+        return intact
 
     def parts(self, layer: int) -> list[Path]:
-        """The files that hold a layer: its own, or those of its batches in order.
+        """The files of a layer: the complete layer's, or those of its batches in order.
 
         Raises:
             SsmlensError: A batch is missing.
         """
-        whole = self.layer(layer)
-        if self.sound(whole, layer):
-            return [whole]
+        complete = self.layer(layer)
+        if self.is_intact(complete, layer):
+            return [complete]
         parts = [self.batch(layer, batch) for batch in range(self._batches)]
         for batch, path in enumerate(parts):
-            if not self.sound(path, layer):
+            if not self.is_intact(path, layer):
                 raise SsmlensError(f"layer {layer} lacks batch {batch}: write it, then finish")
         return parts
 
     def merge(self, parts: Mapping[int, list[Path]]) -> None:
-        """Make one file of each layer from its batches, which are removed. Raises SsmlensError on a full disk."""
+        """Merge the batches of each layer into one file, and remove them. Raises SsmlensError on a full disk."""
         jobs = [
             Assembly(
                 target=self.layer(layer),
@@ -156,14 +156,14 @@ class Shards:
         ]
         if jobs:
             assemble(jobs)
-        self._known_sound |= {self.layer(layer) for layer in parts}
+        self._intact |= {self.layer(layer) for layer in parts}
 
     def sync_names(self) -> None:
-        """Wait until the shards' names are on the disk: once, not after every one."""
+        """Sync the names of all shards to the disk at once."""
         place.sync_folder(self.folder)
 
     def remove_strangers(self, names: Iterable[str]) -> None:
-        """Remove what stopped writers left in the folder beside `names`: half-written files and merged batches."""
+        """Remove files of stopped writers, but not `names`: half-written files and merged batches."""
         for path in self.folder.iterdir():
             left_over = (
                 path.name.startswith(("layer-", "assembled")) or path.suffix == place.PARTIAL
@@ -172,6 +172,6 @@ class Shards:
                 path.unlink(missing_ok=True)
 
     def layer_digest(self, layer: int) -> str:
-        """The digest that a whole layer bears."""
+        """The digest of a complete layer."""
         with open_guarded(self.layer(layer)) as file:
             return str(hdf5.read_attributes(stored_layer(file, layer))["digest"])

@@ -1,4 +1,4 @@
-"""May a layer's maps be believed? One answer, from the errors stored with it; asked wherever somebody wants to know."""
+"""Whether a layer's maps can be trusted: one verdict from its stored errors, used everywhere."""
 
 import dataclasses
 import math
@@ -19,18 +19,18 @@ UNSEEN_HEADS = "unseen_heads"
 """The attribute of a layer with heads that do not reach its output, so that closure says nothing of their maps."""
 
 CLOSURE_TOLERANCE = 1e-4
-"""Largest closure error of float32 kernels: holds where a capture names no `closure_tolerance`."""
+"""Largest closure error of float32 kernels: the default if a capture has no `closure_tolerance`."""
 
 ROUNDINGS = 8.0
 """How often the rounding of one output recomputing it may round: a map_closure of no more may be rounding alone."""
 
 MAP_TOLERANCE = 1e-5
-"""Largest error of a stored map times a vector, in whatever precision the model runs."""
+"""Largest error of a stored map times a vector, for any precision of the model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """An error that is not within its tolerance.
+    """An error above its tolerance.
 
     Attributes:
         error_name: "closure_error", "map_error", ...
@@ -47,18 +47,18 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a layer's maps may be believed.
+    """Whether a layer's maps can be trusted.
 
     Attributes:
         answer: "yes"; "no" where its numbers are not finite or an error is not within tolerance; "not resolved" where
             nothing is wrong, but an error is not known.
         reason: Why, in one line; "" for a plain yes.
-        errors: The worst over prompts of each error, by name; NaN where none is stored or one is NaN.
-        tolerances: The largest each may be.
-        failures: Every error that is not within its tolerance.
-        worst_token: Position of the token that closes worst, in the prompt that does; None where none is stored, or
-            closure is unknown.
-        agreement: Mean over prompts of ‖mean M‖² / mean ‖M_d‖²: what of the heads' energy the map keeps.
+        errors: The largest of each error over prompts, by name; NaN if none is stored or one is NaN.
+        tolerances: The largest allowed value of each.
+        failures: Every error above its tolerance.
+        worst_token: Position of the token with the largest closure error, in the prompt with the largest; None if it is
+            not stored, or closure is unknown.
+        agreement: Mean over prompts of ‖mean M‖² / mean ‖M_d‖²: the share of the heads' energy that the map keeps.
     """
 
     answer: Answer
@@ -78,10 +78,7 @@ class Verdict:
 def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     """The verdict on a layer (`Layer.verdict`).
 
-    map_closure has the tolerance of the closure error, where rounding does not hide it: where rounding of the output
-    alone (`map_rounding`), or of what is recomputed, exceeds the tolerance, the answer is "not resolved". A file of
-    before has none, and is judged without. Heads that do not reach the output (pruned ones) leave the mean map not
-    resolved, too.
+    The closure error and the error of each whole map are required. Other errors are judged if they are stored.
 
     Required are the closure error, and the error of each map that is stored whole; what else is stored must hold too.
     Softmax attention needs no error of its map, which is the model's own weights; it has no closure error where its
@@ -90,7 +87,7 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
 
     Args:
         layer: The layer.
-        closure_tolerance: The largest closure error, as the capture says; it depends on dtype and kernels.
+        closure_tolerance: The capture's largest closure error; it depends on dtype and kernels.
     """
     closure = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     tolerances = {CLOSURE: closure} | dict.fromkeys(MAP_ERRORS.values(), MAP_TOLERANCE)
@@ -100,14 +97,14 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
     named = [name for name in tolerances if name in layer or name in required]
     if softmax and unknown:  # then NaN is stored: nothing is wrong, and nothing is shown by it
         named = [name for name in named if name != CLOSURE]
-    held = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
+    judged = [name for name in named if name in layer and not (name == CLOSURE and unknown)]
     failures = tuple(
         Failure(name, prompt, float(error), tolerances[name])
-        for name in held
+        for name in judged
         for prompt, error in enumerate(_values(layer, name))
         if not error <= tolerances[name]  # so that NaN fails
     )
-    hidden, wrong = _of_map(layer, closure, unknown)
+    hidden, wrong = _map_closure(layer, closure, unknown)
     failures += wrong
     if MAP_CLOSURE in layer and not unknown and not np.isnan(_values(layer, MAP_CLOSURE)).all():
         named.append(MAP_CLOSURE)
@@ -153,9 +150,9 @@ def _of_map(layer: LayerLike, tolerance: float, unknown: str) -> tuple[str, tupl
 
 
 def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
-    """Why a layer does not close, or "".
+    """Why a layer does not close, or "" if it does.
 
-    Its closure or map_closure is above the tolerance, rounding hides the map, or heads do not reach the output.
+    The closure error or map_closure is above the tolerance, rounding hides the map, or heads do not reach the output.
 
     Args:
         layer: The layer.
@@ -164,7 +161,7 @@ def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
     limit = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     unknown = str(layer.attributes.get("closure_reason", ""))
     closures = np.empty(0) if unknown else _values(layer, CLOSURE)
-    hidden, wrong = _of_map(layer, limit, unknown)
+    hidden, wrong = _map_closure(layer, limit, unknown)
     above = [CLOSURE] * (not (closures <= limit).all()) + [MAP_CLOSURE] * bool(wrong)
     if above:
         return "; ".join(f"{name} {worst(layer, name):.1e} > {limit:.0e}" for name in above)
@@ -181,7 +178,7 @@ def _unseen(layer: LayerLike) -> str:
 
 
 def worst(layer: LayerLike, name: str) -> float:
-    """The largest of an error over prompts; NaN where one is NaN or none is stored."""
+    """The largest of an error over prompts; NaN if one is NaN or none is stored."""
     values = _values(layer, name)
     return (
         float(values.max()) if values.size else math.nan

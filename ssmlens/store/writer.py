@@ -1,12 +1,12 @@
 """Write a capture shard by shard, so that it can be stopped at any moment and resumed.
 
-While it runs everything lives in the folder `<out>.partial/`:
+While it runs, all files are in the folder `<out>.partial/`:
 
-    header.h5                             what was asked; a resumed capture must ask the same
+    header.h5                             the request; a resumed capture must have the same
     layer-005.h5                          a finished layer
     layer-005.batch-0002-of-0008.h5       a shard: one layer, one batch of prompts
 
-A shard is made in memory, written, synced and renamed; `finish` merges the batches of each layer and gives the
+A shard is built in memory, written, synced and renamed. `finish` merges the batches of each layer and gives the
 folder, or the one file assembled from it, its final name. A name without `.partial` is complete.
 """
 
@@ -25,7 +25,7 @@ from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
-from ssmlens.store.layer_file import checked_arrays, checked_attributes
+from ssmlens.store.layer_file import check_arrays, check_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
 from ssmlens.store.overlap import Overlap
@@ -33,31 +33,31 @@ from ssmlens.store.schema import Attribute, batch_of_prompts
 from ssmlens.store.shards import Shards
 
 _ASSEMBLED = "assembled.h5"
-# In a folder that a new capture takes the place of: what bears it is discarded, never gone on with.
+# Marks a folder that a new capture replaces: such a folder is discarded, never resumed.
 _REPLACED = "replaced"
 
 
 class CaptureWriter:
-    """Writes the capture that `header` asks for to `out`, layer by layer and batch by batch.
+    """Writes the capture of `header` to `out`, layer by layer and batch by batch.
 
     Several writers, on several machines, may share one `out`, each with layers of its own; the one that finishes last
     completes it. From here until `finish` or `close` nobody else may write these layers, nor begin `out` anew.
 
-    As a context manager it writes beside its caller: `write` returns at once while no more than two shards are under
-    way, and an error is raised by the next `write`, by `finish`, or where the block ends.
+    As a context manager it writes in the background: `write` returns at once while at most two shards are in progress.
+    An error is raised by the next `write`, by `finish`, or at the end of the block.
 
     Args:
         out: `name.h5` becomes one HDF5 file, any other name a folder of them.
-        header: What the whole capture holds; `header.layers` lists every machine's layers.
+        header: The request of the complete capture; `header.layers` lists the layers of all machines.
         layers: The block indices that this writer writes.
-        batches: In how many batches of prompts each layer comes (see `prompts`).
-        resume: Go on with `<out>.partial`, which must have been asked the same.
+        batches: Number of batches of prompts in each layer (see `prompts`).
+        resume: Resume `<out>.partial`, which must have the same request.
         overwrite: Discard `<out>.partial` (unless `resume`), and replace `out` when this capture is complete.
 
     Raises:
         BusyError: Another process writes `out`, or these layers of it.
-        UsageError: `out` exists, or is half captured and neither `resume` nor `overwrite` is given, or it was asked
-            something else (the message says what), or `layers` are not the header's.
+        UsageError: `out` exists, or is half captured and neither `resume` nor `overwrite` is set, or its request
+            differs (the message says where), or `layers` are not the header's.
         SsmlensError: The folder cannot be written.
     """
 
@@ -84,7 +84,7 @@ class CaptureWriter:
         self._overlap: Overlap | None = None
         self._lock = OutputLock(self.out, self.layers[0] if self._shared else None)
         try:
-            with self._lock.alone():
+            with self._lock.exclusive():
                 self._complete = self._check_out(resume)
                 if not self._complete:
                     self._prepare(resume)
@@ -109,7 +109,7 @@ class CaptureWriter:
             self.close()
 
     def close(self) -> None:
-        """Let others write `out`; what is not complete can be gone on with."""
+        """Release `out`. An incomplete capture can be resumed."""
         self._lock.close()
 
     @property
@@ -122,12 +122,12 @@ class CaptureWriter:
         return batch_of_prompts(self.header.prompts, self.batches, batch)
 
     def done(self, layer: int, batch: int) -> bool:
-        """Whether this shard is on the disk and sound. A damaged one is removed, to be written again."""
+        """Whether this shard is on the disk and intact. A damaged one is removed, to be written again."""
         self._join(layer, batch)
-        return self._complete or self._shards.done(layer, batch)
+        return self._complete or self._shards.is_written(layer, batch)
 
     def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
-        """An array of a shard that is `done`, or None where the shard lacks it."""
+        """An array of a shard that is `done`; None if the shard lacks it."""
         self._join(layer, batch)
         return self._shards.stored(layer, batch, name)
 
@@ -145,23 +145,23 @@ class CaptureWriter:
         Args:
             layer: Block index, one of the writer's.
             batch: Number of the batch of prompts.
-            arrays: Names of `store.schema.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis is
-                that of the batch. Those without prompts (weights, A, D) are kept from batch 0.
-            attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (Mamba where it is not said), `reason`,
-                `mixer`, `adapter`, `block_tokens` (of reduced maps), ...
-            wait: Returns when the values of `arrays` have arrived (from a GPU); called in the thread that reads them.
-                None: they are there.
+            arrays: Names of `store.schema.LAYER_ARRAYS` to arrays with the leading axes given there; the prompt axis
+                covers the batch. Arrays without prompts (weights, A, D) are taken from batch 0.
+            attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (default: Mamba), `reason`, `mixer`, `adapter`,
+                `block_tokens` (of reduced maps), ...
+            wait: Blocks until the values of `arrays` have arrived (from a GPU); called in the thread that reads them.
+                None: they have arrived.
 
         Raises:
-            ValueError: An array or attribute that the file does not take.
+            ValueError: An array or attribute that the file does not accept.
             SsmlensError: The disk is full or cannot be written: path, need and free space.
         """
         if layer not in self.layers or not 0 <= batch < self.batches:
             raise ValueError(f"layer {layer}, batch {batch} is not this writer's to write")
-        told = checked_attributes(attributes)
+        attributes = check_attributes(attributes)
         shape = len(self.prompts(batch)), self.header.tokens.shape[1]
-        held = checked_arrays(arrays, told, *shape, first=batch == 0)
-        shard = layer, batch, self.prompts(batch).start, held, told
+        stored = check_arrays(arrays, attributes, *shape, first=batch == 0)
+        shard = layer, batch, self.prompts(batch).start, stored, attributes
         threads = () if self._overlap is None else (self._overlap.threads,)
 
         def write() -> None:
@@ -175,7 +175,7 @@ class CaptureWriter:
             self._overlap.start((layer, batch), write)
 
     def finish(self) -> Path | None:
-        """Complete the capture: `out`, or None while shards of other machines are missing.
+        """Complete the capture. Return `out`, or None while shards of other machines are missing.
 
         Raises:
             SsmlensError: A shard of this writer is missing, or the disk is full.
@@ -189,7 +189,7 @@ class CaptureWriter:
                 parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
                 with one_line_errors(self.partial):
                     self._shards.sync_names()
-            with self._lock.alone(completing=True):
+            with self._lock.exclusive(completing=True):
                 if self._shards.header.exists():
                     if not all(path.exists() for paths in parts.values() for path in paths):
                         self.close()
@@ -202,7 +202,7 @@ class CaptureWriter:
         return self.out
 
     def _join(self, layer: int, batch: int) -> None:
-        """Wait for a shard that is under way."""
+        """Wait for a shard that is being written."""
         if self._overlap is not None:
             self._overlap.join((layer, batch))
 
@@ -220,7 +220,7 @@ class CaptureWriter:
             raise UsageError(f"cannot write {self.out}: its folder does not exist; make it first")
 
     def _check_out(self, resume: bool) -> bool:
-        """Whether `out` is already this very capture, complete, as when a run was stopped in its last moment."""
+        """Whether `out` is already this capture, complete, as when a run was stopped at its very end."""
         if self.out.is_symlink() and not self.one_file:
             raise UsageError(f"{self.out} is a link; choose another `out`, or remove the link")
         if not self.out.exists():
@@ -250,26 +250,26 @@ class CaptureWriter:
             with one_line_errors(self.partial):
                 place.remove(self.partial)
         if self.partial.exists():
-            ensure_folder(self.partial)  # no link to another
-            self._go_on(resume)
+            ensure_folder(self.partial)  # not a link
+            self._check_partial(resume)
         self._shards.start(self.header)
 
-    def _go_on(self, resume: bool) -> None:
-        """Check that `<out>.partial` may be gone on with, by this writer and for this request."""
+    def _check_partial(self, resume: bool) -> None:
+        """Check that this writer may resume `<out>.partial` for this request."""
         ours = [path for layer in self.layers for path in self._shards.files(layer)]
         if self._overwrite and not resume:
             for path in ours:
                 path.unlink()
         elif not resume and (ours or not self._shared):
             raise UsageError(
-                f"{self.out} is half captured; pass `resume` to go on, or `overwrite` to start again"
+                f"{self.out} is half captured; pass `resume` to continue, or `overwrite` to restart"
             )
-        asked = self._shards.stored_header()
-        differing = asked.differences(self.header) if asked else []
+        request = self._shards.stored_header()
+        differing = request.differences(self.header) if request else []
         if differing:
             raise UsageError(
-                f"cannot go on with {self.partial}: it was asked something else "
-                f"({'; '.join(differing)}, there and here); ask the same, or remove it"
+                f"cannot resume {self.partial}: its request differs "
+                f"({'; '.join(differing)}, there and here); repeat that request, or remove it"
             )
 
     def _stored_header_digest(self, path: Path) -> str | None:
@@ -293,9 +293,9 @@ class CaptureWriter:
 
     def _publish_folder(self, layers: Mapping[int, Path]) -> None:
         digests = [self._shards.layer_digest(layer) for layer in layers]
-        whole = digest.capture_digest(self._header_digest, digests)
+        capture_digest = digest.capture_digest(self._header_digest, digests)
         names = {layer: path.name for layer, path in layers.items()}
-        manifest = Manifest(whole, HEADER_FILE, names).to_json()
+        manifest = Manifest(capture_digest, HEADER_FILE, names).to_json()
         write_file(self.partial / MANIFEST, manifest)
         self._shards.remove_strangers({MANIFEST, HEADER_FILE, *names.values()})
         self._replace_out(self.partial)

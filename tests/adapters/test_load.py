@@ -208,7 +208,7 @@ def test_an_index_cannot_point_outside_its_folder(tmp_path, elsewhere):
     index = {"weight_map": {"x": elsewhere}}
     path = write_config(tmp_path) / "pytorch_model.bin.index.json"
     path.write_text(json.dumps(index))
-    with pytest.raises(SsmlensError, match="which is no plain file name"):
+    with pytest.raises(SsmlensError, match="which is not a plain file name"):
         load_model(tmp_path)
 
 

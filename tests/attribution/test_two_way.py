@@ -49,5 +49,5 @@ def last_hidden(model, ids):
 
 def test_effects_of_a_model_that_predicts_no_tokens_are_refused(model, tmp_path):
     prompts = ssmlens.Prompts.of_task("repeat", model, length=6, count=2)
-    with pytest.raises(UsageError, match="puts out 32 numbers a token"):
+    with pytest.raises(UsageError, match="returns 32 numbers per token"):
         ssmlens.capture(model, prompts, tmp_path / "run.h5", further=LayerEffects)

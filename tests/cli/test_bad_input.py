@@ -133,7 +133,7 @@ def test_scores_and_tops(refused, copies):
     line = refused(2, "rank-layers", path, "--by", "copy_scor")
     assert line == "unknown score 'copy_scor'; did you mean 'copy_score'?"
     assert "induction_score" in refused(2, "rank-layers", path, "--by", "induction_score")
-    assert "at least one layer" in refused(2, "rank-layers", path, "--top", "0")
+    assert "at least 1" in refused(2, "rank-layers", path, "--top", "0")
 
 
 def test_outputs_that_exist_or_cannot_be(refused, copies):

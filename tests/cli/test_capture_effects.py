@@ -22,7 +22,7 @@ def test_cross_talk_finds_the_layer_that_copies_and_ablation_the_one_that_all_pa
     assert looks["by"] == ["copy_score"]
     assert looks["layers"][0]["layer"] == COPYING[name]
     assert looks["layers"][0]["scores"]["cross_talk_effect"] < -5
-    (note,) = [note for note in looks["notes"] if note.startswith("looks and effects disagree")]
+    (note,) = [note for note in looks["notes"] if note.startswith("scores and effects disagree")]
     assert f"copy_score layer {COPYING[name]}, ablation_effect layer 0" in note
     assert ranked("--by", "cross_talk_effect")["layers"][0]["layer"] == COPYING[name]
     assert ranked("--by", "ablation_effect")["layers"][0]["layer"] == 0

@@ -76,7 +76,7 @@ def test_one_token(cli):
     assert cli("verify", "one.h5").code == 0
     ranked = cli("rank-layers", "one.h5", "--json").json
     assert ranked["by"] == ["bc_effective"]
-    assert all("a one-token prompt has no past to look at" in note for note in ranked["notes"])
+    assert all("a one-token prompt has no earlier tokens" in note for note in ranked["notes"])
     assert cli("report", "one.h5", "--out", "one.html").code == 0
 
 

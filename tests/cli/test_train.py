@@ -139,7 +139,7 @@ def test_copy_in_a_minute_keeps_its_promise(cli):
         ("--learning-rate fast", "--learning-rate"),
         ("--schedule sudden", "--schedule"),
         ("--preset copy", "--preset 'copy' is unknown; choose from: copy-in-a-minute"),
-        ("--device cuda:x", "unknown device 'cuda:x'; such as cpu, cuda or cuda:1"),
+        ("--device cuda:x", "unknown device 'cuda:x'; use cpu, cuda or cuda:1"),
         ("--tracker nobody", "--tracker 'nobody' is unknown"),
         ("--threads 0", "--threads is at least 1, not 0"),
         ("--checkpoint-every 0", "--checkpoint-every is at least 1"),

@@ -79,7 +79,7 @@ configs = [dataclasses.replace(small, headdim=8, steps=2, batch=2, eval_count=2)
     try:
         said = cli("sweep", "--configs", "mine.py", "--device", "cpu", "--out", "sweep")
     finally:
-        tasks._things.pop("mycopy", None)
+        tasks._entries.pop("mycopy", None)
     assert said.code == 0, said.out + said.err
     assert said.out.splitlines()[0] == "sweep: 1 runs, 1 done"
 

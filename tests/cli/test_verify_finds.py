@@ -63,7 +63,7 @@ def test_a_sign_flipped_before_the_digests_were_made(cli, run, tmp_path, name):
     said = cli("verify", tmp_path / "run")
     assert said.code == 1
     assert all(line.startswith("layer 2: prompt ") for line in said.out.splitlines())
-    assert "is not what the operands give" in said.out
+    assert "does not follow from the operands" in said.out
 
 
 def test_a_file_cut_short(cli, run, tmp_path):

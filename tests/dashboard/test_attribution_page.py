@@ -83,7 +83,7 @@ def test_where_there_is_none_it_says_how_to_make_one(tmp_path):
 
 def test_a_damaged_file_is_named_without_its_folder(folder):
     (folder / "one.json").write_text('{"format": "ssmlens attribution", "version": 1}')
-    with pytest.raises(SsmlensError, match=r"^one\.json is no attribution") as told:
+    with pytest.raises(SsmlensError, match=r"^one\.json is not a readable attribution") as told:
         answered(at(folder))
     assert str(folder) not in str(told.value)
 

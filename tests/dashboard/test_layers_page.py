@@ -65,9 +65,9 @@ def test_effects_are_columns_and_rows_where_the_capture_has_them(cli, scene_at, 
     figure, columns, rows, notes, *_ = page.ranked(scene)
     assert rows[0]["layer"] == 1
     assert rows[0]["cross_talk_effect"] < -5
-    assert "looks and effects disagree" in notes
+    assert "scores and effects disagree" in notes
     (column,) = [column for column in columns if column["field"] == "cross_talk_effect"]
-    assert "where M is its diagonal alone" in column["headerTooltip"]
+    assert "when M is reduced to its diagonal" in column["headerTooltip"]
     colours = figure.data[0].z[list(figure.data[0].y).index("cross_talk_effect")]
     assert np.argmax(colours) == 1, "the strongest colour is the layer that matters most"
 

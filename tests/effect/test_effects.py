@@ -147,7 +147,7 @@ def test_a_corrupted_twin_is_the_source_of_a_patch(model):
 
 def test_prompts_without_targets_can_be_measured_by_kl_alone(model):
     prompts = Prompts([[1, 2, 3, 4]])
-    with pytest.raises(UsageError, match="no prompt has a target"):
+    with pytest.raises(UsageError, match="no prompt has one"):
         ssmlens.effects(model, prompts, [Ablate(layer=0)])
     assert ssmlens.effects(model, prompts, [Ablate(layer=0)], "kl")["after"][0, 0] > 0
 
@@ -158,7 +158,7 @@ def test_prompts_without_targets_can_be_measured_by_kl_alone(model):
         ([], "kl", "at least one edit"),
         ([Ablate(layer=0)], "loss", "unknown measure"),
         ([Ablate(layer=9)], "kl", "layer 9 is out of range"),
-        ([Ablate(layer=0)], "logit_difference", "no foil"),
+        ([Ablate(layer=0)], "logit_difference", "needs a foil"),
         ([Swap(layer=0, what="B", source="corrupted")], "accuracy", "no corrupted twin"),
     ],
 )

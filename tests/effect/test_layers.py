@@ -192,7 +192,7 @@ def test_without_effects_a_file_is_as_before(mamba, tmp_path):
 
 def test_prompts_without_any_target_are_refused(mamba, tmp_path):
     for prompts in ([[3, 1, 4]], Prompts([[3, 1, 4]], target=[[-1, -1, -1]])):
-        with pytest.raises(UsageError, match="no prompt has any: take those of a task"):
+        with pytest.raises(UsageError, match="no prompt has one: use the prompts of a task"):
             ssmlens.capture(mamba, prompts, tmp_path / "run.h5", further=LayerEffects)
         assert list(tmp_path.iterdir()) == []
 

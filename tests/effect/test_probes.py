@@ -3,7 +3,7 @@
 import pytest
 
 import ssmlens
-from ssmlens.effect.probe import branching
+from ssmlens.effect.probe import first_difference
 from ssmlens.errors import UsageError
 
 
@@ -85,7 +85,7 @@ def test_the_twin_of_repeated_tokens_tells_nothing():
     ("name", "options", "said"),
     [
         ("retrieval", {"length": 1}, "2 to"),
-        ("ioi", {"length": 3}, "length of their own"),
+        ("ioi", {"length": 3}, "fixed length"),
         ("repeat", {"count": 0}, "at least one prompt"),
         ("other", {}, "unknown probe"),
     ],
@@ -100,6 +100,6 @@ def test_text_needs_a_tokenizer():
         ssmlens.probe("ioi", Model(None))
 
 
-def test_branching():
-    assert branching([1, 2, 3], [1, 4]) == 1
-    assert branching([1], [1, 2]) is None
+def test_first_difference():
+    assert first_difference([1, 2, 3], [1, 4]) == 1
+    assert first_difference([1], [1, 2]) is None

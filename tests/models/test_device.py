@@ -39,13 +39,13 @@ def test_a_device_that_is_there(gpus, count, name, device):
 @pytest.mark.parametrize(
     ("count", "name", "told"),
     [
-        (0, "warp", r"^unknown device 'warp'; such as cpu, cuda or cuda:1$"),
+        (0, "warp", r"^unknown device 'warp'; use cpu, cuda or cuda:1$"),
         (2, "cuda:x", "unknown device 'cuda:x'"),
         (0, "", "unknown device ''"),
-        (0, "cuda", "^device cuda is asked for, but torch finds no CUDA here; use cpu$"),
-        (0, torch.device("cuda:1"), "^device cuda:1 is asked for, .* no CUDA here"),
-        (1, "cuda:1", "^device cuda:1 is asked for, but torch finds cuda:0 here$"),
-        (4, "cuda:4", r"torch finds cuda:0\.\.cuda:3 here$"),
+        (0, "cuda", "^device cuda is requested, but torch finds no CUDA here; use cpu$"),
+        (0, torch.device("cuda:1"), "^device cuda:1 is requested, .* no CUDA here"),
+        (1, "cuda:1", "^device cuda:1 is requested, but torch finds only cuda:0 here$"),
+        (4, "cuda:4", r"torch finds only cuda:0\.\.cuda:3 here$"),
     ],
 )
 def test_a_device_that_is_not(gpus, count, name, told):

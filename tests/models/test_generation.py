@@ -84,10 +84,10 @@ def test_top_k_draws_among_the_largest(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": -1}, "max_new_tokens is 0 or more"),
-        ({"temperature": 0.0}, "temperature is above 0"),
-        ({"top_k": 0}, "top_k is 1 or more"),
-        ({"attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 2)}, "padded on the left"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be 0 or more"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"top_k": 0}, "top_k must be 1 or more"),
+        ({"attention_mask": torch.tensor([[1, 1, 1, 1, 0]] * 2)}, "on the left"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(model, options, message):

@@ -253,7 +253,7 @@ def test_gradient_of_mamba3_equals_a_finite_difference():
 
 
 def test_what_mamba3_does_not_take_is_refused_by_name():
-    with pytest.raises(UnsupportedModelError, match=r"is_mimo.*no one hidden attention matrix"):
+    with pytest.raises(UnsupportedModelError, match=r"is_mimo.*no single hidden attention matrix"):
         build_mixer("Mamba3", d_model=8, headdim=8, is_mimo=True)
     with pytest.raises(UnsupportedModelError, match="is_mimo"):
         MambaLM(MambaConfig(d_model=8, ssm_cfg={"layer": "Mamba3", "is_mimo": True}), device="meta")

@@ -186,7 +186,7 @@ def test_stopped_anywhere_and_resumed(mamba, tmp_path, monkeypatch, out):
             ssmlens.capture(mamba, IDS, path)
         if len(list((tmp_path / f"{out}.partial").glob("layer*"))) == 6:
             break
-    with pytest.raises(UsageError, match="was asked something else"):
+    with pytest.raises(UsageError, match="its request differs"):
         ssmlens.capture(mamba, IDS[:4], path, resume=True)
     calls = []
     mamba.backbone.layers[0].mixer.register_forward_hook(lambda *_: calls.append(1))

@@ -105,7 +105,7 @@ def test_reduced_energy_ahead_is_verified(reduced, tmp_path, monkeypatch):
         array[0] = value
     monkeypatch.setattr("ssmlens.store.layer.Layer.damages", lambda self: [])
     (problem,) = ssmlens.verify(copy)
-    assert "prompt 0: ahead_energy[25] is not what the operands give" in problem
+    assert "prompt 0: ahead_energy[25] does not follow from the operands" in problem
 
 
 def test_a_model_that_takes_no_mask_is_refused_where_prompts_are_padded(

@@ -161,7 +161,7 @@ def test_a_pack_is_checked_before_it_has_its_name(sample, tmp_path):
 
 
 def test_no_writer_discards_what_another_writes(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr(output_lock, "_BEGIN", 0.1)
+    monkeypatch.setattr(output_lock, "_START_WAIT", 0.1)
     out, asked = tmp_path / "run", sample.header()
     first = CaptureWriter(out, asked, layers=[0])
     sample.write_missing(first, sample.samples())

@@ -165,4 +165,4 @@ def test_weights_of_two_shapes_have_no_score_and_the_reason(make_capture):
     for name in ("bc_correlation", "bc_effective", "bc_identity"):
         assert np.isnan(scores[name]).all()
         reasons = set(scores["reason"].sel(score=name).values.ravel())
-        assert reasons == {"W_B is [2, 3, 5] and W_C [2, 4, 5]: not one shape"}
+        assert reasons == {"W_B is [2, 3, 5] and W_C [2, 4, 5]: shapes differ"}

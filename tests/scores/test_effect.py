@@ -60,7 +60,7 @@ def test_effects_stand_beside_looks_and_the_note_says_where_they_disagree(make):
     assert ranking[0].scores["cross_talk_effect"] == -2
     (note,) = [note for note in ranking.notes if "effect" in note]
     assert note == (
-        "looks and effects disagree on what comes first: copy_score layer 0, ablation_effect layer 1, "
+        "scores and effects disagree on the first place: copy_score layer 0, ablation_effect layer 1, "
         "mean_ablation_effect layer 0, cross_talk_effect layer 2"
     )
 

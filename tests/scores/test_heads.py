@@ -233,8 +233,8 @@ def test_older_captures_keep_nothing_of_attention_heads(tmp_path, monkeypatch):
         ranking = ssmlens.rank_heads(capture)
         assert {row.layer for row in ranking} == {0}
         assert ranking.notes[-1] == (
-            "left out: heads of softmax attention (layer 1): the capture keeps their mean map alone, as earlier "
-            "versions did; capture again to rank them"
+            "left out: heads of softmax attention (layer 1): the capture has only their mean map, as in earlier "
+            "versions; capture again to rank them"
         )
         with pytest.raises(UsageError, match=r"softmax attention \(layer 1\): .* capture again"):
             ssmlens.rank_heads(capture, layers=[0, 1])

@@ -195,7 +195,7 @@ def test_top_keeps_the_best_and_the_notes(make_capture):
     assert order(ranking) == [1]
     assert "diagonal_sharpness would put layer 0 first" in ranking.notes
     assert order(rank_layers(make_capture(layers), "mask_ones", top=10)) == [1, 0]
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="at least 1"):
         rank_layers(make_capture(layers), "mask_ones", top=0)
 
 

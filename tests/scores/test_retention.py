@@ -39,7 +39,7 @@ def test_decay_of_a_scan(shape, monkeypatch):
     alpha = np.exp(delta * A if A.ndim == 1 else delta[..., None] * A)
     wanted = by_products(alpha, TARGET)
     assert retention_of_scan(delta, A, TARGET) == pytest.approx(wanted)
-    monkeypatch.setattr("ssmlens.scores.retention._ENTRIES", 5)  # target by target
+    monkeypatch.setattr("ssmlens.scores.retention._MAX_ENTRIES", 5)  # target by target
     assert retention_of_scan(delta, A, TARGET) == pytest.approx(wanted)
 
 

@@ -84,7 +84,7 @@ def changed(number, **values):
         ({"format": "other"}, "'ssmlens attribution'"),
         ({"terms": []}, "it has no terms"),
         ({"terms": [3]}, "it has no terms"),
-        ({"terms": changed(1, term="embedding")}, "two terms bear one name"),
+        ({"terms": changed(1, term="embedding")}, "two terms have the same name"),
         ({"terms": changed(1, value="3")}, "value is not a number"),
         ({"terms": changed(1, value=True)}, "value is not a number"),
         ({"terms": changed(1, layer=0.5)}, "layer is not a whole number"),
@@ -95,13 +95,13 @@ def changed(number, **values):
         ({"tokens": ["a", "b", 3]}, "its tokens are not 3 strings"),
         ({"attributes": None}, "it has no attributes"),
         ({"attributes": {"position": 0}}, "token is not a whole number"),
-        ({"attributes": terms().attrs | {"position": 3}}, "its position is none of 3 tokens"),
+        ({"attributes": terms().attrs | {"position": 3}}, "its position is not among its 3 tokens"),
         ({"model": 3}, "model is not a text"),
     ],
 )
 def test_what_is_refused(tmp_path, changes, says):
     path = written(tmp_path / "a.json", terms(), **changes)
-    with pytest.raises(SsmlensError, match="no attribution that can be read") as told:
+    with pytest.raises(SsmlensError, match="not a readable attribution") as told:
         open_attribution(path)
     assert says in str(told.value)
     assert "\n" not in str(told.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmlens.store import hdf5
-from ssmlens.store.chunks import encoded_all, fletcher32
+from ssmlens.store.chunks import encode_chunks, fletcher32
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_threads_make_the_same_chunks_in_the_same_order():
     array[0, 100:200] = 0
     starts = [(0, i, j) for i in range(0, 999, 10) for j in range(0, 70, 40)]
     with ThreadPoolExecutor(3) as threads:
-        shared = list(encoded_all(array, starts, (1, 10, 40), 1, threads))
-    alone = list(encoded_all(array, starts, (1, 10, 40), 1))
+        shared = list(encode_chunks(array, starts, (1, 10, 40), 1, threads))
+    alone = list(encode_chunks(array, starts, (1, 10, 40), 1))
     assert shared == alone
     assert [start for start, data in zip(starts, alone, strict=True) if data is None] == [
         start for start in starts if 100 <= start[1] < 200

@@ -93,7 +93,7 @@ def test_one_flipped_sign_and_forged_digests(copy, name, index):
     forge(copy, index)
     problems = verify(copy)
     assert problems
-    assert all("is not what the operands give" in problem for problem in problems)
+    assert all("does not follow from the operands" in problem for problem in problems)
     assert all(problem.startswith(f"layer {index}: prompt ") for problem in problems)
 
 

@@ -61,7 +61,7 @@ def test_an_array_that_lies_about_its_axes_is_refused(path):
         group = next(iter(file["layers"].values()))
         write_attributes(group["delta"], {"axes": "prompt head token"})
 
-    with pytest.raises(CaptureFileError, match="delta says its axes are prompt head token"):
+    with pytest.raises(CaptureFileError, match="delta declares axes prompt head token"):
         open_capture(later(path, lie))
 
 
@@ -80,7 +80,7 @@ def test_an_operator_of_a_later_version_has_maps_but_no_operands_here(path):
         layer = capture.layer(capture.layers[0])
         assert (layer.operator, layer.has_operands) == ("wormhole", False)
         assert np.isfinite(layer.attention_map(0)).all()
-        with pytest.raises(UsageError, match="'wormhole' is not known here"):
+        with pytest.raises(UsageError, match="'wormhole' is unknown"):
             layer.operands(0)
     assert any("its attributes" in problem for problem in verify(path))
 

@@ -32,7 +32,7 @@ def test_batches_of_either_kind_merge(tmp_path, first, second):
         assert (a["delta"].shuffle, b["delta"].shuffle) == (first == "small", second == "small")
 
         def build(file):
-            target = hdf5.like(file, a["delta"], (3, 1030, 70), AXES)
+            target = hdf5.create_like(file, a["delta"], (3, 1030, 70), AXES)
             hdf5.move_chunks(a["delta"], target, 0)
             hdf5.move_chunks(b["delta"], target, 2)
 
@@ -53,7 +53,7 @@ def test_chunks_of_an_older_file_move_shuffled(tmp_path):
     with h5py.File(tmp_path / "old") as old:
 
         def build(file):
-            target = hdf5.like(file, old["delta"], array.shape, AXES)
+            target = hdf5.create_like(file, old["delta"], array.shape, AXES)
             hdf5.move_chunks(old["delta"], target, 0)
 
         hdf5.write_file(tmp_path / "new", build)

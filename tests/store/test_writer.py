@@ -357,7 +357,7 @@ def test_batches_of_different_channels_do_not_merge(sample, tmp_path):
         (lambda a: a.pop("A"), "missing: exactly one of A and log_decay"),
         (lambda a: a.update(log_decay=-a["delta"]), "missing: exactly one of A and log_decay"),
         (lambda a: a.update(lag_energy=a["delta"][..., 0]), "missing: attention_map_mean"),
-        (lambda a: a.pop("channel"), "go together"),
+        (lambda a: a.pop("channel"), "must come together"),
         (lambda a: a.update(W_B=a["W_B"][:, :, :0]), "W_B is empty along input"),
         (lambda a: [a.update({n: v[:3]}) for n, v in a.items() if len(v) == 4], "3 prompts"),
     ],
@@ -373,7 +373,11 @@ def test_what_the_file_does_not_take(sample, tmp_path, change, told):
 
 @pytest.mark.parametrize(
     ("attributes", "told"),
-    [({}, "finite"), ({"finite": "maybe"}, "finite"), ({"finite": "yes", "digest": "0"}, "own")],
+    [
+        ({}, "finite"),
+        ({"finite": "maybe"}, "finite"),
+        ({"finite": "yes", "digest": "0"}, "reserved"),
+    ],
 )
 def test_attributes_that_are_not_taken(sample, tmp_path, attributes, told):
     writer = CaptureWriter(tmp_path / "run.h5", sample.header(), layers=[0, 2])

@@ -177,7 +177,7 @@ def test_an_option_that_an_init_declares_is_in_the_name_of_its_arms(monkeypatch)
         quiet: int = option(1, in_arm=None)
 
     part = with_options(InitOptions, {"wide": Wide})
-    monkeypatch.setitem(inits._things, "wide", Wide)
+    monkeypatch.setitem(inits._entries, "wide", Wide)
     assert arm_name(part(init="wide", width=3, quiet=7)) == "wide width=3"
     assert arm_name(part(init="wide", std=0.5)) == "wide std=0.5"
 

@@ -178,7 +178,7 @@ class EngineHere(LocalEngine):
 def workers_here(monkeypatch):
     """Local workers are in this process; tests of the commands have processes, which train as well."""
     assert "local" in engines
-    monkeypatch.setitem(engines._things, "local", EngineHere)
+    monkeypatch.setitem(engines._entries, "local", EngineHere)
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""One file a measure."""
+"""One file per measure."""

@@ -3,8 +3,8 @@
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    return (said.logits.argmax(1) == said.right).to(said.logits.dtype)
+def _measure(readout):
+    return (readout.logits.argmax(1) == readout.right).to(readout.logits.dtype)
 
 
 MEASURES.register("accuracy")(

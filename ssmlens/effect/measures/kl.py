@@ -1,10 +1,10 @@
-"""How far the edited prediction is from the unedited one: Σ p log (p / q), p without edits and q with them."""
+"""KL divergence of the edited prediction from the unedited one: Σ p log (p / q), p without edits and q with them."""
 
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    before, after = (logits.log_softmax(1) for logits in (said.unedited, said.logits))
+def _measure(readout):
+    before, after = (logits.log_softmax(1) for logits in (readout.unedited, readout.logits))
     return (before.exp() * (before - after)).nansum(1)
 
 

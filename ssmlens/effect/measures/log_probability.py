@@ -3,8 +3,8 @@
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    return said.of(said.right) - said.logits.logsumexp(1)
+def _measure(readout):
+    return readout.of(readout.right) - readout.logits.logsumexp(1)
 
 
 MEASURES.register("log_probability")(

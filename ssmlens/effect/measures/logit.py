@@ -3,8 +3,8 @@
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    return said.of(said.right)
+def _measure(readout):
+    return readout.of(readout.right)
 
 
 MEASURES.register("logit")(Measure("logit of the right token", "1", _measure))

@@ -1,12 +1,12 @@
-"""The logit of the right token less that of another one."""
+"""The logit of the right token minus that of the foil."""
 
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    return said.of(said.right) - said.of(said.foil)
+def _measure(readout):
+    return readout.of(readout.right) - readout.of(readout.foil)
 
 
 MEASURES.register("logit_difference")(
-    Measure("logit of the right token less that of the foil", "1", _measure, needs_foil=True)
+    Measure("logit of the right token minus that of the foil", "1", _measure, needs_foil=True)
 )

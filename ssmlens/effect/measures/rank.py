@@ -1,11 +1,11 @@
-"""How many tokens are more likely than the right one."""
+"""The number of tokens that are likelier than the right one."""
 
 from ssmlens.effect.measure import MEASURES, Measure
 
 
-def _measure(said):
-    above = said.logits > said.of(said.right).unsqueeze(1)
-    return above.sum(1).to(said.logits.dtype)
+def _measure(readout):
+    above = readout.logits > readout.of(readout.right).unsqueeze(1)
+    return above.sum(1).to(readout.logits.dtype)
 
 
 MEASURES.register("rank")(

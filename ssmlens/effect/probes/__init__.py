@@ -1,1 +1,1 @@
-"""One file a probe."""
+"""One file per probe."""

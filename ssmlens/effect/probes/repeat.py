@@ -1,28 +1,27 @@
-"""Random tokens, twice: what follows a token is known from its first occurrence (Olsson et al. 2022)."""
+"""Repeated random tokens: the next token is known from the first occurrence (Olsson et al. 2022)."""
 
 from typing import Any
 
 import torch
 
 from ssmlens.effect.probe import PROBES, Probe
-from ssmlens.recorder.prompts import Prompts
-from ssmlens.recorder.prompts import from_named_task as of_named_task
+from ssmlens.recorder.prompts import Prompts, from_named_task
 from ssmlens.tasks.task import NO_TARGET
 
 
 @PROBES.register("repeat")
 def repeat(model: Any, *, count: int, length: int | None = None, seed: int = 0) -> Probe:
-    """Random tokens said twice; the foil is what follows elsewhere; in the twin the first half is drawn anew.
+    """Random tokens, repeated (A A). The foil is another token of A; in the twin the first half is drawn again.
 
     Args:
         model: The model.
         count: Number of prompts.
         length: Tokens of a half; None: 64.
-        seed: Which prompts.
+        seed: Seed of the prompts.
     """
     size = 64 if length is None else length
-    drawn = of_named_task("repeat", model, {"length": size, "count": count}, seed)
-    others = of_named_task("repeat", model, {"length": size, "count": count}, seed + 1)
+    drawn = from_named_task("repeat", model, {"length": size, "count": count}, seed)
+    others = from_named_task("repeat", model, {"length": size, "count": count}, seed + 1)
     generator = torch.Generator().manual_seed(seed)
     foil, corrupted = [], []
     for tokens, target, other in zip(drawn.tokens, drawn.target, others.tokens, strict=True):

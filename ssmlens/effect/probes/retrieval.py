@@ -1,9 +1,9 @@
-"""Key–value retrieval: `k1: v1`, `k2: v2`, …, and one key again."""
+"""Key–value retrieval: `k1: v1`, `k2: v2`, …, then one of the keys again."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from ssmlens.effect.probe import PROBES, Probe, branching, encoded
+from ssmlens.effect.probe import PROBES, Probe, encode_pieces, first_difference
 from ssmlens.errors import UsageError
 from ssmlens.recorder.prompts import Prompts
 from ssmlens.tasks.draws import Draws
@@ -29,11 +29,11 @@ def retrieval(model: Any, *, count: int, length: int | None = None, seed: int = 
     Args:
         model: The model.
         count: Number of prompts.
-        length: Lines; None: 8.
-        seed: Which prompts.
+        length: Number of lines; None: 8.
+        seed: Seed of the prompts.
 
     Raises:
-        UsageError: More lines than there are words, or fewer than two; or the model's tokens tell no two values apart.
+        UsageError: More lines than there are words, or fewer than two; or the model tokenizes two values alike.
     """
     lines = 8 if length is None else length
     if not 2 <= lines <= len(_WORDS):
@@ -42,9 +42,9 @@ def retrieval(model: Any, *, count: int, length: int | None = None, seed: int = 
     rows, targets, foils, twins = [], [], [], []
     for numbers in order:
         words = sorted(_WORDS, key=lambda word: numbers[_WORDS.index(word)])[:lines]
-        asked, other = numbers[len(_WORDS)] % lines, numbers[len(_WORDS) + 1] % (lines - 1)
-        other += other >= asked
-        row = _row(model, words, asked, other)
+        queried, other = numbers[len(_WORDS)] % lines, numbers[len(_WORDS) + 1] % (lines - 1)
+        other += other >= queried
+        row = _row(model, words, queried, other)
         rows.append(row[0])
         targets.append(row[1])
         foils.append(row[2])
@@ -54,29 +54,29 @@ def retrieval(model: Any, *, count: int, length: int | None = None, seed: int = 
 
 
 def _row(
-    model: Any, words: Sequence[str], asked: int, other: int
+    model: Any, words: Sequence[str], queried: int, other: int
 ) -> tuple[list[int], list[int], tuple[int, ...], list[int]]:
     """A prompt, its targets, its foils, and its twin."""
     keys = [f"k{n + 1}:" for n in range(len(words))]
-    pieces = encoded(model, [*keys, *(f" {word}" for word in words), "\n"])
+    pieces = encode_pieces(model, [*keys, *(f" {word}" for word in words), "\n"])
     keys_at, values, (end,) = (
         pieces[: len(words)],
         pieces[len(words) : 2 * len(words)],
         pieces[-1:],
     )
-    at = branching(values[asked], values[other])
+    at = first_difference(values[queried], values[other])
     if at is None:
-        raise UsageError("this model's tokens tell no two of the probe's values apart")
+        raise UsageError("this model tokenizes two of the probe's values alike")
     tokens, starts = [], []
     for key, value in zip(keys_at, values, strict=True):
         tokens += key
         starts.append(len(tokens))
         tokens += [*value, *end]
-    row = [*tokens, *keys_at[asked], *values[asked][:at]]
+    row = [*tokens, *keys_at[queried], *values[queried][:at]]
     twin = [*tokens, *keys_at[other], *values[other][:at]]
-    if len(twin) != len(row):  # keys of different length: ask in the twin for what stands nowhere
+    if len(twin) != len(row):  # keys of different length: the twin's query matches no key
         twin = [*tokens, *[keys_at[other][0]] * (len(row) - len(tokens))]
-    target = [NO_TARGET] * (len(row) - 1) + [starts[asked] + at]
+    target = [NO_TARGET] * (len(row) - 1) + [starts[queried] + at]
     foil = (-1,) * (len(row) - 1) + (values[other][at],)
     return row, target, foil, twin
 
