@@ -61,8 +61,8 @@ def restore(file: Path, out: Path) -> dict[str, Any]:
                 folder.measure(step, split, length, **values)
             if "scores" in run:
                 scores = {k: np.nan if v is None else v for k, v in run["scores"].items()}
-                folder.keep_scores(config.teacher_layer or 0, scores)
-            folder.tell(**run["status"])
+                folder.write_scores(config.teacher_layer or 0, scores)
+            folder.write_status(**run["status"])
     return saved["about"]
 
 

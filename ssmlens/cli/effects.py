@@ -104,7 +104,7 @@ def _result(measured: Any) -> Result:
         real = np.isfinite(effect)
         means = [
             float(np.mean(values[real])) if real.any() else math.nan
-            for values in (found["before"].values, after, effect)
+            for values in (measured["before"].values, after, effect)
         ]
         spread = float(np.std(effect[real])) if real.any() else math.nan
         rows.append((str(edit), *(_shown(value) for value in (*means, spread))))

@@ -120,7 +120,7 @@ def report_mismatch(
 ) -> None:
     """Raise SsmlensError that names the mismatches between a config.json and its checkpoint, if there are any."""
     kinds = (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-    faults = [f"{kind}: {_join(sorted(names))}" for kind, names in kinds if names]
+    faults = [f"{kind}: {_some(sorted(names))}" for kind, names in kinds if names]
     if faults:
         raise SsmlensError(f"the checkpoint does not fit its config.json; {'; '.join(faults)}")
 

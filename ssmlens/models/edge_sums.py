@@ -79,8 +79,8 @@ def launch(
     at_once = _power_of_two(min(o.heads, max(1, _TILE // states))) if headdim == 1 else 1
     steps, *operands = _flat(steps, rate, o.B, o.C, write, write_now, x)
     with torch.cuda.device_of(x):
-        _kernel()[len(chosen), -(-o.heads // at_once), o.batch](
-            chosen.contiguous().view(torch.uint8), steps.cumsum(1, dtype=torch.double), *operands, out,
+        _kernel()[len(edges), -(-o.heads // at_once), o.batch](
+            edges.contiguous().view(torch.uint8), steps.cumsum(1, dtype=torch.double), *operands, out,
             first, o.tokens, o.heads, o.groups, o.states, headdim,
             H=at_once, N=states, P=_power_of_two(headdim), K=_KEYS, SCALAR=o.scalar_decay,
             num_warps=4 if headdim == 1 else 1,

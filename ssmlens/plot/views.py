@@ -14,7 +14,7 @@ from ssmlens.plot.picture import colour_edges, stamp
 from ssmlens.plot.raster import Reduction, block_reduce, causal, data_uri
 from ssmlens.plot.scales import SCALES, coloured
 from ssmlens.plot.sources import ReportLayer, ReportSource
-from ssmlens.scores.diagonal import drop_longest
+from ssmlens.scores.diagonal import without_longest
 from ssmlens.scores.reading import is_softmax
 from ssmlens.scores.statistics import energy_by_lag
 from ssmlens.store.layer_like import LayerLike
@@ -143,10 +143,10 @@ def _view(
     view["scales"] = _scales(packed_values(cells), signed=signed)
     if name == "attention_map":
         energy = layer.read("lag_energy", prompt) if reduced else energy_by_lag(values)
-        view["lags"] = pack(drop_longest(energy).astype(np.float32))
+        view["lags"] = pack(without_longest(energy).astype(np.float32))
         if ahead:
             energy = layer.read("ahead_energy", prompt) if reduced else energy_by_lag(values.T)
-            view["ahead"] = pack(drop_longest(energy).astype(np.float32))
+            view["ahead"] = pack(without_longest(energy).astype(np.float32))
     if place is None:
         view["thumbnail"] = thumbnail(entries, signed=signed)
     return view

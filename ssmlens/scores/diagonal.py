@@ -92,8 +92,9 @@ def _chance(reading: Reading) -> float:
     entry = 1 / np.square(
         reading.visible, dtype=np.float64
     )  # the square of each of query i's entries
-    energy = without_longest(np.cumsum(entry[::-1])[::-1] / np.arange(len(entry), 0, -1))
-    return _sharpest(energy, len(entry), reading.first_lag, energy if reading.looks_ahead else None)
+    energy = np.cumsum(entry[::-1])[::-1] / np.arange(len(entry), 0, -1)
+    ahead = energy if reading.looks_ahead else None
+    return diagonal_sharpness(energy, reading.first_lag, ahead)
 
 
 SCORES.register("diagonal_sharpness")(

@@ -46,7 +46,7 @@ for _name, _edit in _EDITS.items():
             range=(-math.inf, math.inf),
             unit="nats",
             higher_is_attention=False,
-            formula=f"log-probability of the right next token if {_edited}, less that of the model as it is; mean "
+            formula=f"log-probability of the right next token if {_edit}, less that of the model as it is; mean "
             "over queries with a target",
             chance_in_words="none; 0: the layer does nothing for the answer",
         )

@@ -156,7 +156,7 @@ def _row(
         head=int(scores[HEAD].values[place]) if is_head else None,
         operator=str(scores[OPERATOR].values[place]) if is_head else None,
         chance={
-            name: level for name in shown if np.isfinite(level := _chance(scores, name, place))
+            name: level for name in columns if np.isfinite(level := _chance(scores, name, place))
         },
     )
 

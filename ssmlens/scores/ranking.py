@@ -146,7 +146,7 @@ class Ranking:
             [self.of, *(row.label for row in self.rows), ""],
             *([*self._column(name), self.chance_of(name)] for name in names),
             ["closure_error", *(f"{row.closure_error:.1e}" for row in self.rows), ""],
-            *([["map_closure", *map(_error, of_map), ""]] if known else []),
+            *([["map_closure", *map(_error, map_closures), ""]] if known else []),
             ["", *(row.reason for row in self.rows), ""],
         ]
         rows = [list(row) for row in zip(*columns, strict=True)]

@@ -54,7 +54,7 @@ def _induction(reading: Reading) -> Measured:
 
 
 def _on_target(reading: Reading) -> Measured:
-    target = checked_target(reading)
+    target = require_target(reading)
     return Measured(target_share(reading.target_magnitude, reading.row_magnitude, target))
 
 

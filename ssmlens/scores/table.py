@@ -72,17 +72,17 @@ def compute(
     for name, score in selected.items():
         variables |= _columns(name, score, [row[name] for row in rows], prompts)
     reasons = [
-        [_of_prompts([c.reason for c in row[name]], prompts) for row in rows] for name in wanted
+        [_of_prompts([c.reason for c in row[name]], prompts) for row in rows] for name in selected
     ]
     chances = [
-        [_of_prompts([c.chance for c in row[name]], prompts) for row in rows] for name in wanted
+        [_of_prompts([c.chance for c in row[name]], prompts) for row in rows] for name in selected
     ]
-    shape = (len(wanted), len(layers), prompts)
+    shape = (len(selected), len(layers), prompts)
     variables["reason"] = ((SCORE, LAYER, PROMPT), np.array(reasons, dtype=str).reshape(shape))
     return xr.Dataset(
         variables,
         coords={
-            SCORE: np.array(list(wanted), dtype=str),
+            SCORE: np.array(list(selected), dtype=str),
             CHANCE: ((SCORE, LAYER, PROMPT), np.array(chances, dtype=float).reshape(shape)),
             LAYER: np.array(layers, dtype=int),
             "finite": (LAYER, np.array(finite, dtype=str)),

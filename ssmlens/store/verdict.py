@@ -104,7 +104,7 @@ def judge(layer: LayerLike, closure_tolerance: float | None = None) -> Verdict:
         for prompt, error in enumerate(_values(layer, name))
         if not error <= tolerances[name]  # so that NaN fails
     )
-    hidden, wrong = _map_closure(layer, closure, unknown)
+    hidden, wrong = _of_map(layer, closure, unknown)
     failures += wrong
     if MAP_CLOSURE in layer and not unknown and not np.isnan(_values(layer, MAP_CLOSURE)).all():
         named.append(MAP_CLOSURE)
@@ -161,7 +161,7 @@ def why_open(layer: LayerLike, closure_tolerance: float | None = None) -> str:
     limit = CLOSURE_TOLERANCE if closure_tolerance is None else float(closure_tolerance)
     unknown = str(layer.attributes.get("closure_reason", ""))
     closures = np.empty(0) if unknown else _values(layer, CLOSURE)
-    hidden, wrong = _map_closure(layer, limit, unknown)
+    hidden, wrong = _of_map(layer, limit, unknown)
     above = [CLOSURE] * (not (closures <= limit).all()) + [MAP_CLOSURE] * bool(wrong)
     if above:
         return "; ".join(f"{name} {worst(layer, name):.1e} > {limit:.0e}" for name in above)

@@ -275,5 +275,7 @@ def test_what_cannot_be_is_refused():
         build_mixer("LinearAttention", d_model=12, nheads=5)
     with pytest.raises(UsageError, match="got 12 and 0"):
         build_mixer("LinearAttention", d_model=12, nheads=0)
-    with pytest.raises(UsageError, match="normalise must be one of none, length, rms, not 'softmax'"):
+    with pytest.raises(
+        UsageError, match="normalise must be one of none, length, rms, not 'softmax'"
+    ):
         build_mixer("LinearAttention", d_model=12, normalise="softmax")

@@ -368,7 +368,11 @@ def test_targets_in_json_lines_that_are_refused(tmp_path, line):
     ("name", "text", "told"),
     [
         ("deep.jsonl", "[" * 100_000, "line 1: it is nested too deeply"),
-        ("number.jsonl", '{"tokens": [' + "9" * 5000 + "]}", "line 1: it contains an integer beyond"),
+        (
+            "number.jsonl",
+            '{"tokens": [' + "9" * 5000 + "]}",
+            "line 1: it contains an integer beyond",
+        ),
         ("nan.jsonl", '{"tokens": [NaN]}', "line 1: NaN is not a finite number"),
         ("long.txt", "a" * ((1 << 22) + 1), "line 1: it has 4194305 characters, more than"),
     ],
