@@ -27,11 +27,12 @@ def arrays():
 
 @pytest.mark.parametrize("side", [1, 2, 4, 5, 10, 11, 50])
 @pytest.mark.parametrize("group", [0, 1])
-def test_cells_are_means_of_squares_of_the_product(at, arrays, side, group):
+def test_cells_are_means_of_squares_of_the_product(monkeypatch, at, arrays, side, group):
+    monkeypatch.setattr(weights, "SIDE", side)
     pair = weights.pair(at(f"layer=1&group={group}").selection)
     B, C = (arrays[1][name][group].astype(np.float64) for name in ("W_B", "W_C"))
     whole = C.T @ B
-    cells, several = weights.product_cells(pair, side)
+    cells, several = weights.product_cells(pair)
     assert len(cells) <= side
     expected = [
         [whole[i : i + several, j : j + several].mean() for j in range(0, 11, several)]

@@ -398,7 +398,7 @@ def test_every_family_is_initialised_or_refused_by_name(family):
     model = adapter.tiny_model()
     before = state_of(model)
     if not isinstance(adapter, Mamba1Adapter | Mamba2Adapter):
-        with pytest.raises(UsageError, match=f"{family}.*for Mamba-1, Mamba-2"):
+        with pytest.raises(UsageError, match=f"{family}.*it is for Mamba-1 and Mamba-2"):
             ssmlens.mimetic_(model)
         assert not changed(before, model)
         return

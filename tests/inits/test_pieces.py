@@ -72,11 +72,11 @@ def test_what_no_view_names_is_piece_0_and_nothing_else_is(second):
     model = make(second)
     site = choose_mixers(model)[1]
     pieces = find_pieces(model, site, lambda block, _: dict(block.named_parameters()))
-    named = {name for name, numbers in pieces.of.items() if (numbers > 0).all()}
-    unnamed = {name for name, numbers in pieces.of.items() if (numbers == 0).all()}
+    named = {name for name, numbers in pieces.numbers.items() if (numbers > 0).all()}
+    unnamed = {name for name, numbers in pieces.numbers.items() if (numbers == 0).all()}
     norms = {"norm.weight", "mixer.norm.weight"} if second else {"norm.weight"}
     assert unnamed == norms | {"mixer.out_proj.weight"}
-    assert named == set(pieces.of) - unnamed
+    assert named == set(pieces.numbers) - unnamed
     assert 0 not in pieces.memory
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from oracles import relative
 
-from ssmlens.models.mixers import Mamba, Mamba2
+from ssmlens.models.mamba import Mamba
+from ssmlens.models.mamba2 import Mamba2
 from ssmlens.models.projections import (
     causal_conv1d,
     finish_mamba1,

@@ -393,7 +393,7 @@ def test_only_plain_files_of_prompts_are_read(tmp_path, kind):
     else:
         make = {"pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}
         make.get(kind, path.mkdir)()
-    with pytest.raises(UsageError, match=r"p\.txt (cannot be read: it is no plain|is refused)"):
+    with pytest.raises(UsageError, match=r"p\.txt (cannot be read: it is not a plain|is refused)"):
         from_file(path, None)
 
 

@@ -226,7 +226,7 @@ def test_a_model_with_hooks_is_run_once_and_its_second_call_is_refused_when_it_c
 
 def test_attribution_of_one_module_in_two_blocks_is_refused():
     model, _ = tied("block")
-    with pytest.raises(UnsupportedModelError, match="layers 0, 2 are one module"):
+    with pytest.raises(UnsupportedModelError, match="layers 0, 2 share one module"):
         trace(model, IDS[:1], 5, lambda logits: (0, None))
 
 

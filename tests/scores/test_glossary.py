@@ -32,4 +32,4 @@ def test_a_score_that_says_nothing_of_itself_has_its_description():
         entry = next(entry for entry in glossary() if entry.name == "half")
         assert entry == ("half", "a half", "0 to 0.5 m", "none")
     finally:
-        del SCORES._things["half"]
+        del SCORES._entries["half"]

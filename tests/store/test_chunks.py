@@ -59,7 +59,7 @@ def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
 def test_a_chunk_is_one_deflate_stream_and_its_checksum(level, size):
     """Stored blocks hold 65,535 bytes at most; HDF5 would read on past bytes that do not belong there."""
     array = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    data = bytes(*encoded_all(array, [(0,)], (size,), level))
+    data = bytes(*encode_chunks(array, [(0,)], (size,), level))
     stream = zlib.decompressobj()
     values = stream.decompress(data[:-4])
     assert stream.eof

@@ -183,7 +183,7 @@ def test_where_the_output_cannot_be_computed_again_the_maps_closure_is_not_known
 def test_heads_that_nobody_sees_leave_the_mean_map_open():
     layer = Stored(**MAPS, **GOOD)
     layer.attributes["unseen_heads"] = 2
-    told = "2 heads do not reach the output, so nothing proves their maps"
+    told = "2 heads do not reach the output, so closure says nothing of their maps"
     assert (judge(layer).answer, judge(layer).reason) == ("not resolved", told)
     assert why_open(layer) == told
 

@@ -53,8 +53,8 @@ def test_what_cannot_be_placed_is_refused(cluster, monkeypatch):
     ):
         pass
     for asked, told in (
-        (Workers(devices=("cuda:0",)), "`devices` is auto or cpu"),
-        (Workers(devices=("cpu", "cpu")), "`devices` is auto or cpu"),
+        (Workers(devices=("cuda:0",)), "set `devices` to auto or cpu"),
+        (Workers(devices=("cpu", "cpu")), "set `devices` to auto or cpu"),
         (Workers(gpus=1.5), "`gpus_per_worker` is a share of one GPU, 0..1, not 1.5"),
         (Workers(gpus=float("nan")), "`gpus_per_worker` is a share of one GPU"),
         (Workers(gpus=0.5, devices=("cpu",)), "`gpus_per_worker` does not go with `devices` cpu"),
