@@ -62,6 +62,31 @@ def test_the_difference_is_a_minus_b_over_the_tokens_of_both(at, ids, stored):
     assert np.isnan(cells[~causal]).all()
 
 
+def test_a_file_that_goes_while_a_view_is_drawn_stays_open_for_it(tmp_path, folder, monkeypatch):
+    for word in ("default", "mimetic"):
+        shutil.copy(folder / f"copy-{word}.h5", tmp_path)
+    library = Library([tmp_path])
+    one, other = library.entries("capture")
+    scene = resolve(
+        parse("compare", f"capture={one.id}&layer=3&against={other.id}.3.0", ("compare",))[0],
+        library,
+    )
+    expected = str(page.scores(scene))
+
+    def sides(scene):
+        opened = compare.sides(scene)
+        (tmp_path / "copy-mimetic.h5").unlink()
+        return opened
+
+    monkeypatch.setattr(page, "open_places", sides)
+    assert str(page.scores(scene)) == expected
+    assert "copy-mimetic" in expected
+    monkeypatch.undo()
+    (_, gone) = page.open_places(resolve(scene.address, library))
+    assert (gone.scene, gone.name) == (None, "?")
+    assert "no longer" in gone.notes[0]
+
+
 def test_the_difference_of_unequal_lengths_says_so(at, ids):
     scene = at(f"layer=3&against={ids['long']}.1.0")
     one, other = compare.sides(scene)

@@ -175,11 +175,10 @@ def presets(scene: Scene) -> list[tuple[str, Address]]:
     at, capture = scene.address, scene.capture
     assert at.capture is not None
     assert at.layer is not None
-    entries = scene.library.entries("capture")
-    current = next(entry for entry in entries if entry.id == at.capture)
+    current = scene.library.entry(at.capture)
     comparisons = [
         (name, at.replace(capture=one.id, against=(Place(other.id, at.layer, at.prompt),)))
-        for name, one, other in _partners(current, entries)
+        for name, one, other in _partners(current, scene.library.entries("capture"))
     ]
     if capture.prompts > 1:
         other = (at.prompt + 1) % capture.prompts
@@ -315,15 +314,8 @@ def _title(side: Side, opened: list[Side], longest: int) -> str:
         parts.append(f"prompt {side.place.prompt}")
     if len({other.place.capture for other in opened}) > 1:
         room = max(8, longest - sum(map(len, parts)) - 6)
-        parts.insert(0, visible(_name(side), room))
+        parts.insert(0, visible(side.name, room))
     return f"{side.letter}  {', '.join(parts)}"
-
-
-def _name(side: Side) -> str:
-    """Return the name of the capture, "?" if it is not open."""
-    if side.scene is None:
-        return "?"
-    return side.scene.library.entry(side.place.capture).name.removesuffix(".h5")
 
 
 def _cell(value: float) -> Component:

@@ -14,6 +14,7 @@ from ssmlens.plot.tiles import Tile, tile
 from ssmlens.scores.chance import chance_text
 from ssmlens.scores.table import CHANCE
 from ssmlens_dashboard.address import Place
+from ssmlens_dashboard.listing import Entry
 from ssmlens_dashboard.scene import Scene, resolve
 from ssmlens_dashboard.views.scores import layer_scores
 
@@ -26,17 +27,19 @@ SIDE = 440
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A place of a comparison, open or not.
+    """A place of a comparison, open or not. It stays open while a view is drawn, also if its file is removed.
 
     Attributes:
         letter: "A", "B", ...
         place: Which capture, layer and prompt.
+        name: The name of its capture; "?" if it cannot be opened.
         scene: The open place, with the view nearest to the requested one; None if it cannot be opened.
         notes: The parts of the request that are not shown, or why the place cannot be opened.
     """
 
     letter: str
     place: Place
+    name: str
     scene: Scene | None
     notes: tuple[str, ...] = ()
 
@@ -51,7 +54,8 @@ def sides(scene: Scene) -> list[Side]:
     at = scene.address
     assert at.capture is not None  # `resolve` sets both
     assert at.layer is not None
-    opened = [Side("A", Place(at.capture, at.layer, at.prompt), scene)]
+    name = _name(scene.library.entry(at.capture))
+    opened = [Side("A", Place(at.capture, at.layer, at.prompt), name, scene)]
     for letter, place in zip(LETTERS[1:], at.against, strict=False):
         opened.append(_side(letter, place, scene))
     return opened
@@ -62,14 +66,19 @@ def _side(letter: str, place: Place, scene: Scene) -> Side:
         capture=place.capture, layer=place.layer, prompt=place.prompt, zoom=None, query=None
     )
     try:
-        scene.library.entry(place.capture)
+        name = _name(scene.library.entry(place.capture))
         opened = resolve(requested, scene.library)
+        _ = opened.capture  # opens it once and for all
     except SsmlensError as error:
-        return Side(letter, place, None, (str(error),))
+        return Side(letter, place, "?", None, (str(error),))
     at = opened.address
     assert at.capture is not None
     assert at.layer is not None
-    return Side(letter, Place(at.capture, at.layer, at.prompt), opened, opened.notes)
+    return Side(letter, Place(at.capture, at.layer, at.prompt), name, opened, opened.notes)
+
+
+def _name(entry: Entry) -> str:
+    return entry.name.removesuffix(".h5")
 
 
 def shared_limit(selections: list[Selection], scale: Scale) -> float | None:
