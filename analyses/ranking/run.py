@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from analyses.benchmarks.results import gpu_machine, machine
 from analyses.ranking.experiment import (
     GATE,
     RATES,
@@ -106,7 +107,9 @@ def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
     texts = read_texts(Path(asked.text))
     corpus: dict[str, Any] = {"works": len(texts.works), "bytes": sum(texts.works.values())}
     corpus["held_out"] = {name: texts.works[name] for name in texts.kept_back}
-    told = {"name": asked.name, "corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
+    on_gpu = find_device(asked.devices[0]).type == "cuda"
+    told = {"name": asked.name, "machine": gpu_machine() if on_gpu else machine()}
+    told |= {"corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
     _hold(asked, told)
 
 
