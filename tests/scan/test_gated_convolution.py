@@ -7,7 +7,7 @@ import torch
 from oracles import relative
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.edges import Edges, change_of_rows, sum_over_union
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.gated_convolution import GatedConvolution
 from ssmlens.scan.row import matrix_row
@@ -94,7 +94,7 @@ def test_entries_and_sums_over_edges():
     edges = Edges(everything, everything, lags, torch.ones(HEADS, dtype=torch.bool))
     chosen = edges.within(0, 11)
     wanted = torch.einsum("bhij,bjhp->bihp", M * chosen, o.x.double())
-    assert relative(passed_over(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-6
+    assert relative(sum_over_union(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-6
     doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
     mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
     assert relative(doubled[:, :, 2], mixed[:, :, 2]) < 1e-6
@@ -149,7 +149,7 @@ def test_what_it_has_not_is_refused():
         o.means(("mask",), (0, 4), (0, 4))
     with pytest.raises((ValueError, TypeError), match=r"one shape|parameter 'C'"):
         GatedConvolution(B=o.B, C=o.C[:, :3], taps=o.taps)
-    with pytest.raises(ValueError, match="taps of 5 heads, and 6 in B"):
+    with pytest.raises(ValueError, match="taps of 5 heads, but 6 heads in B"):
         GatedConvolution(B=o.B, C=o.C, taps=o.taps[:5])
 
 

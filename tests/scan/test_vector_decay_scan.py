@@ -6,7 +6,7 @@ import torch
 from oracles import mixed_by_definition, relative
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.edges import Edges, change_of_rows, sum_over_union
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.vector_decay_scan import VectorDecayScan
 from ssmlens.scan.row import matrix_row
@@ -109,7 +109,7 @@ def test_entries_and_sums_over_edges():
     lags[[1, 3]] = True
     edges = Edges(everything, everything, lags, torch.ones(HEADS, dtype=torch.bool))
     wanted = torch.einsum("bhij,bjhp->bihp", M * edges.within(0, 11), o.x.double())
-    assert relative(passed_over(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-5
+    assert relative(sum_over_union(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-5
     doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
     mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
     assert relative(doubled[:, :, 2], mixed[:, :, 2]) < 1e-5
@@ -149,9 +149,13 @@ def test_gradients_reach_every_operand():
 @pytest.mark.parametrize(
     ("name", "cut", "message"),
     [
-        ("C", (..., slice(2)), "B is .* and C .*: one shape"),
+        ("C", (..., slice(2)), "B is .*, but C is .*: they must have one shape"),
         ("log_decay", (slice(None), slice(1)), "the same prompts and tokens"),
-        ("log_decay", (..., slice(1)), "log_decay has 1 states and B has 3: as many"),
+        (
+            "log_decay",
+            (..., slice(1)),
+            "log_decay has 1 states, but B has 3: they must have as many",
+        ),
         ("log_decay", (slice(None), slice(None), slice(3)), "3 heads do not divide over 2 groups"),
     ],
 )
