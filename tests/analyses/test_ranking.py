@@ -183,5 +183,5 @@ def test_a_teacher_below_the_gate_does_not_count(tmp_path, scores):
     write_teacher(tmp_path, "P0", skill, scores, char_at_64=0.4)
     write_teacher(tmp_path, "C0", skill, scores)
     teachers = analysis.read_teachers(tmp_path / "results")
-    assert analysis.verdict(teachers).startswith("1 teachers pass the gate")
+    assert analysis.verdict(teachers).startswith("1 teacher passes the gate")
     assert "failed" in report.tables(teachers)
