@@ -9,7 +9,8 @@ This works for every family.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -104,23 +105,8 @@ def trace(
         )
     head, norm = find_head(model), find_final_norm(model, blocks)
     tracer = Tracer(model, blocks, position)
-    options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        options["use_cache"] = False
-    calls: dict[tuple[int, nn.Module], MixerCall] = {}
-
-    def on_call(call: MixerCall) -> None:
-        if call.number:
-            raise UnsupportedModelError(
-                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
-                "the runs' contributions to a logit cannot be separated"
-            )
-        calls[call.site.layer, call.site.module] = call.copied()
-
     with torch.inference_mode(False), torch.enable_grad():
-        with hooked(model, blocks, on_call), tracer.attached(norm, head):
-            output = model(ids, **options)
-        logits = logits_of(output)
+        logits, calls = _run(model, blocks, tracer.attached(norm, head), ids, mask)
         stream, head_input, raw = tracer.read()
         unembedding = find_unembedding(
             model, norm, head, stream[0, position], head_input, raw, logits[0, position]
@@ -151,6 +137,31 @@ def trace(
     return DirectPath(
         parts, unembedding, token, against, _unexplained(blocks, parts, tracer.stages)
     )
+
+
+def _run(
+    model: Any,
+    blocks: Sequence[Block],
+    traced: AbstractContextManager[None],
+    ids: Int[Tensor, "1 token"],
+    mask: Tensor | None,
+) -> tuple[Tensor, dict[tuple[int, nn.Module], MixerCall]]:
+    """Run the model once, without a cache; return its logits and each mixer's call by layer and module."""
+    options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        options["use_cache"] = False
+    calls: dict[tuple[int, nn.Module], MixerCall] = {}
+
+    def on_call(call: MixerCall) -> None:
+        if call.number:
+            raise UnsupportedModelError(
+                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
+                "the runs' contributions to a logit cannot be separated"
+            )
+        calls[call.site.layer, call.site.module] = call.copied()
+
+    with hooked(model, blocks, on_call), traced:
+        return logits_of(model(ids, **options)), calls
 
 
 def _unexplained(blocks: list[Block], parts: list[Part], stages: list[Tensor]) -> dict[int, float]:

@@ -134,7 +134,7 @@ def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> 
     closure = abs(total - logit) / largest if largest else abs(total - logit)
     if not closure <= closure_limit(path):
         raise ClosureError(
-            f"the terms sum to {total:.6g}, the logit is {logit:.6g}: do not trust them"
+            f"the terms sum to {total:.6g}, the logit is {logit:.6g}: closure failed"
         )
     data = xr.Dataset(
         {"value": (TERM, [term.value for term in terms])},

@@ -84,7 +84,7 @@ def _terms_of(part: Part, position: int, taps: bool, joint: bool, largest: float
     if not error <= largest * tolerance(call.output, call.site.adapter):
         raise ClosureError(
             f"layer {part.layer}: the heads of {part.module} add {split.total:.4g} to the logit, "
-            f"the module itself {part.value:.4g}: do not trust its terms"
+            f"the module itself {part.value:.4g}: closure failed"
         )
     yield Term(name, part.kind, part.layer, part.module, split.heads, split)
     others = {

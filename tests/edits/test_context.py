@@ -109,7 +109,7 @@ def test_blocks_in_which_nothing_is_mixed(tiny_model):
 def test_attention_that_keeps_its_weights_to_itself(tiny_model):
     model = tiny_model("transformers JambaMambaMixer")
     model.set_attn_implementation("sdpa")
-    with pytest.raises(UsageError, match="whose weights this model does not put out"):
+    with pytest.raises(UsageError, match="whose weights this model does not return"):
         logits(model, KnockOut(layer=1, queries=3))
     whole = logits(model)
     assert not torch.equal(logits(model, Ablate(layer=1)), whole)  # its output alone
