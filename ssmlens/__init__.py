@@ -1,4 +1,4 @@
-"""ssmlens: see what Mamba layers attend to, with proofs.
+"""ssmlens: see what Mamba layers attend to, with a check of every layer.
 
 >>> model = ssmlens.load_model("copy-mamba1-mimetic")
 >>> with ssmlens.recording(model) as rec:

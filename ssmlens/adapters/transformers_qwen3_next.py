@@ -27,9 +27,9 @@ class TransformersQwen3Next(DeltaAdapter):
     fresh_norms = (0.0, 1.0)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
-        """See `DeltaAdapter.named_weights`. Each key head has rows of its own: q, k, its values, their gates; β, decay.
+        """See `DeltaAdapter.named_weights`. Rows are grouped by key head: q, k, values, gates; β, decay.
 
-        The rows of values, gates, β and decay lie apart: those are copies.
+        Values, gates, β and decay are copies, because their rows are not contiguous.
         """
         groups, d_k = mixer.num_k_heads, mixer.head_k_dim
         values, heads = mixer.value_dim // groups, mixer.num_v_heads // groups
@@ -64,11 +64,11 @@ class TransformersQwen3Next(DeltaAdapter):
         return DeltaInputs(*(part.flatten(2) for part in (q, k, v, beta, decay, gate)))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. The rows of β and of the decay are no view where key heads share out value heads."""
+        """See `Adapter.weights`. The rows of β and decay alternate by key head, so they have no view."""
         return dataclasses.replace(super().weights(mixer), W_dt=None, W_beta=None)
 
     def decay_rows(self, mixer: Any) -> Tensor:
-        """See `DeltaAdapter.decay_rows`: of each key head the latter half."""
+        """See `DeltaAdapter.decay_rows`: the second half of each key head's rows."""
         per_key_head = mixer.in_proj_ba.weight.unflatten(0, (mixer.num_k_heads, 2, -1))
         return per_key_head[:, 1]
 

@@ -18,8 +18,13 @@ from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.blocks import Block, find_blocks
-from ssmlens.attribution.readout import Readout, find_final_norm, find_head, read_out
 from ssmlens.attribution.tracer import Tracer
+from ssmlens.attribution.unembedding import (
+    Unembedding,
+    find_final_norm,
+    find_head,
+    find_unembedding,
+)
 from ssmlens.errors import UnsupportedModelError
 from ssmlens.recorder.calls import MixerCall, logits_of
 from ssmlens.recorder.hooks import hooked
@@ -57,14 +62,14 @@ class DirectPath:
 
     Attributes:
         parts: Every module with a direct path to the logit, in the order they ran.
-        readout: The map from the stream to the logit.
+        unembedding: The map from the stream to the logit.
         token: The token of the logit.
         against: The token whose logit is subtracted, or None.
         unexplained: For each block, its contribution to the logit that its parts do not explain.
     """
 
     parts: list[Part]
-    readout: Readout
+    unembedding: Unembedding
     token: int
     against: int | None
     unexplained: dict[int, float]
@@ -103,11 +108,11 @@ def trace(
     with torch.inference_mode(False), torch.enable_grad():
         logits, calls = _run(model, blocks, tracer.attached(norm, head), ids, mask)
         stream, head_input, raw = tracer.read()
-        readout = read_out(
+        unembedding = find_unembedding(
             model, norm, head, stream[0, position], head_input, raw, logits[0, position]
         )
-        token, against = choose(readout.logits)
-        reach = readout.norm.pull_back(readout.row(token, against))
+        token, against = choose(unembedding.logits)
+        reach = unembedding.norm.pull_back(unembedding.row(token, against))
         at = stream[0, position]
         if not at.requires_grad:
             raise UnsupportedModelError(
@@ -129,7 +134,9 @@ def trace(
         for leaf, reach in zip(tracer.leaves, gradients, strict=True)
         if reach is not None
     ]
-    return DirectPath(parts, readout, token, against, _unexplained(blocks, parts, tracer.stages))
+    return DirectPath(
+        parts, unembedding, token, against, _unexplained(blocks, parts, tracer.stages)
+    )
 
 
 def _run(

@@ -5,6 +5,8 @@ import pytest
 from ssmlens_dashboard.pages import layers as page
 from ssmlens_dashboard.views.scores import scores
 
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
+
 
 @pytest.fixture
 def scene(copying, scene_at):
@@ -36,7 +38,7 @@ def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     fields = [column["field"] for column in columns]
     seen = ["rank", "layer", "kind", "closure", "closure_error", "map_closure"]
     assert fields[:6] == seen, "without scrolling"
-    assert set(fields) == set(rows[0]) - {"id", "reason", "believed"}, "no layer needs a reason"
+    assert set(fields) == set(rows[0]) - {"id", "reason", "passed"}, "no layer needs a reason"
     assert 4 * 28 < style["height"] < 6 * 28, "four rows of 28 pixels and what is around them"
     assert "copy_score" in figure.data[0].y
     letters = np.mean(1 / np.arange(18, 35))  # query 17, the separator, sees 18 tokens
@@ -81,6 +83,21 @@ def texts(component):
     return texts(component.children) if getattr(component, "children", None) is not None else []
 
 
+def links(component):
+    """Text and address of all links in a component."""
+    if isinstance(component, list | tuple):
+        return [link for part in component for link in links(part)]
+    if getattr(component, "href", None) is not None:
+        return [(component.children, component.href)]
+    return links(component.children) if getattr(component, "children", None) is not None else []
+
+
+def test_the_ranking_says_what_is_known_of_transplants(scene):
+    layout = page.layout(scene)
+    assert TRANSPLANT_EVIDENCE in texts(layout)
+    assert ("Runs", scene.address.replace(page="runs").href) in links(layout)
+
+
 def test_a_layer_that_does_not_close_is_told_in_red_with_the_reason(
     tmp_path, write_capture, scene_at
 ):
@@ -97,7 +114,7 @@ def test_map_closure_is_a_column_and_marks_its_layer(tmp_path, write_capture, sc
     scores(scene.capture, math.inf)
     rows = sorted(page.ranked(scene)[2], key=lambda row: row["layer"])
     assert [row["map_closure"] for row in rows] == pytest.approx([2e-6, 3e-2])
-    assert [row["believed"] for row in rows] == [True, False]
+    assert [row["passed"] for row in rows] == [True, False]
     assert rows[1]["closure"] == "map_closure 3.0e-02 > 1e-04"
     assert rows[1]["reason"] == "does not close: map_closure 3.0e-02 > 1e-04"
     assert [block["bad"] for block in page.blocks(scene)] == [False, True]

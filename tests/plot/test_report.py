@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ssmlens.plot.report_page import report
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.scores import rank_layers
 
 HOSTILE = [
@@ -66,6 +67,10 @@ def test_the_header_says_what_was_captured(page, capture):
     titles = [a.get("title") for _, a in page.tags]
     assert capture.digest in titles
     assert "ab" * 32 in titles
+
+
+def test_the_ranking_says_what_is_known_of_transplants(page):
+    assert TRANSPLANT_EVIDENCE in page.text
 
 
 def test_failed_layers_are_named_and_marked_in_words(page):
@@ -203,7 +208,7 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     html = report(capture).html
     page = Page(html)
     assert [layer["map_closure"] for layer in page.data["layers"]] == [2.5e-3, 4.5e-6]
-    assert [layer["believed"] for layer in page.data["layers"]] == ["no", "yes"]
+    assert [layer["verdict"] for layer in page.data["layers"]] == ["no", "yes"]
     ranking, closure = (
         re.search(rf"<caption[^>]*>{name}.*?</table>", html, re.DOTALL)[0]
         for name in ("Ranking", "Closure")
