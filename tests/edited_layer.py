@@ -53,7 +53,9 @@ class EditedLayer:
         y = self._mix(a, x, state or {})
         if matrix is not None:
             tokens = x.shape[1]
-            basis = torch.eye(tokens, dtype=x.dtype)[None, :, None].expand(*x.shape[:3], tokens)
+            basis = torch.eye(tokens, dtype=x.dtype, device=x.device)[None, :, None].expand(
+                *x.shape[:3], tokens
+            )
             M = self._mix(a, basis, {}).permute(0, 2, 1, 3)
             y = y + torch.einsum("bhij,bjhp->bihp", matrix(M) - M, x)
         y = y + a.get("D", 0) * x

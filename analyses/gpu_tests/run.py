@@ -44,7 +44,7 @@ class Keeper:
         self._outcomes: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._skipped: Counter[str] = Counter()
-        self._failed: list[str] = []
+        self._failed: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a phase of a test; an error in set-up or tear-down counts as a failure."""
@@ -54,7 +54,7 @@ class Keeper:
         if report.skipped and isinstance(report.longrepr, tuple):
             self._skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
         if report.failed:
-            self._failed.append(report.nodeid)
+            self._failed[report.nodeid] = _reason(report)
         if time.monotonic() - self._written > _EVERY:
             self.write()
 
@@ -78,6 +78,13 @@ class Keeper:
         new.replace(self._file)
 
 
+def _reason(report: pytest.TestReport) -> str:
+    """The first line of what went wrong."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = report.longreprtext if crash is None else crash.message
+    return text.strip().partition("\n")[0][:300]
+
+
 def main() -> int:
     """Run the lane."""
     parser = argparse.ArgumentParser(description="The tests that need a GPU, or run on one.")
@@ -98,6 +105,8 @@ def main() -> int:
             LANE,
             "-p",
             "no:cacheprovider",
+            "-p",
+            "no:benchmark",  # it warns where several workers run
             "--tb=short",
             *several,
             *(arguments.tests or marked_files()),
@@ -109,8 +118,8 @@ def main() -> int:
     print(f"{found['machine'].get('gpu', 'no GPU')}: {found['outcomes']} in {found['seconds']} s")
     for reason, count in found["skipped"].items():
         print(f"skipped {count}: {reason}")
-    for name in found["failed"]:
-        print(f"failed: {name}")
+    for name, reason in found["failed"].items():
+        print(f"failed: {name}: {reason}")
     return int(code)
 
 

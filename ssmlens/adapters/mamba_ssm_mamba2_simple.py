@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
 from ssmlens.adapters.generations import Mamba2Adapter
@@ -19,7 +19,6 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
 
     family = "mamba_ssm Mamba2Simple"
     mixers = ("mamba_ssm.modules.mamba2_simple.Mamba2Simple",)
-    cache_argument = "inference_params"
 
     def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
         """See `Adapter.refusal`. Also refuses learned initial states."""
@@ -45,8 +44,14 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
 
         from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 
+        class WithoutMask(MambaLM):
+            """A model that takes no mask, as its mixers take none."""
+
+            def forward(self, input_ids: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+                return super().forward(input_ids)
+
         ssm_cfg = {"layer": "Mamba2", "d_state": 32, "headdim": 32, "ngroups": 2}
-        model = MambaLM(MambaConfig(d_model=128, n_layer=2, vocab_size=32, ssm_cfg=ssm_cfg))
+        model = WithoutMask(MambaConfig(d_model=128, n_layer=2, vocab_size=32, ssm_cfg=ssm_cfg))
         blocks: Any = model.backbone.layers
         for block, fused in zip(blocks, (True, False), strict=True):
             block.mixer = Mamba2Simple(

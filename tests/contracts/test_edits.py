@@ -4,7 +4,6 @@ An edited layer is held against the same layer token by token in float64 (`edite
 """
 
 import copy
-import importlib.util
 import inspect
 
 import pytest
@@ -12,18 +11,20 @@ import torch
 from devices import DEVICE, runnable
 from edited_layer import EditedLayer
 from oracles import relative
+from tiny_models import tiny_model_of
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.blocks import find_blocks
+from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.adapters.softmax import SOFTMAX
 from ssmlens.edits import Ablate, Add, Apply, KnockOut, Scale, Set, Swap
 from ssmlens.errors import UsageError
 
 pytestmark = pytest.mark.device
 
-FAMILIES = {"softmax attention": (SOFTMAX, "ssmlens")} | {
-    adapters[path].family: (adapters[path], path.rsplit(".", 2)[0]) for path in adapters
+FAMILIES = {"softmax attention": SOFTMAX} | {
+    adapters[path].family: adapters[path] for path in adapters
 }
 HERE = runnable(FAMILIES)
 TOKENS = 7
@@ -55,11 +56,12 @@ class Subject:
     """A family's tiny model, and the layer of it that is edited."""
 
     def __init__(self, family):
-        adapter, package = FAMILIES[family]
-        if importlib.util.find_spec(package) is None:
-            pytest.skip("not in this version")
+        adapter = FAMILIES[family]
+        # The kernels of Mamba-2 and later multiply in TF32.
+        exact = DEVICE == "cpu" or adapter is SOFTMAX or isinstance(adapter, Mamba1Adapter)
+        self.tolerance = 1e-5 if exact else 1e-2
         torch.manual_seed(0)
-        self.model = adapter.tiny_model().eval().to(DEVICE)
+        self.model = tiny_model_of(adapter).eval().to(DEVICE)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.mul_(not name.endswith("A_log"))  # a slow decay: tokens reach far
@@ -101,11 +103,12 @@ class Subject:
 
     def holds(self, edits, tolerance=1e-5, **changed):
         """The edited layer puts out what the changed oracle does. How much that differs from what it did before."""
+        tolerance = max(tolerance, self.tolerance)
         wanted, got = self.exact.put_out(**changed), self.put_out(edits)
         size = max(wanted.norm(), self.plain.norm())
         assert (got - wanted).norm() < tolerance * size, edits
         change = wanted - self.exact.put_out()
-        if change.norm() > 1e-5 * size:
+        if change.norm() > self.tolerance * size:
             assert relative(got - self.plain, change) < 0.1, edits
         return float(change.norm() / size)
 
@@ -124,7 +127,7 @@ def at(value, axes, tokens=None, heads=None, new=None):
     chosen = torch.ones_like(value, dtype=torch.bool)
     for axis, some in (("token", tokens), ("head", heads)):
         if some is not None and axis in axes:
-            along = torch.zeros(value.shape[axes.index(axis)], dtype=torch.bool)
+            along = torch.zeros(value.shape[axes.index(axis)], dtype=torch.bool, device=DEVICE)
             along[some] = True
             shape = [-1 if name == axis else 1 for name in axes]
             chosen &= along.reshape(shape)
@@ -243,7 +246,8 @@ def edges(tokens=TOKENS, heads=None, of=1, test=lambda i, j: True):
     """Where M [batch head query key] is set to 0."""
     knocked = torch.tensor([[i >= j and test(i, j) for j in range(tokens)] for i in range(tokens)])
     some = torch.tensor([heads is None or h in heads for h in range(of)])
-    return lambda M: M.masked_fill(knocked & some[:, None, None], 0)
+    there = (knocked & some[:, None, None]).to(DEVICE)
+    return lambda M: M.masked_fill(there, 0)
 
 
 def test_edges_knocked_out(subject):
@@ -322,8 +326,8 @@ def test_states(subject):
         Add(layer=layer, what="state", tokens="1,4", vector=value),
         Set(layer=layer, what="initial_state", value=value, states=f"0:{few}"),
     ]
-    head = (torch.arange(value.shape[1]) == 0)[:, None, None]
-    state = torch.arange(value.shape[3]) < few
+    head = (torch.arange(value.shape[1], device=DEVICE) == 0)[:, None, None]
+    state = torch.arange(value.shape[3], device=DEVICE) < few
     subject.changes(
         edits,
         state={
@@ -350,12 +354,13 @@ def test_recorded_states_are_those_of_the_recurrence(subject):
 def test_what_the_scan_puts_out(subject):
     layer = subject.layer
     of, wide = subject.record.operands.x.shape[2:]
-    head = (torch.arange(of) == of - 1)[:, None]
-    channel = (torch.arange(of * wide) == of * wide - 1).unflatten(0, (of, wide))
+    head = (torch.arange(of, device=DEVICE) == of - 1)[:, None]
+    last = torch.arange(of * wide, device=DEVICE) == of * wide - 1
+    channel = last.unflatten(0, (of, wide))
     subject.changes(Ablate(layer=layer, heads=[of - 1]), scanned=lambda y: y.masked_fill(head, 0))
     subject.changes(Ablate(layer=layer, channels=-1), scanned=lambda y: y.masked_fill(channel, 0))
     edit = Ablate(layer=layer, heads=[of - 1], how="mean", tokens="2:")
-    later = (torch.arange(TOKENS) >= 2)[:, None, None]
+    later = (torch.arange(TOKENS, device=DEVICE) >= 2)[:, None, None]
     subject.changes(edit, scanned=lambda y: torch.where(head & later, y.mean((0, 1)), y))
     edit = Ablate(layer=layer, what="scan_output", how="resample")
     subject.changes(edit, scanned=lambda y: y.flip(0))
@@ -371,7 +376,8 @@ def test_edits_of_several_stages_go_by_stage(subject):
         Scale(layer=subject.layer, what=name, factor=1.4, tokens="2:"),
     ]
     of = subject.record.operands.heads
-    head = (torch.arange(of) == 0)[:, None] & (torch.arange(TOKENS) >= 3)[:, None, None]
+    first = (torch.arange(of, device=DEVICE) == 0)[:, None]
+    head = first & (torch.arange(TOKENS, device=DEVICE) >= 3)[:, None, None]
     changed = {
         "matrix": edges(of=of, test=lambda i, j: i >= 5 and j < 2),
         "change": {
@@ -447,7 +453,7 @@ def test_no_token_sees_another_without_matrix_and_taps(subject):
     whole = subject.put_out(edit)
     for t in (0, 3, TOKENS - 1):
         alone = subject.put_out_alone(edit, t)
-        torch.testing.assert_close(whole[:, t : t + 1], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(whole[:, t : t + 1], alone, rtol=1e-4, atol=subject.tolerance)
 
 
 def test_a_reset_that_cuts_the_taps_begins_the_prompt_anew(subject):
@@ -460,7 +466,7 @@ def test_a_reset_that_cuts_the_taps_begins_the_prompt_anew(subject):
     later = EditedLayer(subject.site, subject.record.call.given.map(lambda t: t[:, 4:])).put_out()
     if "share" in subject.quantities:  # the last token of Mamba-3 writes half of its step
         later = later[:, :]
-    assert relative(edited[:, 4:], later) < 1e-5
+    assert relative(edited[:, 4:], later) < subject.tolerance
     assert relative(edited[:, :3], subject.plain[:, :3]) < 1e-6
 
 
@@ -509,7 +515,7 @@ def test_prompts_of_a_padded_batch_are_edited_as_if_alone(subject, side):
         for row, whole in list(enumerate(wholes))[::2]:
             alone = ids[row : row + 1, whole]
             assert relative(padded[row, whole], plain[row, whole]) > 1e-3
-            assert relative(padded[row, whole], subject.logits(alone, edits)[0]) < 1e-5
+            assert relative(padded[row, whole], subject.logits(alone, edits)[0]) < subject.tolerance
 
 
 def test_a_single_token(subject):
@@ -566,6 +572,8 @@ def test_gradients_are_those_of_finite_differences(subject):
 
     factor = torch.tensor(0.8, dtype=torch.double, device=DEVICE, requires_grad=True)
     vector = torch.zeros(subject.record.operands.x.shape[3]).to(towards).requires_grad_()
+    if DEVICE == "cuda" and not runs(model, subject.ids, subject.keywords):
+        pytest.skip("its kernels take no float64")
     loss(factor, vector).backward()
     step, along = 1e-5, torch.ones_like(vector)
     with torch.no_grad():
@@ -576,6 +584,16 @@ def test_gradients_are_those_of_finite_differences(subject):
             wanted = (moved(step) - moved(-step)) / (2 * step)
             assert abs(wanted) > 1e-3
             assert abs(got - wanted) < 1e-4 * max(1, abs(wanted))
+
+
+def runs(model, ids, keywords):
+    """Whether the model runs and is differentiated in its dtype."""
+    try:
+        model(ids, **keywords).logits.sum().backward()
+    except Exception:  # a kernel's refusal has a class of its own in every package
+        return False
+    model.zero_grad()
+    return True
 
 
 def test_gradients_of_what_follows_reach_an_edit_and_all_weights(subject):

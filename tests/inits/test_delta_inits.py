@@ -1,6 +1,5 @@
 """Mimetic initialisation and transplants of delta-rule mixers."""
 
-import importlib.util
 import math
 
 import pytest
@@ -12,6 +11,7 @@ from layer_changes import (
     operands_of,
     state_of,
 )
+from tiny_models import tiny_model_of
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
@@ -31,10 +31,8 @@ def family(request):
 
 
 def fresh(family, seed=0):
-    if importlib.util.find_spec(FAMILIES[family].mixers[0].rsplit(".", 2)[0]) is None:
-        pytest.skip("not in this version")
     torch.manual_seed(seed)
-    return FAMILIES[family].tiny_model().eval()
+    return tiny_model_of(FAMILIES[family]).eval()
 
 
 @pytest.mark.parametrize("c", [2, 8])
