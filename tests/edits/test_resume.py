@@ -1,6 +1,5 @@
 """Forwards that begin at the first edited layer, against the whole edited forward: every family, to the bit."""
 
-
 import pytest
 import torch
 from devices import DEVICE, runnable
