@@ -72,11 +72,16 @@ class Teacher:
 def read_teacher(folder: Path) -> Teacher:
     """A teacher's results: teacher.json and results.json in a folder."""
     told = json.loads((folder / "teacher.json").read_text())
-    with tempfile.TemporaryDirectory() as there:
-        restore(folder / "results.json", Path(there))
-        runs = runs_below(Path(there))
+    runs = read_runs(folder / "results.json")
     table, in_training = layer_table(runs), layer_table(runs, TRAINING_LOSS)
     return Teacher(told["name"], told, runs, table, in_training)
+
+
+def read_runs(file: Path) -> list[Run]:
+    """The runs of a results file."""
+    with tempfile.TemporaryDirectory() as folder:
+        restore(file, Path(folder))
+        return runs_below(Path(folder))
 
 
 def read_teachers(folder: Path) -> list[Teacher]:
@@ -180,7 +185,8 @@ def verdict(teachers: Sequence[Teacher]) -> str:
     """What is concluded on Y1, in one line; of the teachers that pass the gate."""
     able = [teacher for teacher in teachers if teacher.passes]
     if len(able) < 2:
-        return f"{len(able)} teachers pass the gate: two are needed, and nothing is concluded"
+        passed = "1 teacher passes" if len(able) == 1 else "no teacher passes"
+        return f"{passed} the gate: two are needed, and nothing is concluded"
     found, adjusted = predictions([teacher.table for teacher in able])
     by_name = {it.score: (it, p) for it, p in zip(found, adjusted, strict=True)}
     tested = {name: by_name[name] for name in _OF_COMBINATION if name in by_name}

@@ -6,24 +6,29 @@ students reach at the longest length, a dot a layer (with ssmlens[export]).
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from analyses.ranking import analysis
 from analyses.ranking.analysis import Teacher
+from analyses.ranking.descriptive import best_rows, course_rows, rows_without_best
 from analyses.ranking.experiment import GATE, PRIMARY, SECONDARY
+from analyses.ranking.exploratory import all_counted_rows, not_computed
+from analyses.ranking.rerun import Rerun, read_rerun, rerun_rows
 from ssmlens.runs.prediction_table import number, rows
 from ssmlens.runs.students import panels, students
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.runs.validation import LayerTable
 from ssmlens.text_table import text_table
 
 _SHOWN = (PRIMARY, *SECONDARY, "bc_effective", "ablation")
 
 _OF_GATES = (
-    *("teacher", "right at 64", "right at 128", "bits a byte", "gate", "whole seeds", "ceiling"),
-    *("default", "mimetic", "A alone"),
+    *("teacher", "right at 64", "right at 128", "bits a byte", "gate", "students", "failed"),
+    *("whole seeds", "ceiling", "default", "mimetic", "A alone"),
 )
 
 
@@ -37,7 +42,9 @@ def main() -> None:
     teachers = analysis.read_teachers(asked.folder)
     if not teachers:
         raise SystemExit(f"{asked.folder} holds no teacher's results.json yet")
-    (asked.folder / "table.md").write_text(tables(teachers), encoding="utf-8")
+    reruns = {teacher.name: read_rerun(teacher, asked.folder) for teacher in teachers}
+    page = tables(teachers, {name: rerun for name, rerun in reruns.items() if rerun is not None})
+    (asked.folder / "table.md").write_text(page, encoding="utf-8")
     for teacher in teachers:
         for form in asked.figures:
             draw(teacher, asked.folder / f"{teacher.name}{form}")
@@ -57,12 +64,19 @@ def draw(teacher: Teacher, file: Path) -> None:
     file.write_bytes(figure_file(figure, file.suffix))
 
 
-def tables(teachers: Sequence[Teacher]) -> str:
-    """Everything that PREREGISTERED.md names, in one page."""
+def tables(teachers: Sequence[Teacher], reruns: Mapping[str, Rerun] = MappingProxyType({})) -> str:
+    """Everything that PREREGISTERED.md and README.md name, in one page.
+
+    Args:
+        teachers: The teachers.
+        reruns: By teacher: its students that were trained again.
+    """
     able = [teacher for teacher in teachers if teacher.passes]
     parts = [
         f"**Verdict**: {analysis.verdict(teachers)}.",
-        text_table(_gates(teachers), form="markdown"),
+        f"In the help, README and the dashboard: {TRANSPLANT_EVIDENCE}",
+        *_titled("Teachers", _gates(teachers)),
+        *_titled("Letters right at 64, by step of the teacher's training", course_rows(teachers)),
     ]
     if able:
         parts += _predictions("Y1", [teacher.table for teacher in able])
@@ -72,27 +86,45 @@ def tables(teachers: Sequence[Teacher]) -> str:
     combined = analysis.held_out(able)
     if combined is not None:
         found, weights = combined
-        told = "; ".join(
-            f"{how}: {', '.join(f'{w:.2f}' for w in ws)}" for how, ws in weights.items()
-        )
         parts += [
-            f"**{found.score}**; weights of {PRIMARY}, {', '.join(SECONDARY)} {told}",
-            text_table(rows([found], [found.p]), form="markdown"),
+            *_titled(found.score, rows([found], [found.p])),
+            f"Weights of {PRIMARY}, {', '.join(SECONDARY)} {_weights(weights)}",
+        ]
+    if len(able) < 2 <= len(teachers):
+        parts += [
+            *("## Not computed", not_computed(teachers)),
+            *_titled("Exploratory: every teacher counted, Y1", all_counted_rows(teachers)),
+            "Not part of the rule, and nothing is concluded from it: teachers that failed the gate are counted too. "
+            "Pooled: the mean of Fisher's z over teachers; its interval is a bootstrap over teachers and depth. "
+            "The rule asks, among other things, for an interval wholly above 0.3.",
         ]
     better = "are" if analysis.some_layers_are_better(able) else "are not"
-    parts.append(f"Some layers {better} far better starts than the median layer, by the rule.")
     parts += [
-        "**Share of the real layers' gain over the default**",
-        text_table(_gains(teachers), form="markdown"),
+        *_titled("Best and median layer", best_rows(teachers)),
+        f"Some layers {better} far better starts than the median layer, by the rule.",
+        *_titled("ρ with Y1 without the best layer", rows_without_best(teachers)),
+        *_titled("Share of the real layers' gain over the default", _gains(teachers)),
     ]
+    if reruns:
+        parts += _titled(
+            "Students trained again: characters right at the longest length", rerun_rows(reruns)
+        )
     parts += [part for teacher in teachers for part in _layers(teacher)]
     return "\n\n".join(parts) + "\n"
 
 
+def _titled(title: str, lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"## {title}", text_table(lines, form="markdown")]
+
+
 def _predictions(title: str, found_in: Sequence[LayerTable]) -> list[str]:
     found, adjusted = analysis.predictions(found_in)
-    told = f"**{title}: {found_in[0].outcome}**, {len(found_in)} teacher{'s' * (len(found_in) > 1)}"
-    return [told, text_table(rows(found, adjusted), form="markdown")]
+    teachers = "1 teacher" if len(found_in) == 1 else f"{len(found_in)} teachers"
+    return _titled(f"{title}: {found_in[0].outcome}, {teachers}", rows(found, adjusted))
+
+
+def _weights(weights: Mapping[str, Sequence[float]]) -> str:
+    return "; ".join(f"{how}: {', '.join(map(number, ws))}" for how, ws in weights.items())
 
 
 def _gates(teachers: Sequence[Teacher]) -> list[list[str]]:
@@ -111,6 +143,8 @@ def _gates(teachers: Sequence[Teacher]) -> list[list[str]]:
                 number(ends.get("128", math.nan)),
                 number(bits),
                 f"{'passed' if teacher.passes else 'failed'} (≥ {GATE})",
+                str(len(teacher.runs)),
+                str(sum(run.status.state == "failed" for run in teacher.runs)),
                 str(teacher.table.real.shape[1]),
                 number(analysis.ceiling(teacher)),
                 *(number(alone.get(arm, math.nan)) for arm in ("default", "mimetic", "mimetic A")),
@@ -145,10 +179,7 @@ def _layers(teacher: Teacher) -> list[str]:
                 number(float(shuffled[place]), 3),
             ]
         )
-    return [
-        f"**{teacher.name}, layer by layer: {table.outcome}**",
-        text_table(lines, form="markdown"),
-    ]
+    return _titled(f"{teacher.name}, layer by layer: {table.outcome}", lines)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,28 @@ from ssmlens.models.projections_delta import (
 from ssmlens.models.submodules import called
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
+TINY: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "linear_num_key_heads": 3,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 7,
+}
+"""Settings of the tiny models of Qwen's families."""
+
+TINY_EXPERTS: dict[str, Any] = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+"""Settings of those with experts."""
+
 _QKV_BETA = ("q_proj", "k_proj", "v_proj", "b_proj")
 
 

@@ -7,7 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
+from ssmlens.adapters.delta_shared import (
+    TINY,
+    TINY_EXPERTS,
+    DeltaAdapter,
+    convolution,
+    gated_norm,
+)
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.models.projections_delta import DeltaInputs, DeltaWeights
 
@@ -71,22 +77,10 @@ class TransformersQwen3Next(DeltaAdapter):
         from transformers import AutoModelForCausalLM, Qwen3NextConfig
 
         config = Qwen3NextConfig(
-            vocab_size=32,
-            hidden_size=24,
+            **TINY,
+            **TINY_EXPERTS,
             intermediate_size=16,
-            num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            linear_num_key_heads=3,
-            linear_num_value_heads=6,
-            linear_key_head_dim=5,
-            linear_value_head_dim=7,
             mlp_only_layers=[0, 2],
-            num_experts=2,
-            num_experts_per_tok=1,
-            moe_intermediate_size=8,
-            shared_expert_intermediate_size=8,
         )
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

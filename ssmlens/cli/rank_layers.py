@@ -1,6 +1,7 @@
 """`ssmlens rank-layers`."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import tyro
@@ -8,6 +9,7 @@ import tyro
 from ssmlens.cli.command import Result
 from ssmlens.cli.progress import progress
 from ssmlens.errors import UsageError
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +19,6 @@ class RankLayersCommand:
     Default: copy_score or induction_score if the prompts have targets, else the mean rank of mask_ones, bc_effective
     and diagonal_sharpness. The table also shows the effects in the capture; ranked by an effect, the layer that matters
     most comes first.
-
-    It is open whether the order predicts good transplants: for one teacher that copies, the accuracy of students has a
-    rank correlation of .46 [.07, .84] with induction_score. ssmlens validate-ranking measures it for your teacher.
     """
 
     capture: tyro.conf.Positional[Path]
@@ -51,4 +50,8 @@ class RankLayersCommand:
         return Result(ranking.to_dict(), str(ranking))
 
 
+RankLayersCommand.__doc__ = (
+    f"{inspect.cleandoc(RankLayersCommand.__doc__ or '')}\n\n{TRANSPLANT_EVIDENCE} "
+    "ssmlens validate-ranking measures it for your teacher."
+)
 COMMAND = RankLayersCommand

@@ -37,6 +37,7 @@ from ssmlens.plot.sources import ReportSource
 from ssmlens.plot.theme import DARK, LIGHT, Theme
 from ssmlens.plot.tiles import Tile, tile_spec
 from ssmlens.plot.views import Plan, layer_views, plan
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.scores import SCORES, Ranking, compute
 from ssmlens.scores import rank as rank_scores
 from ssmlens.scores.chance import chance_levels
@@ -121,6 +122,7 @@ def report(
         dark=Markup(DARK.css_variables()),
         header=header(capture, verdicts),
         order=ranking_order(ranking),
+        evidence=TRANSPLANT_EVIDENCE,
         ranking=ranking_table(ranking, verdicts, capture),
         scores=score_table(scores, means),
         closure=closure_table(verdicts, capture),

@@ -13,6 +13,7 @@ import pytest
 import ssmlens
 from ssmlens.cli import COMMANDS
 from ssmlens.inits.init import inits
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.tasks.task import tasks
 from ssmlens.training.config import PARTS
 from ssmlens.training.gather import option_docs
@@ -99,6 +100,10 @@ def test_help_of_a_command_lists_every_option_with_what_it_is_for(cli, name, mon
         positional = hasattr(field.type, "__metadata__")  # tyro.conf.Positional
         assert positional or option in said.out
     assert "--json" in said.out
+
+
+def test_help_of_rank_layers_says_what_is_known_of_transplants(cli):
+    assert TRANSPLANT_EVIDENCE in " ".join(cli("rank-layers", "--help").out.split())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import pytest
 from ssmlens_dashboard.pages import layers as page
 from ssmlens_dashboard.views.scores import scores
 
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
+
 
 @pytest.fixture
 def scene(copying, scene_at):
@@ -79,6 +81,21 @@ def texts(component):
     if isinstance(component, list | tuple):
         return [text for part in component for text in texts(part)]
     return texts(component.children) if getattr(component, "children", None) is not None else []
+
+
+def links(component):
+    """Text and address of all links in a component."""
+    if isinstance(component, list | tuple):
+        return [link for part in component for link in links(part)]
+    if getattr(component, "href", None) is not None:
+        return [(component.children, component.href)]
+    return links(component.children) if getattr(component, "children", None) is not None else []
+
+
+def test_the_ranking_says_what_is_known_of_transplants(scene):
+    layout = page.layout(scene)
+    assert TRANSPLANT_EVIDENCE in texts(layout)
+    assert ("Runs", scene.address.replace(page="runs").href) in links(layout)
 
 
 def test_a_layer_that_does_not_close_is_told_in_red_with_the_reason(

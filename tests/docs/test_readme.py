@@ -8,6 +8,7 @@ import pytest
 from pages import ROOT, assert_same, blocks, read, section, table, transcript, unfenced
 
 from ssmlens.cli import COMMANDS
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.scores.glossary import glossary
 from ssmlens.text_table import text_table
 
@@ -82,6 +83,10 @@ def test_the_table_of_scores_is_the_glossary():
     rows = [head, *((f"`{e.name}`", e.formula, e.range, e.chance) for e in glossary())]
     expected = re.sub(r" {2,}", " ", text_table(rows, range(4), form="markdown"))
     assert table(section(README, "The scores")) == re.sub(r"-{3,}", "--", expected)
+
+
+def test_it_says_of_transplants_what_the_help_says():
+    assert TRANSPLANT_EVIDENCE in " ".join(section(README, "The scores").split())
 
 
 def test_the_papers_are_named_and_linked():

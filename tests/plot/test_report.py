@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ssmlens.plot.report_page import report
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.scores import rank_layers
 
 HOSTILE = [
@@ -66,6 +67,10 @@ def test_the_header_says_what_was_captured(page, capture):
     titles = [a.get("title") for _, a in page.tags]
     assert capture.digest in titles
     assert "ab" * 32 in titles
+
+
+def test_the_ranking_says_what_is_known_of_transplants(page):
+    assert TRANSPLANT_EVIDENCE in page.text
 
 
 def test_failed_layers_are_named_and_marked_in_words(page):

@@ -15,6 +15,7 @@ from ssmlens.errors import SsmlensError
 from ssmlens.files.strict_json import without_nan
 from ssmlens.plot.score_table import score_heatmap
 from ssmlens.plot.selection import maps_of
+from ssmlens.runs.transplant_evidence import TRANSPLANT_EVIDENCE
 from ssmlens.scores import SCORES, Ranking, rank, summary
 from ssmlens.scores.chance import chance_levels
 from ssmlens.store import Layer
@@ -55,6 +56,7 @@ def layout(scene: Scene) -> Component:
                 "layers-table",
                 "Ranking",
                 html.Div([_by(scene), html.Span(id="layers-notes")], className="toolbar muted"),
+                _evidence(scene),
                 html.Div(id="layers-progress", className="muted"),
             ),
         ]
@@ -109,6 +111,15 @@ def _by(scene: Scene) -> Component:
         w=220,
         **attributes(aria_label="Order by"),
     )
+
+
+def _evidence(scene: Scene) -> Component:
+    """Say what is known about the use of the ranking, and where the students of a teacher of one's own are."""
+    runs = dcc.Link("Runs", href=scene.address.replace(page="runs", by=None).href)
+    measure = [
+        " ssmlens validate-ranking measures it for your teacher; its students are on the page "
+    ]
+    return html.P([TRANSPLANT_EVIDENCE, *measure, runs, "."], className="muted")
 
 
 def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
