@@ -126,5 +126,5 @@ def _lines(run: Mapping[str, Any]) -> Sequence[tuple[str, int | None, int, dict[
 
 
 def plain(value: float) -> float | None:
-    """A number as it is kept: to five digits; None where it is none."""
+    """A number as the file stores it: rounded to five digits, or None for NaN."""
     return without_nan(float(f"{value:.{_DIGITS}g}"))

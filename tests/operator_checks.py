@@ -3,7 +3,7 @@
 import torch
 from oracles import relative
 
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.edges import Edges, change_of_rows, sum_over_union
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.row import matrix_row
 
@@ -59,7 +59,7 @@ def assert_edges(o, M, tolerance):
     lags = torch.zeros(11, dtype=torch.bool)
     lags[[1, 3]] = True
     edges = Edges(everything, everything, lags, torch.ones(o.heads, dtype=torch.bool))
-    summed = passed_over(o.bare(), o.x, [edges], lambda o, x: o(x))
+    summed = sum_over_union(o.bare(), o.x, [edges], lambda o, x: o(x))
     assert relative(summed, mixed_by(M * edges.within(0, 11), o.x)) < tolerance
     doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
     assert relative(doubled[:, :, 2], mixed_by(M, o.x)[:, :, 2]) < tolerance

@@ -1,4 +1,4 @@
-"""TransformerLens and ssmlens on the operands of one Mamba-1 layer, in one process; prints JSON.
+"""Compare TransformerLens and ssmlens on the operands of one Mamba-1 layer, in one process; prints JSON.
 
 Run by `analyses.benchmarks.maps` with the Python of .venv-transformerlens (see transformerlens_env.sh): TransformerLens
 reads Mamba only in transformers ≤ 5.14. The layer has mamba-370m's shape and random weights; nothing is downloaded.
@@ -59,7 +59,7 @@ def _compare(tokens: int) -> dict[str, object]:
 
 
 def _layer(tokens: int) -> tuple:
-    """TransformerLens's cache of one forward, and the scan operands that the same cache holds."""
+    """TransformerLens's cache of one forward, and the scan operands from this cache."""
     from transformer_lens.model_bridge.sources import (  # pyright: ignore[reportMissingImports]
         build_bridge_from_module,
     )

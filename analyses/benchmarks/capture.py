@@ -1,7 +1,7 @@
-"""`python -m analyses.benchmarks.capture`: a whole capture of a model of mamba-370m's shape.
+"""`python -m analyses.benchmarks.capture`: measure a full capture of a model of mamba-370m's shape.
 
-48 layers, d_model 1024, N 16, random weights, 1024 tokens, every layer's map and mask: its wall-clock time, its peak
-memory against the weights, and the forward alone against transformers' with the same weights.
+48 layers, d_model 1024, N 16, random weights, 1024 tokens, map and mask of every layer. It measures the wall-clock
+time, the peak memory relative to the weights, and the forward alone relative to transformers' with the same weights.
 """
 
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Time calls on a CUDA GPU by events and by turns; shares of kernels; peak memory."""
+"""Time calls on a CUDA GPU in turns, by CUDA events; measure the shares of kernels and the peak memory."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,9 +1,9 @@
-"""`python -m analyses.benchmarks.dashboard` measures a reader's waiting times in a real browser.
+"""`python -m analyses.benchmarks.dashboard`: measure a reader's waiting times in a real browser.
 
-From the change of the address to the frame that shows it, on the Maps page, at 2048 tokens: the next layer or channel,
-as the arrows go, one that is not beside the last, a zoom, another query. Every one of them is seen for the first time.
-Then the first page of a capture of mamba-370m's shape (48 layers, 1024 tokens); and the bytes and requests of each
-view. Server and browser share the cores, with whatever else runs: the load average is in the results.
+On the Maps page, at 2048 tokens, it measures from the change of the address to the frame that shows it: the next layer
+or channel by an arrow, a distant layer or channel, a zoom, another query. Each view is opened for the first time. Then
+it measures the first page of a capture of mamba-370m's shape (48 layers, 1024 tokens), and the bytes and requests of
+each view. Server, browser and all other processes share the cores; the results include the load average.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""`python -m analyses.benchmarks.delta`: what a delta rule's maps cost, and how far TransformerLens's are from them.
+"""`python -m analyses.benchmarks.delta`: the cost of a delta rule's maps, and how far TransformerLens's differ.
 
 Two tables: map, mask and erase against Q Kᵀ and K Kᵀ of the same layer, and against TransformerLens 4.3.
 """

@@ -1,4 +1,4 @@
-"""TransformerLens and ssmlens on one gated DeltaNet layer, in one process; prints JSON.
+"""Compare TransformerLens and ssmlens on one gated DeltaNet layer, in one process; prints JSON.
 
 Run by `analyses.benchmarks.delta` with the Python of .venv-transformerlens (see transformerlens_env.sh). The layer has
 16 heads of 128 and random weights; nothing is downloaded.
@@ -101,7 +101,7 @@ def _difference(got: Tensor, expected: Tensor) -> float:
 
 
 def _normalised(x: Tensor) -> Tensor:
-    """As the layer's own kernel does it."""
+    """The computation of the layer's own kernel."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 

@@ -1,6 +1,6 @@
-"""`python -m analyses.benchmarks.gpu`: what a layer's maps, tiles, scan and proofs cost on a CUDA GPU.
+"""`python -m analyses.benchmarks.gpu`: the cost of a layer's maps, tiles, scan and proofs on a CUDA GPU.
 
-Everything is timed beside the bare float32 matrix products that an exact map has to do, in one run.
+The same run also times the bare float32 matrix products that an exact map needs.
 """
 
 import sys
@@ -48,9 +48,9 @@ def _cases(lengths: tuple[int, ...]) -> list[tuple[str, int]]:
 
 
 def _whole(name: str, tokens: int) -> dict[str, object]:
-    """attention_map_and_mask against [token, inner]·[inner, token]: as many operations as Mamba-1's map and mask.
+    """attention_map_and_mask against [token, inner]·[inner, token], which has as many operations as for Mamba-1.
 
-    Mamba-2 has fewer; there the ratio only says how far below Mamba-1 it is.
+    Mamba-2 needs fewer operations, so its ratio only shows how much cheaper it is than Mamba-1.
     """
     layer = _layer(name, tokens)
     timings = _take_turns(

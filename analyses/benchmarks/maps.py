@@ -1,4 +1,4 @@
-"""`python -m analyses.benchmarks.maps`: what a layer's attention map and mask cost.
+"""`python -m analyses.benchmarks.maps`: the cost of a layer's attention map and mask.
 
 Two tables: against the bare matrix products of the same layer, and against TransformerLens 4.3.
 """
@@ -82,7 +82,7 @@ def _against_matrix_products() -> list[dict[str, object]]:
 
 
 def _operations(layer: ScanOperands) -> int:
-    """Floating-point operations of the two averages by matrix products: half of each matrix, two operations a term.
+    """Floating-point operations of map and mask by matrix products: half of each matrix, two operations per term.
 
     Mamba-1: 2 T² D N. Mamba-2, where a head's decay has no state: 2 T² heads, and T² N for C Bᵀ.
     """

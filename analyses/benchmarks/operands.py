@@ -1,4 +1,4 @@
-"""The timed layers: random operands of full size, with three strengths of decay."""
+"""Random operands of full size for the timed layers, with three strengths of decay."""
 
 import math
 
@@ -12,7 +12,7 @@ DECAYS = ("ordinary", "trained-like", "none")
 def mamba1(
     tokens: int, decay: str = "ordinary", *, d_inner: int = 2048, d_state: int = 16
 ) -> ScanOperands:
-    """A Mamba-1 layer: Δ a token and channel, A a channel and state.
+    """A Mamba-1 layer: Δ for each token and channel, A for each channel and state.
 
     Args:
         tokens: Length of the one sequence.
@@ -39,7 +39,7 @@ def mamba1(
 
 
 def mamba2(tokens: int, *, heads: int, d_state: int = 128) -> ScanOperands:
-    """A Mamba-2 layer as mamba_ssm initialises it: one A a head, uniform in −[1, 16]; one group."""
+    """A Mamba-2 layer as mamba_ssm initialises it: one A for each head, uniform in −[1, 16]; one group."""
     random = torch.Generator().manual_seed(0)
     delta = _delta(random, tokens, heads, low=1e-3, high=1e-1, variation=0.5)
     A = -(1 + 15 * torch.rand(heads, 1, generator=random))

@@ -1,7 +1,7 @@
-"""Time the phases of a program without timers in its code: functions are wrapped within a `with` block.
+"""Time the phases of a program without timers in its code: functions are wrapped inside a `with` block.
 
-A phase's seconds are its own: what a wrapped function spends in another one counts there. Phases of several threads
-may pass at the same time, so that their seconds add up to more than the wall clock's.
+If a wrapped function calls another one, the time of the inner call counts for the inner phase only. Phases of several
+threads may overlap, so their seconds may add up to more than the wall-clock time.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class Spent:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all threads."""
+        """Seconds, summed over threads."""
         return self.caller + self.beside
 
 

@@ -1,7 +1,7 @@
 """`python -m analyses.benchmarks.short_scan`: the scan of short sequences against mamba_ssm's kernel, on a CUDA GPU.
 
-Forward and backward pass of one scan, and of one Mamba layer, batch 64, each recorded as a CUDA graph; by turns. And
-what they need of the GPU's memory.
+It times the forward and backward passes of one scan and of one Mamba layer, batch 64, each recorded as a CUDA graph, in
+turns. It also measures their peak GPU memory.
 """
 
 import importlib
@@ -35,10 +35,10 @@ def main() -> None:
 
 
 def scan(tokens: int, states: int) -> dict[str, object]:
-    """One scan's two passes, bfloat16 operands as under autocast; and how far the gradients are apart."""
+    """Time both passes of one scan, with bfloat16 operands as under autocast; and compare the gradients."""
     interface: Any = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
     ours = _operands(tokens, states)
-    # mamba_ssm's kernel wants channels before tokens: turned before the clock starts.
+    # mamba_ssm's kernel needs channels before tokens. The transposition is not timed.
     theirs = [x.mT.contiguous() if x.ndim == 3 else x for x in ours]
     weight = torch.randn(_BATCH, tokens, _CHANNELS, device="cuda").bfloat16()
 
@@ -60,7 +60,7 @@ def scan(tokens: int, states: int) -> dict[str, object]:
 
 
 def layer(tokens: int) -> dict[str, object]:
-    """A whole Mamba layer of width 256 under bfloat16 autocast."""
+    """Time a Mamba layer of width 256 under bfloat16 autocast."""
     library: Any = importlib.import_module("mamba_ssm.modules.mamba_simple")
     torch.manual_seed(0)
     mixer = library.Mamba(256, d_state=_STATES, device="cuda")

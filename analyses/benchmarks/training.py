@@ -1,4 +1,4 @@
-"""`python -m analyses.benchmarks.training [Mamba1|Mamba2]`: what a training step costs on a CUDA GPU, and many at once.
+"""`python -m analyses.benchmarks.training [Mamba1|Mamba2]`: the cost of training steps, single and packed, on a GPU.
 
 mamba_ssm's models on copy of up to 50 letters (102 tokens), batch 64, bfloat16 autocast; both mixers unless one is
 named.
@@ -62,7 +62,7 @@ def _mamba2() -> dict[str, object]:
 
 
 def _against_eager(config: TrainConfig) -> dict[str, object]:
-    """The step launched kernel by kernel, against the whole step as one graph."""
+    """Time the step launched kernel by kernel, and the full step as one graph."""
     eager, pack = _trainees(config, 1)[0], _pack(config, 1)
     for _ in range(_WARM_UP):
         eager.train_step()
@@ -70,7 +70,7 @@ def _against_eager(config: TrainConfig) -> dict[str, object]:
 
 
 def _against_mamba_ssms_scan(config: TrainConfig) -> dict[str, object]:
-    """The whole step as one graph, with mamba_ssm's Mamba layers as they are, against `use_short_scan`."""
+    """Time the full step as one graph: with mamba_ssm's own Mamba layers, and with `use_short_scan`."""
     with _mamba_ssms_scan():
         without = _pack(config, 1)
     steps = {"mamba_ssm": without.step, "short_scan": _pack(config, 1).step}
@@ -78,7 +78,7 @@ def _against_mamba_ssms_scan(config: TrainConfig) -> dict[str, object]:
 
 
 def _mamba_ssms_scan() -> AbstractContextManager[object]:
-    """Keep mamba_ssm's own layers in models made within the block."""
+    """Use mamba_ssm's own layers in models that are built inside the block."""
     return mock.patch.object(build, "use_short_scan", lambda model: model)
 
 

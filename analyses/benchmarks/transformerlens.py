@@ -9,7 +9,7 @@ from analyses.benchmarks import results
 
 
 def compare(module: ModuleType, title: str) -> dict[str, object] | None:
-    """What `module`, run there, prints in its last line, shown by its `show`; None where there is no environment."""
+    """Run `module` in that environment, print its results with its `show` and return them. None without environment."""
     python = results.CHECKOUT / ".venv-transformerlens/bin/python"
     print(f"\n{title}")
     if not python.exists():

@@ -1,7 +1,7 @@
 """`python -m analyses.benchmarks.turns OTHER_CHECKOUT`: is this checkout slower than another?
 
-Each checkout has a process of its own; they take turns, thing by thing, so that what else the machine does falls on
-both. Printed: the median over turns of this checkout's time over the other's, and a 95 % bootstrap interval.
+Each checkout runs in its own process. For each timed call they take turns, so that other load on the machine affects
+both. It prints the median over turns of (this checkout's time / the other's), and a 95 % bootstrap interval.
 """
 
 import argparse
@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("turns_worker.py")
 
 
 class Worker:
-    """A process that times things with one checkout's code."""
+    """A process that times calls with one checkout's code."""
 
     def __init__(self, checkout: Path, threads: int):
         environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
@@ -33,10 +33,10 @@ class Worker:
         )
         self.things: list[str] = self._answer()
 
-    def seconds(self, thing: str) -> float:
+    def seconds(self, call: str) -> float:
         """Time one call."""
         assert self._process.stdin is not None
-        self._process.stdin.write(thing + "\n")
+        self._process.stdin.write(call + "\n")
         self._process.stdin.flush()
         return self._answer()
 
@@ -57,7 +57,7 @@ def interval(ratios: list[float], draws: int = 10_000) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Time everything by turns, print it, write it."""
+    """Time all calls in turns, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "other", type=Path, help="another checkout of ssmlens, such as a git worktree"

@@ -1,4 +1,4 @@
-"""Content or position: how a model goes on after an n-gram that stands twice."""
+"""Content or position: how a model continues after an n-gram that occurs twice."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from analyses.components.strata import Arm, Key, Outcome, arm_of, cells_by
 from ssmlens.runs.run import Run
 
 _COPIES = 0.5
-"""Share of letters that an arm must say from one of the two places, so that the quotient says something."""
+"""The least share of letters that an arm must take from one of the two places; below it the quotient means nothing."""
 
 
 def content_cells(
@@ -23,17 +23,17 @@ def content_cells(
 def content_by(
     runs: Sequence[Run], n: int, length: int, key: Callable[[Run], Key]
 ) -> dict[Key, Float[np.ndarray, " seed"]]:
-    """other / (right + other) by arm, a value a seed: 0 for position, .5 for content.
+    """other / (right + other) by arm, one value per seed: 0 for position, .5 for content.
 
-    Both shares are means over all rates. Arms in which a seed's sum is below one half do not copy, and are left out.
+    Both shares are means over all rates. If any seed's sum is below one half, the arm does not copy and is left out.
     """
     right, other = (
         cells_by(runs, Outcome("char", length, split.format(n)), key)
         for split in (DUPLICATES, OTHER)
     )
     values = {}
-    for arm, ours in right.items():
-        total = ours + other[arm]
+    for arm, share in right.items():
+        total = share + other[arm]
         if len(total) and (total >= _COPIES).all():
             values[arm] = other[arm] / total
     return values

@@ -1,4 +1,4 @@
-"""The runs that split the effect of Mamba-2's identity convolution; MAMBA2_CONV.md says why."""
+"""The runs that split the effect of Mamba-2's identity convolution. MAMBA2_CONV.md gives the reasons."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ LENGTHS = (50, 100, 150, 300)
 
 _A, _CONV = {"components": ("A",)}, {"components": ("A", "conv")}
 ARMS: Mapping[str, Mapping[str, Any]] = {
-    # Filled rows take longest, so they start first.
+    # Packed rows take longest, so they start first.
     "A packed": {**_A, "packing": True},
     "A+conv packed": {**_CONV, "packing": True},
     "A": _A,
@@ -34,7 +34,7 @@ BASES = {
     **{arm: "A" for arm, fields in ARMS.items() if arm != "A" and "packing" not in fields},
     **{"A+BC+conv": "A+BC", "A+conv packed": "A packed"},
 }
-"""What an arm is compared with, for those that are compared."""
+"""The base with which an arm is compared. Other arms are not compared."""
 
 QUESTIONS = (("taps", "bias"), ("B,C", "x"), ("layer 0", "layers 1-3"))
 """Pairs of arms that are the two halves of A+conv."""

@@ -1,4 +1,4 @@
-"""How far each arm lies from its base, at each length: a dot and its interval."""
+"""Draw each arm's difference from its base at each length: a dot and its interval."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _PANEL, _ROW, _LEFT, _TOP, _BOTTOM = 230, 26, 200, 40, 52  # pixels
 
 
 def effects_figure(by_length: Mapping[int, Mapping[str, ArmEffect]]) -> go.Figure:
-    """A panel a length; bars are the shifts that the exact test does not reject; what does not matter is grey.
+    """One panel per length. Bars are the shifts that the exact test does not reject. Too small effects are in grey.
 
     Args:
         by_length: Effects on characters, some at each length.
@@ -25,14 +25,14 @@ def effects_figure(by_length: Mapping[int, Mapping[str, ArmEffect]]) -> go.Figur
         1, len(lengths), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=titles
     )
     for column, length in enumerate(lengths, 1):
-        found = [it for arm in BASES if (it := by_length[length].get(arm)) is not None]
-        means = [it.difference.mean for it in found]
-        least, most = zip(*(it.difference.interval for it in found), strict=True)
+        effects = [it for arm in BASES if (it := by_length[length].get(arm)) is not None]
+        means = [it.difference.mean for it in effects]
+        least, most = zip(*(it.difference.interval for it in effects), strict=True)
         here: dict[str, Any] = {"row": 1, "col": column}
         figure.add_trace(
             go.Scatter(
                 x=means,
-                y=[f"{it.arm} less {BASES[it.arm]}" for it in found],
+                y=[f"{it.arm} less {BASES[it.arm]}" for it in effects],
                 error_x={
                     "array": [high - mean for high, mean in zip(most, means, strict=True)],
                     "arrayminus": [mean - low for low, mean in zip(least, means, strict=True)],

@@ -1,7 +1,8 @@
-"""Take the identity convolution of Mamba-2 apart: 13 arms, 3 learning rates, 5 seeds, 195 runs of 1500 steps.
+"""Split the effect of Mamba-2's identity convolution: 13 arms, 3 learning rates, 5 seeds, 195 runs of 1500 steps.
 
-`python -m analyses.components.conv_run --out runs/mamba2_conv [--results DIR] [--have EARLIER …]`, on a GPU, as often
-as it takes: it goes on as `analyses.components.run` does. `analyses.components.conv_report` says what came out.
+`python -m analyses.components.conv_run --out runs/mamba2_conv [--results DIR] [--have EARLIER …]`, on a GPU. Repeat it
+until all runs have ended: it resumes as `analyses.components.run` does. `analyses.components.conv_report` makes the
+tables and the figure.
 """
 
 from pathlib import Path

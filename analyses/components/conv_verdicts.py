@@ -28,9 +28,9 @@ class ArmEffect:
     """The difference of an arm and its base.
 
     Attributes:
-        arm: Which.
-        difference: How much.
-        p: Of the test, by Holm's method where the arm is a half of a question.
+        arm: The arm's name.
+        difference: The arm's values minus those of its base.
+        p: p value of the test, corrected by Holm's method if the arm is a half of a question.
     """
 
     arm: str
@@ -62,7 +62,7 @@ def arm_name(run: Run) -> str:
     return run.arm
 
 
-def whole_seeds(runs: Sequence[Run]) -> list[Run]:
+def complete_seeds(runs: Sequence[Run]) -> list[Run]:
     """The runs of those seeds that have a run for every arm and every rate."""
     grids: dict[int | None, set[tuple[str, float]]] = {}
     for run in runs:
@@ -72,22 +72,22 @@ def whole_seeds(runs: Sequence[Run]) -> list[Run]:
 
 
 def effects(values: Values) -> dict[str, ArmEffect]:
-    """Return the effect of every arm against its base, where both have values."""
+    """Return the effect of every arm against its base, if both have values."""
     none = np.zeros(0)
-    found = {
+    differences = {
         arm: difference([(values[base], values[arm])])
         for arm, base in BASES.items()
         if len(values.get(base, none)) and len(values.get(arm, none))
     }
-    ps = {arm: it.p for arm, it in found.items()}
+    ps = {arm: it.p for arm, it in differences.items()}
     for question in QUESTIONS:
-        asked = [arm for arm in question if arm in found]
-        ps |= dict(zip(asked, holm([ps[arm] for arm in asked]), strict=True))
-    return {arm: ArmEffect(arm, it, ps[arm]) for arm, it in found.items()}
+        halves = [arm for arm in question if arm in differences]
+        ps |= dict(zip(halves, holm([ps[arm] for arm in halves]), strict=True))
+    return {arm: ArmEffect(arm, it, ps[arm]) for arm, it in differences.items()}
 
 
 def verdicts(runs: Sequence[Run]) -> dict[str, str]:
-    """Every claim with its verdict; none where there are too few seeds, or runs lack an arm."""
+    """Every claim with its verdict. Empty if there are too few seeds, or an arm has no runs."""
     if len({run.seed for run in runs}) < LEAST_SEEDS:
         return {}
     near, far = (cells_by(runs, outcome, arm_name) for outcome in (PRIMARY, FAR))
@@ -95,31 +95,31 @@ def verdicts(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def conclude(near: Values, far: Values, content: Values) -> dict[str, str]:
-    """Every claim with its verdict; none where an arm has no values.
+    """Every claim with its verdict. Empty if an arm has no values.
 
     Args:
-        near: Characters at 100, an arm's values by seed.
+        near: Characters at 100: each arm's values, one per seed.
         far: Characters at 300.
-        content: `content` after 4 letters that stand twice in 100, of the arms that copy.
+        content: `content` after 4 letters that occur twice in 100, of the arms that copy.
     """
     here, there = effects(near), effects(far)
     if not {*here} == {*there} == {*BASES}:
         return {}
     harm = _harm(here["A+conv"])
-    told = {"1. the identity convolution harms beside A": harm}
+    claims = {"1. the identity convolution harms beside A": harm}
     halves = [arm for question in QUESTIONS for arm in question]
     for arm in halves:
-        told[f"2. {arm} carries the harm"] = _half(here, arm) if harm == HOLDS else UNTESTED
-    told["3. the harm is one of unpacked rows"] = _packed(here) if harm == HOLDS else UNTESTED
-    told["4. the convolution helps beside A + BC, most at 300"] = _far(here, there)
+        claims[f"2. {arm} carries the harm"] = _half(here, arm) if harm == HOLDS else UNTESTED
+    claims["3. the harm is one of unpacked rows"] = _packed(here) if harm == HOLDS else UNTESTED
+    claims["4. the convolution helps beside A + BC, most at 300"] = _far(here, there)
     above = [it["paper"].above for it in (here, there)]
-    told["5. the paper's whole set beats A alone"] = (
+    claims["5. the paper's whole set beats A alone"] = (
         HOLDS if all(above) else PART if any(above) else NOT
     )
-    told["6. the harm goes with look-up by content"] = (
+    claims["6. the harm goes with look-up by content"] = (
         _content(content) if harm == HOLDS else UNTESTED
     )
-    return told
+    return claims
 
 
 def _harm(it: ArmEffect) -> str:
@@ -127,8 +127,8 @@ def _harm(it: ArmEffect) -> str:
 
 
 def _half(near: Effects, arm: str) -> str:
-    it, whole = near[arm], near["A+conv"].difference.mean
-    carries = it.below and it.difference.mean <= whole / 2
+    it, harm = near[arm], near["A+conv"].difference.mean
+    carries = it.below and it.difference.mean <= harm / 2
     return HOLDS if carries else NOT if it.none or it.above else PART
 
 
@@ -147,11 +147,11 @@ def _far(near: Effects, far: Effects) -> str:
 def _content(content: Values) -> str:
     if "A" not in content or "A+conv" not in content:
         return "not answered: one of the two arms does not copy"
-    found = difference([(content["A"], content["A+conv"])])
-    certain = found.p < MATTERS
-    if certain and found.mean >= _CONTENT:
+    it = difference([(content["A"], content["A+conv"])])
+    significant = it.p < MATTERS
+    if significant and it.mean >= _CONTENT:
         return HOLDS
-    if certain and found.mean <= -_CONTENT:
+    if significant and it.mean <= -_CONTENT:
         return f"{NOT}: with the convolution content falls, as guessed"
-    low, high = found.interval
+    low, high = it.interval
     return NOT if low >= -MATTERS and high <= MATTERS else PART

@@ -2,9 +2,9 @@
 
 An exam is a split of metrics.jsonl at the run's last step, `char` and `string` at each length:
 
-    free                the rows of "eval", the model reads its own answers
-    duplicates-4, -8    letters after n-grams that stand twice (`tasks.duplicates`), n = 4 and 8, every answer given
-    other-4, -8         the share of the same letters at which it says what follows the n-gram's OTHER place
+    free                the rows of "eval"; the model reads its own answers
+    duplicates-4, -8    letters after n-grams that occur twice (`tasks.duplicates`), n = 4 and 8; it reads right answers
+    other-4, -8         the share of the same letters at which it answers what follows the n-gram's other place
 """
 
 import dataclasses
@@ -28,21 +28,21 @@ from ssmlens.training.run_folder import RunFolder
 
 FREE = "free"
 NGRAMS = (4, 8)
-"""Taps of the convolution, and about as far as two of them reach."""
+"""4 are the taps of the convolution; 8 letters are about the reach of two convolutions."""
 
 DUPLICATES, OTHER = "duplicates-{}", "other-{}"
-# As in `Trainee.evaluate`: one exam for all runs, and rows that no training batch has.
+# As in `Trainee.evaluate`: the same exam for all runs, with rows that no training batch contains.
 _EXAM_SEED = 0
 
 
 def is_examined(run: Run) -> bool:
-    """Return whether a run that has ended needs no exam: it failed, was examined, or could not be."""
+    """Return whether a run that has ended needs no exam: it failed, was examined, or its exam failed."""
     failed = run.status.state == "failed" or bool(run.status.error)
     return failed or FREE in run.metrics.splits
 
 
 def examine(path: Path, config: TrainConfig, device: torch.device | str) -> None:
-    """Measure all exams on a finished run's model, into its metrics.jsonl."""
+    """Run all exams on a finished run's model and write the results to its metrics.jsonl."""
     model = load_model(path / "checkpoints" / "last", device=device)
     where = torch.device(device)
     with torch.autocast(where.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -54,9 +54,9 @@ def examine(path: Path, config: TrainConfig, device: torch.device | str) -> None
 
 def give_up(path: Path, config: TrainConfig, why: str) -> None:
     """Write into status.json why a finished run could not be examined."""
-    status, told = open_run(path).status, " ".join(f"exam: {why}".split())[:1000]
+    status, message = open_run(path).status, " ".join(f"exam: {why}".split())[:1000]
     with RunFolder(path, config) as folder:
-        folder.write_status("done", status.step, config.steps, status.seconds, told)
+        folder.write_status("done", status.step, config.steps, status.seconds, message)
 
 
 @torch.no_grad()
@@ -67,15 +67,15 @@ def _measure(
     assert isinstance(task, Copy)
     plain = [_rows(task.at_length(n), n, config, device) for n in config.lengths]
     free = run_freely(model, plain)
-    for length, batch, said in zip(config.lengths, plain, free, strict=True):
-        yield FREE, length, _shares(said, batch)
+    for length, batch, answers in zip(config.lengths, plain, free, strict=True):
+        yield FREE, length, _shares(answers, batch)
     for n in NGRAMS:
         for length in config.lengths:
             batch = _rows(_with_duplicates(task, length, n), length, config, device)
-            said = model(batch.tokens).logits.argmax(-1)
-            yield DUPLICATES.format(n), length, _shares(said, batch)
+            answers = model(batch.tokens).logits.argmax(-1)
+            yield DUPLICATES.format(n), length, _shares(answers, batch)
             other = other_continuation(batch, n)
-            yield OTHER.format(n), length, _shares(said, other)
+            yield OTHER.format(n), length, _shares(answers, other)
 
 
 def _with_duplicates(task: Copy, length: int, n: int) -> Duplicates:
@@ -87,6 +87,6 @@ def _rows(task: Any, length: int, config: TrainConfig, device: torch.device) -> 
     return exam.build(batch_seed(_EXAM_SEED, length, held_out=True), device)
 
 
-def _shares(said: torch.Tensor, batch: TaskBatch) -> dict[str, float]:
-    right = accuracy(said, batch)
+def _shares(answers: torch.Tensor, batch: TaskBatch) -> dict[str, float]:
+    right = accuracy(answers, batch)
     return {"char": right.character, "string": right.string}

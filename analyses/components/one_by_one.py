@@ -1,4 +1,4 @@
-"""Run a Mamba model one token at a time: the cost of free running does not grow with the tokens read."""
+"""Run a Mamba model freely, one token at a time. The cost of a token does not grow with the tokens before it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from ssmlens.tasks.rows import NO_LABEL, TaskBatch
 def run_freely(model: Any, batches: Sequence[TaskBatch]) -> list[Int[Tensor, "example token"]]:
     """`tasks.metrics.free_running` of several batches at once, by recurrence.
 
-    A token costs the same wherever it stands. Rows of all batches go through the model together, until they end.
+    Every token costs the same. The rows of all batches run together; each leaves when it ends.
 
     Args:
         model: A language model of Mamba-1 or Mamba-2 layers, mamba_ssm's or `MambaLM`, in eval mode.
@@ -27,25 +27,25 @@ def run_freely(model: Any, batches: Sequence[TaskBatch]) -> list[Int[Tensor, "ex
     longest_first = sorted(range(len(batches)), key=lambda number: -widths[number])
     ordered, width = [batches[number] for number in longest_first], max(widths)
     tokens = torch.cat([_widen(b.tokens, width, 0) for b in ordered])
-    asked = torch.cat([_widen(b.labels, width, NO_LABEL) for b in ordered]) != NO_LABEL
-    said = torch.full_like(tokens, NO_LABEL)
+    is_answer = torch.cat([_widen(b.labels, width, NO_LABEL) for b in ordered]) != NO_LABEL
+    answers = torch.full_like(tokens, NO_LABEL)
     with _recurrent(model) as recurrences:
         for column in range(width - 1):
             rows = sum(len(b.tokens) for b in ordered if b.tokens.shape[1] - 1 > column)
             for recurrence in recurrences:
                 recurrence.keep(rows)
             pick = model(tokens[:rows, column : column + 1]).logits[:, -1].argmax(-1)
-            here = asked[:rows, column]
-            said[:rows, column] = torch.where(here, pick, NO_LABEL)
+            here = is_answer[:rows, column]
+            answers[:rows, column] = torch.where(here, pick, NO_LABEL)
             tokens[:rows, column + 1] = torch.where(here, pick, tokens[:rows, column + 1])
-    parts = said.split([len(batch.tokens) for batch in ordered])
+    parts = answers.split([len(batch.tokens) for batch in ordered])
     by_number = dict(zip(longest_first, parts, strict=True))
     return [by_number[number][:, :width] for number, width in enumerate(widths)]
 
 
 @contextmanager
 def _recurrent(model: nn.Module) -> Iterator[list[Recurrence]]:
-    """Within it the model's mixers take the next token of the rows that they have read so far."""
+    """Replace the mixers' forwards, so that each call reads the next token of every row and keeps the rows' states."""
     mixers: list[Any] = [block.mixer for block in getattr(model, "backbone").layers]  # noqa: B009
     before = [mixer.__dict__.get("forward") for mixer in mixers]
     try:

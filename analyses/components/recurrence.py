@@ -18,7 +18,7 @@ class Recurrence(ABC):
     """A mixer's convolution, and the parts that both generations share.
 
     Args:
-        mixer: Of mamba_ssm or ssmlens; its parameters are read when the recurrence is made.
+        mixer: A mixer of mamba_ssm or ssmlens. A and the taps are copied now.
     """
 
     def __init__(self, mixer: Any):
@@ -35,7 +35,7 @@ class Recurrence(ABC):
         """Return the mixer's output at the next token of each row."""
 
     def keep(self, rows: int) -> None:
-        """Forget all rows but the first ones."""
+        """Drop the state of all rows after the first `rows`."""
         if self._window is not None and self._state is not None:
             self._window, self._state = self._window[:rows], self._state[:rows]
 
@@ -51,7 +51,7 @@ class Recurrence(ABC):
 
 
 class Mamba1Recurrence(Recurrence):
-    """Algorithm 2 of Gu and Dao, 2023, a token a call."""
+    """Algorithm 2 of Gu and Dao, 2023, one token per call."""
 
     def __call__(
         self, hidden_states: Float[Tensor, "row 1 d_model"], **_: Any
@@ -70,9 +70,9 @@ class Mamba1Recurrence(Recurrence):
 
 
 class Mamba2Recurrence(Recurrence):
-    """Dao and Gu, 2024, with the gated norm and d_ssm = d_inner: a token a call.
+    """Dao and Gu, 2024, with the gated norm and d_ssm = d_inner, one token per call.
 
-    The state is changed in place: it is the largest thing that is read.
+    It changes the state in place, since the state is the largest tensor here.
     """
 
     def __call__(

@@ -22,47 +22,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=HERE / "table.md")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for file in asked.results:
+        for file in arguments.results:
             restore(file, Path(folder))
-        asked.out.write_text(tables(runs_below(Path(folder))), encoding="utf-8")
-    print(asked.out)
+        arguments.out.write_text(tables(runs_below(Path(folder))), encoding="utf-8")
+    print(arguments.out)
 
 
 def tables(runs: Sequence[Run]) -> str:
     """Compare the arms at each length, and average each component's effect over the other three."""
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
-    asked: list[tuple[str, int]] = [("char", n) for n in lengths]
+    outcomes: list[tuple[str, int]] = [("char", n) for n in lengths]
     if lengths:
-        asked.insert(1, ("string", lengths[0]))
-    found = [compare(runs, measure=measure, length=n) for measure, n in asked]
+        outcomes.insert(1, ("string", lengths[0]))
+    comparisons = [compare(runs, measure=measure, length=n) for measure, n in outcomes]
     parts = [f"{len(runs)} runs."]
-    for it in found:
+    for it in comparisons:
         parts += [
             f"**{_capital(title(it))}**",
             text_table(rows(it), form="markdown"),
-            *(f"{_capital(said)}." for said in (it.verdict, *it.notes)),
+            *(f"{_capital(note)}." for note in (it.verdict, *it.notes)),
         ]
     parts += [
         "**What a component does** (mean over the arms with it, less that over those without)"
     ]
-    parts += [text_table(effects(found), form="markdown")]
+    parts += [text_table(effects(comparisons), form="markdown")]
     parts += ["**Characters right by learning rate**, mean (least..most of the seeds)"]
     for length in lengths:
         parts += [f"At length {length}:", text_table(by_rate(runs, length), form="markdown")]
     return "\n\n".join(parts) + "\n"
 
 
-def effects(found: Sequence[Comparison]) -> list[list[str]]:
-    """The main effect of every component, over all rates and at the arms' best ones, in each comparison."""
+def effects(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """The main effect of every component in each comparison, over all rates and at each arm's best rate."""
     header = ["component"]
-    for it in found:
+    for it in comparisons:
         header += [f"{it.measure} at {it.length}, all rates", "at best"]
     table = [header]
     for component in COMPONENTS:
         row = [component]
-        for it in found:
+        for it in comparisons:
             with_it = [arm for arm in it.arms if component in _components(arm)]
             without = [arm for arm in it.arms if component not in _components(arm)]
             row += [
@@ -90,12 +90,12 @@ def by_rate(runs: Sequence[Run], length: int) -> list[list[str]]:
 
 
 def _components(arm: ArmSummary) -> list[str]:
-    """By its name: "mimetic A+BC", "default"."""
+    """The components of an arm, from its name: "mimetic A+BC", "default"."""
     return arm.arm.partition(" ")[2].split("+")
 
 
-def _difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    return f"{fmean(ours) - fmean(theirs):+.3f}" if ours and theirs else "-"
+def _difference(with_it: Sequence[float], without: Sequence[float]) -> str:
+    return f"{fmean(with_it) - fmean(without):+.3f}" if with_it and without else "-"
 
 
 def _capital(text: str) -> str:

@@ -1,9 +1,10 @@
 """Train the sixteen combinations of the mimetic components: 5 seeds, 4 learning rates, 320 runs of 1500 steps.
 
 `python -m analyses.components.run --out runs/components [--generation mamba1] [--results DIR] [--have EARLIER …]`, on a
-GPU, as often as it takes: it goes on where it was, by the run folders in --out, results.json in --results (a folder of
-the generation's own) and the files in --have. Mamba-2's runs are as they were; each of Mamba-1's is examined when it
-has ended (`exams`). `analyses.components.report` and `analyses.components.strata` make the tables.
+GPU. Repeat it until all runs have ended: it resumes from the run folders in --out, from results.json in --results
+(default: the generation's folder) and from the files in --have. Mamba-2's runs have no exams; each of Mamba-1's runs is
+examined when it has ended (`exams`). `analyses.components.report` and `analyses.components.strata_report` make the
+tables.
 """
 
 from pathlib import Path

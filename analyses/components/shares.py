@@ -5,14 +5,14 @@ from jaxtyping import Float
 
 
 def spread(values: Float[np.ndarray, " seed"] | None) -> str:
-    """Mean, and least and most of the seeds; "-" where there are none."""
+    """Mean, least and most of the seeds; "-" without values."""
     if values is None or not len(values):
         return "-"
     return f"{values.mean():.2f} ({values.min():.2f}..{values.max():.2f})"
 
 
 def mean(values: Float[np.ndarray, " seed"] | None) -> str:
-    """The mean; "-" where there are none."""
+    """The mean; "-" without values."""
     return "-" if values is None or not len(values) else f"{values.mean():.2f}"
 
 

@@ -1,9 +1,9 @@
 """The effect of each component with the others fixed: effects by stratum, with exact permutation tests.
 
-A run counts by what it reaches at its last step; an arm and a seed by the mean over all learning rates, so that no rate
-is chosen on what is reported. An effect is the mean difference of arms that differ in one component alone. Its test
-takes, in each such pair of arms, every way to deal the seeds' values to the two arms (252 for five and five), and every
-combination of these over the pairs.
+A run's value is that of its last step. The value of an arm and a seed is the mean over all learning rates, so no rate
+is chosen by the reported numbers. An effect is the mean difference between arms that differ in one component only. Its
+test takes, in each such pair of arms, every way to assign the seeds' values to the two arms (252 for five and five),
+and every combination of these over the pairs.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ class Contrast:
     """A component, added to the arms of a stratum.
 
     Attributes:
-        component: What is added.
-        stratum: In words.
-        keeps: Whether an arm, without the component, belongs to it.
+        component: The added component.
+        stratum: The stratum in words.
+        keeps: Returns whether an arm without the component belongs to the stratum.
     """
 
     component: str
@@ -91,11 +91,11 @@ class Effect:
     """The effect of a component in a stratum.
 
     Attributes:
-        contrast: Which.
-        mean: The mean difference, with less without.
+        contrast: The component and the stratum.
+        mean: The mean difference: arms with the component minus arms without it.
         interval: All shifts of the arms with the component that the test does not reject at 5 %.
-        p: Two-sided.
-        pairs: Pairs of arms.
+        p: The two-sided p value.
+        pairs: Number of pairs of arms.
     """
 
     contrast: Contrast
@@ -109,7 +109,7 @@ Cells = Mapping[Arm, Float[np.ndarray, " seed"]]
 
 
 def cells(runs: Sequence[Run], outcome: Outcome) -> dict[Arm, Float[np.ndarray, " seed"]]:
-    """Every set of components with its values, see `cells_by`."""
+    """The values of every set of components. See `cells_by`."""
     return cells_by(runs, outcome, arm_of)
 
 
@@ -119,22 +119,26 @@ def cells_by(
     """Every arm's value for each seed: the mean over all rates. A seed that lacks a rate is left out.
 
     Args:
-        runs: Of one grid of rates.
-        outcome: What they are judged by.
-        key: The arm of a run.
+        runs: Runs of one grid of rates.
+        outcome: The outcome of each run.
+        key: Returns the arm of a run.
     """
-    found: dict[Key, dict[int, dict[float, float]]] = {}
+    by_arm: dict[Key, dict[int, dict[float, float]]] = {}
     for run in runs:
         value = outcome.of(run)
         if run.seed is not None and np.isfinite(value):
-            seeds = found.setdefault(key(run), {})
+            seeds = by_arm.setdefault(key(run), {})
             seeds.setdefault(run.seed, {})[run.learning_rate] = value
-    rates = {rate for seeds in found.values() for held in seeds.values() for rate in held}
+    rates = {rate for seeds in by_arm.values() for by_rate in seeds.values() for rate in by_rate}
     return {
         arm: np.array(
-            [fmean(held.values()) for _, held in sorted(seeds.items()) if len(held) == len(rates)]
+            [
+                fmean(by_rate.values())
+                for _, by_rate in sorted(seeds.items())
+                if len(by_rate) == len(rates)
+            ]
         )
-        for arm, seeds in found.items()
+        for arm, seeds in by_arm.items()
     }
 
 
@@ -146,39 +150,40 @@ def arm_of(run: Run) -> Arm:
 def effect(
     values: Cells, contrast: Contrast, pairs: Sequence[tuple[Arm, Arm]] | None = None
 ) -> Effect | None:
-    """The effect over the contrast's pairs of arms, or over some of them; None where one lacks values."""
+    """The effect over the contrast's pairs of arms, or over some of them. None if an arm lacks values."""
     pairs = contrast.pairs() if pairs is None else pairs
     none = np.zeros(0)
-    held = [(values.get(a, none), values.get(b, none)) for a, b in pairs]
-    if not held or not all(len(values) for pair in held for values in pair):
+    sides = [(values.get(a, none), values.get(b, none)) for a, b in pairs]
+    if not sides or not all(len(values) for pair in sides for values in pair):
         return None
-    found = difference(held)
-    return Effect(contrast, found.mean, found.interval, found.p, len(held))
+    it = difference(sides)
+    return Effect(contrast, it.mean, it.interval, it.p, len(sides))
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far apart two sides are: the mean, all shifts that the test does not reject at 5 %, and its two-sided p."""
+    """The difference of two sides: its mean, all shifts that the test does not reject at 5 %, and the two-sided p."""
 
     mean: float
     interval: tuple[float, float]
     p: float
 
 
-Pairs = Sequence[tuple[Float[np.ndarray, " ours"], Float[np.ndarray, " theirs"]]]
+Pairs = Sequence[tuple[Float[np.ndarray, " first"], Float[np.ndarray, " second"]]]
 
 
 def difference(pairs: Pairs) -> Difference:
-    """Mean of theirs less mean of ours, over the pairs of arms."""
+    """Mean of the second arm minus mean of the first, averaged over the pairs of arms."""
     mean = fmean(float(b.mean() - a.mean()) for a, b in pairs)
     return Difference(mean, _interval(pairs, mean), permutation_p(pairs))
 
 
 def permutation_p(pairs: Pairs) -> float:
-    """Share of all ways to deal each pair's values anew whose summed difference of means is as far from 0. Exact.
+    """Exact p value: the share of assignments whose summed difference of means is at least as far from 0.
 
-    The sums of half of the pairs are sorted, and each sum of the other half looks up how many of them suffice, so that
-    four pairs of five and five (252⁴ ways) take milliseconds.
+    An assignment divides each pair's values anew between its two arms. The sums of half of the pairs are sorted. Each
+    sum of the other half is looked up in them by binary search, so four pairs of five and five (252⁴ assignments) take
+    milliseconds.
     """
     deals = [_deals(a, b) for a, b in pairs]
     observed = sum(float(b.mean() - a.mean()) for a, b in pairs)
@@ -192,7 +197,7 @@ def permutation_p(pairs: Pairs) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values corrected for their number, by Holm's method."""
+    """p values corrected for multiple tests by Holm's method."""
     order = np.argsort(ps)
     corrected, most = [0.0] * len(ps), 0.0
     for rank, place in enumerate(order):
@@ -202,13 +207,13 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _deals(
-    a: Float[np.ndarray, " ours"], b: Float[np.ndarray, " theirs"]
+    a: Float[np.ndarray, " first"], b: Float[np.ndarray, " second"]
 ) -> Float[np.ndarray, " deal"]:
-    """Mean of b less mean of a, for every way to choose b's values of all."""
+    """Mean of b minus mean of a, for every way to choose b's values from both."""
     both = np.concatenate([a, b])
     chosen = np.array(list(itertools.combinations(range(len(both)), len(b))))
-    theirs = both[chosen].sum(1)
-    return theirs / len(b) - (both.sum() - theirs) / len(a)
+    sums = both[chosen].sum(1)
+    return sums / len(b) - (both.sum() - sums) / len(a)
 
 
 def _sums(deals: Sequence[Float[np.ndarray, " deal"]]) -> Float[np.ndarray, " deal"]:
@@ -219,16 +224,17 @@ def _sums(deals: Sequence[Float[np.ndarray, " deal"]]) -> Float[np.ndarray, " de
 
 
 def _interval(pairs: Pairs, mean: float) -> tuple[float, float]:
-    """Shifts whose removal leaves p above 5 %: found by halving, to .0005."""
+    """The shifts whose removal leaves p above 5 %, by bisection to .0005."""
 
-    def kept(shift: float) -> bool:
+    def is_inside(shift: float) -> bool:
         return permutation_p([(a, b - shift) for a, b in pairs]) > 0.05
 
     def edge(sign: int) -> float:
         inside, outside = 0.0, 2.0  # of shares in 0..1
         while outside - inside > 5e-4:
             middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if kept(mean + sign * middle) else (inside, middle)
+            is_in = is_inside(mean + sign * middle)
+            inside, outside = (middle, outside) if is_in else (inside, middle)
         return mean + sign * inside
 
     return edge(-1), edge(1)

@@ -1,4 +1,4 @@
-"""A sweep whose runs are examined: what a worker does, train a pack of runs and then examine each; and its sitting."""
+"""A sweep whose runs are examined: a worker trains a pack of runs and then examines each."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -21,33 +21,35 @@ from ssmlens.training.sweep import sweep
 from ssmlens.training.sweep_jobs import SweepJob
 
 
-def sit_and_examine(asked: argparse.Namespace, todo: Sequence[TrainConfig]) -> None:
-    """Train and examine what is left of some runs, see `sitting.sit`.
+def sit_and_examine(arguments: argparse.Namespace, todo: Sequence[TrainConfig]) -> None:
+    """Train and examine the runs that are not done. See `sitting.sit`.
 
     Args:
-        asked: Of `sitting.options`.
+        arguments: The values of `sitting.options`.
         todo: Every run of the experiment.
     """
 
     def train(**where: Any) -> None:
-        reopen(runs_below(asked.out))
-        sweep(todo, asked.out, work=train_and_examine, **where)
+        reopen(runs_below(arguments.out))
+        sweep(todo, arguments.out, work=train_and_examine, **where)
 
-    sit(asked, train, complete=is_examined)
+    sit(arguments, train, complete=is_examined)
 
 
 def train_and_examine(
     pack: Sequence[SweepJob],
     place: Place,
-    told: Callable[[int, str, str], None],
+    report: Callable[[int, str, str], None],
     beat: Callable[[], None],
 ) -> None:
-    """The work of `sweep`: a run that has ended well is told of once it is examined.
+    """The work of `sweep`. It reports a trained run as done after its exam.
 
-    What goes wrong in an exam is written into the run's status.json, and costs no run.
+    An error in an exam is written into the run's status.json. The run counts as done all the same.
     """
     device = find_device(place.device)
-    if device.index is not None:  # kernels run where the process is, not where their tensors are
+    if (
+        device.index is not None
+    ):  # kernels run on the process's current device, not on that of their tensors
         torch.cuda.set_device(device)
     torch.set_num_threads(max(1, _cores() // place.sharing))
     done = []
@@ -56,7 +58,7 @@ def train_and_examine(
         if state == "done":
             done.append(job)
         else:
-            told(job, state, why)
+            report(job, state, why)
 
     jobs = [(job.path, job.config) for job in pack]
     train_pack(jobs, device=place.device, report=trained, beat=beat)
@@ -66,12 +68,12 @@ def train_and_examine(
             examine(path, config, device)
         except Exception as error:
             give_up(path, config, f"{type(error).__name__}: {error}")
-        told(job, "done", "")
+        report(job, "done", "")
         beat()
 
 
 def reopen(runs: Sequence[Run]) -> None:
-    """Let a sweep take up again what was stopped between a run's last step and its exam."""
+    """Let a sweep resume runs that were stopped between their last step and their exam."""
     for run in runs:
         left = run.status.state == "done" and not is_examined(run)
         if left and Path(run.path, "checkpoints", "last").exists():
@@ -82,5 +84,5 @@ def reopen(runs: Sequence[Run]) -> None:
 
 @cache
 def _cores() -> int:
-    """Threads that torch takes by itself: asked for before it is told."""
+    """Threads that torch uses by default. Cached before `set_num_threads` changes the number."""
     return torch.get_num_threads()

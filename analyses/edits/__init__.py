@@ -1,1 +1,1 @@
-"""What edits do to the models that ship."""
+"""Edits of the shipped models."""

@@ -1,7 +1,8 @@
-"""`python -m analyses.edits.one_edge`: cut one edge of the copying layer at a time; data/screenshots/one-edge.svg.
+"""`python -m analyses.edits.one_edge`: knock out one edge of the copying layer at a time.
 
-A string of 20 letters, layer 3 of copy-mamba1-mimetic, the query at token 30: what comes next is the letter at token
-10. For every key the edge from it to the query is cut alone, and the right letter's logit is read.
+A string of 20 letters, layer 3 of copy-mamba1-mimetic, the query at token 30. The right next letter is the one at token
+10. For every key, it knocks out the edge from this key to the query alone and reads the right letter's logit. It draws
+data/screenshots/one-edge.svg.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What layers, heads and tokens do, in the models that come with ssmlens."""
+"""Effects of layers, heads and tokens in the models that come with ssmlens."""

@@ -1,8 +1,9 @@
-"""`python -m analyses.effects.copying`: what the copying layer of each shipped model does; writes effects.md here.
+"""`python -m analyses.effects.copying`: edit the copying layer of each shipped model; writes copying.md here.
 
-Strings of 30 letters. Accuracy at the letters to copy without edits; with lag 30 of the copying layer knocked out, or
-lags 27 to 33; with as many edges of the same layer drawn at random (5 draws). Then, for every layer, its copy_score
-beside what zero-ablation and knocking out its cross-talk do to the log-probability of the right letter.
+Strings of 30 letters. The first table has the accuracy at the letters to copy: without edits; with lag 30 of the
+copying layer knocked out, or lags 27 to 33; and with as many edges of that layer drawn at random (5 draws). The second
+table has, for every layer, its copy_score and the effects of ablating it and of knocking out its cross-talk, on the
+log-probability of the right letter.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ PAGE = Path(__file__).parent / "copying.md"
 
 def main() -> None:
     """Print both tables and write them."""
-    cut: list[tuple[str, ...]] = [
+    knocked_out: list[tuple[str, ...]] = [
         (
             "model",
             "copying layer",
@@ -37,12 +38,12 @@ def main() -> None:
     for name, layer in MODELS.items():
         model = ssmlens.load_model(name)
         prompts = Prompts.of_task("copy", model, length=LENGTH, count=COUNT)
-        cut.append(_cut(name, model, prompts, layer))
+        knocked_out.append(_knocked_out(name, model, prompts, layer))
         columns += _columns(name, model, prompts)
     text = "\n\n".join(
         [
             f"Accuracy at the letters to copy, strings of {LENGTH}, mean over {COUNT} strings (chance .04):",
-            text_table(cut, form="markdown"),
+            text_table(knocked_out, form="markdown"),
             "Change of the log-probability of the right letter (nats), and the accuracy that is left:",
             text_table(columns, form="markdown"),
         ]
@@ -51,7 +52,10 @@ def main() -> None:
     PAGE.write_text(text + "\n", encoding="utf-8")
 
 
-def _cut(name: str, model: torch.nn.Module, prompts: Prompts, layer: int) -> tuple[str, ...]:
+def _knocked_out(
+    name: str, model: torch.nn.Module, prompts: Prompts, layer: int
+) -> tuple[str, ...]:
+    """A row of the first table."""
     tokens = max(prompts.length)
     one, band = KnockOut(layer=layer, lags=30), KnockOut(layer=layer, lags="27:34")
     random = [
@@ -59,8 +63,8 @@ def _cut(name: str, model: torch.nn.Module, prompts: Prompts, layer: int) -> tup
         for lags in (1, 7)
         for seed in range(DRAWS)
     ]
-    found = ssmlens.effects(model, prompts, [one, band, *random], "accuracy")
-    before, after = float(found["before"].mean()), found["after"].mean("prompt").values
+    effects = ssmlens.effects(model, prompts, [one, band, *random], "accuracy")
+    before, after = float(effects["before"].mean()), effects["after"].mean("prompt").values
     few, many = after[2 : 2 + DRAWS], after[2 + DRAWS :]
     return (
         name,
@@ -72,7 +76,7 @@ def _cut(name: str, model: torch.nn.Module, prompts: Prompts, layer: int) -> tup
 
 
 def _random(tokens: int, lags: int, seed: int) -> torch.Tensor:
-    """As many of the entries j < i as a band of so many lags around 30 has."""
+    """Select entries j < i at random: as many as there are in the band of `lags` lags around 30."""
     apart = torch.arange(tokens)[:, None] - torch.arange(tokens)
     band = (apart - 30).abs() <= lags // 2
     pairs = (apart > 0).nonzero()
@@ -98,12 +102,12 @@ def _columns(name: str, model: torch.nn.Module, prompts: Prompts) -> list[tuple[
     captured = ssmlens.capture(model, prompts, None)
     with captured:
         ranking = ssmlens.rank_layers(captured, by="copy_score")
-    looks = {row.layer: row.scores["copy_score"] for row in ranking.rows}
+    scores = {row.layer: row.scores["copy_score"] for row in ranking.rows}
     return [
         (
             name,
             str(layer),
-            f"{looks[layer]:.3f}",
+            f"{scores[layer]:.3f}",
             *(f"{value:.2f}" for value in nats[:, layer]),
             *(f"{value:.3f}" for value in left[:, layer]),
         )

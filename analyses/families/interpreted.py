@@ -1,12 +1,12 @@
-"""Let flash-linear-attention's own kernels run on a CPU: Triton's interpreter takes each as it is, in numpy, slowly."""
+"""Run flash-linear-attention's own kernels on a CPU, unchanged, by Triton's interpreter in numpy. It is slow."""
 
 import os
 
 
 def prepare() -> bool:
-    """Make autotuners take their first configuration, since there is no GPU to time on. Whether kernels run so here.
+    """Make autotuners use their first configuration, since there is no GPU to time them. Return whether kernels run.
 
-    TRITON_INTERPRET=1 must be set before Python starts.
+    They run only if TRITON_INTERPRET=1 is set before Python starts.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         return False

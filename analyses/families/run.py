@@ -1,9 +1,9 @@
 """Closure of every family that runs on a CPU: `python -m analyses.families.run [WORD]`, under a minute.
 
-A small random model from each family's own configuration class, with weights in which mistakes show; float32; batches
-of 1 and 3, lengths 1, 2, 5, 64 and 65; those that take a mask also with padding on the left. Prints the table of
-README.md, or its rows with a word in them. flash-linear-attention's layers are among them where that is installed and
-TRITON_INTERPRET is 1: they run their own kernels, in minutes.
+Each family gets a small random float32 model from its own configuration class. Noise is added to its weights, so that
+mistakes show. Batches of 1 and 3, lengths 1, 2, 5, 64 and 65; models that accept a mask also run with padding on the
+left. It prints the table of README.md, or only its rows with a word in them. If flash-linear-attention is installed and
+TRITON_INTERPRET is 1, its layers are included; they run their own kernels, which takes minutes.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ from ssmlens.adapters.adapter import Adapter, adapters
 
 
 def main() -> None:
-    """Print a row a family: its class, the version tested, the largest closure error and map_closure, its rounding."""
+    """Print one row per family: class, tested version, largest closure error and map_closure, and its rounding."""
     word = sys.argv[1] if sys.argv[1:] else ""
     kernels = importlib.util.find_spec("fla") is not None and interpreted.prepare()
     print("| mixer | version | closure_error | map_closure | of rounding |\n" + "|---" * 5 + "|")
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def worst_closures(adapter: Adapter) -> tuple[float, float, float]:
-    """The largest closure error, the largest map_closure, and what of that can be rounding of the output alone.
+    """The largest closure error, the largest map_closure, and the part of it that rounding of the output may cause.
 
-    Over layers, batches, lengths and paddings.
+    The largest is over layers, batches, lengths and paddings.
     """
     torch.manual_seed(0)
     model = adapter.tiny_model().eval()

@@ -21,7 +21,7 @@ class Peak:
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Watch the memory of this process, its children included, inside the `with` block."""
+    """Measure the memory of this process and its children inside the `with` block."""
     devices = range(torch.cuda.device_count())
     peak, stopped = Peak(), threading.Event()
     torch.cuda.synchronize()
@@ -46,7 +46,7 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def _resident() -> int:
-    """Memory of this process and its children that no other process shares, page cache left out."""
+    """Memory of this process and its children, without shared memory and page cache."""
     me = psutil.Process()
     total = 0
     for process in (me, *me.children(recursive=True)):

@@ -1,8 +1,8 @@
 """Capture models of full size on a GPU: seconds, peak memory and proofs, from prompt to closed file.
 
 `python -m analyses.full_size.run [--models mamba-370m …] [--tokens 1024 4096 16384]` on a machine with a CUDA GPU,
-mamba_ssm and causal_conv1d. Random weights in the published shapes. It writes `results/<gpu>.json`; what came out is
-in README.md beside this file.
+mamba_ssm and causal_conv1d. Random weights in the published shapes. It writes `results/<gpu>.json`. README.md beside
+this file has the results.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     for name in arguments.models:
         torch.manual_seed(0)
         model = MODELS[name]("cuda")
-        _capture(model, 64, arguments.one_file, 2)  # kernels compiled, allocator warm
+        _capture(model, 64, arguments.one_file, 2)  # compiles kernels, warms the allocator
         for tokens in arguments.tokens:
             first = arguments.first if tokens > 8192 and name != "mamba-370m" else None
             row = _capture(model, tokens, arguments.one_file, first)
@@ -93,13 +93,13 @@ def _operand_bytes(model: torch.nn.Module, ids: torch.Tensor) -> int:
     """Return the bytes of Δ, B, C, x and the gate of one layer in the recorder."""
     with torch.no_grad(), ssmlens.recording(model, layers=[0]) as rec:
         model(ids[:, :64].cuda())
-    held = [v for v in vars(rec[0].operands).values() if isinstance(v, torch.Tensor)]
-    per_token = sum(math.prod(v.shape) * v.element_size() / 64 for v in held if v.ndim > 2)
+    tensors = [v for v in vars(rec[0].operands).values() if isinstance(v, torch.Tensor)]
+    per_token = sum(math.prod(v.shape) * v.element_size() / 64 for v in tensors if v.ndim > 2)
     return int(per_token * ids.shape[1])
 
 
 def _tile_bytes(tokens: int) -> int:
-    """Return the bytes of a map and a mask in memory at once: all of them, or a tile."""
+    """Return the bytes of map and mask in memory at once: of the full size, or of a tile."""
     from ssmlens.scan.spans import TILE_TOKENS
 
     side = min(tokens, TILE_TOKENS["cuda"])

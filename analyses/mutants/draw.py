@@ -1,4 +1,4 @@
-"""Which mutants there are, as cosmic-ray finds them, and a draw from them."""
+"""Find the mutants with cosmic-ray, and draw some at random."""
 
 import random
 from collections import defaultdict
@@ -11,7 +11,7 @@ _SPARED = ("BitOr", "_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
 
 
 def draw(checkout: Path, rooms: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` mutants, each room in its turn: a place of the room at random, then a mutant of that place."""
+    """Draw `count` mutants, from the rooms in turn: a random place in the room, then a random mutant of that place."""
     dice = random.Random(seed)
     queues = [_places_at_random(checkout, room, dice) for room in rooms]
     drawn = []
@@ -22,7 +22,7 @@ def draw(checkout: Path, rooms: Sequence[str], count: int, seed: int) -> list[di
 
 
 def mutated(mutant: dict[str, Any], source: str) -> str | None:
-    """The module's source with the mutant in it; None where the operator leaves it as it is."""
+    """The module's source with the mutant. None if the operator does not change it."""
     from cosmic_ray.mutating import mutate_code  # pyright: ignore[reportMissingImports]
     from cosmic_ray.plugins import get_operator  # pyright: ignore[reportMissingImports]
 

@@ -1,14 +1,14 @@
-"""Would the tests notice? Mutants of the core, drawn at random, and the tests of what they change.
+"""Mutation tests: run the tests on mutants of the core, drawn at random.
 
     pip install cosmic-ray
-    python -m analyses.mutants.run --count 400      # goes on where it was stopped
+    python -m analyses.mutants.run --count 400      # resumes if it was stopped
 
-cosmic-ray says which mutants there are (an operator replaced, a comparison turned, a number changed, a branch negated,
-a loop emptied). Each worker has a copy of the checkout and writes one mutant at a time into it. The tests run in a fork
-of a process that has imported the libraries, which is what makes hundreds of mutants affordable: first the tests of the
-same name, then those of the same folder and those that use it from further away, the quickest files first. Every file
-runs without a mutant beforehand. Tests that fail then are left out, and files that do not collect or end; the results
-name them. A mutant is caught when a test fails that passes without it.
+cosmic-ray finds the mutants (an operator replaced, a comparison turned, a number changed, a branch negated, a loop
+emptied). Each worker has a copy of the checkout and writes one mutant at a time into it. The tests run in a fork of a
+process that has already imported the libraries, which saves most of the time. Tests of the same name run first, then
+those of the same folder and those in other folders that use the module, the fastest files first. Before that, every
+file runs once without a mutant. Tests that fail then are left out, as are files that do not collect or do not end; the
+results name them. A mutant is caught if a test fails that passes without it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from analyses.mutants.trial import Trial, run_tests
 ROOMS = ("scan", "recorder", "store", "scores", "inits", "tasks", "runs")
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results.jsonl"
-# What uses a room from elsewhere.
+# Tests in other folders that use a room.
 FURTHER = {
     "scan": ["tests/contracts/test_adapters.py", "tests/edits"],
     "recorder": ["tests/contracts/test_adapters.py", "tests/cli/test_capture_effects.py"],
@@ -49,13 +49,13 @@ FURTHER = {
 
 @dataclass
 class Worker:
-    """A process that tries mutants: the folder of its own copy, and when it has to be done.
+    """A process that tests mutants: its copy of the checkout, and the time at which it must end.
 
     Attributes:
         copy: A copy of the checkout that no other process writes to.
-        ends: When to stop, as time.monotonic() counts.
-        written: How many times a module was written. The time of the module's file follows it: Python takes a module
-            of the same size and second as compiled before for unchanged.
+        ends: When to stop, in time.monotonic().
+        written: How many times it has written a module. Each write gets a new file time: Python reuses a compiled
+            module if the source has the same size and the same time in seconds.
     """
 
     copy: Path
@@ -63,7 +63,7 @@ class Worker:
     written: int = 0
 
     def write(self, module: str, source: str) -> None:
-        """Write a module so that Python compiles it anew."""
+        """Write a module so that Python compiles it again."""
         path = self.copy / module
         path.write_text(source, encoding="utf-8")
         self.written += 1
@@ -76,7 +76,7 @@ class Worker:
 
 
 def tests_of(module: str, *, near: bool) -> tuple[list[str], list[str]]:
-    """The test files of a module's name; the others of its room and, unless `near`, those from further away."""
+    """The test files of the module's name; and those of its room and, unless `near`, of other folders."""
     path = Path(module).relative_to("ssmlens")
     room = path.parts[0]
     own = _files(f"tests/{room}", f"test_{path.stem}*.py")
@@ -86,7 +86,7 @@ def tests_of(module: str, *, near: bool) -> tuple[list[str], list[str]]:
 
 
 def measure(file: str, limit: float) -> Trial:
-    """A test file run without any mutant."""
+    """Run a test file without a mutant."""
     worker = _worker()
     limit = min(limit, worker.time_left())
     if limit <= 0:
@@ -172,7 +172,7 @@ def main() -> None:
 def _measure_all(
     pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], asked: argparse.Namespace
 ) -> dict[str, Trial]:
-    """The test files of the mutants' modules that end and collect; what is left out is printed."""
+    """Run the test files of the mutants' modules; return those that collect and end, and print the others."""
     modules = sorted({mutant["module"] for mutant in chosen})
     files = dict.fromkeys(
         file for module in modules for part in tests_of(module, near=asked.near) for file in part
@@ -243,7 +243,7 @@ def _begin_worker(folder: str, ends: float) -> None:
 
 
 def _tracked_files() -> list[str]:
-    """The files git tracks; where this is no repository, the folders' own files."""
+    """The files that git tracks. Outside a repository, all files of the folders."""
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
     if listed.returncode == 0 and listed.stdout:
         return [name for name in listed.stdout.splitlines() if (CHECKOUT / name).is_file()]
@@ -257,7 +257,7 @@ def _tracked_files() -> list[str]:
 
 @contextlib.contextmanager
 def _no_process_left() -> Iterator[None]:
-    """Whatever was begun within ends with it, also what a killed test left behind."""
+    """End all processes that were started inside the `with` block, also those that a killed test left running."""
     import ctypes
 
     import psutil

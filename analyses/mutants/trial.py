@@ -37,9 +37,9 @@ def run_tests(
     *,
     stop_at_first: bool = True,
 ) -> Trial:
-    """Run test files in a process of its own, which is killed after `limit` seconds.
+    """Run test files in a separate process, which is killed after `limit` seconds.
 
-    `left_out` are tests not to run. With `stop_at_first`, the first failure ends it.
+    It skips the tests in `left_out`. With `stop_at_first`, it ends at the first failure.
     """
     report = copy.parent / "report"
     report.write_text("")
@@ -47,7 +47,7 @@ def run_tests(
     child = os.fork()
     if child == 0:
         _be_the_child(copy, [*tests, *(f"--deselect={test}" for test in left_out)], stop_at_first)
-    with contextlib.suppress(PermissionError, ProcessLookupError):  # it has done so itself
+    with contextlib.suppress(PermissionError, ProcessLookupError):  # the child has done it already
         os.setpgid(child, child)
     code = _wait(child, limit)
     failed = tuple(json.loads(line) for line in report.read_text().splitlines())
@@ -60,7 +60,7 @@ def run_tests(
 
 
 class _Failures:
-    """A plugin of pytest's that writes down what fails."""
+    """A pytest plugin that writes the names of failed tests to a file."""
 
     def __init__(self, report: Path) -> None:
         self._report = report
@@ -105,7 +105,7 @@ def _be_the_child(copy: Path, words: list[str], stop_at_first: bool) -> None:
 
 
 def _wait(child: int, limit: float) -> int | None:
-    """The child's exit code; None where it had to be killed."""
+    """The child's exit code. None if it was killed at the limit."""
     ends = time.monotonic() + limit
     code = None
     while code is None and time.monotonic() < ends:
@@ -115,7 +115,7 @@ def _wait(child: int, limit: float) -> int | None:
         else:
             time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)  # with whatever it started
+        os.killpg(child, signal.SIGKILL)  # and all processes that it started
     if code is None:
         os.waitpid(child, 0)
     return code

@@ -19,4 +19,4 @@ STUDENT = TrainConfig(
     eval_lengths=(40, 80),
     eval_every=500,
 )
-"""Half the layers, other letters and more of them, another length; the mixers' shape is the teacher's."""
+"""Half as many layers as the teacher, more and other letters, and another length. The mixers have the same shape."""

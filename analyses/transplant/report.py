@@ -24,24 +24,24 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of table.md and figure.svg")
     parser.add_argument("--form", default="svg", help="of the figure: svg, png, pdf or html")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         about: dict[str, Any] = {}
-        for file in asked.results:
+        for file in arguments.results:
             about |= restore(file, Path(folder))
         runs = runs_below(Path(folder))
-        (asked.out / "table.md").write_text(tables(runs, about), encoding="utf-8")
+        (arguments.out / "table.md").write_text(tables(runs, about), encoding="utf-8")
         draw(
             students(runs),
             displayed_scores(about["by"]),
-            asked.out / f"figure.{asked.form}",
+            arguments.out / f"figure.{arguments.form}",
             "light",
         )
-    print(asked.out)
+    print(arguments.out)
 
 
 def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
-    """Students beside their layers' scores, and the arms as `compare` has them at each length."""
+    """Tables of the students with their layers' scores, and of `compare` at each length."""
     ranks = {int(layer): rank for layer, rank in about["ranks"].items()}
     lengths = sorted({n for run in runs for n in run.metrics.lengths()})
     parts = [
@@ -50,13 +50,14 @@ def tables(runs: Sequence[Run], about: Mapping[str, Any]) -> str:
         text_table(rows(students(runs), ranks, displayed_scores(about["by"])), form="markdown"),
     ]
     for length in lengths:
-        found = compare(runs, length=length)
-        title = comparison.title(found)
+        compared = compare(runs, length=length)
+        title = comparison.title(compared)
         parts += [
             f"**{title[:1].upper()}{title[1:]}**",
-            text_table(comparison.rows(found), form="markdown"),
+            text_table(comparison.rows(compared), form="markdown"),
         ]
-        parts += [f"{said[:1].upper()}{said[1:]}." for said in (found.verdict, *found.notes)]
+        notes = (compared.verdict, *compared.notes)
+        parts += [f"{note[:1].upper()}{note[1:]}." for note in notes]
     return "\n\n".join(parts) + "\n"
 
 

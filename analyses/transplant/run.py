@@ -1,12 +1,13 @@
-"""Train a student from every layer of the teacher, and from every layer's shuffled values, beside default and mimetic.
+"""Train students from every layer of the teacher, from every layer's shuffled values, and by default and mimetic inits.
 
-`python -m analyses.transplant.run --out runs/transplant [--results DIR] [--have EARLIER …]`, on a GPU, as often as it
-takes: it goes on where it was, by the run folders in --out, results.json in --results (this folder) and the files in
---have. 10 arms, 3 seeds, 4 learning rates: 120 runs of 1500 steps. `analyses.transplant.report` makes table and figure.
+`python -m analyses.transplant.run --out runs/transplant [--results DIR] [--have EARLIER …]`, on a GPU. Repeat it until
+all runs have ended: it resumes from the run folders in --out, from results.json in --results (default: this folder) and
+from the files in --have. 10 arms, 3 seeds, 4 learning rates: 120 runs of 1500 steps. `analyses.transplant.report` makes
+the table and the figure.
 
-Every layer has its own control. In a first run the copying layer's shuffled values nearly kept up with it, so that a
-control of one layer alone would leave open whether that is so for this layer or for all: whether students follow the
-scores because of a layer's structure, or because of how large its values are.
+Every layer has its own control. In a first run, students from the copying layer's shuffled values were nearly as good
+as those from the layer itself. A control of this layer alone would not show whether that holds for every layer: whether
+students follow the scores because of a layer's structure or because of the size of its values.
 """
 
 import dataclasses

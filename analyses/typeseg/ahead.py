@@ -1,4 +1,4 @@
-"""typeseg's trained blocks on a page of HTML, CSS and SQL: closed against its own scan, and how much looks ahead.
+"""Measure typeseg's trained blocks on a page of HTML, CSS and SQL: closure against its own scan, and look-ahead.
 
 python -m analyses.typeseg.ahead
 """
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(text: str, figure: Path | None = None) -> dict:
-    """Every number of the README, and the figure where it is asked for."""
+    """Every number of the README. Also writes the figure to `figure`, if given."""
     import ssmlens_typeseg  # noqa: F401, registers the family
 
     model: Any = ssmlens.load_model(HERE / "model")
@@ -64,8 +64,8 @@ def logits_apart(model: torch.nn.Module, ids: list[int]) -> float:
 
     own = _numpy_backend.mamba_forward(_runtime._weights("mamba_al.npz"), np.array(ids))
     with torch.no_grad():
-        got = model(torch.tensor([ids]))[0].numpy()
-    return float(np.abs(got - own).max() / np.abs(own).max())
+        logits = model(torch.tensor([ids]))[0].numpy()
+    return float(np.abs(logits - own).max() / np.abs(own).max())
 
 
 def ahead(attention_map: np.ndarray) -> dict[str, float]:

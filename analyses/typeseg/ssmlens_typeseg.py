@@ -1,11 +1,11 @@
-"""typeseg's Mamba (PyPI, Apache-2.0) as ssmlens reads it: a family from outside, in one file.
+"""An adapter for typeseg's Mamba (PyPI, Apache-2.0): a family outside ssmlens, in one file.
 
-typeseg labels every byte of a text as HTML, CSS, SQL, ... Its blocks are Mamba-1 in both directions: one set of
-operands is scanned from the first byte on and from the last one on, and the two are added, so that D counts twice. The
-convolution is padded on both sides: its four taps see one byte back and two ahead.
+typeseg labels every byte of a text as HTML, CSS, SQL, ... Its blocks are Mamba-1 in both directions: it scans the same
+operands from the first byte and from the last byte and adds the results, so D counts twice. The convolution is padded
+on both sides: its four taps see one byte back and two ahead.
 
-The model here runs the package's own convolution and scan, in numpy. The adapter computes the same by the formulas of
-ssmlens, so that the closure of a capture holds ssmlens against typeseg.
+The model here runs typeseg's own convolution and scan, in numpy. The adapter uses the formulas of ssmlens. So the
+closure of a capture compares ssmlens with typeseg.
 """
 
 import string
@@ -27,14 +27,14 @@ from ssmlens.scan.surroundings import Surroundings
 
 # Bytes that a tap sees: one back, two ahead.
 _BACK, _AHEAD = 1, 2
-# What typeseg adds to Δ after softplus, and what its norms add to the variance.
+# typeseg adds the first to Δ after softplus; its norms add the second to the variance.
 _LEAST_STEP, _EPS = 1e-4, 1e-6
 
 
 class TwoWayMamba(nn.Module):
-    """The mixer of one block: projections in torch, convolution and scans as typeseg has them."""
+    """The mixer of one block: projections in torch, convolution and scans by typeseg."""
 
-    d_conv = _AHEAD + 1  # how far its convolution reaches, the byte itself included
+    d_conv = _AHEAD + 1  # bytes that its convolution reaches ahead, including the byte itself
 
     def __init__(self, width: int, d_inner: int, states: int, rank: int):
         super().__init__()
@@ -48,7 +48,7 @@ class TwoWayMamba(nn.Module):
         self.parts = [rank, states, states]
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """[batch token width] in and out; each row's real bytes alone, nothing is mixed into its padding."""
+        """Mix each row's real bytes alone, [batch token width] in and out. Padding gets nothing from them."""
         mixed = hidden.new_zeros(*hidden.shape[:2], len(self.D))
         for row, one in enumerate(hidden):
             real = slice(None) if attention_mask is None else attention_mask[row].bool()
@@ -56,7 +56,7 @@ class TwoWayMamba(nn.Module):
         return self.out_proj(mixed)
 
     def mixed(self, hidden: Tensor) -> Tensor:
-        """What one row without padding, [token width], hands to out_proj."""
+        """The input of out_proj for one row without padding, [token width]."""
         x, gate = self.in_proj(hidden).chunk(2, dim=1)
         taps, bias = _numpy(self.conv1d.weight).transpose(2, 1, 0), _numpy(self.conv1d.bias)
         x = _mamba_kernel._depthwise_conv1d_same(np, _numpy(x), taps, bias)

@@ -25,7 +25,7 @@ from ssmlens.edits.value import SCAN_AXES, STATE_AXES, Place, ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.models.edge_sums import edge_sums
 from ssmlens.models.fused_scan import fused_scan, is_fused
-from ssmlens.scan.edges import change_of_rows, passed_over
+from ssmlens.scan.edges import change_of_rows, sum_over_union
 from ssmlens.scan.operator import Operator, scan_dtype
 
 Scanned = Float[Tensor, "batch token head headdim"]
@@ -206,7 +206,7 @@ def _edit_entries(
     x = _wide_x(o)
     if all(isinstance(edit, KnockOut) for edit in edits):
         knocked = [edit.edges(o.tokens, o.heads) for edit in edits if isinstance(edit, KnockOut)]
-        return -passed_over(o, x, knocked, _mix, edge_sums)
+        return -sum_over_union(o, x, knocked, _mix, edge_sums)
 
     all_heads = torch.ones(o.heads, dtype=torch.bool)
     selections = [getattr(edit, "heads", None) for edit in edits]

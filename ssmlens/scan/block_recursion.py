@@ -1,15 +1,17 @@
 """Sums over pairs of tokens with the decay between them, block by block.
 
-What is wanted is Σ_k P[i,k] · exp(A_k (S_i − S_j)) · Q[j,k] for j < i, with S the running sum of Δ. For any boundary
-r between j and i
+The sums are Σ_k P[i,k] · exp(A_k (S_i − S_j)) · Q[j,k] for j < i, with S the running sum of Δ. For any boundary r
+between j and i
 
-    exp(A (S_i − S_j)) = exp(A (S_i − S_r)) · exp(A (S_r − S_j)),    both factors ≤ 1,
+    exp(A (S_i − S_j)) = exp(A (S_i − S_r)) · exp(A (S_r − S_j)),    both factors ≤ 1.
 
-so the rectangle of queries right of r and keys left of r is ONE matrix product P·Qᵀ, once P holds its decay since r
-and Q its decay up to r. A square on the diagonal is built from leaves of four tokens, each pair by itself, doubling:
-two neighbouring blocks give one product, then the decay across the right block is folded into the left block's Q and
-the decay across the left block into the right block's P. When few blocks are left, each meets all keys before it in
-one product. Nothing overflows, nothing is divided, and the work is that of half a matrix product.
+So the rectangle of queries after r and keys before r is one matrix product P·Qᵀ, where P includes the decay since r
+and Q the decay up to r.
+
+A square on the diagonal starts as leaves of four tokens, computed pair by pair. Then blocks double. Two neighbouring
+blocks give one product; after it, the right block's decay is multiplied into the left block's Q, and the left block's
+decay into the right block's P. When few blocks are left, each is multiplied with all keys before it in one product.
+Nothing overflows, nothing is divided, and the work is that of half a matrix product.
 """
 
 import dataclasses
@@ -23,25 +25,25 @@ from torch.nn.functional import pad
 
 from ssmlens.scan.denormals import drop_tiny_, smallest_log_decay
 
-# Tokens whose pairs are taken one by one; their decay is a product of exponentials. Longer ones take it from sums in
-# float64, so that rounding does not pile up over a long sequence.
+# Tokens of a leaf. Inside it the decay is a product of exponentials. Across leaves it comes from float64 sums, so that
+# rounding does not accumulate over a long sequence.
 _LEAF = 4
-# A square is doubled until this many of its blocks, or up to twice as many, are left.
+# Blocks double while at least this many remain; so from this many to twice as many are left.
 _BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class DecayedPairs:
-    """The terms read[i,n] · exp(rate[h,n] (S[i,h] − S[j,h])) · write[j,n] · weight[j,h], to be summed over h and n.
+    """The terms read[i,n] · exp(rate[h,n] (S[i,h] − S[j,h])) · write[j,n] · weight[j,h], to sum over h and n.
 
     Attributes:
-        steps: Whose running sum is S. A slab is a set of heads of its own; slabs are computed side by side.
-        rate: Decay of a unit of S.
-        read: What query i reads a state with. Kinds of sums share their decay: map and mask.
-        write: What key j writes a state with.
-        weight: What key j writes to a head.
-        running: S before every token, and at the end (or these and a constant), in float64: what counts are its
-            differences. None: it is summed when it is needed.
+        steps: The steps; S is their running sum. A slab is a set of heads; slabs are computed side by side.
+        rate: Log decay for each unit of S.
+        read: Read vectors of the queries. The kinds (map and mask) share their decay.
+        write: Write vectors of the keys.
+        weight: Weight of each key's write to each head.
+        running: S before every token and at the end, in float64. A constant may be added, since only its differences
+            are used. None: it is summed when it is needed.
     """
 
     steps: Float[Tensor, "slab token head"]
@@ -52,21 +54,21 @@ class DecayedPairs:
     running: Float64[Tensor, "slab edge head"] | None = None
 
     def tokens(self, first: int, end: int) -> "DecayedPairs":
-        """The pairs of tokens first ≤ i, j < end; beyond the last token, nothing decays and nothing is written."""
-        here, more = slice(first, end), max(0, end - self.steps.shape[1])
-        beyond, running = (0, 0, 0, more), self.running
+        """The pairs of tokens first ≤ i, j < end. Tokens past the last one are padding: no decay and no write."""
+        here, missing = slice(first, end), max(0, end - self.steps.shape[1])
+        padding, running = (0, 0, 0, missing), self.running
         if running is not None:
-            last = running[:, -1:].expand(-1, more, -1)
+            last = running[:, -1:].expand(-1, missing, -1)
             running = torch.cat([running[:, first : end + 1], last], dim=1)
         return DecayedPairs(
-            pad(self.steps[:, here], beyond),
+            pad(self.steps[:, here], padding),
             self.rate,
-            *(pad(x[:, :, here], beyond) for x in (self.read, self.write, self.weight)),
+            *(pad(x[:, :, here], padding) for x in (self.read, self.write, self.weight)),
             running=running,
         )
 
     def sums(self) -> Float64[Tensor, "slab edge head"]:
-        """`running`, summed here if it is not given."""
+        """`running`, or its sum computed here if it is None."""
         if self.running is not None:
             return self.running
         return pad(self.steps.double().cumsum(1), (0, 0, 1, 0))
@@ -74,12 +76,12 @@ class DecayedPairs:
     def decay(
         self, sums: Float[Tensor, "slab #stretch head"]
     ) -> Float[Tensor, "slab stretch head A_state"]:
-        """Decay over stretches of tokens, given how much S grows."""
+        """Decay over stretches of tokens, from the growth of S over each."""
         return (sums.to(self.steps.dtype).unsqueeze(-1) * self.rate.unsqueeze(1)).exp_()
 
 
 def add_square(out: Float[Tensor, "kind #slab token token"], pairs: DecayedPairs) -> None:
-    """Add the sums of all pairs j < i to `out`, summed over slabs if it has one."""
+    """Add the sums of all pairs j < i to `out`. If `out` has one slab, they are summed over slabs."""
     tokens = out.shape[2]
     square = _Square(pairs, tokens)
     blocks = out.new_zeros(*out.shape[:2], square.count, square.size, square.size)
@@ -104,7 +106,7 @@ def add_rectangle(
     queries: tuple[int, int],
     keys: tuple[int, int],
 ) -> None:
-    """Add the sums of queries[0] ≤ i < queries[1] and keys[0] ≤ j < keys[1] ≤ queries[0] to `out`, over slabs too."""
+    """Add the sums of queries[0] ≤ i < queries[1] and keys[0] ≤ j < keys[1] ≤ queries[0], over slabs too, to `out`."""
     sums, boundary = pairs.sums(), queries[0]
     before = pairs.tokens(*keys)
     since = sums[:, boundary + 1 : queries[1] + 1] - sums[:, boundary : boundary + 1]
@@ -118,9 +120,9 @@ def add_rectangle(
 
 
 def energies(pairs: DecayedPairs) -> Float[Tensor, " slab"]:
-    """The sum of squares over pairs j < i of what `add_square` would add for each slab, without making it.
+    """For each slab, the sum over pairs j < i of the squares of what `add_square` would add.
 
-    Where a block is larger than head·state: ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, which are only head·state a side.
+    For blocks larger than head·state it uses ‖P Qᵀ‖² = ⟨PᵀP, QᵀQ⟩, whose matrices have only head·state rows.
     """
     square = _Square(pairs, pairs.steps.shape[1])
     total = square.leaves.square().sum((0, 2, 3, 4))
@@ -136,12 +138,12 @@ def energies(pairs: DecayedPairs) -> Float[Tensor, " slab"]:
 class _Square:
     """Pairs of tokens 0 ≤ j < i < tokens, as leaves and as products of neighbouring blocks.
 
-    Tokens are made up to a whole number of blocks with ones that neither decay nor write.
+    Padding tokens, which neither decay nor write, fill the last block.
 
     Attributes:
-        size: Tokens of the largest blocks, which are doubled from leaves.
-        count: How many of these there are.
-        leaves: The sums of pairs in one leaf, [kind slab leaf query key]; 0 for j ≥ i.
+        size: Tokens of the largest blocks.
+        count: Number of the largest blocks.
+        leaves: The sums of the pairs in each leaf, [kind slab leaf query key]; 0 for j ≥ i.
     """
 
     def __init__(self, pairs: DecayedPairs, tokens: int):
@@ -159,13 +161,13 @@ class _Square:
     ) -> Iterator[
         tuple[int, Float[Tensor, "kind slab *pair query k"], Float[Tensor, "kind slab *pair key k"]]
     ]:
-        """Products queries·keysᵀ, each with its decay up to the boundary folded in.
+        """The factors of the products queries·keysᵀ, which include the decay to and from the boundary.
 
-        Yields (0, queries, keys) for all pairs of neighbours of a size, small ones first; then (start, queries, keys)
-        for each block that starts there, with all keys before it. Both are overwritten when the next are asked for.
+        Yields (0, queries, keys) for all pairs of neighbours of a size, small sizes first. Then (start, queries, keys)
+        for the largest block that starts at `start`, with all keys before it. The next step overwrites both tensors.
         """
         P, Q, sums = self._P, self._Q, self._pairs.sums()
-        keeps = P.requires_grad or Q.requires_grad  # the products have saved both
+        saved = P.requires_grad or Q.requires_grad  # autograd has saved both for the backward pass
         size = _LEAF
         across = self._decays(sums, size)
         if self._tokens_until_tiny < size:
@@ -173,7 +175,7 @@ class _Square:
             drop_tiny_(Q)
         while size < self.size:
             yield 0, *_halves(P, Q, size)
-            if keeps:
+            if saved:
                 P, Q = P.clone(), Q.clone()
             queries, keys = _halves(P, Q, size)
             left, right = across.unflatten(1, (-1, 2)).unsqueeze(3).unbind(2)
@@ -187,7 +189,7 @@ class _Square:
         for n in range(1, self.count):
             start = n * size
             if n > 1:
-                Q = Q.clone() if keeps else Q
+                Q = Q.clone() if saved else Q
                 Q[:, :, : start - size] *= across[:, n - 1 : n]
                 if self._tokens_until_tiny < start:
                     drop_tiny_(Q[:, :, : start - size])
@@ -201,7 +203,7 @@ class _Square:
 
 
 def _tokens_until_tiny(pairs: DecayedPairs) -> float:
-    """The fewest tokens after which a product with a decay may be denormal; none on a GPU, which they do not slow."""
+    """The fewest tokens after which a product with a decay may be denormal. On a GPU, which they do not slow: ∞."""
     if pairs.rate.is_cuda or not pairs.steps.numel():
         return math.inf
     most = float(pairs.steps.detach().amax()) * float(pairs.rate.detach().amin())
@@ -222,7 +224,7 @@ def _leaves(
     Float[Tensor, "kind slab token k"],
     Float[Tensor, "kind slab token k"],
 ]:
-    """The sums in leaves; P with its decay since its leaf's start; Q with its decay until its leaf's end."""
+    """The sums in leaves, P with the decay since its leaf's start, and Q with the decay until its leaf's end."""
     step = _by_place(pairs.decay(pairs.steps), 1)
     read, write, weight = (_by_place(x, 2) for x in (pairs.read, pairs.write, pairs.weight))
     kinds, slabs, leaves, heads = weight[0].shape
@@ -234,32 +236,32 @@ def _leaves(
         since = step[i] if since is None else since * step[i]
         P[:, :, :, i] = since * read[i].unsqueeze(3)
     for j in range(_LEAF):
-        put = weight[j].unsqueeze(4) * write[j].unsqueeze(3)
+        written = weight[j].unsqueeze(4) * write[j].unsqueeze(3)
         between = None
         for i in range(j + 1, _LEAF):
             between = step[i] if between is None else between * step[i]
-            # Over heads first: what is read and written with is the same for all of them.
-            seen = weight[j].permute(1, 2, 0, 3) @ between  # slab leaf kind A_state
-            sums[:, :, :, i, j] = (seen.permute(2, 0, 1, 3) * (read[i] * write[j])).sum(-1)
-        Q[:, :, :, j] = put if between is None else between * put
+            # Sums over heads first, since they share read and write vectors.
+            summed = weight[j].permute(1, 2, 0, 3) @ between  # slab leaf kind A_state
+            sums[:, :, :, i, j] = (summed.permute(2, 0, 1, 3) * (read[i] * write[j])).sum(-1)
+        Q[:, :, :, j] = written if between is None else between * written
     P, Q = (x.flatten(4).flatten(2, 3) for x in (P, Q))
     return sums, P, Q
 
 
 def _by_place(x: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """The first tokens of all leaves, their second tokens, ..."""
+    """The first tokens of all leaves, the second tokens of all leaves, ..."""
     return x.unflatten(dim, (-1, _LEAF)).unbind(dim + 1)
 
 
 def _on_diagonal(
     blocks: Float[Tensor, "kind slab block token token"], size: int
 ) -> Float[Tensor, "kind slab block part query key"]:
-    """The squares of a size on the diagonal of each block."""
+    """The squares of this size on the diagonal of each block."""
     cut = blocks.unflatten(4, (-1, size)).unflatten(3, (-1, size))
     return cut.diagonal(dim1=3, dim2=5).movedim(-1, 3)
 
 
 def _like(sums: Tensor, block: Tensor) -> Tensor:
-    """Sums of every slab in the shape of what they are added to: of the sum of slabs, and by blocks."""
+    """The sums of slabs in the shape of `block`, to which they are added: summed over slabs if it has one."""
     summed = sums.sum_to_size(*block.shape[:2], *sums.shape[2:])
     return summed.view(block.shape)

@@ -12,9 +12,9 @@ def causal_conv1d(
     weight: Float[Tensor, "channel tap"],
     bias: Float[Tensor, "channel"] | None = None,
 ) -> Float[Tensor, "batch token channel"]:
-    """Depthwise causal convolution y[t] = bias + Σ_k weight[k] x[t + k + 1 - taps], in float32 at least.
+    """Depthwise causal convolution y[t] = bias + Σ_k weight[k] x[t + k + 1 - taps], in float32 or wider.
 
-    A sum of shifted products: on a CPU, in this layout, much faster than `F.conv1d`.
+    It is computed as a sum of shifted products. On a CPU, in this layout, that is much faster than `F.conv1d`.
     """
     wide = scan_dtype(x)
     x, taps = x.to(wide), weight.to(wide).t().contiguous()

@@ -1,9 +1,9 @@
 """The recurrence of a decay scan in plain torch: fast on a CPU, differentiable, any length.
 
-Where every state decays by itself (Mamba-1) the recurrence runs token by token over [state, head] slabs that stay
-in cache. On a GPU, where one token is too little work, it runs over chunks of tokens side by side: once from nothing,
-to learn what each chunk leaves behind, then from the states that follow from that. Where a head has one decay
-(Mamba-2) the scan runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several at a time.
+If every state has its own decay (Mamba-1), the recurrence runs token by token over [state, head] slabs that stay in
+cache. On a GPU one token is too little work, so it runs over chunks of tokens side by side: first from a zero state, to
+get the state that each chunk adds, then again from the true initial states. If a head has one decay (Mamba-2), the scan
+runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several chunks at a time.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from torch.nn.functional import pad
 
 from ssmlens.scan.operands import DecayOperands
 
-# Where every state decays by itself: tokens of one recurrence (None: all of them).
+# If every state has its own decay: tokens in a chunk (None: all of them).
 _RECURRENCE_TOKENS = {"cpu": None, "cuda": 64}
-# Tokens whose Ā and states are held at once, and entries of either.
+# Tokens whose Ā and states are in memory at once, and the most entries of either.
 _SLAB_TOKENS, _SLAB_ENTRIES = 32, 2**24
-# Where a head has one decay: tokens in one matrix product, and products side by side.
+# If a head has one decay: tokens in a chunk, and chunks side by side.
 _CHUNK_TOKENS = 64
 _CHUNKS = {"cpu": 1, "cuda": 16}
 
@@ -50,14 +50,14 @@ def run_recurrence(
 def _scan(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """The recurrence where a write weighs the same for its own token as for later ones."""
-    # A head of one number has nothing to make matrix products of.
+    """The recurrence if a write has the same weight for its own token as for later ones."""
+    # Matrix products need missing than one state or column of x in a head.
     by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
     return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
 
 
 def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
-    """The log of each token's decay, where a head has one."""
+    """The log of each token's decay, if a head has one decay."""
     if o.log_decay is not None:
         return o.log_decay
     assert o.A is not None
@@ -65,36 +65,36 @@ def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
 
 
 def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
-    """Each token gets what the token before it had; the first gets 0."""
+    """Shift by one token: each gets the value of the token before it, the first gets 0."""
     return torch.cat([torch.zeros_like(sequence[:, :1]), sequence[:, :-1]], dim=1)
 
 
 def _scan_state_decay(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """Every head and state by itself, chunks of tokens being sequences of their own: [chunk group state channel]."""
+    """The scan if every state has its own decay. Chunks of tokens run as separate sequences, [chunk group state …]."""
     heads, headdim = x.shape[2:]
     steps, rate = o.decay
     length = _RECURRENCE_TOKENS["cuda" if x.is_cuda else "cpu"] or o.tokens
     chunks = -(-o.tokens // length)
-    put = (o.writes[0].unsqueeze(-1) * x).flatten(2)
-    delta, put, B, C = (
+    written = (o.writes[0].unsqueeze(-1) * x).flatten(2)
+    delta, written, B, C = (
         _by_chunk(sequence, chunks, length).transpose(0, 1)
-        for sequence in (_wide(steps, headdim), put, o.B, o.C)
+        for sequence in (_wide(steps, headdim), written, o.B, o.C)
     )
-    delta, put = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, put))
+    delta, written = (t.unflatten(2, (o.groups, -1)).unsqueeze(3) for t in (delta, written))
     B, C = B.unsqueeze(4), C.unsqueeze(3)
     A = _wide(rate.T, headdim).unflatten(1, (o.groups, -1)).transpose(0, 1).contiguous()
     state = x.new_zeros(o.batch * chunks, *A.shape)
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, put, A, B, C))
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (delta, written, A, B, C))
     if chunks > 1:
         left = state
-        for _, states in _states(delta, A, B, put, state, keep=keep):
+        for _, states in _states(delta, A, B, written, state, keep=keep):
             left = states[-1]
         left = left.unflatten(0, (o.batch, chunks))
         across = torch.exp(delta.sum(0, dtype=torch.double).to(x.dtype) * A).view_as(left)
         state = _carry(across, left, torch.zeros_like(left[:, 0]))[0].flatten(0, 1)
-    slabs = _states(delta, A, B, put, state, keep=keep)
+    slabs = _states(delta, A, B, written, state, keep=keep)
     y = torch.cat([(C[slab] @ states).squeeze(3) for slab, states in slabs])
     y = y.transpose(0, 1).unflatten(0, (o.batch, chunks)).flatten(1, 2)
     return y[:, : o.tokens].flatten(2).unflatten(2, (heads, headdim))
@@ -104,20 +104,23 @@ def _states(
     delta: Float[Tensor, "time chunk group 1 channel"],
     A: Float[Tensor, "group state channel"],
     B: Float[Tensor, "time chunk group state 1"],
-    put: Float[Tensor, "time chunk group 1 channel"],
+    written: Float[Tensor, "time chunk group 1 channel"],
     state: Float[Tensor, "chunk group state channel"],
     *,
     keep: bool,
 ) -> Iterator[tuple[slice, Float[Tensor, "slab chunk group state channel"]]]:
-    """The states after every token, from those before the first, in slabs that replace each other unless kept."""
+    """The states after every token, given those before the first, as slabs of tokens.
+
+    Without `keep`, each slab overwrites the one before it.
+    """
     length = min(_SLAB_TOKENS, len(delta), max(1, _SLAB_ENTRIES // state.numel()))
-    # Memory that every slab is computed in is in cache.
+    # All slabs use the same memory, so that it stays in cache.
     memory = None if keep else state.new_empty(2, length, *state.shape)
     for first in range(0, len(delta), length):
         slab = slice(first, min(first + length, len(delta)))
-        kept = (None, None) if memory is None else memory[:, : slab.stop - first].unbind()
-        decay = torch.mul(delta[slab], A, out=kept[0]).exp_()
-        write = torch.mul(B[slab], put[slab], out=kept[1])
+        out = (None, None) if memory is None else memory[:, : slab.stop - first].unbind()
+        decay = torch.mul(delta[slab], A, out=out[0]).exp_()
+        write = torch.mul(B[slab], written[slab], out=out[1])
         states = _Recurrence.apply(decay, write, state)
         yield slab, states
         state = states[-1].clone()
@@ -128,7 +131,7 @@ def _carry(
     left: Float[Tensor, "batch chunk *state"],
     state: Float[Tensor, "batch *state"],
 ) -> tuple[Float[Tensor, "batch chunk *state"], Float[Tensor, "batch *state"]]:
-    """The states before every chunk, and after the last: each chunk decays by `across` and leaves `left` behind."""
+    """The states before every chunk and after the last. A chunk multiplies the state by `across` and adds `left`."""
     before = []
     for n in range(left.shape[1]):
         before.append(state)
@@ -138,35 +141,35 @@ def _carry(
 
 @functools.lru_cache(maxsize=8)
 def _later(length: int, device: torch.device) -> Bool[Tensor, "query key"]:
-    """Where a key is later than its query."""
-    with torch.inference_mode(False):  # autograd may keep it
+    """True where a key is later than its query."""
+    with torch.inference_mode(False):  # autograd may save it
         return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
 
 
 def _by_chunk(
     sequence: Float[Tensor, "batch token *rest"], chunks: int, length: int
 ) -> Float[Tensor, "chunk time *rest"]:
-    """Chunks as sequences of their own; zeros after the last token, which neither decay nor write."""
-    more = chunks * length - sequence.shape[1]
-    if more:
-        sequence = pad(sequence, (*[0, 0] * (sequence.ndim - 2), 0, more))
+    """Chunks as separate sequences. Zeros fill the last one; they neither decay nor write."""
+    missing = chunks * length - sequence.shape[1]
+    if missing:
+        sequence = pad(sequence, (*[0, 0] * (sequence.ndim - 2), 0, missing))
     return sequence.unflatten(1, (chunks, length)).flatten(0, 1)
 
 
 def _wide(per_head: Float[Tensor, "*rest head"], headdim: int) -> Float[Tensor, "*rest channel"]:
-    """From a value a head to one a channel."""
+    """Repeat each head's value for every channel of the head."""
     return per_head if headdim == 1 else per_head.repeat_interleave(headdim, dim=-1)
 
 
 class _Recurrence(torch.autograd.Function):
-    """h[t] = decay[t] h[t−1] + write[t]; returns every h. `write` is overwritten when no gradient is wanted."""
+    """h[t] = decay[t] h[t−1] + write[t], for every t. Overwrites `write` if no input requires a gradient."""
 
     @staticmethod
     def forward(ctx, decay, write, state):
         states = write.clone() if any(ctx.needs_input_grad) else write
         last = state
-        for now, kept in zip(states.unbind(), decay.unbind(), strict=True):
-            last = now.addcmul_(kept, last)
+        for write_now, decay_now in zip(states.unbind(), decay.unbind(), strict=True):
+            last = write_now.addcmul_(decay_now, last)
         ctx.save_for_backward(decay, states, state)
         return states
 
@@ -183,7 +186,7 @@ class _Recurrence(torch.autograd.Function):
 def _scan_scalar_decay(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """One decay a head: within a chunk the map itself times x, between chunks the state."""
+    """The scan if a head has one decay: M times x within a chunk, the state between chunks."""
     heads = o.heads // o.groups
     write, _ = o.writes
     log_decay = _log_decay(o)
@@ -194,15 +197,15 @@ def _scan_scalar_decay(
         here = slice(first, min(first + tokens, o.tokens))
         length = min(_CHUNK_TOKENS, here.stop - first)
         chunks = -(-(here.stop - first) // length)
-        B, C, weight, S, put = (
+        B, C, weight, S, inputs = (
             _by_chunk(sequence[:, here], chunks, length)
             for sequence in (o.B, o.C, write, log_decay, x)
         )
         B, C = B.transpose(1, 2), C.transpose(1, 2)  # chunk group time state
         # chunk group head time (headdim)
         weight, S = (t.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1) for t in (weight, S))
-        written = weight.unsqueeze(-1) * put.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
-        # Log of the decay since the chunk's start; in float64, because what counts are its differences.
+        written = weight.unsqueeze(-1) * inputs.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
+        # Log of the decay since the chunk's start, in float64, because its differences are used.
         S = S.double().cumsum(-1)
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
         decay = torch.exp(apart.masked_fill(_later(length, S.device), -torch.inf))

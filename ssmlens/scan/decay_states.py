@@ -1,7 +1,7 @@
-"""The states of a decay scan: what they hold after a token, what is left of them later, and what later tokens read.
+"""The states of a decay scan: their value after a token, what is left of them later, and what later tokens read.
 
 With S the running sum of the steps, a state decays from token t to token i by exp(rate (S_i − S_t)). The differences
-are taken in float64, as in the maps.
+are computed in float64, as in the maps.
 """
 
 from collections.abc import Iterator
@@ -12,28 +12,28 @@ from torch import Tensor
 
 from ssmlens.scan.operands import DecayOperands
 
-# Entries [batch token head state] whose decay is computed at once.
+# Entries [batch token head state] of the decay in memory at once.
 _ENTRIES = 2**24
 
 
 def state_after(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"], token: int
 ) -> Float[Tensor, "batch head headdim state"]:
-    """h_t = Σ_{j≤t} exp(rate (S_t − S_j)) w_j x_j B_jᵀ, with w the weight that later tokens read."""
+    """h_t = Σ_{j≤t} exp(rate (S_t − S_j)) w_j x_j B_jᵀ, with w the weight of a write for later tokens."""
     write, _ = o.writes
-    put = write.unsqueeze(-1) * x
+    written = write.unsqueeze(-1) * x
     state = x.new_zeros(o.batch, o.heads, x.shape[3], o.states)
     for tokens in _chunks(o, token + 1):
         left = _decay(o, tokens, token)  # batch token head A_state
         B = _by_head(o, o.B[:, tokens])
-        state = state + torch.einsum("bthn,bthp->bhpn", left * B, put[:, tokens])
+        state = state + torch.einsum("bthn,bthp->bhpn", left * B, written[:, tokens])
     return state
 
 
 def state_left(
     o: DecayOperands, state: Float[Tensor, "batch head headdim state"], since: int, until: int
 ) -> Float[Tensor, "batch head headdim state"]:
-    """What is left after token `until` of a state that stood after token `since`."""
+    """What is left, after token `until`, of the state after token `since`."""
     passed = _passed(o, slice(since + 1, until + 1)).exp().to(state.dtype)
     return state * passed.unsqueeze(2)
 
@@ -41,7 +41,7 @@ def state_left(
 def read_state(
     o: DecayOperands, state: Float[Tensor, "batch head headdim state"], since: int
 ) -> Float[Tensor, "batch token head headdim"]:
-    """What every token reads of a state that stands after token `since`, −1 before the first; 0 before it."""
+    """What every token reads of the state after token `since`; 0 for tokens before it. −1 is the initial state."""
     steps, rate = o.decay
     summed = _running(o)
     at = summed[:, since] if since >= 0 else torch.zeros_like(steps[:, 0], dtype=torch.double)
@@ -60,8 +60,8 @@ def entries(
     _, rate = o.decay
     summed, (write, _) = _running(o), o.writes
     out = [write[:, :0]]
-    at_once = max(1, _ENTRIES // max(1, o.batch * o.heads * o.states))
-    for i, j in zip(queries.split(at_once), keys.split(at_once), strict=True):
+    pairs = max(1, _ENTRIES // max(1, o.batch * o.heads * o.states))  # in memory at once
+    for i, j in zip(queries.split(pairs), keys.split(pairs), strict=True):
         decay = torch.exp(_wide(summed[:, i] - summed[:, j], rate)).to(write.dtype)
         product = o.C[:, i] * o.B[:, j]
         if decay.shape[3] == 1:
@@ -93,7 +93,7 @@ def _passed(o: DecayOperands, tokens: slice) -> Float[Tensor, "batch head A_stat
 def _wide(
     steps: Float[Tensor, "*axes head"], rate: Float[Tensor, "head A_state"]
 ) -> Float[Tensor, "*axes head A_state"]:
-    """The log of the decay over so many steps. Rates are negative; a product of 0 and −∞ is no number."""
+    """The log of the decay over these steps, for every rate."""
     return steps.unsqueeze(-1) * rate.to(steps.dtype)
 
 

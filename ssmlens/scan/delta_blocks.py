@@ -1,14 +1,14 @@
 """The matrices of a delta rule, block by block: what each block of tokens reads, writes and passes on.
 
-For a block of tokens let R be its readers carried back to its start, W its writers carried on to its end, and T what
-becomes of a state (a row s of S) across it, s ← s T. A reader is a query, or what an erase reads with; both read from
-the same writers, and M has β_j on its columns. Then, whatever lies between two blocks (one after the other here),
+A block of tokens has readers R, carried back to its start; writers W, carried on to its end; and a transition T, which
+takes a state (a row s of S) across it, s ← s T. A reader is a query, or the vector that an erase reads with. Both read
+the same writers. The columns of M have the factor β_j. For two neighbouring blocks, left and right,
 
     the rectangle right × left = R_right W_leftᵀ
-    R = [R_left; R_right T_leftᵀ],    W = [W_left T_right; W_right],    T = T_left T_right
+    R = [R_left; R_right T_leftᵀ],    W = [W_left T_right; W_right],    T = T_left T_right.
 
-so squares double, each level being one product of matrices for all heads. A leaf of 128 tokens is the WY form (Yang et
-al. 2024, arXiv 2406.06484). Every decay is folded to a boundary of its block and is at most 1.
+So squares double, and each doubling is one matrix product for all heads. A leaf of 128 tokens uses the WY form (Yang et
+al. 2024, arXiv 2406.06484). Every decay is relative to a boundary of its block, so it is at most 1.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from ssmlens.scan.denormals import drop_tiny
 from ssmlens.scan.operator import Span
 
 _LEAF = 128
-# Side of the triangular blocks that are inverted by substitution.
+# Rows of the triangular blocks that are inverted by substitution.
 _SUBSTITUTED = 32
 FORGOTTEN = -800.0
-"""A log decay that is 0 as a decay, in float64 too. What is below it counts as this, so that sums have differences."""
+"""A log decay whose decay is 0, in float64 too. Lower ones are raised to it: −∞ would make differences of sums NaN."""
 
 
 @dataclass(frozen=True)
 class Operands:
-    """A delta rule's operands for some heads of one sequence, all of which have their own q and k."""
+    """A delta rule's operands for some heads of one sequence. Every head has its own q and k."""
 
     q: Float[Tensor, "head token state"]
     k: Float[Tensor, "head token state"]
@@ -47,10 +47,10 @@ class Operands:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Consecutive blocks of one size; tokens beyond the last neither decay nor write nor read.
+    """Consecutive blocks of one size. Padding tokens neither decay nor write nor read.
 
     Attributes:
-        readers: R of queries, and of erases.
+        readers: R of queries and of erases.
         writers: W, without β.
         across: T.
     """
@@ -77,8 +77,8 @@ class Blocks:
             across=drop_tiny(left @ right),
         )
 
-    def whole(self) -> "Blocks":
-        """One block of everything."""
+    def merged(self) -> "Blocks":
+        """One block of all tokens."""
         blocks = self
         while blocks.writers.shape[1] > 1:
             blocks = blocks.double()
@@ -87,11 +87,11 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Leaves:
-    """Blocks of at most 128 tokens, and their own squares.
+    """Blocks of at most 128 tokens, and their squares on the diagonal.
 
     Attributes:
-        blocks: What they read, write and pass on.
-        squares: Their own squares of M without its β_j, and of the erase.
+        blocks: Their readers, writers and transitions.
+        squares: Their squares of M without its β_j, and of the erase.
     """
 
     blocks: Blocks
@@ -99,7 +99,7 @@ class Leaves:
 
 
 def leaves(o: Operands) -> Leaves:
-    """The leaves of a range of tokens, from its first on."""
+    """The leaves of all tokens of `o`."""
     tokens = o.q.shape[1]
     size = min(_LEAF, 1 << max(0, tokens - 1).bit_length())
     q, k, beta, steps = (_by_block(x, size) for x in (o.q, o.k, o.beta.unsqueeze(-1), o.log_decay))
@@ -108,15 +108,15 @@ def leaves(o: Operands) -> Leaves:
     scores, overlaps = _decayed_products(q, k, sums)
     inverse = _inverse(beta * overlaps)
     own = drop_tiny(scores @ inverse)
-    seen, kept = since * k, until * k
-    weighted = beta * seen
+    k_since, k_until = since * k, until * k
+    weighted = beta * k_since
     readers = torch.stack([since * q - own @ weighted, -(inverse @ weighted)], dim=2)
     readers = drop_tiny(readers)
     one = torch.eye(size, dtype=q.dtype, device=q.device)
     blocks = Blocks(
         readers=readers,
-        writers=drop_tiny(inverse.mT @ kept),
-        across=drop_tiny(readers[:, :, 1].mT @ kept + _diagonal(since[..., -1, :], k.shape[-1])),
+        writers=drop_tiny(inverse.mT @ k_until),
+        across=drop_tiny(readers[:, :, 1].mT @ k_until + _diagonal(since[..., -1, :], k.shape[-1])),
     )
     return Leaves(blocks, torch.stack([own, inverse - one], dim=2))
 
@@ -136,7 +136,7 @@ def _decayed_products(
     k: Float[Tensor, "head block time state"],
     sums: Float64[Tensor, "head block time #state"],
 ) -> tuple[Float[Tensor, "head block query key"], Float[Tensor, "head block query key"]]:
-    """q·k with the decay between for j ≤ i, and k·k for j < i; 0 elsewhere."""
+    """q_i·k_j for j ≤ i and k_i·k_j for j < i, each with the decay between the tokens; 0 elsewhere."""
     size = q.shape[-2]
     if sums.shape[-1] == 1:
         later = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(1)
@@ -161,7 +161,7 @@ def _decayed_products(
 def _inverse(
     below: Float[Tensor, "head block query key"],
 ) -> Float[Tensor, "head block query key"]:
-    """(I + below)⁻¹ for strictly lower matrices: small ones by substitution, then doubled, corner by corner."""
+    """(I + below)⁻¹ for strictly lower triangular matrices: small blocks by substitution, then blocks double."""
     size = min(_SUBSTITUTED, below.shape[-1])
     small = _on_diagonal(below, size)
     one = torch.eye(size, dtype=below.dtype, device=below.device)
@@ -181,6 +181,6 @@ def _inverse(
 def _on_diagonal(
     x: Float[Tensor, "head block time time"], size: int
 ) -> Float[Tensor, "head block part query key"]:
-    """The squares of a size on the diagonal of each block."""
+    """The squares of this size on the diagonal of each block."""
     cut = x.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))
     return cut.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)

@@ -13,17 +13,17 @@ from ssmlens.scan.operator import Span
 from ssmlens.scan.spans import causal_parts, place
 
 READERS = (MAP, ERASE)
-# Entries [token term] of the mask's factors that are computed at once.
+# Entries [token term] of the mask's factors in memory at once.
 _MASK_ENTRIES = {"cpu": 2**20, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
 class Square:
-    """Entries of every head on the diagonal.
+    """A square of every head on the diagonal.
 
     Attributes:
-        rows: First query and the query after the last; the keys too.
-        entries: Of M without its β_j, and of the erase.
+        rows: The first query and the query after the last. The keys are the same tokens.
+        entries: Entries of M without its β_j, and of the erase.
         beta: β of the keys.
     """
 
@@ -48,13 +48,13 @@ class Square:
 
 @dataclass(frozen=True)
 class Product:
-    """Entries of every head below the diagonal, as a product.
+    """A rectangle of every head below the diagonal, as a product.
 
     Attributes:
-        rows: First query and the query after the last.
-        columns: First key and the key after the last.
-        readers: What queries and erases read with, at a token between.
-        writers: What keys have written there, without β.
+        rows: The first query and the query after the last.
+        columns: The first key and the key after the last.
+        readers: Readers of queries and of erases, carried back to a token between keys and queries.
+        writers: Writers of the keys, carried on to that token, without β.
         beta: β of the keys.
     """
 
@@ -79,32 +79,32 @@ class Product:
 
 
 def parts(o: Operands, queries: Span, keys: Span) -> Iterator[Square | Product]:
-    """The parts that every causal entry of a rectangle is in once."""
+    """Split a rectangle into parts, so that each causal entry is in exactly one of them."""
     for rows, columns in causal_parts(queries, keys):
         if rows == columns:
             yield from _parts_of_square(o, rows)
             continue
-        readers = _whole(o, rows).readers[:, 0, :, : rows[1] - rows[0]]
-        writers = _whole(o, columns).writers[:, 0, : columns[1] - columns[0]]
+        readers = _one_block(o, rows).readers[:, 0, :, : rows[1] - rows[0]]
+        writers = _one_block(o, columns).writers[:, 0, : columns[1] - columns[0]]
         if columns[1] < rows[0]:
-            writers = writers @ _whole(o, (columns[1], rows[0])).across[:, 0]
+            writers = writers @ _one_block(o, (columns[1], rows[0])).across[:, 0]
         yield Product(rows, columns, readers, writers, o.between(columns).beta)
 
 
-def _whole(o: Operands, span: Span) -> Blocks:
-    return leaves(o.between(span)).blocks.whole()
+def _one_block(o: Operands, span: Span) -> Blocks:
+    return leaves(o.between(span)).blocks.merged()
 
 
 def _parts_of_square(o: Operands, span: Span) -> Iterator[Square | Product]:
     first, end = span
-    found = leaves(o.between(span))
-    size = found.squares.shape[-1]
+    of_span = leaves(o.between(span))
+    size = of_span.squares.shape[-1]
     for n, start in enumerate(range(first, end, size)):
         rows = (start, min(start + size, end))
         length = rows[1] - start
-        entries = found.squares[:, n, :, :length, :length]
+        entries = of_span.squares[:, n, :, :length, :length]
         yield Square(rows, entries, o.between(rows).beta)
-    blocks = found.blocks
+    blocks = of_span.blocks
     while first + size < end:
         for n, start in enumerate(range(first, end - size, 2 * size)):
             columns, rows = (start, start + size), (start + size, min(start + 2 * size, end))
@@ -122,10 +122,10 @@ def add_mask(
     queries: Span,
     keys: Span,
 ) -> None:
-    """Add the sum over terms of the decay between a key and a query to `out`."""
+    """Add the sum over terms of the decay from each key to each query to `out`."""
     causal = list(causal_parts(queries, keys))
-    at_once = max(1, _MASK_ENTRIES["cuda" if out.is_cuda else "cpu"] // max(1, len(log_decay)))
-    for steps in log_decay.clamp(min=FORGOTTEN).split(at_once, dim=1):
+    terms = max(1, _MASK_ENTRIES["cuda" if out.is_cuda else "cpu"] // max(1, len(log_decay)))
+    for steps in log_decay.clamp(min=FORGOTTEN).split(terms, dim=1):
         one = steps.new_ones(1, 1, len(steps), 1)
         rate = steps.new_ones(1, steps.shape[1], 1)
         pairs = DecayedPairs(

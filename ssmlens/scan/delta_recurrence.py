@@ -5,8 +5,8 @@ start and E = diag(β) · strictly_lower(K Kᵀ ∘ L):
 
     δ = (I + E)⁻¹ (u − diag(β) (Λ ∘ K) Sᵀ),    o = (Λ ∘ Q) Sᵀ + tril(Q Kᵀ ∘ L) δ
 
-All of it but S itself is computed for all chunks at once. Decays are exponentials of sums of log decays, never of
-differences of sums: a token that forgets everything (−∞) is like any other.
+Everything but S itself is computed for all chunks at once. Decays are exponentials of sums of log decays, never of
+differences of sums, so a token that forgets everything (−∞) needs no special case.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from torch.nn.functional import pad
 
 from ssmlens.scan.denormals import drop_tiny
 
-# Tokens in a chunk where a head has one decay, and where every key component decays by itself.
+# Tokens in a chunk: if a head has one decay, and if every key component has its own.
 _CHUNK_TOKENS, _CHUNK_TOKENS_BY_STATE = 64, 16
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the recurrence puts out and what it takes back.
+    """The results of the recurrence.
 
     Attributes:
         output: o_t = S_t q_t.
-        erased: δ_t − u_t, computed without that difference: it may be much smaller than u.
+        erased: δ_t − u_t, computed without this subtraction, since it may be much smaller than u.
         state: S after the last token.
     """
 
@@ -52,7 +52,7 @@ def run_delta_rule(
         k: Keys.
         beta: Strength of each write.
         log_decay: log α.
-        u: β v for the layer itself.
+        u: The values to write; β v in the layer itself.
         state: S before the first token. None: 0.
     """
     tokens = u.shape[2]
@@ -63,22 +63,22 @@ def run_delta_rule(
     since = drop_tiny(log_decay.cumsum(-2).exp())
     later = pad(log_decay, (0, 0, 0, 1))[..., 1:, :]
     until = drop_tiny(later.flip(-2).cumsum(-2).flip(-2).exp())
-    seen, kept, across = since * k, until * k, since[..., -1:, :]
+    k_since, k_until, across = since * k, until * k, since[..., -1:, :]
     solved = torch.linalg.solve_triangular(
-        beta * overlaps, torch.cat([u, beta * seen], dim=-1), upper=False, unitriangular=True
+        beta * overlaps, torch.cat([u, beta * k_since], dim=-1), upper=False, unitriangular=True
     )
-    value, known = drop_tiny(solved).split([u.shape[-1], k.shape[-1]], dim=-1)
+    value, state_reader = drop_tiny(solved).split([u.shape[-1], k.shape[-1]], dim=-1)
     if state is None:
         state = u.new_zeros(*u.shape[:2], u.shape[-1], k.shape[-1])
     before = []
     for chunk in range(u.shape[2]):
         before.append(state)
-        written = value[:, :, chunk] - known[:, :, chunk] @ state.mT
-        state = drop_tiny(across[:, :, chunk] * state + written.mT @ kept[:, :, chunk])
+        written = value[:, :, chunk] - state_reader[:, :, chunk] @ state.mT
+        state = drop_tiny(across[:, :, chunk] * state + written.mT @ k_until[:, :, chunk])
     states = torch.stack(before, dim=2).mT
-    value = value - known @ states
+    value = value - state_reader @ states
     output = (since * q) @ states + reads @ value
-    erased = -beta * (seen @ states + overlaps.tril(-1) @ value)
+    erased = -beta * (k_since @ states + overlaps.tril(-1) @ value)
     output, erased = (x.flatten(2, 3)[:, :, :tokens] for x in (output, erased))
     return Run(output, erased, state)
 
@@ -90,7 +90,7 @@ def _decayed_products(
 ) -> tuple[
     Float[Tensor, "batch head chunk query key"], Float[Tensor, "batch head chunk query key"]
 ]:
-    """q·k and k·k with the decay between, for j ≤ i; 0 elsewhere."""
+    """q_i·k_j and k_i·k_j with the decay between the tokens, for j ≤ i; 0 elsewhere."""
     size = q.shape[-2]
     if log_decay.shape[-1] == 1:
         steps = log_decay.expand(*log_decay.shape[:-1], size)
@@ -109,6 +109,6 @@ def _decayed_products(
 def _by_chunk(
     x: Float[Tensor, "batch head token _"], size: int
 ) -> Float[Tensor, "batch head chunk time _"]:
-    """Chunks, the first of which always is there; zeros after the last token, which neither decay nor write."""
-    more = -x.shape[2] % size or (0 if x.shape[2] else size)
-    return pad(x, (0, 0, 0, more)).unflatten(2, (-1, size))
+    """Split tokens into chunks, at least one. Zeros fill the last chunk; they neither decay nor write."""
+    missing = -x.shape[2] % size or (0 if x.shape[2] else size)
+    return pad(x, (0, 0, 0, missing)).unflatten(2, (-1, size))

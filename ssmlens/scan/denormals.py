@@ -1,4 +1,4 @@
-"""Numbers too small to count, which a CPU is slow with."""
+"""Set numbers to 0 that are too small to matter: a CPU computes slowly with denormal results."""
 
 import math
 
@@ -8,17 +8,17 @@ from torch.nn.functional import hardshrink
 
 
 def drop_tiny(x: Tensor) -> Tensor:
-    """0 where the product of two such numbers would be denormal: under 1e-19 in float32, 1e-154 in float64.
+    """Set numbers to 0 if the product of two such numbers is denormal: below 1e-19 in float32, 1e-154 in float64.
 
-    Products of decays get there soon, and a CPU takes a hundred cycles for one denormal result.
+    Products of decays soon reach that range, and a CPU takes about a hundred cycles for one denormal result.
     """
     return hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5)
 
 
 def drop_tiny_(x: Tensor) -> None:
-    """The same in place, which saves a pass through memory where no gradient is wanted."""
+    """`drop_tiny` in place. Without gradients that saves a pass through memory."""
     if torch.is_grad_enabled() and x.requires_grad:
-        x *= x.abs() > torch.finfo(x.dtype).tiny ** 0.5  # a NaN stays one
+        x *= x.abs() > torch.finfo(x.dtype).tiny ** 0.5  # a NaN stays NaN
     else:
         torch.hardshrink(x, torch.finfo(x.dtype).tiny ** 0.5, out=x)
 

@@ -20,10 +20,10 @@ def discretize_A(
 def discretize_B(
     delta: Float[Tensor, "*batch token head"], B: Float[Tensor, "*batch token group state"]
 ) -> Float[Tensor, "*batch token head state"]:
-    """What every head writes at every token: B̄ = Δ B (paper eq. 3).
+    """Write vector of every head at every token: B̄ = Δ B (paper eq. 3).
 
-    This is the Euler step that the Mamba code bases take for B; it is not the zero-order hold
-    (Ā − 1) A⁻¹ B, which Mamba's paper writes and its code does not compute.
+    This is the Euler step, which Mamba's code uses for B. Mamba's paper gives the zero-order hold (Ā − 1) A⁻¹ B, which
+    its code does not compute.
 
     Args:
         delta: Δ, after softplus and clamp.

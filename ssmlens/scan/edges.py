@@ -1,8 +1,8 @@
-"""Edges of a layer: entries (query, key) of its matrices M, and what the layer's output owes to them.
+"""Edges of a layer: entries (query, key) of its matrices M, and their contribution to the layer's output.
 
-M is never made whole. All edges between some queries and some keys are one more run of the recurrence, over the keys'
-tokens alone: M is linear in x. Everything off the diagonal is what the layer computed less the diagonal. Other sets are
-summed pair by pair, or by tiles of M.
+No function stores all of M. The mixing is linear in x, so all edges between some queries and some keys are one more
+run of the recurrence, over the tokens of these keys alone. All edges off the diagonal are M x minus the diagonal. Other
+sets are summed pair by pair, or by tiles of M.
 """
 
 import dataclasses
@@ -19,26 +19,26 @@ Mix = Callable[[Operator, Tensor], Tensor]
 """M x [batch token head headdim] of an operator, without D."""
 
 SumChosen = Callable[[Operator, Tensor, Tensor, int], Tensor | None]
-"""Σ_{j≤i} M[i, j] x[j] over chosen edges [query token] of the queries from a first one on, or None: it cannot."""
+"""Σ_{j≤i} M[i, j] x[j] over selected edges [query token]; the last argument is the first query. None: unsupported."""
 
 # Entries [batch head query key] of M in memory at once.
 _ENTRIES = {"cpu": 2**22, "cuda": 2**26}
-# Pairs are taken one by one where they are fewer than this share of the rectangle that holds them.
+# Pairs are summed one by one if they are fewer than this share of their rectangle.
 _FEW = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """Entries of M of some heads: those whose query, key and lag are all chosen, and that `mask` allows.
+    """Entries of M of some heads whose query, key and lag are all selected, and that `mask` selects.
 
-    What is chosen lies on the CPU, where asking for it makes no GPU wait; `mask` lies anywhere.
+    The selections are on the CPU, so that reading them waits for no GPU. `mask` may be on any device.
 
     Attributes:
-        queries: Which tokens' rows.
-        keys: Which tokens' columns.
-        lags: How many tokens back, i − j ≥ 0; where M is not causal how many apart, |i − j|.
-        heads: Whose M.
-        mask: Which entries, or None: all.
+        queries: The selected rows.
+        keys: The selected columns.
+        lags: The selected distances i − j ≥ 0; if M is not causal, |i − j|.
+        heads: The selected heads.
+        mask: The selected entries. None: all.
     """
 
     queries: Bool[Tensor, " token"]
@@ -60,23 +60,23 @@ class Edges:
 
     @functools.cached_property
     def is_product(self) -> bool:
-        """Whether every query goes with every key that M lets it see."""
-        return self.mask is None and "lags" in self._whole
+        """Whether every selected query is paired with every selected key that M lets it see."""
+        return self.mask is None and "lags" in self._complete
 
     @functools.cached_property
     def is_off_diagonal(self) -> bool:
-        """Whether it is everything off the diagonal."""
-        everything = self.mask is None and {"queries", "keys"} <= self._whole
-        return everything and not self.lags[:1].any() and bool(self.lags[1:].all())
+        """Whether these are all entries off the diagonal."""
+        all_tokens = self.mask is None and {"queries", "keys"} <= self._complete
+        return all_tokens and not self.lags[:1].any() and bool(self.lags[1:].all())
 
     @property
     def of_all_heads(self) -> bool:
-        """Whether it has entries of every head's M."""
-        return "heads" in self._whole
+        """Whether all heads are selected."""
+        return "heads" in self._complete
 
     @functools.cached_property
-    def _whole(self) -> frozenset[str]:
-        """Of what everything is chosen."""
+    def _complete(self) -> frozenset[str]:
+        """Names of the selections that select everything."""
         parts = ("queries", "keys", "lags", "heads")
         return frozenset(part for part in parts if bool(getattr(self, part).all()))
 
@@ -91,53 +91,53 @@ class Edges:
     def within(
         self, first: int, end: int, device: torch.device | None = None, causal: bool = True
     ) -> Bool[Tensor, "query key"]:
-        """Which entries of the rows first ≤ i < end, and of all columns, it has, of an M that is causal or is not."""
+        """The selected entries in rows first ≤ i < end and all columns, for a causal M or another one."""
         tokens = torch.arange(len(self.queries), device=device)
         lag = tokens[first:end, None] - tokens
         lag = lag if causal else lag.abs()
         chosen = lag >= 0
-        if "queries" not in self._whole:
-            chosen &= _sent(self.queries, device)[first:end, None]
-        if "keys" not in self._whole:
-            chosen &= _sent(self.keys, device)
-        if "lags" not in self._whole:
-            chosen &= _sent(self.lags, device)[lag.clamp(min=0)]
+        if "queries" not in self._complete:
+            chosen &= _send(self.queries, device)[first:end, None]
+        if "keys" not in self._complete:
+            chosen &= _send(self.keys, device)
+        if "lags" not in self._complete:
+            chosen &= _send(self.lags, device)[lag.clamp(min=0)]
         return chosen if self.mask is None else chosen & self.mask[first:end].to(device)
 
     def within_or_above(
         self, first: int, end: int, device: torch.device | None = None
     ) -> Bool[Tensor, "query key"]:
-        """The same of a causal M, for those who pass over keys after their query: these may be chosen or not."""
-        if self.mask is not None and {"queries", "keys", "lags"} <= self._whole:
+        """`within` for a causal M, for callers that ignore entries above the diagonal: these may have any value."""
+        if self.mask is not None and {"queries", "keys", "lags"} <= self._complete:
             return self.mask[first:end].to(device)
         return self.within(first, end, device)
 
 
-def _sent(chosen: Tensor, device: torch.device | None) -> Tensor:
-    """What is chosen, from the CPU to where it is needed, without waiting for that device."""
+def _send(chosen: Tensor, device: torch.device | None) -> Tensor:
+    """Copy a selection from the CPU to a device, without waiting for it."""
     return chosen.to(device, non_blocking=True)
 
 
 def mix_by_recurrence(o: Operator, x: Tensor) -> Tensor:
-    """M x as the operator itself computes it."""
+    """M x by the operator's own recurrence."""
     return o(x)
 
 
-def passed_over(
+def sum_over_union(
     o: Operator,
     x: Float[Tensor, "batch token head headdim"],
     edges: Sequence[Edges],
     mix: Mix = mix_by_recurrence,
     sum_chosen: SumChosen | None = None,
 ) -> Float[Tensor, "batch token head headdim"]:
-    """Σ M[i, j] x[j] over the edges that are in any of these sets, each once: what knocking them out takes away.
+    """Σ M[i, j] x[j] over the union of these sets of edges: what y loses if they are knocked out.
 
     Args:
         o: The operator.
-        x: What it mixes.
+        x: Its input.
         edges: The sets.
-        mix: What computes M x; by default the operator's recurrence.
-        sum_chosen: What sums over any edges, where it can.
+        mix: Computes M x; by default the operator's recurrence.
+        sum_chosen: Sums over any selected edges, or returns None if it does not support them.
     """
     total = None
     for n, some in enumerate(edges):
@@ -146,7 +146,7 @@ def passed_over(
             total = of_these if total is None else total + of_these
             twice = [both for other in edges[:n] if (both := some & other)]
             if twice:
-                total = total - passed_over(o, x, twice, mix, sum_chosen)
+                total = total - sum_over_union(o, x, twice, mix, sum_chosen)
     return torch.zeros_like(x) if total is None else total
 
 
@@ -161,7 +161,7 @@ def _sum_over(
         return _of_product(o, x, edges, mix)
     if edges.is_off_diagonal:
         mixed = mix(o, x) - o.diagonal().unsqueeze(3) * x
-        return mixed if edges.of_all_heads else mixed * _sent(edges.heads, x.device)[:, None]
+        return mixed if edges.of_all_heads else mixed * _send(edges.heads, x.device)[:, None]
     if edges.of_all_heads:
         return _by_rows(o, x, edges, sum_chosen)
     heads = edges.heads.nonzero().flatten().tolist()
@@ -173,10 +173,10 @@ def _sum_over(
 def _of_product(
     o: Operator, x: Float[Tensor, "batch token head headdim"], edges: Edges, mix: Mix
 ) -> Float[Tensor, "batch token head headdim"]:
-    of_keys = _sent(edges.keys, x.device)[:, None, None]
+    of_keys = _send(edges.keys, x.device)[:, None, None]
     if not edges.of_all_heads:
-        of_keys = of_keys & _sent(edges.heads, x.device)[:, None]
-    of_queries = _sent(edges.queries, x.device)[:, None, None]
+        of_keys = of_keys & _send(edges.heads, x.device)[:, None]
+    of_queries = _send(edges.queries, x.device)[:, None, None]
     return torch.where(of_queries, mix(o, torch.where(of_keys, x, 0)), 0)
 
 
@@ -186,12 +186,15 @@ def _by_rows(
     edges: Edges,
     sum_chosen: SumChosen | None,
 ) -> Float[Tensor, "batch token head headdim"]:
-    """As many rows at a time as fit in memory: by `sum_chosen`; pair by pair where there are few; else by M itself."""
+    """Sum over edges, with as many rows at a time as fit in memory.
+
+    By `sum_chosen` if it supports them; else pair by pair if they are few; else by tiles of M.
+    """
     limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
-    at_once = max(1, limit // max(1, o.batch * o.tokens))
+    rows = max(1, limit // max(1, o.batch * o.tokens))
     out = []
-    for first in range(0, o.tokens, at_once):
-        end = min(first + at_once, o.tokens)
+    for first in range(0, o.tokens, rows):
+        end = min(first + rows, o.tokens)
         summed = None
         if sum_chosen is not None and o.is_causal:
             summed = sum_chosen(o, x, edges.within_or_above(first, end, x.device), first)
@@ -209,7 +212,7 @@ def _by_pairs(
     chosen: Bool[Tensor, "query key"],
     first: int,
 ) -> Float[Tensor, "batch query head headdim"] | None:
-    """The sum over pairs one by one; None where they are many, or where a pair costs as much as a rectangle."""
+    """The sum over pairs one by one. None if there are many, or if a single pair costs as much as a rectangle."""
     i, j = chosen.nonzero(as_tuple=True)
     if len(i) >= _FEW * chosen.numel():
         return None
@@ -217,11 +220,11 @@ def _by_pairs(
     of_pairs = o.entries(i[~own] + first, j[~own])
     if of_pairs is None:
         return None
-    put = x.new_zeros(o.batch, len(chosen), *x.shape[2:])
-    put = put.index_add(1, i[~own], of_pairs.unsqueeze(3) * x[:, j[~own]])
+    total = x.new_zeros(o.batch, len(chosen), *x.shape[2:])
+    total = total.index_add(1, i[~own], of_pairs.unsqueeze(3) * x[:, j[~own]])
     at = j[own]
     diagonal = o.diagonal()[:, at].unsqueeze(3) * x[:, at]
-    return put.index_add(1, i[own], diagonal)
+    return total.index_add(1, i[own], diagonal)
 
 
 def _by_matrix(
@@ -232,14 +235,14 @@ def _by_matrix(
     end: int,
 ) -> Float[Tensor, "batch query head headdim"]:
     limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
-    seen = end if o.is_causal else o.tokens
-    some = max(1, limit // max(1, o.batch * (end - first) * seen))
+    keys = end if o.is_causal else o.tokens
+    heads_in_memory = max(1, limit // max(1, o.batch * (end - first) * keys))
     parts = [x.new_zeros(o.batch, end - first, 0, x.shape[3])]
     if not bool(chosen.any()):
         return x.new_zeros(o.batch, end - first, *x.shape[2:])
-    for heads in torch.arange(o.heads).split(some):
-        M = o.matrix(heads.tolist(), (first, end), (0, seen)) * chosen[:, :seen]
-        parts.append((M @ x[:, :seen, heads].transpose(1, 2)).transpose(1, 2))
+    for heads in torch.arange(o.heads).split(heads_in_memory):
+        M = o.matrix(heads.tolist(), (first, end), (0, keys)) * chosen[:, :keys]
+        parts.append((M @ x[:, :keys, heads].transpose(1, 2)).transpose(1, 2))
     return torch.cat(parts, dim=2)
 
 
@@ -249,13 +252,14 @@ def change_of_rows(
     heads: Sequence[int],
     change: Callable[[Tensor, Span], Tensor],
 ) -> Float[Tensor, "batch token head headdim"]:
-    """What changing rows of M adds to the layer's y: (change(M) − M) x, for some heads, rows by rows.
+    """The change of y if rows of M change: (change(M) − M) x for some heads, computed for some rows at a time.
 
     Args:
         o: The operator.
-        x: What it mixes.
-        heads: Whose M is changed.
-        change: M of some heads and queries, [batch head query key] with every key of the prompt, to another one.
+        x: Its input.
+        heads: The heads whose M changes.
+        change: Takes rows of M, [batch head query key] with every key of the prompt, and the range of their queries.
+            Returns the new rows.
     """
     limit = _ENTRIES["cuda" if x.is_cuda else "cpu"]
     total = torch.zeros_like(x)
@@ -264,6 +268,6 @@ def change_of_rows(
         queries = (first, min(first + rows, o.tokens))
         M = o.matrix(heads, queries, (0, o.tokens))
         difference = change(M, queries) - M
-        put = (difference @ x[:, :, heads].transpose(1, 2)).transpose(1, 2)
-        total[:, slice(*queries), list(heads)] = put
+        changed = (difference @ x[:, :, heads].transpose(1, 2)).transpose(1, 2)
+        total[:, slice(*queries), list(heads)] = changed
     return total

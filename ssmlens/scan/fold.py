@@ -1,15 +1,15 @@
-"""A block's whole token mixing as matrix and offset: convolution, gate and skip folded into the hidden attention.
+"""A block's token mixing as a matrix and an offset: convolution, gate and skip folded into the scan's matrix.
 
-Per channel, with M the scan's matrix, D the skip, and everything that depends on the data frozen at its value for this
-input,
+For each channel, with M the scan's matrix, D the skip, and everything that depends on the data frozen at its value for
+this input,
 
     result = diag(r) (M + D) diag(s) (K u + b)  =  matrix · u + offset,
     matrix = diag(r) (M + D) diag(s) K,            offset = diag(r) (M + D) s b,
 
-where u is the channel before its convolution, K the convolution's Toeplitz matrix and b its bias; s = x / (K u + b) is
-what the activation multiplies (SiLU: the sigmoid) and 0 at padding; r = activation(z) · norm weight / rms is what gate
-and norm multiply. A bias makes the mixing affine, not linear: hence the offset. What is not folded is left out: K, s
-and b (the input is then x), r (the result is then y), or D.
+where u is the channel before its convolution, K the convolution's Toeplitz matrix and b its bias. s = x / (K u + b) is
+the factor of the activation (for SiLU the sigmoid), 0 at padding. r = activation(z) · norm weight / rms is the factor
+of gate and norm. A bias makes the mixing affine, which gives the offset. Parts that are not folded are left out: K, s
+and b (then the input is x), r (then the result is y), or D.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,22 +27,22 @@ FOLDS = ("conv", "gate", "skip")
 
 
 def check_fold(operands: Operator, fold: Collection[str]) -> None:
-    """Raise UsageError unless every part in `fold` is known, and there in these operands."""
+    """Raise UsageError unless every part in `fold` is known, and these operands have it."""
     if isinstance(fold, str) or not set(fold) <= set(FOLDS):
         raise UsageError(f"fold is a list of any of {', '.join(FOLDS)}, not {fold!r}")
     if operands.x is None or operands.surroundings is None:
         raise UsageError(
-            "these operands hold the scan alone (a file does not keep what surrounds it): "
+            "these operands have no x, convolution, gate or norm (a file does not store them): "
             "take them from ssmlens.recording to fold"
         )
     gate_or_norm = operands.surroundings.norm_weight if operands.gate is None else operands.gate
-    there = {"conv": operands.surroundings.u, "gate": gate_or_norm, "skip": operands.D}
+    available = {"conv": operands.surroundings.u, "gate": gate_or_norm, "skip": operands.D}
     if "conv" in fold and not operands.is_causal:
         raise UsageError(
             "this mixer looks ahead, and its convolution may look ahead too: leave 'conv' out of fold"
         )
     for part in fold:
-        if there[part] is None:
+        if available[part] is None:
             what = {"conv": "convolution", "gate": "gate", "skip": "skip (D)"}[part]
             raise UsageError(f"this mixer has no {what}: leave {part!r} out of fold")
 
@@ -57,8 +57,8 @@ def fold_in(
 
     Args:
         maps: M of each channel's head.
-        operands: Operands that `check_fold` has passed.
-        channels: Channels of d_ssm, one a map.
+        operands: Operands that `check_fold` has accepted.
+        channels: Channels of d_ssm, one for each map.
         fold: Any of `FOLDS`.
     """
     chosen, dtype = list(channels), maps.dtype
@@ -79,7 +79,7 @@ def fold_in(
 def _fold_convolution(
     matrix: Float[Tensor, "batch channel query key"], operands: Operator, chosen: list[int]
 ) -> tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]:
-    """From what multiplies x to what multiplies u, and what the bias adds."""
+    """From a matrix that multiplies x, the matrix that multiplies u, and the bias's offset."""
     around, dtype = operands.surroundings, matrix.dtype
     assert around is not None
     assert around.u is not None
@@ -100,7 +100,7 @@ def _fold_convolution(
 def activation_scale(
     operands: Operator, dtype: torch.dtype, channels: Sequence[int] | slice = slice(None)
 ) -> Float[Tensor, "batch token channel"]:
-    """What x is of the convolution's output, channel by channel: of SiLU the sigmoid; 0 at padding."""
+    """s: x over the convolution's output, for each channel (for SiLU the sigmoid); 0 at padding."""
     around = operands.surroundings
     assert around is not None
     assert around.u is not None
@@ -110,7 +110,7 @@ def activation_scale(
     bias = None if around.conv_bias is None else around.conv_bias[channels].to(dtype)
     convolved = causal_conv1d(around.u[..., channels].to(dtype), taps, bias)
     x = operands.x.flatten(2)[..., channels].to(dtype)
-    # Where the convolution's output is 0, x is too, and any scale would do.
+    # Where the convolution's output is 0, x is 0 too, and any factor is right.
     return x / convolved.masked_fill(convolved == 0, 1)
 
 
@@ -119,12 +119,12 @@ def output_scale(
     dtype: torch.dtype,
     y: Float[Tensor, "batch token head headdim"] | None = None,
 ) -> Float[Tensor, "batch token channel"]:
-    """r: what gate and norm multiply each channel's y by, the norm's root mean square being that of this input.
+    """r: the factor of gate and norm on each channel's y, with the norm's root mean square of this input.
 
     Args:
         operands: The operands, with x and surroundings.
-        dtype: What to compute in.
-        y: The operands' scan, if it is at hand.
+        dtype: The dtype to compute in.
+        y: The scan's output. None: it is computed.
     """
     around = operands.surroundings
     assert around is not None
@@ -132,7 +132,7 @@ def output_scale(
     d_ssm = operands.heads * operands.x.shape[3]
     gate = torch.ones_like(operands.x.flatten(2), dtype=dtype)
     if operands.gate is not None:
-        branch = operands.gate[..., -d_ssm:].to(dtype)  # a gated MLP's channels come before
+        branch = operands.gate[..., -d_ssm:].to(dtype)  # the channels of a gated MLP come first
         gate = around.gate_activation(branch)
     if around.norm_weight is None:
         return gate

@@ -1,6 +1,6 @@
-"""Sums over a layer's heads of M and of the decay, on one rectangle of queries and keys: what attention maps are.
+"""Sums of M and of the decay over a layer's heads, on a rectangle of queries and keys. Attention maps are their means.
 
-Memory is that of the rectangle and of the slabs of heads that are computed at once, whatever the number of heads.
+The memory is that of the rectangle and of one batch of slabs of heads; it does not grow with the number of heads.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ from ssmlens.scan.spans import causal_parts, place
 
 # Inner dimension (heads·states) of one product. On a CPU, P and Q of 1024 tokens then stay in the cores' caches.
 _INNER = {"cpu": 1024, "cuda": 4096}
-# Entries of P (and of Q) that are computed at once, at most or with that inner dimension. A GPU wants work: it takes
-# several slabs of heads side by side.
-_AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
+# The most entries of P (and of Q) in memory, unless that inner dimension needs more. A GPU needs more work at a time:
+# it computes several slabs of heads side by side.
+_ENTRIES = {"cpu": 2**18, "cuda": 2**25}
 
 
 def mean_over_heads(
     operands: DecayOperands, kinds: Sequence[str], queries: Span, keys: Span
 ) -> Float[Tensor, "batch kind query key"]:
-    """A rectangle of the mean of M over heads ("map"), and of the mean of the decay over heads and states ("mask")."""
+    """The mean of M over heads ("map") and of the decay over heads and states ("mask"), on a rectangle."""
     o = operands.bare()
     out = o.delta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
     for rows, columns in causal_parts(queries, keys):
@@ -47,16 +47,16 @@ def _add_head_sums(
 ) -> None:
     """Add the sum over heads of M ("map") or the sum over heads and states of the decay ("mask") to `out`.
 
-    Where every state decays by itself (Mamba-1), heads and states are inner dimensions of the products, C and B with
-    them. Where a head has one decay (Mamba-2), heads alone are, and C Bᵀ of their group is multiplied in afterwards;
-    but where each head is a group (Mamba-3), C and B go into the products again.
+    If every state has its own decay (Mamba-1), heads and states are inner dimensions of the products, which include C
+    and B. If a head has one decay (Mamba-2), only heads are, and the result is multiplied with C Bᵀ of their group. If
+    also each head is a group (Mamba-3), the products include C and B.
 
     Args:
-        out: What is added to, a map for each of `kinds`.
+        out: The sums are added to this, one map for each of `kinds`.
         kinds: "map", "mask" or both.
-        sequence: Operands of one sequence, as `Operator.bare` gives them.
-        queries: First token and the token after the last.
-        keys: Likewise: tokens before the first query, or the queries themselves.
+        sequence: Operands of one sequence, from `Operator.bare`.
+        queries: The first token and the token after the last.
+        keys: The same for keys: tokens before the first query, or the queries themselves.
     """
     o = sequence.between(keys[0], queries[1])
     part = _Part(o, (queries[0] - keys[0], o.tokens), (0, keys[1] - keys[0]))
@@ -80,12 +80,12 @@ def _add_head_sums(
 
 
 class _Part:
-    """The pairs of one rectangle, whose last query is the last token."""
+    """The pairs of one rectangle, whose last query is the last token of `o`."""
 
     def __init__(self, o: DecayOperands, queries: Span, keys: Span):
         steps, self._rate = o.decay
         self._steps, self._weight = steps[0], o.writes[0][0]  # token head
-        # Along the last axis, where a GPU sums in parallel.
+        # Sums along the last axis, which a GPU does in parallel.
         self._running = pad(self._steps.T.double().cumsum(1), (1, 0)).T  # edge head
         self._B, self._C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # group token state
         self._one = steps.new_ones(1, 1, 1, 1)
@@ -94,7 +94,7 @@ class _Part:
         self._groups = [slice(first, first + wide) for first in range(0, o.heads, wide)]
 
     def add_by_state(self, out: Float[Tensor, "kind query key"], kinds: Sequence[str]) -> None:
-        """Both kinds at once, since they share their decay."""
+        """Add all kinds for heads whose states have their own decay. The kinds share it, so they run together."""
         ones, no_weight = torch.ones_like(self._B[0]), self._one[0, 0].expand_as(self._steps)
         weights = [self._weight if kind == "map" else no_weight for kind in kinds]
         for heads, B, C in zip(self._groups, self._B, self._C, strict=True):
@@ -105,12 +105,12 @@ class _Part:
             self._add(out, heads, read, write, weights)
 
     def add_mask(self, out: Float[Tensor, "1 query key"]) -> None:
-        """The mask of heads that have one decay."""
+        """Add the mask of heads that have one decay."""
         ones = self._one.expand(1, 1, len(self._steps), 1)
         self._add(out, slice(None), ones, ones, [self._one[0, 0].expand_as(self._steps)])
 
     def add_map_by_group(self, out: Float[Tensor, "1 query key"]) -> None:
-        """The map of heads that have one decay, by groups that share C Bᵀ."""
+        """Add the map of heads that have one decay, for each group that shares C Bᵀ."""
         ones = self._one.expand(1, 1, len(self._steps), 1)
         queries, keys = slice(*self._queries), slice(*self._keys)
         for heads, B, C in zip(self._groups, self._B, self._C, strict=True):
@@ -119,7 +119,7 @@ class _Part:
             out.addcmul_(decayed, C[queries] @ B[keys].mT)
 
     def add_map_by_head(self, out: Float[Tensor, "1 query key"]) -> None:
-        """The map of heads that have one decay and their own C and B."""
+        """Add the map of heads that have one decay and their own C and B."""
         self._add(out, slice(None), self._C.unsqueeze(0), self._B.unsqueeze(0), [self._weight])
 
     def _add(
@@ -130,18 +130,18 @@ class _Part:
         write: Float[Tensor, "kind own token state"],
         weights: Sequence[Float[Tensor, "token head"]],
     ) -> None:
-        """Add what some heads sum to; `own`: each has its own C and B (else 1)."""
+        """Add the sums over some heads. The axis `own` has one entry for each head with its own C and B, else one."""
         steps, running = self._steps[:, heads], self._running[:, heads]
         weights = [weight[:, heads] for weight in weights]
         rate = self._rate[heads].expand(-1, read.shape[3])
         square = self._queries == self._keys
         for some, slabs in self._slabs(rate, square, own=read.shape[1] > 1):
-            its_own = some if read.shape[1] > 1 else slice(None)
+            own = some if read.shape[1] > 1 else slice(None)
             pairs = DecayedPairs(
                 steps=_by_slab(steps[:, some], slabs),
                 rate=rate[some].unflatten(0, (slabs, -1)),
-                read=read[:, its_own],
-                write=write[:, its_own],
+                read=read[:, own],
+                write=write[:, own],
                 weight=_by_slab(torch.stack([weight[:, some] for weight in weights]), slabs),
                 running=_by_slab(running[:, some], slabs),
             )
@@ -153,14 +153,14 @@ class _Part:
     def _slabs(
         self, rate: Float[Tensor, "head state"], square: bool, *, own: bool
     ) -> Iterator[tuple[slice, int]]:
-        """(which heads, in how many slabs) to take at once."""
+        """Batches of heads as (their slice, in how many slabs to compute them)."""
         heads, states = rate.shape
         device = "cuda" if rate.is_cuda else "cpu"
-        entries, inner = _AT_ONCE[device], _INNER[device]
+        entries, inner = _ENTRIES[device], _INNER[device]
         tokens = max(len(self._steps[slice(*ends)]) for ends in (self._queries, self._keys))
         if square:
-            wide = 1 if own else max(1, max(inner, _AT_ONCE["cpu"] // tokens) // states)
-            # Products have tokens/4 columns or more for each of a slab.
+            wide = 1 if own else max(1, max(inner, _ENTRIES["cpu"] // tokens) // states)
+            # A product has at least tokens/4 columns for each slab.
             side = max(1, entries // (tokens * max(wide * states, tokens // 4)))
         else:
             wide = max(1, max(inner, entries // tokens) // states)

@@ -1,6 +1,6 @@
-"""The matrix hidden in a layer's token mixing: per channel, its average, and what else is averaged over heads.
+"""The hidden attention of a layer: the matrix of its token mixing for each channel, and means over heads.
 
-Each function serves every family: it asks the operator (`ssmlens.scan.operator`), whose file has the mathematics.
+Each function works for every family. It calls the operator (`ssmlens.scan.operator`), whose file has the mathematics.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,49 +35,50 @@ def channel_maps(
     Float[Tensor, "batch channel query key"]
     | tuple[Float[Tensor, "batch channel query key"], Float[Tensor, "batch channel query"]]
 ):
-    """Materialise M for some heads, or with `fold` the whole token mixing of some channels.
+    """Compute M of some heads, or with `fold` the matrix and offset of the token mixing of some channels.
 
         M = ssmlens.channel_maps(rec[3].operands, channels=[0])
         matrix, offset = ssmlens.channel_maps(rec[3].operands, channels=[0], fold=("conv", "gate", "skip"))
 
-    Row i of M says how much each earlier token's x enters y at token i: y[:, i, h] = Σ_j M[h,i,j] x[:, j, h] (+ D x),
-    exactly what the scan computes (paper eq. 8). A map takes T²·N operations. D is not on the diagonal.
+    Row i of M contains the weight of each earlier token's x in y at token i: y[:, i, h] = Σ_j M[h,i,j] x[:, j, h]
+    (+ D x), exactly what the scan computes (paper eq. 8). The diagonal does not include D. One M takes T²·N operations.
 
-    With `fold`, in any order: "conv" takes the map back to u, the channel before its convolution and activation
-    (without it: to x); "skip" adds D to the diagonal; "gate" takes it on to what enters out_proj, through the gate and
-    the norm with its weight, whichever the mixer has (without it: to y). Then, channel by channel,
+    `fold` extends the matrix by parts of the mixer, in any order. "conv": its input is u, the channel before
+    convolution and activation, instead of x. "skip": D is added to the diagonal. "gate": its output is the input of
+    out_proj instead of y, so it includes the gate and the norm with its weight, if the mixer has them. With all three,
+    for each channel,
 
-        matrix @ u + offset    is what the mixer computes for this input,
+        matrix @ u + offset    is the input of the mixer's out_proj.
 
-    the offset being what the convolution's bias adds: the mixing is affine, not linear. What depends on the data
-    (activation, SiLU(z), the norm's root mean square) is frozen at its value for this input (see `scan.fold`). The
-    gated MLP beside the scan, where d_ssm < d_inner, mixes no tokens and is not in it.
+    The offset comes from the convolution's bias: the mixing is affine, not linear. Factors that depend on the data
+    (activation, SiLU(z), the norm's root mean square) are frozen at their values for this input (see `scan.fold`). The
+    gated MLP beside the scan, where d_ssm < d_inner, mixes no tokens and is left out.
 
     Args:
-        operands: Operands of one layer. Without `fold`, `x` is not needed; with it, operands from a recording.
+        operands: Operands of one layer. Without `fold`, `x` is not needed. With it, take them from a recording.
         channels: Without `fold`, heads (a Mamba-1 channel is a head; the channels of a Mamba-2 head share its matrix).
-            With `fold`, the channels of d_ssm themselves, for convolution and gate differ within a head: channel c
-            belongs to head c // headdim. None: all of them, which for a full-size layer is more than fits in memory.
+            With `fold`, channels of d_ssm, since convolution and gate differ within a head: channel c belongs to head
+            c // headdim. None: all, which is too much for memory in a full-size layer.
         fold: Any of "conv", "gate" and "skip".
 
     Returns:
         M; with `fold`, the pair (matrix, offset).
 
     Raises:
-        UsageError: A channel is out of range, or `fold` asks for what is unknown or not in these operands.
+        UsageError: A channel is out of range, or a part in `fold` is unknown or missing in these operands.
     """
     if fold:
         return _folded(operands, channels, fold)
-    return _whole(operands, _in_range(channels, operands.heads))
+    return _full_matrix(operands, _in_range(channels, operands.heads))
 
 
-def _whole(operands: Operator, heads: list[int]) -> Float[Tensor, "batch channel query key"]:
-    everything = (0, operands.tokens)
-    return operands.matrix(heads, everything, everything)
+def _full_matrix(operands: Operator, heads: list[int]) -> Float[Tensor, "batch channel query key"]:
+    all_tokens = (0, operands.tokens)
+    return operands.matrix(heads, all_tokens, all_tokens)
 
 
 def _in_range(channels: Sequence[int] | None, count: int) -> list[int]:
-    """The channels asked for, or all of them. Raises UsageError for one that is out of range."""
+    """The channels as a list; all for None. Raises UsageError for one that is out of range."""
     chosen = list(range(count)) if channels is None else [int(c) for c in channels]
     for channel in chosen:
         if not 0 <= channel < count:
@@ -94,8 +95,8 @@ def _folded(
     chosen = _in_range(channels, operands.heads * headdim)
     head_of = [channel // headdim for channel in chosen]
     heads = sorted(set(head_of))
-    maps = _whole(operands, heads)[:, [heads.index(head) for head in head_of]]
-    # As M itself: of operands without gradients (a recording's) nothing is traced back to the mixer's weights.
+    maps = _full_matrix(operands, heads)[:, [heads.index(head) for head in head_of]]
+    # Track gradients only if M has them: operands of a recording have none, but the mixer's weights may.
     with torch.set_grad_enabled(torch.is_grad_enabled() and maps.requires_grad):
         return fold_in(maps, operands, chosen, fold)
 
@@ -103,11 +104,11 @@ def _folded(
 def attention_map_and_mask(
     operands: Operator,
 ) -> tuple[Float[Tensor, "batch query key"], Float[Tensor, "batch query key"]]:
-    """The layer's attention map and average attention mask, sharing the exponentials.
+    """The layer's attention map and average attention mask, which share their exponentials.
 
-    The map is the mean of M over channels; the mask is the mean over channels and states of
-    exp(A (S_i − S_j)), j ≤ i: how far the layer can look back (paper, section 2, "Mamba attention maps"). The mean
-    is signed: channels that disagree cancel.
+    The map is the mean of M over channels. The mask is the mean over channels and states of exp(A (S_i − S_j)), j ≤ i:
+    how far the layer can look back (paper, section 2, "Mamba attention maps"). Both are signed means, so channels that
+    disagree cancel.
 
     Args:
         operands: Operands of one layer; `x` is not needed.
@@ -130,32 +131,32 @@ def attention_mask(operands: Operator) -> Float[Tensor, "batch query key"]:
 
 
 def erase_map(operands: Operator) -> Float[Tensor, "batch query key"]:
-    """What a delta rule takes back: the mean over heads of (I + diag β strictly_lower(K Kᵀ ∘ L))⁻¹ − I.
+    """The erase map of a delta rule: the mean over heads of (I + diag β strictly_lower(K Kᵀ ∘ L))⁻¹ − I.
 
-    Entry (i, j) is how much of what token j wrote (its β v) the write at i takes back; it is signed.
+    Entry (i, j) is the signed factor with which the write at token i takes back what token j wrote (its β v).
 
     Args:
         operands: Operands of one layer; `x` is not needed.
 
     Raises:
-        UsageError: The operator erases nothing (it is no delta rule).
+        UsageError: The operator is not a delta rule, so it erases nothing.
     """
     return _means(operands, (ERASE,))[:, 0]
 
 
 def channel_agreement(operands: Operator, sample: int = 64) -> Float[Tensor, " batch"]:
-    """How much of its channels' energy the attention map keeps: ‖mean M‖² / mean ‖M_h‖², in [0, 1].
+    """The share of the channels' energy that the attention map keeps: ‖mean M‖² / mean ‖M_h‖², in [0, 1].
 
-    The mean is signed: channels that disagree cancel. 1: all channels have one map; near 0: the map hides what the
-    channels do.
+    The mean is signed, so channels that disagree cancel. At 1 all channels have the same map. Near 0 the map does not
+    show what the channels do.
 
     Args:
         operands: Operands of one layer; `x` is not needed.
-        sample: Heads to sample, evenly spaced in each group; all where there are fewer.
+        sample: Heads to sample, evenly spaced in each group; all if there are fewer.
     """
     return operands.agreement(MAP, sample)
 
 
 def _means(operands: Operator, kinds: Sequence[str]) -> Float[Tensor, "batch kind query key"]:
-    everything = (0, operands.tokens)
-    return map_tile(operands, kinds, everything, everything)
+    all_tokens = (0, operands.tokens)
+    return map_tile(operands, kinds, all_tokens, all_tokens)

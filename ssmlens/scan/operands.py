@@ -1,4 +1,4 @@
-"""What a decay scan reads: one layout for every generation of Mamba, and for linear attention."""
+"""Operands of a decay scan, in one layout for every generation of Mamba and for linear attention."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, PROMPT, STATE, TOKEN
 from ssmlens.scan.operator import Operator
 
-# The log of a decay that leaves nothing: sums of −∞ would have no difference.
+# The log of a decay that leaves nothing. −∞ would make differences of running sums NaN.
 NOTHING_LEFT = -200.0
 
 
@@ -24,20 +24,20 @@ class DecayOperands(Operator):
     share one Δ and one scalar A (`A_state` is 1).
 
     In Mamba-3 the decay depends on the data (`log_decay` instead of ΔA), and a token's write has two weights: `write`
-    in what later tokens read, `write_now` in what it reads itself; elsewhere both are Δ:
+    for later tokens, `write_now` for the token itself. In other generations both are Δ.
 
         M[i,j] = C_i · (exp(Σ_{j<k≤i} ΔA_k) ⊙ B_j) · write_j   (j < i),     M[i,i] = C_i · B_i · write_now_i
 
-    What is computed with them is in `operators.decay_scan`.
+    `operators.decay_scan` computes with them.
 
     Attributes:
         delta: Δ, the step AFTER softplus and clamp; dimensionless, ≥ 0.
-        A: Continuous-time decay, negative, float32. None where it depends on the data: see `log_decay`.
+        A: Continuous-time decay, negative, float32. None if the decay depends on the data: see `log_decay`.
         B: Write vectors, after any norm of the family (Mamba-3: with bias, rotated).
         C: Read vectors, after any norm of the family (Mamba-3: with bias, rotated).
-        log_decay: Log of each token's decay, ≤ 0, in place of ΔA. Given exactly where A is None.
-        write: Weight of a token's B x in what later tokens read. None: Δ.
-        write_now: Weight of a token's B x in what it reads itself. None: Δ.
+        log_decay: Log of each token's decay, ≤ 0, in place of ΔA. None if A is given, and only then.
+        write: Weight of a token's B x when later tokens read it. None: Δ.
+        write_now: Weight of a token's B x when the token itself reads it. None: Δ.
     """
 
     delta: Float[Tensor, "batch token head"]
@@ -65,10 +65,10 @@ class DecayOperands(Operator):
                 f"{self.delta.shape[2]} heads do not divide over {self.B.shape[2]} groups of B and C"
             )
         if (self.A is None) == (self.log_decay is None):
-            raise ValueError("a scan decays by A or by log_decay: give one of them")
+            raise ValueError("a scan decays by A or by log_decay: pass exactly one of them")
         if self.A is not None and self.A.shape[1] not in (1, self.B.shape[3]):
             raise ValueError(
-                f"A has {self.A.shape[1]} states and B has {self.B.shape[3]}: A must have as many, or one (Mamba-2)"
+                f"A has {self.A.shape[1]} states, but B has {self.B.shape[3]}: A must have as many, or one (Mamba-2)"
             )
 
     @classmethod
@@ -78,7 +78,7 @@ class DecayOperands(Operator):
 
     @classmethod
     def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
-        """See `Operator.missing`. A has no tokens: it is there with the first prompts alone."""
+        """See `Operator.missing`. A has no prompt axis, so it is stored with the first prompts only."""
         absent = [name for name in ("delta", "B", "C") if name not in present]
         one_decay = ("A" in present) != ("log_decay" in present)
         return absent if one_decay or not first else [*absent, "exactly one of A and log_decay"]
@@ -113,7 +113,7 @@ class DecayOperands(Operator):
 
     @property
     def writes(self) -> tuple[Float[Tensor, "batch token head"], Float[Tensor, "batch token head"]]:
-        """The weights of a token's B x in what later tokens read, and in what it reads itself: Δ twice by default."""
+        """The weights of a token's B x for later tokens and for the token itself; both are Δ by default."""
         return (
             self.delta if self.write is None else self.write,
             self.delta if self.write_now is None else self.write_now,
@@ -121,7 +121,7 @@ class DecayOperands(Operator):
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """See `Operator.quantities`: the log of the decay too, where it is ΔA."""
+        """See `Operator.quantities`. Also log_decay if the decay is ΔA."""
         own = super().quantities
         return own if "log_decay" in own else (*own, "log_decay")
 
@@ -135,10 +135,10 @@ class DecayOperands(Operator):
         return log_decay, (*self.axes["log_decay"], STATE)
 
     def with_quantity(self, name: str, value: Tensor) -> "DecayOperands":
-        """See `Operator.with_quantity`. Another log decay leaves the writes as they are.
+        """See `Operator.with_quantity`. A new log decay does not change the writes.
 
         Raises:
-            UsageError: A log decay of Mamba-1 that is not one step times A: a head has one step for all its states.
+            UsageError: The log decay of a Mamba-1 layer is not one step times A: a head has one step for all states.
         """
         if name == "log_decay":
             value = value.masked_fill(value == -torch.inf, NOTHING_LEFT)
@@ -149,11 +149,11 @@ class DecayOperands(Operator):
             return dataclasses.replace(
                 self, A=None, log_decay=value, write=write, write_now=write_now
             )
-        # By the difference, so that a log decay that does not change leaves the step as it is.
+        # Computes the difference, so that an unchanged log decay does not change the step.
         change = value - self.delta.unsqueeze(3) * self.A
         steps = self.delta + (change * self.A).sum(3) / self.A.square().sum(1).clamp(min=1e-30)
         if not torch.allclose(steps.unsqueeze(3) * self.A, value, rtol=1e-4):
             raise UsageError(
-                "a head of this scan has one step for all its states: scale log_decay at all of them, or change A"
+                "a head of this scan has one step for all its states: scale log_decay for all of them, or change A"
             )
         return dataclasses.replace(self, delta=steps, write=write, write_now=write_now)

@@ -1,14 +1,13 @@
-"""What mixes a layer's tokens: one protocol for every family.
+"""Operator: the linear map that mixes a layer's tokens, by one protocol for every family.
 
-A layer projects its input, mixes its tokens, and finishes. The operator is the middle: per head h a matrix M_h over
-tokens, of which the layer computes
+A layer projects its input, mixes its tokens, then applies skip, gate, norm and out_proj. The operator is the middle
+part. Each head h has a matrix M_h over tokens, and the layer computes
 
     y[i, h] = Σ_j M_h[i, j] x[j, h]  (+ D x[i, h])
 
-by some recurrence. M is lower triangular, unless tokens look ahead too (`is_causal`). Everything beyond this folder
-(closure, maps, files, scores, figures) asks the operator and does not know which one it has. An operator is a frozen
-dataclass in a file of `ssmlens.scan.operators`: its own fields are what M is made of, its inherited ones what the mixer
-puts around it.
+by a recurrence. M is lower triangular, unless tokens look ahead (`is_causal`). Code outside this folder (closure, maps,
+files, scores, figures) uses this protocol and does not depend on the family. An operator is a frozen dataclass in a
+file of `ssmlens.scan.operators`. Its own fields define M. Its inherited fields hold what surrounds M in the mixer.
 """
 
 import dataclasses
@@ -26,7 +25,7 @@ from ssmlens.registry import Registry
 from ssmlens.scan.finite import all_finite
 from ssmlens.scan.surroundings import Signals, Surroundings
 
-# typing's own is beyond beartype, which checks these files in tests.
+# beartype, which checks these files in tests, does not support typing.Self.
 Self = TypeVar("Self", bound="Operator")
 
 Span = tuple[int, int]
@@ -40,27 +39,27 @@ _BESIDE = {
 
 
 def scan_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that a scan of `tensor` computes in: float32, as in the reference kernels; float64 stays."""
+    """The dtype in which a scan of `tensor` computes: float32, as in the reference kernels, or float64 for float64."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Operator(ABC):
-    """The operands of what mixes the tokens of one layer, for a batch of sequences.
+    """The operands of a layer's token mixing, for a batch of sequences.
 
-    A head owns one matrix M. Heads are split evenly and in order over groups, where an array has groups: head h reads
-    group h // (heads // groups).
+    A head owns one matrix M. If an array has groups, heads are split evenly and in order over them: head h reads group
+    h // (heads // groups).
 
     Attributes:
-        x: What the mixing is applied to. None where only maps are wanted, as in a file.
-        D: Skip weights. None where the layer has no skip.
-        gate: The gate's branch before its activation. None where the layer has no gate.
-        surroundings: What else surrounds the mixing in its block, for `channel_maps(fold=...)`. None in a file.
-        kind: The operator's name: a file stores it.
+        x: Input of the mixing. None if only maps are needed, as in a file.
+        D: Skip weights. None if the layer has no skip.
+        gate: Input of the gate's activation. None if the layer has no gate.
+        surroundings: Convolution and norm around the mixing, for `channel_maps(fold=...)`. None in a file.
+        kind: The operator's name, which a file stores.
         maps: The maps it has, of `names.MAPS`: "map" is the mean of M over heads.
-        axes: The arrays it is made of (its own fields), with their axes.
-        may_drop_the_last_axis: Arrays that a file stores without their last axis where that has one entry.
-        stored: Whether a file stores these arrays, so that everything can be computed again from it.
+        axes: The axes of each of its own arrays.
+        may_drop_the_last_axis: Arrays that a file stores without their last axis if it has one entry.
+        stored: Whether a file stores these arrays, so that everything can be computed from it again.
     """
 
     x: Float[Tensor, "batch token head headdim"] | None = None
@@ -74,12 +73,12 @@ class Operator(ABC):
     stored: ClassVar[bool] = True
     may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ()
 
-    # What an operator must say.
+    # What every operator defines.
 
     @property
     @abstractmethod
     def like(self) -> Tensor:
-        """One of its tensors: results have its device, and `scan_dtype` of it."""
+        """One of its tensors. Results have its device, and the dtype `scan_dtype` of it."""
 
     @property
     def is_causal(self) -> bool:
@@ -90,55 +89,55 @@ class Operator(ABC):
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]
     ) -> Float[Tensor, "batch token head headdim"]:
-        """M x for every head, by the recurrence, without D: what closure, probes and edits run. Differentiable.
+        """M x for every head, by the recurrence, without D. Closure, probes and edits run it. Differentiable.
 
-        Shares no code with `matrix` and `means`, so that each can check the other.
+        It shares no code with `matrix` and `means`, so that each can check the other.
         """
 
     @abstractmethod
     def matrix(
         self, heads: Sequence[int], queries: Span, keys: Span
     ) -> Float[Tensor, "batch head query key"]:
-        """M of some heads on a rectangle of queries and keys, in memory of its size."""
+        """M of some heads on a rectangle of queries and keys. Uses memory of the rectangle's size."""
 
     @abstractmethod
     def diagonal(self) -> Float[Tensor, "batch token head"]:
-        """What each token reads of itself, M[i, i], by a formula of its own."""
+        """The weight of each token for itself, M[i, i], by a formula that shares no code with `matrix`."""
 
     @abstractmethod
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span
     ) -> Float[Tensor, "batch kind query key"]:
-        """Some of `maps` on a rectangle, in memory of its size: means over heads (a mask: over states too)."""
+        """Some of `maps` on a rectangle: means over heads (a mask: over states too). Uses memory of its size."""
 
     @abstractmethod
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """What each of `maps` does to a vector, by recurrence and without the map: the check of a stored one."""
+        """The product of each of `maps` with a vector, by recurrence and without the map. It checks stored maps."""
 
     @abstractmethod
     def agreement(self, kind: str = "map", sample: int = 64) -> Float[Tensor, " batch"]:
-        """How much of its heads' energy a map keeps: ‖mean over heads‖² / mean ‖head‖², in [0, 1].
+        """The share of the heads' energy that a map keeps: ‖mean over heads‖² / mean ‖head‖², in [0, 1].
 
         Args:
-            kind: A signed one of `maps`.
-            sample: Heads to sample, evenly spaced in each group; all where there are fewer.
+            kind: One of the signed `maps`.
+            sample: Heads to sample, evenly spaced in each group; all if there are fewer.
         """
 
     @property
     def offset(self) -> Float[Tensor, "batch token head #headdim"] | None:
-        """What the layer's y has beside M x and D x, whatever x is. None: nothing."""
+        """A term of the layer's y beside M x and D x that does not depend on x. None: there is none."""
         return None
 
-    # What edits ask.
+    # What edits use.
 
     def entries(
         self, queries: Int[Tensor, " pair"], keys: Int[Tensor, " pair"]
     ) -> Float[Tensor, "batch pair head"] | None:
-        """M[i, j] of every head for some pairs j < i, or None: where no pair costs less than a rectangle.
+        """M[i, j] of every head for some pairs j < i; also j > i if M is not causal.
 
-        Where M is not lower triangular also for j > i.
+        None if computing one pair costs as much as a rectangle.
         """
         return None
 
@@ -155,23 +154,23 @@ class Operator(ABC):
     def state_left(
         self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
     ) -> Float[Tensor, "batch head headdim state"]:
-        """What is left, after the write of token `until`, of a state that stood after that of token `since`."""
+        """What is left, after the write of token `until`, of a given state after the write of token `since`."""
         raise UsageError(f"a {self.kind} has no state")
 
     def read_state(
         self, state: Float[Tensor, "batch head headdim state"], since: int
     ) -> Float[Tensor, "batch token head headdim"]:
-        """What every token reads of a state that stands after token `since` (−1: before the first one).
+        """What every token reads of a given state after token `since`; 0 for tokens before it.
 
-        0 before that token. The state is read as the layer reads its own; nothing is written.
+        −1 is the initial state. Tokens read it as they read the layer's own state, but write nothing.
         """
         raise UsageError(f"a {self.kind} has no state")
 
     def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
-        """Something that can be edited before the mixing, with its axes.
+        """A value that can be edited before the mixing, with its axes.
 
         Raises:
-            UsageError: It has no such thing; says what it has.
+            UsageError: It has no such value; the message lists those it has.
         """
         if name not in self.quantities:
             raise UsageError(f"has no {name!r}; it has: {', '.join(self.quantities)}")
@@ -180,7 +179,7 @@ class Operator(ABC):
         return getattr(self, name), {**self.axes, **_BESIDE}[name]
 
     def with_quantity(self: Self, name: str, value: Tensor) -> Self:
-        """The same with another value of what `quantity` returns, and with what is derived from it."""
+        """The operator with another value of this quantity, and of everything derived from it."""
         if self._signals is not None:
             return self._signals.with_quantity(name, value)
         changed: dict[str, Any] = {name: value}
@@ -188,7 +187,7 @@ class Operator(ABC):
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Names that `quantity` takes."""
+        """Names that `quantity` accepts."""
         if self._signals is not None:
             return self._signals.quantities
         return tuple(n for n in (*self.axes, *_BESIDE) if getattr(self, n) is not None)
@@ -211,42 +210,42 @@ class Operator(ABC):
 
     @property
     def heads(self) -> int:
-        """Number of heads: of distinct matrices M."""
+        """Number of heads, each with its own matrix M."""
         return self._size(HEAD)
 
     @property
     def groups(self) -> int:
-        """Number of groups that heads share arrays in; as many as heads where nothing is shared."""
+        """Number of groups of heads that share arrays; as many as heads if they share nothing."""
         return self._size(GROUP, HEAD)
 
     def arrays(self) -> dict[str, Tensor]:
-        """What it is made of, by name: the names and axes are those of `axes`."""
-        found = {name: getattr(self, name) for name in self.axes}
-        return {name: value for name, value in found.items() if value is not None}
+        """Its own arrays by name, with the axes that `axes` gives."""
+        arrays = {name: getattr(self, name) for name in self.axes}
+        return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
     def from_arrays(cls: type[Self], arrays: Mapping[str, Tensor | None]) -> Self:
-        """The operator made of these arrays, as a file stores them, and of D.
+        """Make the operator from its arrays, as a file stores them, and from D.
 
         Raises:
-            ValueError: They do not fit together.
+            ValueError: Their shapes do not fit together.
         """
         axes = {**cls.axes, "D": _BESIDE["D"]}
-        whole: dict[str, Any] = {
+        fields: dict[str, Any] = {
             name: array.unsqueeze(-1)
             if array is not None and array.ndim < len(axes[name])
             else array
             for name, array in arrays.items()
         }
-        return cls(**whole)
+        return cls(**fields)
 
     @classmethod
     def missing(cls, present: Collection[str], *, first: bool = True) -> list[str]:
-        """Which arrays it cannot be made without, of those that are not among `present`.
+        """Names of required arrays that are not in `present`.
 
         Args:
-            present: Names of the arrays there are.
-            first: Whether they are those of the first prompts, with which arrays without prompts are stored.
+            present: Names of the stored arrays.
+            first: Whether they belong to the first prompts: arrays without a prompt axis are stored with these only.
         """
         required = {
             field.name
@@ -257,11 +256,11 @@ class Operator(ABC):
         return [name for name in cls.axes if name in needed and name not in present]
 
     def discretized(self) -> dict[str, Tensor]:
-        """What `capture(store_discretized=True)` stores of it: Ā and B̄ where it has them."""
+        """Ā and B̄, if it has them: what `capture(store_discretized=True)` stores."""
         return {}
 
     def map(self: Self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The same with `function` applied to every tensor, such as `lambda t: t.double()`."""
+        """The operator with `function` applied to every tensor, such as `lambda t: t.double()`."""
         tensors: dict[str, Any] = {
             field.name: function(value)
             for field in dataclasses.fields(self)
@@ -278,65 +277,66 @@ class Operator(ABC):
         return dataclasses.replace(self._cut(cut), surroundings=around)
 
     def between(self: Self, first: int, end: int) -> Self:
-        """Only tokens first ≤ t < end, as if the sequence began there; without what surrounds the mixing."""
+        """Only tokens first ≤ t < end, as if the sequence began at `first`; without surroundings."""
         return dataclasses.replace(self._cut({TOKEN: slice(first, end)}), surroundings=None)
 
     def rows(self: Self, sequences: Sequence[int], first: int, end: int) -> Self:
-        """Some sequences, and of these only tokens first ≤ t < end; without what surrounds the mixing."""
+        """Only these sequences, and only their tokens first ≤ t < end; without surroundings."""
         if list(sequences) == list(range(self.batch)) and (first, end) == (0, self.tokens):
             return dataclasses.replace(self, surroundings=None)
         cut = self._cut({PROMPT: list(sequences)})
         return cut.between(first, end)
 
     def where(self: Self, tokens: Bool[Tensor, "batch token"], other: Self) -> Self:
-        """The same, with what `other` has at some tokens."""
+        """The operator with the values of `other` at these tokens."""
         changed = {}
-        for name, mine, its in self._with_tokens(other):
-            chosen = tokens.to(mine.device).reshape(*tokens.shape, *[1] * (mine.ndim - 2))
-            changed[name] = torch.where(chosen, its, mine)
+        for name, old, new in self._with_tokens(other):
+            chosen = tokens.to(old.device).reshape(*tokens.shape, *[1] * (old.ndim - 2))
+            changed[name] = torch.where(chosen, new, old)
         return dataclasses.replace(self, **changed)
 
     def with_rows(self: Self, sequences: Sequence[int], first: int, other: Self) -> Self:
-        """The same, with `other` in place of some sequences' tokens from `first` on."""
+        """The operator with the tokens of `other` in place of some sequences' tokens from `first` on."""
         changed = {}
-        for name, mine, its in self._with_tokens(other):
-            changed[name] = mine.clone()
-            changed[name][list(sequences), first : first + its.shape[1]] = its
+        for name, old, new in self._with_tokens(other):
+            changed[name] = old.clone()
+            changed[name][list(sequences), first : first + new.shape[1]] = new
         return dataclasses.replace(self, **changed)
 
     def _with_tokens(self: Self, other: Self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Each array with a token axis: its name, its value here and its value in `other`."""
         for name, axes in {**self.axes, **_BESIDE}.items():
-            mine = getattr(self, name)
-            if mine is not None and axes[:2] == (PROMPT, TOKEN):
-                yield name, mine, getattr(other, name)
+            value = getattr(self, name)
+            if value is not None and axes[:2] == (PROMPT, TOKEN):
+                yield name, value, getattr(other, name)
 
     def beside(self: Self, other: Self) -> Self | None:
-        """Both in one batch, the sequences of `other` after its own, without what stands around the mixing.
+        """Both in one batch, the sequences of `other` last; without x, D, gate and surroundings.
 
-        None where they differ in an array that all sequences share, such as A.
+        None if they differ in an array that all sequences share, such as A.
         """
-        together = {}
+        joined = {}
         for name, axes in self.axes.items():
-            mine, its = getattr(self, name), getattr(other, name)
-            if mine is None or its is None or axes[0] != PROMPT:
-                if mine is not its:
+            a, b = getattr(self, name), getattr(other, name)
+            if a is None or b is None or axes[0] != PROMPT:
+                if a is not b:
                     return None
                 continue
-            if mine.shape[1:] != its.shape[1:]:
+            if a.shape[1:] != b.shape[1:]:
                 return None
-            together[name] = torch.cat([mine, its])
-        nothing = dict.fromkeys(("x", "D", "gate", "surroundings"))
-        return dataclasses.replace(self, **together, **nothing)
+            joined[name] = torch.cat([a, b])
+        dropped = dict.fromkeys(("x", "D", "gate", "surroundings"))
+        return dataclasses.replace(self, **joined, **dropped)
 
     def over_heads(self: Self) -> Self:
-        """The same where every head has its own copy of what its group shares (groups = heads)."""
+        """The operator where every head has its own copy of its group's arrays (groups = heads)."""
         if self.groups == self.heads:
             return self
         alone = self.select_heads(range(self.heads))
         return dataclasses.replace(alone, gate=self.gate, surroundings=self.surroundings)
 
     def select_heads(self: Self, heads: Sequence[int]) -> Self:
-        """Only these heads, in this order, each with its own copy of what its group shares (groups = heads).
+        """Only these heads, in this order, each with its own copy of its group's arrays (groups = heads).
 
         Without gate and surroundings, whose channels are not split by heads.
         """
@@ -345,7 +345,7 @@ class Operator(ABC):
         return alone._cut({HEAD: list(heads), GROUP: group})
 
     def bare(self: Self) -> Self:
-        """The mixing alone, in the scan's precision (float64 stays, all else float32): no x, D, gate, surroundings."""
+        """The mixing alone, without x, D, gate and surroundings, in `scan_dtype`."""
         dtype = scan_dtype(self.like)
         alone = dataclasses.replace(self, x=None, D=None, gate=None, surroundings=None)
         return alone.map(lambda tensor: tensor.to(dtype))
@@ -359,7 +359,7 @@ class Operator(ABC):
 
     @property
     def finite(self) -> bool:
-        """Whether all that M is made of is finite."""
+        """Whether all of its own arrays are finite."""
         return all_finite(*self.arrays().values())
 
     def __repr__(self) -> str:
@@ -368,7 +368,7 @@ class Operator(ABC):
         return f"<{type(self).__name__} of {self.heads} heads: {', '.join(shapes)}>"
 
     def _size(self, *names: str) -> int:
-        """How many entries its arrays have along the first of these axes that any of them has."""
+        """The length of the first of these axes that any of its arrays has."""
         for axis in names:
             for name, axes in self.axes.items():
                 if axis in axes and (array := getattr(self, name)) is not None:
@@ -376,14 +376,14 @@ class Operator(ABC):
         raise ValueError(f"a {self.kind} has no array with an axis {' or '.join(names)}")
 
     def _evenly_spaced_heads(self, sample: int) -> list[int]:
-        """About `sample` of the heads, as many of every group."""
+        """About `sample` heads, the same number from every group."""
         groups = max(1, self.groups)
         wide = self.heads // groups
         count = min(wide, max(1, sample // groups))
         return [g * wide + h * wide // count for g in range(groups) for h in range(count)]
 
     def _cut(self: Self, at: Mapping[str, Any]) -> Self:
-        """The same with every array cut along the axes that `at` names."""
+        """The operator with every array indexed along the axes that `at` names."""
         cut = {}
         for name, axes in {**self.axes, **_BESIDE}.items():
             value = getattr(self, name)
@@ -400,5 +400,5 @@ Registered = TypeVar("Registered", bound=type[Operator])
 
 
 def register(operator: Registered) -> Registered:
-    """Class decorator: enter an operator under its kind."""
+    """Class decorator: register an operator under its kind."""
     return operators.register(operator.kind)(operator)

@@ -1,7 +1,7 @@
-"""How far back late queries look in a map that is too long to hold: the lag that half of a row's magnitude reaches.
+"""Reach of a map too long for memory: how many tokens back half of a late query's magnitude extends.
 
-The half of a row is known only after its sum, so this is a second pass. It computes only the tiles in which the half of
-a late query lies: the diagonal ones, in a layer that looks at what is near.
+Half of a row is known only after its sum, so this is a second pass. It computes only the tiles in which a late query
+reaches its half. In a layer that looks at near tokens these are the diagonal tiles.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ssmlens.names import MAP
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.spans import tiles
 
-# Rows of a tile that are summed in float64 at once.
+# Rows of a tile that are in float64 at once.
 _ROWS = 256
 
 
@@ -26,27 +26,27 @@ def first_late(tokens: int) -> int:
 def late_reach(
     operands: Operator, block: int, magnitude: Mapping[int, Float64[Tensor, "token"]]
 ) -> Int[Tensor, "token"]:
-    """How many tokens back half of each late query's |map| reaches.
+    """How many tokens back half of each late query's |map| extends.
 
         min {ℓ : Σ_{i−ℓ ≤ j ≤ i} |map[i, j]| ≥ ½ Σ_j |map[i, j]|}
 
     Args:
         operands: Bare operands of one sequence.
-        block: The block of tokens that no tile cuts, as in `spans.tiles`.
-        magnitude: For the first key of each tile, what every query gives that tile's keys in all: Σ_j |map[i, j]|.
+        block: Tokens of a block; no tile cuts one, as in `spans.tiles`.
+        magnitude: By the first key of each tile, every query's sum over that tile's keys: Σ_j |map[i, j]|.
 
     Returns:
-        Tokens, from 0 to i; −1 for a query that is not late, whose row is zero, or is not finite.
+        Tokens, from 0 to i. −1 for a query that is not late, or whose row is zero or not finite.
     """
     tokens, device = operands.tokens, operands.like.device
     late = torch.arange(first_late(tokens), tokens, device=device)
     starts = sorted(magnitude, reverse=True)
-    found = torch.full((tokens,), -1, dtype=torch.long, device=device)
+    reach = torch.full((tokens,), -1, dtype=torch.long, device=device)
     if not len(late):
-        return found
+        return reach
     backward = torch.stack([magnitude[start][late] for start in starts]).cumsum(0)
     half = backward[-1] / 2
-    # Which tile of a row, from the diagonal back, reaches half of it, and what those behind it gave already.
+    # The tile in which a row reaches its half, counted back from the diagonal, and the sum of the tiles after it.
     of_tile = (backward >= half).int().argmax(0)
     before = torch.cat([torch.zeros_like(backward[:1]), backward])[of_tile, late - late[0]]
     start = torch.tensor(starts, device=device)[of_tile]
@@ -59,7 +59,7 @@ def late_reach(
         for n in here.nonzero().flatten().split(_ROWS):
             rows = tile[late[n] - queries[0]].double().abs().flip(1).cumsum(1) + before[n, None]
             reached = (rows >= half[n, None]).int()
-            reached[:, -1] = 1  # where rounding leaves the sum short of the half that it makes up
-            found[late[n]] = late[n] - (keys[1] - 1 - reached.argmax(1))
-        del tile  # before the next one is made
-    return found
+            reached[:, -1] = 1  # rounding may leave the sum just below the half
+            reach[late[n]] = late[n] - (keys[1] - 1 - reached.argmax(1))
+        del tile  # frees its memory before the next one
+    return reach

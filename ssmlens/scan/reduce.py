@@ -1,6 +1,6 @@
-"""What is kept of the maps of a prompt too long to hold them: block means and maxima, and exact statistics.
+"""Reduce the maps of a prompt too long for memory to block means, block maxima and exact statistics.
 
-One pass over tiles computes all of it, and keeps no tile. Only how far back queries look takes a second pass
+One pass over tiles computes all of them, and no tile stays in memory. Only the reach needs a second pass
 (`scan.reach`).
 """
 
@@ -17,31 +17,31 @@ from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reach import late_reach
 from ssmlens.scan.spans import tiles
 
-# A tile is summed in float64 by so many strips, to hold little of it twice.
+# A tile is copied to float64 in this many strips, so that only a part of it is in memory twice.
 _STRIPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class ReducedMaps:
-    """A layer's maps by blocks of tokens, and what scores and checks need to know of them exactly.
+    """A layer's maps by blocks of tokens, and the exact statistics that scores and checks need.
 
-    Means and maxima are over the pairs j ≤ i in a block, or over all pairs where M is not causal; a maximum is the
-    entry of largest magnitude, with its sign; both are 0 where a block has no such pair.
+    Means and maxima are over the pairs j ≤ i of a block, or over all pairs if M is not causal. A maximum is the entry
+    of largest magnitude, with its sign. Both are 0 for a block without such a pair.
 
     Attributes:
         mean: Block means of every map, by its kind.
         largest: Block maxima of every map.
-        product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without it.
+        product: Σ_j map[i,j] vector[j] of every map, which `Operator.probe` computes without the map.
         lag_energy: Mean over i of M̄[i, i − lag]², M̄ being the attention map.
-        ahead_energy: Mean over i of M̄[i, i + lag]²; None where M is causal.
+        ahead_energy: Mean over i of M̄[i, i + lag]²; None if M is causal.
         row_magnitude: Σ_j |M̄[i,j]|.
-        target_magnitude: |M̄[i, target[i]]|; 0 where a token has no target.
+        target_magnitude: |M̄[i, target[i]]|; 0 if a token has no target.
         previous_magnitude: |M̄[i, i − 1]|; 0 for the first token.
         first_magnitude: |M̄[i, 0]|.
         separator_magnitude: Σ_j |M̄[i,j]| over separators 0 < j < i.
-        reach: Tokens back that half of a late query's |M̄| reaches (`scan.reach.late_reach`), −1 for other queries;
-            None where M is not causal.
-        mask_row_sum: Σ_j mask[i,j]; None where there is no mask.
+        reach: How many tokens back half of a late query's |M̄| extends (`scan.reach.late_reach`), −1 for other queries;
+            None if M is not causal.
+        mask_row_sum: Σ_j mask[i,j]; None if there is no mask.
     """
 
     mean: Mapping[str, Float[Tensor, "query_block key_block"]]
@@ -59,11 +59,11 @@ class ReducedMaps:
 
     def statistics(self) -> dict[str, Tensor]:
         """The exact statistics of the attention map, by the names of `ssmlens.names`."""
-        every = {name: getattr(self, name) for name in MAP_STATISTICS}
-        return {name: value for name, value in every.items() if value is not None}
+        statistics = {name: getattr(self, name) for name in MAP_STATISTICS}
+        return {name: value for name, value in statistics.items() if value is not None}
 
     def arrays(self) -> dict[str, Tensor]:
-        """What a file stores, by the names of `ssmlens.names`: not the products."""
+        """The arrays that a file stores, by the names of `ssmlens.names`: all but the products."""
         rest = {"mask_row_sum": self.mask_row_sum, "ahead_energy": self.ahead_energy}
         return {
             **{f"{MAP_ARRAYS[kind]}_mean": value for kind, value in self.mean.items()},
@@ -80,24 +80,24 @@ def reduced_maps(
     vector: Float[Tensor, "token"] | None = None,
     separator: Bool[Tensor, "token"] | None = None,
 ) -> ReducedMaps:
-    """Reduce the maps of one long sequence without ever holding them.
+    """Reduce the maps of one long sequence, tile by tile.
 
-    Memory: the operands, one tile and what makes it (less than another; see `tiles`), and the result. Sums are taken
-    in float64; the result has the dtype of the scan.
+    Memory: the operands, one tile, less than another tile for computing it (see `tiles`), and the result. Sums are in
+    float64; the result has the dtype of the scan.
 
     Args:
         operands: Operands of one sequence (a batch of one), cut to its real tokens; `x` is not needed.
-        block: Tokens a side of a block.
-        target: The position that each query must look at, −1 where it has none. None: nowhere.
-        vector: What the maps are multiplied with. None: ones.
-        separator: Which tokens are separators. None: none.
+        block: Tokens on a side of a block.
+        target: The position that each query must look at, −1 for none. None: no query has one.
+        vector: The vector that the maps are multiplied with. None: ones.
+        separator: Which tokens are separators. None: no token is.
 
     Raises:
         ValueError: There is more than one sequence, or a block has no token.
     """
     if operands.batch != 1 or block < 1:
         raise ValueError(
-            f"one sequence is reduced to blocks of ≥ 1 token: {operands.batch}, {block}"
+            f"pass one sequence and blocks of ≥ 1 token: {operands.batch} sequences, {block} tokens"
         )
     o = operands.bare()
     sums = _Sums(o, block, separator)
@@ -113,7 +113,7 @@ def reduced_maps(
             for kind, entries in zip(o.maps, tile, strict=True):
                 strip = entries[first : first + height].double()
                 sums.add(kind, strip, queries[0] + first, keys[0], target, vector)
-        del tile  # before the next one is made
+        del tile  # frees its memory before the next one
     reach = late_reach(o, block, sums.of_keys) if o.is_causal else None
     return sums.reduced(scan_dtype(o.like), reach)
 
@@ -136,7 +136,7 @@ class _Sums:
         self._mask_row_sum, self.row_magnitude = zeros(o.tokens), zeros(o.tokens)
         self._target_magnitude, self._previous_magnitude = zeros(o.tokens), zeros(o.tokens)
         self._first_magnitude, self._separator_magnitude = zeros(o.tokens), zeros(o.tokens)
-        # By the first key of each tile, what every query gives its keys.
+        # By the first key of each tile, every query's magnitude on the tile's keys.
         self.of_keys: dict[int, Tensor] = {}
         self._position = torch.arange(o.tokens, device=o.like.device)
         self._separator = torch.zeros_like(self._position, dtype=torch.bool)
@@ -152,14 +152,14 @@ class _Sums:
         target: Int[Tensor, "token"],
         vector: Float64[Tensor, "token"],
     ) -> None:
-        """Add what a strip holds, which begins at a query and a key; its signs are lost."""
+        """Add a strip that begins at this query and key. Overwrites the strip with its magnitudes."""
         rows, columns = slice(query, query + len(strip)), slice(key, key + strip.shape[1])
         self._set_blocks(kind, strip, query, key)
         self._product[kind][rows] += strip @ vector[columns]
         if kind == MASK:
             self._mask_row_sum[rows] += strip.sum(1)
         if kind == MAP:
-            self._add_lags(strip, query - key)  # which leaves the magnitudes
+            self._add_lags(strip, query - key)  # overwrites the strip with its magnitudes
             magnitude = strip.sum(1)
             self.row_magnitude[rows] += magnitude
             of_keys = self.of_keys.setdefault(key, torch.zeros_like(self.row_magnitude))
@@ -170,7 +170,7 @@ class _Sums:
             self._add_separators(strip, rows, columns)
 
     def reduced(self, dtype: torch.dtype, reach: Int[Tensor, "token"] | None) -> ReducedMaps:
-        """Means from sums: over the pairs of each block, and over the queries that have a token so far away."""
+        """Divide the sums: by the pairs of each block, and by the queries that have a token at each lag."""
         tokens, block, device = self._tokens, self._block, self.row_magnitude.device
         length = torch.arange(tokens, 0, -block, device=device).clamp(max=block)
         pairs = torch.outer(length, length)
@@ -195,7 +195,7 @@ class _Sums:
         )
 
     def _add_lags(self, strip: Float64[Tensor, "query key"], apart: int) -> None:
-        """Squares by lag: with the keys in reverse, and each row one place further right, a column holds one lag."""
+        """Add the squares by lag. Keys are reversed and each row is shifted by one place, so a column has one lag."""
         height, width = strip.shape
         sheared = pad(strip.abs_().flip(1).square_(), (0, height)).flatten()[:-height]
         energy = sheared.unflatten(0, (height, -1)).sum(0)
@@ -205,7 +205,7 @@ class _Sums:
     def _add_separators(
         self, strip: Float64[Tensor, "query key"], rows: slice, columns: slice
     ) -> None:
-        """What a strip of magnitudes gives separators before the query."""
+        """Add the magnitudes on separators before the query."""
         keys = self._separator[columns].nonzero().flatten()
         before = keys + columns.start < self._position[rows, None]
         self._separator_magnitude[rows] += torch.where(before, strip[:, keys], 0).sum(1)
@@ -213,10 +213,10 @@ class _Sums:
     def _set_blocks(
         self, kind: str, strip: Float64[Tensor, "query key"], query: int, key: int
     ) -> None:
-        """The sum and the entry of largest magnitude of each block, all of which are in this strip."""
-        beyond = [-size % self._block for size in strip.shape]
-        whole = pad(strip, (0, beyond[1], 0, beyond[0])) if any(beyond) else strip
-        blocks = whole.unflatten(1, (-1, self._block)).unflatten(0, (-1, self._block))
+        """Set the sum and the entry of largest magnitude of each block in this strip, which has only full blocks."""
+        missing = [-size % self._block for size in strip.shape]
+        padded = pad(strip, (0, missing[1], 0, missing[0])) if any(missing) else strip
+        blocks = padded.unflatten(1, (-1, self._block)).unflatten(0, (-1, self._block))
         rows, columns = query // self._block, key // self._block
         here = slice(rows, rows + blocks.shape[0]), slice(columns, columns + blocks.shape[2])
         low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
@@ -227,7 +227,7 @@ class _Sums:
 def _at(
     strip: Float64[Tensor, "query key"], column: Int[Tensor, "query"]
 ) -> Float64[Tensor, "query"]:
-    """The entry of each row in this column; 0 where the strip has no such column."""
-    here = (column >= 0) & (column < strip.shape[1])
-    found = strip.gather(1, column.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
-    return torch.where(here, found, 0)
+    """Each row's entry in its column; 0 if the strip does not have the column."""
+    inside = (column >= 0) & (column < strip.shape[1])
+    entries = strip.gather(1, column.clamp(0, strip.shape[1] - 1).unsqueeze(1)).squeeze(1)
+    return torch.where(inside, entries, 0)

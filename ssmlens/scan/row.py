@@ -1,4 +1,4 @@
-"""One row of M: what one query reads, of every head."""
+"""One row of M: the weights with which one query reads all keys, for every head."""
 
 import torch
 from jaxtyping import Float
@@ -6,16 +6,16 @@ from torch import Tensor
 
 from ssmlens.scan.operator import Operator
 
-# Factors of entries [head key factor] that are computed at once; at most about 128 factors make an entry.
+# Factors of entries [head key factor] in memory at once. An entry has at most about 128 factors.
 _FACTORS = {"cpu": 2**24, "cuda": 2**28}
 
 
 def matrix_row(operands: Operator, query: int) -> Float[Tensor, "batch head key"]:
-    """M[query, :] of every head, over all keys of the sequence: 0 at those that the query does not see.
+    """M[query, :] of every head, over all keys of the sequence; 0 at keys that the query does not see.
 
     Args:
         operands: Operands of one layer; `x` is not needed.
-        query: The token that reads.
+        query: The query's position.
     """
     o = operands.bare()
     keys = torch.arange(query if o.is_causal else o.tokens, device=o.like.device)
@@ -27,9 +27,9 @@ def matrix_row(operands: Operator, query: int) -> Float[Tensor, "batch head key"
         row[..., query] = o.between(query, query + 1).diagonal()[:, 0]
         return row
     limit = _FACTORS["cuda" if o.like.is_cuda else "cpu"]
-    some = max(1, limit // (128 * max(1, o.batch * o.tokens)))
-    here, everything = (query, query + 1), (0, o.tokens)
+    count = max(1, limit // (128 * max(1, o.batch * o.tokens)))
+    row, all_keys = (query, query + 1), (0, o.tokens)
     parts = [
-        o.matrix(heads.tolist(), here, everything) for heads in torch.arange(o.heads).split(some)
+        o.matrix(heads.tolist(), row, all_keys) for heads in torch.arange(o.heads).split(count)
     ]
     return torch.cat(parts, dim=1).squeeze(2)

@@ -1,4 +1,4 @@
-"""Ranges of queries and keys: which are valid, what of a rectangle is causal, the tiles of a long prompt."""
+"""Ranges of queries and keys: check them, find the causal parts of a rectangle, split a long prompt into tiles."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -6,14 +6,14 @@ from itertools import pairwise
 from ssmlens.errors import UsageError
 from ssmlens.scan.operator import Operator, Span
 
-# Tokens a side of a tile. What it takes to make one is less than the tile: on a GPU, in float32, map and mask of a
-# tile are 512 MiB; P and Q, their decay, the squares on the diagonal and a product, as counted, at most 384 MiB. (On
-# a CPU 128 MiB and 120 MiB.)
+# Tokens on a side of a tile. Computing a tile takes less memory than the tile. On a GPU, in float32, map and mask of a
+# tile take 512 MiB; P and Q, their decay, the squares on the diagonal and a product take at most 384 MiB, as counted.
+# On a CPU these are 128 MiB and 120 MiB.
 TILE_TOKENS = {"cpu": 4096, "cuda": 8192}
 
 
 def check_spans(tokens: int, queries: Span, keys: Span) -> None:
-    """Raise UsageError unless both ranges lie in a sequence of so many tokens."""
+    """Raise UsageError unless both ranges lie in a sequence of this many tokens."""
     for name, (first, end) in (("queries", queries), ("keys", keys)):
         if not 0 <= first <= end <= tokens:
             raise UsageError(
@@ -22,7 +22,7 @@ def check_spans(tokens: int, queries: Span, keys: Span) -> None:
 
 
 def causal_parts(queries: Span, keys: Span) -> Iterator[tuple[Span, Span]]:
-    """What of a rectangle is not above the diagonal: rectangles below it, and a square on it (queries = keys)."""
+    """Split the causal part of a rectangle into rectangles below the diagonal and a square on it (queries = keys)."""
     first, end = max(queries[0], keys[0]), min(queries[1], keys[1])
     if keys[0] < min(keys[1], queries[0]) and queries[0] < queries[1]:
         yield queries, (keys[0], min(keys[1], queries[0]))
@@ -41,9 +41,9 @@ def place(rows: Span, columns: Span, queries: Span, keys: Span) -> tuple[slice, 
 
 
 def tiles(operator: Operator, block: int = 1) -> Iterator[tuple[Span, Span]]:
-    """Ranges (queries, keys) of the tiles that hold all of M, row after row; none cuts a block of tokens.
+    """Ranges (queries, keys) of the tiles of M, row by row. No tile cuts a block of tokens.
 
-    That is every pair j ≤ i where the operator is causal, else every pair.
+    Together they cover every pair j ≤ i if the operator is causal, else every pair.
     """
     size = TILE_TOKENS["cuda" if operator.like.is_cuda else "cpu"]
     size = max(1, size // block) * block

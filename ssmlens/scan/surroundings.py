@@ -1,4 +1,4 @@
-"""What surrounds the scan in its block: the convolution before it, the norm beside the gate after it."""
+"""The surroundings of the scan in its mixer: the convolution before it, and the gate and norm after it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @runtime_checkable
 class Signals(Protocol):
-    """What a family derives its operands from, where changing one alone would leave others stale (Mamba-3)."""
+    """Values from which a family derives several operands, so that an edit of one must change them all (Mamba-3)."""
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Names of what can be edited."""
+        """Names of the values that can be edited."""
         ...
 
     def quantity(self, name: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -23,31 +23,31 @@ class Signals(Protocol):
         ...
 
     def with_quantity(self, name: str, value: Tensor) -> Any:
-        """The operands derived from another value of it."""
+        """The operands, derived again with another value of this quantity."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
-    """What a channel passes on its way to the scan and after it, beside what the scan itself reads (`ScanOperands`).
+    """What a channel passes before and after the scan, apart from the operands of the scan (`ScanOperands`).
 
-    x = activation(conv(u) + conv_bias), y = scan(x) + D x, and then, z being the gate,
-    norm(y · SiLU(z)), or norm(y) · SiLU(z) with `norm_before_gate`, or y · SiLU(z) without a norm. Some families have
+    x = activation(conv(u) + conv_bias) and y = scan(x) + D x. Then, with z the gate, the mixer computes
+    norm(y · SiLU(z)), or norm(y) · SiLU(z) with `norm_before_gate`, or y · SiLU(z) without a norm. Some families use
     another `gate_activation` than SiLU.
 
-    References to what the mixer computed anyway: nothing is copied. Channels are those of the scan, d_ssm of them,
-    head after head.
+    The tensors are references to those that the mixer computed; nothing is copied. Channels are the d_ssm channels of
+    the scan, head after head.
 
     Attributes:
-        u: Channels of the scan's input before their convolution. None where there is no convolution (Mamba-3).
+        u: The scan's input before the convolution. None if there is no convolution (Mamba-3).
         conv_weight: Taps of the convolution; the last one is that of the token itself.
         conv_bias: Its bias, or None.
-        norm_weight: Weight of the RMS norm. None where nothing is normalised.
-        norm_eps: What the norm adds to the mean square.
-        norm_groups: Equal parts of the channels, in order, each normalised by itself.
+        norm_weight: Weight of the RMS norm. None if there is no norm.
+        norm_eps: The number that the norm adds to the mean square.
+        norm_groups: Number of equal parts of the channels, in order, each with its own root mean square.
         norm_before_gate: Whether the gate comes after the norm.
-        gate_activation: What the gate's branch passes before it multiplies.
-        signals: What the operands were derived from. None where each stands for itself.
+        gate_activation: Activation of the gate.
+        signals: The values from which the operands are derived. None if each can be edited by itself.
     """
 
     u: Float[Tensor, "batch token channel"] | None = None
@@ -61,7 +61,7 @@ class Surroundings:
     signals: Signals | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Surroundings":
-        """The same with `function` applied to every tensor; without `signals`."""
+        """Apply `function` to every tensor; drop `signals`."""
         tensors = {
             f.name: function(value)
             for f in dataclasses.fields(self)
@@ -70,6 +70,6 @@ class Surroundings:
         return dataclasses.replace(self, **tensors, signals=None)
 
     def sequence(self, index: int, length: int | None = None) -> "Surroundings":
-        """That of one sequence of the batch (a batch of one), cut to its first `length` tokens; without `signals`."""
+        """One sequence of the batch (a batch of one), cut to its first `length` tokens; drop `signals`."""
         u = None if self.u is None else self.u[index : index + 1, :length]
         return dataclasses.replace(self, u=u, signals=None)

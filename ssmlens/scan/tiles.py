@@ -1,4 +1,4 @@
-"""Any rectangle of a layer's maps, exact, without the rest of them."""
+"""Compute any rectangle of a layer's maps exactly, without the rest of the maps."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from ssmlens.scan.spans import check_spans
 def map_tile(
     operands: Operator, kinds: Sequence[str], queries: Span, keys: Span
 ) -> Float[Tensor, "batch kind query key"]:
-    """A rectangle of some of a layer's maps, exact, in memory of the rectangle's size, in the scan's precision.
+    """Some of a layer's maps on a rectangle, exact, in the scan's precision. Uses memory of the rectangle's size.
 
     Args:
         operands: Operands of one layer; `x` is not needed.
         kinds: Some of `Operator.maps`.
-        queries: First token and the token after the last.
-        keys: Likewise.
+        queries: The first query and the query after the last.
+        keys: The first key and the key after the last.
 
     Raises:
         UsageError: A range does not lie in the sequence, or the operator has no such map.

@@ -10,7 +10,7 @@ import torch
 
 from analyses.components import conv_report, conv_run, work
 from analyses.components.conv_arms import ARMS, BASES, LENGTHS, QUESTIONS, configs
-from analyses.components.conv_verdicts import conclude, effects, whole_seeds
+from analyses.components.conv_verdicts import complete_seeds, conclude, effects
 from analyses.results_file import keep, runs_below
 from ssmlens.adapters.load import load_model
 from ssmlens.runs.run import find_runs, open_run
@@ -134,7 +134,7 @@ def test_a_sitting_in_miniature(monkeypatch, tmp_path):
     elsewhere, have = tmp_path / "elsewhere", tmp_path / "kept" / "results.json"
     again = sit(monkeypatch, elsewhere, "--have", str(have))
     assert again["runs"] == held["runs"]
-    assert not whole_seeds(runs_below(tmp_path / "runs")), "three arms are no grid"
+    assert not complete_seeds(runs_below(tmp_path / "runs")), "three arms are no grid"
     monkeypatch.setattr("sys.argv", ["conv_report", str(have)])
     conv_report.main()
     assert "3 runs of seeds that are not whole" in have.with_name("table.md").read_text()

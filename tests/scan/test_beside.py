@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ssmlens.scan.edges import Edges, passed_over
+from ssmlens.scan.edges import Edges, sum_over_union
 from ssmlens.scan.operators.decay_scan import ScanOperands
 
 
@@ -61,9 +61,9 @@ def test_edges_are_summed_by_what_is_handed_over():
 
     for edges, called in ((rectangle, ["mix"]), (some, ["sum"])):
         calls.clear()
-        got = passed_over(o, o.x, [edges], mix, sum_chosen)
+        got = sum_over_union(o, o.x, [edges], mix, sum_chosen)
         assert calls == called
-        torch.testing.assert_close(got, passed_over(o, o.x, [edges]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, sum_over_union(o, o.x, [edges]), rtol=1e-4, atol=1e-5)
         M = o.matrix(range(4), (0, tokens), (0, tokens)) * edges.within(0, tokens)
         wanted = torch.einsum("bhij,bjhp->bihp", M, o.x)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)

@@ -95,14 +95,14 @@ def test_the_decay_is_its_discretized_array():
     ("name", "cut", "message"),
     [
         ("q", (slice(None), 0), "q must have the axes prompt, token, group, state"),
-        ("k", (..., slice(2)), "q is .* and k .*: one shape"),
+        ("k", (..., slice(2)), "q is .*, but k is .*: they must have one shape"),
         ("beta", (slice(None), slice(4)), "beta and q must have the same prompts and tokens"),
         (
             "log_decay",
             (slice(None), slice(None), slice(2)),
             "log_decay and beta must have the same",
         ),
-        ("log_decay", (..., slice(2)), "log_decay has 2 components and keys have 3"),
+        ("log_decay", (..., slice(2)), "log_decay has 2 components, but keys have 3"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(name, cut, message, monkeypatch):

@@ -7,7 +7,7 @@ from reference_delta import reference_delta_maps
 from reference_scan import reference_channel_maps
 
 from ssmlens.scan import decay_states, edges
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.edges import Edges, change_of_rows, sum_over_union
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
@@ -115,7 +115,7 @@ def test_every_edge_in_any_of_the_sets_is_summed_once(operator, name):
                 if not any(contains(one, i, j, head) for one in SETS[name]):
                     M[:, head, i, j] = 0
     wanted = torch.einsum("bhij,bjhp->bihp", M, x.double())
-    got = passed_over(operator, x, SETS[name])
+    got = sum_over_union(operator, x, SETS[name])
     assert got.shape == x.shape
     torch.testing.assert_close(got, wanted.float(), rtol=1e-4, atol=1e-5)
 

@@ -53,9 +53,9 @@ def test_a_tile_is_a_rectangle_of_map_and_mask(layer, queries, keys):
 @pytest.mark.parametrize("device_inner", [(4, 64), (16, 4096)])
 def test_slabs_of_heads_add_up(layer, monkeypatch, device_inner):
     """With several slabs side by side, as on a GPU, and a last one of fewer heads."""
-    inner, at_once = device_inner
+    inner, entries = device_inner
     monkeypatch.setattr(head_sums, "_INNER", {"cpu": inner})
-    monkeypatch.setattr(head_sums, "_AT_ONCE", {"cpu": at_once})
+    monkeypatch.setattr(head_sums, "_ENTRIES", {"cpu": entries})
     operands, *wanted = layer
     for queries, keys in (((0, 53), (0, 53)), ((20, 53), (2, 19))):
         got = attention_tile(operands, queries, keys)

@@ -13,7 +13,7 @@ from oracles import (
 )
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
+from ssmlens.scan.edges import Edges, change_of_rows, sum_over_union
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
 from ssmlens.scan.operators.two_way import TwoWayScan
 from ssmlens.scan.reduce import reduced_maps
@@ -195,7 +195,7 @@ def test_edges_are_of_both_directions(chosen):
     picked = {
         name: set(chosen.get(name, range(9))) for name in ("queries", "keys", "lags", "heads")
     }
-    out = passed_over(o, o.x, [edges(**chosen)])
+    out = sum_over_union(o, o.x, [edges(**chosen)])
     for row in range(2):
         maps, _ = by_definition(o, row)
         for h, i, j in np.ndindex(*maps.shape):

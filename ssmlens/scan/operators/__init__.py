@@ -1,1 +1,1 @@
-"""One file an operator: what mixes tokens, behind the protocol of `ssmlens.scan.operator`."""
+"""The operators, one file each. Their protocol is `ssmlens.scan.operator.Operator`."""

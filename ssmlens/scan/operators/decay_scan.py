@@ -4,7 +4,7 @@ Per head h, with S the running sum of Δ over tokens (paper eq. 8; Ali et al. 20
 
     M[h,i,j] = Σ_n C[i,n] · exp(A[h,n] (S[h,i] − S[h,j])) · B[j,n] · Δ[h,j]    for j ≤ i, else 0
 
-How that is computed without ever making [head, state, query, key] is in `block_recursion`.
+`block_recursion` computes this without the tensor [head, state, query, key].
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span, register
 from ssmlens.scan.spans import causal_parts, place, tiles
 
-# Entries [head token state] whose energy is computed at once.
+# Entries [head token state] in memory at once for the energy.
 _ENTRIES = 2**22
 
 
 @register
 @dataclasses.dataclass(frozen=True, repr=False)
 class DecayScan(DecayOperands):
-    """The scan of `DecayOperands`: its states decay, and nothing else changes what they hold."""
+    """The scan of `DecayOperands`. Between writes a state only decays."""
 
     kind: ClassVar[str] = "decay scan"
     maps: ClassVar[tuple[str, ...]] = (MAP, MASK)
@@ -55,7 +55,7 @@ class DecayScan(DecayOperands):
         return out
 
     def diagonal(self) -> Float[Tensor, "batch token head"]:
-        """See `Operator.diagonal`: C·B times what a token writes for itself."""
+        """See `Operator.diagonal`: C·B times the weight of a write for its own token."""
         own = (self.B * self.C).sum(-1).unsqueeze(3)
         return (own * self.writes[1].unflatten(2, (self.groups, -1))).flatten(2)
 
@@ -68,7 +68,7 @@ class DecayScan(DecayOperands):
     def state_after(
         self, x: Float[Tensor, "batch token head headdim"], token: int
     ) -> Float[Tensor, "batch head headdim state"]:
-        """See `Operator.state_after`. In Mamba-3 it has what the token still writes at the next one, too."""
+        """See `Operator.state_after`. In Mamba-3 it includes the part of the write that belongs to the next token."""
         o = self.bare()
         return decay_states.state_after(o, x.to(o.delta.dtype), token)
 
@@ -93,9 +93,9 @@ class DecayScan(DecayOperands):
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """See `Operator.probe`. The mask's product is the scan of x = v that writes and reads 1.
+        """See `Operator.probe`. The mask's product is a scan of x = v whose tokens write and read 1.
 
-        On a GPU, where starting a scan takes longer than running it, both run as one scan if their shapes agree.
+        On a GPU, starting a scan takes longer than running it, so both run as one scan if their shapes agree.
         """
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
         alone = self._decay_alone()
@@ -106,7 +106,7 @@ class DecayScan(DecayOperands):
         return {MAP: of_map, MASK: of_mask}
 
     def _decay_alone(self) -> "DecayScan":
-        """The same decay, with 1 written and read, over the number of states."""
+        """A scan with the same decay in which every token writes 1 and reads 1 / number of states."""
         one, states = torch.ones_like(self.delta), self.decay[1].shape[1]
         B = one[:, :, :1, None].expand(-1, -1, 1, states)
         return dataclasses.replace(self, B=B, C=B / states, write=one, write_now=one)
@@ -114,18 +114,18 @@ class DecayScan(DecayOperands):
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """See `Operator.agreement`."""
         chosen = self.select_heads(self._evenly_spaced_heads(sample))
-        o = dataclasses.replace(chosen, B=self.B, C=self.C).bare()  # the groups' own
-        kept = o.delta.new_zeros(o.batch)
+        o = dataclasses.replace(chosen, B=self.B, C=self.C).bare()  # B and C stay shared by groups
+        of_mean = o.delta.new_zeros(o.batch)
         for queries, keys in tiles(o):
-            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
-        each = torch.zeros_like(kept)
-        at_once = max(1, _ENTRIES // (o.tokens * o.states))
-        for heads in torch.arange(o.heads).split(at_once):
+            of_mean += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+        of_heads = torch.zeros_like(of_mean)
+        count = max(1, _ENTRIES // (o.tokens * o.states))
+        for heads in torch.arange(o.heads).split(count):
             some = o.select_heads(heads.tolist())
-            each += some.diagonal().square().sum((1, 2))
+            of_heads += some.diagonal().square().sum((1, 2))
             for sequence in range(o.batch):
-                each[sequence] += energies(_pairs(some.sequence(sequence))).sum()
-        return kept / (each / o.heads)
+                of_heads[sequence] += energies(_pairs(some.sequence(sequence))).sum()
+        return of_mean / (of_heads / o.heads)
 
     def discretized(self) -> dict[str, Tensor]:
         """See `Operator.discretized`: Ā and B̄."""
@@ -136,11 +136,11 @@ class DecayScan(DecayOperands):
 
 
 ScanOperands = DecayScan
-"""The name that users know."""
+"""The public name of `DecayScan`."""
 
 
 def _together(one: DecayScan, alone: DecayScan) -> DecayScan | None:
-    """A scan and its decay alone as one batch; None where their shapes differ."""
+    """A scan and the scan of its decay alone as one batch. None if their shapes differ."""
     write, write_now = one.writes
     both = dataclasses.replace(one, write=write, write_now=write_now).beside(alone)
     if both is None or write is not write_now:
@@ -151,7 +151,7 @@ def _together(one: DecayScan, alone: DecayScan) -> DecayScan | None:
 def _add_matrix(
     out: Float[Tensor, "head query key"], o: DecayScan, queries: Span, keys: Span
 ) -> None:
-    """Add M of one sequence, each head being a group, on a square of the diagonal or a rectangle below it."""
+    """Add M of one sequence to `out`, on a square of the diagonal or a rectangle below it. Each head is a group."""
     if queries == keys:
         here = o.between(*queries)
         add_square(out.unsqueeze(0), _pairs(here))
@@ -164,7 +164,7 @@ def _add_matrix(
 
 
 def _pairs(o: DecayScan) -> DecayedPairs:
-    """The pairs of tokens that M sums for every head; of one sequence, each head being a group and a slab."""
+    """The pairs whose sums are M of one sequence, with a slab for each head. Each head is a group."""
     steps, rate = o.decay
     B, C = (x[0].transpose(0, 1) for x in (o.B, o.C))  # head token state
     return DecayedPairs(

@@ -1,4 +1,4 @@
-"""The delta rule: DeltaNet, gated DeltaNet (one decay a head) and Kimi delta attention (one a key component)."""
+"""The delta rule: DeltaNet, gated DeltaNet (a decay for each head), Kimi delta attention (for each key component)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import place, tiles
 
-# Entries [token head state] whose readers and writers are computed at once: on a CPU, as many as its caches hold.
+# Entries [token head state] of readers and writers in memory at once. On a CPU they fit in its caches.
 _ENTRIES = {"cpu": 2**19, "cuda": 2**25}
 
 
@@ -30,17 +30,17 @@ class DeltaRule(Operator):
 
         M = tril(Q Kᵀ ∘ L) · (I + E)⁻¹ · diag(β),    E = diag(β) · strictly_lower(K Kᵀ ∘ L),
 
-    where a vector α stands inside the products: Σ_n q_i[n] L[i,j,n] k_j[n].
+    where a vector α multiplies inside the products: Σ_n q_i[n] L[i,j,n] k_j[n].
 
     Its maps are means over heads: "map" of M; "mask" of L (over key components too); "erase" of (I + E)⁻¹ − I, whose
-    entry (i, j) is how much of token j's β v the write at token i takes back.
+    entry (i, j) is the factor with which the write at token i takes back token j's β v.
 
     Attributes:
         q: Queries after convolution, SiLU, L2 norm and the scale d_k^(−1/2).
         k: Keys after convolution, SiLU and L2 norm.
         beta: Strength of each write.
-        log_decay: log α ≤ 0, −∞ where a token forgets everything before it; 0 without decay. One component: the
-            same decay for all of a key's.
+        log_decay: log α ≤ 0; −∞ where a token forgets everything before it; 0 without decay. With one component, all
+            key components share the decay.
     """
 
     q: Float[Tensor, "batch token group state"]
@@ -63,14 +63,16 @@ class DeltaRule(Operator):
             if getattr(self, name).ndim != len(axes):
                 raise ValueError(f"{name} must have the axes {', '.join(axes)}")
         if self.k.shape != self.q.shape:
-            raise ValueError(f"q is {tuple(self.q.shape)} and k {tuple(self.k.shape)}: one shape")
+            raise ValueError(
+                f"q is {tuple(self.q.shape)}, but k is {tuple(self.k.shape)}: they must have one shape"
+            )
         if self.beta.shape[:2] != self.q.shape[:2]:
             raise ValueError("beta and q must have the same prompts and tokens")
         if self.log_decay.shape[:3] != self.beta.shape:
             raise ValueError("log_decay and beta must have the same prompts, tokens and heads")
         if self.log_decay.shape[3] not in (1, self.q.shape[3]):
             raise ValueError(
-                f"log_decay has {self.log_decay.shape[3]} components and keys have {self.q.shape[3]}: "
+                f"log_decay has {self.log_decay.shape[3]} components, but keys have {self.q.shape[3]}: "
                 "it must have as many, or one"
             )
         if self.beta.shape[2] % max(1, self.q.shape[2]):
@@ -80,25 +82,25 @@ class DeltaRule(Operator):
 
     @property
     def finite(self) -> bool:
-        """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
+        """See `Operator.finite`. A log_decay of −∞ is allowed: the token forgets everything before it."""
         return all_finite(self.q, self.k, self.beta, self.log_decay.exp())
 
     @property
     def like(self) -> Tensor:
-        """β: results have its device, and `scan_dtype` of it."""
+        """See `Operator.like`."""
         return self.beta
 
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]
     ) -> Float[Tensor, "batch token head headdim"]:
-        """M x for every head, by the recurrence."""
+        """See `Operator.__call__`."""
         o = self.bare()
         return o._run(o.beta.unsqueeze(-1) * x.to(o.beta)).output.movedim(1, 2)
 
     def matrix(
         self, heads: Sequence[int], queries: Span, keys: Span
     ) -> Float[Tensor, "batch head query key"]:
-        """M of some heads on a rectangle of queries and keys."""
+        """See `Operator.matrix`."""
         o = self.bare().select_heads(heads)
         out = o.beta.new_zeros(o.batch, len(heads), queries[1] - queries[0], keys[1] - keys[0])
         for n in range(o.batch):
@@ -107,7 +109,7 @@ class DeltaRule(Operator):
         return out
 
     def diagonal(self) -> Float[Tensor, "batch token head"]:
-        """M[i, i] = β_i (q_i · k_i)."""
+        """See `Operator.diagonal`: β_i (q_i · k_i)."""
         o = self.bare()
         return o.beta * (o.q * o.k).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
 
@@ -121,9 +123,9 @@ class DeltaRule(Operator):
     def state_left(
         self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
     ) -> Float[Tensor, "batch head headdim state"]:
-        """See `Operator.state_left`: what the tokens between decay and erase is gone."""
+        """See `Operator.state_left`. The tokens between decay and erase the state, and write nothing."""
         o = self.bare().between(since + 1, until + 1)
-        return o._run(_nothing(o, state), state.to(o.beta)).state
+        return o._run(_no_writes(o, state), state.to(o.beta)).state
 
     def read_state(
         self, state: Float[Tensor, "batch head headdim state"], since: int
@@ -132,18 +134,18 @@ class DeltaRule(Operator):
         o = self.bare()
         state = state.to(o.beta)
         later = o.between(since + 1, self.tokens)
-        seen = later._run(_nothing(later, state), state).output.movedim(1, 2)
+        after = later._run(_no_writes(later, state), state).output.movedim(1, 2)
         if since < 0:
-            return seen
+            return after
         q = o.q[:, since].repeat_interleave(o.heads // o.groups, dim=1)
-        now = (state @ q.unsqueeze(-1)).mT  # batch head 1 headdim
-        before = seen.new_zeros(o.batch, since, *seen.shape[2:])
-        return torch.cat([before, now.movedim(2, 1), seen], dim=1)
+        own = (state @ q.unsqueeze(-1)).mT  # batch head 1 headdim
+        before = after.new_zeros(o.batch, since, *after.shape[2:])
+        return torch.cat([before, own.movedim(2, 1), after], dim=1)
 
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span
     ) -> Float[Tensor, "batch kind query key"]:
-        """Some of `maps` on a rectangle; map and erase share their work."""
+        """See `Operator.means`. Map and erase share most of their computation."""
         o = self.bare()
         out = o.beta.new_zeros(o.batch, len(kinds), queries[1] - queries[0], keys[1] - keys[0])
         signed = [(n, kind) for n, kind in enumerate(kinds) if kind in READERS]
@@ -163,10 +165,7 @@ class DeltaRule(Operator):
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """What each of `maps` does to a vector, by recurrence.
-
-        The erase: δ − u, where δ is what the recurrence writes when β v is u.
-        """
+        """See `Operator.probe`. The erase's product is δ − u, where the recurrence writes δ for β v = u."""
         o = self.bare()
         v = vector.to(o.beta)
         u = v[:, :, None, None].expand(-1, -1, o.heads, 1)
@@ -181,20 +180,20 @@ class DeltaRule(Operator):
         }
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """See `Operator.agreement`. 1 where nothing is erased, as under a single token: then nothing is lost."""
+        """See `Operator.agreement`. 1 if every entry is 0, as for the erase of a single token."""
         o = self.bare().select_heads(self._evenly_spaced_heads(sample))
-        kept = o.beta.new_zeros(o.batch)
+        of_mean = o.beta.new_zeros(o.batch)
         for queries, keys in tiles(o):
-            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
-        each, everything = torch.zeros_like(kept), (0, o.tokens)
+            of_mean += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+        of_heads, all_tokens = torch.zeros_like(of_mean), (0, o.tokens)
         for some in o._slabs(o.tokens):
             for sequence in range(o.batch):
-                for part in parts(some._operands(sequence), everything, everything):
-                    each[sequence] += part.by_head(kind).square().sum()
-        return (kept / (each / o.heads)).masked_fill(each == 0, 1.0)
+                for part in parts(some._operands(sequence), all_tokens, all_tokens):
+                    of_heads[sequence] += part.by_head(kind).square().sum()
+        return (of_mean / (of_heads / o.heads)).masked_fill(of_heads == 0, 1.0)
 
     def discretized(self) -> dict[str, Tensor]:
-        """Ā, the decay α."""
+        """See `Operator.discretized`: Ā, the decay α."""
         return {"A_bar": self.log_decay.exp()}
 
     def _run(
@@ -202,26 +201,26 @@ class DeltaRule(Operator):
         u: Float[Tensor, "batch token head headdim"],
         state: Float[Tensor, "batch head headdim state"] | None = None,
     ) -> Run:
-        """The recurrence of all heads where β v is u, from a state."""
+        """Run the recurrence of all heads for β v = u, from a state."""
         o = self.select_heads(range(self.heads))
         q, k, beta, log_decay, u = (x.movedim(2, 1) for x in (o.q, o.k, o.beta, o.log_decay, u))
         return run_delta_rule(q, k, beta, log_decay, u, state)
 
     def _operands(self, sequence: int) -> Operands:
-        """Those of one sequence, where every head has its own q and k."""
+        """The operands of one sequence of an operator where every head has its own q and k."""
         arrays = (self.q, self.k, self.beta, self.log_decay)
         return Operands(*(x[sequence].movedim(1, 0) for x in arrays))
 
     def _slabs(self, tokens: int) -> Iterator["DeltaRule"]:
-        """Its heads, as many at a time as so many tokens leave room for, each with its own q and k."""
+        """Its heads, as many at a time as fit in memory with this many tokens. Each has its own q and k."""
         entries = _ENTRIES["cuda" if self.beta.is_cuda else "cpu"]
-        at_once = max(1, entries // max(1, tokens * self.q.shape[3]))
-        for heads in torch.arange(self.heads).split(at_once):
+        count = max(1, entries // max(1, tokens * self.q.shape[3]))
+        for heads in torch.arange(self.heads).split(count):
             yield self.select_heads(heads.tolist())
 
 
-def _nothing(
+def _no_writes(
     o: DeltaRule, state: Float[Tensor, "batch head headdim state"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """Tokens that write nothing."""
+    """β v of tokens that write nothing."""
     return o.beta.new_zeros(o.batch, o.tokens, o.heads, state.shape[2])

@@ -1,11 +1,11 @@
 """The gated short convolution: a few taps between two gates, as in LFM2 (arXiv 2511.23404).
 
-Per head h, a channel, with κ of K taps, the last of which is the token's own:
+A head h is one channel. With κ of K taps, the last one being that of the token itself,
 
     M[h,i,j] = C[i,h] · κ[h, K−1−(i−j)] · B[j,h]    for 0 ≤ i − j < K, else 0
 
-B and C come from the data, so that the matrix does, too: it is a band of K diagonals. The convolution's bias b adds
-C[i] b[h] to the layer's y, whatever the tokens are: `offset`, no part of M.
+M is a band of K diagonals. It depends on the data through B and C. The convolution's bias b adds C[i] b[h] to the
+layer's y for any x. That is the `offset`, which is not part of M.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,11 +27,11 @@ from ssmlens.scan.operator import Operator, Span, register
 class GatedConvolution(Operator):
     """Operands of y[i] = C[i] (Σ_j κ[i − j] B[j] x[j] + b).
 
-    Its state after token t, of K entries, are the values B x of the tokens t, t − 1, …, t − K + 1.
+    The state after token t has K entries: the values B x of the tokens t, t − 1, …, t − K + 1.
 
     Attributes:
-        B: What multiplies a token before the convolution; a group a head, of one state.
-        C: What multiplies what the convolution puts out, likewise.
+        B: Factor of x before the convolution. Each head is a group and has one state.
+        C: Factor of the convolution's output, with the same axes.
         taps: κ; the last one is that of the token itself.
         bias: b, or None.
     """
@@ -53,11 +53,11 @@ class GatedConvolution(Operator):
     def __post_init__(self):
         if self.B.shape != self.C.shape or self.B.shape[3] != 1:
             raise ValueError(
-                f"B is {tuple(self.B.shape)} and C {tuple(self.C.shape)}: one shape, of one state"
+                f"B is {tuple(self.B.shape)} and C is {tuple(self.C.shape)}: they must have one shape, and one state"
             )
         if len(self.taps) != self.B.shape[2]:
             raise ValueError(
-                f"there are taps of {len(self.taps)} heads, and {self.B.shape[2]} in B"
+                f"there are taps of {len(self.taps)} heads, but {self.B.shape[2]} heads in B"
             )
 
     @property
@@ -75,9 +75,9 @@ class GatedConvolution(Operator):
     ) -> Float[Tensor, "batch token head headdim"]:
         """See `Operator.__call__`."""
         o = self.bare()
-        put = o.B * x.to(o.B.dtype)
-        taps = o.taps.repeat_interleave(put.shape[3], dim=0)
-        return o.C * causal_conv1d(put.flatten(2), taps).view_as(put)
+        gated = o.B * x.to(o.B.dtype)
+        taps = o.taps.repeat_interleave(gated.shape[3], dim=0)
+        return o.C * causal_conv1d(gated.flatten(2), taps).view_as(gated)
 
     def matrix(
         self, heads: Sequence[int], queries: Span, keys: Span
@@ -108,13 +108,13 @@ class GatedConvolution(Operator):
         """See `Operator.state_after`."""
         o, taps = self.bare(), self.taps.shape[1]
         first = max(0, token + 1 - taps)
-        put = o.B[:, first : token + 1] * x[:, first : token + 1].to(o.B.dtype)
-        return F.pad(put.flip(1).movedim(1, 3), (0, taps - put.shape[1]))
+        gated = o.B[:, first : token + 1] * x[:, first : token + 1].to(o.B.dtype)
+        return F.pad(gated.flip(1).movedim(1, 3), (0, taps - gated.shape[1]))
 
     def state_left(
         self, state: Float[Tensor, "batch head headdim state"], since: int, until: int
     ) -> Float[Tensor, "batch head headdim state"]:
-        """See `Operator.state_left`: every token moves it on by one."""
+        """See `Operator.state_left`. Every token shifts the state by one entry."""
         passed = min(until - since, state.shape[3])
         return F.pad(state, (passed, 0))[..., : state.shape[3]].to(self.bare().B.dtype)
 
@@ -128,10 +128,10 @@ class GatedConvolution(Operator):
         read = [
             (self.state_left(state, since, token) * kernel).sum(3) for token in range(first, end)
         ]
-        seen = state.new_zeros(o.batch, o.tokens, *state.shape[1:3], dtype=o.B.dtype)
+        out = state.new_zeros(o.batch, o.tokens, *state.shape[1:3], dtype=o.B.dtype)
         if read:
-            seen[:, first:end] = o.C[:, first:end] * torch.stack(read, dim=1)
-        return seen
+            out[:, first:end] = o.C[:, first:end] * torch.stack(read, dim=1)
+        return out
 
     def means(
         self, kinds: Sequence[str], queries: Span, keys: Span
@@ -151,23 +151,23 @@ class GatedConvolution(Operator):
         return {MAP: self(vector[:, :, None, None].expand(-1, -1, self.heads, 1)).mean((2, 3))}
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """See `Operator.agreement`; all heads are read. 1 where every entry is 0: then nothing is lost."""
+        """See `Operator.agreement`. Uses all heads. 1 if every entry is 0."""
         self.require((kind,))
-        o, everything = self.bare(), (0, self.tokens)
-        kept, each = o.B.new_zeros(2, o.batch)
-        for _, entries in o._diagonals(everything, everything):
-            kept += entries.mean(2).square().sum(1)
-            each += entries.square().mean(2).sum(1)
-        return (kept / each).masked_fill(each == 0, 1.0)
+        o, all_tokens = self.bare(), (0, self.tokens)
+        of_mean, of_heads = o.B.new_zeros(2, o.batch)
+        for _, entries in o._diagonals(all_tokens, all_tokens):
+            of_mean += entries.mean(2).square().sum(1)
+            of_heads += entries.square().mean(2).sum(1)
+        return (of_mean / of_heads).masked_fill(of_heads == 0, 1.0)
 
     def _diagonals(
         self, queries: Span, keys: Span
     ) -> Iterator[tuple[int, Float[Tensor, "batch entry head"]]]:
-        """The entries of M on each diagonal of a rectangle that holds some, with the offset that torch gives it."""
+        """The nonzero diagonals of M on a rectangle: each with its offset as in torch.diagonal, and its entries."""
         last = self.taps.shape[1] - 1
         for lag in range(last + 1):
             first = max(queries[0], keys[0] + lag)
             end = min(queries[1], keys[1] + lag)
             if first < end:
-                read, put = self.C[:, first:end], self.B[:, first - lag : end - lag]
-                yield queries[0] - keys[0] - lag, (read * put).squeeze(3) * self.taps[:, last - lag]
+                C, B = self.C[:, first:end], self.B[:, first - lag : end - lag]
+                yield queries[0] - keys[0] - lag, (C * B).squeeze(3) * self.taps[:, last - lag]

@@ -1,4 +1,4 @@
-"""The normalised decay scan: a decay scan whose C divides by what the weights of a token sum to (RWKV-4)."""
+"""The normalised decay scan: a decay scan whose C divides each row of M by its sum (RWKV-4)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,9 +13,9 @@ from ssmlens.scan.operators.decay_scan import DecayScan
 @register
 @dataclass(frozen=True, repr=False)
 class NormalisedScan(DecayScan):
-    """A decay scan whose rows of M sum to 1; a token reads the state before its own write, and that write beside it.
+    """A decay scan whose rows of M sum to 1. A token reads the state before its own write, and that write separately.
 
-    The sum is part of C: an edit of anything else leaves it as it was.
+    The sum is part of C, so edits of other operands do not change it.
     """
 
     kind: ClassVar[str] = "normalised decay scan"
@@ -23,7 +23,7 @@ class NormalisedScan(DecayScan):
     def read_state(
         self, state: Float[Tensor, "batch head headdim state"], since: int
     ) -> Float[Tensor, "batch token head headdim"]:
-        """See `Operator.read_state`: token `since` reads before it writes, so that it reads nothing of this state."""
+        """See `Operator.read_state`. Token `since` reads before it writes, so it reads nothing of this state."""
         read = super().read_state(state, since)
         if since >= 0:
             read[:, since] = 0

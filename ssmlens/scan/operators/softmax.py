@@ -1,6 +1,6 @@
-"""Softmax attention: M = softmax(q kᵀ), of which a file keeps only the mean over heads.
+"""Softmax attention: M = softmax(q kᵀ). A file stores only the mean over heads.
 
-The weights are those that a model puts out (`SoftmaxWeights`), or made from queries and keys, a head at a time
+The weights come from the model's output (`SoftmaxWeights`), or are computed from queries and keys, one head at a time
 (`SoftmaxScores`).
 """
 
@@ -21,7 +21,7 @@ from ssmlens.scan.operator import Operator, Span, register, scan_dtype
 
 @register
 class Softmax(Operator):
-    """The weights that each query shares out over the keys, for every head; a row sums to 1."""
+    """The weights of each query on the keys, for every head. A row sums to 1."""
 
     kind: ClassVar[str] = "softmax"
     maps: ClassVar[tuple[str, ...]] = (MAP,)
@@ -30,21 +30,21 @@ class Softmax(Operator):
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """See `Operator.quantities`. What is kept as `gate` is an MLP's output beside the heads, and gates nothing."""
+        """See `Operator.quantities`. Without `gate`, which here is an MLP's output beside the heads and no gate."""
         return tuple(name for name in super().quantities if name != "gate")
 
     @abstractmethod
     def head(self, head: int) -> Float[Tensor, "batch query key"]:
-        """The weights of one head, in float32 at least."""
+        """The weights of one head, in float32 or wider."""
 
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]
     ) -> Float[Tensor, "batch token head headdim"]:
-        """See `Operator.__call__`: each query's weighted sum of the values."""
+        """See `Operator.__call__`: each query's weighted sum of the values x."""
         return torch.stack([self.head(h).to(x.dtype) @ x[:, :, h] for h in range(self.heads)], 2)
 
     def bare(self) -> "Softmax":
-        """See `Operator.bare`; `head` widens, one head at a time."""
+        """See `Operator.bare`. `head` converts to `scan_dtype`, one head at a time."""
         return dataclasses.replace(self, x=None, D=None, gate=None, surroundings=None)
 
     def matrix(
@@ -74,13 +74,13 @@ class Softmax(Operator):
     def probe(
         self, vector: Float[Tensor, "batch token"]
     ) -> dict[str, Float[Tensor, "batch token"]]:
-        """See `Operator.probe`: every head mixes the vector; then the mean."""
+        """See `Operator.probe`: the mean over heads of M_h times the vector."""
         return {MAP: self(vector[:, :, None, None].expand(-1, -1, self.heads, 1)).mean((2, 3))}
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """See `Operator.agreement`. All heads are read."""
-        everything = (0, self.tokens)
-        mean = self.means((kind,), everything, everything).square().sum((1, 2, 3))
+        """See `Operator.agreement`. Uses all heads."""
+        all_tokens = (0, self.tokens)
+        mean = self.means((kind,), all_tokens, all_tokens).square().sum((1, 2, 3))
         return mean / sum(self.head(h).square().sum((1, 2)) for h in range(self.heads)) * self.heads
 
 
@@ -90,24 +90,24 @@ def visible(
     real: Shaped[Tensor, "batch token"] | None,
     device: torch.device | None = None,
 ) -> Bool[Tensor, "#batch query key"] | None:
-    """Which keys a query sees: itself, and real ones, before it where `causal`. None: all."""
+    """The keys that each query sees: itself and real tokens; if `causal`, only those before it. None: all."""
     if real is None and not causal:
         return None
-    seen = torch.ones(1, tokens, tokens, dtype=torch.bool, device=device)
+    mask = torch.ones(1, tokens, tokens, dtype=torch.bool, device=device)
     if causal:
-        seen = seen.tril()
+        mask = mask.tril()
     if real is not None:
         itself = torch.eye(tokens, dtype=torch.bool, device=device)
-        seen = seen & (real.bool().unsqueeze(1) | itself)
-    return seen
+        mask = mask & (real.bool().unsqueeze(1) | itself)
+    return mask
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SoftmaxWeights(Softmax):
-    """Weights that a model puts out.
+    """Weights from the model's output.
 
     Attributes:
-        weights: As they came, after any dropout.
+        weights: The weights as the model returned them, after any dropout.
     """
 
     weights: Float[Tensor, "batch head query key"]
@@ -125,7 +125,9 @@ class SoftmaxWeights(Softmax):
         return self._none_ahead
 
     @functools.cached_property
-    def _none_ahead(self) -> bool:  # reads every weight, and is asked for each block of rows
+    def _none_ahead(
+        self,
+    ) -> bool:  # cached: it reads every weight, and is used for each block of rows
         heads = (self.weights[:, head].triu(1) for head in range(self.heads))
         return not any(bool(above.nan_to_num(0).any()) for above in heads)
 
@@ -134,7 +136,7 @@ class SoftmaxWeights(Softmax):
         return self.weights[:, head].to(scan_dtype(self.weights))
 
     def between(self, first: int, end: int) -> "SoftmaxWeights":
-        """See `Operator.between`: queries and keys are tokens, too."""
+        """See `Operator.between`. Cuts the axes of queries and of keys."""
         cut = super().between(first, end)
         return dataclasses.replace(cut, weights=self.weights[:, :, first:end, first:end])
 
@@ -142,7 +144,8 @@ class SoftmaxWeights(Softmax):
         """See `Operator.sequence`.
 
         Raises:
-            UsageError: A token before `length` looks at one after it: the sequence was padded, and is not causal.
+            UsageError: A token before `length` has a weight on one after it: the attention is not causal, and saw
+                padding.
         """
         if length is not None and bool(
             self.weights[index, :, :length, length:].nan_to_num(0).any()
@@ -156,14 +159,14 @@ class SoftmaxWeights(Softmax):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SoftmaxScores(Softmax):
-    """Weights made of queries and keys, one head in memory at a time.
+    """Weights computed from queries and keys, one head in memory at a time.
 
     Attributes:
         q: Queries.
-        k: Keys, those that heads share repeated for each.
-        scale: What the scores q·k are multiplied by.
-        causal: Whether a token sees only itself and those before it.
-        real: 1 at real tokens; padding (0) is seen by no token but itself. None: all are real.
+        k: Keys. Shared keys are repeated for each head.
+        scale: Factor of the scores q·k.
+        causal: Whether a token sees only itself and earlier tokens.
+        real: 1 at real tokens, 0 at padding. A padding token is seen only by itself. None: all are real.
     """
 
     q: Float[Tensor, "batch token head head_dim"]
@@ -197,11 +200,11 @@ class SoftmaxScores(Softmax):
         """See `Softmax.head`."""
         wide = scan_dtype(self.q)
         scores = self.q[:, :, head].to(wide) @ self.k[:, :, head].to(wide).mT * self.scale
-        seen = visible(self.tokens, self.causal, self.real, scores.device)
-        return (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(2)
+        mask = visible(self.tokens, self.causal, self.real, scores.device)
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(2)
 
     def sequence(self, index: int, length: int | None = None) -> "SoftmaxScores":
-        """See `Operator.sequence`. Raises UsageError where a padded sequence is not causal."""
+        """See `Operator.sequence`. Raises UsageError for a padded sequence whose attention is not causal."""
         if not self.causal and length is not None and length < self.tokens:
             raise UsageError(
                 "its attention is not causal, so that tokens see the padding of shorter prompts; "

@@ -1,14 +1,14 @@
-"""The two-way scan: a decay scan over the tokens, plus one over the tokens in reverse (Vim, Caduceus, typeseg).
+"""The two-way scan: the sum of a decay scan over the tokens and one over the reversed tokens (Vim, Caduceus, typeseg).
 
 With P the reversal of the tokens,
 
-    M = M_forward + P M_backward P
+    M = M_forward + P M_backward P.
 
-so that M is not triangular: below the diagonal stands what a token reads of those before it, above it what it reads of
-those after it, and on it both, for a token's own write counts in both directions. The mask is the decay in either
-direction; a token's own, 1, counts once there.
+So M is not triangular. Below the diagonal are the weights on earlier tokens, above it those on later tokens. On it is
+the sum of both directions, since each reads the token's own write. The mask is the decay in either direction; its
+diagonal, 1, is counted once.
 
-Padding has Δ = 0: it writes nothing, and a state passes it as it is. So a padded batch equals its rows alone.
+Padding has Δ = 0, so it writes nothing and does not change a state. So a padded batch gives the same as its rows alone.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ _PADDED = (
     "its mixer looks ahead, so that tokens see the padding of shorter prompts; take prompts of one length, or a model "
     "that takes an attention_mask"
 )
-# Entries [batch head query key] of M that are held at once.
+# Entries [batch head query key] of M in memory at once.
 _ENTRIES = 2**24
 
 
 @register
 @dataclasses.dataclass(frozen=True, repr=False)
 class TwoWayScan(Operator):
-    """The sum of a forward and a backward `DecayScan`, over the same x.
+    """The sum of a forward and a backward `DecayScan` of the same x.
 
-    Every array has the tokens in the prompt's own order, those of the backward scan too. A backward array that is None
-    is the forward one: some models scan the same operands in both directions.
+    All arrays, also those of the backward scan, have the tokens in the prompt's order. A backward array that is None
+    equals the forward one: some models scan the same operands in both directions.
 
     Attributes:
         delta: Δ of the forward scan: dimensionless, ≥ 0, and 0 at padding.
@@ -73,7 +73,9 @@ class TwoWayScan(Operator):
     def __post_init__(self):
         one, other = self.forward, self.backward  # each checks its own arrays
         if one.delta.shape != other.delta.shape or one.groups != other.groups:
-            raise ValueError("the two directions of a two-way scan have the same heads and groups")
+            raise ValueError(
+                "both directions of a two-way scan must have the same heads and groups"
+            )
 
     @property
     def forward(self) -> DecayScan:
@@ -82,7 +84,7 @@ class TwoWayScan(Operator):
 
     @property
     def backward(self) -> DecayScan:
-        """The scan from the last token on, its tokens in reverse."""
+        """The scan from the last token on, over the reversed tokens."""
         delta, A, B, C = (
             getattr(self, name) if (own := getattr(self, f"{name}_back")) is None else own
             for name in ("delta", "A", "B", "C")
@@ -91,7 +93,7 @@ class TwoWayScan(Operator):
 
     @property
     def is_causal(self) -> bool:
-        """See `Operator.is_causal`: no."""
+        """See `Operator.is_causal`. Always False."""
         return False
 
     @property
@@ -113,13 +115,13 @@ class TwoWayScan(Operator):
         return self.forward.matrix(heads, queries, keys) + backward.flip(2, 3)
 
     def diagonal(self) -> Float[Tensor, "batch token head"]:
-        """See `Operator.diagonal`: both directions."""
+        """See `Operator.diagonal`: the sum of both directions."""
         return self.forward.diagonal() + self.backward.diagonal().flip(1)
 
     def entries(
         self, queries: Int[Tensor, " pair"], keys: Int[Tensor, " pair"]
     ) -> Float[Tensor, "batch pair head"]:
-        """See `Operator.entries`, here of pairs j < i and j > i."""
+        """See `Operator.entries`. Pairs may have j < i or j > i."""
         ahead = keys > queries
         shape, dtype = (self.batch, len(queries), self.heads), scan_dtype(self.delta)
         out = self.delta.new_zeros(shape, dtype=dtype)
@@ -149,24 +151,24 @@ class TwoWayScan(Operator):
         return {**both, MASK: both[MASK] - vector}
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """See `Operator.agreement`. Rows of M of the sampled heads are summed, some at a time."""
+        """See `Operator.agreement`. It computes M of the sampled heads, some rows at a time."""
         o = self.select_heads(self._evenly_spaced_heads(sample)).bare()
-        kept, each = (o.like.new_zeros(o.batch) for _ in range(2))
+        of_mean, of_heads = (o.like.new_zeros(o.batch) for _ in range(2))
         for queries, keys in tiles(o):
             width = max(1, keys[1] - keys[0])
             rows = max(1, _ENTRIES // (o.batch * o.heads * width))
             for first in range(*queries, rows):
                 some = (first, min(first + rows, queries[1]))
                 M = o.matrix(range(o.heads), some, keys)
-                kept += M.mean(1).square().sum((1, 2))
-                each += M.square().sum((1, 2, 3)) / o.heads
-        return kept / each
+                of_mean += M.mean(1).square().sum((1, 2))
+                of_heads += M.square().sum((1, 2, 3)) / o.heads
+        return of_mean / of_heads
 
     def sequence(self, index: int, length: int | None = None) -> "TwoWayScan":
         """See `Operator.sequence`.
 
         Raises:
-            UsageError: What is cut off has a step Δ > 0: it was no padding to the mixer, and earlier tokens read it.
+            UsageError: A token that is cut off has a step Δ > 0: the mixer read it, so it was not padding.
         """
         steps = [self.delta] if self.delta_back is None else [self.delta, self.delta_back]
         if length is not None and any(bool(step[index, length:].any()) for step in steps):
@@ -174,9 +176,9 @@ class TwoWayScan(Operator):
         return super().sequence(index, length)
 
     def discretized(self) -> dict[str, Tensor]:
-        """See `Operator.discretized`: of the forward scan."""
+        """See `Operator.discretized`: Ā and B̄ of the forward scan."""
         return self.forward.discretized()
 
     def _mirrored(self, span: Span) -> Span:
-        """Where a range of tokens lies in the sequence in reverse."""
+        """The place of a range of tokens in the reversed sequence."""
         return self.tokens - span[1], self.tokens - span[0]

@@ -1,11 +1,11 @@
-"""The vector decay scan: every state of a head decays by itself, by what the token says (gated linear attention).
+"""The vector decay scan: every state of a head has its own decay, which depends on the data (gated linear attention).
 
-Per head h, with G the running sum of log α over tokens (Yang et al. 2024, arXiv 2312.06635):
+For each head h, with G the running sum of log α over tokens (Yang et al. 2024, arXiv 2312.06635):
 
     M[h,i,j] = Σ_n C[i,n] · exp(G[h,i,n] − G[h,j,n]) · B[j,n]    for j ≤ i, else 0
 
-A head of N states is N heads of one state whose matrices add: its maps are those of that decay scan. Its recurrence is
-that of a delta rule which erases nothing, by chunks, and shares no code with the maps.
+The maps use a decay scan in which each state is a head: M of a head is the sum of M over its N states. The recurrence
+is that of a delta rule that erases nothing, by chunks. It shares no code with the maps.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class VectorDecayScan(Operator):
     Attributes:
         B: Write vectors: keys.
         C: Read vectors: queries, with their scale.
-        log_decay: log α ≤ 0 of every state, −∞ where it forgets everything before the token.
+        log_decay: log α ≤ 0 of every state; −∞ where the state forgets everything before the token.
     """
 
     B: Float[Tensor, "batch token group state"]
@@ -51,12 +51,14 @@ class VectorDecayScan(Operator):
 
     def __post_init__(self):
         if self.B.shape != self.C.shape:
-            raise ValueError(f"B is {tuple(self.B.shape)} and C {tuple(self.C.shape)}: one shape")
+            raise ValueError(
+                f"B is {tuple(self.B.shape)}, but C is {tuple(self.C.shape)}: they must have one shape"
+            )
         if self.log_decay.shape[:2] != self.B.shape[:2]:
             raise ValueError("log_decay and B must have the same prompts and tokens")
         if self.log_decay.shape[3] != self.B.shape[3]:
             raise ValueError(
-                f"log_decay has {self.log_decay.shape[3]} states and B has {self.B.shape[3]}: as many"
+                f"log_decay has {self.log_decay.shape[3]} states, but B has {self.B.shape[3]}: they must have as many"
             )
         if self.log_decay.shape[2] % max(1, self.B.shape[2]):
             raise ValueError(
@@ -65,7 +67,7 @@ class VectorDecayScan(Operator):
 
     @property
     def finite(self) -> bool:
-        """See `Operator.finite`; a token may forget everything, by a log_decay of −∞."""
+        """See `Operator.finite`. A log_decay of −∞ is allowed: the state forgets everything before the token."""
         return all_finite(self.B, self.C, self.log_decay.exp())
 
     @property
@@ -124,10 +126,10 @@ class VectorDecayScan(Operator):
         first = max(0, since)
         log_decay = o.log_decay[:, first:].clone()
         if since >= 0:
-            log_decay[:, 0] = 0  # the state stands after this token
-        seen = state.to(o.log_decay).unsqueeze(1) * log_decay.cumsum(1).exp().unsqueeze(3)
+            log_decay[:, 0] = 0  # the given state already includes the decay of this token
+        left = state.to(o.log_decay).unsqueeze(1) * log_decay.cumsum(1).exp().unsqueeze(3)
         C = o.C[:, first:].repeat_interleave(o.heads // o.groups, dim=2)
-        read = torch.einsum("bthpn,bthn->bthp", seen, C)
+        read = torch.einsum("bthpn,bthn->bthp", left, C)
         return torch.cat([read.new_zeros(o.batch, first, *read.shape[2:]), read], dim=1)
 
     def means(
@@ -153,15 +155,15 @@ class VectorDecayScan(Operator):
         return {MAP: self(x).mean((2, 3)), MASK: torch.cat(masked, dim=1)}
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
-        """See `Operator.agreement`. 1 where every entry is 0: then nothing is lost."""
+        """See `Operator.agreement`. 1 if every entry is 0."""
         self.require((kind,))
         o = self.select_heads(self._evenly_spaced_heads(sample)).bare()
-        kept, each = o.log_decay.new_zeros(2, o.batch)
+        of_mean, of_heads = o.log_decay.new_zeros(2, o.batch)
         for queries, keys in tiles(o):
-            kept += o.means((kind,), queries, keys).square().sum((1, 2, 3))
+            of_mean += o.means((kind,), queries, keys).square().sum((1, 2, 3))
             for head in range(o.heads):
-                each += o.matrix([head], queries, keys).square().sum((1, 2, 3))
-        return (kept / (each / o.heads)).masked_fill(each == 0, 1.0)
+                of_heads += o.matrix([head], queries, keys).square().sum((1, 2, 3))
+        return (of_mean / (of_heads / o.heads)).masked_fill(of_heads == 0, 1.0)
 
     def with_quantity(self, name: str, value: Tensor) -> "VectorDecayScan":
         """See `Operator.with_quantity`."""
@@ -178,7 +180,7 @@ class VectorDecayScan(Operator):
     ) -> tuple[
         Float[Tensor, "batch token head headdim"], Float[Tensor, "batch head headdim state"]
     ]:
-        """What the recurrence puts out, and the state after the last token: a delta rule with β = 0, where β v is x."""
+        """The output of the recurrence and the state after the last token: a delta rule with β = 0 and x for β v."""
         o = self.select_heads(range(self.heads))
         arrays: Any = (a.movedim(2, 1) for a in (o.C, o.B, o.log_decay, x.to(o.log_decay)))
         C, B, log_decay, u = arrays
@@ -186,7 +188,7 @@ class VectorDecayScan(Operator):
         return run.output.movedim(1, 2), run.state
 
     def _by_state(self) -> DecayScan:
-        """The decay scan in which every state is a head: the sum over a head's states is this one's M."""
+        """The decay scan in which every state is a head. M of a head here is the sum of M over its states there."""
         o = self.select_heads(range(self.heads))
         log_decay = o.log_decay.flatten(2).clamp(min=NOTHING_LEFT)
         return DecayScan(
