@@ -1,4 +1,4 @@
-"""ssmlens: see what Mamba layers attend to, with proofs.
+"""ssmlens: see what Mamba layers attend to, with a check of every layer.
 
 >>> model = ssmlens.load_model("copy-mamba1-mimetic")
 >>> with ssmlens.recording(model) as rec:
@@ -13,6 +13,7 @@ The public names are listed once, in `__init__.pyi`. Each is imported when first
 nothing.
 """
 
+import importlib.util
 import sys
 
 import lazy_loader
@@ -26,3 +27,9 @@ if sys.platform == "win32":
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+if (
+    importlib.util.find_spec("plotly") is None
+):  # then `from ssmlens import *` leaves the figures out
+    for _name in ("Report", "plot", "report"):
+        __all__.remove(_name)

@@ -26,7 +26,7 @@ class MissingExtraError(UsageError, ImportError):
 
 
 class ClosureError(SsmlensError):
-    """A layer's recomputed output differs from the layer's output: do not trust its maps."""
+    """Closure failed: what ssmlens recomputed differs from what the model computed."""
 
 
 class CaptureFileError(SsmlensError):

@@ -72,7 +72,7 @@ OPERAND = "operand"  # a part of the layer's operator
 MAP_ROLE = "map"
 STATISTIC = "statistic"  # an exact statistic of a map that was reduced
 EFFECT = "effect"  # one value per prompt: the effect of an edit on the right next token's log-probability
-CHECK = "check"  # one value per prompt: how far to trust the layer
+CHECK = "check"  # one value per prompt: closure errors, map errors, agreements
 WEIGHT = "weight"
 LABEL = "label"
 

@@ -21,6 +21,13 @@ if importlib.util.find_spec("fla") is None:
 else:
     interpreted.prepare()
 
+# Without a limit on the time of one example, so that a slow machine changes no outcome.
+if importlib.util.find_spec("hypothesis") is not None:  # a machine for `make test-gpu` may lack it
+    from hypothesis import settings
+
+    settings.register_profile("tests", deadline=None)
+    settings.load_profile("tests")
+
 # The tensors of the tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
 

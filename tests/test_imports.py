@@ -165,7 +165,7 @@ def test_the_dashboard_imports_what_it_shows():
 def test_the_package_itself_imports_nothing_of_its_own():
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     for module, _ in imported(tree):
-        assert module in {"lazy_loader", *sys.stdlib_module_names}
+        assert module.split(".")[0] in {"lazy_loader", *sys.stdlib_module_names}
 
 
 def test_runs_are_read_and_compared_without_torch():

@@ -1,5 +1,6 @@
 """Store results with a description of the machine."""
 
+import contextlib
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_KERNELS = ("triton", "mamba_ssm", "causal_conv1d", "fla-core")  # packages that compute on a GPU
+_COMPUTING = ("torch", "transformers", "triton", "mamba_ssm", "causal_conv1d", "fla-core")
 
 
 def machine() -> dict[str, str]:
@@ -25,8 +26,7 @@ def machine() -> dict[str, str]:
         "processor": f"{os.cpu_count()} cores of {model}",
         "memory": f"{memory / 2**30:.0f} GiB",
         "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
+        **{name: version(name) for name in ("torch", "transformers")},
     }
 
 
@@ -38,15 +38,17 @@ def gpu_machine() -> dict[str, str]:
         **machine(),
         "gpu": torch.cuda.get_device_name(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        **{name: values for name in _KERNELS if (values := _version(name))},
+        **versions(),
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def versions(*extra: str) -> dict[str, str]:
+    """Return the version of every package that computes, and of `extra`; without those that are not installed."""
+    found = {}
+    for name in (*_COMPUTING, *extra):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def write(name: str, values: dict[str, object]) -> Path:

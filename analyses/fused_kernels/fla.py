@@ -10,7 +10,6 @@ Kernels are tuned over two configurations each, or most of the time would go to 
 
 import argparse
 import gc
-import importlib.metadata
 import json
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ssmlens
+from analyses.benchmarks.results import versions
 from analyses.families import interpreted
 from analyses.fused_kernels.fla_calls import kept_calls, matrix_of, operands_of
 from ssmlens.adapters.blocks import find_blocks
@@ -310,17 +310,6 @@ def tune_little() -> None:
     Autotuner.prune_configs = lambda self, kwargs: list(all_of_them(self, kwargs))[:2]
 
 
-def versions() -> dict[str, str]:
-    """Of what ran."""
-    found = {}
-    for name in ("torch", "transformers", "flash-linear-attention", "fla-core", "triton"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 PARTS = {"models": models, "layers": layers}
 
 
@@ -351,7 +340,8 @@ def main() -> None:
             row = case | (found if isinstance(found, dict) else {"failed": found})
             rows.append(row | {"seconds": round(time.monotonic() - started, 1)})
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-            whole = {"device": device, "versions": versions(), "rows": rows}
+            ran = versions("flash-linear-attention")
+            whole = {"device": device, "versions": ran, "rows": rows}
             path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
             gc.collect()
     print(f"\n{table(rows)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from analyses.benchmarks.results import versions
 from analyses.fused_kernels import behaviour, families, mixers, shipped
 
 HERE = Path(__file__).parent
@@ -39,14 +40,7 @@ def main() -> None:
             for row in rows[part]:
                 kept.append(row)
                 print(part, json.dumps(row), flush=True)
-                path.write_text(json.dumps({**found, "versions": _versions()}, indent=1) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    import importlib.metadata
-
-    packages = ("torch", "mamba_ssm", "causal_conv1d", "transformers", "triton")
-    return {name: importlib.metadata.version(name) for name in packages}
+                path.write_text(json.dumps({**found, "versions": versions()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ exits with pytest's code. Where one test hangs, the others are in the file all t
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -23,6 +24,16 @@ from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
 RESULTS = Path(__file__).parent / "results.json"
 LANE = "gpu or device"
 _EVERY = 15.0  # seconds between two writings
+_MARKERS = re.compile(r"\bmark\.(gpu|device)\b")
+
+
+def marked_files() -> list[str]:
+    """The test files that use a marker of the lane; the others may import what a GPU machine lacks (dash)."""
+    return [
+        str(path.relative_to(CHECKOUT))
+        for path in sorted((CHECKOUT / "tests").rglob("test_*.py"))
+        if _MARKERS.search(path.read_text(encoding="utf-8"))
+    ]
 
 
 class Keeper:
@@ -72,13 +83,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The tests that need a GPU, or run on one.")
     parser.add_argument("--workers", type=int, default=1, help="processes, all on the one GPU")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("tests", nargs="*", default=["tests"], help="files or folders")
+    parser.add_argument(
+        "tests",
+        nargs="*",
+        help="files or folders; without any, the files that use the lane's markers",
+    )
     arguments = parser.parse_args()
     os.chdir(CHECKOUT)
     keeper = Keeper(arguments.results)
     several = ["-n", str(arguments.workers)] if arguments.workers > 1 else []
     code = pytest.main(
-        ["-m", LANE, "-p", "no:cacheprovider", "--tb=short", *several, *arguments.tests], [keeper]
+        [
+            "-m",
+            LANE,
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            *several,
+            *(arguments.tests or marked_files()),
+        ],
+        [keeper],
     )
     keeper.write()
     found = json.loads(arguments.results.read_text(encoding="utf-8"))

@@ -94,7 +94,7 @@ def _be_the_child(copy: Path, words: list[str], stop_at_first: bool) -> None:
         import pytest
         from hypothesis import settings
 
-        settings.register_profile("trial", deadline=None, derandomize=True, database=None)
+        settings.register_profile("trial", derandomize=True, database=None)
         settings.load_profile("trial")
         options = ["-q", "-p", "no:cacheprovider", "--tb=no"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # imported before it looked

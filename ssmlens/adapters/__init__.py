@@ -1,1 +1,1 @@
-"""Families of models: how to read each one's mixers. A family is one file here and nothing else."""
+"""Adapters: how to read the mixers of each model family. A new family needs one file here and nothing else."""

@@ -1,4 +1,4 @@
-"""What each block of a model is: hybrids have attention, MLPs and mixtures of experts beside their mixers."""
+"""The blocks of a model and their kinds: hybrids have attention, MLPs and mixtures of experts beside mixers."""
 
 import dataclasses
 import re
@@ -17,11 +17,11 @@ from ssmlens.adapters.find import (
 )
 from ssmlens.adapters.softmax import SOFTMAX, is_mha
 
-# By class name, in every library: the token mixing is self-attention (unless an adapter reads it: linear attention is a
-# mixer), the feed-forward is what these say.
+# Class names of any library. A class named like attention is softmax attention, unless an adapter reads it: linear
+# attention is a mixer.
 _ATTENTION = re.compile(r"(Attention|MHA)\d*$")
-# Of flash-linear-attention's layers, most of which are called attention, those in these files are.
-_FLA = re.compile(r"fla\.layers\.(?!attn$|bitattn$|mla$)")
+# flash-linear-attention calls most of its layers attention; only those in the files named here are softmax attention.
+_FLA_WITHOUT_SOFTMAX = re.compile(r"fla\.layers\.(?!attn$|bitattn$|mla$)")
 _MOE = re.compile(r"(MoE|MOE|MoeBlock|Experts)$")
 _MLP = re.compile(r"(MLP|Mlp|FeedForward|FFN)$")
 
@@ -31,12 +31,12 @@ class Block:
     """A block of a model.
 
     Attributes:
-        layer: Its index.
+        layer: Its number, from 0.
         module: The block.
-        mixer: The mixer in it that an adapter reads, or None.
-        attention: The softmax attention in it, or None. Several blocks may share the module (Zamba), or a mixer.
-        turn: Of the blocks that are one module, how many stand before this one: that many calls of it are not its own.
-        turns: How many blocks are this module.
+        mixer: Its mixer that an adapter reads, or None.
+        attention: Its softmax attention, or None. Several blocks may share this module (Zamba), or a mixer.
+        turn: Number of earlier blocks that are the same module. Their calls of it come before this block's.
+        turns: Number of blocks that are this module.
     """
 
     layer: int
@@ -48,13 +48,13 @@ class Block:
 
     @property
     def sites(self) -> list[MixerSite]:
-        """What can be recorded in it: its mixer, its attention, both or neither."""
-        both = [site for site in (self.mixer, self.attention) if site]
-        return [site for site in both if site.adapter.unreadable(site.module) is None]
+        """Its modules that can be recorded: its mixer, its attention, both or neither."""
+        sites = [site for site in (self.mixer, self.attention) if site]
+        return [site for site in sites if site.adapter.unreadable(site.module) is None]
 
     @property
     def mlps(self) -> list[nn.Module]:
-        """Its MLP or mixture of experts: of nested ones the outermost, and none inside of what mixes tokens."""
+        """Its MLPs and mixtures of experts: the outermost of nested ones, none inside a module that mixes tokens."""
         mixing = [site.module for site in (self.mixer, self.attention) if site]
         found: dict[str, nn.Module] = {}
         for name, module in self.module.named_modules():
@@ -68,7 +68,7 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """One of `names.BLOCK_KINDS`: what mixes its tokens, or what else it is."""
+        """Its kind (`names.BLOCK_KINDS`): how it mixes tokens, or what it contains if it mixes none."""
         kinds = [site.adapter.block_kind for site in (self.mixer, self.attention) if site]
         if kinds:
             return "+".join(kinds)
@@ -80,7 +80,7 @@ class Block:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Every block of the model, in order: also where all of them are mamba_ssm's attention.
+    """Find every block of the model, in order, also if mamba_ssm's attention is all that mixes tokens.
 
     Raises:
         UnsupportedModelError: No adapter reads anything in the model.
@@ -91,7 +91,7 @@ def find_blocks(model: nn.Module) -> list[Block]:
     blocks = block_names(model, mhas or [site.name for site in mixers.values()])
     attention = {
         layer: MixerSite(layer, name, module, SOFTMAX)
-        # The outermost module of a block comes first, and is the one that stays.
+        # Reversed, so that the outermost module of a block replaces those inside it.
         for name, module in reversed(list(model.named_modules(remove_duplicate=False)))
         if _is_softmax(module)
         for layer, block in enumerate(blocks)
@@ -118,29 +118,31 @@ def find_blocks(model: nn.Module) -> list[Block]:
 
 
 def _is_softmax(module: nn.Module) -> bool:
-    named = _ATTENTION.search(type(module).__name__) and not _FLA.match(type(module).__module__)
-    return bool(named) and adapter_of(module) is None
+    matches = _ATTENTION.search(type(module).__name__) and not _FLA_WITHOUT_SOFTMAX.match(
+        type(module).__module__
+    )
+    return bool(matches) and adapter_of(module) is None
 
 
 def _shared_mixers(
     blocks: Sequence[str], modules: Sequence[nn.Module], mixers: Mapping[int, MixerSite]
 ) -> dict[int, MixerSite]:
-    """The mixers of blocks that have one of an earlier block."""
+    """The mixers of blocks that reuse the mixer of an earlier block."""
     known = {site.module: site for site in mixers.values()}
-    found: dict[int, MixerSite] = {}
+    shared: dict[int, MixerSite] = {}
     for layer, module in enumerate(modules):
         if layer in mixers:
             continue
-        for inside, part in module.named_modules():
+        for path, part in module.named_modules():
             if part in known:
-                name = f"{blocks[layer]}.{inside}" if inside else blocks[layer]
-                found[layer] = dataclasses.replace(known[part], layer=layer, name=name)
+                name = f"{blocks[layer]}.{path}" if path else blocks[layer]
+                shared[layer] = dataclasses.replace(known[part], layer=layer, name=name)
                 break
-    return found
+    return shared
 
 
 def block_kinds(model: nn.Module) -> list[str]:
-    """What each block of the model is, of `names.BLOCK_KINDS`."""
+    """The kind of each block of the model (`names.BLOCK_KINDS`)."""
     return [block.kind for block in find_blocks(model)]
 
 

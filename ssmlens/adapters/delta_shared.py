@@ -1,4 +1,4 @@
-"""What transformers' delta-rule mixers share: their arithmetic over named weights, and two ways to name these."""
+"""Common code of transformers' delta-rule mixers: their arithmetic over named weights, and two sets of names."""
 
 import dataclasses
 import math
@@ -25,18 +25,40 @@ from ssmlens.models.projections_delta import (
 from ssmlens.models.submodules import called
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
+TINY: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "linear_num_key_heads": 3,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 7,
+}
+"""Settings of the tiny models of Qwen's families."""
+
+TINY_EXPERTS: dict[str, Any] = {
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+"""Settings of those with experts."""
+
 _QKV_BETA = ("q_proj", "k_proj", "v_proj", "b_proj")
 
 
 @dataclasses.dataclass(frozen=True)
 class DecayWeights:
-    """What makes the decay −exp(A_log) softplus(rows · + dt_bias), or bound · sigmoid(exp(A_log) (rows · + dt_bias)).
+    """Weights of log α = −exp(A_log) softplus(rows h + dt_bias), or bound · sigmoid(exp(A_log) (rows h + dt_bias)).
 
     Attributes:
-        A_log: Of every head.
-        dt_bias: A value a head, or one a state, head after head.
-        rows: The last matrix that makes the decay's input, of any shape, sharing the mixer's memory.
-        bound: The least log decay, or None: it has none.
+        A_log: One value per head.
+        dt_bias: One value per head, or one per state component, head after head.
+        rows: The last matrix before the bias, of any shape; it shares the mixer's memory.
+        bound: The lower bound of the log decay, or None.
     """
 
     A_log: Float[Tensor, "head"]
@@ -45,9 +67,9 @@ class DecayWeights:
     bound: float | None = None
 
     def slow(self, c: Number, w_delta_scale: Number) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """What `Adapter.slow_decay` says. With w_delta_scale = 0 every log decay is −exp(−c), whatever the token.
+        """Return what `Adapter.slow_decay` returns. With w_delta_scale = 0 every log decay of every token is −exp(−c).
 
-        A_log := −c and dt_bias := softplus⁻¹(1); where the decay is bounded, A_log := 0 and dt_bias := the log-odds of
+        A_log := −c and dt_bias := softplus⁻¹(1). If the decay is bounded, A_log := 0 and dt_bias := the log-odds of
         exp(−c) / |bound|.
         """
         log_rate, bias = -float(c), math.log(math.e - 1)
@@ -68,7 +90,7 @@ class DeltaAdapter(TransformersAdapter):
     Attributes:
         norm: Name of the norm before the gate.
         out_proj: Name of the last layer.
-        norm_takes_rows: Whether the norm is handed batch, tokens and heads as one axis.
+        norm_takes_rows: Whether the norm takes batch, tokens and heads as one axis.
     """
 
     norm: str = "norm"
@@ -81,11 +103,11 @@ class DeltaAdapter(TransformersAdapter):
 
     @abstractmethod
     def named_weights(self, mixer: Any) -> DeltaWeights:
-        """The weights and settings as `models.projections_delta` takes them."""
+        """Return the weights and settings as `models.projections_delta` takes them."""
 
     @abstractmethod
     def call_layers(self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]) -> DeltaInputs:
-        """What the mixer's linear layers make of its input, every layer called."""
+        """Call the mixer's linear layers on its input; return their outputs."""
 
     def project(self, mixer: nn.Module, given: MixerInput) -> DeltaRule:
         """See `Adapter.project`."""
@@ -101,7 +123,7 @@ class DeltaAdapter(TransformersAdapter):
         return finish_delta(y, operands.gate, self.named_weights(mixer))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. k is what B is to Mamba, q what C is."""
+        """See `Adapter.weights`. k plays the role of Mamba's B, q that of C."""
         w = self.named_weights(mixer)
         per_group = w.W_k.shape[:2]
         conv_q, conv_k, _ = w.conv_weight.split(w.widths)
@@ -119,7 +141,7 @@ class DeltaAdapter(TransformersAdapter):
         )
 
     def calls(self, mixer: Any, linear: Sequence[str]) -> dict[str, Any]:
-        """The fields of `DeltaWeights` that say which layers must be called.
+        """Return the fields of `DeltaWeights` that say which layers must be called.
 
         Args:
             mixer: The mixer.
@@ -146,7 +168,7 @@ class DeltaAdapter(TransformersAdapter):
         return decay.slow(c, w_delta_scale)
 
     def decay_rows(self, mixer: Any) -> Tensor:
-        """The rows that the decay's input comes out of, of any shape, sharing the mixer's memory."""
+        """Return `DecayWeights.rows`."""
         return self.named_weights(mixer).W_decay[-1]
 
 
@@ -156,7 +178,7 @@ class QwenDeltaAdapter(DeltaAdapter):
     fresh_norms = (0.0, 1.0)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
-        """See `DeltaAdapter.named_weights`. `in_proj_qkv` makes q, k and v, in this order."""
+        """See `DeltaAdapter.named_weights`. The rows of `in_proj_qkv` are those of q, k and v, in this order."""
         keys, d_k = mixer.key_dim, mixer.head_k_dim
         W_q, W_k, W_v = mixer.in_proj_qkv.weight.split([keys, keys, mixer.value_dim])
         return DeltaWeights(
@@ -187,11 +209,11 @@ class QwenDeltaAdapter(DeltaAdapter):
 
 
 class KimiDeltaAdapter(DeltaAdapter):
-    """Families with the parameter and attribute names of Kimi Delta Attention: one decay a state.
+    """Families with the parameter and attribute names of Kimi Delta Attention: one decay per state component.
 
     Attributes:
-        decay_layers: Layers that make the decay's input, one after another.
-        gate_layers: Layers that make the gate, likewise.
+        decay_layers: Layers that compute the decay's input, in order.
+        gate_layers: Layers that compute the gate, in order.
     """
 
     decay_layers: tuple[str, ...] = ("forget_gate.f_a_proj", "forget_gate.f_b_proj")
@@ -231,12 +253,12 @@ class KimiDeltaAdapter(DeltaAdapter):
         return DeltaInputs(q, k, v, beta, decay, gate)
 
     def decay_settings(self, mixer: Any) -> dict[str, Any]:
-        """The fields of `DeltaWeights` that tell how the decay is computed."""
+        """Return the fields of `DeltaWeights` that say how the decay is computed."""
         return {"softplus": softplus_by_log}
 
 
 def convolution(mixer: Any) -> dict[str, Any]:
-    """The fields of `DeltaWeights` that are those of the convolution."""
+    """Return the convolution's fields of `DeltaWeights`."""
     return {
         "conv_weight": mixer.conv1d.weight.squeeze(1),
         "activation": _activation(mixer.activation),
@@ -244,7 +266,7 @@ def convolution(mixer: Any) -> dict[str, Any]:
 
 
 def gated_norm(norm: Any) -> dict[str, Any]:
-    """The fields of `DeltaWeights` that are those of the norm and its gate; before 5.15 the gate is always SiLU."""
+    """Return the norm's and gate's fields of `DeltaWeights`; before transformers 5.15 the gate is always SiLU."""
     return {
         "norm_weight": norm.weight,
         "norm_eps": norm.variance_epsilon,
@@ -253,7 +275,7 @@ def gated_norm(norm: Any) -> dict[str, Any]:
 
 
 def softplus_by_log(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) as Kimi's torch code has it: not `F.softplus`, which is exact far below 0."""
+    """log(1 + exp(x)) as Kimi's torch code computes it. `F.softplus` differs: it is exact far below 0."""
     return torch.where(x > 20.0, x, torch.log(1.0 + torch.exp(x)))
 
 

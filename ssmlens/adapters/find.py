@@ -1,4 +1,4 @@
-"""Find the mixers of a model, whoever made it."""
+"""Find the mixers in a model of any library."""
 
 import dataclasses
 import re
@@ -21,11 +21,11 @@ class MixerSite:
     """A mixer in a model.
 
     Attributes:
-        layer: Index of its block in the model.
+        layer: Number of its block in the model, from 0.
         name: Its dotted name, as `model.get_submodule` takes it.
         module: The mixer.
-        adapter: What reads it.
-        shared: Whether other blocks have the same module.
+        adapter: The adapter that reads it.
+        shared: Whether other blocks use the same module.
     """
 
     layer: int
@@ -36,42 +36,43 @@ class MixerSite:
 
 
 def find_mixers(model: nn.Module) -> list[MixerSite]:
-    """Every mixer that an adapter reads, in the order of the blocks, under the index of its block.
+    """Find every mixer that an adapter reads, in the order of the blocks.
 
-    A mixer that several blocks share stands once, under the first of them (`find_blocks` has it in each).
+    A mixer that several blocks share is listed once, under the first of them; `find_blocks` lists it in each.
 
     Raises:
-        UnsupportedModelError: No adapter reads anything in the model; names its class and what is supported.
+        UnsupportedModelError: No adapter reads any module of the model. The message names its class and what is
+            supported.
     """
-    found = [
+    mixers = [
         (name, module, adapter)
         for name, module in model.named_modules()
         if (adapter := adapter_of(module)) is not None
     ]
-    if not found:
+    if not mixers:
         raise UnsupportedModelError(_unsupported(model))
-    blocks = block_names(model, [name for name, _, _ in found])
-    places = [
-        next(i for i, block in enumerate(blocks) if is_within(name, block)) for name, _, _ in found
+    blocks = block_names(model, [name for name, _, _ in mixers])
+    layers = [
+        next(i for i, block in enumerate(blocks) if is_within(name, block)) for name, _, _ in mixers
     ]
-    return [MixerSite(place, *mixer) for place, mixer in zip(places, found, strict=True)]
+    return [MixerSite(layer, *mixer) for layer, mixer in zip(layers, mixers, strict=True)]
 
 
 def block_names(model: nn.Module, mixers: Sequence[str]) -> list[str]:
-    """The dotted name of every block of the model, those without a mixer included; a block's index is its place.
+    """The dotted name of every block of the model, in order, those without a mixer included.
 
-    The blocks are what lies beside a block with a mixer: "backbone.layers.31" of "backbone.layers.31.mixer", and all
-    other children of "backbone.layers". Where mixers share a block, or have none, each stands for a block of its own.
+    Blocks are the siblings of a block with a mixer: for the mixer "backbone.layers.31.mixer", all children of
+    "backbone.layers". If two mixers lie in one block, or a mixer lies in none, each mixer counts as a block.
 
     Args:
         model: The model.
         mixers: The names of its mixers.
     """
-    with_mixer = [re.match(r"(?:.*\.)?\d+(?=\.|$)", name) for name in mixers]
-    own = [match[0] for match in with_mixer if match]
-    if len(set(own)) < len(mixers):
+    matches = [re.match(r"(?:.*\.)?\d+(?=\.|$)", name) for name in mixers]
+    with_mixer = [match[0] for match in matches if match]
+    if len(set(with_mixer)) < len(mixers):
         return list(mixers)
-    stacks = dict.fromkeys(name.rpartition(".")[0] for name in own)
+    stacks = dict.fromkeys(name.rpartition(".")[0] for name in with_mixer)
     return [
         f"{stack}.{child}" if stack else child
         for stack in stacks
@@ -81,7 +82,7 @@ def block_names(model: nn.Module, mixers: Sequence[str]) -> list[str]:
 
 
 def is_within(name: str, block: str) -> bool:
-    """Whether the module of this name is the block, or lies in it."""
+    """Whether the module with this name is the block or lies inside it."""
     return name == block or name.startswith(f"{block}.")
 
 
@@ -91,7 +92,7 @@ def count_blocks(model: nn.Module, sites: Sequence[MixerSite]) -> int:
 
 
 def token_mixers(model: nn.Module) -> list[str]:
-    """The classes that mix tokens in a model of any library, told by their names; of nested ones the outermost."""
+    """The classes that mix tokens in a model of any library, by their names; only the outermost of nested ones."""
     mixers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if _MIXES_TOKENS.search(type(module).__name__) and not any(
@@ -112,9 +113,9 @@ def adapter_of(module: nn.Module) -> Adapter | None:
 
 def _unsupported(model: nn.Module) -> str:
     classes = [type(m) for m in model.modules()]
-    near = [c for c in classes if _LOOKS_LIKE_A_MIXER.search(c.__name__)]
-    seen = f" (it has {near[-1].__module__}.{near[-1].__qualname__})" if near else ""
+    similar = [c for c in classes if _LOOKS_LIKE_A_MIXER.search(c.__name__)]
+    hint = f" (it has {similar[-1].__module__}.{similar[-1].__qualname__})" if similar else ""
     if (reason := why_refused(model)) is not None:
         return f"no layer of {type(model).__name__} can be read: {reason}"
     supported = ", ".join(dict.fromkeys(adapters[path].family for path in adapters))
-    return f"no layer of {type(model).__name__}{seen} can be read; supported mixers: {supported}"
+    return f"no layer of {type(model).__name__}{hint} can be read; supported mixers: {supported}"

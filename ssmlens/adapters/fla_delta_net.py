@@ -1,4 +1,4 @@
-"""flash-linear-attention's DeltaNet (Yang et al. 2024, arXiv 2406.06484): nothing decays."""
+"""flash-linear-attention's DeltaNet (Yang et al. 2024, arXiv 2406.06484), without decay."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from ssmlens.models.projections import Activation
 from ssmlens.models.projections_delta import unit_length
 from ssmlens.scan.operator import scan_dtype
 
-_AFTER = {"relu": F.relu, "elu": lambda x: F.elu(x) + 1}
+_ACTIVATIONS = {"relu": F.relu, "elu": lambda x: F.elu(x) + 1}
 
 
 @register
@@ -33,14 +33,14 @@ class FlaDeltaNet(FlaDeltaAdapter):
     def normalise(
         self, mixer: Any, x: Float[Tensor, "batch token group state"]
     ) -> Float[Tensor, "batch token group state"]:
-        """See `FlaDeltaAdapter.normalise`: another activation than SiLU comes here; then length 1, or sum 1."""
-        x = _AFTER.get(mixer.qk_activation, lambda x: x)(x)
+        """See `FlaDeltaAdapter.normalise`: an activation other than SiLU, then scaling to length 1 or sum 1."""
+        x = _ACTIVATIONS.get(mixer.qk_activation, lambda x: x)(x)
         return unit_length(x) if mixer.qk_norm == "l2" else F.normalize(x, p=1, dim=3, eps=1e-6)
 
     def strength(
         self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]
     ) -> Float[Tensor, "batch token head"]:
-        """See `FlaDeltaAdapter.strength`: made before the kernel, in the input's dtype."""
+        """See `FlaDeltaAdapter.strength`: computed before the kernel, in the input's dtype."""
         if not mixer.use_beta:
             return hidden.new_full((*hidden.shape[:2], mixer.num_heads), self.beta_scale(mixer))
         return mixer.b_proj(hidden).sigmoid() * self.beta_scale(mixer)

@@ -1,4 +1,4 @@
-"""What flash-linear-attention's delta rules share: q, k and v by a short convolution each, then the rule's operands."""
+"""Common code of flash-linear-attention's delta rules: short convolutions of q, k and v, then the operands."""
 
 import math
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from ssmlens.scan.operators.delta_rule import DeltaRule
 
 
 class FlaDeltaAdapter(FlaAdapter):
-    """Layers that write with a delta rule; in each, key heads share out value heads evenly and in order."""
+    """Layers that write with a delta rule. Every key head serves the same number of value heads, in order."""
 
     block_kind = names.DELTA_RULE
     fresh_A_log = (-math.inf, math.log(16))
@@ -34,7 +34,7 @@ class FlaDeltaAdapter(FlaAdapter):
         v = branch(mixer, "v", hidden, mask, F.silu)
         wide, per_head = scan_dtype(hidden), (-1, mixer.head_k_dim)
         queries, keys = (self.normalise(mixer, x.values.unflatten(2, per_head)) for x in (q, k))
-        if mask is not None:  # ELU + 1 makes something of nothing
+        if mask is not None:  # ELU + 1 turns the zeros of padding into ones
             queries, keys = (x * mask.to(x)[:, :, None, None] for x in (queries, keys))
         x = v.values.unflatten(2, (-1, mixer.head_v_dim))
         return DeltaRule(
@@ -48,19 +48,19 @@ class FlaDeltaAdapter(FlaAdapter):
         )
 
     def key_activation(self, mixer: Any) -> Activation | None:
-        """What follows the projections of q and k where there is no convolution."""
+        """The activation after the projections of q and k if there is no convolution."""
         return F.silu
 
     def normalise(
         self, mixer: Any, x: Float[Tensor, "batch token group state"]
     ) -> Float[Tensor, "batch token group state"]:
-        """Queries or keys as the rule takes them, before their scale."""
+        """Normalise queries or keys as the rule takes them, without the scale of queries."""
         return unit_length(x)
 
     def strength(
         self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]
     ) -> Float[Tensor, "batch token head"]:
-        """β, made in the kernel."""
+        """β, as the kernel computes it."""
         beta = mixer.b_proj(hidden)
         return beta.to(scan_dtype(beta)).sigmoid() * self.beta_scale(mixer)
 
@@ -73,19 +73,19 @@ class FlaDeltaAdapter(FlaAdapter):
     def gate(
         self, mixer: Any, hidden: Float[Tensor, "batch token d_model"]
     ) -> Float[Tensor, "batch token d_inner"] | None:
-        """The gate's branch, where there is one."""
+        """The gate before its activation; None if there is no gate."""
         return mixer.g_proj(hidden) if hasattr(mixer, "g_proj") else None
 
     def beta_scale(self, mixer: Any) -> float:
-        """What multiplies sigmoid: 2 where eigenvalues may be negative."""
+        """The factor of the sigmoid in β: 2 if eigenvalues may be negative, else 1."""
         return 2.0 if mixer.allow_neg_eigval else 1.0
 
     def decay_weights(self, mixer: Any) -> DecayWeights | None:
-        """What makes the decay; None: nothing decays."""
+        """The weights of the decay; None if nothing decays."""
         return None
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. q, k and v have a convolution each: no view is the whole of it."""
+        """See `Adapter.weights`. q, k and v have separate convolutions, so `conv` is None."""
         W_q, W_k = (
             getattr(mixer, f"{name}_proj").weight.unflatten(0, (-1, mixer.head_k_dim))
             for name in "qk"
@@ -113,6 +113,6 @@ class FlaDeltaAdapter(FlaAdapter):
     def slow_decay(
         self, mixer: nn.Module, c: Number, w_delta_scale: Number
     ) -> dict[str, list[tuple[Tensor, Tensor]]]:
-        """See `Adapter.slow_decay`. Where nothing decays there is nothing to set."""
+        """See `Adapter.slow_decay`. Sets nothing if nothing decays."""
         decay = self.decay_weights(mixer)
         return {"A": [], "delta": []} if decay is None else decay.slow(c, w_delta_scale)

@@ -1,4 +1,4 @@
-"""flash-linear-attention's gated DeltaNet (Yang et al. 2024, arXiv 2412.06464): one decay a head."""
+"""flash-linear-attention's gated DeltaNet (Yang et al. 2024, arXiv 2412.06464): one decay per head."""
 
 from typing import Any, ClassVar
 

@@ -1,7 +1,7 @@
 """flash-linear-attention's gated linear attention (Yang et al. 2024, arXiv 2312.06635): a vector decay scan.
 
-q and k are C and B; log α = max(logsigmoid(gk_proj(u)) / gate_logit_normalizer, clamp_min). Where several query heads
-share a key head, each has its own copy of k, v and α.
+q and k are C and B; log α = max(logsigmoid(gk_proj(u)) / gate_logit_normalizer, clamp_min). If several query
+heads share a key head, each has its own copy of k, v and α.
 """
 
 import math
@@ -64,7 +64,7 @@ class FlaGatedLinearAttention(FlaAdapter):
         return "g_norm_swish_gate" if mixer.fuse_norm_and_gate else "g_norm"
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. Query heads that share a key head have no keys of their own."""
+        """See `Adapter.weights`. Empty if query heads share a key head."""
         if mixer.num_kv_groups > 1:
             return WeightViews()
         per_head = (mixer.num_heads, mixer.head_k_dim)

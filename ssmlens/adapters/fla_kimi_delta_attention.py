@@ -1,4 +1,4 @@
-"""flash-linear-attention's Kimi Delta Attention (Kimi Team 2025, arXiv 2510.26692): one decay a state."""
+"""flash-linear-attention's Kimi Delta Attention (Kimi Team 2025, arXiv 2510.26692): one decay per state component."""
 
 from typing import Any, ClassVar
 

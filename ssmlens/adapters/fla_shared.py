@@ -1,7 +1,7 @@
-"""What flash-linear-attention's own layers share: padding, short convolutions, the output's norm and gate, its models.
+"""Common code of flash-linear-attention's layers: padding, short convolutions, the output's norm and gate, models.
 
-Padding is taken out before a layer runs and put back as zeros after it. Zeros at padding do the same where it stands
-before or after a prompt; between a prompt's tokens they do not, and such masks are refused.
+The library removes padding before a layer runs and inserts zeros after it. Adapters set padding to 0, which gives the
+same result if padding is before or after a prompt. Masks with padding between a prompt's tokens are refused.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from ssmlens.scan.surroundings import Surroundings
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """Queries, keys or values of all heads, head after head, on their way to the mixing.
+    """Queries, keys or values of all heads, head after head.
 
     Attributes:
-        before: What the projection makes.
+        before: Output of the projection.
         values: After convolution and activation, in the scan's precision; 0 at padding.
-        taps: Of the convolution; None where there is none.
-        bias: Of the convolution, or None.
+        taps: Taps of the convolution, or None.
+        bias: Bias of the convolution, or None.
     """
 
     before: Float[Tensor, "batch token channel"]
@@ -41,7 +41,7 @@ class Branch:
     bias: Float[Tensor, "channel"] | None = None
 
     def repeat(self, heads: int, times: int) -> "Branch":
-        """The same with each of so many heads `times` times."""
+        """Return a copy that repeats each of the `heads` heads `times` times."""
         width = self.before.shape[2] // heads
         channels = torch.arange(heads * width, device=self.before.device).unflatten(0, (heads, -1))
         order = channels.repeat_interleave(times, dim=0).flatten()
@@ -59,7 +59,7 @@ class FlaAdapter(Adapter):
     Attributes:
         model: Name of the language model in `fla.models`.
         config: Name of its configuration there.
-        tiny: Settings of `tiny_model`, beside those that all of these families have.
+        tiny: Settings of `tiny_model` beside those of all these families.
     """
 
     model: str
@@ -71,17 +71,19 @@ class FlaAdapter(Adapter):
 
     def refusal(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
         """See `Adapter.refusal`."""
-        why = super().refusal(mixer, args, kwargs)
+        reason = super().refusal(mixer, args, kwargs)
         mask = arguments(mixer, args, kwargs).get("attention_mask")
-        if why is None and mask is not None and _has_gap(mask):
+        if reason is None and mask is not None and _has_gap(mask):
             return "padding between a prompt's tokens is not recorded; put it before or after them"
-        return why
+        return reason
 
     def cached_by(self, mixer: Any, given: Mapping[str, Any]) -> str | None:
-        """See `Adapter.cached_by`. The model's cache has a state of every layer that has run."""
+        """See `Adapter.cached_by`. The model's cache has the states of all layers that have run."""
         cache = given.get("past_key_values")
-        seen = cache is not None and len(cache) > mixer.layer_idx and bool(cache[mixer.layer_idx])
-        return "past_key_values" if seen else None
+        has_run = (
+            cache is not None and len(cache) > mixer.layer_idx and bool(cache[mixer.layer_idx])
+        )
+        return "past_key_values" if has_run else None
 
     def finish(
         self, mixer: Any, y: Float[Tensor, "batch token head headdim"], operands: Operator
@@ -104,16 +106,16 @@ class FlaAdapter(Adapter):
         return mixer.o_proj(normed.to(y.dtype).flatten(2))
 
     def gate_activation(self, mixer: Any) -> Activation:
-        """What the gate passes before it multiplies."""
+        """The activation of the gate."""
         name = getattr(mixer.get_submodule(self.norm_name(mixer)), "activation", "swish")
         return torch.sigmoid if name == "sigmoid" else F.silu
 
     def norm_name(self, mixer: Any) -> str:
-        """The norm of each head's output."""
+        """The name of the norm of each head's output."""
         return "o_norm"
 
     def around(self, mixer: Any, values: Branch, heads: int) -> Surroundings:
-        """What surrounds the mixing of so many heads of these values."""
+        """The surroundings of the mixing of these values, which have `heads` heads."""
         norm = mixer.get_submodule(self.norm_name(mixer))
         width = values.before.shape[2] // heads
         weight = values.values.new_ones(width) if norm.weight is None else norm.weight
@@ -129,10 +131,10 @@ class FlaAdapter(Adapter):
         )
 
     def load(self, folder: Path, config: Mapping[str, Any]) -> nn.Module:
-        """See `Adapter.load`: transformers builds it, once flash-linear-attention has told it how.
+        """See `Adapter.load`: transformers builds it, with the classes that flash-linear-attention registers.
 
         Raises:
-            UnsupportedModelError: flash-linear-attention is not installed, or this is no model of it.
+            UnsupportedModelError: flash-linear-attention is not installed, or has no such model.
         """
         try:
             importlib.import_module("fla.models")
@@ -145,7 +147,7 @@ class FlaAdapter(Adapter):
         return transformers_layout.fill(skeleton, checkpoint.read_checkpoint(folder), torch.float32)
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Its kernels go token by token, so that float32 is float32."""
+        """See `Adapter.tiny_model`. Its kernels run token by token and do not multiply in TF32."""
         models = importlib.import_module("fla.models")
         sizes = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 16, "norm_eps": 1e-5}
         plain = dict.fromkeys(("fuse_norm", "fuse_swiglu", "fuse_cross_entropy"), False)
@@ -162,14 +164,14 @@ def branch(
     token_mask: TokenMask | None,
     activation: Activation | None = None,
 ) -> Branch:
-    """What the layers of one name make of a mixer's input: NAME_proj, then NAME_conv1d with its own activation.
+    """Apply the layers of one name to a mixer's input: NAME_proj, then NAME_conv1d with its own activation.
 
     Args:
         mixer: The mixer.
         name: "q", "k" or "v".
         hidden: Its input, 0 at padding.
         token_mask: 1 at real tokens.
-        activation: What follows the projection where there is no convolution.
+        activation: Follows the projection if there is no convolution.
     """
     before = getattr(mixer, f"{name}_proj")(hidden)
     wide = scan_dtype(before)
@@ -187,7 +189,7 @@ def branch(
 
 
 def convolution_views(mixer: Any, per_head: tuple[int, int]) -> dict[str, Tensor]:
-    """The views of the convolutions of k, q and v, where there are any; with biases, which no view names, none."""
+    """Return the views of the convolutions of k, q and v; none if there are biases, which have no view."""
     if not hasattr(mixer, "v_conv1d") or mixer.v_conv1d.bias is not None:
         return {}
     q, k, v = (getattr(mixer, f"{name}_conv1d").weight.squeeze(1) for name in "qkv")
@@ -200,7 +202,7 @@ def zeroed_input(given: MixerInput) -> Float[Tensor, "batch token d_model"]:
 
 
 def _has_gap(mask: Tensor) -> bool:
-    """Whether a row's real tokens are no one run."""
+    """Whether some row has padding between real tokens."""
     real = mask.bool()
     begins = real[:, 1:] & ~real[:, :-1]
     return bool((begins.sum(1) + real[:, 0] > 1).any())

@@ -1,4 +1,4 @@
-"""What the families of Mamba-1 and those of Mamba-2 share: each generation's arithmetic over its named weights."""
+"""Common code of the Mamba-1 and of the Mamba-2 families: each generation's arithmetic over its named weights."""
 
 import math
 from abc import abstractmethod
@@ -47,7 +47,7 @@ class _AdapterFromWeights(Adapter):
 
 
 class Mamba1Adapter(_AdapterFromWeights):
-    """Mixers that make Δ, B and C from the convolved x (Gu & Dao 2023)."""
+    """Mixers that compute Δ, B and C from the convolved x (Gu & Dao 2023)."""
 
     _project, _finish = staticmethod(project_mamba1), staticmethod(finish_mamba1)
 
@@ -56,13 +56,13 @@ class Mamba1Adapter(_AdapterFromWeights):
         return Mamba1Weights.of(mixer)
 
     def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
-        """See `Adapter.project_fast`: by causal_conv1d's kernel, where it is there and computes this."""
+        """See `Adapter.project_fast`: uses causal_conv1d's kernel if it is installed and supports this layer."""
         weights = self.named_weights(mixer)
         fused = None if given.token_mask is not None else fused_projection(given.hidden, weights)
         return project_mamba1(given.hidden, weights, given.token_mask) if fused is None else fused
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. `x_proj` makes dt, B and C, in this order."""
+        """See `Adapter.weights`. The rows of `x_proj` are those of dt, B and C, in this order."""
         w = self.named_weights(mixer)
         rank, d_state = w.dt_proj_weight.shape[2], w.A_log.shape[1]
         W_dt, W_B, W_C = w.x_proj_weight.split([rank, d_state, d_state], dim=1)
@@ -80,7 +80,7 @@ class Mamba1Adapter(_AdapterFromWeights):
 
 
 class Mamba2Adapter(_AdapterFromWeights):
-    """Mixers that make Δ, B and C in in_proj, beside x, and convolve x, B and C (Dao & Gu 2024)."""
+    """Mixers whose in_proj computes Δ, B, C and x, and whose convolution acts on x, B and C (Dao & Gu 2024)."""
 
     tf32_kernels = True
     fresh_A_log = (0.0, math.log(16))
@@ -91,12 +91,12 @@ class Mamba2Adapter(_AdapterFromWeights):
         """The weights and settings as `models.projections` takes them."""
 
     def project_fast(self, mixer: nn.Module, given: MixerInput) -> Operator:
-        """See `Adapter.project_fast`: by causal_conv1d's kernel, where it is there and computes this."""
+        """See `Adapter.project_fast`: uses causal_conv1d's kernel if it is installed and supports this layer."""
         weights = self.named_weights(mixer)
         return project_mamba2(given.hidden, weights, given.token_mask, fast=True)
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. `in_proj` makes the gate's half, x, B, C and dt, in this order."""
+        """See `Adapter.weights`. The rows of `in_proj` are those of the gate, x, B, C and dt, in this order."""
         w = self.named_weights(mixer)
         heads, d_BC = w.A_log.shape[0], w.ngroups * w.d_state
         per_group = (w.ngroups, w.d_state)

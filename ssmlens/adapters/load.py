@@ -23,12 +23,12 @@ class ModelSource:
     """Where a loaded model comes from; `model.source`.
 
     Attributes:
-        name: What was asked for.
-        digest: sha256 of the weights as stored, whatever dtype they were loaded in.
-        backend: What runs it: "torch" (MambaLM, or a family's own modules), "mamba-ssm" or "transformers".
-        layout: Layout of its folder: "mamba_ssm", "transformers", or "family" where an adapter makes the model.
+        name: The name passed to `load_model`.
+        digest: sha256 of the weights as stored, before any conversion of dtype.
+        backend: The code that runs it: "torch" (MambaLM, or a family's own modules), "mamba-ssm" or "transformers".
+        layout: Layout of its folder: "mamba_ssm", "transformers", or "family" if an adapter builds the model.
         revision: The hub commit; None for a folder and for shipped models.
-        tokenizer_problem: Why `model.tokenizer` is None; None where it is not.
+        tokenizer_problem: Why `model.tokenizer` is None; None if there is a tokenizer.
     """
 
     name: str
@@ -49,18 +49,18 @@ def load_model(
 ) -> nn.Module:
     """Load a language model whose mixers ssmlens reads, by shipped name, folder or hub id (owner/name).
 
-    Reads mamba_ssm's layout (MambaLM runs it, or mamba_ssm on CUDA where it is installed) and
-    transformers', a hybrid's with eager attention, so that its maps are there; of a model of images
-    and text, the text model where transformers has one. A folder whose model_type an adapter has
-    (`Adapter.model_type`) is read by that adapter. Nothing in a checkpoint is ever executed.
-    The result, in eval mode, has `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and
-    `.source` (`ModelSource`).
+    Reads the layouts of mamba_ssm and transformers. The first runs in MambaLM, or in mamba_ssm on CUDA if it is
+    installed. Hybrids of transformers run with eager attention, which returns its maps. Of a model of images and text,
+    the text model is loaded if transformers has one. If an adapter has the folder's `model_type`
+    (`Adapter.model_type`), that adapter reads the folder. Nothing in a checkpoint is ever executed.
+    The model is in eval mode. It has `.tokenizer` (a `models.tokenizers.Tokenizer`, or None) and `.source`
+    (`ModelSource`).
 
     Args:
         name: A shipped model (`ssmlens models`), else a folder with config.json and weights, else
             a hub id.
-        device: Where to put it; "auto" is CUDA where there is one.
-        dtype: Dtype of its weights, but for those that mamba_ssm keeps in float32.
+        device: Where to put it; "auto" is CUDA if there is a GPU.
+        dtype: Dtype of its weights, except for those that mamba_ssm keeps in float32.
         backend: auto, mamba-ssm, transformers or torch; see `backends.choose_backend`.
         revision: Branch, tag or commit of a hub id.
 
@@ -70,17 +70,17 @@ def load_model(
         SsmlensError: The hub cannot be reached, or the checkpoint is damaged or does not fit.
     """
     name = os.fspath(name)
-    where = find_device(device)
+    target = find_device(device)
     source = find_source(name, revision)
     config = read_config(source.folder)
     family = _family_of(config)
     layout: Layout = layout_of(config, name) if family is None else "family"
-    no_kernels = mamba_ssm_layout.why_no_kernels(config) if layout == "mamba_ssm" else None
-    runs = choose_backend(backend, layout, where, no_kernels)
+    kernel_problem = mamba_ssm_layout.why_no_kernels(config) if layout == "mamba_ssm" else None
+    chosen = choose_backend(backend, layout, target, kernel_problem)
 
-    skeleton: Any  # made before the weights are downloaded: it may be refused
+    skeleton: Any  # built before the weights are downloaded, since it may be refused
     if layout == "mamba_ssm":
-        skeleton = mamba_ssm_layout.make_skeleton(config, runs, dtype)
+        skeleton = mamba_ssm_layout.make_skeleton(config, chosen, dtype)
         source.fetch_weights()
         state = mamba_ssm_layout.untie(skeleton, checkpoint.read_checkpoint(source.folder))
         model: Any = mamba_ssm_layout.fill(skeleton, state)
@@ -101,12 +101,14 @@ def load_model(
         model.tokenizer = getattr(model, "tokenizer", None) or source.tokenizer()
     except SsmlensError as error:
         model.tokenizer, problem = None, str(error)
-    model.source = ModelSource(name, checkpoint.digest(state), runs, layout, source.commit, problem)
-    return model.to(where).eval()
+    model.source = ModelSource(
+        name, checkpoint.digest(state), chosen, layout, source.commit, problem
+    )
+    return model.to(target).eval()
 
 
 def _family_of(config: Mapping[str, Any]) -> Adapter | None:
-    """The adapter that makes models of this model_type itself."""
+    """The adapter that builds models of this model_type itself, or None."""
     kind = config.get("model_type")
     return next(
         (a for a in map(adapters.__getitem__, adapters) if kind and a.model_type == kind), None

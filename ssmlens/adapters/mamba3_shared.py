@@ -1,4 +1,4 @@
-"""What the families of Mamba-3 share: its arithmetic over mamba_ssm's parameter names."""
+"""Common code of the Mamba-3 families: their arithmetic over mamba_ssm's parameter names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from ssmlens.scan.operator import Operator
 
 
 class Mamba3Adapter(Adapter):
-    """Mixers whose decay depends on the data, whose write is trapezoidal, and which convolve nothing."""
+    """Mixers with a decay that depends on the data, a trapezoidal write, and no convolution."""
 
     tf32_kernels = True
 
@@ -26,7 +26,7 @@ class Mamba3Adapter(Adapter):
         return Mamba3Weights.of(mixer)
 
     def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
-        """See `Adapter.refusal`: MIMO too."""
+        """See `Adapter.refusal`. Also refuses MIMO."""
         return MIMO_REFUSED if mixer.is_mimo else super().refusal(mixer, args, kwargs)
 
     def project(self, mixer: nn.Module, given: MixerInput) -> Operator:
@@ -44,7 +44,7 @@ class Mamba3Adapter(Adapter):
         return finish_mamba3(y, operands.gate, self.named_weights(mixer))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. W_B and W_C have `ngroups` groups, the operands B and C a group a head."""
+        """See `Adapter.weights`. W_B and W_C have `ngroups` groups, the operands B and C one group per head."""
         w = self.named_weights(mixer)
         _, _, W_B, W_C, W_dt, *_ = w.in_proj_weight.split(w.rows)
         per_group = (w.ngroups, -1)

@@ -22,7 +22,9 @@ class MambaSsmMamba2(Mamba2Adapter):
     def named_weights(self, mixer: Any) -> Mamba2Weights:
         """See `Mamba2Adapter.named_weights`. Raises UsageError for a tensor-parallel mixer."""
         if mixer.process_group is not None:
-            raise UsageError("a tensor-parallel Mamba2 (process_group) holds a part of its weights")
+            raise UsageError(
+                "a tensor-parallel Mamba2 (process_group) has only a part of its weights"
+            )
         norm = mixer.norm if mixer.rmsnorm else None
         return Mamba2Weights.of(
             mixer,

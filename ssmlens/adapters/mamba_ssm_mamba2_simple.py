@@ -14,7 +14,7 @@ from ssmlens.models.projections import Mamba2Weights
 class MambaSsmMamba2Simple(Mamba2Adapter):
     """`mamba_ssm.modules.mamba2_simple.Mamba2Simple`, with and without `use_mem_eff_path`.
 
-    Its fused kernel normalises each of `ngroups` groups by itself, its other path all channels as one.
+    The fused kernel normalises each of the `ngroups` groups separately, the other path all channels together.
     """
 
     family = "mamba_ssm Mamba2Simple"
@@ -22,9 +22,9 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
     cache_argument = "inference_params"
 
     def refusal(self, mixer: Any, args: tuple, kwargs: Mapping[str, Any]) -> str | None:
-        """See `Adapter.refusal`: learned initial states too."""
+        """See `Adapter.refusal`. Also refuses learned initial states."""
         if mixer.learnable_init_states:
-            return "learned initial states (learnable_init_states) are not recorded: M x is not all of the output"
+            return "learned initial states (learnable_init_states) are not recorded: the output is then more than M x"
         return super().refusal(mixer, args, kwargs)
 
     def named_weights(self, mixer: Any) -> Mamba2Weights:
@@ -40,7 +40,7 @@ class MambaSsmMamba2Simple(Mamba2Adapter):
         )
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Needs a GPU; one block with each of its paths."""
+        """See `Adapter.tiny_model`. Needs a GPU. One block runs the fused kernel, one the other path."""
         from mamba_ssm.modules.mamba2_simple import Mamba2Simple  # pyright: ignore[reportMissingImports]
 
         from ssmlens.models.mamba_lm import MambaConfig, MambaLM

@@ -20,7 +20,7 @@ class MambaSsmMamba3(Mamba3Adapter):
     def tiny_model(self) -> nn.Module:
         """See `Adapter.tiny_model`. Needs a GPU.
 
-        `MambaLMHeadModel` of mamba_ssm 2.3 takes no Mamba3 by name: its mixers are put in place of others.
+        `MambaLMHeadModel` of mamba_ssm 2.3 cannot build Mamba3 by name, so the mixers are replaced.
         """
         from mamba_ssm.modules.mamba3 import Mamba3  # pyright: ignore[reportMissingImports]
 

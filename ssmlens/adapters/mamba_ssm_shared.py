@@ -1,4 +1,4 @@
-"""What mamba_ssm's families share: the language model that their contract tests run."""
+"""Common code of mamba_ssm's families: the language model of their contract tests."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ssmlens.models.backends import import_mamba_ssm
 
 
 def tiny_lm(d_model: int, **ssm_cfg: Any) -> nn.Module:
-    """mamba_ssm's `MambaLMHeadModel` of three blocks, on a GPU: without one mamba_ssm cannot be imported.
+    """Build mamba_ssm's `MambaLMHeadModel` with three blocks, on a GPU: mamba_ssm cannot be imported without one.
 
     Args:
         d_model: Width of the hidden states.

@@ -1,4 +1,4 @@
-"""What the families of LFM share: a gated short convolution (`scan.operators.gated_convolution`)."""
+"""Common code of the LFM families: a gated short convolution (`scan.operators.gated_convolution`)."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from ssmlens.scan.surroundings import Surroundings
 class ShortConvAdapter(TransformersAdapter):
     """Mixers with the parameter names of transformers' Lfm2ShortConv: out_proj(C · (conv(B · x) + b)).
 
-    Padding is zeroed before in_proj. Where in_proj has a bias, B and x of padding are not 0: later tokens read them.
+    Padding is zeroed before in_proj. If in_proj has a bias, B and x of padding are not 0, and later tokens read them.
     """
 
     block_kind = names.CONVOLUTION
@@ -46,5 +46,5 @@ class ShortConvAdapter(TransformersAdapter):
         return mixer.out_proj(y.flatten(2).to(mixer.out_proj.weight.dtype))
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. B and C are a channel's gates, no vectors that are compared: they have no views."""
+        """See `Adapter.weights`. B and C are gates of single channels, not vectors to compare: no views."""
         return WeightViews(conv=mixer.conv.weight.squeeze(1), conv_bias=mixer.conv.bias)

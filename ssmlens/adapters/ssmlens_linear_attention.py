@@ -1,4 +1,4 @@
-"""MambaLM's linear attention, in a Mamba block and by itself."""
+"""MambaLM's linear attention, alone and inside a Mamba block."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class SsmlensLinearAttention(Adapter):
         return mixer.finish(y, operands)
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. `in_proj` makes the values, the keys (B) and the queries (C) of all heads."""
+        """See `Adapter.weights`. The rows of `in_proj` are values, keys (B) and queries (C) of all heads."""
         width = mixer.nheads * mixer.d_state
         _, W_k, W_q = mixer.in_proj.weight.split([mixer.d_model, width, width])
         per_head = (mixer.nheads, mixer.d_state)
@@ -48,7 +48,7 @@ class SsmlensMambaLinearAttention(SsmlensLinearAttention):
     mixers = ("ssmlens.models.linear_attention.MambaLinearAttention",)
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. `x_proj` makes the keys (B) and the queries (C), before them the steps' rows."""
+        """See `Adapter.weights`. The rows of `x_proj` are steps, keys (B) and queries (C), in this order."""
         W_k, W_q = mixer.x_proj.weight[mixer.dt_rank :].chunk(2)
         D = None if mixer.D is None else mixer.D.unflatten(0, (mixer.nheads, -1))
         steps = {}

@@ -15,9 +15,9 @@ from ssmlens.scan.operator import Operator
 class TransformersFalconH1(TransformersMamba2Adapter):
     """`transformers.models.falcon_h1.FalconH1Mixer`.
 
-    `ssm_in_multiplier` scales its input and `mup_vector` what in_proj makes of it; `weights` are without either.
-    `mamba_norm_before_gate` is followed as in its torch code and its kernels in eval mode: the fused kernel that it
-    calls in train mode always gates first.
+    `ssm_in_multiplier` scales the input, `mup_vector` the output of in_proj; `weights` contain neither.
+    `mamba_norm_before_gate` is applied as in the torch code and in the kernels of eval mode. The fused kernel of train
+    mode always gates first.
     """
 
     family = "transformers FalconH1Mixer"
@@ -52,7 +52,7 @@ class TransformersFalconH1(TransformersMamba2Adapter):
         )
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Without the norm, as its configuration has it by default."""
+        """See `Adapter.tiny_model`. Without the norm, which is the configuration's default."""
         from transformers import FalconH1Config, FalconH1ForCausalLM
 
         config = FalconH1Config(

@@ -14,8 +14,8 @@ from ssmlens.models.projections import Mamba1Weights, rms_norm
 class TransformersFalconMamba(TransformersMamba1Adapter):
     """`transformers.models.falcon_mamba.FalconMambaMixer`.
 
-    As its torch code and its kernels in eval mode compute. mamba_ssm's fused kernel, which it calls in train mode,
-    normalises dt after dt_proj, not before: there closure fails.
+    Computes as the torch code and the kernels of eval mode. In train mode the model calls mamba_ssm's fused kernel,
+    which normalises dt after dt_proj instead of before; closure fails there.
     """
 
     family = "transformers FalconMambaMixer"

@@ -21,7 +21,7 @@ class TransformersGlm5Next(KimiDeltaAdapter):
         return {"decay_bound": bound, "softplus": softplus_by_log}
 
     def tiny_model(self) -> nn.Module:
-        """See `Adapter.tiny_model`. Delta, softmax, delta; beside them what sees images."""
+        """See `Adapter.tiny_model`. Delta, softmax, delta, beside a vision model."""
         from transformers import AutoModelForImageTextToText, Glm5NextConfig
 
         text = {

@@ -1,7 +1,8 @@
-"""transformers' MiniMax: lightning attention with a constant decay a head, some blocks softmax attention.
+"""transformers' MiniMax: lightning attention with a constant decay per head, some blocks softmax attention.
 
-q, k and v are SiLU of one projection, a group a head, and 0 at padding; M[i,j] = exp(−s (i − j)) q_i · k_j, s being the
-head's slope (Qin et al. 2024, arXiv 2401.04658): a decay scan of Δ = 1 and A = −s. Then come norm, σ(gate), out_proj.
+q, k and v are SiLU of one projection, with a group per head, and 0 at padding. M[i,j] = exp(−s (i − j)) q_i · k_j,
+where s is the head's slope (Qin et al. 2024, arXiv 2401.04658): a decay scan with Δ = 1 and A = −s. Norm, σ(gate) and
+out_proj follow.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ class TransformersMiniMax(TransformersAdapter):
     cache_argument = "past_key_values"
 
     def cached_by(self, mixer: Any, given: Mapping[str, Any]) -> str | None:
-        """See `Adapter.cached_by`. Its model has a cache of its own, a state a layer."""
+        """See `Adapter.cached_by`. Its model has its own cache class, with one state per layer."""
         cache = given.get("past_key_values")
         state = None if cache is None else cache.get_linear_cache(mixer.layer_idx)
         return None if state is None else "past_key_values"
@@ -71,13 +72,13 @@ class TransformersMiniMax(TransformersAdapter):
         return mixer.out_proj(torch.sigmoid(operands.gate) * normed)
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. The keys are B, the queries C; the decay is no weight."""
+        """See `Adapter.weights`. The keys are B, the queries C; the decay is not a weight."""
         rows = mixer.qkv_proj.weight.unflatten(0, (mixer.num_attention_heads, 3, -1))
         W_q, W_k, _ = rows.unbind(1)
         return WeightViews(W_B=W_k, W_C=W_q)
 
     def settings(self, mixer: Any) -> dict[str, Any]:
-        """See `Adapter.settings`. The slopes depend on the layer's place among how many."""
+        """See `Adapter.settings`. The slopes depend on the layer's number and on the number of layers."""
         return {"slope_rate": tuple(mixer.slope_rate.flatten().tolist())}
 
     def tiny_model(self) -> nn.Module:

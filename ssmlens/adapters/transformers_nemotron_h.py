@@ -29,11 +29,11 @@ class TransformersNemotronH(TransformersLeastStepAdapter):
             mamba_head_dim=4,
             ssm_state_size=6,
             n_groups=2,
-            chunk_size=128,  # before 5.15 no output beyond a chunk is right
+            chunk_size=128,  # before 5.15, outputs beyond one chunk are wrong
             n_routed_experts=2,
             num_experts_per_tok=1,
             moe_intermediate_size=8,
             moe_shared_expert_intermediate_size=8,
-            time_step_min=0.9,  # in the way of about half of all Δ
+            time_step_min=0.9,  # clamps about half of all Δ
         )
         return NemotronHForCausalLM(config)

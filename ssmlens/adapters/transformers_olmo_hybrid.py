@@ -48,7 +48,7 @@ class TransformersOlmoHybrid(DeltaAdapter):
         return DeltaInputs(*(getattr(mixer, name)(hidden) for name in _LINEAR))
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. Where q, k and v have a convolution each, no view is the whole of it."""
+        """See `Adapter.weights`. If q, k and v have separate convolutions, `conv` is None."""
         views = super().weights(mixer)
         if hasattr(mixer, "conv1d"):
             return views
@@ -83,6 +83,6 @@ class TransformersOlmoHybrid(DeltaAdapter):
 
 
 def _three_convolutions(mixer: Any) -> dict[str, Any]:
-    """As `convolution`, of transformers' older code: q, k and v have one each, with SiLU."""
+    """As `convolution`, for older transformers, where q, k and v have separate convolutions with SiLU."""
     parts = (mixer.q_conv1d, mixer.k_conv1d, mixer.v_conv1d)
     return {"conv_weight": torch.cat([part.weight.squeeze(1) for part in parts])}

@@ -3,7 +3,7 @@
 from torch import nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.delta_shared import QwenDeltaAdapter
+from ssmlens.adapters.delta_shared import TINY, QwenDeltaAdapter
 
 
 @register
@@ -18,17 +18,8 @@ class TransformersQwen35(QwenDeltaAdapter):
         from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
 
         config = Qwen3_5TextConfig(
-            vocab_size=32,
-            hidden_size=24,
+            **TINY,
             intermediate_size=16,
-            num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            linear_num_key_heads=3,
-            linear_num_value_heads=6,
-            linear_key_head_dim=5,
-            linear_value_head_dim=7,
         )
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

@@ -7,7 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssmlens.adapters.adapter import register
-from ssmlens.adapters.delta_shared import DeltaAdapter, convolution, gated_norm
+from ssmlens.adapters.delta_shared import (
+    TINY,
+    TINY_EXPERTS,
+    DeltaAdapter,
+    convolution,
+    gated_norm,
+)
 from ssmlens.adapters.weight_views import WeightViews
 from ssmlens.models.projections_delta import DeltaInputs, DeltaWeights
 
@@ -21,9 +27,9 @@ class TransformersQwen3Next(DeltaAdapter):
     fresh_norms = (0.0, 1.0)
 
     def named_weights(self, mixer: Any) -> DeltaWeights:
-        """See `DeltaAdapter.named_weights`. Each key head has rows of its own: q, k, its values, their gates; β, decay.
+        """See `DeltaAdapter.named_weights`. Rows are grouped by key head: q, k, values, gates; β, decay.
 
-        The rows of values, gates, β and decay lie apart: those are copies.
+        Values, gates, β and decay are copies, because their rows are not contiguous.
         """
         groups, d_k = mixer.num_k_heads, mixer.head_k_dim
         values, heads = mixer.value_dim // groups, mixer.num_v_heads // groups
@@ -58,11 +64,11 @@ class TransformersQwen3Next(DeltaAdapter):
         return DeltaInputs(*(part.flatten(2) for part in (q, k, v, beta, decay, gate)))
 
     def weights(self, mixer: nn.Module) -> WeightViews:
-        """See `Adapter.weights`. The rows of β and of the decay are no view where key heads share out value heads."""
+        """See `Adapter.weights`. The rows of β and decay alternate by key head, so they have no view."""
         return dataclasses.replace(super().weights(mixer), W_dt=None, W_beta=None)
 
     def decay_rows(self, mixer: Any) -> Tensor:
-        """See `DeltaAdapter.decay_rows`: of each key head the latter half."""
+        """See `DeltaAdapter.decay_rows`: the second half of each key head's rows."""
         per_key_head = mixer.in_proj_ba.weight.unflatten(0, (mixer.num_k_heads, 2, -1))
         return per_key_head[:, 1]
 
@@ -71,22 +77,10 @@ class TransformersQwen3Next(DeltaAdapter):
         from transformers import AutoModelForCausalLM, Qwen3NextConfig
 
         config = Qwen3NextConfig(
-            vocab_size=32,
-            hidden_size=24,
+            **TINY,
+            **TINY_EXPERTS,
             intermediate_size=16,
-            num_hidden_layers=3,
             layer_types=["linear_attention", "full_attention", "linear_attention"],
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            linear_num_key_heads=3,
-            linear_num_value_heads=6,
-            linear_key_head_dim=5,
-            linear_value_head_dim=7,
             mlp_only_layers=[0, 2],
-            num_experts=2,
-            num_experts_per_tok=1,
-            moe_intermediate_size=8,
-            shared_expert_intermediate_size=8,
         )
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")

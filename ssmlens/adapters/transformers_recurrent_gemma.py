@@ -1,12 +1,12 @@
-"""transformers' RecurrentGemma: real-gated linear recurrent units, every third block softmax attention of a window.
+"""transformers' RecurrentGemma: real-gated linear recurrent units, every third block sliding-window softmax attention.
 
-A channel is a head of one state (De et al. 2024, arXiv 2402.19427), with x the convolved input:
+A channel is a head with one state (De et al. 2024, arXiv 2402.19427); x is the convolved input:
 
     h_t = a_t h_{t−1} + i_t √(1 − a_t²) x_t,    a_t = exp(−8 softplus(Λ) r_t),    i_t = σ(W_i x_t), r_t = σ(W_r x_t)
 
-At position 0 of a prompt a is 0 and the root is 1. So M[i,j] = (Π_{j<k≤i} a_k) w_j with w = i √(1 − a²): a decay scan
-of Δ = w and B = C = 1. Before a call's first token there is nothing to forget: there log a is kept as the gate has it,
-so that means over tokens are those of the gate. No padding mask is applied. Then come GELU(linear_y u) and linear_out.
+At position 0 of a prompt, a is 0 and the root is 1. So M[i,j] = (Π_{j<k≤i} a_k) w_j with w = i √(1 − a²): a decay scan
+with Δ = w and B = C = 1. The first token of a call has nothing to forget. Its log a stays the gate's value, so that
+means over tokens are those of the gate. No padding mask is applied. The output is linear_out(y · GELU(linear_y u)).
 """
 
 from collections.abc import Mapping
@@ -36,45 +36,45 @@ class TransformersRecurrentGemma(Adapter):
     )
     block_kind = names.RECURRENCE
     masks_padding = False
-    cache_argument = "use_cache"  # the state itself is the block's own
+    cache_argument = "use_cache"  # the block itself stores the state
     fresh_norms = (0.0,)
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
-        """See `Adapter.read_input`. The mask that the block is handed is its attention's, and it ignores it."""
+        """See `Adapter.read_input`. The mask in the call is for attention; this block ignores it."""
         given = arguments(mixer, args, kwargs)
         hidden = given["input_states"]
         positions = given["position_ids"].expand(hidden.shape[:2])
         return MixerInput(hidden, positions=positions)
 
     def cached_by(self, mixer: Any, given: Mapping[str, Any]) -> str | None:
-        """See `Adapter.cached_by`. A block keeps its state to itself, and forgets it at position 0.
+        """See `Adapter.cached_by`. A block stores its own state, and resets it at position 0.
 
-        But a prompt of one token reads what an earlier `generate` left in the convolution.
+        A prompt of one token still reads what an earlier `generate` left in the convolution.
         """
         if given.get("use_cache") is False:
             return None
         positions = given.get("position_ids")
         if positions is None:
             cache = given.get("past_key_values")
-            seen = 0 if cache is None else cache.get_seq_length()
-            return "past_key_values" if seen else None
+            earlier = 0 if cache is None else cache.get_seq_length()
+            return "past_key_values" if earlier else None
         taps, state = mixer.conv1d_state, mixer.rg_lru.recurrent_states
         if taps is None or state is None or len(state) != len(given.get("input_states", state)):
             return None
-        goes_on = bool(state.any()) and bool((positions[:, 0] != 0).any())
-        goes_on |= positions.shape[1] == 1 and bool(taps.any())
-        return "use_cache" if goes_on else None
+        continues = bool(state.any()) and bool((positions[:, 0] != 0).any())
+        continues |= positions.shape[1] == 1 and bool(taps.any())
+        return "use_cache" if continues else None
 
     def project(self, mixer: Any, given: MixerInput) -> DecayScan:
         """See `Adapter.project`."""
         hidden, tokens = given.hidden, given.hidden.shape[1]
         u = mixer.linear_x(hidden)
         x = mixer.conv_1d(u.mT)[..., :tokens].mT
-        begins = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        begins[:, :1] = True
+        is_first = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        is_first[:, :1] = True
         if given.positions is not None:
-            begins = given.positions.to(x.device) == 0
-        write, log_decay = _gates(mixer.rg_lru, x, begins.unsqueeze(2))
+            is_first = given.positions.to(x.device) == 0
+        write, log_decay = _gates(mixer.rg_lru, x, is_first.unsqueeze(2))
         wide = scan_dtype(x)
         one = torch.ones_like(write[:, :, :1, None])
         return DecayScan(
@@ -105,7 +105,7 @@ class TransformersRecurrentGemma(Adapter):
         return mixer.linear_out
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. Nothing makes B and C, and what makes a and w is no row a head."""
+        """See `Adapter.weights`. B and C are constants, and the weights of a and w are not rows per head."""
         return WeightViews(conv=mixer.conv_1d.weight.squeeze(1), conv_bias=mixer.conv_1d.bias)
 
     def tiny_model(self) -> nn.Module:
@@ -126,21 +126,23 @@ class TransformersRecurrentGemma(Adapter):
 
 
 def _gates(
-    unit: Any, x: Float[Tensor, "batch token channel"], begins: Bool[Tensor, "batch token 1"]
+    unit: Any, x: Float[Tensor, "batch token channel"], is_first: Bool[Tensor, "batch token 1"]
 ) -> tuple[Float[Tensor, "batch token channel"], Float[Tensor, "batch token channel"]]:
-    """w and log a of every channel, rounded where the unit rounds."""
-    taken = torch.sigmoid(_by_block(x, unit.input_gate_weight, unit.input_gate_bias))
-    kept = torch.sigmoid(_by_block(x, unit.recurrent_gate_weight, unit.recurrent_gate_bias))
-    log_decay = -8.0 * kept * F.softplus(unit.recurrent_param)
-    written = 1 - torch.exp(2 * log_decay)
-    some = written > 0  # the root has no slope at 0
-    root = torch.where(some, written.where(some, 1).sqrt(), 0).to(x.dtype)
+    """Return w and log a of every channel, rounded where the unit rounds."""
+    input_gate = torch.sigmoid(_by_block(x, unit.input_gate_weight, unit.input_gate_bias))
+    recurrence_gate = torch.sigmoid(
+        _by_block(x, unit.recurrent_gate_weight, unit.recurrent_gate_bias)
+    )
+    log_decay = -8.0 * recurrence_gate * F.softplus(unit.recurrent_param)
+    squared = 1 - torch.exp(2 * log_decay)
+    positive = squared > 0  # the root has no derivative at 0
+    root = torch.where(positive, squared.where(positive, 1).sqrt(), 0).to(x.dtype)
     wide = scan_dtype(x)
     decay = torch.exp(log_decay).to(wide)
-    gone = begins | (decay == 0)
-    gone[:, :1] = decay[:, :1] == 0
-    log_decay = torch.where(gone, NOTHING_LEFT, decay.where(~gone, 1).log())
-    return taken.to(wide) * root.to(wide).where(~begins, 1), log_decay
+    forgets = is_first | (decay == 0)
+    forgets[:, :1] = decay[:, :1] == 0
+    log_decay = torch.where(forgets, NOTHING_LEFT, decay.where(~forgets, 1).log())
+    return input_gate.to(wide) * root.to(wide).where(~is_first, 1), log_decay
 
 
 def _by_block(

@@ -1,17 +1,17 @@
 """transformers' RWKV-4 (Peng et al. 2023, arXiv 2305.13048): a normalised decay scan.
 
-A channel is a head of one state, with a decay w = exp(time_decay) and a bonus b = time_first for the token itself:
+A channel is a head with one state, a decay w = exp(time_decay) and a bonus b = time_first for the token itself:
 
     y_i = (Σ_{j<i} exp(k_j − (i − 1 − j) w) v_j + exp(k_i + b) v_i) / (the same sum without v)
 
-A row of M sums to 1. Its numbers would overflow, so that the recurrence carries the largest exponent so far, as the
-model's own code does:
+A row of M sums to 1. The recurrence carries the largest exponent so far, as the model's own code does, since the sums
+would overflow:
 
     P_i = max(P_{i−1} − w, k_i)     log a_i = P_{i−1} − w − P_i     a token writes exp(k_i − P_i)
     Q_i = max(P_{i−1}, k_i + b)     C_i = exp(w + P_i − Q_i) / Z_i  and reads exp(k_i + b − w − P_i) of itself,
 
-Z_i being the denominator over exp(Q_i). The output is output(y · σ(receptance)). k, v and the receptance are made of a
-token and the one before it. No padding mask is applied.
+where Z_i is the denominator divided by exp(Q_i). The output is output(y · σ(receptance)). k, v and the receptance are
+computed from a token and the one before it. No padding mask is applied.
 """
 
 from collections.abc import Mapping
@@ -44,10 +44,10 @@ class TransformersRwkv(Adapter):
         return MixerInput(arguments(mixer, args, kwargs)["hidden"])
 
     def cached_by(self, mixer: Any, given: Mapping[str, Any]) -> str | None:
-        """See `Adapter.cached_by`. Before the first token the state has no token's input."""
+        """See `Adapter.cached_by`. Before the first token, the state is empty."""
         state = given.get("state")
-        seen = state is not None and bool(state[1][:, :, mixer.layer_id].any())
-        return "state" if seen else None
+        has_state = state is not None and bool(state[1][:, :, mixer.layer_id].any())
+        return "state" if has_state else None
 
     def project(self, mixer: Any, given: MixerInput) -> NormalisedScan:
         """See `Adapter.project`."""
@@ -86,7 +86,7 @@ class TransformersRwkv(Adapter):
         return mixer.output
 
     def weights(self, mixer: Any) -> WeightViews:
-        """See `Adapter.weights`. Keys weigh a write and are no vectors; time_decay is log w, where A is −w."""
+        """See `Adapter.weights`. Keys are scalars, so there is no W_B. time_decay is log w, and A is −w."""
         return WeightViews(A_log=mixer.time_decay.unsqueeze(1))
 
     def tiny_model(self) -> nn.Module:
@@ -108,7 +108,7 @@ class TransformersRwkv(Adapter):
 def _shifted(
     hidden: Float[Tensor, "batch token d_model"], share: Float[Tensor, "1 1 d_model"]
 ) -> Float[Tensor, "batch token d_model"]:
-    """Each token and the one before it, weighed by channel."""
+    """Average each token and the one before it, weighted by channel."""
     before = nn.functional.pad(hidden, (0, 0, 1, -1))
     return hidden * share + before * (1 - share)
 
@@ -118,20 +118,19 @@ def _normalised(
     w: Float[Tensor, " head"],
     bonus: Float[Tensor, " head"],
 ) -> tuple[Float[Tensor, "batch token head"], ...]:
-    """What a token writes, what it reads of itself, C and log a: see above."""
+    """Return the weights of writes and of a token's own value, C and log a (see the module's docstring)."""
     largest = [k[:, 0]]
-    for now in k[:, 1:].unbind(1):
-        largest.append(torch.maximum(largest[-1] - w, now))
+    for key in k[:, 1:].unbind(1):
+        largest.append(torch.maximum(largest[-1] - w, key))
     P = torch.stack(largest, dim=1)
     before = torch.cat([torch.full_like(P[:, :1], -torch.inf), P[:, :-1]], dim=1)
     Q = torch.maximum(before, k + bonus)
     write = torch.exp(k - P)
     log_decay = before - w - P
     log_decay[:, 0] = 0
-    passed = log_decay.exp()
-    kept, earlier = torch.zeros_like(write[:, 0]), []
-    for put, decay in zip(write.unbind(1), passed.unbind(1), strict=True):
-        earlier.append(kept)
-        kept = decay * kept + put
+    state, earlier = torch.zeros_like(write[:, 0]), []
+    for written, decay in zip(write.unbind(1), log_decay.exp().unbind(1), strict=True):
+        earlier.append(state)
+        state = decay * state + written
     Z = torch.exp(before - Q) * torch.stack(earlier, dim=1) + torch.exp(k + bonus - Q)
     return write, torch.exp(k + bonus - w - P), torch.exp(w + P - Q) / Z, log_decay

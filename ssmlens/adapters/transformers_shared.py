@@ -1,4 +1,4 @@
-"""What transformers' families share: how they name things, and which padding masks they apply."""
+"""Common code of transformers' families: their parameter names, and which padding masks they apply."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class TransformersAdapter(Adapter):
     cache_argument = "cache_params"
 
     def read_input(self, mixer: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> MixerInput:
-        """See `Adapter.read_input`. The mask is the one that the mixer applies: ones where it ignores its own."""
+        """See `Adapter.read_input`. The mask is the one that the mixer applies: ones if it ignores the one it gets."""
         given = super().read_input(mixer, args, kwargs)
         return MixerInput(given.hidden, _applied(mixer, given.token_mask))
 
@@ -47,21 +47,21 @@ class TransformersMamba2Adapter(TransformersAdapter, Mamba2Adapter):
         )
 
     def dt_limit(self, mixer: Any) -> tuple[float, float]:
-        """What Δ is clamped to."""
+        """The range to which Δ is clamped."""
         return tuple(mixer.time_step_limit)
 
     def norm_groups(self, mixer: Any) -> int:
-        """Number of equal parts that the norm treats by themselves; older versions take all channels as one."""
+        """Number of equal groups of channels that are normalised separately; in older versions one."""
         width = len(mixer.norm.weight)
         return width // getattr(mixer.norm, "group_size", width)
 
 
 class TransformersLeastStepAdapter(TransformersMamba2Adapter):
-    """Families of Mamba-2 whose Δ is at least `time_step_min`, and has no upper limit.
+    """Families of Mamba-2 whose Δ is at least `time_step_min`, without upper limit.
 
-    As in their torch code of any version and in their kernels since 5.15; before, their kernels take `time_step_limit`
-    instead, and their torch code loses what was written more than a chunk ago (`chunk_size` tokens, a sum over the
-    wrong axis): there closure fails.
+    Their torch code and, since 5.15, their kernels use this limit. Before 5.15 the kernels use `time_step_limit`, and
+    the torch code loses what was written more than a chunk ago (`chunk_size` tokens), since it sums over the wrong
+    axis. Closure fails there.
     """
 
     def dt_limit(self, mixer: Any) -> tuple[float, float]:
@@ -70,7 +70,7 @@ class TransformersLeastStepAdapter(TransformersMamba2Adapter):
 
 
 def _applied(mixer: nn.Module, mask: Tensor | None) -> Tensor | None:
-    """The mask as the mixer's own code applies it: in older versions some ignore that of a single sequence or token."""
+    """The mask as the mixer's own code applies it: some older versions ignore that of a single sequence or token."""
     zero_padding = own_forward(mixer).__globals__.get("apply_mask_to_padding_states")
     if mask is None or zero_padding is None:
         return mask

@@ -1,4 +1,4 @@
-"""transformers' Zamba: Mamba-1 in heads with an x_proj and a dt_proj each, some blocks with shared attention."""
+"""transformers' Zamba: Mamba-1 with an x_proj and a dt_proj per group, some blocks with shared attention."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class TransformersZamba(TransformersMamba1Adapter):
     """`transformers.models.zamba.ZambaMambaMixer`.
 
     Its `n_mamba_heads` are groups here: a channel is a head, as everywhere in Mamba-1, and the channels of a group
-    share B and C. in_proj makes x and the gate in turns, a channel of each.
+    share B and C. The rows of in_proj alternate between x and the gate.
     """
 
     family = "transformers ZambaMambaMixer"

@@ -28,7 +28,7 @@ class TransformersZamba2(TransformersLeastStepAdapter):
             n_mamba_heads=8,
             mamba_d_state=6,
             mamba_ngroups=2,
-            chunk_size=128,  # before 5.15 no output beyond a chunk is right
-            time_step_min=0.9,  # in the way of about half of all Δ
+            chunk_size=128,  # before 5.15, outputs beyond one chunk are wrong
+            time_step_min=0.9,  # clamps about half of all Δ
         )
         return Zamba2ForCausalLM(config)

@@ -1,4 +1,4 @@
-"""Named views of a mixer's weights: what scores read and initialisations write."""
+"""Named views of a mixer's weights: scores read them, inits write them."""
 
 import dataclasses
 
@@ -12,19 +12,19 @@ class WeightViews:
 
     Attributes:
         A_log: log(−A); one column in Mamba-2.
-        dt_bias: What is added to dt before softplus; a value a state where each state has a decay of its own.
-        W_dt: Rows that make dt from `input`: a row a head (Mamba-2), or the rank's rows (Mamba-1), which `dt_proj`
-            then spreads over heads. None where groups have rows of their own for channels of their own (Zamba).
-        W_B: Rows that make B. `input` is d_inner after the convolution in Mamba-1, d_model before it in Mamba-2.
-        W_C: Rows that make C. In a delta rule k is B and q is C.
-        W_beta: Rows that make β, the strength of a delta rule's write.
+        dt_bias: Added to dt before softplus; one value per state component where each has its own decay.
+        W_dt: Rows that compute dt from `input`: one per head (Mamba-2), or dt_rank rows (Mamba-1), which `dt_proj`
+            expands to heads. None if each group has its own rows for its own channels (Zamba).
+        W_B: Rows that compute B. `input` is d_inner after the convolution in Mamba-1, d_model before it in Mamba-2.
+        W_C: Rows that compute C. In a delta rule k is B and q is C.
+        W_beta: Rows that compute β, the strength of a delta rule's write.
         conv: Taps of the convolution; tap K−1 is the current token's.
         D: Skip weights.
-        dt_proj: From the rank's rows to heads; None in Mamba-2.
+        dt_proj: Expands dt_rank values to heads; None in Mamba-2.
         conv_bias: Bias of the convolution.
-        conv_B: The taps that B passes through; None where B is made after the convolution (Mamba-1).
-        conv_C: The taps that C passes through.
-        conv_x: The taps that x passes through, where it has a convolution of its own, beside those of B and C.
+        conv_B: Taps of B's convolution; None if B is computed after the convolution (Mamba-1).
+        conv_C: Taps of C's convolution.
+        conv_x: Taps of x's convolution, if x, B and C have separate convolutions.
     """
 
     A_log: Float[Tensor, "head A_state"] | None = None
@@ -42,6 +42,6 @@ class WeightViews:
     conv_x: Float[Tensor, "x_channel tap"] | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """The views there are, by name."""
+        """The views that are not None, by name."""
         views = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: view for name, view in views.items() if view is not None}

@@ -9,7 +9,8 @@ This works for every family.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,8 +18,13 @@ from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from ssmlens.adapters.blocks import Block, find_blocks
-from ssmlens.attribution.readout import Readout, find_final_norm, find_head, read_out
 from ssmlens.attribution.tracer import Tracer
+from ssmlens.attribution.unembedding import (
+    Unembedding,
+    find_final_norm,
+    find_head,
+    find_unembedding,
+)
 from ssmlens.errors import UnsupportedModelError
 from ssmlens.recorder.calls import MixerCall, logits_of
 from ssmlens.recorder.hooks import hooked
@@ -56,14 +62,14 @@ class DirectPath:
 
     Attributes:
         parts: Every module with a direct path to the logit, in the order they ran.
-        readout: The map from the stream to the logit.
+        unembedding: The map from the stream to the logit.
         token: The token of the logit.
         against: The token whose logit is subtracted, or None.
         unexplained: For each block, its contribution to the logit that its parts do not explain.
     """
 
     parts: list[Part]
-    readout: Readout
+    unembedding: Unembedding
     token: int
     against: int | None
     unexplained: dict[int, float]
@@ -99,29 +105,14 @@ def trace(
         )
     head, norm = find_head(model), find_final_norm(model, blocks)
     tracer = Tracer(model, blocks, position)
-    options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        options["use_cache"] = False
-    calls: dict[tuple[int, nn.Module], MixerCall] = {}
-
-    def on_call(call: MixerCall) -> None:
-        if call.number:
-            raise UnsupportedModelError(
-                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
-                "the runs' contributions to a logit cannot be separated"
-            )
-        calls[call.site.layer, call.site.module] = call.copied()
-
     with torch.inference_mode(False), torch.enable_grad():
-        with hooked(model, blocks, on_call), tracer.attached(norm, head):
-            output = model(ids, **options)
-        logits = logits_of(output)
+        logits, calls = _run(model, blocks, tracer.attached(norm, head), ids, mask)
         stream, head_input, raw = tracer.read()
-        readout = read_out(
+        unembedding = find_unembedding(
             model, norm, head, stream[0, position], head_input, raw, logits[0, position]
         )
-        token, against = choose(readout.logits)
-        reach = readout.norm.pull_back(readout.row(token, against))
+        token, against = choose(unembedding.logits)
+        reach = unembedding.norm.pull_back(unembedding.row(token, against))
         at = stream[0, position]
         if not at.requires_grad:
             raise UnsupportedModelError(
@@ -143,7 +134,34 @@ def trace(
         for leaf, reach in zip(tracer.leaves, gradients, strict=True)
         if reach is not None
     ]
-    return DirectPath(parts, readout, token, against, _unexplained(blocks, parts, tracer.stages))
+    return DirectPath(
+        parts, unembedding, token, against, _unexplained(blocks, parts, tracer.stages)
+    )
+
+
+def _run(
+    model: Any,
+    blocks: Sequence[Block],
+    traced: AbstractContextManager[None],
+    ids: Int[Tensor, "1 token"],
+    mask: Tensor | None,
+) -> tuple[Tensor, dict[tuple[int, nn.Module], MixerCall]]:
+    """Run the model once, without a cache; return its logits and each mixer's call by layer and module."""
+    options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        options["use_cache"] = False
+    calls: dict[tuple[int, nn.Module], MixerCall] = {}
+
+    def on_call(call: MixerCall) -> None:
+        if call.number:
+            raise UnsupportedModelError(
+                f"layer {call.site.layer}: {call.site.name} runs more than once in a forward: "
+                "the runs' contributions to a logit cannot be separated"
+            )
+        calls[call.site.layer, call.site.module] = call.copied()
+
+    with hooked(model, blocks, on_call), traced:
+        return logits_of(model(ids, **options)), calls
 
 
 def _unexplained(blocks: list[Block], parts: list[Part], stages: list[Tensor]) -> dict[int, float]:

@@ -126,7 +126,7 @@ def _add_strings(data: xr.Dataset, tokenizer: Any, prompt: Prompts) -> xr.Datase
 
 
 def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> xr.Dataset:
-    logits = path.readout.logits
+    logits = path.unembedding.logits
     logit = float(logits[path.token])
     if path.against is not None:
         logit -= float(logits[path.against])
@@ -134,7 +134,7 @@ def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> 
     closure = abs(total - logit) / largest if largest else abs(total - logit)
     if not closure <= closure_limit(path):
         raise ClosureError(
-            f"the terms sum to {total:.6g}, the logit is {logit:.6g}: do not trust them"
+            f"the terms sum to {total:.6g}, the logit is {logit:.6g}: closure failed"
         )
     data = xr.Dataset(
         {"value": (TERM, [term.value for term in terms])},
@@ -152,7 +152,7 @@ def _dataset(path: DirectPath, terms: list[Term], position: int, taps: bool) -> 
             "sum": total,
             "largest_logit": largest,
             "closure": closure,
-            "soft_cap": path.readout.soft_cap or 0.0,
+            "soft_cap": path.unembedding.soft_cap or 0.0,
         },
     )
     return data.assign(_splits(terms, taps))

@@ -48,7 +48,7 @@ def terms_of(
         ClosureError: A block adds more than its modules' outputs, or a mixer more than its heads and biases. The
             message names it.
     """
-    largest = float(path.readout.logits.abs().max())
+    largest = float(path.unembedding.logits.abs().max())
     allowed = largest * closure_limit(path)
     for layer, left in path.unexplained.items():
         if not abs(left) <= allowed:
@@ -62,14 +62,14 @@ def terms_of(
             label = _unique(term.label, used)
             used.add(label)
             terms.append(dataclasses.replace(term, label=label))
-    biases = path.readout.biases(path.token, path.against).items()
+    biases = path.unembedding.biases(path.token, path.against).items()
     return [*terms, *(Term(name, BIAS, -1, "", value) for name, value in biases)]
 
 
 def closure_limit(path: DirectPath) -> float:
     """The largest acceptable closure error, as a share of the largest logit."""
     tolerances = [tolerance(p.call.output, p.call.site.adapter) for p in path.parts if p.call]
-    exact = path.readout.head.weight.element_size() >= 4
+    exact = path.unembedding.head.weight.element_size() >= 4
     return max([TOLERANCE["float32" if exact else "bfloat16"], *tolerances])
 
 
@@ -84,7 +84,7 @@ def _terms_of(part: Part, position: int, taps: bool, joint: bool, largest: float
     if not error <= largest * tolerance(call.output, call.site.adapter):
         raise ClosureError(
             f"layer {part.layer}: the heads of {part.module} add {split.total:.4g} to the logit, "
-            f"the module itself {part.value:.4g}: do not trust its terms"
+            f"the module itself {part.value:.4g}: closure failed"
         )
     yield Term(name, part.kind, part.layer, part.module, split.heads, split)
     others = {

@@ -17,7 +17,7 @@ from ssmlens.attribution.frozen_norm import freeze_norm
 from ssmlens.edits.module_calls import (
     first_input,
     first_output,
-    hands_on_residual,
+    returns_residual,
     with_first_output,
 )
 from ssmlens.errors import UnsupportedModelError
@@ -123,7 +123,7 @@ class Tracer:
         self._block = block
         _, hidden = first_input(module, args, kwargs)
         streams: list[Any] = [hidden]
-        if hands_on_residual(module):
+        if returns_residual(module):
             streams.append(arguments(module, args, kwargs).get("residual"))
         stage = len(self.stages)
         self.stages.append(hidden.new_zeros((), dtype=torch.double))
@@ -139,7 +139,7 @@ class Tracer:
     def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         self._block = None
         hidden = first_output(output)
-        self._stream = hidden + output[1] if hands_on_residual(module) else hidden  # pyright: ignore
+        self._stream = hidden + output[1] if returns_residual(module) else hidden  # pyright: ignore
 
     def _after_part(self, module: nn.Module, args: tuple, output: Any) -> Any:
         self._after_untracked()

@@ -154,12 +154,12 @@ def describe(captured: Any, out: Path) -> Result:
             errors[index] = layer.verdict.errors["closure_error"]
         if not layer.finite:
             marks[index] = f"{layer.state}: {layer.attributes['reason']}"
-    believed = [error for index, error in errors.items() if index not in marks]
+    of_finite = [error for index, error in errors.items() if index not in marks]
     attention = sum(not captured.layer(index).has_operands for index in captured.layers)
     parts = [_layers(len(captured.layers) - attention, attention)]
     parts.append(_count(len(captured.length), "prompt"))
     if errors:
-        worst = max(believed, key=lambda error: (error != error, error), default=None)  # NaN first
+        worst = max(of_finite, key=lambda error: (error != error, error), default=None)  # NaN first
         allowed = f"({captured.closure_tolerance:.0e} allowed)"
         known = (
             "no finite layer" if worst is None else f"closure error at most {worst:.1e} {allowed}"

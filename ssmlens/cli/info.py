@@ -64,7 +64,7 @@ def _text(data: dict[str, Any]) -> str:
         text = prompt["text"] if len(prompt["text"]) <= 60 else prompt["text"][:59] + "…"
         lines.append(f"prompt {number}: {prompt['kind']}, {prompt['tokens']} tokens  {text!r}")
     layers = {layer["layer"]: layer for layer in data["layers"]}
-    table = [["block", "kind", "finite", "closure_error", "map_closure", "believed", "mixer"]]
+    table = [["block", "kind", "finite", "closure_error", "map_closure", "verdict", "mixer"]]
     for block, kind in enumerate(data["block_kinds"]):
         table.append([str(block), kind, *_cells(layers.get(block))])
     lines += ["", text_table(table, left=(1, 2, -1))]

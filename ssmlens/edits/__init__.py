@@ -1,4 +1,4 @@
-"""Edits: what a layer computes, changed. `ssmlens.editing` carries them out; a kind of edit is one file."""
+"""Edits change what a layer computes. `ssmlens.editing` applies them. Each kind of edit is one file."""
 
 import lazy_loader
 

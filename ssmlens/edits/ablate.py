@@ -1,4 +1,4 @@
-"""Ablate a layer, an MLP, a block, heads, channels or tokens: what is left without them?"""
+"""Ablate a layer, an MLP, a block, heads, channels or tokens."""
 
 import dataclasses
 from typing import ClassVar
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssmlens.edits.edit import register
-from ssmlens.edits.source import Source, check_source, laid_over, value_from
+from ssmlens.edits.source import Source, align, check_source, value_from
 from ssmlens.edits.value import Place, ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.names import PROMPT, TOKEN
@@ -18,17 +18,17 @@ ZERO, MEAN, RESAMPLE = "zero", "mean", "resample"
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablate(ValueEdit):
-    """Replace what something puts out: `Ablate(layer=3)` is a layer without its mixer.
+    """Replace an output: `Ablate(layer=3)` sets the output of layer 3's mixer to zero.
 
-    Without `what` it is the output of the layer's mixer (or attention; never of its MLP); with `heads` or `channels`,
-    theirs: y = M x + D x before gate and norm. A norm that spans heads runs live: it rescales those that are left, as
-    in a real run. A block that is ablated to zero puts out the residual stream that it got.
+    By default the output is that of the layer's mixer (or of its attention; never of its MLP). With `heads` or
+    `channels` it is their part of y = M x + D x, before gate and norm. A norm that spans heads is computed again, so
+    it rescales the heads that remain, as in a real run. A block ablated to zero returns the residual stream unchanged.
 
     Attributes:
-        what: "output", "scan_output", "mlp" or "block". Empty: see above.
-        how: "zero"; "mean", over all real tokens of the prompts of the call, or of `source`; or "resample": token by
-            token from `source`, or from the next prompt of the batch.
-        source: A recording or a tensor to take means or values from.
+        what: "output", "scan_output", "mlp" or "block". Empty: the default above.
+        how: "zero". "mean": the mean over all real tokens of the call's prompts, or of `source`. "resample": the values
+            of `source`, or of the next prompt in the batch, token by token.
+        source: A recording or a tensor that provides the means or the values.
     """
 
     what: str = ""
@@ -43,10 +43,10 @@ class Ablate(ValueEdit):
         super().__post_init__()
         if self.what not in ("output", "scan_output", "mlp", "block"):
             raise UsageError(
-                f"{self}: ablate output, scan_output, mlp or block; to change {self.what}, set it"
+                f"{self}: ablate takes output, scan_output, mlp or block; use set for {self.what}"
             )
         if self.how not in (ZERO, MEAN, RESAMPLE):
-            raise UsageError(f"{self}: ablate with how={ZERO}, {MEAN} or {RESAMPLE}")
+            raise UsageError(f"{self}: how is {ZERO}, {MEAN} or {RESAMPLE}")
         if self.how == ZERO and self.source is not None:
             raise UsageError(f"{self}: a source needs how={MEAN} or {RESAMPLE}")
 
@@ -62,10 +62,10 @@ class Ablate(ValueEdit):
         if self.how == MEAN:
             return self._mean(old, place)
         if self.source is not None:
-            return laid_over(*value_from(self.source, self, place), old, place)
+            return align(*value_from(self.source, self, place), old, place)
         if len(old) < 2:
             raise UsageError(f"{self}: a batch of one has no other prompt to take values from")
-        return laid_over(old.roll(-1, 0), _rolled(place), old, place)
+        return align(old.roll(-1, 0), _rolled(place), old, place)
 
     def _mean(self, old: Tensor, place: Place) -> Tensor:
         value, positions = old, place.positions

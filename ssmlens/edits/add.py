@@ -1,4 +1,4 @@
-"""Add a vector: steering."""
+"""Add a vector (steering)."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,10 +14,10 @@ from ssmlens.models.parameters import Number
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Add(ValueEdit):
-    """Add a vector to `what`: `Add(layer=3, vector=direction)` steers what the mixer puts out, at every token.
+    """Add a vector to `what`: `Add(layer=3, vector=direction)` steers the mixer's output at every token.
 
     Attributes:
-        vector: What is added: a number, or a tensor that broadcasts over `what`, such as [d_model].
+        vector: The vector: a number, or a tensor that broadcasts over `what`, such as [d_model].
     """
 
     vector: Number | Tensor

@@ -1,4 +1,4 @@
-"""A function of one's own, on anything that an edit can change, or on rows of M."""
+"""Apply your own function to any value that an edit can change, or to rows of M."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,12 +16,13 @@ MATRIX = "matrix"
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Apply(ValueEdit):
-    """Put `what` through a function: `Apply(layer=3, what="B", function=lambda B: B.flip(1))`.
+    """Apply a function to `what`: `Apply(layer=3, what="B", function=lambda B: B.flip(1))`.
 
     Attributes:
         what: As for every edit of a value, or "matrix": rows of M.
-        function: The value to its new value, of the same shape. Of "matrix": M [batch head query key] and the range of
-            its queries to the new M; rows come in blocks, each with all keys of the prompt.
+        function: Takes the value and returns the new one, of the same shape. For "matrix" it takes some rows of M,
+            [batch head query key] with all keys of the prompt, and the range of their queries, and returns the new
+            rows. It is called once for each block of rows.
     """
 
     function: Callable[..., Any]
@@ -34,16 +35,16 @@ class Apply(ValueEdit):
 
     @property
     def is_differentiable(self) -> bool:
-        """See `ValueEdit.is_differentiable`: what a function holds is not known."""
+        """See `ValueEdit.is_differentiable`. A function may use tensors that require gradients."""
         return True
 
     def check(self) -> None:
         """See `Edit.check`."""
         if not callable(self.function):
-            raise UsageError(f"{self}: its function is {self.function!r}; give it from Python")
+            raise UsageError(f"{self}: function is {self.function!r}; pass one from Python")
         others = [self.channels, self.states, self.taps, self.tokens]
         if self.what == MATRIX and any(chosen is not None for chosen in others):
-            raise UsageError(f"{self}: a function of the matrix chooses its entries itself")
+            raise UsageError(f"{self}: for the matrix, select entries inside the function")
 
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
@@ -55,6 +56,6 @@ class Apply(ValueEdit):
 
     def _checked(self, new: Any, old: Tensor) -> Tensor:
         if not isinstance(new, Tensor) or new.shape != old.shape:
-            got = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise UsageError(f"{self}: its function made {got} of {list(old.shape)}")
+            result = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise UsageError(f"{self}: its function returned {result} for {list(old.shape)}")
         return new

@@ -1,4 +1,4 @@
-"""Edits of one block: of its residual stream, of what it adds, of its MLP, and of what mixes its tokens."""
+"""Apply the edits of one block: to its residual stream, its mixer or attention, its MLP and its own output."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,11 +12,11 @@ from ssmlens.adapters.blocks import Block
 from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.edit import ATTENTION, Edit, Stage
 from ssmlens.edits.forward import Forward
-from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream, of_stream, runs_again
+from ssmlens.edits.mixer_hooks import MixerHooks, edit_stream, runs_again_error, stream_edits
 from ssmlens.edits.module_calls import (
     first_input,
     first_output,
-    hands_on_residual,
+    returns_residual,
     with_first_input,
     with_first_output,
 )
@@ -25,17 +25,17 @@ from ssmlens.recorder.calls import weights_device
 from ssmlens.recorder.choose import why_not
 from ssmlens.recorder.forwards import Forwards
 
-_OF_MIXER = range(Stage.INPUT, Stage.OUTPUT + 1)
+_MIXER_STAGES = range(Stage.INPUT, Stage.OUTPUT + 1)
 
 
 class BlockHooks:
-    """What carries out the edits of one block while its model runs.
+    """Hooks that apply the edits of one block while its model runs.
 
     Attributes:
         ran: Whether the block has run.
 
     Raises:
-        UsageError: The block lacks what an edit changes; or, in the model's call, it runs more than once.
+        UsageError: The block lacks what an edit changes. In the model's call: the block runs more than once.
     """
 
     def __init__(self, block: Block, edits: Sequence[Edit], forward: Forward, forwards: Forwards):
@@ -43,51 +43,51 @@ class BlockHooks:
         self._block, self._forward, self._forwards = block, forward, forwards
         self._edit = edits[0]
         self._stream: Tensor | None = None
-        # What MLPs of this block have put out so far: some blocks add experts and one more.
-        self._others: list[Tensor] = []
-        self._residual = of_stream(edits, Stage.RESIDUAL)
-        self._added = of_stream(edits, Stage.BLOCK)
-        self._mlp = of_stream(edits, Stage.MLP)
+        # Outputs so far of this block's MLPs: some blocks add the outputs of experts and of a shared MLP.
+        self._mlp_outputs: list[Tensor] = []
+        self._residual = stream_edits(edits, Stage.RESIDUAL)
+        self._added = stream_edits(edits, Stage.BLOCK)
+        self._mlp = stream_edits(edits, Stage.MLP)
         if self._mlp and not block.mlps:
             raise UsageError(f"{self._mlp[0]}: layer {block.layer} has no MLP")
         self._mixers: list[MixerHooks] = []
         by_module: dict[nn.Module, tuple[MixerSite, list[Edit]]] = {}
         for edit in edits:
-            if edit.stage in _OF_MIXER:
+            if edit.stage in _MIXER_STAGES:
                 site = _site(block, edit)
                 by_module.setdefault(site.module, (site, []))[1].append(edit)
-        for site, some in by_module.values():
-            self._mixers.append(MixerHooks(site, some, forward, self._running, self._forwards))
+        for site, its_edits in by_module.values():
+            self._mixers.append(MixerHooks(site, its_edits, forward, self._running, self._forwards))
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the block's modules; `stack` unhooks them."""
         block = self._block.module
-        keep = stack.callback
-        keep(block.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
+        on_exit = stack.callback
+        on_exit(block.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
         for hooks in self._mixers:
             hooks.attach(stack)
         for module in self._block.mlps if self._mlp else ():
-            keep(module.register_forward_hook(self._after_mlp).remove)
+            on_exit(module.register_forward_hook(self._after_mlp).remove)
         if self._added:
-            keep(block.register_forward_hook(self._after_block).remove)
-            keep(block.register_forward_hook(self._leave, always_call=True).remove)
+            on_exit(block.register_forward_hook(self._after_block).remove)
+            on_exit(block.register_forward_hook(self._leave, always_call=True).remove)
 
     def _running(self) -> bool:
-        """Whether this block runs, of those that are its module."""
+        """Whether the running block is this one; several blocks may share its module."""
         return self._forwards.runs(self._block)
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self._block.turns > 1 and not self._forwards.whole:
             raise UsageError(
-                f"{self._edit}: {self._block.turns} blocks are this module, and it runs by itself (checkpointing of "
-                "activations does that): it is unknown which of them it is"
+                f"{self._edit}: {self._block.turns} blocks share this module, and it runs outside the model's forward "
+                "(activation checkpointing does that), so the running block is unknown"
             )
         if not self._running():
             return None
         if self._forwards.rounds(self._block) > 1:
-            raise runs_again(self._edit, f"layer {self._block.layer}")
+            raise runs_again_error(self._edit, f"layer {self._block.layer}")
         self.ran = True
-        self._others = []
+        self._mlp_outputs = []
         if not self._residual and not self._added:
             return None
         _, hidden = first_input(module, args, kwargs)
@@ -106,29 +106,29 @@ class BlockHooks:
         if not self._running():
             return None
         first = first_output(output)
-        self._others.append(first)
-        if len(self._others) < len(self._block.mlps):
+        self._mlp_outputs.append(first)
+        if len(self._mlp_outputs) < len(self._block.mlps):
             return None
-        # Several are added up: what the sum changes by goes to the last of them.
-        together = sum(self._others[:-1], start=first)
-        new = edit_stream(self._mlp, together, self._forward)
-        if len(self._others) > 1:
-            new = first + (new - together)
-        self._others = []
+        # The block adds their outputs. The edit changes the sum; the last output takes the difference.
+        total = sum(self._mlp_outputs[:-1], start=first)
+        new = edit_stream(self._mlp, total, self._forward)
+        if len(self._mlp_outputs) > 1:
+            new = first + (new - total)
+        self._mlp_outputs = []
         return with_first_output(output, new)
 
     def _after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
         stream, first = self._stream, first_output(output)
-        if stream is None:  # another block that is this module
+        if stream is None:  # another block of the same module
             return None
-        beside = output[1] if hands_on_residual(module) else None
-        put_out = first if beside is None else first + beside
-        added = put_out - stream
+        residual = output[1] if returns_residual(module) else None
+        after = first if residual is None else first + residual
+        added = after - stream
         edited = edit_stream(self._added, added, self._forward)
-        # Where nothing changes, not a bit does.
-        new = torch.where(edited == added, put_out + (edited - added), stream + edited)
-        if beside is not None:
-            new = new - beside
+        # Keeps every bit where the edit changes nothing.
+        new = torch.where(edited == added, after + (edited - added), stream + edited)
+        if residual is not None:
+            new = new - residual
         return with_first_output(output, new.to(first.dtype))
 
     def _leave(self, *_: Any) -> None:
@@ -137,15 +137,15 @@ class BlockHooks:
 
 def _residual(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     return (
-        arguments(module, args, kwargs).get("residual", None) if hands_on_residual(module) else None
+        arguments(module, args, kwargs).get("residual", None) if returns_residual(module) else None
     )
 
 
 def _site(block: Block, edit: Edit) -> MixerSite:
-    """The module that an edit of this block is of.
+    """The module that this edit changes.
 
     Raises:
-        UsageError: The block has no such module, or its weights cannot be read where the edit needs them.
+        UsageError: The block has no such module, or the edit needs weights that cannot be read.
     """
     site = block.attention if edit.part == ATTENTION else block.mixer or block.attention
     if site is None:

@@ -1,4 +1,4 @@
-"""`editing(model, edits)`: run a model as if its layers computed something else."""
+"""`editing(model, edits)`: run a model with edits of its layers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,29 +20,33 @@ _edited: WeakSet[nn.Module] = WeakSet()
 
 @contextmanager
 def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) -> Iterator[None]:
-    """Edit what layers of `model` compute, inside the `with` block.
+    """Change what layers of `model` compute, inside the `with` block.
 
         with ssmlens.editing(model, KnockOut(layer=17, queries="64:", keys="0:64")):
             logits = model(input_ids).logits
 
-    The mixers run as they are, fused. Of an edited one, what the edits change is added to its output: finish(edited) −
-    finish(unedited), from the same operands; an edit that changes nothing changes no bit, and everything after the
-    layer sees the edited stream. Edits of one layer apply by stage: residual stream, input, operands, state (in time),
-    entries of M (of the edited operands), scan output, mixer output, MLP, block; within a stage in the order given.
-    Tokens count from each prompt's first real one. All is differentiable where the model is. A `recording` of an edited
-    layer shows its operands before the edit, and what it put out after it. A compiled model runs uncompiled. A mixer
-    that several blocks share is edited in the block that the edit names; one that runs twice in it is refused.
+    The mixers keep their fused code. An edited mixer's output gets the difference finish(edited) − finish(unedited),
+    both computed from the same operands. An edit that changes nothing changes no bit. All later modules see the edited
+    stream.
 
-    Under `generate`, edits of inputs and outputs hold at every cached step; edits of operands, state and entries of M
-    hold in the prefill, and a cached step is refused.
+    Edits of one layer apply in the order of their stages: residual stream, input, operands, state (earlier tokens
+    first), entries of M (from the edited operands), scan output, mixer output, MLP, block. Edits of one stage apply in
+    the order given. Token 0 is each prompt's first real token. Edits are differentiable if the model is.
+
+    A `recording` of an edited layer contains its operands before the edit and its output after it. A compiled model
+    runs uncompiled. If several blocks share a mixer, the edit applies in the block that it names. A mixer that runs
+    twice in one block is refused.
+
+    Under `generate`, edits of inputs and outputs apply at every cached step. Edits of operands, state and entries of M
+    apply in the prefill; they refuse a cached step.
 
     Args:
         model: Any model that can be recorded.
-        edits: What is changed: edits, or their JSON.
+        edits: The edits, or their JSON.
 
     Raises:
         UnsupportedModelError: No layer of the model can be read.
-        UsageError: A layer is out of range or lacks what an edit changes; the model is being edited already; or, in the
+        UsageError: A layer is out of range or lacks what an edit changes; or the model is already being edited. In the
             model's call or at the end: a token, head or state is out of range, or the layer did not run.
     """
     with edit_blocks(model, find_blocks(model), edits_of(edits)):
@@ -52,10 +56,10 @@ def editing(model: nn.Module, edits: Edit | Sequence[Edit | Mapping[str, Any]]) 
 def edits_of(
     edits: Edit | Mapping[str, Any] | Sequence[Edit | Mapping[str, Any]],
 ) -> list[Edit]:
-    """The edits that were given, whether as edits or as their JSON.
+    """A list of edits, from edits or their JSON.
 
     Raises:
-        UsageError: Such JSON is of no edit.
+        UsageError: The JSON describes no edit.
     """
     given = [edits] if isinstance(edits, Edit | Mapping) else list(edits)
     return [edit if isinstance(edit, Edit) else from_json(edit) for edit in given]
@@ -63,7 +67,7 @@ def edits_of(
 
 @contextmanager
 def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]) -> Iterator[None]:
-    """What `editing` does, where the blocks of the model are known: finding them in a large one takes milliseconds.
+    """`editing` for known blocks of the model: finding them in a large model takes milliseconds.
 
     Raises:
         UsageError: As `editing`.
@@ -75,7 +79,7 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
             raise UsageError(f"{edit}: part is {MIXER} or {ATTENTION}")
         edit.check()
     if model in _edited:
-        raise UsageError("the model is being edited already: give all edits at once")
+        raise UsageError("the model is already being edited: give all edits at once")
     parts = [part for edit in edits for part in edit.parts()]
     forward = Forward([block.mixer for block in blocks if block.mixer])
     layers = sorted({edit.layer for edit in parts})
@@ -100,7 +104,7 @@ def edit_blocks(model: nn.Module, blocks: Sequence[Block], edits: Sequence[Edit]
 
 
 def _check_done(edits: Sequence[Edit], hooks: Mapping[int, BlockHooks], forward: Forward) -> None:
-    """Raise UsageError for an edit whose layer did not run, or whose tokens there were none of."""
+    """Raise UsageError for an edit whose layer did not run, or whose tokens are past every prompt."""
     if not forward.called:
         return
     for edit in edits:

@@ -1,4 +1,4 @@
-"""Edits of the convolution before the scan: operands are projected again, with other taps, or from a token on alone."""
+"""Edits of the convolution before the scan. They project the operands again, with other taps or from a later token."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ssmlens.scan.operator import Operator
 
 
 def is_of_convolution(edit: Edit) -> bool:
-    """Whether an edit changes the taps, or cuts them off."""
+    """Whether an edit changes the taps, or cuts them at a token."""
     return isinstance(edit, CutTaps) or (isinstance(edit, ValueEdit) and edit.what == "conv")
 
 
@@ -27,10 +27,10 @@ def project_again(
     operands: Operator,
     edits: Sequence[Edit],
 ) -> Operator:
-    """The operands as these edits of the convolution leave them, every head with its own copy where they have so.
+    """The operands after these edits of the convolution. Every head has its own copy if it has one in `operands`.
 
     Raises:
-        UsageError: An edit sets taps, and the mixer has no convolution before its scan, or one that looks ahead.
+        UsageError: An edit sets taps, but the mixer has no convolution before its scan. Or the convolution looks ahead.
     """
     if not operands.is_causal:
         raise UsageError(
@@ -52,25 +52,28 @@ def project_again(
         return operands
     cuts = [edit for edit in edits if isinstance(edit, CutTaps)]
     projection = _Projection(site)
-    # Which of the edits hold at a token: 1 for the first, 2 for the second, 4 for the third …
+    # The edits that apply at each token, as a sum of bits: 1 for the first edit, 2 for the second, 4 for the third …
     chosen = [positions.chosen(edit.tokens) for edit in of_taps]
-    holds = sum(
+    edits_at = sum(
         (mask.long() << n for n, mask in enumerate(chosen)), torch.zeros_like(positions.here)
     )
     out = operands
-    for pattern in holds.unique().tolist():
+    for pattern in edits_at.unique().tolist():
         some = [edit for n, edit in enumerate(of_taps) if pattern >> n & 1]
         changed = {name: _edit_taps(some, weight, positions) for name, weight in taps.items()}
-        new = _in_pieces(projection, changed, given, positions, cuts)
+        new = _project_after_cuts(projection, changed, given, positions, cuts)
         if operands.groups == operands.heads:
             new = new.over_heads()
-        out = new if bool((holds == pattern).all()) else out.where(holds == pattern, new)
-    asked_for = torch.is_grad_enabled() and any(edit.is_differentiable for edit in of_taps)
-    return out if asked_for or not _same(out, operands) else operands
+        out = new if bool((edits_at == pattern).all()) else out.where(edits_at == pattern, new)
+    needs_grad = torch.is_grad_enabled() and any(edit.is_differentiable for edit in of_taps)
+    return out if needs_grad or not _same(out, operands) else operands
 
 
 def _same(one: Operator, other: Operator) -> bool:
-    """Whether all that a convolution goes into is equal: laid out otherwise in memory, it would round otherwise."""
+    """Whether all operands that depend on the convolution are equal.
+
+    Then the caller keeps the old ones: equal values in another memory layout would round differently later.
+    """
     names = [
         name
         for name in one.quantities
@@ -87,19 +90,19 @@ def _edit_taps(edits: Sequence[ValueEdit], weight: Tensor, positions: Positions)
     return taps.view_as(weight)
 
 
-def _in_pieces(
+def _project_after_cuts(
     projection: "_Projection",
     weights: dict[str, Tensor],
     given: MixerInput,
     positions: Positions,
     cuts: Sequence[CutTaps],
 ) -> Operator:
-    """Project all tokens, then, for every cut, those after it alone."""
+    """Project all tokens. Then, for every cut, project the tokens after it alone."""
 
     def project(of: MixerInput) -> Operator:
         return torch.func.functional_call(projection, weights, (of,))
 
-    whole = project(given)
+    projected = project(given)
     by_length = any(cut.tokens.counts_back for cut in cuts)
     for rows, first, end in positions.groups(by_length=by_length) if cuts else ():
         length = end - first
@@ -107,12 +110,12 @@ def _in_pieces(
         for token in torch.stack(masks).any(0).nonzero().flatten().tolist():
             start = first + token + 1
             later = given.map(lambda tensor, start=start, rows=rows: tensor[rows, start:])
-            whole = whole.with_rows(rows, start, project(later))
-    return whole
+            projected = projected.with_rows(rows, start, project(later))
+    return projected
 
 
 class _Projection(nn.Module):
-    """A mixer's projection as a module, so that it can be called with other weights."""
+    """A mixer's projection as a module, so that `functional_call` can give it other weights."""
 
     def __init__(self, site: MixerSite):
         super().__init__()

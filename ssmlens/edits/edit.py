@@ -1,4 +1,4 @@
-"""What an edit is: one change of what a layer computes, at one stage. The registry of all kinds."""
+"""Edit: one change of what a layer computes, at one stage. The registry of all kinds of edit."""
 
 import dataclasses
 import enum
@@ -16,7 +16,7 @@ MIXER, ATTENTION = "mixer", "attention"
 
 
 class Stage(enum.IntEnum):
-    """When an edit applies: edits of one layer go by stage, and within a stage in the order given."""
+    """When an edit applies. Edits of one layer apply stage by stage, and within a stage in the order given."""
 
     RESIDUAL = 0
     """The residual stream before the block."""
@@ -25,13 +25,13 @@ class Stage(enum.IntEnum):
     OPERANDS = 2
     STATE = 3
     ENTRIES = 4
-    """Entries of M, of the edited operands."""
+    """Entries of M, which is made of the edited operands."""
     SCAN_OUTPUT = 5
     """y = M x + D x, before gate and norm."""
     OUTPUT = 6
-    """What the mixer puts out."""
+    """The mixer's output."""
     MLP = 7
-    """What the block's MLP puts out."""
+    """The output of the block's MLP."""
     BLOCK = 8
     """What the whole block adds to the residual stream."""
 
@@ -42,8 +42,8 @@ class Edit(ABC):
 
     Attributes:
         layer: Index of the block.
-        part: Which module of the block: its "mixer" (where it has none, its attention), or its "attention" where it has
-            both.
+        part: The module of the block. "mixer": its mixer, or its attention if it has no mixer. "attention": its
+            attention, in a block with both.
         kind: The edit's name on the command line and in JSON.
     """
 
@@ -55,21 +55,21 @@ class Edit(ABC):
     @property
     @abstractmethod
     def stage(self) -> Stage:
-        """When it applies."""
+        """When the edit applies."""
 
     def parts(self) -> "list[Edit]":
-        """The edits of one stage each that it consists of."""
+        """This edit as a list of edits of one stage each."""
         return [self]
 
     def check(self) -> None:  # noqa: B027
-        """Raise UsageError if it lacks what only Python can give it, such as a recording."""
+        """Raise UsageError if a field that only Python can set is missing, such as a recording."""
 
     @abstractmethod
     def tokens_named(self) -> list[tuple[Selection, str]]:
-        """What it says of tokens, with the name of what says it."""
+        """Its selections of tokens, each with a name for messages."""
 
     def check_tokens(self, positions: Positions) -> None:
-        """Raise UsageError if it names a token past the prompt."""
+        """Raise UsageError if a selected token is past the prompt."""
         for selection, name in self.tokens_named():
             try:
                 positions.check(selection, name)
@@ -77,10 +77,10 @@ class Edit(ABC):
                 raise UsageError(f"{self}: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, from which `from_json` makes the edit again.
+        """Plain data that `from_json` reads.
 
         Raises:
-            UsageError: It holds a tensor, a recording or a function.
+            UsageError: A field is a tensor, a recording or a function.
         """
         data: dict[str, Any] = {"edit": self.kind}
         for field in dataclasses.fields(self):
@@ -93,14 +93,14 @@ class Edit(ABC):
         return data
 
     def __str__(self) -> str:
-        shown = []
+        words = [self.kind]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if _plain(value) and value == field.default:
                 continue
             if _plain(value) or isinstance(value, Selection):
-                shown.append(f"{field.name}={value}")
-        return " ".join([self.kind, *shown])
+                words.append(f"{field.name}={value}")
+        return " ".join(words)
 
 
 edits: Registry[type[Edit]] = Registry("edit", "ssmlens.edits")
@@ -110,12 +110,12 @@ Kind = TypeVar("Kind", bound=type[Edit])
 
 
 def register(edit: Kind) -> Kind:
-    """Class decorator: enter a kind of edit under its name."""
+    """Class decorator: register a kind of edit under its name."""
     return edits.register(edit.kind)(edit)
 
 
 def from_json(data: Mapping[str, Any]) -> Edit:
-    """The edit of such plain data: `{"edit": "knock-out", "layer": 17, "queries": "64:", "keys": "0:64"}`.
+    """Make an edit from plain data: `{"edit": "knock-out", "layer": 17, "queries": "64:", "keys": "0:64"}`.
 
     Raises:
         UsageError: No such edit, or one of its fields is missing, unknown or of the wrong type.
@@ -138,7 +138,7 @@ def from_json(data: Mapping[str, Any]) -> Edit:
 
 
 def from_text(text: str) -> Edit:
-    """The edit that the command line names so: `knock-out layer=17 queries=64: keys=0:64`.
+    """Make an edit from the command line's text: `knock-out layer=17 queries=64: keys=0:64`.
 
     Raises:
         UsageError: As `from_json`.
@@ -160,7 +160,7 @@ def from_text(text: str) -> Edit:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value has the type of its field, where that can be told of any value."""
+    """Whether a value has the type of its field. True for types that isinstance cannot check."""
     try:
         return isinstance(value, annotation)
     except TypeError:

@@ -1,8 +1,7 @@
-"""After the scan: what a change of y adds to the mixer's output.
+"""After the scan: the change of the mixer's output that a change of y causes.
 
-Gate and norm are computed for each side; the last projection is linear, so it runs once, on their difference. Where
-no norm stands between, gate and projection are linear in y: a change of y passes through both by itself, and nobody
-need know what y was.
+Gate and norm are computed for both sides, edited and unedited. The last projection is linear, so it runs once, on their
+difference. Without a norm, the gate is linear in y too: then the change alone is enough, and y itself is not needed.
 """
 
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from ssmlens.scan.operator import Operator, scan_dtype
 
 
 def is_linear(site: MixerSite, before: Operator, after: Operator) -> bool:
-    """Whether the mixer's output changes in proportion to y: no norm, the same gate, a plain last projection."""
+    """Whether the output is linear in y: there is no norm, both gates are one tensor, the last projection is plain."""
     around = before.surroundings
     return (
         around is not None
@@ -30,7 +29,7 @@ def is_linear(site: MixerSite, before: Operator, after: Operator) -> bool:
 def finish_change(
     site: MixerSite, change: Float[Tensor, "batch token head headdim"], o: Operator
 ) -> Float[Tensor, "batch token d_model"]:
-    """What a change of y adds to the output where that `is_linear`: W (change · activation(gate)), without its bias."""
+    """The change of the output for a change of y, if `is_linear`: W (change · activation(gate)), without bias."""
     return _project(site, _gate(change, o), o)
 
 
@@ -41,7 +40,10 @@ def finish_both(
     unedited: Float[Tensor, "batch token head headdim"],
     before: Operator,
 ) -> Float[Tensor, "batch token d_model"]:
-    """finish(edited) − finish(unedited): by one projection of what gate and norm make of both, where all is plain."""
+    """finish(edited) − finish(unedited).
+
+    If the last projection is plain and the mixer has no hooked layer, it projects the difference once.
+    """
     around, last = before.surroundings, site.adapter.out_projection(site.module)
     plain = around is not None and before.offset is after.offset is None and _is_plain_linear(last)
     if plain and next(hooked_layers(site.module), None) is None:
@@ -54,13 +56,13 @@ def finish_both(
 def _gate(
     y: Float[Tensor, "batch token head headdim"], o: Operator
 ) -> Float[Tensor, "batch token channel"]:
-    """What gate and norm make of y: `Surroundings` has them."""
+    """y after gate and norm, which are those of `o.surroundings`."""
     around, flat = o.surroundings, y.flatten(2)
     assert around is not None
     if around.norm_weight is not None and around.norm_before_gate:
         flat = group_rms_norm(flat, around.norm_weight, around.norm_groups, around.norm_eps)
     if o.gate is not None:
-        branch = o.gate[..., -flat.shape[2] :]  # a gated MLP's channels come before
+        branch = o.gate[..., -flat.shape[2] :]  # the channels of a gated MLP come first
         flat = flat * around.gate_activation(branch.to(flat.dtype))
     if around.norm_weight is not None and not around.norm_before_gate:
         flat = group_rms_norm(flat, around.norm_weight, around.norm_groups, around.norm_eps)
@@ -70,7 +72,7 @@ def _gate(
 def _project(
     site: MixerSite, gated: Float[Tensor, "batch token channel"], o: Operator
 ) -> Float[Tensor, "batch token d_model"]:
-    """The last projection without its bias, of what is rounded as the mixer rounds it."""
+    """The last projection without its bias. Its input is rounded to the mixer's dtype first."""
     weight = site.adapter.out_projection(site.module).weight[:, -gated.shape[2] :]
     return F.linear(gated.to(weight.dtype if o.gate is None else o.gate.dtype), weight)
 

@@ -1,4 +1,4 @@
-"""What edits must know of the forward that runs: where its tokens stand, and whether it is a cached step."""
+"""Facts about the running forward that edits need: the positions of its tokens, and whether it is a cached step."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from ssmlens.edits.positions import Positions
 
 
 class Forward:
-    """The forward that runs.
+    """The running forward.
 
     Attributes:
-        called: Whether there was one.
-        cached_step: Whether it goes on from the state of earlier tokens, as in `generate`.
+        called: Whether the model has been called.
+        cached_step: Whether the forward continues from the state of earlier tokens, as in `generate`.
         longest: Real tokens of the longest prompt so far.
     """
 
@@ -27,8 +27,8 @@ class Forward:
         self._mask: Tensor | None = None
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
-        self._known: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
-        self._prefill_mask: Tensor | None = None  # cached steps of some models are given no mask
+        self._cache: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
+        self._prefill_mask: Tensor | None = None  # some models get no mask in cached steps
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before the model runs: read its attention mask and its cache."""
@@ -40,23 +40,23 @@ class Forward:
         self._before = self._seen if self.cached_step else 0
         if not self.cached_step:
             self._prefill, self._prefill_mask = None, self._mask
-        self._known.clear()
+        self._cache.clear()
 
     def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
-        """Those of the tokens of a hidden state [batch token d_model] of this forward.
+        """The positions of the tokens of a hidden state [batch token d_model] of this forward.
 
         Args:
             hidden: The hidden state.
-            mask: 1 at real tokens, as the module was given it, where the model itself was given none.
+            mask: The mask that the module received, 1 at real tokens. Used if the model received none.
         """
         batch, tokens = hidden.shape[:2]
         mask = mask if self._mask is None else self._mask
-        # A mask on a GPU is asked for once a forward, not once a layer.
-        kept, known = self._known.get((batch, tokens, id(mask)), (None, None))
-        if known is not None and kept is mask:
-            return known
+        # Reads a mask on a GPU once a forward, not once a layer.
+        cached_mask, cached = self._cache.get((batch, tokens, id(mask)), (None, None))
+        if cached is not None and cached_mask is mask:
+            return cached
         positions = self._positions(batch, tokens, mask)
-        self._known[batch, tokens, id(mask)] = (mask, positions)
+        self._cache[batch, tokens, id(mask)] = (mask, positions)
         return positions
 
     def _positions(self, batch: int, tokens: int, mask: Tensor | None) -> Positions:

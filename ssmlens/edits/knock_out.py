@@ -18,18 +18,18 @@ from ssmlens.scan.edges import Edges
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnockOut(Edit):
-    """Take entries of M out of what the layer computes: `KnockOut(layer=17, queries="64:", keys="0:64")`.
+    """Set entries of M to 0: `KnockOut(layer=17, queries="64:", keys="0:64")`.
 
-    The edges are those whose query, key and lag are all chosen; the skip D x stays. `lags="1:"` is no cross-talk: M off
-    its diagonal. Several knock-outs of a layer take away the edges that are in any of them.
+    It removes every edge whose query, key and lag are all selected. The skip D x stays. `lags="1:"` removes all of M
+    but its diagonal, so that the scan mixes no tokens. Several knock-outs of a layer remove the union of their edges.
 
     Attributes:
         queries: Rows of M, counted from each prompt's first real token. None: all.
         keys: Columns of M. None: all.
-        lags: How many tokens back, query − key; where tokens look ahead too, how many apart. None: all.
-        heads: Whose M. None: all.
-        mask: Which entries [query key] of what is chosen so far; on a GPU it is quickest there. None: all.
-        taps: Whether the earlier taps of the convolution are set to 0 too, so that no token sees another.
+        lags: Distances query − key in tokens; |query − key| if the mixer also looks ahead. None: all.
+        heads: Heads whose M changes. None: all.
+        mask: Which of the edges selected so far to remove, [query key]. Fastest on the model's GPU. None: all.
+        taps: Whether to set the earlier taps of the convolution to 0 too, so that no token sees another.
     """
 
     queries: Chosen = None
@@ -47,9 +47,9 @@ class KnockOut(Edit):
         if mask is not None and not (
             isinstance(mask, Tensor) and mask.ndim == 2 and mask.dtype == torch.bool
         ):
-            raise UsageError(f"{self}: its mask is a boolean matrix [query key]")
+            raise UsageError(f"{self}: mask must be a boolean matrix [query key]")
         if self.lags is not None and self.lags.counts_back:
-            raise UsageError(f"{self}: a lag is 0 or more tokens back")
+            raise UsageError(f"{self}: a lag is a number of tokens, 0 or more")
         if not isinstance(self.taps, bool):
             raise UsageError(f"{self}: taps is true or false")
 
@@ -71,20 +71,20 @@ class KnockOut(Edit):
         return [(selection, name) for selection, name in named if selection is not None]
 
     def edges(self, tokens: int, heads: int) -> Edges:
-        """The edges of a prompt of so many tokens; what lies past its end is not there.
+        """The edges in a prompt of this many tokens. Selected tokens past its end are ignored.
 
         Raises:
             UsageError: A head is out of range, or the mask is too small.
         """
-        known = self._latest.get((tokens, heads))
-        if known is None:
+        edges = self._latest.get((tokens, heads))
+        if edges is None:
             self._latest.clear()
-            known = self._latest[tokens, heads] = self._edges(tokens, heads)
-        return known
+            edges = self._latest[tokens, heads] = self._edges(tokens, heads)
+        return edges
 
     @functools.cached_property
     def _latest(self) -> dict[tuple[int, int], Edges]:
-        """The edges that were asked for last: all layers, and all forwards of a prompt, ask for the same."""
+        """Cache of the last edges, by (tokens, heads): all forwards of one prompt need the same."""
         return {}
 
     def _edges(self, tokens: int, heads: int) -> Edges:
@@ -103,7 +103,7 @@ class KnockOut(Edit):
         if mask is not None:
             if min(mask.shape) < tokens:
                 raise UsageError(
-                    f"{self}: its mask is {list(mask.shape)} and the prompt has {tokens} tokens"
+                    f"{self}: its mask is {list(mask.shape)}, but the prompt has {tokens} tokens"
                 )
             mask = mask[:tokens, :tokens]
         return Edges(**chosen, mask=mask)

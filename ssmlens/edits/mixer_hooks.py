@@ -1,4 +1,4 @@
-"""Edits of what mixes the tokens of a block: its input, what is inside, its output."""
+"""Apply the edits of one mixer, or of softmax attention: to its input, inside it, and to its output."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,20 +23,20 @@ from ssmlens.errors import UsageError
 from ssmlens.recorder.forwards import Forwards
 
 
-def runs_again(edit: Edit, what: str) -> UsageError:
-    """What is raised where a module runs a second time in one forward."""
+def runs_again_error(edit: Edit, what: str) -> UsageError:
+    """The error for a module that runs a second time in one forward."""
     return UsageError(
         f"{edit}: {what} runs more than once in a forward, and an edit does not say which run it changes"
     )
 
 
-def of_stream(edits: Sequence[Edit], stage: Stage) -> list[ValueEdit]:
-    """Those of a stage at which a hidden state is edited."""
+def stream_edits(edits: Sequence[Edit], stage: Stage) -> list[ValueEdit]:
+    """The edits of this stage, which changes a hidden state."""
     return [edit for edit in edits if edit.stage is stage and isinstance(edit, ValueEdit)]
 
 
 def edit_stream(edits: Sequence[ValueEdit], value: Tensor, forward: Forward) -> Tensor:
-    """A hidden state as these edits leave it, one after another: also in a cached step."""
+    """Apply these edits to a hidden state one after another. Works in cached steps too."""
     for edit in edits:
         place = Place(edit.what, STREAM_AXES, forward.positions(value))
         value = edit.apply(value, place)
@@ -44,7 +44,7 @@ def edit_stream(edits: Sequence[ValueEdit], value: Tensor, forward: Forward) -> 
 
 
 class MixerHooks:
-    """The edits of one mixer, or of softmax attention."""
+    """Hooks that apply the edits of one mixer, or of softmax attention."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class MixerHooks:
     ):
         self._site, self._forward, self._running = site, forward, running
         self._forwards, self._edit = forwards, edits[0]
-        self._input = of_stream(edits, Stage.INPUT)
+        self._input = stream_edits(edits, Stage.INPUT)
         self._inside = [edit for edit in edits if Stage.OPERANDS <= edit.stage <= Stage.SCAN_OUTPUT]
-        self._output = of_stream(edits, Stage.OUTPUT)
+        self._output = stream_edits(edits, Stage.OUTPUT)
         self._given: MixerInput | None = None
 
     def attach(self, stack: ExitStack) -> None:
@@ -71,7 +71,7 @@ class MixerHooks:
         stack.callback(after.remove)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Before the mixer runs: change its input. Raises UsageError in a cached step that cannot be edited."""
+        """Before the mixer runs: change its input. Raises UsageError for a cached step that an edit inside refuses."""
         if not self._running():
             return None
         site, changed = self._site, None
@@ -86,11 +86,11 @@ class MixerHooks:
         return changed
 
     def _after(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """After the mixer ran: add what the edits inside change, then change its output."""
+        """After the mixer ran: add the change by the edits inside it, then apply the edits of its output."""
         if not self._running():
             return None
         if self._forwards.count((self._site.layer, module)):
-            raise runs_again(self._edit, self._site.name)
+            raise runs_again_error(self._edit, self._site.name)
         first = first_output(output)
         if self._inside:
             first = self._edited(module, first, output)
@@ -105,8 +105,8 @@ class MixerHooks:
             given, _ = site.adapter.read_output(module, given, output)
         except CallRefusedError as refused:
             raise self._refused(str(refused)) from None
-        where = self._device(first)
-        given = given.map(lambda tensor: tensor.to(where))
+        device = self._device(first)
+        given = given.map(lambda tensor: tensor.to(device))
         positions = self._forward.positions(given.hidden, given.token_mask)
         for edit in self._inside:
             edit.check_tokens(positions)
@@ -114,7 +114,7 @@ class MixerHooks:
         return first if change is None else (first + change.to(first.device)).to(first.dtype)
 
     def _device(self, output: Tensor) -> torch.device:
-        """Where the call is computed again. That all weights lie there was seen before (`block_hooks`)."""
+        """The device that computes the call again. `block_hooks` has checked that all weights are on it."""
         weight = next(self._site.module.parameters(), output)
         return (
             weight.device if self._site.adapter.needs_weights(self._site.module) else output.device
@@ -123,7 +123,7 @@ class MixerHooks:
     def _refused(self, reason: str) -> UsageError:
         if "cached" in reason:
             reason = (
-                "it holds in the prefill, and this is a cached step; generate with use_cache=False, "
-                "or edit what goes in or comes out"
+                "it applies in the prefill, but this is a cached step: generate with use_cache=False, "
+                "or edit the mixer's input or output"
             )
         return UsageError(f"{self._inside[0]}: {reason.replace('recorded', 'edited')}")

@@ -1,8 +1,8 @@
-"""Edits inside a mixer: its operands, its state, entries of its M, its scan's output.
+"""Edits inside a mixer: of its operands, its state, entries of its M, its scan's output.
 
-The mixer runs as it is, fused. What an edit changes is the difference of two computations from the same operands,
-finish(edited) − finish(unedited), taken in float32 and rounded once with the mixer's own output. So an edit that
-changes nothing leaves the output as it is, bit by bit.
+The mixer keeps its fused code. The change by the edits is the difference of two computations from the same operands,
+finish(edited) − finish(unedited). It is computed in float32, added to the mixer's own output, and the sum is rounded
+once. So an edit that changes nothing changes no bit of the output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,10 +34,10 @@ Scanned = Float[Tensor, "batch token head headdim"]
 def difference(
     site: MixerSite, given: MixerInput, positions: Positions, edits: Sequence[Edit]
 ) -> Float[Tensor, "batch token d_model"] | None:
-    """What these edits, of stages from OPERANDS to SCAN_OUTPUT, add to the mixer's output. None: nothing.
+    """The change of the mixer's output by these edits, of stages OPERANDS to SCAN_OUTPUT. None: no change.
 
     Raises:
-        UsageError: The family lacks what an edit changes, or it is out of range.
+        UsageError: The mixer lacks what an edit changes, or a selection is out of range.
     """
     if reason := site.adapter.unclosable(site.module):
         raise UsageError(f"{edits[0]}: {reason}")
@@ -46,29 +46,31 @@ def difference(
     project = adapter.project if any(map(takes_values, edits)) else adapter.project_fast
     before = project(site.module, given)
     if need_own_heads(before, stages[Stage.OPERANDS]):
-        before = before.over_heads()  # both sides in one layout, so that they round alike
+        before = before.over_heads()  # both sides in one layout, so that they round in the same way
     after, changed = edit_operands(
         site,
         given,
         positions,
         before,
         stages[Stage.OPERANDS],
-        compare=not is_fused(before, _wide_x(before)),  # else the same operands give the same bits
+        compare=not is_fused(
+            before, _wide_x(before)
+        ),  # the fused scan gives equal bits for equal operands
     )
-    added = _added(after, positions, stages)
-    linear, of_output = is_linear(site, before, after), stages[Stage.SCAN_OUTPUT]
-    if after is before and added is None and not of_output:
+    added = _change_of_states_and_entries(after, positions, stages)
+    linear, output_edits = is_linear(site, before, after), stages[Stage.SCAN_OUTPUT]
+    if after is before and added is None and not output_edits:
         return None
-    if linear and not of_output:
-        change = _change_of_operands(before, after, changed)
-        found = [some for some in (change, added) if some is not None]
-        return finish_change(site, sum(found[1:], found[0]), after)
+    if linear and not output_edits:
+        changes = [_change_of_operands(before, after, changed), added]
+        changes = [change for change in changes if change is not None]
+        return finish_change(site, sum(changes[1:], changes[0]), after)
     unedited, mixed = _mix_both(before, after)
     if changed is not None:
         mixed = torch.where(changed, mixed, unedited)
     unedited, y = _with_skip(before, unedited), mixed if added is None else mixed + added
     y = _with_skip(after, y)
-    for edit in of_output:
+    for edit in output_edits:
         assert isinstance(edit, ValueEdit)
         y = edit.apply(y, Place(edit.what, SCAN_AXES, positions))
     if linear:
@@ -76,10 +78,10 @@ def difference(
     return finish_both(site, y, after, unedited, before)
 
 
-def _added(
+def _change_of_states_and_entries(
     o: Operator, positions: Positions, stages: Mapping[Stage, Sequence[Any]]
 ) -> Scanned | None:
-    """What edits of states and of entries add to M x of the edited operands. None: there are none."""
+    """The change of M x, of the edited operands, by edits of states and entries. None: there are no such edits."""
     total = None
     if stages[Stage.STATE]:
         total = _by_groups(_edit_state, o, positions, stages[Stage.STATE])
@@ -90,7 +92,7 @@ def _added(
 
 
 def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> Scanned | None:
-    """What edited operands change of y = M x + D x. None: nothing."""
+    """The change of y = M x + D x by the edited operands. None: no change."""
     if after is before:
         return None
     unedited, mixed = _mix_both(before, after)
@@ -101,7 +103,7 @@ def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> 
 
 
 def _mix(o: Operator, x: Scanned) -> Scanned:
-    """M x without D, outside autocast: by mamba_ssm's kernel where it computes this, else by the operator."""
+    """M x without D, outside autocast: by mamba_ssm's kernel if it covers this operator, else by the operator."""
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
             return _mix(o, x)
@@ -110,21 +112,23 @@ def _mix(o: Operator, x: Scanned) -> Scanned:
 
 
 def _mix_both(before: Operator, after: Operator) -> tuple[Scanned, Scanned]:
-    """M x of both: in one run where they can be one batch, since on a GPU it is the number of kernels that costs."""
-    if _mix_the_same(before, after):
+    """M x of both, in one batch if possible: on a GPU the time depends on the number of kernels."""
+    if _have_one_product(before, after):
         mixed = _mix(before, _wide_x(before))
         return mixed, mixed
     x, edited = _wide_x(before), _wide_x(after)
-    at_once = x.shape == edited.shape and not is_fused(before, x)  # which is one kernel by itself
-    both = before.beside(after) if at_once else None
+    batched = x.shape == edited.shape and not is_fused(
+        before, x
+    )  # a fused scan is one kernel anyway
+    both = before.beside(after) if batched else None
     if both is None:
         return _mix(before, x), _mix(after, edited)
     one, other = _mix(both, torch.cat([x, edited])).split(len(x))
     return one, other
 
 
-def _mix_the_same(before: Operator, after: Operator) -> bool:
-    """Whether M x is not edited: the gate or D alone is."""
+def _have_one_product(before: Operator, after: Operator) -> bool:
+    """Whether both have the same M x: at most the gate and D are edited."""
     return all(getattr(before, name) is getattr(after, name) for name in (*before.axes, "x"))
 
 
@@ -141,7 +145,10 @@ def _by_groups(
     positions: Positions,
     edits: Sequence[Edit],
 ) -> Scanned:
-    """What `change` adds to y, for prompts that begin at the same token at once: positions count from there."""
+    """The change of y by `change`, called once for all prompts that begin at the same token.
+
+    `change` gets operands that begin at the prompts' first real token.
+    """
     assert operands.x is not None
     batch, tokens = operands.x.shape[:2]
     total = None
@@ -150,10 +157,10 @@ def _by_groups(
         added = change(operands.rows(rows, first, end), edits, positions, rows)
         if len(rows) == batch and (first, end) == (0, tokens):
             return added
-        whole = added.new_zeros(operands.x.shape)
-        whole[rows, first:end] = added
-        total = whole if total is None else total + whole
-    if total is None:  # there is no real token
+        padded = added.new_zeros(operands.x.shape)
+        padded[rows, first:end] = added
+        total = padded if total is None else total + padded
+    if total is None:  # no token is real
         return torch.zeros_like(_wide_x(operands))
     return total
 
@@ -161,7 +168,7 @@ def _by_groups(
 def _edit_state(
     o: Operator, edits: Sequence[ValueEdit], positions: Positions, rows: list[int]
 ) -> Scanned:
-    """What later tokens read of the changes of the state, earlier tokens first."""
+    """The change of y that later tokens read from the edited states. Edits of earlier tokens apply first."""
     x = _wide_x(o)
     total, changes = torch.zeros_like(x), []
     for token, edit in _by_token(o, edits):
@@ -177,7 +184,10 @@ def _edit_state(
 
 
 def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueEdit]]:
-    """Every token after which a state changes, −1 for the initial one, with its edit; in time, then as given."""
+    """Pairs (token, edit): the edit changes the state after this token, −1 being the initial state.
+
+    Sorted by token; pairs of one token stay in the order of the edits.
+    """
     pairs = []
     for edit in edits:
         if edit.what == "initial_state":
@@ -192,15 +202,15 @@ def _by_token(o: Operator, edits: Sequence[ValueEdit]) -> list[tuple[int, ValueE
 def _edit_entries(
     o: Operator, edits: Sequence[Edit], positions: Positions, rows: list[int]
 ) -> Scanned:
-    """What knocking out edges takes from y, and what functions of M's rows add to it."""
+    """The change of y by knocked-out edges and by functions of M's rows."""
     x = _wide_x(o)
     if all(isinstance(edit, KnockOut) for edit in edits):
         knocked = [edit.edges(o.tokens, o.heads) for edit in edits if isinstance(edit, KnockOut)]
         return -passed_over(o, x, knocked, _mix, edge_sums)
 
-    everything = torch.ones(o.heads, dtype=torch.bool)
+    all_heads = torch.ones(o.heads, dtype=torch.bool)
     selections = [getattr(edit, "heads", None) for edit in edits]
-    masks = [everything if some is None else some.mask(o.heads, "head") for some in selections]
+    masks = [all_heads if some is None else some.mask(o.heads, "head") for some in selections]
     heads = torch.stack(masks).any(0).nonzero().flatten().tolist()
 
     def change(M: Tensor, queries: tuple[int, int]) -> Tensor:
@@ -214,7 +224,7 @@ def _edit_entries(
 def _edit_rows(
     edit: Edit, M: Tensor, queries: tuple[int, int], heads: list[int], of: Operator
 ) -> Tensor:
-    """Rows of M of these heads of an operator, as the edit leaves them."""
+    """Apply an edit to rows of M, of these heads of an operator."""
     if isinstance(edit, KnockOut):
         edges = edit.edges(M.shape[3], of.heads)
         of_heads = edges.heads[heads, None, None].to(M.device)
@@ -228,5 +238,5 @@ def _edit_rows(
 
 def _wide_x(o: Operator) -> Scanned:
     if o.x is None:
-        raise UsageError("what this layer mixes cannot be read")
+        raise UsageError("the input of this layer's scan cannot be read")
     return o.x.to(scan_dtype(o.like))

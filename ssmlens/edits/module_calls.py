@@ -1,4 +1,4 @@
-"""Calls of modules, whatever their signatures: the first argument is the hidden state, and so is the first output."""
+"""Read and change calls of modules of any signature. The first argument and the first output are the hidden state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,24 +18,24 @@ def first_input(module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> tu
 def with_first_input(
     module: nn.Module, args: tuple, kwargs: dict[str, Any], new: Tensor
 ) -> tuple[tuple, dict[str, Any]]:
-    """The same call with another first argument."""
+    """The call with `new` as its first argument."""
     name, _ = first_input(module, args, kwargs)
     return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, name: new})
 
 
 def first_output(output: Any) -> Tensor:
-    """The hidden state that a module puts out."""
+    """The hidden state in a module's output."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def with_first_output(output: Any, new: Tensor) -> Any:
-    """The same output with another hidden state."""
+    """The output with `new` as its hidden state."""
     if not isinstance(output, tuple):
         return new
     rest = (new, *output[1:])
     return type(output)(*rest) if hasattr(output, "_fields") else rest
 
 
-def hands_on_residual(block: nn.Module) -> bool:
-    """Whether a block hands on the residual stream beside what it adds, as mamba_ssm's does."""
+def returns_residual(block: nn.Module) -> bool:
+    """Whether a block returns (its own output, residual stream), as mamba_ssm's does."""
     return "residual" in own_forward(block).__code__.co_varnames[:4]

@@ -1,4 +1,4 @@
-"""Edits of a mixer's operands: which they are then, and whether they are others than before."""
+"""Edit a mixer's operands, and find out whether they changed."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ from ssmlens.names import GROUP, HEAD
 from ssmlens.scan.operator import Operator
 
 Changed = Bool[Tensor, ""] | None
-"""Whether something changed: it stays on the device, so that nothing waits for it. None: taken for changed."""
+"""Whether operands changed, as a tensor on their device: nothing waits for a GPU. None: assume that they did."""
 
 
 def need_own_heads(operands: Operator, edits: Sequence[Edit]) -> bool:
-    """Whether an edit of some heads changes what these share with others."""
+    """Whether an edit of some heads changes an array that groups of heads share."""
     return operands.groups != operands.heads and any(
         isinstance(edit, ValueEdit)
         and edit.heads is not None
@@ -41,10 +41,11 @@ def edit_operands(
     *,
     compare: bool,
 ) -> tuple[Operator, Changed]:
-    """The operands, projected with other taps where edits say so, then changed one by one; and whether they changed.
+    """Apply edits of taps, which project the operands again, then the other edits one by one.
 
-    They count as changed where somebody may ask how the output depends on them, and where they are not to be compared.
-    Where they are known to be the same, they are `operands` itself.
+    Returns:
+        The operands, and whether they changed. They are `operands` itself if they are known to be equal. They count as
+        changed if an edit needs gradients, or if `compare` is False.
     """
     differs: list[Bool[Tensor, ""]] = []
     new = operands
@@ -57,13 +58,13 @@ def edit_operands(
             assert isinstance(edit, ValueEdit)
             new, some = _edit_operand(new, edit, positions, compare)
             differs += some
-    if any(_asked_for(edit) for edit in edits) or not differs:
+    if any(_needs_grad(edit) for edit in edits) or not differs:
         return new, None
     return new, differs[0] if len(differs) == 1 else torch.stack(differs).any()
 
 
-def _asked_for(edit: Edit) -> bool:
-    """Whether somebody may ask how the output depends on what it puts in."""
+def _needs_grad(edit: Edit) -> bool:
+    """Whether gradients may flow to a value of this edit."""
     return isinstance(edit, ValueEdit) and edit.is_differentiable and torch.is_grad_enabled()
 
 
@@ -82,13 +83,13 @@ def _edit_operand(
     if edit.heads is not None and operands.groups == operands.heads:
         axes = tuple(HEAD if axis == GROUP else axis for axis in axes)
     new = edit.apply(value, Place(edit.what, axes, positions))
-    # A GPU would have to be waited for; but another log decay takes A's place, and the same one must not.
-    at_once = edit.what == "log_decay" or not value.is_cuda
-    if at_once and not _asked_for(edit) and torch.equal(new, value):
+    # Comparing now waits for a GPU. A log decay is compared all the same: setting one replaces A, even an equal one.
+    compare_now = edit.what == "log_decay" or not value.is_cuda
+    if compare_now and not _needs_grad(edit) and torch.equal(new, value):
         return operands, []
     differs = [(new != value).any()] if compare else []
     if edit.what == "gate":
-        whole, _ = operands.quantity("gate")
+        gate, _ = operands.quantity("gate")
         flat = new.flatten(2)
-        new = torch.cat([whole[..., : whole.shape[2] - flat.shape[2]], flat], dim=2)
+        new = torch.cat([gate[..., : gate.shape[2] - flat.shape[2]], flat], dim=2)
     return operands.with_quantity(edit.what, new), differs

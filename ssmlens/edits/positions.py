@@ -1,4 +1,4 @@
-"""Which token of its prompt every token of a call is, counted from the first real one."""
+"""The position of every token of a call in its prompt, counted from the prompt's first real token."""
 
 import dataclasses
 import functools
@@ -18,10 +18,10 @@ class Positions:
 
     Attributes:
         tokens: Tokens of the call.
-        first: The position of each row's first token: negative where there is padding on its left, and above 0 in a
-            cached step of `generate`.
-        length: Real tokens of each prompt so far, those of earlier calls included.
-        prefill: Real tokens of each prompt in its first call: what negative numbers count back from.
+        first: The position of each row's first token. Negative after padding on the left; above 0 in a cached step of
+            `generate`.
+        length: Real tokens of each prompt so far, including earlier calls.
+        prefill: Real tokens of each prompt in its first call. Negative numbers count back from it.
     """
 
     tokens: int
@@ -43,9 +43,9 @@ class Positions:
         Args:
             batch: Number of prompts.
             tokens: Tokens of the call.
-            mask: 1 at real tokens [batch token], also of earlier calls; None: all are real.
-            before: Tokens of earlier calls, where there is no mask.
-            prefill: Real tokens in the first call, where this is a later one.
+            mask: 1 at real tokens [batch token], including earlier calls. None: all are real.
+            before: Tokens of earlier calls, if there is no mask.
+            prefill: Real tokens in the first call, if this is a later call.
         """
         if mask is None:
             positions = _unpadded(batch, tokens, before)
@@ -58,7 +58,7 @@ class Positions:
 
     @property
     def here(self) -> Int[Tensor, "batch token"]:
-        """The position of every token of the call; of padding too, where it is out of 0 ≤ position < length."""
+        """The position of every token of the call. That of padding is below 0, or `length` or more."""
         return self.first.unsqueeze(1) + torch.arange(self.tokens)
 
     @property
@@ -68,7 +68,7 @@ class Positions:
 
     @functools.cached_property
     def padded(self) -> bool:
-        """Whether some token of the call is padding."""
+        """Whether any token of the call is padding."""
         return not bool(self.real.all())
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class Positions:
         return int(self.length.max()) if len(self.length) else 0
 
     def chosen(self, selection: Selection | None) -> Bool[Tensor, "batch token"]:
-        """Which tokens of the call are selected; what lies past a prompt's end is not there."""
+        """Which tokens of the call are selected. Positions past a prompt's end are ignored."""
         if selection is None:
             return self.real
         wide = max(1, self.longest)
@@ -96,10 +96,13 @@ class Positions:
             ) from None
 
     def groups(self, *, by_length: bool = False) -> Iterator[tuple[list[int], int, int]]:
-        """Rows that begin at the same token of the call, with that token and the one after their last real one.
+        """Group rows whose real tokens begin at the same token of the call.
 
         Args:
-            by_length: Rows that are as long, too.
+            by_length: Whether the rows of a group also end at the same token.
+
+        Yields:
+            The rows, their first real token, and the token after their last real one.
         """
         starts = (-self.first).clamp(min=0)
         ends = torch.minimum(starts + self.length, torch.tensor(self.tokens))
@@ -113,6 +116,6 @@ class Positions:
 
 @functools.lru_cache(maxsize=64)
 def _unpadded(batch: int, tokens: int, before: int) -> Positions:
-    """Those of prompts without padding: the same in every forward."""
+    """Positions without padding. Cached, since they are the same in every forward."""
     length = torch.full((batch,), before + tokens)
     return Positions(tokens, torch.full((batch,), before), length, length)

@@ -1,8 +1,8 @@
-"""Forwards that begin at the first edited layer: what comes before it is as it was without edits.
+"""Forwards that compute only from the first edited layer on, and replay the unedited outputs of the blocks before it.
 
-A block before it is called as ever, by the model's own code and with its hooks, but its `forward`, and that alone, is
-replaced by one that returns what it put out in the unedited forward. So nothing need be known of how a model calls its
-blocks, what it hands from one to the next (mamba_ssm: the hidden state and the residual stream), or what it does
+The model's own code still calls every block, with its hooks. Only the `forward` of an earlier block is replaced, by a
+function that returns the block's output of the unedited forward. So this works however a model calls its blocks,
+whatever it passes from one to the next (mamba_ssm: the hidden state and the residual stream), and whatever it computes
 before, between and after them.
 """
 
@@ -22,22 +22,22 @@ from ssmlens.errors import UsageError
 
 
 class UneditedRun:
-    """One forward of a model without edits, kept so that edited ones need run only what an edit can change.
+    """The outputs of one forward without edits. Edited forwards of the same input then run only the later blocks.
 
         unedited = UneditedRun(model, input_ids, attention_mask=mask)
         for layer in range(48):
             logits = unedited.edited(Ablate(layer=layer)).logits
 
-    It holds the output of every block: layers × tokens × d_model numbers a prompt. What it holds has no gradient: those
-    of edited forwards reach back to the first edited layer. The model must not change meanwhile, and must compute the
-    same twice (no dropout).
+    It stores the output of every block: layers × tokens × d_model numbers for each prompt. The stored outputs have no
+    gradient, so gradients of edited forwards end at the first edited layer. The model must not change in the meantime,
+    and must be deterministic (no dropout).
 
     Attributes:
-        output: What the model put out.
+        output: The model's output.
 
     Raises:
         UnsupportedModelError: No layer of the model can be read.
-        UsageError: A block did not run, or more than once; or the model was handed a cache.
+        UsageError: A block did not run, or ran more than once; or the model received a cache.
     """
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any):
@@ -49,37 +49,37 @@ class UneditedRun:
         self._outputs: dict[nn.Module, list[Any]] = {module: [] for module in self._layers}
         with ExitStack() as stack, torch.no_grad():
             for module, outputs in self._outputs.items():
-                forward = _keeping(outputs, module.forward)
+                forward = _recording(outputs, module.forward)
                 stack.enter_context(_forward_replaced(module, forward))
             self.output = model(*args, **kwargs)
         given = arguments(model, args, kwargs)
         mixers = [block.mixer for block in self._blocks if block.mixer]
         caches = (site.adapter.cached_by(site.module, given) for site in mixers)
         for name in filter(None, caches):
-            raise UsageError(f"{name} holds the state of this forward now: leave it out")
+            raise UsageError(f"{name} now contains the state of this forward: leave it out")
         for module, layers in self._layers.items():
             if len(self._outputs[module]) != len(layers):
                 raise UsageError(
                     f"layer {layers[0]} ran {len(self._outputs[module])} times in one forward, not {len(layers)}: "
-                    "edit it in full forwards, with editing"
+                    "use editing, which runs full forwards"
                 )
 
     def edited(self, edits: Edit | Sequence[Edit | Mapping[str, Any]]) -> Any:
-        """What the model puts out for the same input with these edits: as within `editing`, to the bit.
+        """The model's output for the same input with these edits: bit for bit that of a forward within `editing`.
 
         Raises:
             UsageError: As `editing`.
         """
-        wanted = edits_of(edits)
-        first = min((edit.layer for edit in wanted), default=len(self._blocks))
-        with edit_blocks(self._model, self._blocks, wanted), self.resumed(first):
+        edits = edits_of(edits)
+        first = min((edit.layer for edit in edits), default=len(self._blocks))
+        with edit_blocks(self._model, self._blocks, edits), self.resumed(first):
             return self._model(*self._args, **self._kwargs)
 
     @contextmanager
     def resumed(self, layer: int) -> Iterator[None]:
-        """In it the model runs from this layer on: blocks before it return what they put out unedited.
+        """Run the model from this layer on: the blocks before it return their unedited outputs.
 
-        Only for forwards of the same input.
+        Forwards inside the `with` block must have the same input as the unedited one.
         """
         with ExitStack() as stack:
             for module, layers in self._layers.items():
@@ -89,20 +89,23 @@ class UneditedRun:
             yield
 
 
-def _keeping(outputs: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same forward, which keeps what it returns, as it is before hooks change it."""
+def _recording(outputs: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a forward so that it also appends what it returns to `outputs`, before hooks change it."""
 
-    def keep(*args: Any, **kwargs: Any) -> Any:
+    def record(*args: Any, **kwargs: Any) -> Any:
         outputs.append(forward(*args, **kwargs))
         return outputs[-1]
 
-    return keep
+    return record
 
 
 def _replay(
     outputs: Sequence[Any], layers: Sequence[int], first: int, forward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A forward that returns the kept outputs for those of `layers` before `first`, call by call."""
+    """A forward for a module that is the block of each of `layers` in turn.
+
+    It returns the recorded output for a layer before `first`, and computes the others.
+    """
     calls = 0
 
     def replay(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Scale something: Δ, a head's decay, a state, what the mixer puts out."""
+"""Scale a value: Δ, a head's decay, a state, the mixer's output."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,11 +15,11 @@ from ssmlens.models.parameters import Number
 class Scale(ValueEdit):
     """Multiply `what` by a factor: `Scale(layer=3, what="delta", factor=0.5, tokens="8:16")`.
 
-    What is derived from it is derived again: in Mamba-3, Δ drives the decay, both weights of a write and the rotation.
-    Scaling a log decay leaves the writes as they are, scaling Δ does not.
+    Values derived from `what` are derived again: in Mamba-3, Δ sets the decay, both weights of a write and the
+    rotation. Scaling a log decay does not change the writes; scaling Δ does.
 
     Attributes:
-        factor: What it is multiplied by: a number, or a tensor that broadcasts over it.
+        factor: A number, or a tensor that broadcasts over `what`.
     """
 
     factor: Number | Tensor

@@ -1,4 +1,4 @@
-"""Which tokens, heads, states or taps: ranges and numbers, as people write them."""
+"""Selections of tokens, heads, states or taps, written as numbers and ranges."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ _RANGE = re.compile(r"(-?\d+)?:(-?\d+)?")
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Numbers and ranges of an axis; negative ones count from its end, as everywhere in Python.
+    """Numbers and ranges on an axis. Negative ones count from its end, as in Python.
 
     Attributes:
         parts: Numbers, and ranges (first, end) with None for an open end.
@@ -32,7 +32,7 @@ class Selection:
         """Read a selection; None selects all, and stays None.
 
         Raises:
-            UsageError: It is none of what `Chosen` says, or selects nothing whatever the length: [], "5:3".
+            UsageError: It is of no form that `Chosen` lists, or selects nothing at any length: [], "5:3".
         """
         if chosen is None or isinstance(chosen, Selection):
             return chosen
@@ -51,15 +51,15 @@ class Selection:
             return cls(tuple(chosen.nonzero().flatten().tolist()))
         numbers = chosen if isinstance(chosen, Iterable) else [chosen]
         try:
-            return cls(tuple(_whole(number) for number in numbers))
+            return cls(tuple(_integer(number) for number in numbers))
         except (TypeError, ValueError):
             return _refuse(chosen)
 
     def mask(self, length: int, name: str) -> Bool[Tensor, " length"]:
-        """True at what is selected on an axis of this length.
+        """True at the selected places of an axis of this length.
 
         Raises:
-            UsageError: A number is not on the axis: it is called by `name`.
+            UsageError: A number is not on the axis. The message calls it `name`.
         """
         mask = torch.zeros(length, dtype=torch.bool)
         for part in self.parts:
@@ -76,7 +76,10 @@ class Selection:
         return mask
 
     def clipped(self, length: int, end: int) -> Bool[Tensor, " length"]:
-        """True at what is selected and there; numbers below 0 count back from `end`."""
+        """True at the selected places of an axis of this length; ignores places past it.
+
+        Numbers below 0 count back from `end`.
+        """
         mask = torch.zeros(length, dtype=torch.bool)
         for part in self.parts:
             if isinstance(part, int):
@@ -93,7 +96,7 @@ class Selection:
 
     @property
     def counts_back(self) -> bool:
-        """Whether a number in it counts from the end."""
+        """Whether any of its numbers counts from the end."""
         edges = [
             edge for part in self.parts for edge in (part if isinstance(part, tuple) else [part])
         ]
@@ -126,7 +129,7 @@ def _part(word: str) -> int | tuple[int | None, int | None]:
     return _refuse(word)
 
 
-def _whole(number: Any) -> int:
+def _integer(number: Any) -> int:
     if int(number) != number or isinstance(number, bool):
         raise ValueError
     return int(number)

@@ -1,4 +1,4 @@
-"""Set something to a value: 0, a constant, a tensor."""
+"""Set a value: to 0, a constant or a tensor."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,12 +14,12 @@ from ssmlens.models.parameters import Number
 @register
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Set(ValueEdit):
-    """Give `what` a value: `Set(layer=3, what="state", tokens=40, value=0)` resets the state after token 40.
+    """Set `what` to a value: `Set(layer=3, what="state", tokens=40, value=0)` resets the state after token 40.
 
-    A state goes on from there: every later token reads what is left of the change.
+    The recurrence continues from the new state, so every later token reads what is left of the change.
 
     Attributes:
-        value: The value: a number, or a tensor that broadcasts over it.
+        value: A number, or a tensor that broadcasts over `what`.
     """
 
     value: Number | Tensor
@@ -31,8 +31,8 @@ class Set(ValueEdit):
 
     def new(self, old: Tensor, place: Place) -> Tensor:
         """See `ValueEdit.new`."""
-        given = self.value
-        value = given.to(old) if isinstance(given, Tensor) else old.new_full((), given)
+        value = self.value
+        value = value.to(old) if isinstance(value, Tensor) else old.new_full((), value)
         try:
             return value.expand_as(old)
         except RuntimeError:

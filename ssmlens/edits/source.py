@@ -1,4 +1,4 @@
-"""Values from elsewhere: another recording, or a tensor, laid token by token over the call that is edited."""
+"""Values from a recording or a tensor, aligned token by token with the call that is edited."""
 
 import dataclasses
 from typing import Any
@@ -17,28 +17,31 @@ from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 
 Source = Any
-"""A `LayerRecord`, a `Recording` (its record of the edited layer is taken), or a tensor with the axes of `what`."""
+"""A `LayerRecord`, a `Recording` (the edit uses its record of that layer), or a tensor with the axes of `what`."""
 
 
 def check_source(source: Source, edit: Any) -> None:
-    """Raise UsageError if this is nothing that values can be taken from."""
+    """Raise UsageError unless this is a `Source`."""
     if not isinstance(source, LayerRecord | Recording | Tensor):
-        raise UsageError(f"{edit}: give it a recording to take values from, not {source!r}")
+        raise UsageError(f"{edit}: source must be a recording or a tensor, not {source!r}")
 
 
 def takes_values(edit: Edit) -> bool:
-    """Whether it puts in values from elsewhere, which may be those of a recording of the same call, to the bit."""
-    given = [getattr(edit, field.name) for field in dataclasses.fields(edit)]
+    """Whether the edit takes values from outside the call.
+
+    They may come from a recording of the same call. Then the edit must change no bit.
+    """
+    values = [getattr(edit, field.name) for field in dataclasses.fields(edit)]
     return any(
         isinstance(value, LayerRecord | Recording)
         or callable(value)
         or (isinstance(value, Tensor) and value.is_floating_point())
-        for value in given
+        for value in values
     )
 
 
 def value_from(source: Source, edit: Edit, place: Place) -> tuple[Tensor, Positions | None]:
-    """The value of `place.what` in the source, and the positions of its tokens; a tensor's are its own.
+    """The value of `place.what` in the source, and the positions of its tokens, None for a tensor.
 
     Raises:
         UsageError: The source has no such value.
@@ -55,20 +58,21 @@ def value_from(source: Source, edit: Edit, place: Place) -> tuple[Tensor, Positi
     if place.what == "scan_output":
         return selective_scan(record.operands), positions
     if place.axes == STREAM_AXES or place.what in ("state", "initial_state", "conv"):
-        raise UsageError(f"a recording holds no {place.what}: give a tensor")
+        raise UsageError(f"a recording has no {place.what}: pass a tensor")
     operands = record.operands.over_heads() if HEAD in place.axes else record.operands
     return quantity_of(operands, place.what)[0], positions
 
 
 def _record_of(source: Recording, edit: Edit) -> LayerRecord:
-    beside = edit.part == ATTENTION and edit.layer in source.softmax_attention
-    return source.softmax_attention[edit.layer] if beside else source[edit.layer]
+    of_attention = edit.part == ATTENTION and edit.layer in source.softmax_attention
+    return source.softmax_attention[edit.layer] if of_attention else source[edit.layer]
 
 
 def quantity_of(operands: Operator, what: str) -> tuple[Tensor, tuple[str, ...]]:
-    """An operand with its axes; D of every channel; of the gate the part of heads, as [batch token head headdim].
+    """An operand with its axes. D has one entry for each channel; the gate is [batch token head headdim].
 
-    A gate may have columns before those of the heads: a gated MLP beside the scan (Mamba-2 with d_ssm < d_inner).
+    A gate may have columns before those of the heads, for a gated MLP beside the scan (Mamba-2 with d_ssm < d_inner).
+    They are left out.
     """
     value, axes = operands.quantity(what)
     if what == "D" and operands.x is not None:
@@ -79,11 +83,17 @@ def quantity_of(operands: Operator, what: str) -> tuple[Tensor, tuple[str, ...]]
     return value, axes
 
 
-def laid_over(source: Tensor, of: Positions | None, old: Tensor, place: Place) -> Tensor:
-    """`source` at the positions of `old`; where the source has no such token or prompt, `old`.
+def align(source: Tensor, positions: Positions | None, old: Tensor, place: Place) -> Tensor:
+    """The values of `source` at the positions of `old`. Tokens that the source lacks keep `old`.
+
+    Args:
+        source: The values.
+        positions: The positions of the source's tokens. None: its first token is at position 0.
+        old: The value that is edited.
+        place: Its axes and positions.
 
     Raises:
-        UsageError: The source has other sizes, or several prompts where the call has another number.
+        UsageError: The sizes do not fit, or the source has several prompts but not as many as the call.
     """
     source = source.to(old.device, old.dtype)
     if TOKEN not in place.axes or PROMPT not in place.axes:
@@ -92,17 +102,17 @@ def laid_over(source: Tensor, of: Positions | None, old: Tensor, place: Place) -
         return _fit(source, old, place)
     if len(source) not in (1, len(old)):
         raise UsageError(
-            f"the source has {len(source)} prompts and the call {len(old)}: take one, or as many"
+            f"the source has {len(source)} prompts, but the call has {len(old)}: use one, or as many"
         )
-    of = of or Positions.of(len(source), source.shape[1])
+    positions = positions or Positions.of(len(source), source.shape[1])
     here = place.positions.here if place.rows is None else place.positions.here[list(place.rows)]
-    index = here - of.first.expand(len(old)).unsqueeze(1)
-    there = (index >= 0) & (index < source.shape[1]) & (here >= 0)
+    index = here - positions.first.expand(len(old)).unsqueeze(1)
+    exists = (index >= 0) & (index < source.shape[1]) & (here >= 0)
     index = index.clamp(0, source.shape[1] - 1).to(old.device, non_blocking=True)
     rows = torch.arange(len(old), device=old.device).unsqueeze(1)
-    taken = source.expand(len(old), *source.shape[1:])[rows, index]
-    there = there.to(old.device, non_blocking=True).reshape(*there.shape, *[1] * (old.ndim - 2))
-    return torch.where(there, taken, old)
+    values = source.expand(len(old), *source.shape[1:])[rows, index]
+    exists = exists.to(old.device, non_blocking=True).reshape(*exists.shape, *[1] * (old.ndim - 2))
+    return torch.where(exists, values, old)
 
 
 def _fit(source: Tensor, old: Tensor, place: Place) -> Tensor:

@@ -1,4 +1,4 @@
-"""Edits that give some quantity of a layer another value: an operand, the state, what goes in, what comes out."""
+"""Edits that change one value of a layer: an operand, the state, an input or an output."""
 
 import dataclasses
 from abc import abstractmethod
@@ -20,7 +20,7 @@ SCAN_AXES = (PROMPT, TOKEN, HEAD, HEADDIM)
 STATE_AXES = (PROMPT, HEAD, HEADDIM, STATE)
 CONV_AXES = ("channel", TAP)
 
-# What can be given another value, beside the operands (`Operator.quantities`).
+# Values other than operands (`Operator.quantities`), with their stages.
 _STAGES = {
     "residual": Stage.RESIDUAL,
     "input": Stage.INPUT,
@@ -32,16 +32,16 @@ _STAGES = {
     "mlp": Stage.MLP,
     "block": Stage.BLOCK,
 }
-# Other libraries' names for the same.
-_ALSO = {"v": "x", "dt": "delta", "log-decay": "log_decay"}
+# Names that other libraries use.
+_ALIASES = {"v": "x", "dt": "delta", "log-decay": "log_decay"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CutTaps(Edit):
-    """The convolution starts anew after some tokens: what a state's `cut_taps` adds to its change.
+    """Restart the convolution after some tokens: the part of a state's edit that `cut_taps` adds.
 
     Attributes:
-        tokens: After which tokens.
+        tokens: The tokens after which it restarts.
     """
 
     tokens: Selection
@@ -59,13 +59,13 @@ class CutTaps(Edit):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a value stands while it is edited.
+    """What an edit knows about the value that it changes.
 
     Attributes:
         what: Its name.
         axes: Its axes.
-        positions: Those of the tokens of this call.
-        rows: The rows of the batch that it is of; None: all.
+        positions: The positions of the call's tokens.
+        rows: The rows of the batch that the value covers. None: all.
     """
 
     what: str
@@ -76,21 +76,21 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueEdit(Edit):
-    """An edit that gives `what` another value, at some of its tokens, heads, channels, states or taps.
+    """An edit that changes `what`, at some of its tokens, heads, channels, states or taps.
 
     Attributes:
         what: "residual" (the stream before the block), "input" (of the mixer, after the norm); an operand: "delta",
             "A", "log_decay", "B", "C", "q", "k", "beta", "x" (also "v"), "D", "gate", in Mamba-3 "rate", "share" and
-            "angle" too; "conv" (taps); "state" after the write of the token that `tokens` names, "initial_state";
-            "scan_output" (y = M x + D x, before gate and norm), "output" (of the mixer), "mlp" (its output), "block"
-            (what the whole block adds).
+            "angle" too; "conv" (taps); "state" after the write of the token in `tokens`, "initial_state"; "scan_output"
+            (y = M x + D x, before gate and norm), "output" (of the mixer), "mlp" (its output), "block" (what the block
+            adds to the stream).
         tokens: Which tokens, counted from the prompt's first real one. None: all.
         heads: Which heads. None: all.
         channels: Which columns of x: a head has headdim of them. None: all.
         states: Which states. None: all.
-        taps: Which taps of the convolution, counted back from the token itself, which is tap 0. None: all.
-        cut_taps: Of a state: whether later tokens see nothing of that token, and of those before it, through the taps
-            of the convolution either. The convolution's window is no part of the state.
+        taps: Which taps of the convolution. Tap 0 is that of the token itself; tap 1 is one token back. None: all.
+        cut_taps: For a state: whether to also hide this token and earlier ones from the convolution of later tokens.
+            The convolution's window is not part of the state.
     """
 
     what: str
@@ -105,15 +105,15 @@ class ValueEdit(Edit):
         for name in ("tokens", "heads", "channels", "states", "taps"):
             object.__setattr__(self, name, Selection.of(getattr(self, name)))
         if self.what == "state" and self.tokens is None:
-            raise UsageError(f"{self}: say after which token the state changes, as tokens=40")
-        object.__setattr__(self, "what", _ALSO.get(self.what, self.what))
+            raise UsageError(f"{self}: name the token after which the state changes, as tokens=40")
+        object.__setattr__(self, "what", _ALIASES.get(self.what, self.what))
         if self.cut_taps and self.what != "state":
-            raise UsageError(f"{self}: cut_taps goes with the state after a token")
+            raise UsageError(f"{self}: cut_taps needs what=state")
 
     @property
     def stage(self) -> Stage:
         """See `Edit.stage`."""
-        return _STAGES.get(_ALSO.get(self.what, self.what), Stage.OPERANDS)
+        return _STAGES.get(_ALIASES.get(self.what, self.what), Stage.OPERANDS)
 
     def parts(self) -> list[Edit]:
         """See `Edit.parts`."""
@@ -125,16 +125,16 @@ class ValueEdit(Edit):
 
     @abstractmethod
     def new(self, old: Tensor, place: Place) -> Tensor:
-        """The new value, everywhere; only what is selected of it is taken."""
+        """The new value everywhere. `apply` uses only its selected entries."""
 
     def check_number(self, value: Any, name: str) -> None:
         """Raise UsageError unless this is a number or a tensor."""
         if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-            raise UsageError(f"{self}: {name} is a number, or from Python a tensor")
+            raise UsageError(f"{self}: {name} must be a number, or a tensor from Python")
 
     @property
     def is_differentiable(self) -> bool:
-        """Whether somebody may ask how the output depends on it, also where it changes nothing."""
+        """Whether the edit has a tensor that requires gradients. Then it is applied even where it changes nothing."""
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]
         return any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
@@ -143,10 +143,10 @@ class ValueEdit(Edit):
         return [] if self.tokens is None else [(self.tokens, "token")]
 
     def apply(self, old: Tensor, place: Place) -> Tensor:
-        """`old` with the new value where it is selected.
+        """`old` with the new value at the selected entries.
 
         Raises:
-            UsageError: Something is selected on an axis that the value lacks, or is out of range.
+            UsageError: A selection is of an axis that the value lacks, or is out of range.
         """
         new = self.new(old, place).to(old.dtype)
         if new.device != old.device:
@@ -162,7 +162,7 @@ class ValueEdit(Edit):
             if self.tokens is not None or place.positions.padded:
                 masks.append(self._along(self._tokens(place), (PROMPT, TOKEN), old, place))
         elif self.tokens is not None and place.what != "state":
-            raise UsageError(f"{self}: {place.what} has no tokens to choose from")
+            raise UsageError(f"{self}: {place.what} has no tokens to select")
         for selection, axis, name in (
             (self.heads, HEAD, "head"),
             (self.states, STATE, "state"),
@@ -171,14 +171,14 @@ class ValueEdit(Edit):
             if selection is None:
                 continue
             if axis not in place.axes:
-                raise UsageError(f"{self}: {place.what} has no {name}s to choose from")
+                raise UsageError(f"{self}: {place.what} has no {name}s to select")
             mask = self._mask(selection, old.shape[place.axes.index(axis)], name)
-            # The last tap is the token itself: tap 0.
+            # Tap 0, that of the token itself, comes last.
             mask = mask.flip(0) if axis == TAP else mask
             masks.append(self._along(mask, (axis,), old, place))
         if self.channels is not None:
             if HEADDIM not in place.axes or HEAD not in place.axes:
-                raise UsageError(f"{self}: {place.what} has no channels to choose from")
+                raise UsageError(f"{self}: {place.what} has no channels to select")
             heads, headdim = (old.shape[place.axes.index(axis)] for axis in (HEAD, HEADDIM))
             mask = self._mask(self.channels, heads * headdim, "channel").unflatten(0, (heads, -1))
             masks.append(self._along(mask, (HEAD, HEADDIM), old, place))
@@ -200,7 +200,7 @@ class ValueEdit(Edit):
             raise UsageError(f"{self}: {error}") from None
 
     def _along(self, mask: Tensor, axes: tuple[str, ...], old: Tensor, place: Place) -> Tensor:
-        """A mask of some axes, on the CPU, shaped to be broadcast over the value; no GPU is waited for."""
+        """Move a CPU mask over some axes to the value's device, shaped to broadcast over it. Waits for no GPU."""
         shape = [1] * old.ndim
         for axis, size in zip(axes, mask.shape, strict=True):
             shape[place.axes.index(axis)] = size

@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ssmlens.models.fused_convolution import fused_convolution, kernel
-from ssmlens.models.projections import Mamba1Weights
+from ssmlens.models.projections import Mamba1Weights, mamba1_scan
 from ssmlens.scan.operator import scan_dtype
 from ssmlens.scan.operators.decay_scan import DecayScan
-from ssmlens.scan.surroundings import Surroundings
 
 
 def fused_projection(
@@ -40,18 +39,7 @@ def fused_projection(
     wide = scan_dtype(gate)
     dt = dt.to(wide) if weights.dt_bias is None else dt + weights.dt_bias.to(wide).unsqueeze(1)
     B, C = (v.mT.unsqueeze(2) for v in low[:, rank:].to(wide).split(d_state, dim=1))
-    return DecayScan(
-        delta=F.softplus(dt).mT,
-        A=-torch.exp(weights.A_log.to(wide)),
-        B=B,
-        C=C,
-        x=x.to(wide).unsqueeze(3),
-        D=weights.D.to(wide).unsqueeze(1),
-        gate=gate,
-        surroundings=Surroundings(
-            u=u, conv_weight=weights.conv_weight, conv_bias=weights.conv_bias
-        ),
-    )
+    return mamba1_scan(weights, u=u, x=x, gate=gate, delta=F.softplus(dt).mT, B=B, C=C)
 
 
 def _multiply(

@@ -191,8 +191,33 @@ def project_mamba1(
     dt = dt.flatten(2).to(wide)
     if weights.dt_bias is not None and "dt_proj" not in weights.called:
         dt = dt + weights.dt_bias.to(wide)
+    return mamba1_scan(weights, u=u, x=x, gate=gate, delta=F.softplus(dt), B=B, C=C)
+
+
+def mamba1_scan(
+    weights: Mamba1Weights,
+    *,
+    u: Float[Tensor, "batch token head"],
+    x: Float[Tensor, "batch token head"],
+    gate: Float[Tensor, "batch token head"],
+    delta: Float[Tensor, "batch token head"],
+    B: Float[Tensor, "batch token group state"],
+    C: Float[Tensor, "batch token group state"],
+) -> DecayScan:
+    """Assemble the scan of a Mamba-1 mixer from what its projections return, in the scan's precision.
+
+    Args:
+        weights: The mixer's weights, for A, D and the convolution.
+        u: The channels before the convolution.
+        x: The channels after it.
+        gate: The gate's branch, which sets the precision.
+        delta: Δ, in the scan's precision.
+        B: What each token writes.
+        C: What each token reads.
+    """
+    wide = scan_dtype(gate)
     return DecayScan(
-        delta=F.softplus(dt),
+        delta=delta,
         A=-torch.exp(weights.A_log.to(wide)),
         B=B.to(wide),
         C=C.to(wide),

@@ -1,5 +1,7 @@
 """Draw the figures of one layer from a `Selection`: its matrices, signals and weights."""
 
+from collections.abc import Callable
+
 import plotly.graph_objects as go
 
 from ssmlens.names import ERASE, MAP, MASK
@@ -30,8 +32,6 @@ MATRICES = {
     "softmax": "softmax attention",
 }
 """The name of each kind of matrix."""
-
-_NO_KERNEL = "this layer has no convolution"
 
 
 def matrix_name(selection: Selection) -> str:
@@ -147,28 +147,24 @@ def state_entries(selection: Selection) -> go.Figure:
 
 def kernels(selection: Selection) -> go.Figure:
     """Draw the convolution kernels of x, B and C (delta rule: v, k and q)."""
-    parts = weights.kernels(selection.layer)
-    return (
-        kernels_figure(parts, theme=selection.theme)
-        if parts
-        else nothing(_NO_KERNEL, selection.theme)
-    )
+    return _of_kernels(kernels_figure, selection)
 
 
 def taps(selection: Selection) -> go.Figure:
     """Draw the energy of the kernels by tap."""
-    parts = weights.kernels(selection.layer)
-    return (
-        tap_energy_figure(parts, theme=selection.theme)
-        if parts
-        else nothing(_NO_KERNEL, selection.theme)
-    )
+    return _of_kernels(tap_energy_figure, selection)
 
 
 def beta(selection: Selection) -> go.Figure:
     """Draw W_β of a delta rule, one row per head."""
     rows = weights.beta_rows(selection.layer)
     return rows_figure(rows, scale=selection.scale, limit=selection.limit, theme=selection.theme)
+
+
+def _of_kernels(figure: Callable[..., go.Figure], selection: Selection) -> go.Figure:
+    """Draw a figure of the layer's kernels, or say that it has none."""
+    parts, theme = weights.kernels(selection.layer), selection.theme
+    return figure(parts, theme=theme) if parts else nothing("this layer has no convolution", theme)
 
 
 def _names(selection: Selection) -> tuple[str, str]:

@@ -33,17 +33,17 @@ def window(selection: Selection, queries: Span, keys: Span) -> Float[np.ndarray,
     return _rectangle(selection, queries, keys)
 
 
-def shown_tile(what: Selection, region: Region | None = None) -> Tile:
+def shown_tile(selection: Selection, region: Region | None = None) -> Tile:
     """The matrix, or a rectangle of it, in at most `tiles.SIDE` cells a side."""
-    everything = (0, what.length)
+    everything = (0, selection.length)
     queries, keys = (everything, everything) if region is None else region
     longest = max(queries[1] - queries[0], keys[1] - keys[0])
-    if whole(what) or longest <= EXACT:
-        values = window(what, queries, keys)
-        return tile(values, queries, keys, what.reduction, SIDE, causal=what.causal)
-    if what.kind == "channel":
-        return _channel_by_strips(what, queries, keys)
-    return _reduced(what, queries, keys)
+    if whole(selection) or longest <= EXACT:
+        values = window(selection, queries, keys)
+        return tile(values, queries, keys, selection.reduction, SIDE, causal=selection.causal)
+    if selection.kind == "channel":
+        return _channel_by_strips(selection, queries, keys)
+    return _reduced(selection, queries, keys)
 
 
 def small_tile(selection: Selection, side: int) -> Tile:
@@ -113,16 +113,16 @@ def _limit(selection: Selection, scale: Scale) -> float:
     return robust_limit(values[::step])  # full rows: every diagonal crosses them
 
 
-def _lags(what: Selection) -> np.ndarray:
-    if whole(what):
-        return without_longest(energy_by_lag(matrix(what)))
-    return without_longest(what.layer.read("lag_energy", what.prompt))
+def _lags(selection: Selection) -> np.ndarray:
+    if whole(selection):
+        return without_longest(energy_by_lag(matrix(selection)))
+    return without_longest(selection.layer.read("lag_energy", selection.prompt))
 
 
-def _ahead(what: Selection) -> np.ndarray:
-    if whole(what):
-        return without_longest(energy_by_lag(matrix(what).T))
-    return without_longest(what.layer.read("ahead_energy", what.prompt))
+def _ahead(selection: Selection) -> np.ndarray:
+    if whole(selection):
+        return without_longest(energy_by_lag(matrix(selection).T))
+    return without_longest(selection.layer.read("ahead_energy", selection.prompt))
 
 
 def _channel_by_strips(selection: Selection, queries: Span, keys: Span) -> Tile:

@@ -159,7 +159,7 @@ def _data(
                 "rank": row.rank if row else None,
                 "scores": {n: row.scores[n] for n in ranking.by} if row else {},
                 "chance": {n: row.chance[n] for n in ranking.by if n in row.chance} if row else {},
-                "believed": verdict.answer,
+                "verdict": verdict.answer,
                 "reason": verdict.reason,
                 "closure": verdict.errors.get(CLOSURE),
                 "map_closure": verdict.errors.get(MAP_CLOSURE),

@@ -73,16 +73,16 @@ class Table:
 
 def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
     """Model, how it was captured, whether the layers close, and the prompts."""
-    doubted = {index: v for index, v in verdicts.items() if not v.believed}
+    without_yes = {index: v for index, v in verdicts.items() if not v.believed}
     computed = [index for index in verdicts if not is_softmax(capture.layer(index))]
-    if doubted:
-        layers = ", ".join(map(str, doubted))
+    if without_yes:
+        layers = ", ".join(map(str, without_yes))
         verdict = f"Does not close: layer {layers}. Find out why before you read these maps."
     elif computed:
         verdict = f"All {len(computed)} layers reproduce what the model computed."
     else:
         verdict = "Only softmax attention: its maps are the model's own weights."
-    failed = any(v.answer == "no" for v in doubted.values())
+    failed = any(v.answer == "no" for v in without_yes.values())
     facts = [(label, capture.attributes.get(name)) for name, label in _FACTS.items()]
     facts[4:4] = [
         ("Versions", _versions(capture.attributes)),
@@ -93,7 +93,7 @@ def header(capture: ReportSource, verdicts: Verdicts) -> dict[str, Any]:
     ]
     return {
         "model": str(capture.attributes.get("model", "unnamed model")),
-        "mark": MARKS["no" if failed else "not resolved" if doubted else "yes"],
+        "mark": MARKS["no" if failed else "not resolved" if without_yes else "yes"],
         "verdict": verdict,
         "facts": [_fact(name, str(value)) for name, value in facts if value not in (None, "")],
         "prompts": [

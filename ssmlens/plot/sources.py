@@ -19,7 +19,7 @@ class ReportLayer(LayerLike, Protocol):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether its maps are proven."""
+        """The verdict on its maps."""
         ...
 
 

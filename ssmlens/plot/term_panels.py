@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from ssmlens.plot.cells import labelled_axis, paint
 from ssmlens.plot.labels import label_pixels, literal, token_labels
 from ssmlens.plot.scales import Scale
-from ssmlens.plot.theme import LIGHT, SIGNED, Theme, template
+from ssmlens.plot.theme import LIGHT, SIGNED, Spec, Theme, template
 
 _BARS, _ROW, _GAP = 150, 17, 14  # pixels
 _LABELS = 48  # most token labels along the figure
@@ -51,6 +51,36 @@ def term_panels(
     )
     if limit is None and np.isfinite(by_source).any():
         limit = float(np.nanmax(np.abs(by_source))) or None
+    _add_totals(figure, by_source, values, labels, rows)
+    paint(
+        figure,
+        by_source.astype(np.float32),
+        hover="%{y}<br>%{x}<br>%{customdata:.4g}",
+        signed=True,
+        scale=scale,
+        limit=limit,
+        axes=("x2", "y2"),
+        bar=False,
+    )
+    figure.update_layout(
+        template=template(theme),
+        height=height + below + 48,
+        showlegend=False,
+        bargap=0.15,
+        margin={"l": label_pixels(rows) + 8, "r": 24, "t": 28, "b": below + 20},
+        **_axes(labels, rows),
+    )
+    return figure
+
+
+def _add_totals(
+    figure: go.Figure,
+    by_source: Float[np.ndarray, "term source"],
+    values: Float[np.ndarray, " term"],
+    labels: list[str],
+    rows: list[str],
+) -> None:
+    """Add the bars: the total of each token above, the total of each term on the right."""
     over_text = np.nansum(by_source, axis=0)
     figure.add_bar(
         x=labels,
@@ -69,36 +99,22 @@ def term_panels(
         row=2,
         col=2,
     )
-    paint(
-        figure,
-        by_source.astype(np.float32),
-        hover="%{y}<br>%{x}<br>%{customdata:.4g}",
-        signed=True,
-        scale=scale,
-        limit=limit,
-        axes=("x2", "y2"),
-        bar=False,
-    )
+
+
+def _axes(labels: list[str], rows: list[str]) -> dict[str, Spec]:
+    """Return the axes of the three panels; the bars share those of the cells."""
     every = max(1, -(-len(labels) // _LABELS))
     ticks = [(at, labels[at]) for at in range(0, len(labels), every)]
-    named = list(enumerate(rows))
-    figure.update_layout(
-        template=template(theme),
-        height=height + below + 48,
-        showlegend=False,
-        bargap=0.15,
-        margin={"l": label_pixels(rows) + 8, "r": 24, "t": 28, "b": below + 20},
-        xaxis=labelled_axis(labels, "", ticks)
-        | {"showticklabels": False, "title": None, "matches": "x2"},
-        xaxis2=labelled_axis(labels, "source token", ticks)
-        | {"automargin": False, "tickangle": -90},
-        xaxis3={"title": {"text": "total"}, "zeroline": True, "nticks": 4},
-        yaxis={"title": {"text": "logit"}, "zeroline": True},
-        yaxis2=labelled_axis(rows, "", named, down=True) | {"automargin": False},
-        yaxis3=labelled_axis(rows, "", named, down=True)
-        | {"showticklabels": False, "matches": "y2"},
-    )
-    return figure
+    tokens = labelled_axis(labels, "source token", ticks)
+    terms = labelled_axis(rows, "", list(enumerate(rows)), down=True)
+    return {
+        "xaxis": tokens | {"showticklabels": False, "title": None, "matches": "x2"},
+        "xaxis2": tokens | {"automargin": False, "tickangle": -90},
+        "xaxis3": {"title": {"text": "total"}, "zeroline": True, "nticks": 4},
+        "yaxis": {"title": {"text": "logit"}, "zeroline": True},
+        "yaxis2": terms | {"automargin": False},
+        "yaxis3": terms | {"showticklabels": False, "matches": "y2"},
+    }
 
 
 def _colours(values: Float[np.ndarray, " bar"]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a mixer was given and gave in one call, and what can be computed from that."""
+"""One call of a mixer: its input and output, and the operands recomputed from them."""
 
 import dataclasses
 import inspect
@@ -20,12 +20,12 @@ class MixerCall:
     """One call of one mixer.
 
     Attributes:
-        site: Which mixer; of several blocks that share one, the block that ran.
+        site: The mixer, in the block that ran if several blocks share it.
         given: Its input, on the device of its weights.
-        output: What it really put out, on the device of its weights.
-        autocast: The dtype autocast computed with, or None.
-        gradients: Whether what is computed from the call is differentiable; its input and output then keep their graph.
-        number: How many calls of the block's module came before it in the same forward: 0 in nearly every model.
+        output: Its output, on the device of its weights.
+        autocast: The dtype of autocast during the call, or None.
+        gradients: Whether results computed from the call are differentiable. Input and output then keep their graph.
+        number: Number of earlier calls of the block's module in the same forward: 0 in nearly every model.
     """
 
     site: MixerSite
@@ -36,7 +36,7 @@ class MixerCall:
     number: int = 0
 
     def operands(self) -> Operator:
-        """The operands the mixer's scan got, recomputed from its input and its weights as they are now."""
+        """Recompute the operands of the mixer's scan from its input and its current weights."""
         with torch.set_grad_enabled(self.gradients), self.precision():
             return self.site.adapter.project(self.site.module, self.given)
 
@@ -45,7 +45,7 @@ class MixerCall:
         return _precision(self.output.device, self.autocast)
 
     def with_gradients(self) -> "MixerCall":
-        """The call with its own tensors, whose operands are differentiable: back to weights and embeddings.
+        """Return a copy with its own tensors, whose operands are differentiable back to weights and embeddings.
 
         Raises:
             UsageError: The model runs without gradients.
@@ -58,23 +58,23 @@ class MixerCall:
         return dataclasses.replace(self, given=given, output=self.output.clone(), gradients=True)
 
     def copied(self) -> "MixerCall":
-        """The call with its own tensors, without autograd graph: a model may go on to write into what it handed on."""
+        """Return a detached copy with its own tensors: the model may overwrite the originals later."""
         given = self.given.map(lambda tensor: tensor.detach().clone())
         return dataclasses.replace(self, given=given, output=self.output.detach().clone())
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype that autocast computes in on `device` right now, or None where it is off."""
+    """The current dtype of autocast on `device`, or None if autocast is off."""
     if not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 
 
 def weights_device(site: MixerSite) -> torch.device:
-    """Where a module's weights lie; accelerate moves its input there only inside its forward.
+    """The device of a module's weights. accelerate moves the input there only inside the forward.
 
     Raises:
-        UsageError: They are offloaded, or on several devices.
+        UsageError: The weights are offloaded, or on several devices.
     """
     devices = {parameter.device for parameter in site.module.parameters()}
     if any(device.type == "meta" for device in devices):
@@ -91,36 +91,36 @@ def weights_device(site: MixerSite) -> torch.device:
 
 
 def call_device(site: MixerSite, output: Tensor) -> torch.device:
-    """Where a call is computed again: with the module's weights, or, where none are read, with its output."""
+    """The device for recomputing a call: that of the weights, or of the output if no weights are read."""
     return weights_device(site) if site.adapter.needs_weights(site.module) else output.device
 
 
 def logits_of(output: Any) -> Float[Tensor, "batch token vocabulary"]:
-    """The logits in what a language model puts out: a tensor, a tuple, or something that has them."""
+    """The logits in a language model's output: a tensor, a tuple, or an object with `logits`."""
     if isinstance(output, Tensor):
         return output
     return output.logits if hasattr(output, "logits") else output[0]
 
 
 def without_cache(model: nn.Module) -> dict[str, bool]:
-    """What keeps a transformers model from filling a cache that nobody reads."""
-    takes = inspect.signature(model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes else {}
+    """Return the arguments that keep a transformers model from filling a cache that nobody reads."""
+    parameters = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in parameters else {}
 
 
 def padding_mask(model: nn.Module, real: Bool[Tensor, "prompt token"]) -> dict[str, Tensor]:
-    """What tells a model that looks ahead which tokens are padding: {} where none is, or it takes no mask."""
-    takes = inspect.signature(model.forward).parameters
-    if bool(real.all()) or "attention_mask" not in takes:
+    """Return the mask argument for a model that looks ahead; {} if there is no padding, or it takes no mask."""
+    parameters = inspect.signature(model.forward).parameters
+    if bool(real.all()) or "attention_mask" not in parameters:
         return {}
-    found = filter(None, map(adapter_of, model.modules()))
-    if not any(adapter.looks_ahead for adapter in found):
+    adapters = filter(None, map(adapter_of, model.modules()))
+    if not any(adapter.looks_ahead for adapter in adapters):
         return {}
     return {"attention_mask": real.to(next(model.parameters()).device, torch.long)}
 
 
 def hooks_inside(module: nn.Module) -> set[tuple[str, int]]:
-    """What tells whether hooks on the module's layers were taken off: where each stands, and its number."""
+    """The hooks on the module's layers, as (layer, number of the hook): shows later which were removed."""
     return {
         (name, number)
         for name, layer in module.named_modules()

@@ -1,4 +1,4 @@
-"""`capture`: prompts through a model, layer by layer, into a verified file."""
+"""`capture`: run prompts through a model, and store its layers with their checks."""
 
 import dataclasses
 import math
@@ -47,10 +47,10 @@ from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.writer import CaptureWriter
 
-# Tokens that go through the model at once, padding included.
+# Most tokens in one forward, padding included.
 _BATCH_TOKENS = 4096
 
-# Layers whose further arrays are computed before one forward records them: a stopped capture loses those of so many.
+# Layers whose further arrays are computed before one forward records them. A stopped capture loses these at most.
 _LAYERS_TOGETHER = 4
 
 Progress = Callable[[int, int, str], None]
@@ -113,35 +113,35 @@ def capture(
 ) -> Capture | None:
     """Run prompts through a model and store what its layers attend to, with each layer's closure.
 
-    Streams layer by layer: each layer's operands, attention map and mask are written, checked and forgotten before
-    the next layer computes. Of a hybrid's softmax attention the mean map is stored, where the model puts out its
-    weights (`attn_implementation="eager"`); where it does not, that is logged once.
+    Streams layer by layer: each layer's operands and maps are computed, checked and passed to the writer before the
+    next layer runs. The mean map of a hybrid's softmax attention is stored if the model returns its attention weights
+    (`attn_implementation="eager"`); otherwise one warning is logged.
 
     Args:
         model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
         prompts: Texts, lists of token ids, a tensor [prompt token], one text or one list of ids, or `Prompts` with
             targets. None: see `default_prompts`.
-        out: `name.h5` for one file, any other name for a folder of them. None: a temporary file, which is gone with
-            the capture, so that a cell of a notebook can run again.
-        layers: Block indices to capture. None: all whose mixer, or whose attention weights, can be read.
-        channels: Heads whose own maps are stored. None: in each layer the four that write most; of prompts above
-            `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks, none.
-        shard: (i, N), i from 1: only the i-th N-th of the layers, for several machines sharing `out`.
-        resume: Go on with a stopped capture of the same request.
+        out: `name.h5` for one file, any other name for a folder of files. None: a temporary file, deleted with the
+            capture, so that a notebook cell can run again.
+        layers: Block numbers to capture. None: all whose mixer or attention weights can be read.
+        channels: Heads whose own maps are stored. None: in each layer the four that write most, but no head for prompts
+            above `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks.
+        shard: (i, N), i from 1: only part i of N of the layers, for several machines that share `out`.
+        resume: Resume a stopped capture of the same request.
         overwrite: Replace `out` if it exists.
-        keep_going: Store a layer whose closure fails, instead of stopping there; `ssmlens verify` will name it.
+        keep_going: Store a layer whose closure fails, instead of stopping; `ssmlens verify` names such layers.
         store_discretized: Store Ā and B̄ as well; otherwise the reader computes them.
-        further: What computes arrays of every layer that are stored beside these, such as
+        further: Creates the object that computes further arrays of every layer, such as
             `ssmlens.effect.layers.LayerEffects`.
-        progress: Called with (layers done, layers in all, what is being done).
-        command: What was typed, for the record.
+        progress: Called with (layers done, number of layers, current step).
+        command: The command line, stored in the header.
 
     Returns:
         The capture, open; None while shards of other machines are missing.
 
     Raises:
-        UsageError: The request cannot be served, or `shard` or `resume` go without `out`: see the message.
-        ClosureError: A layer's output could not be recomputed from its operands.
+        UsageError: The request is impossible (the message says why), or `shard` or `resume` is given without `out`.
+        ClosureError: A layer's closure fails.
         SsmlensError: The disk is full or cannot be written.
     """
     if out is None:
@@ -152,42 +152,44 @@ def capture(
         options["progress"] = progress
         return _temporary(model, prompts, **options)
     blocks = find_blocks(model)
-    asked = _prompts(model, prompts)
-    asked.check_vocabulary(vocabulary_size(model))
-    chosen = _chosen(blocks, layers, channels, max(asked.length))
-    begun = Path(out).exists() or partial_path(Path(out)).exists()
-    if not (resume and begun):  # the run that began it has checked this
-        check_runs_once(model, chosen, asked.tokens[0][:1])
-    beside = None if further is None else further(model, asked)
-    mine = chosen if shard is None else chosen[_share(len(chosen), *shard)]
-    header = _header(model, blocks, chosen, asked, channels, store_discretized, beside, command)
+    requested = _prompts(model, prompts)
+    requested.check_vocabulary(vocabulary_size(model))
+    chosen = _choose(blocks, layers, channels, max(requested.length))
+    exists = Path(out).exists() or partial_path(Path(out)).exists()
+    if not (resume and exists):  # the run that created it has checked this
+        check_runs_once(model, chosen, requested.tokens[0][:1])
+    arrays = None if further is None else further(model, requested)
+    own_blocks = chosen if shard is None else chosen[_share(len(chosen), *shard)]
+    header = _header(model, blocks, chosen, requested, channels, store_discretized, arrays, command)
     writer = CaptureWriter(
         Path(out),
         header,
-        layers=[block.layer for block in mine],
-        batches=min(len(asked), math.ceil(len(asked) * max(asked.length) / _BATCH_TOKENS)),
+        layers=[block.layer for block in own_blocks],
+        batches=min(
+            len(requested), math.ceil(len(requested) * max(requested.length) / _BATCH_TOKENS)
+        ),
         resume=resume,
         overwrite=overwrite,
     )
     separator = torch.from_numpy(header.separator())
     job = _Job(
-        *(model, asked, separator, writer, channels),
-        *(store_discretized, beside, keep_going, progress),
+        *(model, requested, separator, writer, channels),
+        *(store_discretized, arrays, keep_going, progress),
     )
-    with writer:  # which writes a layer while the next is computed
+    with writer:  # writes a layer while the next is computed
         for batch in range(writer.batches):
-            job.run(mine, batch)
+            job.run(own_blocks, batch)
         path = writer.finish()
     return None if path is None else open_capture(path)
 
 
-def _chosen(
+def _choose(
     blocks: list[Block],
     layers: Sequence[int] | None,
     channels: Sequence[int] | None,
     tokens: int,
 ) -> list[Block]:
-    """The blocks that are captured; raises UsageError for one that cannot be, and logs attention without weights."""
+    """Return the blocks to capture. Raises UsageError if one cannot be; warns of attention without weights."""
     chosen = choose_blocks(blocks, layers)
     if tokens > names.LARGEST_WHOLE_MAP:
         chosen = for_long_prompts(chosen, layers, channels)
@@ -195,12 +197,12 @@ def _chosen(
         if block.mixer:
             weights_device(block.mixer)
             _check_channels(block.mixer, channels)
-    _tell_of_attention(chosen if layers else blocks)
+    _warn_of_attention(chosen if layers else blocks)
     return chosen
 
 
 def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
-    """A capture in a folder of its own, which is removed when nothing refers to the capture any more."""
+    """Capture into a temporary folder, which is deleted when nothing refers to the capture any more."""
     folder = Path(tempfile.mkdtemp(prefix="ssmlens-"))
     try:
         captured = capture(model, prompts, folder / "capture.h5", shard=None, **options)
@@ -226,21 +228,21 @@ class _Job:
     progress: Progress | None
 
     def run(self, blocks: list[Block], batch: int) -> None:
-        """Store of one batch of prompts every layer that is missing."""
+        """Capture every layer that is missing in one batch of prompts."""
         missing = [block for block in blocks if not self.writer.done(block.layer, batch)]
         self._done, self._all = len(blocks) - len(missing), len(blocks)
-        together = len(missing) if self.further is None else _LAYERS_TOGETHER
-        for first in range(0, len(missing), max(1, together)):
-            self._record(missing[first : first + together], batch)
+        step = len(missing) if self.further is None else _LAYERS_TOGETHER
+        for first in range(0, len(missing), max(1, step)):
+            self._record(missing[first : first + step], batch)
 
     def _record(self, blocks: list[Block], batch: int) -> None:
-        """Forward one batch of prompts, up to the last of these layers."""
+        """Run one batch of prompts up to the last of these layers, and store them."""
         missing = {block.layer: block for block in blocks}
         rows = self.writer.prompts(batch)
-        self._beside = {layer: self._further(layer, batch) for layer in missing}
+        self._further_arrays = {layer: self._compute_further(layer, batch) for layer in missing}
         ids = self.prompts.padded()[rows.start : rows.stop]
         length = torch.tensor(self.prompts.length[rows.start : rows.stop])
-        self._tell(batch, f"forward to layer {min(missing)}")
+        self._report_progress(batch, f"forward to layer {min(missing)}")
         calls: dict[int, _Calls] = {layer: _Calls(block) for layer, block in missing.items()}
 
         def on_call(call: MixerCall) -> None:
@@ -250,82 +252,84 @@ class _Job:
             if not calls[layer].missing:
                 self._store(layer, calls.pop(layer), length, batch)
             if not calls:
-                raise _EnoughError
+                raise _LastLayerStoredError
 
         real = closing.real_tokens(length, ids.shape[1])
-        how = {**without_cache(self.model), **padding_mask(self.model, real)}
+        options = {**without_cache(self.model), **padding_mask(self.model, real)}
         device = next(self.model.parameters()).device
-        with suppress(_EnoughError), hooked(self.model, blocks, on_call), torch.no_grad():
-            self.model(ids.to(device), **how)
+        with suppress(_LastLayerStoredError), hooked(self.model, blocks, on_call), torch.no_grad():
+            self.model(ids.to(device), **options)
         if calls:
-            left = calls[min(calls)].missing[0]
-            raise UsageError(f"the model ran without calling its layer {left.name}")
+            site = calls[min(calls)].missing[0]
+            raise UsageError(f"the model ran without calling its layer {site.name}")
 
-    def _further(
+    def _compute_further(
         self, layer: int, batch: int
     ) -> tuple[Mapping[str, np.ndarray], Mapping[str, str]]:
         if self.further is None:
             return {}, {}
-        self._tell(batch, f"measuring layer {layer}")
+        self._report_progress(batch, f"measuring layer {layer}")
         return self.further(self.writer.prompts(batch), layer)
 
     def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
-        first, *beside = calls.of_sites
-        stored = self._captured(first, length, batch)
-        further, attributes = self._beside.pop(layer)
+        first, *others = calls.in_order
+        stored = self._capture(first, length, batch)
+        further, attributes = self._further_arrays.pop(layer)
         arrays = {**stored.arrays, **further}
-        for call in beside:  # softmax attention that shares the block with another mixer
-            with _named(layer):
-                arrays |= capture_attention(call, length, *self._looks(batch))
+        for call in others:  # softmax attention that shares the block with another mixer
+            with _name_layer(layer):
+                arrays |= capture_attention(call, length, *self._targets_and_separators(batch))
         attributes = {**stored.attributes, **attributes}
         self.writer.write(layer, batch, arrays, attributes, wait=stored.wait)
         self._done += 1
-        self._tell(batch, f"layer {layer}")
+        self._report_progress(batch, f"layer {layer}")
 
-    def _captured(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
+    def _capture(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
         layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
-        discretized, looks = self.store_discretized, self._looks(batch)
-        with _named(layer):
-            got = capture_layer(call, length, channels, discretized, *looks)
+        with _name_layer(layer):
+            captured = capture_layer(
+                *(call, length, channels, self.store_discretized),
+                *self._targets_and_separators(batch),
+            )
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None
-        closes = unknown or got.worst_closure <= limit
-        if got.finite and not closes and not self.keep_going:
+        closes = unknown or captured.worst_closure <= limit
+        if captured.finite and not closes and not self.keep_going:
             raise ClosureError(
                 f"layer {layer} ({adapter.family}): recomputed output differs by "
-                f"{got.worst_closure:.1e}, above {limit:.0e}; its maps cannot be believed "
-                f"(`keep_going` stores them all the same){_suspects(call.site.module)}"
+                f"{captured.worst_closure:.1e}, above {limit:.0e}; closure fails, and its maps may be wrong "
+                f"(`keep_going` stores them anyway){_hint(call.site.module)}"
             )
-        return got
+        return captured
 
-    def _looks(self, batch: int) -> tuple[Tensor | None, Tensor]:
-        """Where the queries of a batch of prompts must look, None for nowhere; and its separators."""
+    def _targets_and_separators(self, batch: int) -> tuple[Tensor | None, Tensor]:
+        """The targets of a batch of prompts, None if there are none, and its separators."""
         prompts, target = self.writer.prompts(batch), self.prompts.padded_target()
         rows = slice(prompts.start, prompts.stop)
         return None if target is None else target[rows], self.separator[rows]
 
-    def _tell(self, batch: int, what: str) -> None:
+    def _report_progress(self, batch: int, step: str) -> None:
         if self.progress is not None:
             done = batch * self._all + self._done
-            self.progress(done, self.writer.batches * self._all, what)
+            self.progress(done, self.writer.batches * self._all, step)
 
 
-def _suspects(mixer: nn.Module) -> str:
-    """What stands on the mixer's layers and may be why its output cannot be computed again."""
+def _hint(mixer: nn.Module) -> str:
+    """Name hooks or adapters on the mixer's layers: they may be why closure fails."""
     names = [name for name, _ in hooked_layers(mixer)]
     if not names:
         return ""
     return (
-        f"; on its {', '.join(names)} are hooks or an adapter: take them off, merge the adapter "
-        "(`merge_and_unload()`), or call `model.eval()` if it drops out"
+        f"; there are hooks or an adapter on its {', '.join(names)}: remove them, merge the adapter "
+        "(`merge_and_unload()`), or call `model.eval()` if it has dropout"
     )
 
 
 class _Calls:
-    """What a block has called so far of what mixes its tokens."""
+    """The calls that a block has made so far of its mixer and its attention."""
 
     def __init__(self, block: Block):
         self._block = block
@@ -336,26 +340,26 @@ class _Calls:
 
     @property
     def missing(self) -> list[MixerSite]:
-        """What has not been called yet."""
+        """The sites that have not been called yet."""
         return [site for site in self._block.sites if site.name not in self._calls]
 
     @property
-    def of_sites(self) -> list[MixerCall]:
+    def in_order(self) -> list[MixerCall]:
         """The calls in the order of the block's sites: its mixer first."""
         return [self._calls[site.name] for site in self._block.sites]
 
 
 @contextmanager
-def _named(layer: int) -> Iterator[None]:
-    """Put the layer before what is wrong with it."""
+def _name_layer(layer: int) -> Iterator[None]:
+    """Prefix the message of an error with the layer."""
     try:
         yield
     except UsageError as error:
         raise UsageError(f"layer {layer}: {error}") from error
 
 
-class _EnoughError(Exception):
-    """The last layer that is wanted has been stored: what follows in the forward is not needed."""
+class _LastLayerStoredError(Exception):
+    """Ends a forward: the last requested layer has been stored."""
 
 
 def _prompts(model: Any, prompts: Any) -> Prompts:
@@ -418,21 +422,20 @@ def _digest(model: nn.Module) -> str:
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise UsageError(
-            "some of the model's weights are offloaded (on device meta), and a capture bears the digest of all: "
-            "load the model onto devices"
+            "some of the model's weights are offloaded (on device meta), and a capture stores the digest of all: "
+            "load the whole model onto devices"
         )
     return digest(state)
 
 
-def _tell_of_attention(blocks: Sequence[Block]) -> None:
-    unseen = [b.layer for b in blocks if b.attention and b.attention not in b.sites]
-    if unseen:
-        where = ", ".join(map(str, unseen))
-        log.warning("no attention maps of blocks %s: %s", where, EAGER)
+def _warn_of_attention(blocks: Sequence[Block]) -> None:
+    hidden = [b.layer for b in blocks if b.attention and b.attention not in b.sites]
+    if hidden:
+        log.warning("no attention maps of blocks %s: %s", ", ".join(map(str, hidden)), EAGER)
 
 
 def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:
-    dt_bias = site.adapter.weights(site.module).dt_bias  # a value a head
+    dt_bias = site.adapter.weights(site.module).dt_bias  # one value per head
     for channel in channels or ():
         if dt_bias is not None and not 0 <= channel < len(dt_bias):
             raise UsageError(
@@ -443,6 +446,6 @@ def _check_channels(site: MixerSite, channels: Sequence[int] | None) -> None:
 def _share(count: int, part: int, parts: int) -> slice:
     if not 1 <= part <= parts <= count:
         raise UsageError(
-            f"shard {part}/{parts}: i/N needs 1 ≤ i ≤ N ≤ {count}, the layers asked for"
+            f"shard {part}/{parts}: i/N needs 1 ≤ i ≤ N ≤ {count}, the number of layers"
         )
     return slice((part - 1) * count // parts, part * count // parts)

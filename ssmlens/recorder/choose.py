@@ -1,4 +1,4 @@
-"""Which blocks of a model are recorded: those that are asked for, or all that can be."""
+"""Choose the blocks of a model to record: the requested ones, or all that can be read."""
 
 import dataclasses
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger("ssmlens")
 
 EAGER = (
     'model.set_attn_implementation("eager"), or load it with attn_implementation="eager", '
-    "makes it put out its attention weights"
+    "makes it return its attention weights"
 )
 _NOTHING_MIXED = {
     names.MLP: "an MLP block: nothing is mixed across tokens",
@@ -22,13 +22,13 @@ _NOTHING_MIXED = {
 
 
 def choose_blocks(blocks: Sequence[Block], layers: Sequence[int] | None) -> list[Block]:
-    """The blocks of these indices, in order; None: every block in which something can be read.
+    """Choose the blocks with these numbers, in order; None: every block in which something can be read.
 
     Raises:
-        UsageError: A block has nothing to read, and why; an index is none of a block's; or no index is given.
+        UsageError: A block has nothing to read (the message says why), a number is out of range, or `layers` is empty.
     """
     if layers is not None and not layers:
-        raise UsageError(f"no layer is asked for: this model has {_readable(blocks)}")
+        raise UsageError(f"no layer is requested: this model has {_readable(blocks)}")
     for layer in layers or ():
         if not 0 <= layer < len(blocks):
             raise UsageError(f"layer {layer} is out of range: this model has {_readable(blocks)}")
@@ -44,28 +44,30 @@ def choose_blocks(blocks: Sequence[Block], layers: Sequence[int] | None) -> list
 def for_long_prompts(
     chosen: Sequence[Block], layers: Sequence[int] | None, channels: Sequence[int] | None
 ) -> list[Block]:
-    """What of these blocks is captured of prompts above `names.LARGEST_WHOLE_MAP` tokens: their mixers.
+    """Reduce blocks to what is captured of prompts above `names.LARGEST_WHOLE_MAP` tokens: their mixers.
 
     Raises:
-        UsageError: A block of attention alone, or maps of channels, are asked for by name: these are kept whole.
+        UsageError: A block of attention alone, or maps of channels, are requested: these are only stored whole.
     """
-    limit = f"which is done up to {names.LARGEST_WHOLE_MAP} tokens"
+    limit = f"which is possible up to {names.LARGEST_WHOLE_MAP} tokens"
     if channels:
         raise UsageError(
-            f"`channels` stores their maps whole, {limit}; leave it out, and read them with Layer.channel_map"
+            f"`channels` stores whole maps, {limit}; leave it out, and read the maps with Layer.channel_map"
         )
     alone = [block.layer for block in chosen if not block.mixer]
     if alone and (layers or len(alone) == len(chosen)):
         raise UsageError(
-            f"maps of softmax attention (layer {_ranges(alone)}) are kept whole, {limit}"
+            f"maps of softmax attention (layer {_ranges(alone)}) are only stored whole, {limit}"
         )
     if any(block.attention for block in chosen):
-        log.warning("maps of softmax attention are not kept: they are kept whole, %s", limit)
+        log.warning(
+            "maps of softmax attention are not stored: they are only stored whole, %s", limit
+        )
     return [dataclasses.replace(block, attention=None) for block in chosen if block.mixer]
 
 
 def why_not(block: Block) -> str | None:
-    """Why nothing can be read in a block, or None: it has a mixer, or attention whose weights are to be had."""
+    """Return why nothing can be read in a block; None if it has a mixer, or attention that returns its weights."""
     if block.sites:
         return None
     if block.attention:
@@ -73,16 +75,16 @@ def why_not(block: Block) -> str | None:
         return f"{why}; {EAGER}" if hasattr(block.attention.module, "config") else str(why)
     if (reason := why_refused(block.module)) is not None:
         return f"a {type(block.module).__name__}: {reason}"
-    named = type(block.module).__name__
-    return _NOTHING_MIXED.get(block.kind, f"a {named}, in which ssmlens reads nothing")
+    class_name = type(block.module).__name__
+    return _NOTHING_MIXED.get(block.kind, f"a {class_name}, in which ssmlens reads nothing")
 
 
 def _readable(blocks: Sequence[Block]) -> str:
     mamba = [block.layer for block in blocks if block.mixer]
     attention = [b.layer for b in blocks if not b.mixer and why_not(b) is None]
-    named = {"Mamba": mamba, "attention": attention}
-    told = [f"{name} layers {_ranges(layers)}" for name, layers in named.items() if layers]
-    return " and ".join(told) or "none that can be read"
+    by_name = {"Mamba": mamba, "attention": attention}
+    parts = [f"{name} layers {_ranges(layers)}" for name, layers in by_name.items() if layers]
+    return " and ".join(parts) or "none that can be read"
 
 
 def _ranges(layers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""Compiled models run uncompiled for a while: what was compiled before a hook came never calls it."""
+"""Run compiled models uncompiled: code that was compiled before a hook was added never calls the hook."""
 
 import sys
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import torch
 def eager() -> Iterator[None]:
     """Inside the `with` block everything under `torch.compile` runs as plain Python, with its hooks.
 
-    `torch.compile(model)`, `model.compile()`, a compiled part of a model, or a compiled function that calls it. Nothing
-    is compiled there either; afterwards what was compiled before is used again. Without a compiler loaded it costs
-    nothing.
+    This covers `torch.compile(model)`, `model.compile()`, a compiled part of a model, and a compiled function that
+    calls it. Nothing is compiled inside the block. Afterwards the compiled code is used again. If no compiler is
+    loaded, this costs nothing.
     """
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled
         yield

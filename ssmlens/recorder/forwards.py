@@ -1,4 +1,4 @@
-"""Which forward of a model runs, and in it which block: blocks may share a module, or run several times."""
+"""Track which block runs in a model's forward: blocks may share a module, or run several times."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -14,29 +14,29 @@ from ssmlens.adapters.blocks import Block
 class Forwards:
     """Follows the forwards of a model from module to module.
 
-    A forward begins where the outermost of the modules around the blocks, or a block by itself, is called.
+    A forward begins when the outermost module around the blocks is called, or a block on its own.
 
     Args:
         model: The model.
-        blocks: The blocks that are followed.
+        blocks: The blocks to follow.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[Block]):
         self._blocks = list(dict.fromkeys(block.module for block in blocks))
         self._around = list(dict.fromkeys(_around(model, self._blocks)))
-        self._running: list[nn.Module] = []  # from the outermost in
+        self._running: list[nn.Module] = []  # outermost first
         self._entered: Counter[nn.Module] = Counter()  # in this forward
         self._counts: Counter[Hashable] = Counter()
 
     def attach(self, stack: ExitStack) -> None:
-        """Hook the modules, after all other hooks that ask: these then run inside. `stack` unhooks them."""
+        """Hook the modules; `stack` removes the hooks. Call this last, so that other hooks run between these."""
         for module in (*self._around, *self._blocks):
             enter, leave = partial(self._enter, module), partial(self._leave, module)
             stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(module.register_forward_hook(leave, always_call=True).remove)
 
     def runs(self, block: Block) -> bool:
-        """Whether the block runs now; of blocks that are one module, in a forward of the model around them only."""
+        """Whether the block runs now. Blocks that are one module are told apart only in a forward of the model."""
         if block.module not in self._running:
             return False
         turn = (self._entered[block.module] - 1) % block.turns
@@ -44,22 +44,22 @@ class Forwards:
 
     @property
     def whole(self) -> bool:
-        """Whether a module around the blocks runs: not a block alone, as where autograd runs it again."""
+        """Whether a module around the blocks runs, not a block on its own (as when autograd reruns it)."""
         return bool(self._running) and self._running[0] in self._around
 
     def rounds(self, block: Block) -> int:
-        """How many times the block has been called in this forward, this time included."""
+        """Number of calls of the block in this forward, this one included."""
         return -(-self._entered[block.module] // block.turns)
 
-    def count(self, what: Hashable) -> int:
-        """How many times this was counted before in this forward; 0 outside of one."""
+    def count(self, key: Hashable) -> int:
+        """Count `key`; return how often it was counted before in this forward. Outside a forward: 0."""
         if not self._running:
             return 0
-        self._counts[what] += 1
-        return self._counts[what] - 1
+        self._counts[key] += 1
+        return self._counts[key] - 1
 
     def _enter(self, module: nn.Module, *_: Any) -> None:
-        self._leave(module)  # a forward that was interrupted
+        self._leave(module)  # left over from an interrupted forward
         if not self._running:
             self._entered.clear()
             self._counts.clear()
@@ -72,7 +72,7 @@ class Forwards:
 
 
 def _around(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
-    """The modules that hold these, the model first."""
+    """The modules around these blocks, the model first."""
     for name, module in model.named_modules():
         if module in blocks:
             parts = name.split(".") if name else []

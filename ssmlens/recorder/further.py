@@ -1,4 +1,4 @@
-"""What a capture stores beside what it records: arrays of every layer that somebody else computes."""
+"""Further arrays of every layer, which other code computes and a capture stores."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
@@ -21,12 +21,12 @@ class FurtherArrays(Protocol):
     def __call__(
         self, prompts: range, layer: int, /
     ) -> tuple[Mapping[str, np.ndarray], Mapping[str, str]]:
-        """The arrays of one layer for these prompts of the capture, and attributes of the layer.
+        """Compute one layer's arrays for these prompts of the capture, and attributes of the layer.
 
-        It may run the model.
+        This may run the model.
         """
         ...
 
 
 Further = Callable[[nn.Module, Prompts], FurtherArrays]
-"""What makes them, from the model and all prompts of the capture."""
+"""Creates `FurtherArrays` from the model and all prompts of the capture."""

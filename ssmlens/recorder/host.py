@@ -1,7 +1,7 @@
-"""From where a layer was computed to arrays on the host.
+"""Copy a layer's tensors to arrays on the host.
 
-From a GPU everything goes into pinned memory, which it fills forty times faster, and on a stream of its own, beside
-what is computed next. Nobody may read the arrays before `wait` has returned.
+Copies from a GPU go to pinned memory, which is forty times faster, on their own stream, in parallel with the next
+computation. Read the arrays only after `wait` has returned.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class ToHost:
         self._last: torch.cuda.Event | None = None
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Memory for copies, in the dtype of `like`, float32 at least."""
+        """Allocate memory for copies, in the dtype of `like`, float32 at least."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.empty(*shape, dtype=dtype, pin_memory=self._stream is not None)
 
@@ -33,10 +33,10 @@ class ToHost:
 
         Args:
             target: Contiguous memory from `empty`.
-            part: What goes there: as large, or smaller in the last two axes.
+            part: The values; the last two axes may be smaller than those of `target`.
         """
         missing = [target.shape[axis] - part.shape[axis] for axis in (-1, -2)]
-        if self._stream is not None:  # a copy beside the rest must be one piece
+        if self._stream is not None:  # an asynchronous copy must be contiguous
             self._copy(target, pad(part, (0, missing[0], 0, missing[1])))
             return
         if any(missing):
@@ -44,7 +44,7 @@ class ToHost:
         target[..., : part.shape[-2], : part.shape[-1]] = part
 
     def array(self, tensor: Tensor) -> np.ndarray:
-        """A tensor as an array; floating point as float32 at least."""
+        """Copy a tensor to an array; floating point becomes float32 at least."""
         plain = tensor.detach()
         if plain.is_floating_point():
             plain = plain.to(torch.promote_types(plain.dtype, torch.float32))
@@ -55,7 +55,7 @@ class ToHost:
         return plain.contiguous().numpy()
 
     def wait(self) -> None:
-        """Wait until every copy begun so far has arrived; any thread may."""
+        """Wait until every copy started so far is complete. Any thread may call this."""
         if self._last is not None:
             self._last.synchronize()
 
@@ -75,7 +75,7 @@ _streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that copies from a device take: one for all layers, so that they arrive in order."""
+    """The stream for copies from a device: one for all layers, so that copies finish in order."""
     if device not in _streams:
         _streams[device] = torch.cuda.Stream(device)
     return _streams[device]

@@ -1,4 +1,4 @@
-"""Which layers with hooks or adapters a mixer's forward really calls: a fused one reads their weights instead."""
+"""Check which layers with hooks or adapters a mixer's forward calls: a fused forward only reads their weights."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from ssmlens.models.submodules import hooked_layers, note_call
 
 
 class LayerCalls:
-    """Watches one forward of a mixer, from its making to `close`.
+    """Watches one forward of a mixer, from construction to `close`.
 
     Args:
         mixer: The mixer.
@@ -25,12 +25,12 @@ class LayerCalls:
         ]
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         for handle in self._handles:
             handle.remove()
 
     def close(self) -> Iterator[str]:
-        """Watch no longer, tell `models.submodules` what was seen, and give the names of the layers not called."""
+        """Stop watching, note the calls in `models.submodules`, and return the names of layers without a call."""
         self.stop()
         for name, layer in self._layers.items():
             note_call(layer, name in self._called)

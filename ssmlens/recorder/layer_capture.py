@@ -1,4 +1,4 @@
-"""One layer of a capture: operands, maps and their checks, as arrays that a store takes."""
+"""One layer of a capture: operands, maps and their checks, as arrays for the store."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -26,22 +26,22 @@ from ssmlens.store.schema import (
 )
 from ssmlens.store.verdict import UNSEEN_HEADS
 
-# How many channels' maps are stored where nobody chose: those that write most.
+# Number of channels whose maps are stored by default: those that write most.
 DEFAULT_CHANNELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCapture:
-    """What is stored of one layer for one batch of prompts.
+    """The stored arrays and attributes of one layer for one batch of prompts.
 
     Attributes:
-        arrays: Names of `store.schema.LAYER_ARRAYS` to arrays.
+        arrays: Arrays by their names in `store.schema.LAYER_ARRAYS`.
         attributes: `kind`, `operator`, `mixer`, `adapter`, `finite`, `reason`, `closure_reason`, `d_conv`, `headdim`;
-            `block_tokens` of reduced maps; `looks_ahead` where tokens read later ones too; `unseen_heads`, as
-            "2 of 64", where there are such.
-        worst_closure: The largest closure error over the prompts; NaN where the layer is not finite, or
-            `closure_reason` says why it cannot be known.
-        wait: Returns when the arrays have arrived from the GPU: before that nobody may read them. None: they are there.
+            `block_tokens` of reduced maps; `looks_ahead` if tokens read later ones; `unseen_heads`, as
+            "2 of 64", if there are any.
+        worst_closure: The largest closure error over the prompts; NaN if the layer is not finite, or closure is
+            unknown (`closure_reason`).
+        wait: Returns when the arrays have arrived from the GPU; read them only then. None: they are on the host.
     """
 
     arrays: dict[str, np.ndarray]
@@ -63,15 +63,15 @@ def capture_layer(
     target: Tensor | None = None,
     separator: Tensor | None = None,
 ) -> LayerCapture:
-    """Everything that is stored of one mixer's call.
+    """Compute all that is stored of one mixer's call.
 
     Args:
-        call: The call, one prompt a row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
-            are reduced to blocks, and no channel's is made.
+        call: The call, one prompt per row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
+            are reduced to blocks, and no map of a channel is computed.
         length: Real tokens of each prompt.
         channels: Heads whose own maps are stored. None: the `DEFAULT_CHANNELS` that write most.
         store_discretized: Store Ā and B̄ too.
-        target: The position that each query must look at, −1 where it has none.
+        target: The position that each query must look at, −1 for none.
         separator: Which tokens are separators. None: none.
     """
     adapter, mixer = call.site.adapter, call.site.module
@@ -83,7 +83,7 @@ def capture_layer(
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
     attributes: dict[str, str | int] = {
-        **_described(call.site, operands, weights),
+        **_description(call.site, operands, weights),
         **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
         **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
     }
@@ -93,7 +93,7 @@ def capture_layer(
         "closure_worst_token": closed.worst_token,
     }
     if operands.stored:  # a softmax map is the model's own weights: nothing to check
-        arrays |= _padded_with_zeros(operands.arrays(), real)
+        arrays |= _zero_arrays_at_padding(operands.arrays(), real)
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
         if unseen := unseen_heads(adapter, mixer, operands):
             attributes[UNSEEN_HEADS] = f"{unseen} of {operands.heads}"
@@ -102,37 +102,37 @@ def capture_layer(
         channels = [] if long else _loudest(operands, y, real)
     if not operands.stored:
         channels = []
-    # Neither is needed any more, and what surrounds the mixing holds the projections.
+    # Free y and the surroundings, which refer to the projections.
     operands = operands.bare()
     del y
     to_host = ToHost(operands.like)
-    # Maps are the operands', whatever precision the model is run in.
+    # Maps have the precision of the operands, not of the model's autocast.
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
         if long:
             attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
-            found = maps.reduced(operands, length, target, block, separator)
+            computed = maps.reduced(operands, length, target, block, separator)
         else:
-            found = maps.whole(operands, length, channels, to_host)
+            computed = maps.whole(operands, length, channels, to_host)
             if not operands.stored:
-                arrays |= maps.of_heads(operands, length, target, separator)
-        arrays |= found.arrays
+                arrays |= maps.head_statistics(operands, length, target, separator)
+        arrays |= computed.arrays
         closes = bool(closed.reason) or all_finite(closed.error)
-        if finite == names.FINITE and closes and not found.finite:
+        if finite == names.FINITE and closes and not computed.finite:
             attributes["finite"] = names.NONFINITE_OUTPUT
             attributes["reason"] = "its map overflows, though its output is finite"
         if store_discretized:
-            arrays |= _padded_with_zeros(operands.discretized(), real)
+            arrays |= _zero_arrays_at_padding(operands.discretized(), real)
     if channels:
         arrays["channel"] = torch.tensor(list(channels))
-    stored = {n: to_host.array(_without_axis_of_one(n, array)) for n, array in arrays.items()}
+    stored = {n: to_host.array(_drop_last_axis_of_one(n, array)) for n, array in arrays.items()}
     wait = to_host.wait if operands.like.is_cuda else None
     return LayerCapture(stored, attributes, float(closed.error.max()), wait)
 
 
-def _described(
+def _description(
     site: MixerSite, operands: Operator, weights: Mapping[str, Tensor]
 ) -> dict[str, str | int]:
-    """What a layer is, whatever it computed."""
+    """The attributes of a layer that do not depend on the prompts."""
     mixer = site.module
     return {
         "kind": site.adapter.block_kind,
@@ -150,10 +150,10 @@ def capture_attention(
     target: Tensor | None = None,
     separator: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """What is stored of softmax attention that shares its block with another mixer: its mean map, and its heads' looks.
+    """Compute what is stored of softmax attention beside another mixer: its mean map, and where its heads look.
 
     Args:
-        call: Its call.
+        call: The call of the attention module.
         length: As in `capture_layer`.
         target: As in `capture_layer`.
         separator: As in `capture_layer`.
@@ -161,15 +161,15 @@ def capture_attention(
     operands = call.operands().bare()
     to_host = ToHost(operands.like)
     with torch.no_grad(), torch.autocast(operands.like.device.type, enabled=False):
-        arrays = maps.of_heads(operands, length, target, separator)
+        arrays = maps.head_statistics(operands, length, target, separator)
         arrays["softmax_attention_map"] = maps.attention_map(operands, length, to_host)
-        found = {name: to_host.array(array) for name, array in arrays.items()}
+        stored = {name: to_host.array(array) for name, array in arrays.items()}
     to_host.wait()
-    return found
+    return stored
 
 
 def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
-    """The heads that write most through their maps: largest ‖y − D x‖ over prompts and tokens, in their order."""
+    """The heads that write most through their maps (largest ‖y − D x‖ over prompts and tokens), in ascending order."""
     if y is None or operands.x is None:
         return []
     written = y if operands.D is None else y - operands.D * operands.x
@@ -179,34 +179,34 @@ def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
 
 
 def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
-    """What of the layer is not finite, the cause before its consequences; and that in words."""
-    given, put_out = (_zero_padding(tensor, real) for tensor in (call.given.hidden, call.output))
-    if all_finite(*call.site.module.parameters(), given, put_out):
+    """Return what is not finite in the layer, causes before consequences, and a sentence about it."""
+    hidden, output = (_zero_padding(tensor, real) for tensor in (call.given.hidden, call.output))
+    if all_finite(*call.site.module.parameters(), hidden, output):
         return names.FINITE, ""
     for name, parameter in call.site.module.named_parameters():
         if not all_finite(parameter):
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
-    if not all_finite(given):
+    if not all_finite(hidden):
         return names.NONFINITE_INPUT, "its input is not finite: something before it made it so"
     return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
 
 
 def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:
-    if bool(real.all()):  # asked on the host: nobody waits for a GPU
+    if bool(real.all()):  # `real` is on the host, so this does not wait for a GPU
         return tensor
     mask = real.to(tensor.device)
     return tensor.masked_fill(~mask.reshape(*mask.shape, *[1] * (tensor.ndim - 2)), 0)
 
 
-def _padded_with_zeros(arrays: Mapping[str, Tensor], real: Tensor) -> dict[str, Tensor]:
-    """Arrays that are zero at padding, those that have tokens."""
+def _zero_arrays_at_padding(arrays: Mapping[str, Tensor], real: Tensor) -> dict[str, Tensor]:
+    """Set arrays with a token axis to 0 at padding."""
     return {
         name: _zero_padding(array, real) if names.TOKEN in layer_axes(name, array.ndim) else array
         for name, array in arrays.items()
     }
 
 
-def _without_axis_of_one(name: str, array: Tensor) -> Tensor:
-    """An array as it is stored: some have no last axis where that has one entry."""
-    whole = array.ndim == len(STORED_LAYER_ARRAYS[name]) and name in MAY_DROP_THE_LAST_AXIS
-    return array.squeeze(-1) if whole and array.shape[-1] == 1 else array
+def _drop_last_axis_of_one(name: str, array: Tensor) -> Tensor:
+    """Drop an array's last axis if it has one entry and the schema allows it."""
+    droppable = array.ndim == len(STORED_LAYER_ARRAYS[name]) and name in MAY_DROP_THE_LAST_AXIS
+    return array.squeeze(-1) if droppable and array.shape[-1] == 1 else array

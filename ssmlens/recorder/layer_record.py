@@ -1,4 +1,4 @@
-"""The record of one layer's call: its operands, computed when they are read, and checked then."""
+"""The record of one layer's call: its operands, computed and checked at the first read."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmlens.errors import SsmlensError, UsageError
 from ssmlens.notebook import ShownInNotebooks
 from ssmlens.recorder.calls import MixerCall, hooks_inside
-from ssmlens.recorder.closure import Closure, closure, doubt, tolerance
+from ssmlens.recorder.closure import Closure, closure, failed_error, tolerance
 from ssmlens.recorder.fingerprint import Fingerprint
 from ssmlens.scan.hidden_attention import attention_map
 from ssmlens.scan.operator import Operator
@@ -20,10 +20,10 @@ log = logging.getLogger("ssmlens")
 
 
 class LayerRecord(ShownInNotebooks):
-    """What mixed the tokens of one block in the last forward: its call, and on demand its operands and how they close.
+    """The token mixing of one block in the last forward: its call and, on demand, its operands and their closure.
 
-    Operands are recomputed when first asked for, from a copy of the mixer's input and from its weights; then they must
-    give what the mixer put out, or a warning is logged.
+    Operands are recomputed at the first read, from a copy of the mixer's input and from its weights. If closure fails,
+    a warning is logged.
     """
 
     def __init__(self, call: MixerCall):
@@ -33,23 +33,23 @@ class LayerRecord(ShownInNotebooks):
 
     @property
     def layer(self) -> int:
-        """Index of the block."""
+        """Number of the block."""
         return self.call.site.layer
 
     @cached_property
     def operands(self) -> Operator:
-        """The operands, with x, D and gate where there are such.
+        """The operands, with x, D and gate if the layer has them.
 
-        Logs a warning where the layer's output does not follow from them (`doubt`).
+        Logs a warning if closure fails (`doubt`).
 
         Raises:
             SsmlensError: The weights have changed since the recording.
         """
         operands = self._operands
-        if self.doubt and not self._gone_hooks:
+        if self.doubt and not self._removed_hooks:
             log.warning(
                 "layer %s: its output does not follow from these operands (%s): its settings, weights or input changed "
-                "since the forward, or an edit or a hook changed what it put out",
+                "since the forward, or an edit or a hook changed its output",
                 self.layer,
                 self.doubt,
             )
@@ -61,22 +61,22 @@ class LayerRecord(ShownInNotebooks):
         if not self._weights.matches(self.call.site.module):
             raise SsmlensError(
                 f"layer {self.layer}: the weights have changed since the recording; "
-                "read .operands before training on"
+                "read .operands before the next training step"
             )
-        if self._gone_hooks:
+        if self._removed_hooks:
             log.warning(
-                "layer %s: the hooks on %s were taken off since the recording, and its operands are computed without "
-                "them; read .operands before taking them off, or see .closure_error",
+                "layer %s: the hooks on %s were removed since the recording, so its operands are computed without "
+                "them; read .operands before removing hooks, or see .closure_error",
                 self.layer,
-                ", ".join(self._gone_hooks),
+                ", ".join(self._removed_hooks),
             )
         return self.call.operands()
 
     @property
-    def _gone_hooks(self) -> list[str]:
-        """On which layers inside the mixer hooks stood in the forward that are gone."""
-        gone = self._hooks - hooks_inside(self.call.site.module)
-        return sorted({name for name, _ in gone})
+    def _removed_hooks(self) -> list[str]:
+        """The layers inside the mixer with hooks that were removed since the forward."""
+        removed = self._hooks - hooks_inside(self.call.site.module)
+        return sorted({name for name, _ in removed})
 
     @cached_property
     def attention_map(self) -> Float[Tensor, "batch query key"]:
@@ -85,12 +85,12 @@ class LayerRecord(ShownInNotebooks):
             return attention_map(self.operands)
 
     def states(self, at: int | Sequence[int]) -> Float[Tensor, "batch at head headdim state"]:
-        """The state h_t after the write of some tokens: h_t = Ā_t h_{t−1} + B̄_t x_t; of a delta rule S_t [d_v d_k].
+        """The state h_t after the write of some tokens: h_t = Ā_t h_{t−1} + B̄_t x_t; in a delta rule S_t [d_v d_k].
 
-        In Mamba-3 it has what token t still writes at t + 1. `Set(what="state", tokens=t, value=…)` puts one back.
+        In Mamba-3 it includes what token t writes at t + 1. `Set(what="state", tokens=t, value=…)` inserts a state.
 
         Args:
-            at: Tokens, counted as in the tensors, padding included; negative ones from the end.
+            at: Token positions in the tensors, padding included; negative ones count from the end.
 
         Raises:
             UsageError: A token is out of range, or the layer has no state (softmax attention).
@@ -101,7 +101,7 @@ class LayerRecord(ShownInNotebooks):
             if not -operands.tokens <= token < operands.tokens:
                 raise UsageError(f"token {token} is out of range: there are {operands.tokens}")
         if operands.x is None:
-            raise UsageError(f"layer {self.layer}: what it mixes cannot be read")
+            raise UsageError(f"layer {self.layer}: its values cannot be read")
         x = operands.x
         with torch.no_grad():
             states = [operands.state_after(x, token % operands.tokens) for token in tokens]
@@ -109,30 +109,30 @@ class LayerRecord(ShownInNotebooks):
 
     @cached_property
     def closure(self) -> Closure:
-        """How far the operands are from what the mixer put out, by sequence."""
+        """The closure of the operands, per sequence."""
         site = self.call.site
         with torch.no_grad(), self.call.precision():
             return closure(site.adapter, site.module, self._operands, self.call.output)
 
     @property
     def doubt(self) -> str:
-        """Why the operands cannot be what the layer computed with, or "": which error is above its tolerance."""
+        """The error that is above its tolerance, so that closure fails; "" if closure passes."""
         limit = tolerance(self.call.output, self.call.site.adapter)
-        return doubt(self.closure, limit)
+        return failed_error(self.closure, limit)
 
     @property
     def closure_error(self) -> float:
         """The largest closure error over the batch: ‖recomputed − output‖ / ‖output‖.
 
-        NaN where the output cannot be computed again (`closure.reason` says why).
+        NaN if the output cannot be recomputed (`closure.reason` says why).
         """
         return float(self.closure.error.max())
 
     @property
     def map_closure(self) -> float:
-        """The largest over the batch of the same difference beside what the map contributes (`Closure.map_error`).
+        """The same difference relative to the map's contribution (`Closure.map_error`), the largest over the batch.
 
-        NaN where that is not known.
+        NaN if it is not known.
         """
         return float(self.closure.map_error.max())
 
@@ -143,9 +143,9 @@ class LayerRecord(ShownInNotebooks):
 
 
 def only(calls: Sequence[LayerRecord]) -> LayerRecord:
-    """The record of a layer's one call. Raises UsageError where there are several: which is meant is not known."""
-    record, *others = calls
-    if others:
+    """Return the record of a layer's only call. Raises UsageError if there are several."""
+    record, *later = calls
+    if later:
         raise UsageError(
             f"layer {record.layer}: {record.call.site.name} ran {len(calls)} times in one forward: "
             f"rec.calls({record.layer}) has a record of each"
@@ -154,13 +154,13 @@ def only(calls: Sequence[LayerRecord]) -> LayerRecord:
 
 
 class Records(Mapping[int, LayerRecord]):
-    """The records of the last forward, by layer: each of the one call that the layer made."""
+    """The records of the last forward, by layer, if each layer was called once; else see `calls`."""
 
     def __init__(self) -> None:
         self._calls: dict[int, list[LayerRecord]] = {}
 
     def add(self, record: LayerRecord) -> None:
-        """Take in a record: beside those of the same forward, in the place of those of an earlier one."""
+        """Add a record to those of the same forward; the records of an earlier forward are dropped."""
         if record.call.number == 0:
             self._calls[record.layer] = []
         self._calls[record.layer].append(record)
@@ -170,7 +170,7 @@ class Records(Mapping[int, LayerRecord]):
         return tuple(self._calls[layer])
 
     def __getitem__(self, layer: int) -> LayerRecord:
-        """The record of a layer. Raises UsageError where it made several calls."""
+        """The record of a layer. Raises UsageError if it was called several times."""
         return only(self._calls[layer])
 
     def __contains__(self, layer: object) -> bool:

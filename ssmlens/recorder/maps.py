@@ -1,4 +1,4 @@
-"""A layer's maps for every prompt of a batch, whole or reduced, with the check that they are the operator's."""
+"""A layer's maps for every prompt of a batch, whole or reduced, checked against the operator."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ class Maps:
 
     Attributes:
         arrays: By the names under which they are stored.
-        finite: Whether every map is.
+        finite: Whether every map is finite.
     """
 
     arrays: dict[str, Tensor]
     finite: bool
 
 
-# Tokens of the blocks by which a head's map is summed up; nothing is kept of the blocks.
+# Side of the blocks, in tokens, in which a head's map is summed; the blocks are not stored.
 _STRIP = 64
 
 
@@ -40,36 +40,36 @@ def whole(
     channels: Sequence[int],
     to_host: ToHost,
 ) -> Maps:
-    """Every map of the operator, `channel_map` and the maps' checks, over each prompt's real tokens, in zeros.
+    """Compute every map of the operator, `channel_map` and the checks, over each prompt's real tokens; 0 at padding.
 
-    NaN where a prompt's operands are not finite. `to_host` brings the maps to the host one by one.
+    NaN if a prompt's operands are not finite. `to_host` brings the maps to the host one by one.
     """
     like = operands.like
     arrays: dict[str, Tensor] = {}
     checks, flags = _unknown_checks(operands), [torch.tensor(True, device=like.device)]
     for prompt, real in enumerate(length.tolist()):
-        one, everything = operands.sequence(prompt, real), (0, real)
+        one, tokens = operands.sequence(prompt, real), (0, real)
         if not one.finite:
             flags.append(torch.zeros_like(flags[0]))
-            nothing = like.new_full((real, real), torch.nan, dtype=scan_dtype(like))
+            unknown = like.new_full((real, real), torch.nan, dtype=scan_dtype(like))
             for kind in one.maps:
-                _put(arrays, MAP_ARRAYS[kind], operands, prompt, nothing, to_host)
+                _put(arrays, MAP_ARRAYS[kind], operands, prompt, unknown, to_host)
             if channels:
-                of_some = nothing.expand(len(channels), real, real)
-                _put(arrays, "channel_map", operands, prompt, of_some, to_host)
+                of_channels = unknown.expand(len(channels), real, real)
+                _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
             continue
-        means = one.means(one.maps, everything, everything)[0]
+        means = one.means(one.maps, tokens, tokens)[0]
         flags.append(finite_flag(means))
         vector, products = _random_vector(one), {}
         for place, kind in enumerate(one.maps):
             _put(arrays, MAP_ARRAYS[kind], operands, prompt, means[place], to_host)
             products[kind] = means[place] @ vector
         _check(checks, prompt, one, vector, products)
-        del means  # before the maps of channels are made
+        del means  # before the maps of channels are computed
         if channels:
-            of_some = one.matrix(channels, everything, everything)[0]
-            flags.append(finite_flag(of_some))
-            _put(arrays, "channel_map", operands, prompt, of_some, to_host)
+            of_channels = one.matrix(channels, tokens, tokens)[0]
+            flags.append(finite_flag(of_channels))
+            _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
     return Maps(arrays | checks, bool(torch.stack(flags).all()))
 
 
@@ -81,10 +81,10 @@ def _put(
     part: Tensor,
     to_host: ToHost,
 ) -> None:
-    """Put one prompt's map, or maps of channels, among those of all prompts on the host, padded with zeros."""
+    """Copy one prompt's map, or maps of channels, into the host arrays of all prompts, padded with zeros."""
     tokens = operands.tokens
     if operands.batch == 1 and part.shape[-1] == tokens and not part.is_cuda:
-        arrays[name] = part.unsqueeze(0)  # it is all there is, and where it should be
+        arrays[name] = part.unsqueeze(0)  # the only prompt, already on the host
         return
     if name not in arrays:
         arrays[name] = to_host.empty((operands.batch, *part.shape[:-2], tokens, tokens), part)
@@ -92,7 +92,7 @@ def _put(
 
 
 def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: ToHost) -> Tensor:
-    """The attention map alone, over each prompt's real tokens, in zeros."""
+    """Compute the attention map alone, over each prompt's real tokens; 0 at padding."""
     array = to_host.empty((operands.batch, operands.tokens, operands.tokens), operands.like)
     for prompt, real in enumerate(length.tolist()):
         mean = operands.sequence(prompt, real).means((MAP,), (0, real), (0, real))
@@ -100,20 +100,20 @@ def attention_map(operands: Operator, length: Int[Tensor, " prompt"], to_host: T
     return array
 
 
-def of_heads(
+def head_statistics(
     operands: Operator,
     length: Int[Tensor, " prompt"],
     target: Int[Tensor, "prompt token"] | None,
     separator: Bool[Tensor, "prompt token"] | None = None,
 ) -> dict[str, Tensor]:
-    """Where the rows of each head's own map look (`names.MAP_STATISTICS`), in zeros; no head's map is kept.
+    """Compute where the rows of each head's map look (`names.MAP_STATISTICS`); 0 at padding. The maps are not stored.
 
-    NaN where a prompt's operands are not finite. Without `reach` where tokens look ahead (`ReducedMaps.reach`).
+    NaN if a prompt's operands are not finite. Without `reach` if tokens look ahead (`ReducedMaps.reach`).
 
     Args:
         operands: The operands of all prompts.
         length: Real tokens of each prompt.
-        target: The position that each query must look at, −1 where it has none. None: nowhere.
+        target: The position that each query must look at, −1 for none. None: no query has one.
         separator: Which tokens are separators. None: none.
     """
     shape = operands.batch, operands.heads, operands.tokens
@@ -142,15 +142,15 @@ def reduced(
     block: int,
     separator: Bool[Tensor, "prompt token"] | None = None,
 ) -> Maps:
-    """Block means and maxima, statistics and checks, over each prompt's real tokens, in zeros.
+    """Compute block means and maxima, statistics and checks, over each prompt's real tokens; 0 at padding.
 
-    NaN where a prompt's operands are not finite.
+    NaN if a prompt's operands are not finite.
 
     Args:
         operands: The operands of all prompts.
         length: Real tokens of each prompt.
-        target: The position that each query must look at, −1 where it has none. None: nowhere.
-        block: Tokens a side of a block.
+        target: The position that each query must look at, −1 for none. None: no query has one.
+        block: Side of a block in tokens.
         separator: Which tokens are separators. None: none.
     """
     arrays: dict[str, Tensor] = {}
@@ -183,7 +183,7 @@ def _fill(
     operands: Operator,
     block: int,
 ) -> None:
-    """Put one prompt's arrays, whose axes are all tokens or blocks of them, into those of the batch."""
+    """Copy one prompt's arrays, whose axes are tokens or blocks of tokens, into those of the batch."""
     for name, value in found.items():
         size = operands.tokens if value.ndim == 1 else -(-operands.tokens // block)
         shape = (operands.batch, *[size] * value.ndim)
@@ -195,7 +195,7 @@ def _unknown_checks(operands: Operator) -> dict[str, Tensor]:
     names = [
         table[kind] for table in (MAP_ERRORS, AGREEMENTS) for kind in operands.maps if kind in table
     ]
-    device = operands.like.device  # nobody waits for a GPU to store what it has found there
+    device = operands.like.device  # so that storing a check there does not wait for a GPU
     return {name: torch.full((operands.batch,), torch.nan, device=device) for name in names}
 
 
@@ -206,9 +206,9 @@ def _check(
     vector: Float[Tensor, " token"],
     products: Mapping[str, Float[Tensor, " token"]],
 ) -> None:
-    """What each map does to a vector, against the recurrence; and what the mean over heads keeps."""
-    for kind, wanted in operands.probe(vector[None]).items():
-        checks[MAP_ERRORS[kind]][prompt] = _relative(products[kind], wanted[0])
+    """Compare each map times a vector with the recurrence, and compute the agreement of the heads."""
+    for kind, expected in operands.probe(vector[None]).items():
+        checks[MAP_ERRORS[kind]][prompt] = _relative_error(products[kind], expected[0])
         if kind in AGREEMENTS:
             checks[AGREEMENTS[kind]][prompt] = operands.agreement(kind)[0]
 
@@ -219,5 +219,6 @@ def _random_vector(operands: Operator) -> Float[Tensor, " token"]:
     return vector.to(operands.like.device, scan_dtype(operands.like))
 
 
-def _relative(got: Tensor, wanted: Tensor) -> Tensor:
-    return (got - wanted).norm() / wanted.norm().clamp_min(torch.finfo(wanted.dtype).tiny)
+def _relative_error(value: Tensor, expected: Tensor) -> Tensor:
+    size = expected.norm().clamp_min(torch.finfo(expected.dtype).tiny)
+    return (value - expected).norm() / size

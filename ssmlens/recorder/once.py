@@ -1,4 +1,4 @@
-"""Does every layer mix its tokens once in a forward? A file has room for one call of each."""
+"""Check that every layer mixes its tokens once in a forward: a capture stores one call of each."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ from ssmlens.recorder.hooks import hooked
 
 
 def check_runs_once(model: nn.Module, blocks: Sequence[Block], tokens: Sequence[int]) -> None:
-    """Run the model on a few tokens, and raise UsageError for a block that mixes its tokens more than once.
+    """Run the model on a few tokens, and raise UsageError if a block mixes its tokens more than once.
 
-    A model with hooks is not run: they may count forwards, or expect more tokens than these few. A model whose weights
-    are on the meta device is not run either. The CPU's random numbers go on as if nothing had run; a GPU's do not.
+    A model with hooks is not run: they may count forwards, or expect more tokens. A model with weights on the meta
+    device is not run either. The CPU's random state does not change; a GPU's does.
 
     Raises:
-        UsageError: Such a block, by the name of its module; or one that cannot be recorded.
+        UsageError: A block does so (the message names its module), or cannot be recorded.
     """
     if any(map(has_hooks, model.modules())) or any(p.is_meta for p in model.parameters()):
         return
@@ -30,10 +30,10 @@ def check_runs_once(model: nn.Module, blocks: Sequence[Block], tokens: Sequence[
 
 
 def check_first(call: MixerCall) -> None:
-    """Raise UsageError where this is not the first call of its layer in the forward."""
+    """Raise UsageError if this is not the first call of its layer in the forward."""
     if call.number:
         layer = call.site.layer
         raise UsageError(
             f"layer {layer}: {call.site.name} runs more than once in a forward, and a capture stores one call: "
-            f"read them with ssmlens.recording, whose rec.calls({layer}) has each"
+            f"read every call with ssmlens.recording and rec.calls({layer})"
         )

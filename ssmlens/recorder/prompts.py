@@ -1,4 +1,4 @@
-"""Prompts: token sequences with what is known of them, from text, files, tasks or the user's own tensors."""
+"""Prompts: token sequences with kinds, texts and targets, from text, files, tasks or tensors."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,12 @@ from ssmlens.tasks.sort import Sort
 from ssmlens.tasks.task import NO_TARGET, Task, TaskBatch, tasks
 
 _BYTES = 256
-# Bytes of a file of prompts, and characters of a prompt in it: more tokens than any map can be made of.
+# Limits of a file of prompts in bytes, and of a line in characters: more tokens than any map can have.
 _MOST_BYTES, _LONGEST_LINE = 1 << 26, 1 << 22
-# Tokens of the examples of a task.
+# Limit of the tokens in all examples of a task.
 _MOST_TOKENS = 1 << 24
-# Tasks that take no letter twice, and how many letters each unit of their length takes: a key is one of two.
-_DIFFERENT: dict[type[Task], int] = {Sort: 1, Recall: 2}
+# Tasks that use no letter twice, with the letters per unit of length (recall: a key and a value).
+_LETTERS_PER_UNIT: dict[type[Task], int] = {Sort: 1, Recall: 2}
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -38,14 +38,14 @@ class Prompts:
         Prompts(ids, target=[[-1, -1, 0, 1]])
         Prompts.repeated(ids), Prompts.of_task("copy", model)
 
-    Tokens are a tensor [prompt token], lists of ids, or one list of them. Of the others one value a prompt is given, or
-    nothing; `kinds` may be one word for all.
+    Tokens are a tensor [prompt token], lists of ids, or one list of ids. The other arguments have one value per prompt;
+    `kinds` may be one word for all prompts.
 
     Attributes:
         tokens: Token ids of each prompt.
-        kinds: What each is: "text", "tokens", or the name of its task.
-        texts: Each prompt as text, "" where there is none.
-        target: For each prompt the position each query must look at (NO_TARGET: none), or None.
+        kinds: Kind of each prompt: "text", "tokens", or the name of its task.
+        texts: Each prompt as text; "" if there is none.
+        target: For each prompt the position that each query must look at (NO_TARGET: none), or None.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -60,40 +60,40 @@ class Prompts:
         texts: Sequence[str] | None = None,
         target: Iterable[Any] | Tensor | None = None,
     ):
-        """Raises UsageError where there is no prompt, one is empty, or something does not fit its tokens."""
+        """Raises UsageError if there is no prompt, one is empty, or an argument does not fit the tokens."""
         rows = _rows(tokens)
-        given = {
+        fields = {
             "kinds": [kinds] * len(rows) if isinstance(kinds, str) else kinds,
             "texts": [""] * len(rows) if texts is None else texts,
             "target": [None] * len(rows) if target is None else map(_target, target),
         }
         object.__setattr__(self, "tokens", rows)
-        for name, values in given.items():
+        for name, values in fields.items():
             object.__setattr__(self, name, tuple(values))
         self._check()
 
     @classmethod
     def repeated(cls, tokens: Iterable[Any] | Tensor, times: int = 2) -> "Prompts":
-        """Sequences of one's own said again and again, with the target that induction looks at.
+        """Repeat each sequence, with the targets of induction.
 
-        In a sequence of n tokens that is said again, the query at position i ≥ n must look at i − n + 1: at what came
-        after its token the last time. The last query has none, as nothing comes after it.
+        In repetitions of n tokens, the target of the query at position i ≥ n is i − n + 1: the token that followed the
+        query's token in the previous repetition. The last query has none, because no token follows it.
 
         Args:
             tokens: Each sequence once, as `Prompts` takes them.
-            times: How often each is said.
+            times: Number of copies of each sequence.
 
         Raises:
             UsageError: `times` is less than 2, or a sequence has fewer than two tokens.
         """
-        once = cls(tokens).tokens
+        sequences = cls(tokens).tokens
         if times < 2:
-            raise UsageError(f"`times` is 2 or more, not {times}")
-        for number, row in enumerate(once):
+            raise UsageError(f"`times` must be 2 or more, not {times}")
+        for number, row in enumerate(sequences):
             if len(row) < 2:
-                raise UsageError(f"prompt {number}: a sequence to repeat has two tokens or more")
-        target = [_after_the_last_time(len(row), times) for row in once]
-        return cls([row * times for row in once], REPEAT, target=target)
+                raise UsageError(f"prompt {number}: a sequence to repeat needs two tokens or more")
+        target = [_induction_target(len(row), times) for row in sequences]
+        return cls([row * times for row in sequences], REPEAT, target=target)
 
     @classmethod
     def of_task(cls, name: str, model: Any, *, seed: int = 0, **options: Any) -> "Prompts":
@@ -103,8 +103,8 @@ class Prompts:
 
         Args:
             name: A registered task: copy, repeat, …
-            model: The model they are for.
-            seed: Which examples.
+            model: The model that will run them.
+            seed: Seed of the examples.
             **options: The task's own options.
 
         Raises:
@@ -132,7 +132,7 @@ class Prompts:
         for number, (tokens, target) in enumerate(zip(self.tokens, self.target, strict=True)):
             if target is not None and not _is_target(target, len(tokens)):
                 raise UsageError(
-                    f"prompt {number}: its target must say for each of its {len(tokens)} tokens "
+                    f"prompt {number}: its target must have for each of its {len(tokens)} tokens "
                     f"an earlier position, its own, or {NO_TARGET} for none"
                 )
 
@@ -157,13 +157,13 @@ class Prompts:
         return _padded(self.tokens, pad)
 
     def padded_target(self) -> Tensor | None:
-        """The targets as one tensor [prompt token]; None where no prompt has any."""
+        """The targets as one tensor [prompt token]; None if no prompt has any."""
         if all(target is None for target in self.target):
             return None
         return _padded([target or () for target in self.target], NO_TARGET, max(self.length))
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise UsageError if a token id is not one of the model's."""
+        """Raise UsageError if a token id is outside the model's vocabulary."""
         for number, tokens in enumerate(self.tokens):
             for token in tokens:
                 if not 0 <= token < vocab_size:
@@ -208,7 +208,7 @@ def file_for(model: Any, path: Path) -> Prompts:
 
 
 def prompts_for(model: Any, given: Any) -> Prompts:
-    """Prompts as they are given from Python: prompts, a text, texts, or token ids.
+    """Prompts from what Python callers pass: `Prompts`, a text, texts, or token ids.
 
     Raises:
         UsageError: As `from_texts` and `from_tokens`.
@@ -223,13 +223,13 @@ def prompts_for(model: Any, given: Any) -> Prompts:
 
 
 def tokenizer_of(model: Any) -> tuple[Any, str]:
-    """A model's tokenizer (None: it has none), and why it has none."""
+    """A model's tokenizer, or None, and why it has none."""
     problem = getattr(getattr(model, "source", None), "tokenizer_problem", None)
     return getattr(model, "tokenizer", None), problem or ""
 
 
 def from_task(name: str, task: Task, seed: int = 0, tokenizer: Tokenizer | None = None) -> Prompts:
-    """The examples of a task, with their targets, and without the padding of those that are shorter than others."""
+    """The examples of a task, with their targets, without padding."""
     batch: TaskBatch = task.build(seed)
     length = _unpadded(task, batch)
     tokens, target = (
@@ -245,9 +245,9 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
 
     Args:
         name: A registered task.
-        model: The model they are for.
-        options: The task's own, by field, such as length and count, where they are not its defaults.
-        seed: Which examples.
+        model: The model that will run them.
+        options: Options of the task by field name, such as length and count, to replace its defaults.
+        seed: Seed of the examples.
 
     Raises:
         UsageError: There is no such task, its options are impossible, or the model's tokens do not suit it.
@@ -255,52 +255,54 @@ def from_named_task(name: str, model: Any, options: dict[str, Any], seed: int = 
     tokenizer = getattr(model, "tokenizer", None)
     letters = tokenizer.letters if isinstance(tokenizer, Vocabulary) else range(0)
     kind = tasks[name]
-    own: dict[str, Any]
+    of_model: dict[str, Any]
     if kind is Repeat:
-        ids = letters or _without_letters(vocabulary_size(model))
-        own = {"first_token": ids.start, "vocab_size": ids.stop}
+        ids = letters or _ids_to_repeat(vocabulary_size(model))
+        of_model = {"first_token": ids.start, "vocab_size": ids.stop}
     elif kind is Bytes:
         if letters or vocabulary_size(model) < _BYTES:
             raise UsageError(
                 f"`task` {name} is for models whose tokens are bytes; use `task` repeat"
             )
-        own = {}
+        of_model = {}
     else:
-        own = _on_letters(name, kind, letters, options.get("length"))
-    task = kind(**options | own)
-    asked = options.get("length", 1) * options.get("count", 1)
-    if asked > _MOST_TOKENS:
-        raise UsageError(f"`length` times `count` is {asked}, more than {_MOST_TOKENS} tokens")
+        of_model = _letter_options(name, kind, letters, options.get("length"))
+    task = kind(**options | of_model)
+    tokens = options.get("length", 1) * options.get("count", 1)
+    if tokens > _MOST_TOKENS:
+        raise UsageError(f"`length` times `count` is {tokens}, more than {_MOST_TOKENS} tokens")
     return from_task(name, task, seed, tokenizer)
 
 
-def _without_letters(size: int) -> range:
-    """The ids that are repeated in a vocabulary of this size: those of printable characters where it is the bytes."""
+def _ids_to_repeat(size: int) -> range:
+    """The ids that repeats use in a vocabulary of this size: of bytes the printable ones, else all."""
     return PRINTABLE if size == _BYTES else range(size)
 
 
-def _on_letters(name: str, kind: type[Task], letters: range, length: int | None) -> dict[str, Any]:
-    """The options with which a task's rows are made of these letters, laid out as the model knows them."""
+def _letter_options(
+    name: str, kind: type[Task], letters: range, length: int | None
+) -> dict[str, Any]:
+    """The task options for a model with these letters, in the layout that it was trained on."""
     marks_first = letters.start > 0
     if not letters or not (marks_first or issubclass(kind, LetterTask)):
         raise UsageError(
-            f"`task` {name} is for models whose tokens are letters, as the shipped ones'; use `task` repeat"
+            f"`task` {name} is for models whose tokens are letters, like the shipped models; use `task` repeat"
         )
-    own: dict[str, Any] = {"letters": len(letters)}
+    options: dict[str, Any] = {"letters": len(letters)}
     if not marks_first:
-        own |= {"layout": "jelassi", "packing": False}
-    if kind in _DIFFERENT:
-        longest = len(letters) // _DIFFERENT[kind]
+        options |= {"layout": "jelassi", "packing": False}
+    if kind in _LETTERS_PER_UNIT:
+        longest = len(letters) // _LETTERS_PER_UNIT[kind]
         if length is not None and length > longest:
             raise UsageError(
-                f"`task` {name} takes no letter twice: of this model's {len(letters)}, `length` is at most {longest}"
+                f"`task` {name} uses no letter twice: with this model's {len(letters)}, `length` is at most {longest}"
             )
-        own["length"] = min(kind.length, longest) if length is None else length
-    return own
+        options["length"] = min(kind.length, longest) if length is None else length
+    return options
 
 
 def vocabulary_size(model: nn.Module) -> int:
-    """Number of token ids the model embeds. Raises UsageError where it embeds none."""
+    """Number of token ids that the model embeds. Raises UsageError if it has no token embedding."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             return module.num_embeddings
@@ -308,15 +310,15 @@ def vocabulary_size(model: nn.Module) -> int:
 
 
 def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Prompts:
-    """Prompts from a file, blank lines aside: .txt, a prompt a line; .jsonl, {"text": …} or {"tokens": […]} a line.
+    """Prompts from a file, one per line, without blank lines: .txt, or .jsonl with {"text": …} or {"tokens": […]}.
 
-    A line of .jsonl may have a "target" too: for each token the position it must look at, −1 or null for none.
+    A line of .jsonl may also have a "target": for each token the position it must look at, −1 or null for none.
 
     Raises:
-        UsageError: The file is not there, holds no prompt, or a line of it is wrong.
+        UsageError: The file does not exist, contains no prompt, or a line is wrong.
     """
     if path.suffix not in (".txt", ".jsonl"):
-        raise UsageError(f"{path}: prompts are read from .txt (a prompt a line) or .jsonl")
+        raise UsageError(f"{path}: prompts are read from .txt (one per line) or .jsonl")
     try:
         text = read_bytes(path, _MOST_BYTES, links=True, refused=UsageError)
         lines = text.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
@@ -336,16 +338,16 @@ def from_file(path: Path, tokenizer: Tokenizer | None, why_none: str = "") -> Pr
         except UsageError as error:
             raise UsageError(f"{path}, line {number}: {error}") from None
     if not parts:
-        raise UsageError(f"{path} holds no prompt; write one a line")
+        raise UsageError(f"{path} contains no prompt; write one per line")
     rows = ([row for part in parts for row in getattr(part, f.name)] for f in _FIELDS)
     return Prompts(*map(tuple, rows))
 
 
 def default_prompts(model: Any) -> Prompts:
-    """What is captured where nobody chose.
+    """The default prompts of a capture.
 
-    For a shipped model (its tokens are letters), the copy task; for any other, a shipped passage of text, if it has a
-    tokenizer, and four random sequences said twice, on which induction shows.
+    For a shipped model, whose tokens are letters: the copy task. For any other: a shipped passage of text, if the model
+    has a tokenizer, and four random sequences, each repeated once, which show induction.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if isinstance(tokenizer, Vocabulary):
@@ -375,7 +377,7 @@ def _from_json(line: str, tokenizer: Tokenizer | None, why_none: str) -> Prompts
 
 
 def _rows(tokens: Iterable[Any] | Tensor) -> tuple[tuple[int, ...], ...]:
-    """Token ids, a row a prompt. Raises UsageError for what is none."""
+    """Token ids, one row per prompt. Raises UsageError for anything else."""
     if isinstance(tokens, Tensor):
         if tokens.is_floating_point() or tokens.ndim not in (1, 2):
             raise UsageError(
@@ -383,14 +385,14 @@ def _rows(tokens: Iterable[Any] | Tensor) -> tuple[tuple[int, ...], ...]:
                 f"shape {tuple(tokens.shape)}"
             )
         tokens = tokens.tolist()
-    whole: list[Any] = list(tokens)
-    if whole and isinstance(whole[0], Integral):
-        whole = [whole]
-    return tuple(tuple(_token_id(number, id) for id in row) for number, row in enumerate(whole))
+    rows: list[Any] = list(tokens)
+    if rows and isinstance(rows[0], Integral):
+        rows = [rows]
+    return tuple(tuple(_token_id(number, id) for id in row) for number, row in enumerate(rows))
 
 
 def _target(given: Any) -> tuple[Any, ...] | None:
-    """The target of one prompt, as it is checked later: null is for none."""
+    """The target of one prompt, not checked yet; None in it means no target."""
     if given is None:
         return None
     if isinstance(given, Tensor):
@@ -400,10 +402,10 @@ def _target(given: Any) -> tuple[Any, ...] | None:
     return tuple(NO_TARGET if position is None else position for position in given)
 
 
-def _after_the_last_time(tokens: int, times: int) -> list[int]:
-    """For each query of a sequence that is repeated, the place after its token's last one."""
-    known = range(tokens, times * tokens - 1)
-    return [q - tokens + 1 if q in known else NO_TARGET for q in range(times * tokens)]
+def _induction_target(tokens: int, times: int) -> list[int]:
+    """For each query of a repeated sequence, the position after its token in the previous repetition."""
+    with_target = range(tokens, times * tokens - 1)
+    return [q - tokens + 1 if q in with_target else NO_TARGET for q in range(times * tokens)]
 
 
 def _token_id(number: int, token: Any) -> int:
@@ -420,7 +422,7 @@ def _is_target(target: Sequence[Any], tokens: int) -> bool:
 
 
 def _unpadded(task: Task, batch: TaskBatch) -> list[int]:
-    """Tokens of each row up to its last that is no padding: a task of letters has rows of different length."""
+    """Number of tokens of each row without padding: rows of letter tasks differ in length."""
     count, width = batch.tokens.shape
     if not isinstance(task, LetterTask):
         return [width] * count

@@ -1,4 +1,4 @@
-"""`recording(model)`: look into any model at hand, without a file."""
+"""`recording(model)`: record the layers of a model in memory, without a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from ssmlens.recorder.layer_record import LayerRecord, Records, only
 
 
 class Recording:
-    """What `recording` recorded: `rec.layers`, and `rec[layer]` for each. A later forward replaces an earlier one.
+    """The recorded layers: `rec.layers` lists them, `rec[layer]` is one. A later forward replaces an earlier one.
 
     Attributes:
-        softmax_attention: The record of every block's softmax attention, those with another mixer beside it too.
+        softmax_attention: The records of every block's softmax attention, also beside another mixer.
     """
 
     def __init__(self, why_not: Mapping[int, str], gradients: bool = False):
@@ -29,21 +29,21 @@ class Recording:
 
     @property
     def layers(self) -> list[int]:
-        """Block indices recorded, ascending."""
+        """Recorded block numbers, ascending."""
         return sorted({*self._mixers, *self.softmax_attention})
 
     def __getitem__(self, layer: "int | LayerRecord") -> LayerRecord:
-        """The record of a layer: of its mixer, where it has one.
+        """The record of a layer, of its mixer if it has one.
 
         Raises:
-            UsageError: It was not recorded, or ran several times in one forward: then `calls` has the records.
+            UsageError: The layer was not recorded, or ran several times in one forward (read `calls` then).
         """
         if isinstance(layer, LayerRecord):  # `for record in rec: rec[record]`
             layer = layer.layer
         return only(self.calls(layer))
 
     def calls(self, layer: int) -> tuple[LayerRecord, ...]:
-        """The record of every call that a layer made of its mixer in the last forward: one, in nearly every model.
+        """The records of all calls of a layer's mixer in the last forward: one in nearly every model.
 
         Raises:
             UsageError: The layer was not recorded.
@@ -53,7 +53,7 @@ class Recording:
                 return records.calls(layer)
         if layer in self._why_not:
             raise UsageError(f"layer {layer} was not recorded; it is {self._why_not[layer]}")
-        known = f"recorded are {self.layers}" if len(self) else "nothing is: call the model"
+        known = f"recorded are {self.layers}" if len(self) else "no layer is: call the model"
         raise UsageError(f"layer {layer} was not recorded; {known}")
 
     def __iter__(self) -> Iterator[LayerRecord]:
@@ -67,8 +67,8 @@ class Recording:
 
     def _add(self, call: MixerCall) -> None:
         attends = call.site.adapter is SOFTMAX
-        kept = self.softmax_attention if attends else self._mixers
-        kept.add(LayerRecord(call.with_gradients() if self._gradients else call.copied()))
+        records = self.softmax_attention if attends else self._mixers
+        records.add(LayerRecord(call.with_gradients() if self._gradients else call.copied()))
 
 
 @contextmanager
@@ -81,25 +81,25 @@ def recording(
             model(input_ids)
         rec[31].operands, rec[31].closure_error
 
-    Any mamba_ssm, transformers or ssmlens model, as it is. Its outputs do not change; the hooks are gone afterwards. A
-    compiled model runs uncompiled inside the block.
-    Of a hybrid's softmax attention the weights are recorded, where the model puts them out
-    (`attn_implementation="eager"`): `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
-    Inputs and outputs are copied, and the first read of a layer's operands computes its output again to check them: it
+    Any mamba_ssm, transformers or ssmlens model can be recorded, without changes to it or its outputs. The hooks are
+    removed at the end. A compiled model runs uncompiled inside the block.
+    The weights of a hybrid's softmax attention are recorded if the model returns them (`attn_implementation="eager"`):
+    `rec[4].attention_map`, or `rec.softmax_attention[4]` beside a mixer.
+    Inputs and outputs are copied. The first read of a layer's operands also recomputes its output to check them, which
     takes about three times as long as the operands alone (analyses/benchmarks).
-    A mixer that blocks share is recorded under each; one that a block calls several times in a forward, call by call
-    (`rec.calls(4)`).
+    A mixer that blocks share is recorded under each of them. If a block calls its mixer several times in a forward,
+    `rec.calls(4)` has every call.
 
     Args:
         model: The model.
-        layers: Block indices to record, or one. None: all.
-        gradients: Whether operands, and all that is computed of them, can be differentiated, back to the model's
-            weights and embeddings: `channel_maps(rec[1].operands, [0]).sum().backward()`. All layers share the graph of
-            one forward, which is then kept in memory: sum what is wanted, or pass `retain_graph=True`.
+        layers: Block numbers to record, or one. None: all.
+        gradients: Whether operands, and results computed from them, are differentiable back to the model's weights and
+            embeddings: `channel_maps(rec[1].operands, [0]).sum().backward()`. All layers share the graph of one
+            forward, which stays in memory: sum the results first, or pass `retain_graph=True`.
 
     Raises:
         UnsupportedModelError: No layer of the model can be read.
-        UsageError: A layer is out of range, or nothing in it mixes tokens; in the model's call: with `gradients`, the
+        UsageError: A layer is out of range, or nothing in it mixes tokens. In the model's call: with `gradients`, the
             model runs under `torch.no_grad()`.
     """
     blocks = find_blocks(model)

@@ -167,7 +167,7 @@ def _chance(scores: xr.Dataset, name: str, place: int) -> float:
 
 
 def _reason(scores: xr.Dataset, place: int, order: list[str]) -> str:
-    """Why this row's place may not be trusted; "" if there is no reason."""
+    """Why this layer is not ranked, or its scores may be wrong; "" if there is no reason."""
     finite = str(scores["finite"].values[place])
     if finite != FINITE:
         why = str(scores["finite_reason"].values[place])

@@ -88,7 +88,7 @@ def _closure_problems(layer: Layer) -> list[str]:
     }
     return [
         f"prompt {failure.prompt}: {_CLOSURES[failure.error_name]} {failure.error:.2g} is above "
-        f"{failure.tolerance:g}: do not believe its maps"
+        f"{failure.tolerance:g}: the verdict on its maps is no"
         for _, failure in sorted(failures.items())
     ]
 

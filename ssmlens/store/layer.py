@@ -115,7 +115,7 @@ class Layer(ShownInNotebooks):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the maps can be trusted: yes, no or not resolved, with the reason and the errors."""
+        """Whether the maps are right: yes, no or not resolved, with the reason and the errors."""
         if self._verdict is None:
             self._verdict = judge(self, self._header.closure_tolerance)
         return self._verdict

@@ -1,4 +1,4 @@
-"""Whether a layer's maps can be trusted: one verdict from its stored errors, used everywhere."""
+"""The verdict on a layer's maps, from its stored errors: every page and command uses this one."""
 
 import dataclasses
 import math
@@ -47,7 +47,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a layer's maps can be trusted.
+    """Whether a layer's maps are right, as far as its stored errors say.
 
     Attributes:
         answer: "yes"; "no" where its numbers are not finite or an error is not within tolerance; "not resolved" where

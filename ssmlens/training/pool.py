@@ -174,7 +174,7 @@ class _Pool(Generic[Job]):
     def _finish_pack(self, seat: _Seat, state: str, error: str) -> Iterator[Outcome[Job]]:
         """Handle the end of a worker's pack: restart its unfinished jobs, or give them up."""
         ended, seat.current = seat.current, None
-        if state not in ("ended", "failed"):  # its process is gone, or cannot be trusted
+        if state not in ("ended", "failed"):  # its process is gone, or in an unknown state
             self._dismiss(seat)
         if ended is None:
             return

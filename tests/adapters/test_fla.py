@@ -176,7 +176,7 @@ def test_a_hybrids_attention_and_mlps_are_listed_as_they_are():
     with torch.no_grad(), ssmlens.recording(model) as rec:
         model(torch.arange(5)[None], use_cache=False)
     assert [record.layer for record in rec] == [0, 2]
-    why = r"softmax attention, whose weights this model does not put out$"
+    why = r"softmax attention, whose weights this model does not return$"
     with pytest.raises(UsageError, match=why), ssmlens.recording(model, layers=[1]):
         pass
 
@@ -185,7 +185,7 @@ def test_rwkv7_is_refused_by_name_with_the_reason():
     rwkv7 = importlib.import_module("fla.layers.rwkv7")
     layer = rwkv7.RWKV7Attention.__new__(rwkv7.RWKV7Attention)
     nn.Module.__init__(layer)
-    reason = "RWKV7Attention is refused: RWKV-7 takes back by one key what it wrote by another"
+    reason = "RWKV7Attention is refused: RWKV-7 erases with another key than it writes with"
     with pytest.raises(UnsupportedModelError, match=reason):
         ssmlens.recording(nn.Sequential(layer)).__enter__()
     model = nn.Sequential(make(*OPTIONS[0]), layer)

@@ -59,7 +59,7 @@ def refused(cli, here):
         ("--model nowhere", ["unknown model 'nowhere'", "no such folder", SHIPPED]),
         ("--model folder", ["folder", "no config.json"]),
         ("--model taken.h5", ["taken.h5 is a file; pass the folder"]),
-        ("--prompts empty.txt", ["empty.txt holds no prompt"]),
+        ("--prompts empty.txt", ["empty.txt contains no prompt"]),
         ("--prompts empty_line.jsonl", ["empty_line.jsonl, line 2", "is empty"]),
         ("--prompts nowhere.txt", ["cannot read nowhere.txt", "No such file"]),
         ("--prompts folder", ["folder", ".txt", ".jsonl"]),

@@ -31,7 +31,7 @@ def test_blocks_of_a_hybrid(cli, tmp_path):
     ]
     lines = cli("info", path).out.splitlines()[-5:]
     assert [line.split() for line in lines] == [
-        ["block", "kind", "finite", "closure_error", "map_closure", "believed", "mixer"],
+        ["block", "kind", "finite", "closure_error", "map_closure", "verdict", "mixer"],
         ["0", "mamba+attention", "yes", "3.0e-07", "-", "yes", "x.Mamba2"],
         ["1", "attention", "yes", "-", "-", "yes"],
         ["2", "mlp", "not", "captured"],

@@ -100,7 +100,7 @@ def test_layers_names_the_blocks_and_ranks_them(at):
         **{0: "delta rule", 2: "delta rule"},
         1: "attention",
     }
-    assert {row["layer"]: (row["closure"], row["believed"]) for row in rows} == {
+    assert {row["layer"]: (row["closure"], row["passed"]) for row in rows} == {
         **{0: ("closes (≤ 1e-04)", True), 2: ("closes (≤ 1e-04)", True)},
         1: ("the model's own weights", True),
     }

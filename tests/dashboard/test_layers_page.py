@@ -38,7 +38,7 @@ def test_the_copying_layer_comes_first_with_the_reason_of_the_order(scene):
     fields = [column["field"] for column in columns]
     seen = ["rank", "layer", "kind", "closure", "closure_error", "map_closure"]
     assert fields[:6] == seen, "without scrolling"
-    assert set(fields) == set(rows[0]) - {"id", "reason", "believed"}, "no layer needs a reason"
+    assert set(fields) == set(rows[0]) - {"id", "reason", "passed"}, "no layer needs a reason"
     assert 4 * 28 < style["height"] < 6 * 28, "four rows of 28 pixels and what is around them"
     assert "copy_score" in figure.data[0].y
     letters = np.mean(1 / np.arange(18, 35))  # query 17, the separator, sees 18 tokens
@@ -114,7 +114,7 @@ def test_map_closure_is_a_column_and_marks_its_layer(tmp_path, write_capture, sc
     scores(scene.capture, math.inf)
     rows = sorted(page.ranked(scene)[2], key=lambda row: row["layer"])
     assert [row["map_closure"] for row in rows] == pytest.approx([2e-6, 3e-2])
-    assert [row["believed"] for row in rows] == [True, False]
+    assert [row["passed"] for row in rows] == [True, False]
     assert rows[1]["closure"] == "map_closure 3.0e-02 > 1e-04"
     assert rows[1]["reason"] == "does not close: map_closure 3.0e-02 > 1e-04"
     assert [block["bad"] for block in page.blocks(scene)] == [False, True]

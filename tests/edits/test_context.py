@@ -41,11 +41,11 @@ def hooks_of(model):
         (Ablate(layer=0, heads=8), "head 8 is out of range: there are 8"),
         (Ablate(layer=0, channels=32), "channel 32 is out of range: there are 32"),
         (Ablate(layer=0, how="resample"), "a batch of one has no other prompt"),
-        (Ablate(layer=0, what="output", heads=0), "output has no heads to choose from"),
+        (Ablate(layer=0, what="output", heads=0), "output has no heads to select"),
         (Scale(layer=0, what="beta", factor=2), "the mixer has no 'beta'; it has: delta, A, B, C"),
-        (Scale(layer=0, what="B", factor=2, channels=0), "B has no channels to choose from"),
+        (Scale(layer=0, what="B", factor=2, channels=0), "B has no channels to select"),
         (Scale(layer=0, what="B", factor=2, states=6), "state 6 is out of range: there are 6"),
-        (Scale(layer=0, what="A", factor=2, tokens=1), "A has no tokens to choose from"),
+        (Scale(layer=0, what="A", factor=2, tokens=1), "A has no tokens to select"),
         (Scale(layer=0, what="conv", factor=2, taps=4), "tap 4 is out of range: there are 4"),
         (
             Scale(layer=0, what="delta", factor=2, tokens=7),
@@ -57,19 +57,22 @@ def hooks_of(model):
         (KnockOut(layer=0, heads=9), "head 9 is out of range: there are 8"),
         (
             KnockOut(layer=0, mask=torch.ones(3, 3, dtype=torch.bool)),
-            r"its mask is \[3, 3\] and the prompt has 7 tokens",
+            r"its mask is \[3, 3\], but the prompt has 7 tokens",
         ),
         (Set(layer=0, what="state", tokens=9, value=0), "token 9 is past the prompt"),
         (Set(layer=0, what="B", value=torch.zeros(5)), r"of shape \[5\] does not broadcast over B"),
         (Add(layer=0, vector=torch.zeros(5)), r"of shape \[5\] does not broadcast over output"),
-        (Swap(layer=0, what="B", source=None), "give it a recording to take values from"),
+        (Swap(layer=0, what="B", source=None), "source must be a recording or a tensor"),
         (Swap(layer=0, what="B", source=torch.zeros(5)), r"\[5\] does not fit B"),
-        (Swap(layer=0, what="B", source=torch.zeros(2, 7, 2, 6)), "the source has 2 prompts and"),
-        (Apply(layer=0, what="B", function=lambda B: B[0]), r"its function made \[7, 2, 6\] of"),
-        (Apply(layer=0, what="B", function=lambda B: None), "its function made NoneType of"),
+        (Swap(layer=0, what="B", source=torch.zeros(2, 7, 2, 6)), "the source has 2 prompts, but"),
+        (
+            Apply(layer=0, what="B", function=lambda B: B[0]),
+            r"its function returned \[7, 2, 6\] for",
+        ),
+        (Apply(layer=0, what="B", function=lambda B: None), "its function returned NoneType for"),
         (
             Apply(layer=0, what="matrix", tokens=1, function=lambda M, queries: M),
-            "a function of the matrix chooses its entries itself",
+            "for the matrix, select entries inside the function",
         ),
     ],
 )
@@ -88,7 +91,7 @@ def test_operands_that_a_recording_lacks(mamba, tiny_model):
         other(IDS)
     with pytest.raises(UsageError, match="swap layer=0 what=A: has no 'A'; it has: delta"):
         logits(mamba, Swap(layer=0, what="A", source=rec))
-    with pytest.raises(UsageError, match="a recording holds no mlp: give a tensor"):
+    with pytest.raises(UsageError, match="a recording has no mlp: pass a tensor"):
         logits(tiny_model("transformers JambaMambaMixer"), Swap(layer=0, what="mlp", source=rec))
     with pytest.raises(UsageError, match="layer 1 was not recorded"):
         logits(mamba, Swap(layer=1, what="B", source=rec))
@@ -106,7 +109,7 @@ def test_blocks_in_which_nothing_is_mixed(tiny_model):
 def test_attention_that_keeps_its_weights_to_itself(tiny_model):
     model = tiny_model("transformers JambaMambaMixer")
     model.set_attn_implementation("sdpa")
-    with pytest.raises(UsageError, match="whose weights this model does not put out"):
+    with pytest.raises(UsageError, match="whose weights this model does not return"):
         logits(model, KnockOut(layer=1, queries=3))
     whole = logits(model)
     assert not torch.equal(logits(model, Ablate(layer=1)), whole)  # its output alone
@@ -124,7 +127,7 @@ def test_editing_twice_at_once_is_refused_and_one_after_another_is_not(mamba):
     edit = Ablate(layer=0)
     with ssmlens.editing(mamba, edit):
         with (
-            pytest.raises(UsageError, match="the model is being edited already"),
+            pytest.raises(UsageError, match="the model is already being edited"),
             ssmlens.editing(mamba, Ablate(layer=1)),
         ):
             pass

@@ -85,12 +85,12 @@ def test_what_only_python_can_give_has_no_form_in_json(edit):
         ("knock-out layer=true", "layer=True does not fit"),
         ("knock-out layer=1 row=3", "a knock-out edit has no 'row'; it has: layer, part, queries"),
         ("knock-out layer=1 queries=a", "'a' selects nothing"),
-        ("knock-out layer=1 lags=-1", "a lag is 0 or more tokens back"),
+        ("knock-out layer=1 lags=-1", "a lag is a number of tokens, 0 or more"),
         ("knock-out layer=1 taps=2", "taps=2 does not fit"),
-        ("set layer=1 what=state value=0", "say after which token the state changes"),
-        ("set layer=1 what=delta value=0 cut-taps=true", "cut_taps goes with the state"),
-        ("ablate layer=1 what=delta", "to change delta, set it"),
-        ("ablate layer=1 how=gone", "ablate with how=zero, mean or resample"),
+        ("set layer=1 what=state value=0", "name the token after which the state changes"),
+        ("set layer=1 what=delta value=0 cut-taps=true", "cut_taps needs what=state"),
+        ("ablate layer=1 what=delta", "use set for delta"),
+        ("ablate layer=1 how=gone", "how is zero, mean or resample"),
     ],
 )
 def test_text_that_names_no_edit_is_refused_in_one_line(text, complaint):

@@ -73,7 +73,7 @@ def test_edits_of_what_goes_in_and_comes_out_hold_at_every_step(model, edit):
     ids=str,
 )
 def test_edits_inside_a_mixer_refuse_a_cached_step_by_name(model, edit):
-    said = r"layer=1.*: it holds in the prefill, and this is a cached step; generate with use_cache=False"
+    said = r"layer=1.*: it applies in the prefill, but this is a cached step: generate with use_cache=False"
     with pytest.raises(UsageError, match=said):
         generate(model, edit)
     rows = slice(0, 1)

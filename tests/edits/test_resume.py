@@ -163,5 +163,5 @@ def test_a_cache_is_refused():
 
     config = MambaConfig(vocab_size=32, hidden_size=16, state_size=5, num_hidden_layers=2)
     model = MambaForCausalLM(config).eval()
-    with pytest.raises(UsageError, match="cache_params holds the state of this forward now"):
+    with pytest.raises(UsageError, match="cache_params now contains the state of this forward"):
         UneditedRun(model, IDS, cache_params=DynamicCache(config=config), use_cache=True)

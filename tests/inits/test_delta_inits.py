@@ -5,9 +5,16 @@ import math
 
 import pytest
 import torch
+from layer_changes import (
+    assert_equal_operands,
+    assert_taken_projections,
+    changed,
+    operands_of,
+    state_of,
+)
 
 import ssmlens
-from ssmlens.adapters.adapter import MixerInput, adapters
+from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.delta_shared import DeltaAdapter
 from ssmlens.adapters.find import find_mixers
 from ssmlens.errors import UsageError
@@ -28,21 +35,6 @@ def fresh(family, seed=0):
         pytest.skip("not in this version")
     torch.manual_seed(seed)
     return FAMILIES[family].tiny_model().eval()
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def changed(before, model):
-    return {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
-
-
-@torch.no_grad()
-def operands_of(model, layer=0):
-    site = find_mixers(model)[layer]
-    torch.manual_seed(5)
-    return site.adapter.project(site.module, MixerInput(torch.randn(2, 9, 24)))
 
 
 @pytest.mark.parametrize("c", [2, 8])
@@ -142,15 +134,9 @@ def test_layers_become_copies_of_the_teachers(family, scope):
     assert all(".layers.2." in name for name in changed(before, student))
     given, taken = operands_of(teacher, 0), operands_of(student, 1)
     if scope == "bc":
-        site, source = find_mixers(student)[1], find_mixers(teacher)[0]
-        views, theirs = (s.adapter.weights(s.module) for s in (site, source))
-        assert torch.equal(views.W_B, theirs.W_B)
-        assert torch.equal(views.W_C, theirs.W_C)
-        assert torch.equal(taken.beta, drawn.beta)
-        assert torch.equal(taken.x, drawn.x)
+        assert_taken_projections(student, teacher, 1, drawn, ("beta", "x"))
     else:
-        for name in ("x", "gate", *given.axes):
-            assert torch.equal(getattr(given, name), getattr(taken, name)), name
+        assert_equal_operands(given, taken, ("x", "gate", *given.axes))
 
 
 def test_the_scope_ssm_takes_what_makes_q_k_beta_and_decay_or_says_what_is_missing(family):
@@ -162,8 +148,7 @@ def test_the_scope_ssm_takes_what_makes_q_k_beta_and_decay_or_says_what_is_missi
     drawn = operands_of(student)
     ssmlens.transplant_(student, teacher, 0, "ssm")
     given, taken = operands_of(teacher), operands_of(student)
-    for name in given.axes:
-        assert torch.equal(getattr(given, name), getattr(taken, name)), name
+    assert_equal_operands(given, taken, given.axes)
     assert torch.equal(taken.gate, drawn.gate)
 
 

@@ -5,9 +5,17 @@ import math
 
 import pytest
 import torch
+from layer_changes import (
+    assert_equal_operands,
+    assert_taken_projections,
+    changed,
+    operands_of,
+    state_of,
+    views_of,
+)
 
 import ssmlens
-from ssmlens.adapters.adapter import MixerInput, adapters
+from ssmlens.adapters.adapter import adapters
 from ssmlens.adapters.find import find_mixers
 from ssmlens.errors import UsageError
 
@@ -30,26 +38,6 @@ def fresh(family, seed=0, **settings):
     plain = dict.fromkeys(("fuse_norm", "fuse_swiglu", "fuse_cross_entropy"), False)
     given = {**sizes, **plain, "attn_mode": "fused_recurrent", **adapter.tiny, **settings}
     return getattr(models, adapter.model)(getattr(models, adapter.config)(**given)).eval()
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def changed(before, model):
-    return {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
-
-
-@torch.no_grad()
-def operands_of(model, layer=0):
-    site = find_mixers(model)[layer]
-    torch.manual_seed(5)
-    return site.adapter.project(site.module, MixerInput(torch.randn(2, 9, 24)))
-
-
-def views_of(model, layer=0):
-    site = find_mixers(model)[layer]
-    return site.adapter.weights(site.module)
 
 
 @pytest.mark.parametrize("c", [2, 8])
@@ -155,13 +143,9 @@ def test_layers_become_copies_of_the_teachers(family, scope):
     assert all(".layers.2." in name for name in changed(before, student))
     given, taken = operands_of(teacher, 0), operands_of(student, 2)
     if scope == "bc":
-        assert torch.equal(views_of(student, 2).W_B, views_of(teacher).W_B)
-        assert torch.equal(views_of(student, 2).W_C, views_of(teacher).W_C)
-        assert torch.equal(taken.log_decay, drawn.log_decay)
-        assert torch.equal(taken.x, drawn.x)
-        return
-    for name in ("x", *given.axes):
-        assert torch.equal(getattr(given, name), getattr(taken, name)), name
+        assert_taken_projections(student, teacher, 2, drawn, ("log_decay", "x"))
+    else:
+        assert_equal_operands(given, taken, ("x", *given.axes))
 
 
 def test_the_scope_ssm_takes_what_makes_q_k_beta_and_decay_or_says_what_is_missing(family):
@@ -173,8 +157,7 @@ def test_the_scope_ssm_takes_what_makes_q_k_beta_and_decay_or_says_what_is_missi
     drawn = operands_of(student)
     ssmlens.transplant_(student, teacher, 0, "ssm")
     given, taken = operands_of(teacher), operands_of(student)
-    for name in given.axes:
-        assert torch.equal(getattr(given, name), getattr(taken, name)), name
+    assert_equal_operands(given, taken, given.axes)
     mine, theirs = (find_mixers(m)[0].module.v_conv1d.weight for m in (student, teacher))
     assert torch.equal(mine, theirs)
     assert torch.equal(taken.gate, drawn.gate)

@@ -6,21 +6,10 @@ import pickle
 
 import pytest
 import torch
+from layer_changes import changed, state_of
 
 import ssmlens
 from ssmlens.errors import UsageError
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def changed(before, model):
-    return {
-        name
-        for name, p in model.named_parameters()
-        if not torch.equal(p.nan_to_num(99), before[name].nan_to_num(99))
-    }
 
 
 def stale(model, edit):

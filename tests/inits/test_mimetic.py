@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from devices import runnable
+from layer_changes import changed, state_of
 
 import ssmlens
 from ssmlens.adapters.adapter import MixerInput, adapters
@@ -52,18 +53,6 @@ def rows_of(mixer, second):
     d_BC = (len(weight) - 2 * d_inner - heads) // 2
     B, C, dt = weight[2 * d_inner :].split([d_BC, d_BC, heads])
     return B, C, dt, mixer.dt_bias
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def changed(before, model):
-    return {
-        name
-        for name, p in model.named_parameters()
-        if not torch.equal(p.nan_to_num(99), before[name].nan_to_num(99))
-    }
 
 
 @pytest.mark.parametrize("family", MAMBA1)

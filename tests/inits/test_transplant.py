@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from layer_changes import changed, state_of
 
 import ssmlens
 from ssmlens.adapters.adapter import adapters
@@ -26,14 +27,6 @@ def trained(build):
         return model
 
     return make
-
-
-def state_of(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def changed(before, model):
-    return {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
 
 
 PAIRS = [

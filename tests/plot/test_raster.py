@@ -17,7 +17,7 @@ def test_causal_leaves_keys_after_their_query_empty():
     assert np.array_equal(np.isnan(part), [[0, 0, 1], [0, 0, 0]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 13), st.integers(1, 13), st.integers(1, 5), st.integers(0, 99))
 def test_block_reduce_by_loops(rows, columns, block, seed):
     rng = np.random.default_rng(seed)

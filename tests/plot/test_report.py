@@ -208,7 +208,7 @@ def test_map_closure_stands_beside_the_closure_and_marks_its_layer(make_capture)
     html = report(capture).html
     page = Page(html)
     assert [layer["map_closure"] for layer in page.data["layers"]] == [2.5e-3, 4.5e-6]
-    assert [layer["believed"] for layer in page.data["layers"]] == ["no", "yes"]
+    assert [layer["verdict"] for layer in page.data["layers"]] == ["no", "yes"]
     ranking, closure = (
         re.search(rf"<caption[^>]*>{name}.*?</table>", html, re.DOTALL)[0]
         for name in ("Ranking", "Closure")

@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ssmlens.plot.views import OTHER_CELLS, PROMPTS, TOP_CELLS, Plan, layer_views, plan
@@ -48,7 +48,6 @@ class NoChannels:
         raise AssertionError
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 96),
     st.lists(st.integers(1, 4096), min_size=1, max_size=9),

@@ -1,4 +1,4 @@
-"""Layers whose map is not what the adapter reads, behind skips, biases, norms and bfloat16: none is believed.
+"""Layers whose map is not what the adapter reads, behind skips, biases, norms and bfloat16: no verdict is yes.
 
 Each mixer computes with another Δ than its weights say, behind the adapter's back. The largest share of the map that
 is wrong stands beside the verdict; what no output can show is here too, and says so.
@@ -86,7 +86,7 @@ def run_otherwise(site, change):
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
 @pytest.mark.parametrize("change", [None, other_delta, other_past])
-def test_no_wrong_map_is_believed_and_no_right_one_is_called_wrong(setting, layer, change):
+def test_no_wrong_map_has_the_verdict_yes_and_no_right_one_the_verdict_no(setting, layer, change):
     model, site = mamba(layer)
     SETTINGS[setting](site.module)
     if change is not None:
@@ -138,7 +138,7 @@ def test_a_skip_that_is_parallel_to_the_map_hides_nothing():
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", ["Mamba1", "Mamba2"])
-def test_heads_that_do_not_reach_the_output_are_not_believed(layer):
+def test_heads_that_do_not_reach_the_output_do_not_get_the_verdict_yes(layer):
     """Half of the columns of out_proj are zero, and these heads compute otherwise: no output shows it."""
     model, site = mamba(layer)
     heads = len(site.module.D)

@@ -28,7 +28,7 @@ def test_all_that_can_be_read_unless_some_are_asked_for(tiny_model, implementati
         ([2], r'layer 2 is softmax attention.*set_attn_implementation\("eager"\)'),
         ([5], "layer 5 is out of range: this model has Mamba layers 0, 4$"),
         ([-1], "layer -1 is out of range"),
-        ([], "no layer is asked for: this model has Mamba layers 0, 4$"),
+        ([], "no layer is requested: this model has Mamba layers 0, 4$"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(tiny_model, tmp_path, layers, told):

@@ -83,7 +83,7 @@ def test_nan_is_an_error_and_nothing_from_nothing_is_none(call):
     assert closure(adapter, module, operands, torch.zeros_like(output)).error.isinf().all()
 
 
-def test_how_much_is_believed_depends_on_what_the_layer_computed_with():
+def test_the_tolerance_depends_on_what_the_layer_computed_with():
     assert tolerance(torch.zeros(1), TransformersMamba2()) == 1e-4
     assert tolerance(torch.zeros(1, dtype=torch.float64), SsmlensMamba()) == 1e-4
     assert tolerance(torch.zeros(1, dtype=torch.bfloat16), SsmlensMamba()) == 5e-2

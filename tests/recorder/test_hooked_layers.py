@@ -160,7 +160,7 @@ def test_a_hook_that_the_library_never_calls_is_told_of(tiny_model, said):
         assert torch.equal(model(IDS).logits, clean)
     assert rec[0].closure_error < 1e-5
     assert [r.getMessage() for r in said.records] == [
-        "layer 0: MambaMixer reads the weight of x_proj and never calls it: the hooks or the adapter there do "
+        "layer 0: MambaMixer reads the weight of x_proj and never calls it: hooks or an adapter there have no "
         "nothing; hook the mixer, or merge the adapter"
     ]
     mixer.x_proj.__class__ = nn.Linear  # and once it is called again, it counts again
@@ -220,7 +220,7 @@ def test_hooks_taken_off_before_the_operands_were_read_are_told_of(tiny_model, s
     handle.remove()
     assert rec[0].closure_error > 1e-3
     (message,) = [r.getMessage() for r in said.records]
-    assert message.startswith("layer 0: the hooks on in_proj were taken off since the recording")
+    assert message.startswith("layer 0: the hooks on in_proj were removed since the recording")
 
 
 def test_a_forward_that_fails_leaves_no_hook(tiny_model):

@@ -110,8 +110,8 @@ def test_a_file_of_json_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.txt", "", "a.txt holds no prompt; write one a line"),
-        ("a.jsonl", "\n \n", "a.jsonl holds no prompt"),
+        ("a.txt", "", "a.txt contains no prompt; write one per line"),
+        ("a.jsonl", "\n \n", "a.jsonl contains no prompt"),
         ("a.txt", "ab\n\nAB\n", "a.txt, line 3: 'A' is not a token"),
         ("a.jsonl", '{"text": "a"}\n\n{"text": ""}', r"a.jsonl, line 3: prompt 0 \(''\) is empty"),
         ("a.jsonl", '{"tokens": []}', "a.jsonl, line 1: prompt 0 .* is empty"),
@@ -142,7 +142,7 @@ def test_a_folder_is_not_a_file_of_prompts(tmp_path):
 
 @pytest.mark.parametrize("target", [(0,), (0, 1, 2), (-2, 0), (1, 0), (0, 2)])
 def test_targets_that_point_nowhere(target):
-    with pytest.raises(UsageError, match="prompt 0: its target must say for each of its 2 tokens"):
+    with pytest.raises(UsageError, match="prompt 0: its target must have for each of its 2 tokens"):
         Prompts(((3, 4),), ("copy",), ("",), (target,))
 
 
@@ -314,7 +314,10 @@ def test_repeated_is_the_task_of_that_name():
 
 @pytest.mark.parametrize(
     ("tokens", "times", "told"),
-    [([[1, 2]], 1, "`times` is 2 or more"), ([[1, 2], [3]], 2, "prompt 1: a sequence to repeat")],
+    [
+        ([[1, 2]], 1, "`times` must be 2 or more"),
+        ([[1, 2], [3]], 2, "prompt 1: a sequence to repeat"),
+    ],
 )
 def test_what_cannot_be_repeated(tokens, times, told):
     with pytest.raises(UsageError, match=told):

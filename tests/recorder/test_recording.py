@@ -115,7 +115,7 @@ def test_a_later_forward_replaces_an_earlier_one(model):
 def test_only_the_layers_asked_for(model):
     with ssmlens.recording(model, layers=[2, 0]) as rec:
         with pytest.raises(
-            UsageError, match="layer 0 was not recorded; nothing is: call the model"
+            UsageError, match="layer 0 was not recorded; no layer is: call the model"
         ):
             rec[0]
         model(IDS)

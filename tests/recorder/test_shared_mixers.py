@@ -283,7 +283,7 @@ def test_blocks_that_autograd_runs_again_are_no_second_call():
     for record in rec:  # also where the one module ran for the last block first
         assert torch.equal(record.call.output, wanted[record.layer].call.output)
     with (
-        pytest.raises(UsageError, match="2 blocks are this module, and it runs by itself"),
+        pytest.raises(UsageError, match="2 blocks share this module, and it runs outside"),
         ssmlens.editing(one, Ablate(layer=2)),
     ):
         one(IDS).sum().backward()

@@ -151,7 +151,7 @@ def test_what_an_edit_or_a_hook_changes_is_said_once_and_can_be_read(said):
         rec[0].operands, rec[1].operands
     (line,) = said()
     assert line.startswith("layer 1: its output does not follow")
-    assert "an edit or a hook changed what it put out" in line
+    assert "an edit or a hook changed its output" in line
 
 
 def test_numbers_that_are_not_finite_are_said(said):

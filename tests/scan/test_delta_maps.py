@@ -100,7 +100,7 @@ def test_tiles_and_slabs_of_heads_add_up(layer, monkeypatch):
     torch.testing.assert_close(got, means, rtol=1e-10, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 40).flatmap(
         lambda tokens: st.tuples(

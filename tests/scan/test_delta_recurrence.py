@@ -25,7 +25,7 @@ def test_it_is_the_recurrence(tokens, strongest, vector):
     assert relative(single(single.x), wanted) < 1e-5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.integers(1, 3),
     tokens=st.integers(0, 70),

@@ -4,13 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from oracles import relative
+from operator_checks import RECTANGLES, assert_edges, assert_matrices, assert_state
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.gated_convolution import GatedConvolution
-from ssmlens.scan.row import matrix_row
 
 HEADS = 6
 
@@ -42,16 +40,7 @@ def matrices(o):
 @pytest.mark.parametrize("tokens", [1, 2, 5, 64, 65])
 def test_matrices_maps_and_recurrence_are_the_definition(tokens, taps):
     o = operator(tokens, taps)
-    M = matrices(o)
-    assert relative(channel_maps(o), M) < 1e-6
-    assert relative(o.diagonal(), M.diagonal(dim1=2, dim2=3).mT) < 1e-6
-    assert relative(o(o.x), torch.einsum("bhij,bjhp->bihp", M, o.x.double())) < 1e-6
-    vector = torch.randn(o.batch, tokens)
-    probed = torch.einsum("bij,bj->bi", M.mean(1), vector.double())
-    assert relative(o.probe(vector)["map"], probed) < 1e-6
-    kept = M.mean(1).square().sum((1, 2)) / M.square().mean(1).sum((1, 2))
-    assert relative(o.agreement(), kept) < 1e-6
-    assert relative(matrix_row(o, tokens - 1), M[:, :, -1]) < 1e-6
+    assert_matrices(o, matrices(o), 1e-6)
 
 
 def test_its_bias_is_read_through_the_gate_of_each_token():
@@ -59,15 +48,6 @@ def test_its_bias_is_read_through_the_gate_of_each_token():
     wanted = o.C[..., 0] * o.bias
     assert torch.equal(o.offset, wanted.unsqueeze(3))
     assert dataclasses.replace(o, bias=None).offset is None
-
-
-RECTANGLES = [
-    ((0, 9), (0, 9)),
-    ((3, 7), (1, 5)),
-    ((2, 4), (6, 9)),
-    ((5, 5), (0, 3)),
-    ((8, 9), (6, 7)),
-]
 
 
 @pytest.mark.parametrize(("queries", "keys"), RECTANGLES)
@@ -86,34 +66,12 @@ def test_without_tokens():
 
 def test_entries_and_sums_over_edges():
     o = operator(11, taps=4)
-    M, everything = matrices(o), torch.ones(11, dtype=torch.bool)
-    i, j = torch.tensor([5, 5, 10, 3]), torch.tensor([4, 0, 7, 2])
-    assert relative(o.entries(i, j), M[:, :, i, j].mT) < 1e-6
-    lags = torch.zeros(11, dtype=torch.bool)
-    lags[[1, 3]] = True
-    edges = Edges(everything, everything, lags, torch.ones(HEADS, dtype=torch.bool))
-    chosen = edges.within(0, 11)
-    wanted = torch.einsum("bhij,bjhp->bihp", M * chosen, o.x.double())
-    assert relative(passed_over(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-6
-    doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
-    mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
-    assert relative(doubled[:, :, 2], mixed[:, :, 2]) < 1e-6
-    assert not doubled[:, :, :2].any()
+    assert_edges(o, matrices(o), 1e-6)
 
 
 @pytest.mark.parametrize("since", [-1, 0, 3, 8])
 def test_what_a_state_holds_is_what_later_tokens_read(since):
-    """The tokens up to `since` reach those from it on through the state alone."""
-    o = operator(9, taps=4)
-    first = torch.arange(9) <= since
-    before = torch.where(first[:, None, None], o.x, 0)
-    state = o.state_after(o.x, since) if since >= 0 else torch.zeros(2, HEADS, 1, 4)
-    later = torch.arange(9) >= since
-    wanted = torch.where(later[:, None, None], o(before), 0)
-    torch.testing.assert_close(o.read_state(state, since), wanted)
-    for until in range(max(0, since), 9):
-        left = o.state_left(state, since, until)
-        torch.testing.assert_close(left, o.state_after(before, until))
+    assert_state(operator(9, taps=4), since, torch.zeros(2, HEADS, 1, 4))
 
 
 def test_a_state_before_the_first_token_is_read_through_the_taps():

@@ -3,13 +3,19 @@
 import jaxtyping
 import pytest
 import torch
+from operator_checks import (
+    RECTANGLES,
+    assert_edges,
+    assert_matrices,
+    assert_probe,
+    assert_state,
+    mixed_by,
+)
 from oracles import mixed_by_definition, relative
 
 from ssmlens.errors import UsageError
-from ssmlens.scan.edges import Edges, change_of_rows, passed_over
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.vector_decay_scan import VectorDecayScan
-from ssmlens.scan.row import matrix_row
 
 HEADS, STATES = 4, 3
 
@@ -45,31 +51,13 @@ def matrices(o):
 def test_matrices_maps_and_recurrence_are_the_definition(tokens, groups):
     o = operator(tokens, groups)
     M, mask = matrices(o)
-    assert relative(channel_maps(o), M) < 1e-5
-    assert relative(o.diagonal(), M.diagonal(dim1=2, dim2=3).mT) < 1e-6
-    mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
-    assert relative(o(o.x), mixed) < 1e-6
-    assert relative(mixed_by_definition(o), mixed) < 1e-12
+    assert_matrices(o, M, 1e-5)
+    assert relative(mixed_by_definition(o), mixed_by(M, o.x)) < 1e-12
     everything = (0, tokens)
     means = o.means(("mask", "map"), everything, everything)
     assert relative(means[:, 0], mask.mean(1)) < 1e-6
     assert relative(means[:, 1], M.mean(1)) < 1e-5
-    vector = torch.randn(o.batch, tokens)
-    for kind, whole in (("map", M), ("mask", mask)):
-        probed = torch.einsum("bij,bj->bi", whole.mean(1), vector.double())
-        assert relative(o.probe(vector)[kind], probed) < 1e-5
-    kept = M.mean(1).square().sum((1, 2)) / M.square().mean(1).sum((1, 2))
-    assert relative(o.agreement(), kept) < 1e-5
-    assert relative(matrix_row(o, tokens - 1), M[:, :, -1]) < 1e-5
-
-
-RECTANGLES = [
-    ((0, 9), (0, 9)),
-    ((3, 7), (1, 5)),
-    ((2, 4), (6, 9)),
-    ((5, 5), (0, 3)),
-    ((8, 9), (6, 7)),
-]
+    assert_probe(o, torch.randn(o.batch, tokens), "mask", mask, 1e-5)
 
 
 @pytest.mark.parametrize(("queries", "keys"), RECTANGLES)
@@ -102,30 +90,13 @@ def test_a_token_that_forgets_everything():
 
 def test_entries_and_sums_over_edges():
     o = operator(11)
-    (M, _), everything = matrices(o), torch.ones(11, dtype=torch.bool)
-    i, j = torch.tensor([5, 5, 10, 3]), torch.tensor([4, 0, 7, 2])
-    assert relative(o.entries(i, j), M[:, :, i, j].mT) < 1e-5
-    lags = torch.zeros(11, dtype=torch.bool)
-    lags[[1, 3]] = True
-    edges = Edges(everything, everything, lags, torch.ones(HEADS, dtype=torch.bool))
-    wanted = torch.einsum("bhij,bjhp->bihp", M * edges.within(0, 11), o.x.double())
-    assert relative(passed_over(o.bare(), o.x, [edges], lambda o, x: o(x)), wanted) < 1e-5
-    doubled = change_of_rows(o.bare(), o.x, [2], lambda M, queries: 2 * M)
-    mixed = torch.einsum("bhij,bjhp->bihp", M, o.x.double())
-    assert relative(doubled[:, :, 2], mixed[:, :, 2]) < 1e-5
+    assert_edges(o, matrices(o)[0], 1e-5)
 
 
 @pytest.mark.parametrize("since", [-1, 0, 3, 8])
 def test_what_a_state_holds_is_what_later_tokens_read(since):
-    o = operator(9)
-    before = torch.where((torch.arange(9) <= since)[:, None, None], o.x, 0)
-    state = o.state_after(o.x, since) if since >= 0 else torch.zeros(2, HEADS, 2, STATES)
-    later = torch.arange(9) >= since
-    wanted = torch.where(later[:, None, None], o(before), 0)
-    torch.testing.assert_close(o.read_state(state, since), wanted, rtol=1e-4, atol=1e-5)
-    for until in range(max(0, since), 9):
-        left = o.state_left(state, since, until)
-        torch.testing.assert_close(left, o.state_after(before, until), rtol=1e-4, atol=1e-5)
+    empty = torch.zeros(2, HEADS, 2, STATES)
+    assert_state(operator(9), since, empty, rtol=1e-4, atol=1e-5)
 
 
 def test_a_state_before_the_first_token_decays_with_it():

@@ -226,7 +226,7 @@ def test_heads_of_attention_beside_a_mixer(tiny_model, tmp_path):
 
 
 def test_older_captures_keep_nothing_of_attention_heads(tmp_path, monkeypatch):
-    monkeypatch.setattr(maps, "of_heads", lambda *_: {})
+    monkeypatch.setattr(maps, "head_statistics", lambda *_: {})
     cfg = {"num_heads": 2, "causal": True}
     model = mamba2(attn_layer_idx=[1], attn_cfg=cfg)
     with captured(model, tmp_path) as capture:

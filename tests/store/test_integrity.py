@@ -146,7 +146,7 @@ def test_closure_above_tolerance(sample, tmp_path, error):
     problems = verify(sample.write_capture(tmp_path / "run", arrays=arrays))
     if np.isfinite(error):
         assert problems == [
-            "layer 2: prompt 1: closure error 0.0002 is above 0.0001: do not believe its maps"
+            "layer 2: prompt 1: closure error 0.0002 is above 0.0001: the verdict on its maps is no"
         ]
     else:
         assert len(problems) == 2

@@ -1,4 +1,4 @@
-"""One answer to "may I believe this layer?", against errors written by hand."""
+"""The verdict on a layer's maps, against errors written by hand."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ MAPS = {"attention_map": np.zeros((3, 2, 2)), "attention_mask": np.zeros((3, 2, 
 GOOD = {name: [1e-6, 2e-6, 3e-6] for name in ("closure_error", "map_error", "mask_error")}
 
 
-def test_a_layer_within_every_tolerance_is_believed():
+def test_the_verdict_on_a_layer_within_every_tolerance_is_yes():
     verdict = judge(
         Stored(**MAPS, **GOOD, closure_worst_token=[4, 5, 6], channel_agreement=[0.2, 0.4, 0.9]),
         1e-3,

@@ -1,4 +1,4 @@
-"""Layers: an overview of the model. Which layers look back, whether their maps are proven, and thumbnails."""
+"""Layers: an overview of the model. Which layers look back, the verdicts on their maps, and thumbnails."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from ssmlens_dashboard.tables import Column, columns, height_of, numbers, table_
 from ssmlens_dashboard.views.scores import scores
 
 _FIRST, _LATER = 0.1, 0.6  # seconds of scoring per answer: the first one and later ones
-_IN_RED = {"failed": "!params.data.believed"}
+_IN_RED = {"failed": "!params.data.passed"}
 _REASON = 240  # pixels
 _MAP_CLOSURE = "the difference of closure_error, relative to what the map alone adds to the output"
 _FACTS = ("model", "revision", "model_digest", "dtype", "backend", "device")
@@ -133,7 +133,7 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
 
 
 def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, Any]]]:
-    """Columns and rows of the ranking for ag-grid: plain text and numbers; whether to believe a layer comes first."""
+    """Columns and rows of the ranking for ag-grid: plain text and numbers; the verdict comes before the scores."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
     said = [row.reason for row in ranking if row.reason]
     reason = {"field": "reason", "width": _REASON, "tooltipField": "reason"}
@@ -154,7 +154,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
             "layer": row.layer,
             "kind": scene.capture.layer(row.layer).kind,
             "closure": verdict(scene.capture.layer(row.layer)),
-            "believed": scene.capture.layer(row.layer).verdict.believed,
+            "passed": scene.capture.layer(row.layer).verdict.believed,
             "reason": row.reason,
             "closure_error": without_nan(row.closure_error),
             "map_closure": without_nan(row.map_closure),

@@ -11,8 +11,8 @@ from ssmlens.store import Layer
 def layer_card(layer: Layer) -> str:
     """Render a layer as HTML."""
     verdict = layer.verdict
-    believed = verdict.answer + (f": {verdict.reason}" if verdict.reason else "")
-    facts = [("mixer", str(layer.attributes.get("mixer", ""))), ("believed", believed)]
+    answer = verdict.answer + (f": {verdict.reason}" if verdict.reason else "")
+    facts = [("mixer", str(layer.attributes.get("mixer", ""))), ("verdict", answer)]
     facts += [
         (name, f"{error:.2g} ({verdict.tolerances[name]:.0e} allowed)")
         for name, error in verdict.errors.items()

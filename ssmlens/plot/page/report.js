@@ -56,12 +56,12 @@ function thumbnail(layer, place) {
 }
 
 function marked(element, layer) {
-  if (layer.believed === "yes" && layer.softmax) {
+  if (layer.verdict === "yes" && layer.softmax) {
     element.textContent = "softmax attention";
     element.className = "mark";
     return element;
   }
-  const [text, name] = { yes: ["✓ ok", "ok"], no: ["✗ failed", "failed"] }[layer.believed] ?? ["? not resolved", "failed"];
+  const [text, name] = { yes: ["✓ ok", "ok"], no: ["✗ failed", "failed"] }[layer.verdict] ?? ["? not resolved", "failed"];
   element.textContent = text;
   element.className = `mark ${name}`;
   element.title = layer.reason;

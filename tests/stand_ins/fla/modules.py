@@ -56,6 +56,12 @@ class GatedMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def low_rank(hidden_size, rank, width, bias):
+    """A projection through fewer channels."""
+    first = nn.Linear(hidden_size, rank, bias=False)
+    return nn.Sequential(first, nn.Linear(rank, width, bias=bias))
+
+
 class Cache:
     """A state a layer: here, all that the layer has read."""
 

@@ -1,7 +1,6 @@
 """Softmax attention, which keeps its weights to itself; without the rotation."""
 
 import torch.nn.functional as F
-from torch import nn
 
 from fla.layers.layer import Layer, heads_of
 
@@ -12,10 +11,7 @@ class Attention(Layer):
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.head_dim, self.layer_idx = hidden_size // num_heads, layer_idx
         keys = self.num_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.k_proj = nn.Linear(hidden_size, keys, bias=False)
-        self.v_proj = nn.Linear(hidden_size, keys, bias=False)
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.add_projections(hidden_size, q=hidden_size, k=keys, v=keys, o=hidden_size)
 
     def mix(self, hidden):
         q, k, v = (

@@ -2,10 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from fla.layers.layer import Layer, delta_rule, heads_of, same, silu, unit
-from fla.modules import FusedRMSNormGated, RMSNorm
 
 
 class DeltaNet(Layer):
@@ -34,20 +32,14 @@ class DeltaNet(Layer):
         self.use_beta, self.use_gate, self.use_short_conv = use_beta, use_gate, use_short_conv
         self.qk_activation, self.qk_norm = qk_activation, qk_norm
         self.allow_neg_eigval, self.layer_idx = allow_neg_eigval, layer_idx
-        for name, width in zip("qkv", (keys, keys, values), strict=True):
-            self.add_module(f"{name}_proj", nn.Linear(hidden_size, width, bias=False))
+        self.add_projections(hidden_size, q=keys, k=keys, v=values)
         if use_beta:
-            self.b_proj = nn.Linear(hidden_size, num_heads, bias=False)
+            self.add_projections(hidden_size, b=num_heads)
         if use_short_conv:
             of_keys = "silu" if qk_activation == "silu" else None
             activations = (of_keys, of_keys, "silu")
             self.add_convolutions((keys, keys, values), conv_size, conv_bias, activations)
-        if use_gate:
-            self.g_proj = nn.Linear(hidden_size, values, bias=False)
-            self.o_norm = FusedRMSNormGated(self.head_v_dim, eps=norm_eps)
-        else:
-            self.o_norm = RMSNorm(self.head_v_dim, eps=norm_eps)
-        self.o_proj = nn.Linear(values, hidden_size, bias=False)
+        self.add_output(hidden_size, values, norm_eps)
 
     def mix(self, hidden):
         of_keys = silu if self.qk_activation == "silu" else same

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fla.layers.layer import Layer, heads_of, same
-from fla.modules import FusedRMSNormGated, RMSNorm
+from fla.modules import FusedRMSNormGated, RMSNorm, low_rank
 
 ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "swish": F.silu}
 
@@ -43,14 +43,12 @@ class GatedLinearAttention(Layer):
         queries, values = round(hidden_size * expand_k), round(hidden_size * expand_v)
         self.head_k_dim, self.head_v_dim = queries // num_heads, values // num_heads
         keys, shared = (width // self.num_kv_groups for width in (queries, values))
-        for name, width in zip("qkv", (queries, keys, shared), strict=True):
-            self.add_module(f"{name}_proj", nn.Linear(hidden_size, width, bias=False))
+        self.add_projections(hidden_size, q=queries, k=keys, v=shared)
         if use_output_gate:
-            self.g_proj = nn.Linear(hidden_size, values, bias=False)
+            self.add_projections(hidden_size, g=values)
         if use_short_conv:
             self.add_convolutions((queries, keys, shared), conv_size, conv_bias)
-        first = nn.Linear(hidden_size, gate_low_rank_dim, bias=False)
-        self.gk_proj = nn.Sequential(first, nn.Linear(gate_low_rank_dim, keys, bias=True))
+        self.gk_proj = low_rank(hidden_size, gate_low_rank_dim, keys, bias=True)
         self.o_proj = nn.Linear(values, hidden_size, bias=False)
         self.fuse_norm_and_gate = gate_fn == "swish" and fuse_norm and use_output_gate
         norm = FusedRMSNormGated if self.fuse_norm_and_gate else RMSNorm

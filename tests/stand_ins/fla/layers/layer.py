@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fla.modules import ShortConvolution
+from fla.modules import FusedRMSNormGated, RMSNorm, ShortConvolution
 
 
 class Layer(nn.Module):
@@ -34,10 +34,24 @@ class Layer(nn.Module):
                     out[row, real] = self.mix(hidden_states[row, real][None])[0]
         return out[:, -new:], None, past_key_values
 
+    def add_projections(self, hidden_size, **widths):
+        """A projection NAME_proj of each width, without bias."""
+        for name, width in widths.items():
+            self.add_module(f"{name}_proj", nn.Linear(hidden_size, width, bias=False))
+
     def add_convolutions(self, widths, conv_size, conv_bias, activations=("silu",) * 3):
         for name, width, activation in zip("qkv", widths, activations, strict=True):
             conv = ShortConvolution(width, conv_size, conv_bias, activation)
             self.add_module(f"{name}_conv1d", conv)
+
+    def add_output(self, hidden_size, values, norm_eps, activation="swish"):
+        """o_norm, gated by g_proj if the layer uses a gate, and o_proj."""
+        if self.use_gate:
+            self.add_projections(hidden_size, g=values)
+            self.o_norm = FusedRMSNormGated(self.head_v_dim, eps=norm_eps, activation=activation)
+        else:
+            self.o_norm = RMSNorm(self.head_v_dim, eps=norm_eps)
+        self.o_proj = nn.Linear(values, hidden_size, bias=False)
 
     def branches(self, hidden, otherwise):
         """q, k and v; `otherwise` follows the projection where there is no convolution."""

@@ -16,7 +16,7 @@ _SOFT_CAPS = ("logits_soft_cap", "final_logit_softcapping", "logits_softcapping"
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout:
+class Unembedding:
     """The map from the residual stream at one position to its logits.
 
     Attributes:
@@ -86,7 +86,7 @@ def find_final_norm(model: nn.Module, blocks: list[Block]) -> nn.Module:
     return norms[0]
 
 
-def read_out(
+def find_unembedding(
     model: Any,
     norm: nn.Module,
     head: nn.Linear,
@@ -94,7 +94,7 @@ def read_out(
     head_input: Float[Tensor, " d_model"],
     raw: Float[Tensor, " vocabulary"],
     logits: Float[Tensor, " vocabulary"],
-) -> Readout:
+) -> Unembedding:
     """Find the map from the stream at one position to these logits.
 
     Args:
@@ -123,10 +123,10 @@ def read_out(
     power = float(raw @ raw)
     multiplier = float(raw @ logits) / power if power else 1.0
     if float((multiplier * raw - logits).norm()) <= tolerance:
-        return Readout(frozen, head, multiplier, None, logits)
+        return Unembedding(frozen, head, multiplier, None, logits)
     for cap in _soft_caps(model):
         if float((cap * torch.tanh(raw / cap) - logits).norm()) <= tolerance:
-            return Readout(frozen, head, 1.0, cap, raw)
+            return Unembedding(frozen, head, 1.0, cap, raw)
     raise UnsupportedModelError(
         f"{type(model).__name__} does more to the output of its head than multiply or cap it"
     )
