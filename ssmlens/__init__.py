@@ -28,8 +28,6 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-if (
-    importlib.util.find_spec("plotly") is None
-):  # then `from ssmlens import *` leaves the figures out
-    for _name in ("Report", "plot", "report"):
-        __all__.remove(_name)
+# Without plotly, `from ssmlens import *` leaves the figures out.
+if importlib.util.find_spec("plotly") is None:
+    __all__[:] = [name for name in __all__ if name not in ("Report", "plot", "report")]

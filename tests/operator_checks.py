@@ -16,6 +16,22 @@ RECTANGLES = [
 ]
 """Rectangles (queries, keys) of a matrix of 9 tokens."""
 
+TILES = [
+    ((0, 53), (0, 53)),
+    ((52, 53), (0, 1)),
+    ((30, 53), (0, 17)),  # below the diagonal, with tokens between
+    ((17, 30), (0, 17)),  # below, adjacent
+    ((20, 41), (20, 41)),  # on the diagonal
+    ((10, 40), (5, 21)),  # through it, queries last
+    ((5, 21), (10, 40)),  # through it, keys last
+    ((0, 53), (9, 30)),
+    ((9, 30), (0, 53)),
+    ((3, 9), (20, 30)),  # above
+    ((7, 7), (0, 20)),  # empty
+    ((7, 9), (4, 4)),
+]
+"""Rectangles (queries, keys) of a matrix of 53 tokens."""
+
 
 def assert_matrices(o, M, tolerance):
     """Assert that o computes M: whole, its diagonal, its last row, on x, on a vector; and its heads' agreement."""

@@ -56,15 +56,15 @@ class Block:
     def mlps(self) -> list[nn.Module]:
         """Its MLPs and mixtures of experts: the outermost of nested ones, none inside a module that mixes tokens."""
         mixing = [site.module for site in (self.mixer, self.attention) if site]
-        found: dict[str, nn.Module] = {}
+        outermost: dict[str, nn.Module] = {}
         for name, module in self.module.named_modules():
-            if module in mixing or any(is_within(name, outer) for outer in found):
+            if module in mixing or any(is_within(name, outer) for outer in outermost):
                 continue
             if any(module in mixer.modules() for mixer in mixing):
                 continue
             if any(pattern.search(type(module).__name__) for pattern in (_MOE, _MLP)):
-                found[name] = module
-        return list(found.values())
+                outermost[name] = module
+        return list(outermost.values())
 
     @property
     def kind(self) -> str:

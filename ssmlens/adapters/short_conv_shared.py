@@ -25,7 +25,7 @@ class ShortConvAdapter(TransformersAdapter):
     cache_argument = "past_key_values"
 
     def project(self, mixer: Any, given: MixerInput) -> GatedConvolution:
-        """See `Adapter.project`. in_proj makes B, C and x, in this order."""
+        """See `Adapter.project`. The rows of in_proj are those of B, C and x, in this order."""
         projected = mixer.in_proj(zero_padding(given.hidden, given.token_mask))
         B, C, x = projected.to(scan_dtype(projected)).unsqueeze(3).chunk(3, dim=2)
         taps, bias = mixer.conv.weight.squeeze(1).to(x), mixer.conv.bias

@@ -42,7 +42,7 @@ class TransformersBailingHybrid(KimiDeltaAdapter):
             qk_nope_head_dim=6,
             v_head_dim=6,
             qk_rope_head_dim=4,
-            head_dim=5,
+            head_dim=8,
             num_local_experts=2,
             num_experts_per_tok=1,
             n_group=1,

@@ -38,7 +38,7 @@ class TransformersGlm5Next(KimiDeltaAdapter):
             "v_head_dim": 6,
             "q_lora_rank": 6,
             "linear_num_heads": 3,
-            "linear_head_dim": 5,
+            "linear_head_dim": 8,
             "n_routed_experts": 2,
             "num_experts_per_tok": 1,
             "moe_intermediate_size": 8,

@@ -31,7 +31,7 @@ class TransformersKimiLinear(KimiDeltaAdapter):
             v_head_dim=6,
             qk_rope_head_dim=4,
             linear_num_heads=3,
-            linear_head_dim=5,
+            linear_head_dim=8,
             num_local_experts=2,
             num_experts_per_tok=1,
             moe_intermediate_size=8,

@@ -68,8 +68,8 @@ def term_panels(
         showlegend=False,
         bargap=0.15,
         margin={"l": label_pixels(rows) + 8, "r": 24, "t": 28, "b": below + 20},
-        **_axes(labels, rows),
     )
+    figure.update_layout(_axes(labels, rows))
     return figure
 
 

@@ -54,13 +54,13 @@ _BATCH_TOKENS = 4096
 _LAYERS_TOGETHER = 4
 
 Progress = Callable[[int, int, str], None]
-Given = Prompts | Sequence[str] | Sequence[Sequence[int]] | Sequence[int] | Tensor | str
+PromptsLike = Prompts | Sequence[str] | Sequence[Sequence[int]] | Sequence[int] | Tensor | str
 
 
 @overload
 def capture(
     model: nn.Module,
-    prompts: Given | None = None,
+    prompts: PromptsLike | None = None,
     out: str | Path | None = "capture.h5",
     *,
     layers: Sequence[int] | None = None,
@@ -79,7 +79,7 @@ def capture(
 @overload
 def capture(
     model: nn.Module,
-    prompts: Given | None = None,
+    prompts: PromptsLike | None = None,
     out: str | Path | None = "capture.h5",
     *,
     layers: Sequence[int] | None = None,
@@ -97,7 +97,7 @@ def capture(
 
 def capture(
     model: nn.Module,
-    prompts: Given | None = None,
+    prompts: PromptsLike | None = None,
     out: str | Path | None = "capture.h5",
     *,
     layers: Sequence[int] | None = None,

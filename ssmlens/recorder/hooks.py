@@ -120,15 +120,15 @@ class _Hooks:
                     key=f"{type(module).__name__}.{name}",
                 )
         try:
-            given, first = site.adapter.read_output(module, given, output)
+            given, tensor = site.adapter.read_output(module, given, output)
         except CallRefusedError as refused:
             self._skip_or_refuse(site.layer, str(refused))
             return
         self._recorded.add(site.layer)
-        where = call_device(site, first)
-        here = given.map(lambda tensor: tensor.to(where))
-        autocast = autocast_dtype(where)
-        self._on_call(MixerCall(site, here, first.to(where), autocast, number=number))
+        device = call_device(site, tensor)
+        given = given.map(lambda part: part.to(device))
+        autocast = autocast_dtype(device)
+        self._on_call(MixerCall(site, given, tensor.to(device), autocast, number=number))
 
     def _skip_or_refuse(self, layer: int, reason: str) -> None:
         if layer not in self._recorded or "cached" not in reason:

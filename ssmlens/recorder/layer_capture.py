@@ -187,7 +187,7 @@ def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
         if not all_finite(parameter):
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
     if not all_finite(hidden):
-        return names.NONFINITE_INPUT, "its input is not finite: something before it made it so"
+        return names.NONFINITE_INPUT, "its input is not finite: the cause is before this layer"
     return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
 
 

@@ -126,12 +126,14 @@ def head_statistics(
             for array in arrays.values():
                 array[prompt, :, :real] = torch.nan
             continue
-        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
+        targets, separators = (
+            None if rows is None else rows[prompt, :real] for rows in (target, separator)
+        )
         for head in range(operands.heads):
-            alone = reduced_maps(one.select_heads([head]), _STRIP, looks, separator=parts)
-            found = alone.statistics()
+            alone = reduced_maps(one.select_heads([head]), _STRIP, targets, separator=separators)
+            statistics = alone.statistics()
             for name in known:
-                arrays[f"head_{name}"][prompt, head, :real] = found[name]
+                arrays[f"head_{name}"][prompt, head, :real] = statistics[name]
     return arrays
 
 
@@ -161,10 +163,12 @@ def reduced(
             bad.append(prompt)
             continue
         vector = _random_vector(one)
-        looks, parts = (None if at is None else at[prompt, :real] for at in (target, separator))
-        found = reduced_maps(one, block, looks, vector, parts)
-        _fill(arrays, prompt, found.arrays(), operands, block)
-        _check(checks, prompt, one, vector, found.product)
+        targets, separators = (
+            None if rows is None else rows[prompt, :real] for rows in (target, separator)
+        )
+        maps = reduced_maps(one, block, targets, vector, separators)
+        _fill(arrays, prompt, maps.arrays(), operands, block)
+        _check(checks, prompt, one, vector, maps.product)
     for prompt in bad:
         empty = reduced_maps(operands.sequence(prompt, 0), block).arrays()
         _fill(arrays, prompt, empty, operands, block)
@@ -179,12 +183,12 @@ def reduced(
 def _fill(
     arrays: dict[str, Tensor],
     prompt: int,
-    found: dict[str, Tensor],
+    values: dict[str, Tensor],
     operands: Operator,
     block: int,
 ) -> None:
     """Copy one prompt's arrays, whose axes are tokens or blocks of tokens, into those of the batch."""
-    for name, value in found.items():
+    for name, value in values.items():
         size = operands.tokens if value.ndim == 1 else -(-operands.tokens // block)
         shape = (operands.batch, *[size] * value.ndim)
         array = arrays.setdefault(name, torch.zeros(shape))

@@ -21,12 +21,17 @@ BAMBA = [
     {"mamba_n_groups": 4, "time_step_limit": (0.0, float("inf"))},
 ]
 QWEN = [
-    {"linear_num_value_heads": 3, "linear_conv_kernel_dim": 3},
-    {"linear_num_key_heads": 1, "rms_norm_eps": 0.1, "hidden_act": "gelu"},
+    {"linear_num_value_heads": 3, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 3},
+    {
+        "linear_num_key_heads": 1,
+        "linear_value_head_dim": 9,
+        "rms_norm_eps": 0.1,
+        "hidden_act": "gelu",
+    },
 ]
 SHORT = [{"conv_bias": True, "conv_L_cache": 2}, {"conv_L_cache": 5}]
-KIMI = [{"linear_num_heads": 1, "linear_conv_kernel_dim": 3}, {"linear_head_dim": 7}]
-# Widths of in_proj are multiples of 8 in all of them: causal_conv1d's kernel asks for that.
+KIMI = [{"linear_num_heads": 1, "linear_conv_kernel_dim": 3}, {"linear_head_dim": 16}]
+# Widths of in_proj and of convolutions are multiples of 8 in all of them: causal_conv1d's kernel needs that.
 OPTIONS = {
     "MambaMixer": [{"use_bias": True}, {"use_conv_bias": False}],
     "FalconMambaMixer": [{"use_bias": True}, {"use_conv_bias": False, "mixer_rms_eps": 0.1}],
@@ -52,8 +57,8 @@ OPTIONS = {
     "BambaMixer": BAMBA,
     "GraniteMoeHybridMambaLayer": BAMBA,
     "Qwen3NextGatedDeltaNet": [
-        {"linear_num_value_heads": 3, "linear_conv_kernel_dim": 3},
-        {"linear_num_key_heads": 1, "rms_norm_eps": 0.1},
+        {"linear_num_value_heads": 3, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 3},
+        {"linear_num_key_heads": 1, "linear_value_head_dim": 9, "rms_norm_eps": 0.1},
     ],
     "Qwen3_5GatedDeltaNet": QWEN,
     "Qwen3_5MoeGatedDeltaNet": QWEN,
@@ -108,6 +113,8 @@ def test_closure_with_options(mixer, options, padded):
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.to(DEVICE)
     sites = find_mixers(model)
+    if DEVICE == "cuda" and options.get("conv_L_cache") == 5:
+        pytest.skip("causal_conv1d's kernel has 2 to 4 taps")
     if (
         padded
         and hasattr(sites[0].module, "slow_forward")

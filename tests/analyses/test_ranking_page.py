@@ -85,11 +85,12 @@ def test_the_readers_find_numbers_and_miss_others():
 
 
 def cells(title, first):
-    """The cells of a row of a table, by column."""
+    """The cells of a row of a table, by column; of columns with the same name the first."""
     (body,) = [body for name, body in SECTIONS.items() if name.startswith(title)]
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in body.splitlines()]
     (row,) = [row for row in rows if row[0] == first]
-    return dict(zip(next(row for row in rows if len(row) > 1), row, strict=True))
+    head = next(row for row in rows if len(row) > 1)
+    return dict(reversed([*zip(head, row, strict=True)]))
 
 
 def runs(name):

@@ -61,11 +61,12 @@ class Subject:
         exact = DEVICE == "cpu" or adapter is SOFTMAX or isinstance(adapter, Mamba1Adapter)
         self.tolerance = 1e-5 if exact else 1e-2
         torch.manual_seed(0)
-        self.model = tiny_model_of(adapter).eval().to(DEVICE)
+        self.model = tiny_model_of(adapter).eval()
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.mul_(not name.endswith("A_log"))  # a slow decay: tokens reach far
                 parameter.add_(0.2 * torch.randn_like(parameter) - 1.5 * name.endswith("A_log"))
+        self.model.to(DEVICE)
         takes = inspect.signature(self.model.forward).parameters
         self.keywords = {"use_cache": False} if "use_cache" in takes else {}
         block = next(block for block in find_blocks(self.model) if block.sites)

@@ -161,7 +161,7 @@ def test_a_hook_that_the_library_never_calls_is_told_of(tiny_model, said):
     assert rec[0].closure_error < 1e-5
     assert [r.getMessage() for r in said.records] == [
         "layer 0: MambaMixer reads the weight of x_proj and never calls it: hooks or an adapter there have no "
-        "nothing; hook the mixer, or merge the adapter"
+        "effect; hook the mixer, or merge the adapter"
     ]
     mixer.x_proj.__class__ = nn.Linear  # and once it is called again, it counts again
     with ssmlens.recording(model) as rec:

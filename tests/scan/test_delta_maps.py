@@ -8,6 +8,7 @@ import torch
 from delta_rules import random_delta_rule, row_by_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_checks import TILES
 from oracles import relative
 from reference_delta import reference_delta_maps
 
@@ -16,20 +17,9 @@ from ssmlens.scan.operators import delta_rule
 
 KINDS = ("map", "mask", "erase")
 RECTANGLES = [
-    ((0, 53), (0, 53)),
+    *TILES,
     ((52, 53), (0, 53)),  # a row
     ((0, 53), (7, 8)),  # a column
-    ((52, 53), (0, 1)),
-    ((30, 53), (0, 17)),  # below the diagonal, with tokens between
-    ((17, 30), (0, 17)),  # below, adjacent
-    ((20, 41), (20, 41)),  # on the diagonal
-    ((10, 40), (5, 21)),  # through it, queries last
-    ((5, 21), (10, 40)),  # through it, keys last
-    ((0, 53), (9, 30)),
-    ((9, 30), (0, 53)),
-    ((3, 9), (20, 30)),  # above
-    ((7, 7), (0, 20)),  # empty
-    ((7, 9), (4, 4)),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from operator_checks import TILES
 from reference_scan import reference_attention_mask, reference_channel_maps
 
 from ssmlens.errors import UsageError
@@ -18,20 +19,6 @@ SHAPES = [
     (2, 53, 4, 0, 4, 8),
     (1, 53, 6, 0, 2, 5),
     (1, 53, 1, 0, 1, 1),
-]
-RECTANGLES = [
-    ((0, 53), (0, 53)),
-    ((52, 53), (0, 1)),
-    ((30, 53), (0, 17)),  # below the diagonal, with tokens between
-    ((17, 30), (0, 17)),  # below, adjacent
-    ((20, 41), (20, 41)),  # on the diagonal
-    ((10, 40), (5, 21)),  # through it, queries last
-    ((5, 21), (10, 40)),  # through it, keys last
-    ((0, 53), (9, 30)),
-    ((9, 30), (0, 53)),
-    ((3, 9), (20, 30)),  # above
-    ((7, 7), (0, 20)),  # empty
-    ((7, 9), (4, 4)),
 ]
 
 
@@ -53,7 +40,7 @@ def assert_close(got, wanted, whole):
     assert float((got - wanted).norm()) <= 1e-5 * float(wanted.norm())
 
 
-@pytest.mark.parametrize(("queries", "keys"), RECTANGLES, ids=str)
+@pytest.mark.parametrize(("queries", "keys"), TILES, ids=str)
 def test_a_tile_is_a_rectangle_of_map_and_mask(layer, queries, keys):
     operands, wanted_map, wanted_mask = layer
     rows, columns = slice(*queries), slice(*keys)
