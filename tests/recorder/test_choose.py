@@ -59,7 +59,7 @@ def test_of_long_prompts_mixers_alone_are_kept(tiny_model, caplog):
     assert [block.layer for block in kept] == [0, 4]
     assert all(block.attention is None for block in kept)
     (record,) = caplog.records
-    assert "maps of softmax attention are not kept" in record.message
+    assert "maps of softmax attention are not stored" in record.message
     caplog.clear()
     assert for_long_prompts(kept, [0, 4], None) == kept
     assert not caplog.records
@@ -67,5 +67,5 @@ def test_of_long_prompts_mixers_alone_are_kept(tiny_model, caplog):
     for chosen, layers in ((whole, [0, 2, 4]), (attention, [2]), (attention, None)):
         with pytest.raises(UsageError, match=r"maps of softmax attention \(layer 2\)"):
             for_long_prompts(chosen, layers, None)
-    with pytest.raises(UsageError, match="`channels` stores their maps whole"):
+    with pytest.raises(UsageError, match="`channels` stores whole maps"):
         for_long_prompts(kept, None, [0])

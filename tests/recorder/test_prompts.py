@@ -282,7 +282,7 @@ def test_a_target_of_ones_own(target):
         ({"kinds": ["a"]}, "`kinds` has 1 entries for 2 prompts"),
         ({"texts": ["a", "b", "c"]}, "`texts` has 3 entries for 2 prompts"),
         ({"target": [[0]]}, "`target` has 1 entries for 2 prompts"),
-        ({"target": [None, [0.5]]}, "prompt 1: its target must say"),
+        ({"target": [None, [0.5]]}, "prompt 1: its target must have"),
         ({"target": [None, 0]}, "a target is a list of positions, not 0"),
     ],
 )
