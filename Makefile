@@ -32,9 +32,9 @@ test-slow: setup
 		$(BIN)/python -m pytest -n auto tests/reliability tests/dashboard/test_load.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
-# On a machine with a GPU. GPU_PYTHON may name a python that has the tests' packages already.
+# On a machine with a GPU. GPU_PYTHON may name a python that has the tests' packages already, WORKERS their processes.
 test-gpu: $(if $(GPU_PYTHON),,setup)
-	OMP_NUM_THREADS=1 $(or $(GPU_PYTHON),$(BIN)/python) -m analyses.gpu_tests.run --workers 6
+	OMP_NUM_THREADS=1 $(or $(GPU_PYTHON),$(BIN)/python) -m analyses.gpu_tests.run --workers $(or $(WORKERS),14)
 
 test-transformers-%: .venv-transformers-%/installed
 	OMP_NUM_THREADS=1 .venv-transformers-$*/bin/python -m pytest -n auto tests/contracts tests/adapters tests/recorder tests/models

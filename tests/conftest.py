@@ -28,6 +28,9 @@ if importlib.util.find_spec("hypothesis") is not None:  # a machine for `make te
     settings.register_profile("tests", deadline=None)
     settings.load_profile("tests")
 
+# cuDNN multiplies in TF32 unless told otherwise; torch's own products do not.
+torch.backends.cudnn.allow_tf32 = False
+
 # The tensors of the tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
 

@@ -1,6 +1,6 @@
 """`make test-gpu`: every test that needs a GPU or runs on one, what was skipped, and how long each file took.
 
-    python -m analyses.gpu_tests.run --workers 6
+    python -m analyses.gpu_tests.run --workers 14
 
 It writes results.json (date, machine, versions, outcomes, seconds a file, skips with their reasons, failures) and
 exits with pytest's code. Where one test hangs, the others are in the file all the same: it is written anew every
@@ -98,7 +98,8 @@ def main() -> int:
     arguments = parser.parse_args()
     os.chdir(CHECKOUT)
     keeper = Keeper(arguments.results)
-    several = ["-n", str(arguments.workers)] if arguments.workers > 1 else []
+    # Each worker takes tests that stand beside one another: families' models are built once or twice, not everywhere.
+    several = ["-n", str(arguments.workers), "--dist", "worksteal"]
     code = pytest.main(
         [
             "-m",
@@ -108,7 +109,7 @@ def main() -> int:
             "-p",
             "no:benchmark",  # it warns where several workers run
             "--tb=short",
-            *several,
+            *(several if arguments.workers > 1 else []),
             *(arguments.tests or marked_files()),
         ],
         [keeper],

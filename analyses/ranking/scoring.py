@@ -38,7 +38,7 @@ def score(
 
 
 def ablation(model: nn.Module, count: int = _COUNT, letters: int = _LETTERS) -> dict[int, float]:
-    """By layer: the share of repeated letters right that is lost when its mixer puts out zeros."""
+    """By layer: the share of repeated letters right that is lost when its mixer returns zeros."""
     device = next(model.parameters()).device
     exam = Repeat(letters, count, vocab_size=PRINTABLE.stop, first_token=PRINTABLE.start)
     batch = exam.build(batch_seed(_SEED, letters, held_out=True), device)

@@ -102,7 +102,7 @@ def test_operands_are_what_the_kernel_gets_and_give_what_it_returns(
         assert set(handed) == {"x", *operands.axes}
         assert (operands.log_decay <= 0).all()
         exact = reference_delta_rule(operands, operands.x.double())
-        assert relative(exact, returned) < 1e-5
+        assert relative(exact, returned) < 2e-5  # their float32 chunks alone are off by 1.3e-5
         with torch.no_grad():
             again = adapter.finish(mixer, exact.float(), operands)
         assert again.shape == output.shape

@@ -13,6 +13,9 @@ QUIET = [
 ]
 
 
+PATIENCE = 60_000  # ms: a busy machine took more than 10 s to open a file
+
+
 @pytest.fixture(scope="session")
 def make_capture():
     """Builds a capture in memory (tests/plot/fake_capture.py)."""
@@ -59,26 +62,25 @@ def serve():
 @pytest.fixture
 def visit(browser):
     """visit(url): a page; when the test is over, nothing may have been logged or asked of another server."""
-    told, asked, contexts = [], [], []
+    logged, requests, contexts = [], [], []
 
     def open_page(url, scheme="light"):
         context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: logged.append(message.text))
+        page.on("pageerror", lambda error: logged.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert told == []
-    assert [
-        url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
-    ] == []
+    assert logged == []
+    own = ("http://127.0.0.1:", "file:", "data:", "blob:")
+    assert [url for url in requests if not url.startswith(own)] == []
 
 
 @pytest.fixture(scope="session")

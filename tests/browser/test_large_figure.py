@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from ssmlens.plot.tiles import NUMBERS, tile, tile_spec
 
 
-def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):
+def test_hover_over_an_image_names_the_tokens_and_the_peak(visit, tmp_path):
     tokens = 331
     values = np.tril(np.full((tokens, tokens), 0.01))
     values[200, 64] = -7.5
@@ -16,9 +16,7 @@ def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):
     figure = go.Figure(tile_spec(shown, words, hover="tokens"))
     figure.update_layout(width=1000, height=850)
     figure.write_html(tmp_path / "figure.html", include_plotlyjs=True)
-    page = browser.new_page(viewport={"width": 1000, "height": 850})
-    page.set_default_timeout(10_000)
-    page.goto((tmp_path / "figure.html").as_uri())
+    page = visit((tmp_path / "figure.html").as_uri())
     page.wait_for_selector(".imagelayer image")
     box = page.locator(".nsewdrag").bounding_box()
     for step in (5, 0):  # the pointer must be seen to move
@@ -26,7 +24,6 @@ def test_hover_over_an_image_names_the_tokens_and_the_peak(browser, tmp_path):
         page.mouse.move(box["x"] + x, box["y"] + y)
         page.wait_for_timeout(200)
     text = page.locator(".hoverlayer").text_content()
-    page.close()
     assert "-7.50" in text.replace("−", "-")
     assert "peak of 2×2" in text
     assert any(f"query  {q} " in text for q in (200, 201))

@@ -159,6 +159,6 @@ def test_a_cache_is_refused():
     from transformers import DynamicCache, MambaConfig, MambaForCausalLM
 
     config = MambaConfig(vocab_size=32, hidden_size=16, state_size=5, num_hidden_layers=2)
-    model = MambaForCausalLM(config).eval()
+    model, ids = MambaForCausalLM(config).eval().to(DEVICE), IDS.to(DEVICE)
     with pytest.raises(UsageError, match="cache_params now contains the state of this forward"):
-        UneditedRun(model, IDS, cache_params=DynamicCache(config=config), use_cache=True)
+        UneditedRun(model, ids, cache_params=DynamicCache(config=config), use_cache=True)

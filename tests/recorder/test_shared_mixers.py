@@ -156,7 +156,9 @@ def test_a_shared_mixer_of_transformers_needs_a_forward_without_cache(tiny_model
     layers = model.backbone.layers
     layers[2].mixer = layers[0].mixer
     with (
-        pytest.raises(UsageError, match=r"^layer 2: another block has the same mixer, .* use_cache=False$"),
+        pytest.raises(
+            UsageError, match=r"^layer 2: another block has the same mixer, .* use_cache=False$"
+        ),
         ssmlens.recording(model),
     ):
         model(IDS)

@@ -107,7 +107,7 @@ def test_what_it_has_not_is_refused():
         o.means(("mask",), (0, 4), (0, 4))
     with pytest.raises((ValueError, TypeError), match=r"one shape|parameter 'C'"):
         GatedConvolution(B=o.B, C=o.C[:, :3], taps=o.taps)
-    with pytest.raises(ValueError, match="taps of 5 heads, and 6 in B"):
+    with pytest.raises(ValueError, match="taps of 5 heads, but 6 heads in B"):
         GatedConvolution(B=o.B, C=o.C, taps=o.taps[:5])
 
 

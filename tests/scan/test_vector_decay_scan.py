@@ -120,9 +120,13 @@ def test_gradients_reach_every_operand():
 @pytest.mark.parametrize(
     ("name", "cut", "message"),
     [
-        ("C", (..., slice(2)), "B is .* and C .*: one shape"),
+        ("C", (..., slice(2)), "B is .*, but C is .*: they must have one shape"),
         ("log_decay", (slice(None), slice(1)), "the same prompts and tokens"),
-        ("log_decay", (..., slice(1)), "log_decay has 1 states and B has 3: as many"),
+        (
+            "log_decay",
+            (..., slice(1)),
+            "log_decay has 1 states, but B has 3: they must have as many",
+        ),
         ("log_decay", (slice(None), slice(None), slice(3)), "3 heads do not divide over 2 groups"),
     ],
 )
