@@ -145,14 +145,17 @@ class Mamba3Signals:
         return torch.polar(phase.new_ones(()), phase).to(self.delta.dtype.to_complex())
 
     @functools.cached_property
-    def rotated(self) -> Float[Tensor, "two batch token head state"]:
+    def rotated(
+        self,
+    ) -> tuple[Float[Tensor, "batch token head state"], Float[Tensor, "batch token head state"]]:
         """B and C, each pair (v[0], v[1]), (v[2], v[3]), … turned; states beyond the last pair stay."""
         both, states = torch.stack([self.B, self.C]), self.B.shape[3]
         if states % 2:  # a complex number begins at an even place in memory
             both = F.pad(both, (0, 1))
         pairs = both[..., : 2 * self.turns.shape[3]].unflatten(4, (-1, 2))
         torch.view_as_complex(pairs).mul_(self.turns)
-        return both[..., :states]
+        B, C = both[..., :states]
+        return B, C
 
     @property
     def quantities(self) -> tuple[str, ...]:
