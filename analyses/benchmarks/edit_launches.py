@@ -2,8 +2,8 @@
 
 It needs no GPU. It runs an edited layer on the CPU, with stand-ins for the kernels of causal_conv1d, mamba_ssm and
 Triton, and counts the operations that write memory. On a GPU each of them is at least one launch. It prints what an
-edit adds to a layer's own forward, for each generation, dtype and edit. With `--lines` it also prints the count of each line
-of this project.
+edit adds to a layer's own forward, for each generation, dtype and edit. With `--lines` it also prints the counts of the
+lines of this project.
 """
 
 import argparse
