@@ -243,8 +243,9 @@ def cache_with_state(
         given: The arguments of its call.
         own_name: The family's own name for a cache, beside the usual ones.
     """
-    for name in (*_CACHE_ARGUMENTS, own_name):
-        if name is not None and given.get(name) is not None and _has_state(given[name], mixer):
+    for name, value in given.items():
+        is_cache = name in _CACHE_ARGUMENTS or name == own_name
+        if is_cache and value is not None and _has_state(value, mixer):
             return name
     return None
 

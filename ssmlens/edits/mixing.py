@@ -66,8 +66,7 @@ def difference(
         changes = [change for change in changes if change is not None]
         return finish_change(site, sum(changes[1:], changes[0]), after)
     unedited, mixed = _mix_both(before, after)
-    if changed is not None:
-        mixed = torch.where(changed, mixed, unedited)
+    mixed = _where_changed(changed, mixed, unedited)
     unedited, y = _with_skip(before, unedited), mixed if added is None else mixed + added
     y = _with_skip(after, y)
     for edit in output_edits:
@@ -98,8 +97,12 @@ def _change_of_operands(before: Operator, after: Operator, changed: Changed) -> 
     unedited, mixed = _mix_both(before, after)
     if after.x is not before.x or after.D is not before.D:
         unedited, mixed = _with_skip(before, unedited), _with_skip(after, mixed)
-    change = mixed - unedited
-    return change if changed is None else torch.where(changed, change, 0)
+    return _where_changed(changed, mixed, unedited) - unedited
+
+
+def _where_changed(changed: Changed, edited: Scanned, unedited: Scanned) -> Scanned:
+    """`edited`, or `unedited` if no operand changed: equal operands may give other bits in another place of a batch."""
+    return edited if changed is None else torch.where(changed, edited, unedited)
 
 
 def _mix(o: Operator, x: Scanned) -> Scanned:

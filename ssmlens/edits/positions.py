@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Int
@@ -95,23 +94,35 @@ class Positions:
                 f"{name} {selection} is past the prompt, which has {self.longest} tokens"
             ) from None
 
-    def groups(self, *, by_length: bool = False) -> Iterator[tuple[list[int], int, int]]:
+    def groups(self, *, by_length: bool = False) -> list[tuple[list[int], int, int]]:
         """Group rows whose real tokens begin at the same token of the call.
 
         Args:
             by_length: Whether the rows of a group also end at the same token.
 
-        Yields:
-            The rows, their first real token, and the token after their last real one.
+        Returns:
+            Of each group: the rows, their first real token, and the token after their last real one.
         """
-        starts = (-self.first).clamp(min=0)
-        ends = torch.minimum(starts + self.length, torch.tensor(self.tokens))
-        kinds = torch.stack([starts, ends if by_length else starts], 1).tolist()
-        for kind in sorted({tuple(kind) for kind in kinds}):
-            rows = [row for row, other in enumerate(kinds) if tuple(other) == kind]
-            start, end = int(starts[rows[0]]), int(ends[rows].max())
+        return self._groups_by_length if by_length else self._groups_by_start
+
+    @functools.cached_property
+    def _groups_by_start(self) -> list[tuple[list[int], int, int]]:
+        return self._groups(by_length=False)
+
+    @functools.cached_property
+    def _groups_by_length(self) -> list[tuple[list[int], int, int]]:
+        return self._groups(by_length=True)
+
+    def _groups(self, *, by_length: bool) -> list[tuple[list[int], int, int]]:
+        groups: dict[tuple[int, int], tuple[list[int], int, int]] = {}
+        pairs = zip(self.first.tolist(), self.length.tolist(), strict=True)
+        for row, (first, length) in enumerate(pairs):
+            start = max(0, -first)
+            end = min(start + length, self.tokens)
             if start < end:
-                yield rows, start, end
+                rows, _, last = groups.get(key := (start, end if by_length else 0), ([], 0, 0))
+                groups[key] = ([*rows, row], start, max(last, end))
+        return [groups[key] for key in sorted(groups)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -148,9 +148,9 @@ class ValueEdit(Edit):
         Raises:
             UsageError: A selection is of an axis that the value lacks, or is out of range.
         """
-        new = self.new(old, place).to(old.dtype)
-        if new.device != old.device:
-            new = new.to(old.device)
+        new = self.new(old, place)
+        if new.dtype != old.dtype or new.device != old.device:
+            new = new.to(old.device, old.dtype)
         chosen = self._chosen(old, place)
         if chosen is not None:
             return torch.where(chosen, new, old)

@@ -286,7 +286,7 @@ def project_mamba2(
         active = weights.activation(convolve(xBC, *settings, conv)).to(gate.dtype)
     wide = scan_dtype(gate)
     x, B, C = zero_padding(active, token_mask).to(wide).split([d_ssm, d_BC, d_BC], dim=-1)
-    delta = F.softplus(dt.to(wide) + weights.dt_bias.to(wide))
+    delta = F.softplus(dt + weights.dt_bias.to(wide))
     if weights.dt_limit != (0.0, float("inf")):
         delta = delta.clamp(*weights.dt_limit)
     return DecayScan(

@@ -1,13 +1,13 @@
 """The projections around a Mamba-3 scan, as pure functions of named weights. `mamba3` derives them."""
 
 import dataclasses
-import math
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float, Float64
 from torch import Tensor
 
 from ssmlens.models.projections import Calls, TokenMask, group_rms_norm, zero_padding
@@ -108,10 +108,51 @@ class Mamba3Signals:
         "gate": (PROMPT, TOKEN, "d_inner"),
     }
 
-    @property
+    # Derived values, each with the signals that it depends on.
+    _derived: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "log_decay": ("delta", "rate"),
+        "writes": ("delta", "share"),
+        "spin": ("angle",),
+        "turns": ("angle", "delta"),
+        "rotated": ("angle", "delta", "B", "C"),
+    }
+
+    @functools.cached_property
     def log_decay(self) -> Float[Tensor, "batch token head"]:
         """The log of each token's decay."""
-        return -self.delta * self.rate
+        return -(self.delta * self.rate)
+
+    @functools.cached_property
+    def writes(self) -> tuple[Float[Tensor, "batch token head"], Float[Tensor, "batch token head"]]:
+        """The weights of a token's write for later tokens, and for the token itself."""
+        write_now = self.share * self.delta
+        # The part of a token's step that goes to the previous token's write.
+        previous = self.delta - write_now
+        return torch.cat([write_now[:, :-1] + previous[:, 1:], write_now[:, -1:]], dim=1), write_now
+
+    @functools.cached_property
+    def spin(self) -> Float64[Tensor, "batch token 1 pair"]:
+        """The angle by which a token rotates each pair, for each unit of Δ."""
+        return torch.pi * torch.tanh(self.angle.double()).unsqueeze(2)
+
+    @functools.cached_property
+    def turns(self) -> Complex[Tensor, "batch token head pair"]:
+        """exp(iθ), with θ a head's rotation of each pair at a token: Σ π tanh(angle) Δ up to it.
+
+        Summed in float64: in float32 the sum over a long sequence would lose digits that its sine needs.
+        """
+        phase = (self.spin * self.delta.unsqueeze(3)).cumsum(1)
+        return torch.polar(phase.new_ones(()), phase).to(self.delta.dtype.to_complex())
+
+    @functools.cached_property
+    def rotated(self) -> Float[Tensor, "two batch token head state"]:
+        """B and C, each pair (v[0], v[1]), (v[2], v[3]), … turned; states beyond the last pair stay."""
+        both, states = torch.stack([self.B, self.C]), self.B.shape[3]
+        if states % 2:  # a complex number begins at an even place in memory
+            both = F.pad(both, (0, 1))
+        pairs = both[..., : 2 * self.turns.shape[3]].unflatten(4, (-1, 2))
+        torch.view_as_complex(pairs).mul_(self.turns)
+        return both[..., :states]
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -128,15 +169,15 @@ class Mamba3Signals:
             step = self.delta.clamp(min=torch.finfo(value.dtype).tiny)
             name, value = "rate", self.rate - (value - self.log_decay) / step
         changed: dict[str, Any] = {name: value}
-        return dataclasses.replace(self, **changed).operands()
+        new = dataclasses.replace(self, **changed)
+        for derived, signals in self._derived.items():
+            if name not in signals:
+                new.__dict__[derived] = getattr(self, derived)
+        return new.operands()
 
     def operands(self) -> DecayScan:
         """The operands: see `project_mamba3`."""
-        # The part of a token's step that goes to the previous token's write.
-        previous = (1 - self.share) * self.delta
-        write_now = self.share * self.delta
-        after = torch.cat([previous[:, 1:], torch.zeros_like(previous[:, :1])], dim=1)
-        B, C = _rotate(torch.stack([self.B, self.C]), _phase(self.angle, self.delta))
+        (write, write_now), (B, C) = self.writes, self.rotated
         return DecayScan(
             delta=self.delta,
             A=None,
@@ -146,7 +187,7 @@ class Mamba3Signals:
             D=self.D,
             gate=self.gate,
             log_decay=self.log_decay,
-            write=write_now + after,
+            write=write,
             write_now=write_now,
             surroundings=dataclasses.replace(self.surroundings, signals=self),
         )
@@ -171,17 +212,18 @@ def project_mamba3(
     hidden = zero_padding(hidden, token_mask)
     projected = linear(hidden, weights.in_proj_weight, call=weights.called.get("in_proj"))
     projected = zero_padding(projected, token_mask)
-    gate, x, B, C, dt, rate, trap, angle = projected.split(weights.rows, dim=-1)
-    wide = scan_dtype(projected)
+    gate, _, B, C, *_, angle = projected.split(weights.rows, dim=-1)
+    wide = projected.to(scan_dtype(projected))  # once for all
+    _, x, wide_B, wide_C, dt, rate, trap, _ = wide.split(weights.rows, dim=-1)
     return Mamba3Signals(
-        delta=F.softplus(dt.to(wide) + weights.dt_bias.to(wide)),
-        rate=F.softplus(rate.to(wide)).clamp(min=weights.A_floor),
-        share=torch.sigmoid(trap.to(wide)),
+        delta=F.softplus(dt + weights.dt_bias.to(wide.dtype)),
+        rate=F.softplus(rate).clamp(min=weights.A_floor),
+        share=torch.sigmoid(trap),
         angle=angle,
-        B=_per_head(B, "B", weights),
-        C=_per_head(C, "C", weights),
-        x=x.to(wide).unflatten(2, (heads, -1)),
-        D=weights.D.to(wide).unsqueeze(1),
+        B=_per_head(B, wide_B, "B", weights),
+        C=_per_head(C, wide_C, "C", weights),
+        x=x.unflatten(2, (heads, -1)),
+        D=weights.D.to(wide.dtype).unsqueeze(1),
         gate=gate,
         surroundings=Surroundings(
             norm_weight=weights.norm_weight,
@@ -213,37 +255,20 @@ def finish_mamba3(
 
 
 def _per_head(
-    v: Float[Tensor, "batch token group_state"], name: str, weights: Mamba3Weights
+    v: Float[Tensor, "batch token group_state"],
+    wide: Float[Tensor, "batch token group_state"],
+    name: str,
+    weights: Mamba3Weights,
 ) -> Float[Tensor, "batch token head state"]:
-    """A head's B or C before rotation: its group's, normalised (in the input's dtype), plus the head's bias."""
-    wide, norm = scan_dtype(v), weights.called.get(f"{name}_norm")
-    grouped = v.unflatten(2, (weights.ngroups, -1))
-    if norm is not None:
-        normed = norm(grouped)
-    else:
-        weight = getattr(weights, f"{name}_norm_weight").to(wide)
-        normed = F.rms_norm(grouped.to(wide), grouped.shape[3:], weight, weights.eps).to(v.dtype)
-    bias = getattr(weights, f"{name}_bias")
-    return normed.to(wide).repeat_interleave(len(bias) // weights.ngroups, dim=2) + bias.to(wide)
+    """A head's B or C before rotation: its group's, normalised, plus the head's bias.
 
-
-def _phase(
-    angle: Float[Tensor, "batch token pair"], delta: Float[Tensor, "batch token head"]
-) -> Float[Tensor, "batch token head pair"]:
-    """θ, a head's rotation of each pair at a token: Σ π tanh(angle) Δ up to it, modulo 2π.
-
-    Summed in float64: in float32 the sum over a long sequence would lose digits that its sine needs.
+    The norm is computed in `wide`, the same values in the scan's dtype, and rounded to the dtype of `v`.
     """
-    turn = torch.pi * torch.tanh(angle.double()).unsqueeze(2) * delta.double().unsqueeze(3)
-    return turn.cumsum(1).remainder(2 * math.pi).to(delta.dtype)
-
-
-def _rotate(
-    v: Float[Tensor, "which batch token head state"], phase: Float[Tensor, "batch token head pair"]
-) -> Float[Tensor, "which batch token head state"]:
-    """Turn the pairs (v[0], v[1]), (v[2], v[3]), … by their phases; states beyond the last pair stay."""
-    turned, still = v.tensor_split([2 * phase.shape[3]], dim=4)
-    # A pair is a complex number: to turn it is one product.
-    pairs = torch.view_as_complex(turned.unflatten(4, (-1, 2)).contiguous())
-    pairs = torch.view_as_real(pairs * torch.complex(phase.cos(), phase.sin())).flatten(4)
-    return torch.cat([pairs, still], dim=4) if still.shape[4] else pairs
+    groups, norm = (weights.ngroups, -1), weights.called.get(f"{name}_norm")
+    if norm is not None:
+        normed = norm(v.unflatten(2, groups))
+    else:
+        grouped, weight = wide.unflatten(2, groups), getattr(weights, f"{name}_norm_weight")
+        normed = F.rms_norm(grouped, grouped.shape[3:], weight.to(wide.dtype), weights.eps)
+    bias = getattr(weights, f"{name}_bias").to(wide.dtype).unflatten(0, groups)
+    return (normed.to(v.dtype).unsqueeze(3) + bias).flatten(2, 3)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -26,21 +25,22 @@ class Forwards:
         self._around = list(dict.fromkeys(_around(model, self._blocks)))
         self._running: list[nn.Module] = []  # outermost first
         self._entered: Counter[nn.Module] = Counter()  # in this forward
-        self._counts: Counter[Hashable] = Counter()
+        self._counts: dict[Hashable, int] = {}
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the modules; `stack` removes the hooks. Call this last, so that other hooks run between these."""
         for module in (*self._around, *self._blocks):
-            enter, leave = partial(self._enter, module), partial(self._leave, module)
-            stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            stack.callback(module.register_forward_pre_hook(self._enter, prepend=True).remove)
+            stack.callback(module.register_forward_hook(self._leave, always_call=True).remove)
 
     def runs(self, block: Block) -> bool:
         """Whether the block runs now. Blocks that are one module are told apart only in a forward of the model."""
         if block.module not in self._running:
             return False
+        if block.turns == 1:
+            return True
         turn = (self._entered[block.module] - 1) % block.turns
-        return block.turns == 1 or (self.whole and turn == block.turn)
+        return self.whole and turn == block.turn
 
     @property
     def whole(self) -> bool:
@@ -55,11 +55,13 @@ class Forwards:
         """Count `key`; return how often it was counted before in this forward. Outside a forward: 0."""
         if not self._running:
             return 0
-        self._counts[key] += 1
-        return self._counts[key] - 1
+        before = self._counts.get(key, 0)
+        self._counts[key] = before + 1
+        return before
 
     def _enter(self, module: nn.Module, *_: Any) -> None:
-        self._leave(module)  # left over from an interrupted forward
+        if self._running:
+            self._leave(module)  # left over from an interrupted forward
         if not self._running:
             self._entered.clear()
             self._counts.clear()
@@ -67,8 +69,11 @@ class Forwards:
         self._entered[module] += 1
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
-        if module in self._running:
-            del self._running[self._running.index(module) :]
+        running = self._running
+        if running and running[-1] is module:  # nearly always: searching takes longer
+            running.pop()
+        elif module in running:
+            del running[running.index(module) :]
 
 
 def _around(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:

@@ -6,7 +6,6 @@ get the state that each chunk adds, then again from the true initial states. If 
 runs chunk by chunk as matrix products (Dao & Gu 2024, section 6), on a GPU several chunks at a time.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -35,25 +34,15 @@ def run_recurrence(
     if o.tokens == 0:
         return x
     write, write_now = o.writes
-    if write is write_now:
-        return _scan(o, x)
-    own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
-    if not o.scalar_decay:
-        return _scan(o, x) + ((write_now - write) * own).unsqueeze(-1) * x
-    # One weight may be far larger than the other, so their difference would round. Instead read the earlier tokens
-    # alone: move every write on by one token, and decay it once.
-    moved = _moved_on(write) * torch.exp(_log_decay(o))
-    earlier = dataclasses.replace(o, B=_moved_on(o.B), write=moved, write_now=moved)
-    return _scan(earlier, _moved_on(x)) + (write_now * own).unsqueeze(-1) * x
-
-
-def _scan(
-    o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
-) -> Float[Tensor, "batch token head headdim"]:
-    """The recurrence if a write has the same weight for its own token as for later ones."""
-    # Matrix products need missing than one state or column of x in a head.
-    by_state = not o.scalar_decay or (o.states == 1 and x.shape[3] == 1)
-    return _scan_state_decay(o, x) if by_state else _scan_scalar_decay(o, x)
+    own_weight = write is not write_now
+    # Matrix products are slow if a head has one state and one column of x.
+    if o.scalar_decay and (own_weight or o.states > 1 or x.shape[3] > 1):
+        return _scan_scalar_decay(o, x)
+    y = _scan_state_decay(o, x)
+    if own_weight:
+        own = (o.B * o.C).sum(-1).repeat_interleave(o.heads // o.groups, dim=2)
+        y = y + ((write_now - write) * own).unsqueeze(-1) * x
+    return y
 
 
 def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
@@ -62,11 +51,6 @@ def _log_decay(o: DecayOperands) -> Float[Tensor, "batch token head"]:
         return o.log_decay
     assert o.A is not None
     return o.delta * o.A.T
-
-
-def _moved_on(sequence: Float[Tensor, "batch token *rest"]) -> Float[Tensor, "batch token *rest"]:
-    """Shift by one token: each gets the value of the token before it, the first gets 0."""
-    return torch.cat([torch.zeros_like(sequence[:, :1]), sequence[:, :-1]], dim=1)
 
 
 def _scan_state_decay(
@@ -186,10 +170,12 @@ class _Recurrence(torch.autograd.Function):
 def _scan_scalar_decay(
     o: DecayOperands, x: Float[Tensor, "batch token head headdim"]
 ) -> Float[Tensor, "batch token head headdim"]:
-    """The scan if a head has one decay: M times x within a chunk, the state between chunks."""
+    """The scan if a head has one decay: M times x within a chunk, the state between chunks.
+
+    On a GPU the time depends on the number of operations, so each array is laid out once for all products.
+    """
     heads = o.heads // o.groups
-    write, _ = o.writes
-    log_decay = _log_decay(o)
+    (write, write_now), log_decay = o.writes, _log_decay(o)
     state = x.new_zeros(o.batch, o.groups, heads, x.shape[3], o.states)
     tokens = _CHUNK_TOKENS * _CHUNKS["cuda" if x.is_cuda else "cpu"]
     out = []
@@ -197,25 +183,33 @@ def _scan_scalar_decay(
         here = slice(first, min(first + tokens, o.tokens))
         length = min(_CHUNK_TOKENS, here.stop - first)
         chunks = -(-(here.stop - first) // length)
-        B, C, weight, S, inputs = (
+        B, C, weight, now, S, inputs = (
             _by_chunk(sequence[:, here], chunks, length)
-            for sequence in (o.B, o.C, write, log_decay, x)
+            for sequence in (o.B, o.C, write, write_now, log_decay, x)
         )
-        B, C = B.transpose(1, 2), C.transpose(1, 2)  # chunk group time state
+        B, C = (t.transpose(1, 2).contiguous() for t in (B, C))  # chunk group time state
         # chunk group head time (headdim)
-        weight, S = (t.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1) for t in (weight, S))
-        written = weight.unsqueeze(-1) * inputs.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
+        weight, now, S = (
+            t.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1) for t in (weight, now, S)
+        )
+        inputs = inputs.unflatten(2, (o.groups, -1)).permute(0, 2, 3, 1, 4)
+        written = weight.unsqueeze(-1) * inputs
         # Log of the decay since the chunk's start, in float64, because its differences are used.
         S = S.double().cumsum(-1)
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
-        decay = torch.exp(apart.masked_fill(_later(length, S.device), -torch.inf))
-        until = torch.exp((S[..., -1:] - S).to(x.dtype)).unsqueeze(-1)
+        decay = apart.masked_fill_(_later(length, S.device), -torch.inf).exp()
         since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
-        within = (decay * (C @ B.mT).unsqueeze(2)) @ written
+        until = decay[..., -1, :].unsqueeze(-1)
+        pairs = C @ B.mT
+        earlier = pairs if write is write_now else pairs.tril(-1)
+        within = (decay * earlier.unsqueeze(2)) @ written
+        if write is not write_now:
+            own = pairs.diagonal(dim1=-2, dim2=-1).unsqueeze(2) * now
+            within = torch.addcmul(within, own.unsqueeze(-1), inputs)
         left = ((until * written).mT @ B.unsqueeze(2)).unflatten(0, (-1, chunks))
         across = since[..., -1:, :].unflatten(0, (-1, chunks))
         before, state = _carry(across, left, state)
-        seen = (C.unsqueeze(2) @ before.flatten(0, 1).mT) * since
-        y = (within + seen).permute(0, 3, 1, 2, 4).unflatten(0, (-1, chunks)).flatten(1, 2)
+        y = torch.addcmul(within, C.unsqueeze(2) @ before.flatten(0, 1).mT, since)
+        y = y.permute(0, 3, 1, 2, 4).unflatten(0, (-1, chunks)).flatten(1, 2)
         out.append(y[:, : here.stop - first].flatten(2, 3))
-    return torch.cat(out, dim=1)
+    return out[0] if len(out) == 1 else torch.cat(out, dim=1)

@@ -1,5 +1,6 @@
 """Mamba-3 against mamba_ssm's kernels, and against its recurrence in float64, in which states turn, not B and C."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -267,3 +268,20 @@ def test_what_mamba3_does_not_take_is_refused_by_name():
         Mamba3(8, headdim=8, d_state=3)
     with pytest.raises(TypeError, match="d_conv"):
         build_mixer("Mamba3", d_model=8, d_conv=4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["delta", "rate", "share", "angle", "B", "C", "x", "D", "gate"])
+def test_an_edit_derives_again_what_depends_on_it_and_keeps_the_rest(name):
+    mixer = made()
+    before = project_mamba3(torch.randn(2, 7, 12, dtype=torch.float64), mixer.weights())
+    signals = before.surroundings.signals
+    value = 0.7 * getattr(signals, name)
+    after = before.with_quantity(name, value)
+    fresh = dataclasses.replace(signals, **{name: value}).operands()
+    for array in (*before.axes, "x", "D", "gate"):
+        got, wanted = getattr(after, array), getattr(fresh, array)
+        assert (got is None and wanted is None) or torch.equal(got, wanted), array
+    turning = name in ("delta", "angle", "B", "C")
+    assert (after.C is before.C) is not turning
+    assert (after.write is before.write) is (name not in ("delta", "share"))
