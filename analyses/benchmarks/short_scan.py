@@ -115,8 +115,8 @@ def _compared(
     timings = cuda_timing.take_turns({k: cuda_timing.graphed(v) for k, v in things.items()})
     peaks = {k: cuda_timing.peak(v) for k, v in things.items()}
     faster = timings["mamba_ssm"].ratio(timings["short"])
-    told = ", ".join(f"{k} {v.median * 1e6:.0f} µs {peaks[k]:.0f} MiB" for k, v in timings.items())
-    print(f"{', '.join(f'{k} {v}' for k, v in row.items())}: {told}: {faster:.2f}", flush=True)
+    text = ", ".join(f"{k} {v.median * 1e6:.0f} µs {peaks[k]:.0f} MiB" for k, v in timings.items())
+    print(f"{', '.join(f'{k} {v}' for k, v in row.items())}: {text}: {faster:.2f}", flush=True)
     return {
         **row,
         **{f"{k}_s": timing.record() for k, timing in timings.items()},

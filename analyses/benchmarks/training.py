@@ -86,8 +86,8 @@ def _faster(model: str, steps: Mapping[str, Callable[[], object]]) -> dict[str, 
     """Time a step in two versions: seconds of both, and the speed-up of the second."""
     timings = cuda_timing.take_turns(steps)
     before, after = timings.values()
-    told = ", ".join(f"{way} {_ms(timing.seconds)}" for way, timing in timings.items())
-    print(f"{model}: {told}: {before.ratio(after):.2f} times faster", flush=True)
+    text = ", ".join(f"{way} {_ms(timing.seconds)}" for way, timing in timings.items())
+    print(f"{model}: {text}: {before.ratio(after):.2f} times faster", flush=True)
     records = {f"{way}_s": timing.record() for way, timing in timings.items()}
     return {"model": model, **records, "faster": before.ratio(after)}
 

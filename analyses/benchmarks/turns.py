@@ -66,13 +66,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only things whose name contains this")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", default="turns", help="results/NAME.json")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     here, there = (
-        Worker(path, asked.threads) for path in (results.CHECKOUT, asked.other.resolve())
+        Worker(path, arguments.threads) for path in (results.CHECKOUT, arguments.other.resolve())
     )
     rows = []
-    for thing in [name for name in here.things if asked.only in name]:
-        pairs = [(here.seconds(thing), there.seconds(thing)) for _ in range(asked.turns + 1)][1:]
+    for thing in [name for name in here.things if arguments.only in name]:
+        pairs = [(here.seconds(thing), there.seconds(thing)) for _ in range(arguments.turns + 1)][
+            1:
+        ]
         ratios = [mine / other for mine, other in pairs]
         low, high = interval(ratios)
         median = statistics.median(ratios)
@@ -81,8 +83,8 @@ def main() -> None:
         print(f"{thing:44}{seconds:8.3f} s   {median:.3f} [{low:.3f}, {high:.3f}]", flush=True)
     for worker in (here, there):
         worker.close()
-    found = {"machine": results.machine(), "turns": asked.turns, "threads": asked.threads}
-    results.write(asked.out, {**found, "things": rows})
+    found = {"machine": results.machine(), "turns": arguments.turns, "threads": arguments.threads}
+    results.write(arguments.out, {**found, "things": rows})
 
 
 if __name__ == "__main__":

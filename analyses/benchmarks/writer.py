@@ -49,23 +49,23 @@ _WRITERS = 2
 
 def main() -> None:
     """Print the floors and the phases, write both."""
-    asked = _arguments()
-    model = _model(asked)
-    ids = torch.randint(0, model.config.vocab_size, (1, asked.tokens))
-    ids = ids.to(asked.device)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        out = Path(folder) / ("run.h5" if asked.one_file else "run")
-        capture = partial(_capture, model, ids, out, asked.channels)
+    arguments = _arguments()
+    model = _model(arguments)
+    ids = torch.randint(0, model.config.vocab_size, (1, arguments.tokens))
+    ids = ids.to(arguments.device)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        out = Path(folder) / ("run.h5" if arguments.one_file else "run")
+        capture = partial(_capture, model, ids, out, arguments.channels)
         capture()  # kernels compiled, allocators warm
         sizes = [file.stat().st_size for file in _files(out)]
-        settle = _settle(asked.device)
+        settle = _settle(arguments.device)
         taken = take_turns(
             {
                 "capture": _settled(capture, settle),
-                "compute": _settled(partial(_compute, model, ids, asked.channels), settle),
+                "compute": _settled(partial(_compute, model, ids, arguments.channels), settle),
                 "disk": partial(_write_plainly, Path(folder), sizes),
             },
-            asked.turns,
+            arguments.turns,
             warm_up=False,
         )
         phases = Phases(_functions(model), settle)
@@ -82,16 +82,16 @@ def main() -> None:
     print(f"capture over the larger floor: {statistics.median(ratios):.2f}")
     print(_table(phases, wall))
     found = {
-        "machine": results.gpu_machine() if asked.device == "cuda" else results.machine(),
+        "machine": results.gpu_machine() if arguments.device == "cuda" else results.machine(),
         "load_average": os.getloadavg()[0],  # above the number of cores, seconds say little
-        "asked": {name: str(value) for name, value in vars(asked).items() if name != "folder"},
+        "asked": {name: str(value) for name, value in vars(arguments).items() if name != "folder"},
         "file_bytes": sum(sizes),
         **{name: timing.record() for name, timing in taken.items()},
         "capture_over_larger_floor": statistics.median(ratios),
         "phases_wall_s": wall,
         "phases": {name: dataclasses.asdict(spent) for name, spent in phases.spent.items()},
     }
-    print(f"written: {results.write(f'writer_{asked.device}', found)}")
+    print(f"written: {results.write(f'writer_{arguments.device}', found)}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -108,12 +108,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _model(asked: argparse.Namespace) -> MambaLM:
+def _model(arguments: argparse.Namespace) -> MambaLM:
     """Make the model; on a GPU with mamba_ssm's kernels if they are installed."""
     torch.manual_seed(0)
-    shape = {"d_model": asked.d_model, "n_layer": asked.layers, "vocab_size": 50277}
-    config = MambaConfig(**shape, ssm_cfg={"layer": asked.layer})
-    if asked.device == "cuda":
+    shape = {"d_model": arguments.d_model, "n_layer": arguments.layers, "vocab_size": 50277}
+    config = MambaConfig(**shape, ssm_cfg={"layer": arguments.layer})
+    if arguments.device == "cuda":
         with suppress(ImportError):
             from mamba_ssm.models.config_mamba import (  # pyright: ignore[reportMissingImports]
                 MambaConfig as TheirConfig,
@@ -122,9 +122,9 @@ def _model(asked: argparse.Namespace) -> MambaLM:
                 MambaLMHeadModel,
             )
 
-            theirs = TheirConfig(**shape, ssm_cfg={"layer": asked.layer})
+            theirs = TheirConfig(**shape, ssm_cfg={"layer": arguments.layer})
             return MambaLMHeadModel(theirs, device="cuda").eval()
-    return MambaLM(config, device=asked.device).eval()
+    return MambaLM(config, device=arguments.device).eval()
 
 
 def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int] | None) -> None:

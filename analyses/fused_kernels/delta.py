@@ -153,14 +153,14 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[dict[str, object]]]]
     parts = {"families": families, "real_layer": real_layer}
     parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts], help="only these")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / f"delta-{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"delta-{torch.cuda.get_device_name().lower().replace(' ', '-')}.json"
     packages = ("torch", "transformers", "flash-linear-attention", "triton")
     found: dict[str, object] = {"versions": {p: importlib.metadata.version(p) for p in packages}}
     if path.exists():
         found = json.loads(path.read_text()) | found
-    for part in asked.parts:
+    for part in arguments.parts:
         kept: list[dict[str, object]] = []
         found[part] = kept
         for row in parts[part]():

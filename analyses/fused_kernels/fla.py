@@ -71,9 +71,9 @@ def layers() -> Iterator[tuple[Row, Callable[[], Row]]]:
         for shape in SHAPES if DEVICE == "cuda" else SMALL:
             for name, (cls, settings) in LAYERS.items():
                 batch, tokens, padding = shape
-                told = {"layer": name, "dtype": dtype, "batch": batch, "tokens": tokens}
+                case = {"layer": name, "dtype": dtype, "batch": batch, "tokens": tokens}
                 yield (
-                    told | {"padding": padding},
+                    case | {"padding": padding},
                     lambda cls=cls, settings=settings, shape=shape, dtype=dtype: one_layer(
                         cls, settings, shape, dtype
                     ),
@@ -225,12 +225,12 @@ def one_model(name: str, settings: Row, hybrid: bool, dtype: str) -> Row:
     row |= {key: max(one[key] for one in found) for key in ("closure", "map_closure")}
     if dtype != "float32":
         return row
-    row["mimetic"] = told(lambda: mimetic(name, settings, hybrid))
+    row["mimetic"] = result_or_error(lambda: mimetic(name, settings, hybrid))
     row["transplant"] = {
-        scope: told(lambda scope=scope: transplant(model, name, settings, hybrid, scope))
+        scope: result_or_error(lambda scope=scope: transplant(model, name, settings, hybrid, scope))
         for scope in ("block", "mixer", "ssm", "bc")
     }
-    row["load_model"] = told(lambda: loaded(model))
+    row["load_model"] = result_or_error(lambda: loaded(model))
     return row
 
 
@@ -274,7 +274,7 @@ def loaded(model: Any) -> Row:
     return {"logits": apart(got, wanted), "backend": again.source.backend}
 
 
-def told(act: Callable[[], Row]) -> Row | str:
+def result_or_error(act: Callable[[], Row]) -> Row | str:
     """What an act gives, or what it says where it fails or is refused."""
     try:
         return act()
@@ -321,22 +321,22 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="tune kernels over all configurations")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="only these")
     parser.add_argument("--only", default="", help="only cases whose name has this")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     begun = time.monotonic()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    path = asked.out / "fla.json"
-    if not interpreted.prepare() and not asked.tune:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "fla.json"
+    if not interpreted.prepare() and not arguments.tune:
         tune_little()
     no_flash_attention()
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "a CPU, kernels interpreted"
     rows: list[Row] = []
-    for part in asked.parts:
+    for part in arguments.parts:
         for case, act in PARTS[part]():
-            if asked.only not in str(next(iter(case.values()))):
+            if arguments.only not in str(next(iter(case.values()))):
                 continue
-            late = time.monotonic() - begun > asked.seconds
+            late = time.monotonic() - begun > arguments.seconds
             started = time.monotonic()
-            found = "not begun: out of time" if late else told(act)
+            found = "not begun: out of time" if late else result_or_error(act)
             row = case | (found if isinstance(found, dict) else {"failed": found})
             rows.append(row | {"seconds": round(time.monotonic() - started, 1)})
             print(json.dumps(rows[-1], ensure_ascii=False), flush=True)

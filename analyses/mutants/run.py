@@ -112,7 +112,7 @@ def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] |
     if changed is None or changed == source:
         return {**mutant, "outcome": "no change"}
     line, was, now = _what_changed(source, changed)
-    told, lines = {**mutant, "line": line}, {"was": was, "is": now}
+    row, lines = {**mutant, "line": line}, {"was": was, "is": now}
     for files in filter(None, (own, others)):
         expected = sum(alone[file].seconds for file in files)
         limit = min(20 + 3 * expected, worker.time_left())
@@ -123,10 +123,10 @@ def examine(mutant: dict[str, Any], alone: dict[str, Trial]) -> dict[str, Any] |
         if not trial.ended and limit < 20 + 3 * expected:
             return None
         if not trial.ended:
-            return {**told, "outcome": "did not end", **lines}
+            return {**row, "outcome": "did not end", **lines}
         if not trial.passed:
-            return {**told, "outcome": "caught", "by": trial.failed[0] if trial.failed else ""}
-    return {**told, "outcome": "survived", **lines}
+            return {**row, "outcome": "caught", "by": trial.failed[0] if trial.failed else ""}
+    return {**row, "outcome": "survived", **lines}
 
 
 def main() -> None:
@@ -142,23 +142,23 @@ def main() -> None:
     )
     parser.add_argument("--near", action="store_true", help="the tests of the same folder alone")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    ends = time.monotonic() + asked.seconds
-    chosen = draw(CHECKOUT, asked.rooms, asked.count, asked.seed)
-    done = _examined(asked.results)
+    arguments = parser.parse_args()
+    ends = time.monotonic() + arguments.seconds
+    chosen = draw(CHECKOUT, arguments.rooms, arguments.count, arguments.seed)
+    done = _examined(arguments.results)
     chosen = [mutant for mutant in chosen if _key(mutant) not in done]
     print(f"{len(chosen)} mutants to try", flush=True)
     _import_libraries()
-    asked.results.parent.mkdir(parents=True, exist_ok=True)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, _no_process_left():
         context = get_context("fork")
-        pool = ProcessPoolExecutor(asked.workers, context, _begin_worker, (folder, ends))
-        with pool, asked.results.open("a", encoding="utf-8") as results:
-            alone = _measure_all(pool, chosen, asked)
-            told: list[Future[dict[str, Any] | None]]
-            told = [pool.submit(examine, mutant, alone) for mutant in chosen]
+        pool = ProcessPoolExecutor(arguments.workers, context, _begin_worker, (folder, ends))
+        with pool, arguments.results.open("a", encoding="utf-8") as results:
+            alone = _measure_all(pool, chosen, arguments)
+            futures: list[Future[dict[str, Any] | None]]
+            futures = [pool.submit(examine, mutant, alone) for mutant in chosen]
             outcomes: Counter[str] = Counter()
-            for future in as_completed(told):
+            for future in as_completed(futures):
                 line = future.result()
                 outcomes[line["outcome"] if line else "not tried"] += 1
                 if line:
@@ -170,17 +170,24 @@ def main() -> None:
 
 
 def _measure_all(
-    pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], asked: argparse.Namespace
+    pool: ProcessPoolExecutor, chosen: list[dict[str, Any]], arguments: argparse.Namespace
 ) -> dict[str, Trial]:
     """Run the test files of the mutants' modules; return those that collect and end, and print the others."""
     modules = sorted({mutant["module"] for mutant in chosen})
     files = dict.fromkeys(
-        file for module in modules for part in tests_of(module, near=asked.near) for file in part
+        file
+        for module in modules
+        for part in tests_of(module, near=arguments.near)
+        for file in part
     )
     # The large ones first, so that none is left to run alone.
     ordered = sorted(files, key=lambda file: -(CHECKOUT / file).stat().st_size)
     trials = dict(
-        zip(ordered, pool.map(measure, ordered, [asked.file_seconds] * len(ordered)), strict=True)
+        zip(
+            ordered,
+            pool.map(measure, ordered, [arguments.file_seconds] * len(ordered)),
+            strict=True,
+        )
     )
     alone = {}
     for file, trial in sorted(trials.items()):

@@ -46,14 +46,14 @@ class Teacher:
 
     Attributes:
         name: Its corpus and seed: "P0".
-        told: teacher.json.
+        record: teacher.json.
         runs: Of its students.
         table: Its layers against Y1.
         in_training: Its layers against Y2.
     """
 
     name: str
-    told: Mapping[str, Any]
+    record: Mapping[str, Any]
     runs: Sequence[Run]
     table: LayerTable
     in_training: LayerTable
@@ -66,15 +66,15 @@ class Teacher:
     @property
     def passes(self) -> bool:
         """Whether it passes the gate."""
-        return self.told.get("gate") is not False
+        return self.record.get("gate") is not False
 
 
 def read_teacher(folder: Path) -> Teacher:
     """A teacher's results: teacher.json and results.json in a folder."""
-    told = json.loads((folder / "teacher.json").read_text())
+    record = json.loads((folder / "teacher.json").read_text())
     runs = read_runs(folder / "results.json")
     table, in_training = layer_table(runs), layer_table(runs, TRAINING_LOSS)
-    return Teacher(told["name"], told, runs, table, in_training)
+    return Teacher(record["name"], record, runs, table, in_training)
 
 
 def read_runs(file: Path) -> list[Run]:
@@ -112,8 +112,8 @@ def held_out(teachers: Sequence[Teacher]) -> tuple[Prediction, dict[str, list[fl
         combined = ranks_of(teacher.table) @ weights[other]
         scores = {**teacher.table.scores, COMBINATION: combined}
         tables.append(dataclasses.replace(teacher.table, scores=scores))
-    told = {f"fitted on {corpus}": weights[corpus].tolist() for corpus in corpora}
-    return predict(tables, COMBINATION), told
+    fits = {f"fitted on {corpus}": weights[corpus].tolist() for corpus in corpora}
+    return predict(tables, COMBINATION), fits
 
 
 def fit(tables: Sequence[LayerTable]) -> Float[np.ndarray, " score"]:
@@ -132,10 +132,10 @@ def shares_of_gain(teacher: Teacher) -> dict[str, dict[str, Any]]:
     default = [run for run in teacher.runs if run.arm == "default"]
     length = max(n for run in teacher.runs for n in run.metrics.lengths())
     floor = float(Grid.reached(default, DEFAULT, length).by_rate().mean()) if default else math.nan
-    chosen = sorted(six(teacher.told["ranked"]))
+    chosen = sorted(six(teacher.record["ranked"]))
     found: dict[str, dict[str, Any]] = {}
     for control in ("shuffled", *CONTROLS_OF_SIX):
-        layers = chosen if control != "shuffled" else sorted(teacher.told["ranked"])
+        layers = chosen if control != "shuffled" else sorted(teacher.record["ranked"])
         of_control = [run for run in teacher.runs if run.control == control]
         real = [r for r in teacher.runs if r.teacher_layer in layers and not r.control]
         theirs = reached_by_seed(of_control, layers, DEFAULT, length)
@@ -194,18 +194,18 @@ def verdict(teachers: Sequence[Teacher]) -> str:
     if PRIMARY in good:
         return f"{PRIMARY} ranks transplant candidates: {_numbers(tested[PRIMARY][0], len(able))}"
     if good:
-        told = "; ".join(f"{name}: {_numbers(tested[name][0], len(able))}" for name in good)
+        numbers = "; ".join(f"{name}: {_numbers(tested[name][0], len(able))}" for name in good)
         default = _numbers(tested[PRIMARY][0], len(able))
-        return f"the default order does not predict transplants ({PRIMARY}: {default}); {told}"
+        return f"the default order does not predict transplants ({PRIMARY}: {default}); {numbers}"
     combined = held_out(able)
     if combined is not None and _combination_predicts(combined[0]):
         return f"the {COMBINATION}, predicts transplants: {_numbers(combined[0], len(able))}"
     associated = [n for n, (it, p) in tested.items() if it.rho > 0 and p < _LEVEL]
     if associated:
-        told = "; ".join(f"{name}: {_numbers(tested[name][0], len(able))}" for name in associated)
-        return (
-            f"associated with what students learn, not shown beyond depth, scale and memory: {told}"
+        numbers = "; ".join(
+            f"{name}: {_numbers(tested[name][0], len(able))}" for name in associated
         )
+        return f"associated with what students learn, not shown beyond depth, scale and memory: {numbers}"
     return f"finds attention-like layers; did not predict transplants ({_numbers(tested[PRIMARY][0], len(able))})"
 
 

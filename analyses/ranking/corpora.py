@@ -80,13 +80,13 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("pack", "prose", "code"))
     parser.add_argument("paths", type=Path, nargs="+")
-    asked = parser.parse_args()
-    if asked.what == "pack":
-        pack(asked.paths[0])
-    elif asked.what == "prose":
-        unpack(*asked.paths)
+    arguments = parser.parse_args()
+    if arguments.what == "pack":
+        pack(arguments.paths[0])
+    elif arguments.what == "prose":
+        unpack(*arguments.paths)
     else:
-        code(asked.paths[0])
+        code(arguments.paths[0])
 
 
 def pack(archive: Path) -> None:
@@ -113,8 +113,8 @@ def pack(archive: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(text)
             out.addfile(entry, io.BytesIO(text))
-    told = {"packages": recipe, "works": sizes, "bytes": sum(sizes.values())}
-    archive.with_name("P.json").write_text(json.dumps(told, indent=1) + "\n")
+    recipe_file = {"packages": recipe, "works": sizes, "bytes": sum(sizes.values())}
+    archive.with_name("P.json").write_text(json.dumps(recipe_file, indent=1) + "\n")
     print(
         f"{archive}: {sum(sizes.values()) / 1e6:.1f} MB of text, {archive.stat().st_size / 1e6:.1f} packed"
     )

@@ -51,7 +51,7 @@ def without_best(table: LayerTable, score: str) -> float:
 
 def accuracy_by_step(teacher: Teacher, letters: int = 64) -> dict[int, float]:
     """The share of letters that a teacher repeats correctly, by step of its training."""
-    curves = teacher.told["run"]["eval"].get(str(letters), {"step": [], "char": []})
+    curves = teacher.record["run"]["eval"].get(str(letters), {"step": [], "char": []})
     return dict(zip(curves["step"], curves["char"], strict=True))
 
 

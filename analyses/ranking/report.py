@@ -38,16 +38,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent / "results")
     parser.add_argument("--figures", nargs="+", default=[".png"], help="such as .svg .html")
-    asked = parser.parse_args()
-    teachers = analysis.read_teachers(asked.folder)
+    arguments = parser.parse_args()
+    teachers = analysis.read_teachers(arguments.folder)
     if not teachers:
-        raise SystemExit(f"{asked.folder} holds no teacher's results.json yet")
-    reruns = {teacher.name: read_rerun(teacher, asked.folder) for teacher in teachers}
+        raise SystemExit(f"{arguments.folder} holds no teacher's results.json yet")
+    reruns = {teacher.name: read_rerun(teacher, arguments.folder) for teacher in teachers}
     page = tables(teachers, {name: rerun for name, rerun in reruns.items() if rerun is not None})
-    (asked.folder / "table.md").write_text(page, encoding="utf-8")
+    (arguments.folder / "table.md").write_text(page, encoding="utf-8")
     for teacher in teachers:
-        for form in asked.figures:
-            draw(teacher, asked.folder / f"{teacher.name}{form}")
+        for form in arguments.figures:
+            draw(teacher, arguments.folder / f"{teacher.name}{form}")
 
 
 def draw(teacher: Teacher, file: Path) -> None:
@@ -130,7 +130,7 @@ def _weights(weights: Mapping[str, Sequence[float]]) -> str:
 def _gates(teachers: Sequence[Teacher]) -> list[list[str]]:
     lines = [list(_OF_GATES)]
     for teacher in teachers:
-        measured = teacher.told["run"]["eval"]
+        measured = teacher.record["run"]["eval"]
         ends = {n: curves["char"][-1] for n, curves in measured.items()}
         bits = next(
             (curves["bits"][-1] for curves in measured.values() if "bits" in curves), math.nan
@@ -156,10 +156,10 @@ def _gates(teachers: Sequence[Teacher]) -> list[list[str]]:
 def _gains(teachers: Sequence[Teacher]) -> list[list[str]]:
     lines = [["teacher", "control", "share", "least..most of its layers"]]
     for teacher in teachers:
-        for control, told in analysis.shares_of_gain(teacher).items():
-            each = list(told["layers"].values())
+        for control, shares in analysis.shares_of_gain(teacher).items():
+            each = list(shares["layers"].values())
             span = f"{min(each):.2f}..{max(each):.2f}"
-            lines.append([teacher.name, control, number(told["share"]), span])
+            lines.append([teacher.name, control, number(shares["share"]), span])
     return lines
 
 

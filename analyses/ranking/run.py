@@ -44,7 +44,7 @@ from ssmlens.training.sweep import run_path, sweep
 from ssmlens.training.teacher import like_teacher
 
 STEPS = ("teacher", "score", "students")
-TOLD = "teacher.json"
+RECORD = "teacher.json"
 # Steps between two checkpoints of the teacher: at most these are lost when time ends.
 _CHECKPOINT = 300
 
@@ -56,100 +56,106 @@ class _TimeUpError(Exception):
 def main() -> None:
     """Run the missing steps until time is up."""
     began = time.monotonic()
-    asked = _options().parse_args()
-    asked.results = asked.results or Path(__file__).parent / "results" / asked.name
-    ends = began + 60 * asked.minutes
-    device = find_device(asked.devices[0])
+    arguments = _options().parse_args()
+    arguments.results = arguments.results or Path(__file__).parent / "results" / arguments.name
+    ends = began + 60 * arguments.minutes
+    device = find_device(arguments.devices[0])
     if device.index is not None:  # kernels run where the process is
         torch.cuda.set_device(device)
 
     def watch(what: str) -> Callable[..., None]:
-        def tell(*now: Any) -> None:
+        def progress(*now: Any) -> None:
             if time.monotonic() > ends:
                 raise _TimeUpError
             print(f"{time.monotonic() - began:.0f} s: {what} {_words(*now)}", flush=True)
 
-        return tell
+        return progress
 
     try:
-        if "teacher" in asked.only:
-            train_teacher(asked, watch("teacher"))
-        if "score" in asked.only:
-            score_teacher(asked, device, watch("scoring"))
+        if "teacher" in arguments.only:
+            train_teacher(arguments, watch("teacher"))
+        if "score" in arguments.only:
+            score_teacher(arguments, device, watch("scoring"))
     except _TimeUpError:
         print("time is up; give the same command again", flush=True)
         return
     finally:
-        if (asked.out / TOLD).exists():
-            write_file(_made(asked.results) / TOLD, (asked.out / TOLD).read_bytes())
+        if (arguments.out / RECORD).exists():
+            write_file(_folder(arguments.results) / RECORD, (arguments.out / RECORD).read_bytes())
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    if "students" in asked.only:
-        asked.minutes = (ends - time.monotonic()) / 60
-        train_students(asked)
+    if "students" in arguments.only:
+        arguments.minutes = (ends - time.monotonic()) / 60
+        train_students(arguments)
 
 
-def train_teacher(asked: argparse.Namespace, tell: Callable[..., None]) -> None:
+def train_teacher(arguments: argparse.Namespace, progress: Callable[..., None]) -> None:
     """Train the teacher and write its results."""
-    held = _held(asked)
-    if "run" in held:
+    stored = _read_record(arguments)
+    if "run" in stored:
         return
-    own = {"text": str(asked.text), "seed": asked.seed, "arm": ""}
-    config = TrainConfig.from_dict(TEACHER.to_dict() | own | json.loads(asked.teacher))
+    own = {"text": str(arguments.text), "seed": arguments.seed, "arm": ""}
+    config = TrainConfig.from_dict(TEACHER.to_dict() | own | json.loads(arguments.teacher))
     run = train(
         config,
-        asked.out / "teacher",
+        arguments.out / "teacher",
         resume=True,
-        device=asked.devices[0],
+        device=arguments.devices[0],
         checkpoint_every=_CHECKPOINT,
-        progress=tell,
+        progress=progress,
     )
-    texts = read_texts(Path(asked.text))
+    texts = read_texts(Path(arguments.text))
     corpus: dict[str, Any] = {"works": len(texts.works), "bytes": sum(texts.works.values())}
     corpus["held_out"] = {name: texts.works[name] for name in texts.kept_back}
-    on_gpu = find_device(asked.devices[0]).type == "cuda"
-    told = {"name": asked.name, "machine": gpu_machine() if on_gpu else machine()}
-    told |= {"corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
-    _hold(asked, told)
+    on_gpu = find_device(arguments.devices[0]).type == "cuda"
+    record = {"name": arguments.name, "machine": gpu_machine() if on_gpu else machine()}
+    record |= {"corpus": corpus, "config": dict(run.config), "run": plain_run(run)}
+    _write_record(arguments, record)
 
 
 def score_teacher(
-    asked: argparse.Namespace, device: torch.device, tell: Callable[..., None]
+    arguments: argparse.Namespace, device: torch.device, progress: Callable[..., None]
 ) -> None:
     """Score the teacher's layers and write the scores."""
-    held = _held(asked)
-    if "scores" in held:
+    stored = _read_record(arguments)
+    if "scores" in stored:
         return
-    model = load_model(_checkpoint(asked), device=str(device), backend="torch")
-    ranked, scores = score(model, asked.out / "teacher.h5", tell)
-    told = {str(n): {name: plain(v) for name, v in scores[n].items()} for n in sorted(scores)}
-    char = held["run"]["eval"]["64"]["char"][-1] if "64" in held["run"]["eval"] else None
+    model = load_model(_checkpoint(arguments), device=str(device), backend="torch")
+    ranked, scores = score(model, arguments.out / "teacher.h5", progress)
+    by_layer = {str(n): {name: plain(v) for name, v in scores[n].items()} for n in sorted(scores)}
+    char = stored["run"]["eval"]["64"]["char"][-1] if "64" in stored["run"]["eval"] else None
     gate = None if char is None else char >= GATE
-    _hold(asked, {**held, "gate": gate, "ranked": ranked, "scores": told})
+    _write_record(arguments, {**stored, "gate": gate, "ranked": ranked, "scores": by_layer})
 
 
-def train_students(asked: argparse.Namespace) -> None:
+def train_students(arguments: argparse.Namespace) -> None:
     """Train the missing students."""
-    held = _held(asked)
-    if "scores" not in held:
+    stored = _read_record(arguments)
+    if "scores" not in stored:
         raise SystemExit("there is no score yet: the steps before are teacher and score")
-    (site, *_) = choose_mixers(load_model(_checkpoint(asked), backend="torch"))
-    steps = {"steps": asked.steps} if asked.steps else {}
+    (site, *_) = choose_mixers(load_model(_checkpoint(arguments), backend="torch"))
+    steps = {"steps": arguments.steps} if arguments.steps else {}
     student = TrainConfig.from_dict(
-        STUDENT.to_dict() | {"arm": ""} | json.loads(asked.student) | steps
+        STUDENT.to_dict() | {"arm": ""} | json.loads(arguments.student) | steps
     )
     shaped = like_teacher(student, site)
-    configs = student_configs(shaped, _checkpoint(asked), held["ranked"], asked.rates, asked.seeds)
-    asked.out = asked.out / "students"
+    configs = student_configs(
+        shaped, _checkpoint(arguments), stored["ranked"], arguments.rates, arguments.seeds
+    )
+    arguments.out = arguments.out / "students"
 
     def do(**where: Any) -> None:
         for config in configs:
             if config.teacher_layer is not None:
-                _keep_scores(asked.out, config, held["scores"][str(config.teacher_layer)])
-        sweep(configs, asked.out, **where)
+                _keep_scores(arguments.out, config, stored["scores"][str(config.teacher_layer)])
+        sweep(configs, arguments.out, **where)
         print(f"all {len(configs)} students are done", flush=True)
 
-    sit(asked, do, lambda: {"name": held["name"], "ranked": held["ranked"], "gate": held["gate"]})
+    sit(
+        arguments,
+        do,
+        lambda: {"name": stored["name"], "ranked": stored["ranked"], "gate": stored["gate"]},
+    )
 
 
 def _options() -> argparse.ArgumentParser:
@@ -165,21 +171,21 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _checkpoint(asked: argparse.Namespace) -> str:
-    return str(asked.out / "teacher" / "checkpoints" / "last")
+def _checkpoint(arguments: argparse.Namespace) -> str:
+    return str(arguments.out / "teacher" / "checkpoints" / "last")
 
 
-def _held(asked: argparse.Namespace) -> dict[str, Any]:
+def _read_record(arguments: argparse.Namespace) -> dict[str, Any]:
     """Read the teacher's results so far."""
-    file = asked.out / TOLD
+    file = arguments.out / RECORD
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _hold(asked: argparse.Namespace, held: dict[str, Any]) -> None:
-    write_file(asked.out / TOLD, (json.dumps(held, indent=1) + "\n").encode())
+def _write_record(arguments: argparse.Namespace, stored: dict[str, Any]) -> None:
+    write_file(arguments.out / RECORD, (json.dumps(stored, indent=1) + "\n").encode())
 
 
-def _made(folder: Path) -> Path:
+def _folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -187,9 +193,9 @@ def _made(folder: Path) -> Path:
 def _keep_scores(out: Path, config: TrainConfig, scores: dict[str, float | None]) -> None:
     path = run_path(out, config)
     if not (path / SCORES).exists():
-        told = {name: math.nan if value is None else value for name, value in scores.items()}
+        values = {name: math.nan if value is None else value for name, value in scores.items()}
         with RunFolder(path, config) as folder:
-            folder.write_scores(config.teacher_layer or 0, told)
+            folder.write_scores(config.teacher_layer or 0, values)
 
 
 def _words(*now: Any) -> str:

@@ -108,7 +108,7 @@ def page_url_id(page: str | Wildcard) -> dict[str, str | Wildcard]:
 
 def sent_id(page: str, view: int) -> dict[str, str | int]:
     """The id of the store of the digests that a view has sent to the browser."""
-    return {"type": "told", "page": page, "view": view}
+    return {"type": "digests", "page": page, "view": view}
 
 
 def stores(page: Page, url: str) -> list[Component]:

@@ -134,7 +134,7 @@ def connect_scripts(app: Dash, pages: Sequence[Page]) -> None:
         [*frame_scripts, *(script for page in pages for script in page.scripts)]
     ):
         app.clientside_callback(ClientsideFunction("ssmlens", function), *dependencies)
-    app.clientside_callback(ClientsideFunction("ssmlens", "told"), Input("scene", "data"))
+    app.clientside_callback(ClientsideFunction("ssmlens", "receive"), Input("scene", "data"))
     app.clientside_callback(
         ClientsideFunction("ssmlens", "again"), Input(_again_id(ALL), "n_intervals")
     )

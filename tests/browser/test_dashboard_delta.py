@@ -53,7 +53,7 @@ def test_from_a_block_to_what_it_erases_under_the_pointer(visit, point_at, addre
 
 def test_signals_are_its_strengths_decays_and_half_lives(visit, point_at, address, stored):
     page = visit(f"{address}/signals?layer=2")
-    page.locator("#signals-told", has_text=re.compile("^layer 2: .*mean β")).wait_for()
+    page.locator("#signals-status", has_text=re.compile("^layer 2: .*mean β")).wait_for()
     titles = [page.locator(f"#signals-{n}-title").inner_text() for n in ("steps", "norms", "rates")]
     assert titles == ["β by token and head", "Decay α by token", "Rates of decay −log α"]
     beta = stored.layer(2).read("beta", 0)
@@ -65,12 +65,12 @@ def test_signals_are_its_strengths_decays_and_half_lives(visit, point_at, addres
     page.locator("#signals-steps .ytitle", has_text="heads by mean β").wait_for()
     page.locator("h2").first.click()
     page.keyboard.press("ArrowLeft")
-    page.locator("#signals-told", has_text="Layer 1 is softmax attention").wait_for()
+    page.locator("#signals-status", has_text="Layer 1 is softmax attention").wait_for()
 
 
 def test_weights_are_its_queries_against_its_keys(visit, address):
     page = visit(f"{address}/weights?layer=0")
-    page.locator("#weights-told", has_text="layer 0: ").wait_for()
+    page.locator("#weights-status", has_text="layer 0: ").wait_for()
     assert page.locator("#weights-inputs-title").inner_text() == "W_qᵀ W_k"
     for figure in ("inputs", "states", "kernels", "beta"):
         page.wait_for_selector(f"#weights-{figure} .main-svg image", state="attached")

@@ -52,6 +52,6 @@ def test_from_the_blocks_to_a_map_and_its_numbers(visit, address, family, file):
 
 def test_signals_are_drawn_or_say_why_not_and_weights_say_what_is_missing(visit, address, family):
     page = visit(f"{address}/signals?layer=2")
-    page.locator("#signals-told", has_text=re.compile(FAMILIES[family][2])).wait_for()
+    page.locator("#signals-status", has_text=re.compile(FAMILIES[family][2])).wait_for()
     page = visit(f"{address}/weights?layer=2")
-    page.locator("#weights-told", has_text="stores no W_B and W_C").wait_for()
+    page.locator("#weights-status", has_text="stores no W_B and W_C").wait_for()

@@ -47,7 +47,7 @@ def shown(page, figure, what):
 
 
 def told(page, text):
-    page.locator("#signals-told, #weights-told").get_by_text(re.compile(text)).wait_for()
+    page.locator("#signals-status, #weights-status").get_by_text(re.compile(text)).wait_for()
 
 
 def test_the_pointer_reads_token_heads_and_their_step(visit, address, stored):

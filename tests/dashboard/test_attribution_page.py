@@ -49,7 +49,7 @@ def test_the_figure_is_the_data_array(folder, found):
     np.testing.assert_allclose(np.asarray(over_text.y, float), wanted, rtol=1e-5, atol=1e-6)
     assert int(np.argmax(wanted)) == 3  # the letter that is copied
     assert answer["attribution-terms-title.children"].startswith("Logit of 'd' after token 11: ")
-    line = answer["attribution-told.children"]
+    line = answer["attribution-status.children"]
     assert line.startswith(f"{MODEL} on '{PROMPT}': {found.sizes['term']} terms sum to ")
     assert f"off by {found.attrs['closure']:.1e} of the largest logit" in line
     assert (answer["attribution-none.hidden"], answer["attribution-all.hidden"]) == (True, False)
@@ -60,16 +60,16 @@ def test_one_of_several_is_chosen(folder, found):
     (folder / "two.json").write_bytes(attribution_json(other, "other", "x"))
     one, two = Library([folder]).entries("attribution")
     assert (one.name, two.name) == ("one.json", "two.json")
-    assert answered(at(folder))["attribution-told.children"].startswith(MODEL)
+    assert answered(at(folder))["attribution-status.children"].startswith(MODEL)
     scene = at(folder, f"?attribution={two.id}&scale=symlog&theme=dark")
     answer = answered(scene)
-    assert answer["attribution-told.children"].startswith("other on 'x'")
+    assert answer["attribution-status.children"].startswith("other on 'x'")
     chosen, scale = answer["attribution-toolbar.children"]
     assert chosen.value == two.id
     assert [option["label"] for option in chosen.data] == ["one.json", "two.json"]
     assert scale.value == "symlog"
     assert page.terms(scene).attrs["model"] == "other"
-    line = answered(at(folder, "?attribution=0123456789"))["attribution-told.children"]
+    line = answered(at(folder, "?attribution=0123456789"))["attribution-status.children"]
     assert line.startswith(MODEL)
     assert line.endswith("the attribution in this address was not found; the first one is shown")
 
@@ -96,7 +96,7 @@ def test_text_from_the_file_is_only_text(tmp_path, found):
     answer = answered(at(tmp_path))
     figure = answer["attribution-terms.figure"]
     assert all("<img" not in text for text in figure.layout.xaxis2.ticktext)
-    assert "\u202e" not in answer["attribution-told.children"]
+    assert "\u202e" not in answer["attribution-status.children"]
 
 
 def test_captures_and_attributions_are_listed_apart(folder, write_capture):

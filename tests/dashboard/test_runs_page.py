@@ -184,9 +184,9 @@ def test_the_page_and_compare_choose_the_same_rate_while_a_sweep_runs(tmp_path):
     (arm,) = compare(find_runs(tmp_path)).arms
     assert arm.best_rate == 3e-3
     answer = answered(at(tmp_path))
-    assert "at its best learning rate (mimetic 0.003)" in answer["runs-told.children"]
-    assert f"mean over all rates: mimetic {arm.overall:.3f}" in answer["runs-told.children"]
-    assert "edge of the grid: mimetic (0.001, 0.003)" in answer["runs-told.children"]
+    assert "at its best learning rate (mimetic 0.003)" in answer["runs-status.children"]
+    assert f"mean over all rates: mimetic {arm.overall:.3f}" in answer["runs-status.children"]
+    assert "edge of the grid: mimetic (0.001, 0.003)" in answer["runs-status.children"]
 
 
 def test_a_measure_without_words_has_a_column_and_can_be_looked_at(tmp_path):
@@ -239,7 +239,7 @@ def test_many_arms_are_the_controls_and_the_best(transplants):
     names = {t.name for t in answer["runs-loss.figure"].data if t.showlegend is None}
     assert len(names) == arms.MOST_ARMS
     assert {"default", "mimetic", "transplant 3"} <= names
-    assert "8 of 10 arms drawn" in answer["runs-told.children"]
+    assert "8 of 10 arms drawn" in answer["runs-status.children"]
 
 
 def test_a_sweep_without_transplants_has_no_such_figure(sweep):
@@ -308,7 +308,7 @@ def test_a_run_that_cannot_be_read_is_a_row_with_its_reason_and_no_path(sweep, t
     assert str(tmp_path) not in json.dumps(answer, default=str)
     assert rows["failed"]["problem"] == "out of memory"
     assert rows["failed"]["at char"] is not None, "what it had measured"
-    assert "a failed run counts as 0" in answer["runs-told.children"]
+    assert "a failed run counts as 0" in answer["runs-status.children"]
     (line,) = (t for t in answer["runs-lengths.figure"].data if t.showlegend is None)
     good = runs.open_run(tmp_path / "s" / "good").metrics.final("char", 25)
     assert line.customdata[0].tolist() == pytest.approx([0, good, 2])

@@ -101,7 +101,7 @@ def test_numbers_are_the_scores_of_the_ranking(at, layer):
     assert set(found) == {"bc_correlation", "bc_z", "bc_effective", "bc_shift", "bc_identity"}
     for name, value in found.items():
         assert np.isclose(float(table[name]), value)
-    told = {number.name: number.told for number in scored_weights(scene.capture, scene.layer)}
+    told = {number.name: number.text for number in scored_weights(scene.capture, scene.layer)}
     level = float(table["chance"].sel(score="bc_effective").mean())
     assert told["bc_correlation"].endswith("; by chance 0.000")
     assert told["bc_effective"].endswith(f"; by chance {level:.3f}")
@@ -134,7 +134,7 @@ def test_layers_without_say_why(at, layer, why):
 def test_numbers_say_why_they_are_not_there(at):
     scene = at("layer=5")
     told = scored_weights(scene.capture, scene.layer)
-    assert all(np.isnan(number.value) and "no W_B" in number.told for number in told)
+    assert all(np.isnan(number.value) and "no W_B" in number.text for number in told)
 
 
 def test_numbers_for_a_download(at, arrays):

@@ -122,7 +122,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     },
 
     /** Take the server's answer about the address. */
-    told(scene) {
+    receive(scene) {
       window.ssmlens.remember(scene);
       window.ssmlens.changed();
     },

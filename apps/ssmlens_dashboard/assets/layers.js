@@ -30,10 +30,10 @@
     const name = element("b", "", String(facts.index)), kind = element("span", "muted", ` ${facts.kind}`);
     if (!facts.views) return element("div", "block other", "", name, kind);
     const mark = element("span", facts.bad ? "failed" : "ok", facts.bad ? "✗" : "✓");
-    mark.title = facts.told;
+    mark.title = facts.verdict;
     const pictures = Object.entries(facts.views).map(([view, search]) => thumbnail(facts, view, search));
     const parts = [element("div", "block-head", "", name, kind, mark), element("div", "pictures", "", ...pictures)];
-    if (facts.bad) parts.push(element("div", "failed", facts.told));
+    if (facts.bad) parts.push(element("div", "failed", facts.verdict));
     return element("div", facts.bad ? "block bad" : "block", "", ...parts);
   }
 

@@ -42,7 +42,7 @@ def layout(_: Scene) -> Component:
             html.Div(
                 [
                     html.Div(id="attribution-toolbar", className="toolbar"),
-                    html.P(id="attribution-told", className="muted", role="status"),
+                    html.P(id="attribution-status", className="muted", role="status"),
                     figure_card(
                         "attribution-terms",
                         "Attribution",
@@ -72,7 +72,7 @@ PAGE = Page(
 @PAGE.view(
     Output("attribution-terms", "figure"),
     Output("attribution-terms-title", "children"),
-    Output("attribution-told", "children"),
+    Output("attribution-status", "children"),
     Output("attribution-toolbar", "children"),
     Output("attribution-none", "hidden"),
     Output("attribution-all", "hidden"),

@@ -142,9 +142,9 @@ def scores(scene: Scene, _drawn: object = None) -> Component:
     ]
     head = html.Tr([html.Th(""), *(html.Th(_title(side, opened, 60)) for side in opened)])
     chance = compare.by_chance(opened)
-    told = {name: f"by chance {level}" for name, level in chance.items()}
+    titles = {name: f"by chance {level}" for name, level in chance.items()}
     body = [
-        html.Tr([html.Th(name, title=told.get(name, "")), *map(_cell, values)])
+        html.Tr([html.Th(name, title=titles.get(name, "")), *map(_cell, values)])
         for name, values in rows
     ]
     return html.Table([html.Thead(head), html.Tbody(body)], className="scores")

@@ -50,7 +50,7 @@ def layout(scene: Scene) -> Component:
                 ),
                 height=270,
             ),
-            dcc.Store(id="layers-blocks-told", data=blocks(scene)),
+            dcc.Store(id="layers-blocks-facts", data=blocks(scene)),
             html.Div(id="layers-blocks"),
             table_card(
                 "layers-table",
@@ -135,14 +135,14 @@ def heatmap(scored: xr.Dataset, scene: Scene) -> go.Figure:
 def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, Any]]]:
     """Columns and rows of the ranking for ag-grid: plain text and numbers; the verdict comes before the scores."""
     names = list(ranking.rows[0].scores) if ranking.rows else []
-    said = [row.reason for row in ranking if row.reason]
+    reasons = [row.reason for row in ranking if row.reason]
     reason = {"field": "reason", "width": _REASON, "tooltipField": "reason"}
-    told = columns(
+    definitions = columns(
         {"field": "rank", **numbers(), "pinned": "left", "width": 66},
         {"field": "layer", "pinned": "left", "type": "rightAligned", "width": 72},
         {"field": "kind", "width": 96},
         {"field": "closure", "width": 150, "tooltipField": "closure", "cellClassRules": _IN_RED},
-        *([reason] if said else []),
+        *([reason] if reasons else []),
         {"field": "closure_error", **numbers(), "width": 120},
         {"field": "map_closure", **numbers(), "width": 120, "headerTooltip": _MAP_CLOSURE},
         *({"field": n, **numbers(), **_of_score(n, ranking.chance_of(n))} for n in names),
@@ -162,7 +162,7 @@ def table(ranking: Ranking, scene: Scene) -> tuple[list[Column], list[dict[str, 
         }
         for row in ranking
     ]
-    return told, rows
+    return definitions, rows
 
 
 def verdict(layer: Layer) -> str:
@@ -199,7 +199,7 @@ def _captured(scene: Scene, index: int, kind: str) -> dict[str, Any]:
     return {
         "index": index,
         "kind": kind,
-        "told": verdict(layer),
+        "verdict": verdict(layer),
         "bad": not layer.verdict.believed,
         "digest": layer.digest[:16],  # a new picture gets a new address
         "views": {view: maps_address.replace(view=view).search for view in views},
@@ -245,14 +245,16 @@ def _ordered_by(ranking: Ranking) -> str:
 
 
 def _of_score(name: str, chance: str) -> dict[str, Any]:
-    told = name
+    tooltip = name
     if name in SCORES:
-        told = f"{SCORES[name].description}; by chance: {chance or SCORES[name].chance_in_words}"
-    return {"headerTooltip": told, "width": 44 + 7 * len(name)}
+        tooltip = f"{SCORES[name].description}; by chance: {chance or SCORES[name].chance_in_words}"
+    return {"headerTooltip": tooltip, "width": 44 + 7 * len(name)}
 
 
 follow(PAGE, "by")
-PAGE.clientside("blocks", Output("layers-blocks", "className"), Input("layers-blocks-told", "data"))
+PAGE.clientside(
+    "blocks", Output("layers-blocks", "className"), Input("layers-blocks-facts", "data")
+)
 PAGE.clientside("ask_again", Input("layers-unscored", "data"))
 PAGE.clientside(
     "open_layer", Input("layers-table", "cellClicked"), Input("layers-scores", "clickData")

@@ -57,7 +57,7 @@ def layout(_: Scene) -> Component:
             html.Div(
                 [
                     html.Div(id="runs-toolbar", className="toolbar"),
-                    html.P(id="runs-told", className="muted", role="status"),
+                    html.P(id="runs-status", className="muted", role="status"),
                     html.Div(
                         [
                             html.Div(figure_card("runs-loss", "Loss in training", height=330)),
@@ -117,7 +117,7 @@ def watch(scene: Scene, _ticks: int | None = None, seen: object = None) -> tuple
     Output("runs-table", "columnDefs"),
     Output("runs-table", "rowData"),
     Output("runs-table", "style"),
-    Output("runs-told", "children"),
+    Output("runs-status", "children"),
     Output("runs-none", "hidden"),
     Output("runs-all", "hidden"),
     also=(Input("runs-seen", "data"),),

@@ -35,7 +35,7 @@ def layout(scene: Scene) -> Component:
                     segments("scale", [(name, name) for name in SCALES]),
                     segments("sort", list(orders(scene.layer).items())),
                     html.Button("whole prompt", id="signals-whole", className="quiet"),
-                    html.Span(id="signals-told", className="muted", role="status"),
+                    html.Span(id="signals-status", className="muted", role="status"),
                 ],
                 className="toolbar",
             ),
@@ -57,7 +57,7 @@ PAGE = Page(name="signals", title="Signals", order=3, layout=layout, data=lambda
 @PAGE.view(
     *(Output(f"signals-{figure}", "figure") for figure in _FIGURES),
     Output("signals-figures", "hidden"),
-    Output("signals-told", "children"),
+    Output("signals-status", "children"),
     *(Output(f"signals-{figure}-title", "children") for figure in _FIGURES),
     Output(control_id("sort"), "data"),
 )

@@ -43,7 +43,7 @@ def layout(scene: Scene) -> Component:
                         id="weights-group",
                         hidden=most == 1,
                     ),
-                    html.Span(id="weights-told", className="muted", role="status"),
+                    html.Span(id="weights-status", className="muted", role="status"),
                 ],
                 className="toolbar",
             ),
@@ -74,7 +74,7 @@ PAGE = Page(name="weights", title="Weights", order=4, layout=layout, data=lambda
     *(Output(f"weights-{name}", "figure") for name in _FIGURES),
     Output("weights-figures", "hidden"),
     Output("weights-numbers", "children"),
-    Output("weights-told", "children"),
+    Output("weights-status", "children"),
     *(Output(f"weights-{name}-title", "children") for name in _FIGURES),
     Output("weights-beta", "figure"),
     Output("weights-of-beta", "hidden"),
@@ -114,7 +114,7 @@ def numbers(scene: Scene) -> list[Component]:
         html.Div(
             [html.B(_number(number)), html.Span(number.name)],
             className="number",
-            title=number.told,
+            title=number.text,
         )
         for number in scored_weights(scene.capture, scene.layer)
     ]

@@ -15,24 +15,24 @@ class Number(NamedTuple):
 
     name: str
     value: float
-    told: str
+    text: str
 
 
 def scored_weights(capture: Capture, layer: Layer) -> list[Number]:
     """The scores of a layer's weights, with their companions (`bc_z`, `bc_shift`), over all groups."""
-    told = []
+    numbers = []
     for name in _SCORES:
         score = SCORES[name]
         reading = Reading(capture, layer)
         try:
             value, detail = score.measure(reading)
         except NotApplicable as reason:
-            told.append(Number(name, math.nan, str(reason)))
+            numbers.append(Number(name, math.nan, str(reason)))
             continue
         chance = "" if score.chance is None else f"; by chance {score.chance(reading):.3f}"
-        told.append(Number(name, value, score.description + chance))
-        told += [
+        numbers.append(Number(name, value, score.description + chance))
+        numbers += [
             Number(companion, combine([detail]), f"{companion} of {name}")
             for companion, combine in score.companions.items()
         ]
-    return told
+    return numbers
