@@ -126,7 +126,7 @@ def test_bfloat16_closes(monkeypatch, family, tokens):
             again = adapter.finish(mixer, y, operands)
         assert all(tensor.dtype == torch.float32 for tensor in operands.arrays().values())
         for name, tensor in handed.items():
-            assert relative(as_handed(getattr(operands, name), tensor), tensor) < 5e-3, name
+            assert relative(as_handed(getattr(operands, name), tensor), tensor) < 1e-2, name
         assert again.dtype == output.dtype == torch.bfloat16
         assert relative(again.float(), output.float()) < 1e-2
 

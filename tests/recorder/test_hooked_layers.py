@@ -159,7 +159,8 @@ def test_a_hook_that_the_library_never_calls_is_told_of(tiny_model, said):
     with ssmlens.recording(model) as rec:
         assert torch.equal(model(IDS).logits, clean)
     assert rec[0].closure_error < 1e-5
-    assert [r.getMessage() for r in said.records] == [
+    own = [r for r in said.records if r.name == "ssmlens"]  # transformers has warnings of its own
+    assert [r.getMessage() for r in own] == [
         "layer 0: MambaMixer reads the weight of x_proj and never calls it: hooks or an adapter there have no "
         "effect; hook the mixer, or merge the adapter"
     ]
@@ -240,5 +241,7 @@ def test_a_forward_that_fails_leaves_no_hook(tiny_model):
 def test_a_capture_that_does_not_close_names_the_hooked_layers(tiny_model, tmp_path):
     model = tiny_model("ssmlens Mamba")
     mixer_of(model).in_proj.register_forward_hook(lambda _, args, out: out * torch.rand_like(out))
-    with pytest.raises(ssmlens.errors.SsmlensError, match="on its in_proj are hooks or an adapter"):
+    with pytest.raises(
+        ssmlens.errors.SsmlensError, match="there are hooks or an adapter on its in_proj"
+    ):
         ssmlens.capture(model, ssmlens.recorder.prompts.from_tokens(IDS), out=tmp_path / "c.h5")

@@ -115,7 +115,7 @@ def test_attention_is_left_out_and_said_so(tiny_model, tmp_path, short_limit, ca
     model.set_attn_implementation("eager")
     with caplog.at_level(logging.WARNING, "ssmlens"):
         captured = ssmlens.capture(model, [[1, 2, 3, 4, 5]], tmp_path / "run.h5")
-    assert "softmax attention are not kept" in caplog.text
+    assert "softmax attention are not stored" in caplog.text
     assert captured.layers == (0, 2)
     assert captured.block_kinds == ["mamba", "attention", "mamba"]
     with pytest.raises(UsageError, match=r"softmax attention \(layer 1\)"):
