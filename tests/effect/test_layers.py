@@ -133,7 +133,7 @@ def test_a_layer_that_cannot_be_edited_says_why(tiny_model, tmp_path):
         layer = captured.layer(attention)
         assert np.isnan(layer.read("cross_talk_effect")).all()
         reason = layer.attributes["cross_talk_effect_reason"]
-        assert "does more to its heads than mix tokens" in reason
+        assert "does more with its heads than mix tokens" in reason
         assert np.isfinite(layer.read("ablation_effect")[[0, 1, 3]]).all()
         others = [captured.layer(i).attributes for i in captured.layers if i != attention]
         assert not any(name.endswith("effect_reason") for told in others for name in told)
