@@ -5,13 +5,12 @@ import inspect
 
 import pytest
 import torch
-from devices import DEVICE, runnable
+from devices import DEVICE, closure_tolerance, runnable
 from oracles import mixed_by_definition, relative
 from tiny_models import tiny_model_of
 
 from ssmlens.adapters.adapter import MixerInput, adapters, arguments
 from ssmlens.adapters.find import find_mixers
-from ssmlens.adapters.generations import Mamba1Adapter
 from ssmlens.scan.hidden_attention import channel_maps
 from ssmlens.scan.operators.delta_rule import DeltaRule
 
@@ -78,10 +77,9 @@ def ids_of(batch, tokens):
     return torch.randint(0, 32, (batch, tokens), device=DEVICE)
 
 
-def assert_closed(adapter, calls, tolerance=1e-5):
-    """Operands from the input, scanned and finished, are the mixer's output: Mamba-2's kernels multiply in TF32."""
-    if DEVICE != "cpu" and not isinstance(adapter, Mamba1Adapter):
-        tolerance = 1e-2
+def assert_closed(adapter, calls, tolerance=0.0):
+    """Operands from the input, scanned and finished, are the mixer's output, within `tolerance` or the family's own."""
+    tolerance = max(tolerance, closure_tolerance(adapter))
     assert calls
     for site, given, output in calls:
         with torch.no_grad():

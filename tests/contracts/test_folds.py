@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import DEVICE, runnable
+from devices import DEVICE, closure_tolerance, runnable
 from mixers import build_mixer
 from oracles import mixed_by_definition, relative
 from tiny_models import tiny_model_of
@@ -109,12 +109,6 @@ def by_definition(o, fold, gate=F.silu):
     return scale * y
 
 
-def tolerance(record):
-    """mamba_ssm's Mamba-2 and Mamba-3 kernels multiply in TF32."""
-    exact = DEVICE == "cpu" or not record.call.site.adapter.tf32_kernels
-    return 1e-5 if exact else 1e-2
-
-
 def test_everything_folded_and_projected_is_the_mixers_output(recorded):
     assert recorded
     for record in recorded:
@@ -123,7 +117,7 @@ def test_everything_folded_and_projected_is_the_mixers_output(recorded):
         result = applied(o, there(o)).to(out_proj.weight.dtype)
         if o.offset is not None:
             result = result + o.offset.flatten(2)
-        assert relative(out_proj(result), record.call.output) < tolerance(record)
+        assert relative(out_proj(result), record.call.output) < closure_tolerance(site.adapter)
 
 
 def test_every_subset_is_what_its_parts_compute(recorded):
