@@ -24,6 +24,7 @@ from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
 RESULTS = Path(__file__).parent / "results.json"
 LANE = "gpu or device"
 _EVERY = 15.0  # seconds between two writings
+_SLOWEST = 30  # tests named with their seconds
 _MARKERS = re.compile(r"\bmark\.(gpu|device)\b")
 
 
@@ -45,9 +46,14 @@ class Keeper:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._skipped: Counter[str] = Counter()
         self._failed: dict[str, str] = {}
+        self._tests: defaultdict[str, float] = defaultdict(float)
+        self._first: float | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a phase of a test; an error in set-up or tear-down counts as a failure."""
+        if self._first is None:
+            self._first = time.monotonic() - self._began
+        self._tests[report.nodeid] += report.duration
         self._seconds[report.nodeid.partition("::")[0]] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self._outcomes[report.outcome] += 1
@@ -64,13 +70,12 @@ class Keeper:
         found = {
             "machine": gpu_machine() if torch.cuda.is_available() else machine(),
             "seconds": round(time.monotonic() - self._began, 1),
+            "seconds_to_first_test": round(self._first or 0.0, 1),
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
             "skipped": dict(self._skipped.most_common()),
-            "seconds_by_file": {
-                name: round(value, 1)
-                for name, value in sorted(self._seconds.items(), key=lambda pair: -pair[1])
-            },
+            "seconds_by_file": _longest_first(self._seconds),
+            "slowest_tests": dict([*_longest_first(self._tests).items()][:_SLOWEST]),
         }
         # Not by `ssmlens.files`: pytest must import ssmlens, so that its types are checked.
         new = self._file.with_suffix(".new")
@@ -78,11 +83,16 @@ class Keeper:
         new.replace(self._file)
 
 
+def _longest_first(seconds: dict[str, float]) -> dict[str, float]:
+    pairs = sorted(seconds.items(), key=lambda pair: -pair[1])
+    return {name: round(value, 1) for name, value in pairs}
+
+
 def _reason(report: pytest.TestReport) -> str:
-    """The first line of what went wrong."""
+    """The first lines of what went wrong."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = report.longreprtext if crash is None else crash.message
-    return text.strip().partition("\n")[0][:300]
+    return " ".join(text.split())[:300]
 
 
 def main() -> int:
@@ -98,6 +108,8 @@ def main() -> int:
     arguments = parser.parse_args()
     os.chdir(CHECKOUT)
     keeper = Keeper(arguments.results)
+    # One worker tunes a Triton kernel, and the others read its choice from Triton's cache.
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     # Each worker takes tests that stand beside one another: families' models are built once or twice, not everywhere.
     several = ["-n", str(arguments.workers), "--dist", "worksteal"]
     code = pytest.main(

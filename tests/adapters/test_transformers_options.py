@@ -114,6 +114,8 @@ def test_closure_with_options(mixer, options, padded):
     sites = find_mixers(model)
     if DEVICE == "cuda" and options.get("conv_L_cache") == 5:
         pytest.skip("causal_conv1d's kernel has 2 to 4 taps")
+    if DEVICE == "cuda" and "hidden_act" in options and mixer.endswith("GatedDeltaNet"):
+        pytest.skip("causal_conv1d's kernel has SiLU or nothing after the taps")
     if (
         padded
         and hasattr(sites[0].module, "slow_forward")

@@ -451,7 +451,7 @@ def test_no_token_sees_another_without_matrix_and_taps(subject):
     whole = subject.put_out(edit)
     for t in (0, 3, TOKENS - 1):
         alone = subject.put_out_alone(edit, t)
-        torch.testing.assert_close(whole[:, t : t + 1], alone, rtol=1e-4, atol=subject.tolerance)
+        assert relative(whole[:, t : t + 1], alone) < subject.tolerance
 
 
 def test_a_reset_that_cuts_the_taps_begins_the_prompt_anew(subject):
@@ -537,6 +537,8 @@ def test_edits_under_autocast(subject):
     with torch.no_grad():
         exact = subject.logits(subject.ids, edits)
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            if DEVICE == "cuda" and refuses(lambda: subject.logits(subject.ids)):
+                pytest.skip("its kernels do not run under autocast")
             plain = subject.logits(subject.ids)
             same = [Scale(layer=subject.layer, what=n, factor=1) for n in subject.quantities]
             assert torch.equal(subject.logits(subject.ids, same), plain)
@@ -568,7 +570,9 @@ def test_gradients_are_those_of_finite_differences(subject):
 
     factor = torch.tensor(0.8, dtype=torch.double, device=DEVICE, requires_grad=True)
     vector = torch.zeros(subject.record.operands.x.shape[3]).to(towards).requires_grad_()
-    if DEVICE == "cuda" and not runs(model, subject.ids, subject.keywords):
+    if DEVICE == "cuda" and refuses(
+        lambda: model(subject.ids, **subject.keywords).logits.sum().backward()
+    ):
         pytest.skip("its kernels take no float64")
     loss(factor, vector).backward()
     step, along = 1e-5, torch.ones_like(vector)
@@ -582,14 +586,13 @@ def test_gradients_are_those_of_finite_differences(subject):
             assert abs(got - wanted) < 1e-4 * max(1, abs(wanted))
 
 
-def runs(model, ids, keywords):
-    """Whether the model runs and is differentiated in its dtype."""
+def refuses(call):
+    """Whether a kernel of the unedited model refuses the call."""
     try:
-        model(ids, **keywords).logits.sum().backward()
+        call()
     except Exception:  # a kernel's refusal has a class of its own in every package
-        return False
-    model.zero_grad()
-    return True
+        return True
+    return False
 
 
 def test_gradients_of_what_follows_reach_an_edit_and_all_weights(subject):

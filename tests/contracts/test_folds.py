@@ -86,7 +86,7 @@ def applied(o, fold):
     """matrix @ input + offset for every channel, [batch token channel] in float64."""
     with torch.no_grad():
         found = ssmlens.channel_maps(o, fold=fold)
-    matrix, offset = found if fold else (found, torch.zeros(1, 1))
+    matrix, offset = found if fold else (found, torch.zeros(1, 1, device=DEVICE))
     given = o.surroundings.u if "conv" in fold else o.x.flatten(2)
     return torch.einsum("bcij,bjc->bic", matrix.double(), given.double()) + offset.double().mT
 
