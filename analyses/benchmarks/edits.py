@@ -8,11 +8,9 @@ layers of mamba-370m's shape, ablated one at a time, against 48 whole forwards.
 import contextlib
 import copy
 import importlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,16 +47,8 @@ def main() -> None:
     for part in names:
         for dtype in DTYPES:
             row = one_by_one(dtype) if part == "layers" else layer(part, dtype)
-            print(f"written: {_keep(_show(row))}", flush=True)
-
-
-def _keep(row: dict[str, Any]) -> Path:
-    """Write the row into results/edits.json in place of the same layer and dtype: parts may run separately."""
-    path = results.CHECKOUT / "analyses" / "benchmarks" / "results" / "edits.json"
-    stored = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {(each["layer"], each["dtype"]): each for each in (*stored, row)}
-    machine = results.gpu_machine()
-    return results.write("edits", {"machine": machine, "rows": list(rows.values())})
+            row = {**_show(row), "machine": results.gpu_machine()}
+            print(f"written: {results.keep_row('edits', row, ('layer', 'dtype'))}", flush=True)
 
 
 def layer(generation: str, dtype: str) -> dict[str, Any]:

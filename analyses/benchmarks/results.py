@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _COMPUTING = ("torch", "transformers", "triton", "mamba_ssm", "causal_conv1d", "fla-core")
@@ -49,6 +51,17 @@ def versions(*extra: str) -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def keep_row(name: str, row: dict[str, Any], key: Sequence[str]) -> Path:
+    """Write a row into results/`name`.json in place of the one that has the same values under `key`.
+
+    Parts of a benchmark may so be run separately. Each row says which machine measured it.
+    """
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    stored = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {json.dumps([each[part] for part in key]): each for each in (*stored, row)}
+    return write(name, {"rows": list(rows.values())})
 
 
 def write(name: str, values: dict[str, object]) -> Path:

@@ -7,7 +7,7 @@ A model of mamba-370m's shape with random weights, one prompt of random tokens. 
     disk       as many bytes as the capture has, written and synced plainly by as many threads: the second floor
 
 and once more a capture with its phases. On a GPU every phase waits for the device, so that the phases' sum is what
-the work costs without overlap. Results: results/writer_DEVICE.json.
+the work costs without overlap. Results: a row of results/writer.json for each choice of options.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def main() -> None:
         "phases_wall_s": wall,
         "phases": {name: dataclasses.asdict(spent) for name, spent in phases.spent.items()},
     }
-    print(f"written: {results.write(f'writer_{arguments.device}', found)}")
+    print(f"written: {results.keep_row('writer', found, ('asked',))}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -110,7 +110,7 @@ def main() -> int:
     keeper = Keeper(arguments.results)
     # One worker tunes a Triton kernel, and the others read its choice from Triton's cache.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-    # Each worker takes tests that stand beside one another: families' models are built once or twice, not everywhere.
+    # Each worker takes tests that are next to each other, so that a family's model is built once or twice.
     several = ["-n", str(arguments.workers), "--dist", "worksteal"]
     code = pytest.main(
         [
@@ -120,6 +120,8 @@ def main() -> int:
             "no:cacheprovider",
             "-p",
             "no:benchmark",  # it warns where several workers run
+            "-p",
+            "analyses.gpu_tests.slow_first",
             "--tb=short",
             *(several if arguments.workers > 1 else []),
             *(arguments.tests or marked_files()),

@@ -1,5 +1,6 @@
 """Apply the edits of one block: to its residual stream, its mixer or attention, its MLP and its own output."""
 
+import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -63,7 +64,10 @@ class BlockHooks:
         """Hook the block's modules; `stack` unhooks them."""
         block = self._block.module
         on_exit = stack.callback
-        on_exit(block.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True).remove)
+        hook_before = functools.partial(block.register_forward_pre_hook, prepend=True)
+        if self._residual or self._added:
+            on_exit(hook_before(self._change_input, with_kwargs=True).remove)
+        on_exit(hook_before(self._enter).remove)
         for hooks in self._mixers:
             hooks.attach(stack)
         for module in self._block.mlps if self._mlp else ():
@@ -76,19 +80,21 @@ class BlockHooks:
         """Whether the running block is this one; several blocks may share its module."""
         return self._forwards.runs(self._block)
 
-    def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _enter(self, *_: Any) -> None:
         if self._block.turns > 1 and not self._forwards.whole:
             raise UsageError(
                 f"{self._edit}: {self._block.turns} blocks share this module, and it runs outside the model's forward "
                 "(activation checkpointing does that), so the running block is unknown"
             )
         if not self._running():
-            return None
+            return
         if self._forwards.rounds(self._block) > 1:
             raise runs_again_error(self._edit, f"layer {self._block.layer}")
         self.ran = True
         self._mlp_outputs = []
-        if not self._residual and not self._added:
+
+    def _change_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if not self._running():
             return None
         _, hidden = first_input(module, args, kwargs)
         residual = _residual(module, args, kwargs)

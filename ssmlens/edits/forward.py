@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ssmlens.adapters.adapter import arguments
 from ssmlens.adapters.find import MixerSite
 from ssmlens.edits.positions import Positions
+from ssmlens.edits.value import STREAM_AXES, Place
 
 
 class Forward:
@@ -28,6 +29,7 @@ class Forward:
         self._before, self._seen = 0, 0
         self._prefill: Tensor | None = None
         self._cache: dict[tuple[int, int, int], tuple[Tensor | None, Positions]] = {}
+        self._places: dict[tuple[str, torch.Size], Place] = {}
         self._prefill_mask: Tensor | None = None  # some models get no mask in cached steps
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -41,6 +43,15 @@ class Forward:
         if not self.cached_step:
             self._prefill, self._prefill_mask = None, self._mask
         self._cache.clear()
+        self._places.clear()
+
+    def place(self, what: str, hidden: Tensor) -> Place:
+        """The place of a hidden state [batch token d_model] of this forward. `what` is its name in edits."""
+        place = self._places.get((what, hidden.shape))
+        if place is None:
+            place = Place(what, STREAM_AXES, self.positions(hidden))
+            self._places[what, hidden.shape] = place
+        return place
 
     def positions(self, hidden: Tensor, mask: Tensor | None = None) -> Positions:
         """The positions of the tokens of a hidden state [batch token d_model] of this forward.

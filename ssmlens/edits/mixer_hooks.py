@@ -18,7 +18,7 @@ from ssmlens.edits.module_calls import (
     with_first_input,
     with_first_output,
 )
-from ssmlens.edits.value import STREAM_AXES, Place, ValueEdit
+from ssmlens.edits.value import ValueEdit
 from ssmlens.errors import UsageError
 from ssmlens.recorder.forwards import Forwards
 
@@ -38,8 +38,7 @@ def stream_edits(edits: Sequence[Edit], stage: Stage) -> list[ValueEdit]:
 def edit_stream(edits: Sequence[ValueEdit], value: Tensor, forward: Forward) -> Tensor:
     """Apply these edits to a hidden state one after another. Works in cached steps too."""
     for edit in edits:
-        place = Place(edit.what, STREAM_AXES, forward.positions(value))
-        value = edit.apply(value, place)
+        value = edit.apply(value, forward.place(edit.what, value))
     return value
 
 

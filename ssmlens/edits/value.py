@@ -1,6 +1,7 @@
 """Edits that change one value of a layer: an operand, the state, an input or an output."""
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ _STAGES = {
     "mlp": Stage.MLP,
     "block": Stage.BLOCK,
 }
+_SELECTIONS = ("tokens", "heads", "channels", "states", "taps")
 # Names that other libraries use.
 _ALIASES = {"v": "x", "dt": "delta", "log-decay": "log_decay"}
 
@@ -102,7 +104,7 @@ class ValueEdit(Edit):
     cut_taps: bool = False
 
     def __post_init__(self):
-        for name in ("tokens", "heads", "channels", "states", "taps"):
+        for name in _SELECTIONS:
             object.__setattr__(self, name, Selection.of(getattr(self, name)))
         if self.what == "state" and self.tokens is None:
             raise UsageError(f"{self}: name the token after which the state changes, as tokens=40")
@@ -122,6 +124,11 @@ class ValueEdit(Edit):
         assert self.tokens is not None
         cut = CutTaps(layer=self.layer, part=self.part, tokens=self.tokens)
         return [cut, dataclasses.replace(self, cut_taps=False)]
+
+    @functools.cached_property
+    def _whole(self) -> bool:
+        """Whether the edit selects nothing, so that it changes the whole value."""
+        return all(getattr(self, name) is None for name in _SELECTIONS)
 
     @abstractmethod
     def new(self, old: Tensor, place: Place) -> Tensor:
@@ -157,6 +164,8 @@ class ValueEdit(Edit):
         return new if new.shape == old.shape else new.expand_as(old)
 
     def _chosen(self, old: Tensor, place: Place) -> Bool[Tensor, "..."] | None:
+        if self._whole and TOKEN in place.axes and not place.positions.padded:
+            return None
         masks = []
         if TOKEN in place.axes:
             if self.tokens is not None or place.positions.padded:

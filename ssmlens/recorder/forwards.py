@@ -1,6 +1,5 @@
 """Track which block runs in a model's forward: blocks may share a module, or run several times."""
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -24,7 +23,7 @@ class Forwards:
         self._blocks = list(dict.fromkeys(block.module for block in blocks))
         self._around = list(dict.fromkeys(_around(model, self._blocks)))
         self._running: list[nn.Module] = []  # outermost first
-        self._entered: Counter[nn.Module] = Counter()  # in this forward
+        self._entered: dict[nn.Module, int] = {}  # times in this forward
         self._counts: dict[Hashable, int] = {}
 
     def attach(self, stack: ExitStack) -> None:
@@ -49,7 +48,7 @@ class Forwards:
 
     def rounds(self, block: Block) -> int:
         """Number of calls of the block in this forward, this one included."""
-        return -(-self._entered[block.module] // block.turns)
+        return -(-self._entered.get(block.module, 0) // block.turns)
 
     def count(self, key: Hashable) -> int:
         """Count `key`; return how often it was counted before in this forward. Outside a forward: 0."""
@@ -66,7 +65,7 @@ class Forwards:
             self._entered.clear()
             self._counts.clear()
         self._running.append(module)
-        self._entered[module] += 1
+        self._entered[module] = self._entered.get(module, 0) + 1
 
     def _leave(self, module: nn.Module, *_: Any) -> None:
         running = self._running
