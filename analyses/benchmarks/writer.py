@@ -41,7 +41,7 @@ from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.hooks import hooked
 from ssmlens.recorder.host import ToHost
 from ssmlens.scan.operators.decay_scan import DecayScan
-from ssmlens.store import assemble, chunks, digest, layer_file, writer
+from ssmlens.store import assemble, chunks, digest, hdf5, writer
 
 # Threads that write shards in parallel (`store.overlap`).
 _WRITERS = 2
@@ -166,7 +166,7 @@ def _functions(model: nn.Module) -> list[Wrapped]:
     """Assign functions to phases."""
 
     def encoded(data: Any, *_: Any, **__: Any) -> int:
-        return len(data or b"")
+        return 0 if data is None else len(data)
 
     def given(_: None, data: Any, *__: Any, **___: Any) -> int:
         return memoryview(data).nbytes
@@ -193,11 +193,11 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("rest of a layer", capturing, "capture_layer"),
         Wrapped("digests", digest, "prompt_digests", whole=True),
         Wrapped("digests", digest, "static_digest", whole=True),
-        Wrapped("chunks", chunks, "_encode", encoded),
+        Wrapped("chunks", hdf5, "encode_chunk", encoded),
         Wrapped("shuffle", chunks, "_shuffle", on_host),
         Wrapped("deflate", chunks, "_wrap_uncompressed", encoded),
         Wrapped("checksum", chunks, "fletcher32"),
-        Wrapped("HDF5", layer_file.hdf5, "write_file"),
+        Wrapped("HDF5", hdf5, "write_file"),
         Wrapped("write", Sink, "write", written),
         Wrapped("fsync", Sink, "sync", whole=True),
         Wrapped("fsync", place, "sync_folder", whole=True),

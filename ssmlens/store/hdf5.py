@@ -13,7 +13,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store.chunks import encode_chunks
+from ssmlens.store.chunks import encode_chunk
 from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
@@ -48,10 +47,10 @@ from ssmlens.store.schema import (
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
 
-# Largest chunk along each axis of an array with tokens. One prompt, one row block of a map or one head's Δ can then be
-# read without the rest.
+# Largest chunk along each axis of an array with tokens. One prompt, one row block of a map, or few heads' Δ can then be
+# read without the rest. Chunks of 64 heads cost a capture on a GPU more than they save a reader.
 _LARGEST = {
-    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64},
+    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 256},
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
@@ -111,10 +110,14 @@ def create_dataset(
     role: str | None = None,
     *,
     shuffle: bool,
+    chunks: tuple[int, ...] | None = None,
 ) -> h5py.Dataset:
-    """Create an empty dataset with the store's filters, named dimensions, and its axes and role as attributes."""
+    """Create an empty dataset with the store's filters, named dimensions, and its axes and role as attributes.
+
+    `chunks` is the shape of its chunks, by default `chunk_shape`.
+    """
     properties = h5p.create(h5p.DATASET_CREATE)
-    properties.set_chunk(chunk_shape(axes, shape, dtype.itemsize))
+    properties.set_chunk(chunks or chunk_shape(axes, shape, dtype.itemsize))
     if shuffle:
         properties.set_shuffle()
     properties.set_deflate(level)
@@ -163,7 +166,6 @@ def write_array(
     name: str,
     array: np.ndarray,
     axes: Sequence[str],
-    threads: ThreadPoolExecutor | None = None,
 ) -> None:
     """Write one array. All-zero chunks (padding, the future of a causal map) take no room.
 
@@ -172,18 +174,14 @@ def write_array(
         name: The array's name.
         array: Its values.
         axes: Its named dimensions.
-        threads: The pool that encodes the chunks. None: this thread.
     """
     level = _deflate_level(array)
     # At level 0 a shuffle would only be a copy.
     dataset = create_dataset(group, name, array.shape, array.dtype, axes, level, shuffle=level > 0)
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
-    starts = list(
-        itertools.product(*(range(0, n, c) for n, c in zip(array.shape, shape, strict=True)))
-    )
-    for start, data in zip(
-        starts, encode_chunks(array, starts, shape, level, threads), strict=True
-    ):
+    corners = (range(0, n, c) for n, c in zip(array.shape, shape, strict=True))
+    for start in itertools.product(*corners):
+        data = encode_chunk(array, start, shape, level)
         if data is not None:
             dataset.id.write_direct_chunk(start, data)
 
@@ -191,7 +189,7 @@ def write_array(
 def create_like(
     group: h5py.Group, model: h5py.Dataset, shape: Sequence[int], axes: Sequence[str]
 ) -> h5py.Dataset:
-    """Create an empty dataset with the name, dtype and filters of `model`, for `move_chunks` to fill."""
+    """Create an empty dataset with the name, dtype, chunks and filters of `model`, for `move_chunks` to fill."""
     name = str(model.name).rsplit("/", 1)[-1]
     known = name in STORED_LAYER_ARRAYS
     role = role_of(name) if known else read_attributes(model).get(ROLE)
@@ -204,19 +202,25 @@ def create_like(
         model.compression_opts,
         None if role is None else str(role),
         shuffle=model.shuffle,
+        chunks=model.chunks,
     )
 
 
 def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -> None:
-    """Copy every chunk of `source` into `target` without decoding; its first prompt becomes `first_prompt`."""
+    """Copy every chunk of `source` into `target`; its first prompt becomes `first_prompt`.
+
+    Chunks of the same shape and filters are not decoded. Batches differ where only one shrank, or where versions of
+    ssmlens with other chunks wrote them.
+    """
+    alike = (source.shuffle, source.chunks) == (target.shuffle, target.chunks)
     offsets: list[tuple[int, ...]] = []
     source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
     for offset in offsets:
         moved = (offset[0] + first_prompt, *offset[1:])
-        if source.shuffle == target.shuffle:
+        if alike:
             mask, data = source.id.read_direct_chunk(offset)
             target.id.write_direct_chunk(moved, data, filter_mask=mask)
-        else:  # one batch is compressed and the other is not
+        else:
             shape = [
                 min(o + n, size) - o
                 for o, n, size in zip(offset, source.chunks or (), source.shape, strict=True)

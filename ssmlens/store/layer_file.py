@@ -142,14 +142,14 @@ def write_layer(
     attributes: Mapping[str, Attribute],
     threads: ThreadPoolExecutor | None = None,
 ) -> None:
-    """Write block `index` from checked arrays and attributes, with their digests; `threads` share the work."""
+    """Write block `index` from checked arrays and attributes, with their digests, which `threads` compute."""
     per_prompt = {name: array for name, array in arrays.items() if has_prompts(name)}
     shared = {name: array for name, array in arrays.items() if not has_prompts(name)}
     prompts = len(next(iter(per_prompt.values())))
     digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
     group = new_layer(file, index)
     for name in sort_coordinates_first(arrays):
-        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim), threads)
+        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim))
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     close_layer(group, index, rows, digest.static_digest(shared), attributes)
 

@@ -1,6 +1,5 @@
 """Write shards in the background while the caller computes the next layer."""
 
-import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -12,17 +11,16 @@ class Overlap:
     caller's arrays and end with the process.
 
     Args:
-        at_once: Number of jobs at a time. With two, one is digested while the other waits for the disk.
+        at_once: Number of jobs at a time. With two, one is encoded while the other waits for the disk.
 
     Attributes:
-        threads: A pool for the parts of a job: one thread per core, four at most. More slow each other and the caller
-            down (measured on 16 cores).
+        threads: A pool for the digests of the jobs, one thread a job.
     """
 
     def __init__(self, at_once: int = 2):
         self._at_once = at_once
-        self.threads = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="ssmlens-chunks")
-        self._jobs = ThreadPoolExecutor(self._at_once, thread_name_prefix="ssmlens-shards")
+        self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="ssmlens-digests")
+        self._jobs = ThreadPoolExecutor(at_once, thread_name_prefix="ssmlens-shards")
         self._running: dict[Hashable, Future[None]] = {}
 
     def start(self, name: Hashable, job: Callable[[], None]) -> None:
@@ -48,8 +46,3 @@ class Overlap:
         """Wait for all jobs, failed or not, and end the threads."""
         self._jobs.shutdown()
         self.threads.shutdown()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -81,7 +81,7 @@ class Shards:
         attributes: Mapping[str, Attribute],
         threads: ThreadPoolExecutor | None = None,
     ) -> None:
-        """Write one shard of checked arrays and attributes; `threads` share the work."""
+        """Write one shard of checked arrays and attributes; `threads` compute its digests."""
 
         def build(file: h5py.File) -> None:
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}

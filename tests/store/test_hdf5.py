@@ -36,12 +36,12 @@ def size(dataset):
 def test_values_come_back_in_every_shape_of_chunks(stored):
     rng = np.random.default_rng(0)
     axes = ("prompt", "token", "head")
-    for shape in ((1, 1, 1), (3, 512, 64), (2, 513, 65), (1, 1025, 130)):
+    for shape in ((1, 1, 1), (3, 512, 64), (2, 513, 65), (1, 1025, 130), (1, 7, 600)):
         array = rng.standard_normal(shape).astype(np.float32)
         dataset = stored(array, axes)
         np.testing.assert_array_equal(dataset[...], array)
         assert dataset.chunks[0] == 1
-        assert dataset.chunks[2] <= 64
+        assert dataset.chunks[2] <= 256
 
 
 def test_bfloat16_shrinks_and_other_floats_are_left_alone(stored):
@@ -87,10 +87,10 @@ def test_a_chunk_of_lost_zeros_is_not_taken_for_data(image):
         file["delta"][...]
 
 
-def test_one_head_is_read_alone():
+def test_one_head_is_read_without_most_others():
     array = np.ones((2, 2048, 2048), np.float32)
     chunks = hdf5.chunk_shape(("prompt", "token", "head"), array.shape, 4)
-    assert np.prod(chunks) * 4 * (2048 // chunks[1]) <= 1 << 19
+    assert np.prod(chunks) * 4 * (2048 // chunks[1]) <= 1 << 21
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 2048), (4, 128, 50_000), (8_000_000,), (3,)])

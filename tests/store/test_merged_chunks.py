@@ -59,3 +59,23 @@ def test_chunks_of_an_older_file_move_shuffled(tmp_path):
         hdf5.write_file(tmp_path / "new", build)
     with h5py.File(tmp_path / "new") as file:
         assert file["delta"][...].tobytes() == array.tobytes()
+
+
+def test_a_batch_of_an_older_version_has_other_chunks(tmp_path):
+    arrays = [array_of("full", 2), array_of("full", 1) * 2]
+    parts = []
+    for number, (array, heads) in enumerate(zip(arrays, (64, 32), strict=True)):
+        parts.append(h5py.File(tmp_path / f"{number}", "w"))
+        options = {"compression": "gzip", "compression_opts": 0, "fletcher32": True}
+        parts[-1].create_dataset("delta", data=array, chunks=(1, 100, heads), **options)
+    whole = np.concatenate(arrays)
+
+    def build(file):
+        target = hdf5.create_like(file, parts[0]["delta"], whole.shape, AXES)
+        hdf5.move_chunks(parts[0]["delta"], target, 0)
+        hdf5.move_chunks(parts[1]["delta"], target, 2)
+
+    hdf5.write_file(tmp_path / "new", build)
+    with h5py.File(tmp_path / "new") as file:
+        assert file["delta"].chunks == (1, 100, 64)
+        assert file["delta"][...].tobytes() == whole.tobytes()
