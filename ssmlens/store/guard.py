@@ -7,7 +7,7 @@ follows hard links only, and reads no values but the attributes it has checked.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ssmlens.store.schema import (
     STORED_LAYER_ARRAYS,
     TEXT_ARRAYS,
     WHOLE,
+    Attribute,
     axis_of_size,
     block_problem,
     layer_axes,
@@ -112,8 +113,8 @@ class _Guard:
     def file(self, file: h5py.File) -> None:
         root = h5g.open(file.id, b"/")
         self._attributes(root, "the root")
-        self._version(file)
         attributes = read_attributes(file)
+        self._version(attributes)
         kind = attributes.get("kind")
         if kind not in (WHOLE, HEADER, LAYER):
             self._refuse(f"its kind is unknown ({kind!r})")
@@ -134,8 +135,7 @@ class _Guard:
             ["header_digest", *(["digest"] if kind == WHOLE else [])],
         )
 
-    def _version(self, file: h5py.File) -> None:
-        attributes = read_attributes(file)
+    def _version(self, attributes: Mapping[str, Attribute]) -> None:
         if attributes.get("format") != FORMAT:
             self._refuse("it is HDF5 but not an ssmlens capture")
         self._is_later_version = attributes.get("schema_version") not in (1, 2)
@@ -275,11 +275,13 @@ class _Guard:
         count = h5a.get_num_attrs(thing)
         if count > _MAX_ATTRIBUTES:
             self._refuse(f"{where} declares {count} attributes")
-        for index in range(count):
-            attribute = h5a.open(thing, index=index)
-            name = attribute.name.decode("utf-8", "replace")
+        names: list[bytes] = []
+        h5a.iterate(thing, lambda name, *_: names.append(name))
+        for raw in names:
+            name = raw.decode("utf-8", "replace")
             if name in STRUCTURE_ATTRIBUTES:  # references and strings that are never read
                 continue
+            attribute = h5a.open(thing, raw)
             kind = attribute.get_type()
             text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
             number = isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID)

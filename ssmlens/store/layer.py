@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from ssmlens.errors import UsageError
+from ssmlens.errors import CaptureFileError, UsageError
 from ssmlens.names import (
     FINITE,
     GROUP,
@@ -139,10 +139,12 @@ class Layer(ShownInNotebooks):
     @property
     def prompts_and_tokens(self) -> tuple[int, int]:
         """Number of prompts, and of tokens with their padding."""
-        dims = {name: self.dims(name) for name in self.names if self.dims(name)[0] == PROMPT}
-        name = next(name for name, axes in dims.items() if {*axes[1:2]} & {*TOKEN_AXES})
-        prompts, tokens = self.shape(name)[:2]
-        return prompts, tokens
+        for name in self.names:
+            first, *others = self.dims(name)
+            if first == PROMPT and {*others[:1]} & {*TOKEN_AXES}:
+                prompts, tokens = self.shape(name)[:2]
+                return prompts, tokens
+        raise CaptureFileError(f"{self._path}: layer {self.index} has no array with tokens")
 
     def length(self, prompt: int) -> int:
         """Number of real tokens of a prompt. Raises UsageError if there is no such prompt."""
