@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import first_calls  # before ssmlens
 import pytest
 import torch
 
@@ -36,7 +37,8 @@ torch.set_num_threads(1)
 
 
 def pytest_runtest_setup(item):
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` where there is none; check types anew."""
+    first_calls.begin_test()
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
 

@@ -1,0 +1,43 @@
+"""Check types and shapes in a function's first calls of each test, not in all.
+
+`--jaxtyping-packages` lets jaxtyping wrap every function of ssmlens. Checking each of thousands of calls of the same
+function doubles the time of the tests and finds nothing more. Import this before ssmlens.
+"""
+
+import functools
+import inspect
+
+import jaxtyping
+from jaxtyping import _decorator
+
+_CALLS = 3
+_every_call = jaxtyping.jaxtyped
+_checked: dict[object, int] = {}
+
+
+def begin_test() -> None:
+    """Check the next calls again."""
+    _checked.clear()
+
+
+def _jaxtyped(fn=None, *, typechecker):
+    """`jaxtyping.jaxtyped`, with plain calls of a function after the first ones."""
+    if fn is None:
+        return functools.partial(_jaxtyped, typechecker=typechecker)
+    checked = _every_call(fn, typechecker=typechecker)
+    if not inspect.isfunction(fn):  # a class, a property, ...: its functions come here one by one
+        return checked
+
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        __tracebackhide__ = True
+        count = _checked.get(fn, 0)
+        if count == _CALLS:
+            return fn(*args, **kwargs)
+        _checked[fn] = count + 1
+        return checked(*args, **kwargs)
+
+    return call
+
+
+jaxtyping.jaxtyped = _decorator.jaxtyped = _jaxtyped
