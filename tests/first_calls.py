@@ -6,13 +6,15 @@ function doubles the time of the tests and finds nothing more. Import this befor
 
 import functools
 import inspect
+from types import CodeType
 
 import jaxtyping
 from jaxtyping import _decorator
 
 _CALLS = 3
 _every_call = jaxtyping.jaxtyped
-_checked: dict[object, int] = {}
+# By code, not by function: a function inside another would keep what it refers to alive.
+_checked: dict[CodeType, int] = {}
 
 
 def begin_test() -> None:
@@ -24,17 +26,20 @@ def _jaxtyped(fn=None, *, typechecker):
     """`jaxtyping.jaxtyped`, with plain calls of a function after the first ones."""
     if fn is None:
         return functools.partial(_jaxtyped, typechecker=typechecker)
-    checked = _every_call(fn, typechecker=typechecker)
     if not inspect.isfunction(fn):  # a class, a property, ...: its functions come here one by one
-        return checked
+        return _every_call(fn, typechecker=typechecker)
+    checked = None
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
         __tracebackhide__ = True
-        count = _checked.get(fn, 0)
+        nonlocal checked
+        count = _checked.get(fn.__code__, 0)
         if count == _CALLS:
             return fn(*args, **kwargs)
-        _checked[fn] = count + 1
+        _checked[fn.__code__] = count + 1
+        if checked is None:
+            checked = _every_call(fn, typechecker=typechecker)
         return checked(*args, **kwargs)
 
     return call
