@@ -28,7 +28,8 @@ def _jaxtyped(fn=None, *, typechecker):
         return functools.partial(_jaxtyped, typechecker=typechecker)
     if not inspect.isfunction(fn):  # a class, a property, ...: its functions come here one by one
         return _every_call(fn, typechecker=typechecker)
-    checked = None
+    # A function inside another is made anew at each call of the other; most are never checked.
+    checked = None if "<locals>" in fn.__qualname__ else _every_call(fn, typechecker=typechecker)
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
