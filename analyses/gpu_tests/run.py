@@ -43,18 +43,16 @@ class Keeper:
     def __init__(self, file: Path):
         self._file, self._began, self._written = file, time.monotonic(), 0.0
         self._outcomes: Counter[str] = Counter()
-        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._skipped: Counter[str] = Counter()
         self._failed: dict[str, str] = {}
-        self._tests: defaultdict[str, float] = defaultdict(float)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._first: float | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a phase of a test; an error in set-up or tear-down counts as a failure."""
         if self._first is None:
             self._first = time.monotonic() - self._began
-        self._tests[report.nodeid] += report.duration
-        self._seconds[report.nodeid.partition("::")[0]] += report.duration
+        self._seconds[report.nodeid] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self._outcomes[report.outcome] += 1
         if report.skipped and isinstance(report.longrepr, tuple):
@@ -67,6 +65,9 @@ class Keeper:
     def write(self) -> None:
         """Write results.json."""
         self._written = time.monotonic()
+        files: defaultdict[str, float] = defaultdict(float)
+        for name, seconds in self._seconds.items():
+            files[name.partition("::")[0]] += seconds
         found = {
             "machine": gpu_machine() if torch.cuda.is_available() else machine(),
             "seconds": round(time.monotonic() - self._began, 1),
@@ -74,8 +75,8 @@ class Keeper:
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
             "skipped": dict(self._skipped.most_common()),
-            "seconds_by_file": _longest_first(self._seconds),
-            "slowest_tests": dict([*_longest_first(self._tests).items()][:_SLOWEST]),
+            "seconds_by_file": _longest_first(files),
+            "slowest_tests": dict([*_longest_first(self._seconds).items()][:_SLOWEST]),
         }
         # Not by `ssmlens.files`: pytest must import ssmlens, so that its types are checked.
         new = self._file.with_suffix(".new")

@@ -1,15 +1,14 @@
 """A pytest plugin: every worker begins with some of the tests that took longest last time, by results.json.
 
-Those tune Triton kernels for minutes. Where they came last, one worker would still run while the others have ended.
+Those tune Triton kernels for minutes. If they came last, one worker would still run after the others have finished.
 """
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
-RESULTS = Path(__file__).parent / "results.json"
+from analyses.gpu_tests.run import RESULTS
 
 
 @pytest.hookimpl(trylast=True)  # after tests without the lane's markers have been removed

@@ -1,8 +1,8 @@
 """One chunk as HDF5 stores it: deflated, followed by its Fletcher-32; shuffled first where deflate shrinks it.
 
 h5py keeps the interpreter lock while HDF5 filters a chunk. So chunks are encoded here and written directly. This takes
-a fraction of the time, beside the caller, because NumPy and isal release the lock. After each call they wait for it
-again, and so does a caller that launches work on a GPU: few calls a chunk, in few threads, are faster than many.
+a fraction of the time, beside the caller, because NumPy and isal release the lock. After each call a thread takes the
+lock again, and so does a caller that launches work on a GPU. So a chunk takes few calls.
 """
 
 import struct

@@ -47,10 +47,10 @@ from ssmlens.store.schema import (
 # Files that any HDF5 since 1.10 reads, in the layout whose metadata is all checksummed ("latest" would ask for 2.0).
 LIBVER = ("v110", "v110")
 
-# Largest chunk along each axis of an array with tokens. One prompt, one row block of a map, or few heads' Δ can then be
-# read without the rest. Chunks of 64 heads cost a capture on a GPU more than they save a reader.
+# Largest chunk along each axis of an array with tokens. One prompt, one row block of a map or one head's Δ can then be
+# read without the rest.
 _LARGEST = {
-    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 256},
+    **{PROMPT: 1, CHANNEL: 1, GROUP: 1, TOKEN: 512, QUERY: 256, KEY: 256, HEAD: 64},
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20

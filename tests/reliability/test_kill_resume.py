@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILLS = int(os.environ.get("SSMLENS_KILLS", "8"))  # 100 take about two minutes
+KILLS = int(os.environ.get("SSMLENS_KILLS", "15"))  # 100 take about two minutes
 
 
 def test_a_killed_capture_resumes_to_the_digest_of_an_undisturbed_one(tmp_path):

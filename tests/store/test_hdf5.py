@@ -41,7 +41,7 @@ def test_values_come_back_in_every_shape_of_chunks(stored):
         dataset = stored(array, axes)
         np.testing.assert_array_equal(dataset[...], array)
         assert dataset.chunks[0] == 1
-        assert dataset.chunks[2] <= 256
+        assert dataset.chunks[2] <= 64
 
 
 def test_bfloat16_shrinks_and_other_floats_are_left_alone(stored):
@@ -87,10 +87,10 @@ def test_a_chunk_of_lost_zeros_is_not_taken_for_data(image):
         file["delta"][...]
 
 
-def test_one_head_is_read_without_most_others():
+def test_one_head_is_read_alone():
     array = np.ones((2, 2048, 2048), np.float32)
     chunks = hdf5.chunk_shape(("prompt", "token", "head"), array.shape, 4)
-    assert np.prod(chunks) * 4 * (2048 // chunks[1]) <= 1 << 21
+    assert np.prod(chunks) * 4 * (2048 // chunks[1]) <= 1 << 19
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 2048), (4, 128, 50_000), (8_000_000,), (3,)])
