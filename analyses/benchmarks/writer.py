@@ -165,8 +165,8 @@ def _write_plainly(folder: Path, sizes: list[int]) -> None:
 def _functions(model: nn.Module) -> list[Wrapped]:
     """Assign functions to phases."""
 
-    def encoded(data: Any, *_: Any, **__: Any) -> int:
-        return 0 if data is None else len(data)
+    def encoded(row: list[Any], *_: Any) -> int:
+        return sum(data.nbytes for _, data, _ in row)
 
     def given(_: None, data: Any, *__: Any, **___: Any) -> int:
         return memoryview(data).nbytes
@@ -193,9 +193,9 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("rest of a layer", capturing, "capture_layer"),
         Wrapped("digests", digest, "prompt_digests", whole=True),
         Wrapped("digests", digest, "static_digest", whole=True),
-        Wrapped("chunks", hdf5, "encode_chunk", encoded),
+        Wrapped("chunks", chunks, "_encode_row", encoded),
         Wrapped("shuffle", chunks, "_shuffle", on_host),
-        Wrapped("deflate", chunks, "_wrap_uncompressed", encoded),
+        Wrapped("deflate", chunks, "_wrap_uncompressed", on_host),
         Wrapped("checksum", chunks, "fletcher32"),
         Wrapped("HDF5", hdf5, "write_file"),
         Wrapped("write", Sink, "write", written),

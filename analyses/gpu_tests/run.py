@@ -123,6 +123,8 @@ def main() -> int:
             "no:benchmark",  # it warns where several workers run
             "-p",
             "analyses.gpu_tests.slow_first",
+            "-p",
+            "analyses.gpu_tests.tune_apart",
             "--tb=short",
             *(several if arguments.workers > 1 else []),
             *(arguments.tests or marked_files()),

@@ -1,11 +1,18 @@
-"""One chunk as HDF5 stores it: deflated, followed by its Fletcher-32; shuffled first where deflate shrinks it.
+"""Chunks as HDF5 stores them: deflated, shuffled first where deflate shrinks them, followed by a Fletcher-32.
 
 h5py keeps the interpreter lock while HDF5 filters a chunk. So chunks are encoded here and written directly. This takes
 a fraction of the time, beside the caller, because NumPy and isal release the lock. After each call a thread takes the
-lock again, and so does a caller that launches work on a GPU. So a chunk takes few calls.
+lock again, and so does a caller that launches work on a GPU. So all chunks along an axis are encoded together.
+
+A large uncompressed chunk has no Fletcher-32, and its filter mask tells HDF5 so: the Adler-32 in its deflate stream
+checks the same bytes as well. NumPy needs ten times as long for a Fletcher-32 as isal for an Adler-32.
 """
 
+import itertools
+import math
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -13,31 +20,86 @@ from isal import isal_zlib
 # Words summed at once: sums of rows and, in chunks of up to 64 MiB, of columns fit 32 bits.
 _ROW = 512
 _COLUMNS = np.arange(_ROW)
-_FIRST = 256  # bytes: nearly every chunk that is not zero has a value in them
 _STORED = 0xFFFF  # most bytes of an uncompressed deflate block
+# Bytes from which an Adler-32 alone checks a chunk. In a few hundred bytes its sums do not use all 32 bits.
+_LARGE = 1 << 14
+_NO_FLETCHER32 = 0b10  # the second filter of an uncompressed chunk, after deflate
 
 
-def encode_chunk(
-    array: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...], level: int
-) -> np.ndarray | None:
-    """The bytes of a chunk; None where all values are zero: such a chunk is not stored.
+class Chunk(NamedTuple):
+    """A chunk to write with `write_direct_chunk`.
+
+    Attributes:
+        start: Where it begins.
+        data: Its bytes.
+        filter_mask: A bit for each of the dataset's filters that was skipped.
+    """
+
+    start: tuple[int, ...]
+    data: np.ndarray
+    filter_mask: int
+
+
+def encode_chunks(array: np.ndarray, shape: tuple[int, ...], level: int) -> Iterator[Chunk]:
+    """Encode an array's chunks, except those whose values are all zero.
 
     Args:
         array: The values.
-        start: Where the chunk begins.
         shape: The shape of all chunks; those at the edge are padded with zeros.
         level: Deflate level, after a shuffle; 0 stores the values uncompressed and unshuffled, in a valid stream.
     """
-    values = array[tuple(slice(i, i + n) for i, n in zip(start, shape, strict=True))]
-    values = np.ascontiguousarray(values)
-    octets = values.reshape(-1).view(np.uint8)
-    if not octets[:_FIRST].any() and not octets.any():
-        return None
-    if values.shape != shape:
-        values = np.pad(values, [(0, n - m) for n, m in zip(shape, values.shape, strict=True)])
-    data = _deflate(_shuffle(values), level) if level else _wrap_uncompressed(values)
-    data[-4:].view("<u4")[:] = fletcher32(data[:-4])
-    return data
+    several = [n > size for n, size in zip(array.shape, shape, strict=True)]
+    axis = max((k for k, more in enumerate(several) if more), default=len(shape) - 1)
+    others = [
+        range(0, n, size) if k != axis else (0,)
+        for k, (n, size) in enumerate(zip(array.shape, shape, strict=True))
+    ]
+    for start in itertools.product(*others):
+        here = tuple(
+            slice(None) if k == axis else slice(first, first + size)
+            for k, (first, size) in enumerate(zip(start, shape, strict=True))
+        )
+        row = _padded(array[here], shape, axis)
+        for number, data, mask in _encode_row(row, shape, axis, level):
+            yield Chunk((*start[:axis], number * shape[axis], *start[axis + 1 :]), data, mask)
+
+
+def _padded(values: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Pad a row of chunks along an axis to whole chunks."""
+    whole = [-(-n // size) * size for n, size in zip(values.shape, shape, strict=True)]
+    if tuple(whole) == values.shape:
+        return values
+    return np.pad(values, [(0, n - m) for n, m in zip(whole, values.shape, strict=True)])
+
+
+def _encode_row(
+    row: np.ndarray, shape: tuple[int, ...], axis: int, level: int
+) -> list[tuple[int, np.ndarray, int]]:
+    """Encode the chunks of a row that are not zero, as (number, bytes, filter mask)."""
+    before, after = math.prod(shape[:axis]), math.prod(shape[axis:]) * row.dtype.itemsize
+    # As bytes: −0.0 is not zero, and text has no other form.
+    octets = np.ascontiguousarray(row).reshape(-1).view(np.uint8).reshape(before, -1, after)
+    nonzero = octets[0].any(1)  # nearly every chunk that is not zero has a value there
+    for number in np.flatnonzero(~nonzero).tolist():
+        nonzero[number] = octets[:, number].any()
+    chosen = np.flatnonzero(nonzero).tolist()
+    if not chosen:
+        return []
+    octets = octets[:, : chosen[-1] + 1]
+    chunks = np.ascontiguousarray(octets.transpose(1, 0, 2)).reshape(octets.shape[1], -1)
+    if level:
+        shuffled = ((number, _shuffle(chunks[number].view(row.dtype))) for number in chosen)
+        return [(number, _add_fletcher32(_deflate(data, level)), 0) for number, data in shuffled]
+    streams = _wrap_uncompressed(chunks)
+    for number in chosen:
+        streams[number, -4:].view(">u4")[:] = isal_zlib.adler32(chunks[number])
+    if chunks.shape[1] >= _LARGE:
+        return [(number, streams[number], _NO_FLETCHER32) for number in chosen]
+    return [(number, _add_fletcher32(streams[number]), 0) for number in chosen]
+
+
+def _add_fletcher32(data: np.ndarray) -> np.ndarray:
+    return np.append(data, np.array([fletcher32(data)], "<u4").view(np.uint8))
 
 
 def fletcher32(data: bytes | memoryview | np.ndarray) -> int:
@@ -69,30 +131,26 @@ def _swap_bytes(total: int) -> int:
 
 
 def _deflate(values: np.ndarray, level: int) -> np.ndarray:
-    """Deflate the values; leave four bytes at the end for the checksum."""
-    stream = np.frombuffer(isal_zlib.compress(values, level), np.uint8)
-    data = np.empty(len(stream) + 4, np.uint8)
-    data[:-4] = stream
-    return data
+    return np.frombuffer(isal_zlib.compress(values, level), np.uint8)
 
 
-def _wrap_uncompressed(values: np.ndarray) -> np.ndarray:
-    """Wrap the values, uncompressed, in a deflate stream (RFC 1950, 1951).
+def _wrap_uncompressed(chunks: np.ndarray) -> np.ndarray:
+    """Wrap chunks [chunk byte], uncompressed, in deflate streams (RFC 1950, 1951) without their Adler-32.
 
-    zlib at level 0 does the same in several times the time. Four bytes are left at the end for the checksum.
+    zlib at level 0 does the same in several times the time. Four bytes are left at the end of each stream for its
+    Adler-32.
     """
-    raw = values.reshape(-1).view(np.uint8)
-    full = (len(raw) - 1) // _STORED  # blocks before the last
-    data = np.empty(2 + len(raw) + 5 * (full + 1) + 4 + 4, np.uint8)
-    data[:2] = (0x78, 0x01)
-    blocks, rest = np.split(data[2:-8], [full * (5 + _STORED)])
-    blocks, inside = blocks.reshape(full, 5 + _STORED), full * _STORED
-    blocks[:, :5] = _block_header(_STORED, last=False)
-    blocks[:, 5:] = raw[:inside].reshape(full, _STORED)
-    rest[:5] = _block_header(len(raw) - inside, last=True)
-    rest[5:] = raw[inside:]
-    data[-8:-4].view(">u4")[:] = isal_zlib.adler32(raw)
-    return data
+    count, size = chunks.shape
+    full = (size - 1) // _STORED  # blocks before the last
+    streams = np.empty((count, 2 + size + 5 * (full + 1) + 4), np.uint8)
+    streams[:, :2] = (0x78, 0x01)
+    edge, inside = 2 + full * (5 + _STORED), full * _STORED
+    blocks, rest = streams[:, 2:edge].reshape(count, full, 5 + _STORED), streams[:, edge:-4]
+    blocks[:, :, :5] = _block_header(_STORED, last=False)
+    blocks[:, :, 5:] = chunks[:, :inside].reshape(count, full, _STORED)
+    rest[:, :5] = _block_header(size - inside, last=True)
+    rest[:, 5:] = chunks[:, inside:]
+    return streams
 
 
 def _block_header(size: int, *, last: bool) -> np.ndarray:

@@ -10,7 +10,6 @@ checksum. The dimension scales' references do; only h5netcdf and h5py's `dims` r
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store.chunks import encode_chunk
+from ssmlens.store.chunks import encode_chunks
 from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
@@ -179,11 +178,8 @@ def write_array(
     # At level 0 a shuffle would only be a copy.
     dataset = create_dataset(group, name, array.shape, array.dtype, axes, level, shuffle=level > 0)
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
-    corners = (range(0, n, c) for n, c in zip(array.shape, shape, strict=True))
-    for start in itertools.product(*corners):
-        data = encode_chunk(array, start, shape, level)
-        if data is not None:
-            dataset.id.write_direct_chunk(start, data)
+    for chunk in encode_chunks(array, shape, level):
+        dataset.id.write_direct_chunk(chunk.start, chunk.data, filter_mask=chunk.filter_mask)
 
 
 def create_like(

@@ -1,5 +1,6 @@
 """Chunks made here are those HDF5 makes: its checksum byte for byte, its shuffle and deflate as it reads them."""
 
+import itertools
 import zlib
 
 import h5py
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmlens.store import hdf5
-from ssmlens.store.chunks import encode_chunk, fletcher32
+from ssmlens.store.chunks import encode_chunks, fletcher32
 
 
 @pytest.fixture
@@ -54,25 +55,61 @@ def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
 
 
 @pytest.mark.parametrize("level", [0, 1])
-@pytest.mark.parametrize("size", [1, 16_383, 16_384, 40_000])
+@pytest.mark.parametrize("size", [1, 4000, 16_383, 16_384, 40_000])
 def test_a_chunk_is_one_deflate_stream_and_its_checksum(level, size):
     """Stored blocks hold 65,535 bytes at most; HDF5 would read on past bytes that do not belong there."""
     array = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    data = bytes(encode_chunk(array, (0,), (size,), level))
+    (chunk,) = encode_chunks(array, (size,), level)
+    data, alone = bytes(chunk.data), level == 0 and size > 4000
+    assert chunk.filter_mask == (0b10 if alone else 0)
+    end = len(data) if alone else len(data) - 4
     stream = zlib.decompressobj()
-    values = stream.decompress(data[:-4])
+    values = stream.decompress(data[:end])
     assert stream.eof
     assert stream.unused_data == b""
     planes = np.frombuffer(values, np.uint8)
     values = planes.reshape(4, size).T.tobytes() if level else values
     assert values == array.tobytes()
-    assert int.from_bytes(data[-4:], "little") == fletcher32(data[:-4])
+    assert alone or int.from_bytes(data[-4:], "little") == fletcher32(data[:-4])
 
 
-def test_only_a_chunk_of_zeros_is_left_out():
+@pytest.mark.parametrize("level", [0, 1])
+def test_only_a_chunk_of_zeros_is_left_out(level):
     array = np.zeros((1, 999, 70), np.float32)
     array[0, 100:200] = np.random.default_rng(0).standard_normal((100, 70))
     array[0, 509, 39] = 1e-45  # the last value of its chunk
-    starts = [(0, i, j) for i in range(0, 999, 10) for j in range(0, 70, 40)]
-    there = [s for s in starts if encode_chunk(array, s, (1, 10, 40), 1) is not None]
-    assert there == [s for s in starts if 100 <= s[1] < 200 or s == (0, 500, 0)]
+    array[0, 600, 69] = -0.0
+    expected = [(0, i, j) for i in range(100, 200, 10) for j in (0, 40)] + [(0, 500, 0), (0, 600, 40)]
+    assert [chunk.start for chunk in encode_chunks(array, (1, 10, 40), level)] == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 5, 2, 3), (2, 7, 4, 3), (1, 3, 4, 2), (2, 2, 1, 3)])
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(4)))[::5])
+def test_chunks_along_any_axis(tmp_path, shape, axes):
+    """HDF5 reads what was written, whichever axes have several chunks, and however the array lies in memory."""
+    array = np.random.default_rng(0).standard_normal((2, 7, 4, 3)).transpose(axes)
+    array[array < 0] = 0
+    chunks = tuple(shape[axis] for axis in axes)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        options = {"compression": "gzip", "compression_opts": 0, "fletcher32": True}
+        dataset = file.create_dataset("x", array.shape, array.dtype, chunks=chunks, **options)
+        for chunk in encode_chunks(array, chunks, 0):
+            dataset.id.write_direct_chunk(chunk.start, chunk.data, filter_mask=chunk.filter_mask)
+    with h5py.File(tmp_path / "x.h5") as file:
+        np.testing.assert_array_equal(file["x"][...], array)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 7, 65_536, -5, -4, -1])
+def test_hdf5_notices_a_changed_byte_of_a_chunk_without_fletcher32(tmp_path, place):
+    """HDF5 compares the Adler-32 of the deflate stream."""
+    array = np.random.default_rng(0).standard_normal((1, 300, 100)).astype(np.float32)
+    file = tmp_path / "x.h5"
+    hdf5.write_file(file, lambda f: hdf5.write_array(f, "x", array, ("prompt", "token", "head")))
+    with h5py.File(file) as opened:
+        chunk = opened["x"].id.get_chunk_info(0)
+        assert chunk.filter_mask == 0b10
+    octets = bytearray(file.read_bytes())
+    octets[chunk.byte_offset + place % chunk.size] ^= 0x55
+    file.write_bytes(octets)
+    with h5py.File(file) as opened, pytest.raises(OSError, match="filter"):
+        opened["x"][...]
