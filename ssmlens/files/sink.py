@@ -6,14 +6,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 # Only a file that this call creates: never an existing one, or the target of a link.
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_BUFFERS = 1024  # that one call writes (IOV_MAX)
 
 
 class Sink:
     """A new file whose writes never raise: the first error is saved, and later bytes are only counted.
 
     Call `sync` before trusting the file: it raises the saved error. The class has the methods that h5py needs.
+
+    h5py writes inside its lock, so that no other thread can use HDF5 meanwhile. Memory that is lent is written later,
+    by `write_lent`, in one call for all that is contiguous in the file.
 
     Args:
         path: The file. No file or link of that name may exist.
@@ -28,6 +34,8 @@ class Sink:
     def __init__(self, path: Path):
         self.size = 0
         self._place = 0
+        self._next: memoryview | None = None
+        self._lent: list[tuple[int, memoryview]] = []
         self._error: BaseException | None = None
         self._file = os.open(path, _NEW, 0o666)
 
@@ -46,13 +54,44 @@ class Sink:
         view, place = memoryview(data).cast("B"), self._place
         self._place += len(view)
         self.size = max(self.size, self._place)
+        lent, self._next = self._next, None
+        if lent is not None and _is_same_memory(view, lent):
+            self._lent.append((place, lent))
+            return len(view)
         with self._save_error():
             while place < self._place and self._error is None:
                 place += os.pwrite(self._file, view[place - self._place :], place)
         return len(view)
 
+    def lend(self, data: Any) -> None:
+        """Let the next write, if it is of exactly this memory, wait for `write_lent`. Until then it must not change."""
+        self._next = memoryview(data).cast("B")
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes that wait for `write_lent`."""
+        return sum(len(view) for _, view in self._lent)
+
+    def write_lent(self) -> None:
+        """Write all lent memory."""
+        lent, self._lent = self._lent, []
+        with self._save_error():
+            while lent and self._error is None:
+                place, end, run = lent[0][0], lent[0][0], []
+                while lent and lent[0][0] == end and len(run) < _BUFFERS:
+                    run.append(lent.pop(0)[1])
+                    end += len(run[-1])
+                while place < end:
+                    written = os.pwritev(self._file, run, place)
+                    place += written
+                    while run and written >= len(run[0]):
+                        written -= len(run.pop(0))
+                    if run:
+                        run[0] = run[0][written:]
+
     def read(self, count: int) -> bytes:
         """Read back what was written, zeros past its end."""
+        self.write_lent()
         data = b""
         with self._save_error():
             data = os.pread(self._file, count, self._place)
@@ -76,7 +115,8 @@ class Sink:
         """Do nothing: no bytes are buffered."""
 
     def sync(self) -> None:
-        """Wait until everything is on the disk; raise the first error, if any."""
+        """Write lent memory and wait until everything is on the disk; raise the first error, if any."""
+        self.write_lent()
         with self._save_error():
             os.fsync(self._file)
         if self._error is not None:
@@ -94,3 +134,11 @@ class Sink:
             yield
         except BaseException as error:  # an interrupt too: `sync` raises it
             self._error = self._error or error
+
+
+def _is_same_memory(one: memoryview, other: memoryview) -> bool:
+    return len(one) == len(other) and _address(one) == _address(other)
+
+
+def _address(view: memoryview) -> int:
+    return np.frombuffer(view, np.uint8).__array_interface__["data"][0]

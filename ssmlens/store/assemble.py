@@ -19,7 +19,6 @@ from ssmlens.store.layer_file import (
     all_array_names,
     close_layer,
     new_layer,
-    sort_coordinates_first,
     stored_layer,
     write_root,
 )
@@ -31,6 +30,7 @@ from ssmlens.store.schema import (
     WHOLE,
     Attribute,
 )
+from ssmlens.store.skeleton import sort_coordinates_first
 
 
 @dataclasses.dataclass(frozen=True)

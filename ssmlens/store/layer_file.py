@@ -1,6 +1,6 @@
 """One layer in an HDF5 file: checked, written, and compared with its digest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -29,6 +29,7 @@ from ssmlens.store.schema import (
     looks_ahead,
     missing_arrays,
 )
+from ssmlens.store.skeleton import Planned
 
 _DTYPES = ("float32", "float64", "int32", "int64")
 
@@ -136,22 +137,38 @@ def check_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute
 
 
 def write_layer(
-    file: h5py.File,
+    file: hdf5.NewFile,
     index: int,
+    datasets: Sequence[Planned],
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
     threads: ThreadPoolExecutor | None = None,
 ) -> None:
-    """Write block `index` from checked arrays and attributes, with their digests, which `threads` compute."""
+    """Write block `index` from checked arrays and attributes, with their digests, which `threads` compute.
+
+    Args:
+        file: A file that began as the skeleton of `datasets`.
+        index: The block.
+        datasets: The `skeleton.plan` of the arrays.
+        arrays: The arrays.
+        attributes: The layer's attributes.
+        threads: A pool.
+    """
     per_prompt = {name: array for name, array in arrays.items() if has_prompts(name)}
     shared = {name: array for name, array in arrays.items() if not has_prompts(name)}
     prompts = len(next(iter(per_prompt.values())))
     digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
-    group = new_layer(file, index)
-    for name in sort_coordinates_first(arrays):
-        hdf5.write_array(group, name, arrays[name], layer_axes(name, arrays[name].ndim))
+    if index:
+        file.move(f"layers/{layer_name(0)}", f"layers/{layer_name(index)}")
+    group = stored_layer(file, index)
+    *of_arrays, of_digests = datasets
+    for planned in of_arrays:
+        dataset = stored_array(group, planned.name)
+        hdf5.write_chunks(dataset, arrays[planned.name], planned.axes, planned.level, file.sink)
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
-    close_layer(group, index, rows, digest.static_digest(shared), attributes)
+    dataset = stored_array(group, PROMPT_DIGEST)
+    hdf5.write_chunks(dataset, rows, of_digests.axes, of_digests.level)
+    _write_attributes(group, index, rows, digest.static_digest(shared), attributes)
 
 
 def close_layer(
@@ -163,16 +180,21 @@ def close_layer(
 ) -> None:
     """Complete a layer: write its attributes and digests."""
     hdf5.write_array(group, PROMPT_DIGEST, prompts, layer_axes(PROMPT_DIGEST, 2))
+    _write_attributes(group, index, prompts, static, attributes)
+
+
+def _write_attributes(
+    group: h5py.Group,
+    index: int,
+    prompts: np.ndarray,
+    static: str,
+    attributes: Mapping[str, Attribute],
+) -> None:
     digests = {
         "static_digest": static,
         "digest": digest.layer_digest(index, attributes, static, prompts),
     }
     hdf5.write_attributes(group, {**attributes, **digests})
-
-
-def sort_coordinates_first(names: Mapping[str, object] | list[str]) -> list[str]:
-    """Sort `names` so that a coordinate precedes the arrays that it labels."""
-    return sorted(names, key=lambda name: name != CHANNEL)
 
 
 def damages(group: h5py.Group, index: int) -> list[str]:

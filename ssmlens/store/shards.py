@@ -16,7 +16,8 @@ from ssmlens.store.guard import open_guarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import damages, stored_layer, write_layer, write_root
 from ssmlens.store.manifest import HEADER_FILE
-from ssmlens.store.schema import HEADER, LAYER, Attribute, layer_name
+from ssmlens.store.schema import HEADER, LAYER, Attribute, has_prompts, layer_name
+from ssmlens.store.skeleton import plan, skeleton
 
 
 class Shards:
@@ -83,13 +84,16 @@ class Shards:
     ) -> None:
         """Write one shard of checked arrays and attributes; `threads` compute its digests."""
 
-        def build(file: h5py.File) -> None:
+        prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
+        datasets = plan(arrays, prompts)
+
+        def build(file: hdf5.NewFile) -> None:
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
-            write_layer(file, layer, arrays, attributes, threads)
+            write_layer(file, layer, datasets, arrays, attributes, threads)
             write_root(file, LAYER, origin)
 
         path = self.batch(layer, batch)
-        hdf5.write_file(path, build, sync_name=False)
+        hdf5.write_file(path, build, skeleton=skeleton(datasets), sync_name=False)
         self._intact.add(path)
 
     def is_written(self, layer: int, batch: int) -> bool:

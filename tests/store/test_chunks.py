@@ -42,7 +42,7 @@ def test_fletcher32_is_hdf5s(stored_by_hdf5, size, fill):
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "u1", "S1", "S7"])
 def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
-    monkeypatch.setattr(hdf5, "_deflate_level", lambda _: level)
+    monkeypatch.setattr(hdf5, "deflate_level", lambda _: level)
     monkeypatch.setattr(hdf5, "_LARGEST", {"prompt": 1, "token": 4, "head": 3})
     array = np.random.default_rng(0).integers(-9, 9, (2, 11, 7)).astype(dtype)
     hdf5.write_file(
@@ -79,11 +79,16 @@ def test_only_a_chunk_of_zeros_is_left_out(level):
     array[0, 100:200] = np.random.default_rng(0).standard_normal((100, 70))
     array[0, 509, 39] = 1e-45  # the last value of its chunk
     array[0, 600, 69] = -0.0
-    expected = [(0, i, j) for i in range(100, 200, 10) for j in (0, 40)] + [(0, 500, 0), (0, 600, 40)]
+    expected = [(0, i, j) for i in range(100, 200, 10) for j in (0, 40)] + [
+        (0, 500, 0),
+        (0, 600, 40),
+    ]
     assert [chunk.start for chunk in encode_chunks(array, (1, 10, 40), level)] == expected
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 5, 2, 3), (2, 7, 4, 3), (1, 3, 4, 2), (2, 2, 1, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 5, 2, 3), (2, 7, 4, 3), (1, 3, 4, 2), (2, 2, 1, 3)]
+)
 @pytest.mark.parametrize("axes", list(itertools.permutations(range(4)))[::5])
 def test_chunks_along_any_axis(tmp_path, shape, axes):
     """HDF5 reads what was written, whichever axes have several chunks, and however the array lies in memory."""
