@@ -36,10 +36,11 @@ from ssmlens.files import place
 from ssmlens.files.sink import Sink
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.recorder import capture as capturing
-from ssmlens.recorder import layer_capture, maps
+from ssmlens.recorder import layer_capture
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.hooks import hooked
 from ssmlens.recorder.host import ToHost
+from ssmlens.recorder.replay import Replays
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import assemble, chunks, digest, hdf5, writer
 
@@ -134,10 +135,10 @@ def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int]
 
 def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) -> None:
     """Compute what a capture computes for every layer, and drop it."""
-    length = torch.full((len(ids),), ids.shape[1])
+    length, replays = torch.full((len(ids),), ids.shape[1]), Replays()
 
     def on_call(call: MixerCall) -> None:
-        captured = layer_capture.capture_layer(call, length, channels)
+        captured = layer_capture.capture_layer(call, length, channels, replays=replays)
         if captured.wait is not None:
             captured.wait()
 
@@ -181,11 +182,10 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("hash of weights", capturing, "digest", whole=True),
         Wrapped("forward", model, "forward"),
         Wrapped("operands", Mamba1Adapter, "project", whole=True),
-        Wrapped("scan and closure", layer_capture, "selective_scan", whole=True),
+        Wrapped("scan and closure", layer_capture, "_scan", whole=True),
         Wrapped("scan and closure", layer_capture, "closure", whole=True),
-        Wrapped("maps", DecayScan, "means"),
+        Wrapped("maps and their proofs", Replays, "run", whole=True),
         Wrapped("maps of channels", DecayScan, "matrix"),
-        Wrapped("proofs of maps", maps, "_check", whole=True),
         Wrapped("device to host", ToHost, "empty", whole=True),
         Wrapped("device to host", ToHost, "fill"),
         Wrapped("device to host", ToHost, "array", on_host),

@@ -43,6 +43,7 @@ from ssmlens.recorder.prompts import (
     prompts_for,
     vocabulary_size,
 )
+from ssmlens.recorder.replay import Replays
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.reader import Capture, open_capture
 from ssmlens.store.writer import CaptureWriter
@@ -226,6 +227,7 @@ class _Job:
     further: FurtherArrays | None
     keep_going: bool
     progress: Progress | None
+    _replays: Replays = dataclasses.field(default_factory=Replays, init=False)
 
     def run(self, blocks: list[Block], batch: int) -> None:
         """Capture every layer that is missing in one batch of prompts."""
@@ -293,6 +295,7 @@ class _Job:
             captured = capture_layer(
                 *(call, length, channels, self.store_discretized),
                 *self._targets_and_separators(batch),
+                replays=self._replays,
             )
         limit = closing.tolerance(call.output, adapter)
         unknown = adapter.unclosable(call.site.module) is not None

@@ -13,6 +13,7 @@ from ssmlens.recorder import maps
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens, unseen_heads
 from ssmlens.recorder.host import ToHost
+from ssmlens.recorder.replay import Replays
 from ssmlens.scan.finite import all_finite
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
@@ -62,6 +63,7 @@ def capture_layer(
     store_discretized: bool = False,
     target: Tensor | None = None,
     separator: Tensor | None = None,
+    replays: Replays | None = None,
 ) -> LayerCapture:
     """Compute all that is stored of one mixer's call.
 
@@ -73,13 +75,18 @@ def capture_layer(
         store_discretized: Store Ā and B̄ too.
         target: The position that each query must look at, −1 for none.
         separator: Which tokens are separators. None: none.
+        replays: The graphs of the layers before this one. None: there are none.
     """
+    replays = Replays() if replays is None else replays
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
     finite, reason = _finite(call, real)
     with torch.no_grad(), call.precision():
         operands = adapter.project(mixer, call.given)
-        y = None if operands.x is None else selective_scan(operands)
+        y = None
+        if operands.x is not None:
+            alone = dataclasses.replace(operands, gate=None, surroundings=None)
+            y = replays.run(_scan, alone)["y"]
         closed = closure(adapter, mixer, operands, call.output, length, y)
     weights = adapter.weights(mixer).named()
     attributes: dict[str, str | int] = {
@@ -112,7 +119,7 @@ def capture_layer(
             attributes[BLOCK_TOKENS] = block = tokens_per_block(operands.tokens)
             computed = maps.reduced(operands, length, target, block, separator)
         else:
-            computed = maps.whole(operands, length, channels, to_host)
+            computed = maps.whole(operands, length, channels, to_host, replays)
             if not operands.stored:
                 arrays |= maps.head_statistics(operands, length, target, separator)
         arrays |= computed.arrays
@@ -127,6 +134,10 @@ def capture_layer(
     stored = {n: to_host.array(_drop_last_axis_of_one(n, array)) for n, array in arrays.items()}
     wait = to_host.wait if operands.like.is_cuda else None
     return LayerCapture(stored, attributes, float(closed.error.max()), wait)
+
+
+def _scan(operands: Operator) -> dict[str, Tensor]:
+    return {"y": selective_scan(operands)}
 
 
 def _description(

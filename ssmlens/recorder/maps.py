@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
 from ssmlens.recorder.host import ToHost
+from ssmlens.recorder.replay import Replays
 from ssmlens.scan.finite import all_finite, finite_flag
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
@@ -39,6 +40,7 @@ def whole(
     length: Int[Tensor, " prompt"],
     channels: Sequence[int],
     to_host: ToHost,
+    replays: Replays,
 ) -> Maps:
     """Compute every map of the operator, `channel_map` and the checks, over each prompt's real tokens; 0 at padding.
 
@@ -58,19 +60,27 @@ def whole(
                 of_channels = unknown.expand(len(channels), real, real)
                 _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
             continue
-        means = one.means(one.maps, tokens, tokens)[0]
-        flags.append(finite_flag(means))
-        vector, products = _random_vector(one), {}
+        computed = replays.run(_means_and_checks, one, _random_vector(one))
+        means = computed.pop("means")
+        flags.append(computed.pop("finite"))
         for place, kind in enumerate(one.maps):
             _put(arrays, MAP_ARRAYS[kind], operands, prompt, means[place], to_host)
-            products[kind] = means[place] @ vector
-        _check(checks, prompt, one, vector, products)
+        for name, value in computed.items():
+            checks[name][prompt] = value
         del means  # before the maps of channels are computed
         if channels:
             of_channels = one.matrix(channels, tokens, tokens)[0]
             flags.append(finite_flag(of_channels))
             _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
     return Maps(arrays | checks, bool(torch.stack(flags).all()))
+
+
+def _means_and_checks(one: Operator, vector: Float[Tensor, " token"]) -> dict[str, Tensor]:
+    """The maps of one sequence [kind query key], whether they are finite, and their checks by name."""
+    tokens = (0, one.tokens)
+    means = one.means(one.maps, tokens, tokens)[0]
+    products = {kind: means[place] @ vector for place, kind in enumerate(one.maps)}
+    return {"means": means, "finite": finite_flag(means), **_checks(one, vector, products)}
 
 
 def _put(
@@ -168,7 +178,8 @@ def reduced(
         )
         maps = reduced_maps(one, block, targets, vector, separators)
         _fill(arrays, prompt, maps.arrays(), operands, block)
-        _check(checks, prompt, one, vector, maps.product)
+        for name, value in _checks(one, vector, maps.product).items():
+            checks[name][prompt] = value
     for prompt in bad:
         empty = reduced_maps(operands.sequence(prompt, 0), block).arrays()
         _fill(arrays, prompt, empty, operands, block)
@@ -203,18 +214,18 @@ def _unknown_checks(operands: Operator) -> dict[str, Tensor]:
     return {name: torch.full((operands.batch,), torch.nan, device=device) for name in names}
 
 
-def _check(
-    checks: dict[str, Tensor],
-    prompt: int,
+def _checks(
     operands: Operator,
     vector: Float[Tensor, " token"],
     products: Mapping[str, Float[Tensor, " token"]],
-) -> None:
+) -> dict[str, Tensor]:
     """Compare each map times a vector with the recurrence, and compute the agreement of the heads."""
+    checks: dict[str, Tensor] = {}
     for kind, expected in operands.probe(vector[None]).items():
-        checks[MAP_ERRORS[kind]][prompt] = _relative_error(products[kind], expected[0])
+        checks[MAP_ERRORS[kind]] = _relative_error(products[kind], expected[0])
         if kind in AGREEMENTS:
-            checks[AGREEMENTS[kind]][prompt] = operands.agreement(kind)[0]
+            checks[AGREEMENTS[kind]] = operands.agreement(kind)[0]
+    return checks
 
 
 def _random_vector(operands: Operator) -> Float[Tensor, " token"]:

@@ -11,6 +11,7 @@ file of `ssmlens.scan.operators`. Its own fields define M. Its inherited fields 
 """
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -60,6 +61,8 @@ class Operator(ABC):
         axes: The axes of each of its own arrays.
         may_drop_the_last_axis: Arrays that a file stores without their last axis if it has one entry.
         stored: Whether a file stores these arrays, so that everything can be computed from it again.
+        recordable: Whether a CUDA graph can record its scan, `means`, `probe` and `agreement`: their launches depend on
+            shapes alone, and they copy nothing from the host once they have run with these shapes.
     """
 
     x: Float[Tensor, "batch token head headdim"] | None = None
@@ -71,6 +74,7 @@ class Operator(ABC):
     maps: ClassVar[tuple[str, ...]]
     axes: ClassVar[Mapping[str, tuple[str, ...]]]
     stored: ClassVar[bool] = True
+    recordable: ClassVar[bool] = False
     may_drop_the_last_axis: ClassVar[tuple[str, ...]] = ()
 
     # What every operator defines.
@@ -342,7 +346,8 @@ class Operator(ABC):
         """
         alone = dataclasses.replace(self, gate=None, surroundings=None)
         group = [head // (self.heads // self.groups) for head in heads]
-        return alone._cut({HEAD: list(heads), GROUP: group})
+        places = (_places(tuple(numbers), self.like.device) for numbers in (heads, group))
+        return alone._cut(dict(zip((HEAD, GROUP), places, strict=True)))
 
     def bare(self: Self) -> Self:
         """The mixing alone, without x, D, gate and surroundings, in `scan_dtype`."""
@@ -391,6 +396,15 @@ class Operator(ABC):
             if value is not None and any(axis in at for axis in axes):
                 cut[name] = value[index]
         return dataclasses.replace(self, **cut)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(numbers: tuple[int, ...], device: torch.device) -> list[int] | Int[Tensor, " place"]:
+    """Numbers to index with. On a GPU they are a tensor, so that only the first use copies them there and waits."""
+    if device.type != "cuda":
+        return list(numbers)
+    with torch.inference_mode(False):  # autograd may save it
+        return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 operators: Registry[type[Operator]] = Registry("operator", "ssmlens.scan.operators")

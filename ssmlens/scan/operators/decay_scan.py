@@ -35,6 +35,7 @@ class DecayScan(DecayOperands):
 
     kind: ClassVar[str] = "decay scan"
     maps: ClassVar[tuple[str, ...]] = (MAP, MASK)
+    recordable: ClassVar[bool] = True
 
     def __call__(
         self, x: Float[Tensor, "batch token head headdim"]

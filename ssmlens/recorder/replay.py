@@ -1,0 +1,102 @@
+"""Record what is computed for a layer as a CUDA graph, and replay it for the next layers of its shape.
+
+The maps and checks of a layer are two thousand small kernels. Python takes several times as long to launch them as a
+GPU to run them, and meanwhile the threads that write wait for the interpreter. A graph is launched at once.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+
+import torch
+from torch import Tensor
+
+from ssmlens.scan.operator import Operator
+
+Computed = dict[str, Tensor]
+"""Results by name."""
+Function = Callable[..., Computed]
+"""A function of an operator, and of further tensors, that never waits for the GPU."""
+
+# With more tokens a GPU takes longer to compute than Python to launch.
+_MOST_TOKENS = 2048
+# Functions and shapes whose graphs are in memory at a time.
+_GRAPHS = 4
+
+
+class Replays:
+    """The graphs of one capture. They free their memory together with this object.
+
+    A function is recorded when it is called with the same shapes as shortly before: the first call is plain, so that
+    one layer alone costs nothing more, and kernels are compiled and loaded before they are recorded.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: dict[Hashable, _Graph] = {}
+        self._recent: deque[Hashable] = deque(maxlen=_GRAPHS)
+
+    def run(self, function: Function, operands: Operator, *tensors: Tensor) -> Computed:
+        """Return `function(operands, *tensors)`, computed now or replayed.
+
+        Args:
+            function: A function at module level.
+            operands: Operands without surroundings.
+            tensors: Its further arguments.
+        """
+        if not _can_record(operands):
+            return function(operands, *tensors)
+        key = _key(function, operands, tensors)
+        with torch.cuda.device(operands.like.device):
+            if key not in self._graphs:
+                if key not in self._recent:
+                    self._recent.append(key)
+                    return function(operands, *tensors)
+                if len(self._graphs) == _GRAPHS:
+                    self._graphs.clear()
+                self._graphs[key] = _Graph(function, operands, tensors)
+            return self._graphs[key](operands, tensors)
+
+
+class _Graph:
+    """A recorded function, with the memory that it reads and writes."""
+
+    def __init__(self, function: Function, operands: Operator, tensors: tuple[Tensor, ...]):
+        self._operands = operands.map(lambda tensor: tensor.detach().clone())
+        self._tensors = tuple(tensor.detach().clone() for tensor in tensors)
+        self._graph = torch.cuda.CUDAGraph()
+        # Another thread may wait for the GPU meanwhile. PyTorch first frees the memory that the plain call used.
+        stream = torch.cuda.Stream()
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            self._computed = function(self._operands, *self._tensors)
+
+    def __call__(self, operands: Operator, tensors: tuple[Tensor, ...]) -> Computed:
+        old = (*_tensors(self._operands), *self._tensors)
+        for kept, given in zip(old, (*_tensors(operands), *tensors), strict=True):
+            kept.copy_(given)
+        self._graph.replay()
+        return {name: tensor.clone() for name, tensor in self._computed.items()}
+
+
+def _can_record(operands: Operator) -> bool:
+    short = operands.batch * operands.tokens <= _MOST_TOKENS
+    return operands.recordable and operands.like.is_cuda and short
+
+
+def _tensors(operands: Operator) -> Iterator[Tensor]:
+    """Its tensors, in a fixed order."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    operands.map(keep)
+    return iter(found)
+
+
+def _key(function: Function, operands: Operator, tensors: tuple[Tensor, ...]) -> Hashable:
+    """What a recorded call must have in common with a later one."""
+    absent = tuple(getattr(operands, field.name) is None for field in dataclasses.fields(operands))
+    shapes = tuple((t.shape, t.dtype, t.device) for t in (*_tensors(operands), *tensors))
+    precision = torch.get_float32_matmul_precision()
+    return function, type(operands), absent, shapes, precision, torch.is_inference_mode_enabled()
