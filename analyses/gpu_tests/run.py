@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
+from analyses.gpu_tests.tuning import CONFIGURATIONS
 
 RESULTS = Path(__file__).parent / "results.json"
 LANE = "gpu or device"
@@ -72,6 +73,7 @@ class Keeper:
             "machine": gpu_machine() if torch.cuda.is_available() else machine(),
             "seconds": round(time.monotonic() - self._began, 1),
             "seconds_to_first_test": round(self._first or 0.0, 1),
+            "tuned_configurations": int(os.environ.get(CONFIGURATIONS, "0")) or "all",
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
             "skipped": dict(self._skipped.most_common()),
@@ -102,6 +104,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes, all on the one GPU")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument(
+        "--configurations",
+        type=int,
+        default=6,
+        help="the most configurations of a Triton kernel that are tuned (0: all)",
+    )
+    parser.add_argument(
         "tests",
         nargs="*",
         help="files or folders; without any, the files that use the lane's markers",
@@ -111,6 +119,7 @@ def main() -> int:
     keeper = Keeper(arguments.results)
     # One worker tunes a Triton kernel, and the others read its choice from Triton's cache.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+    os.environ[CONFIGURATIONS] = str(arguments.configurations)
     # Each worker takes tests that are next to each other, so that a family's model is built once or twice.
     several = ["-n", str(arguments.workers), "--dist", "worksteal"]
     code = pytest.main(
@@ -124,7 +133,7 @@ def main() -> int:
             "-p",
             "analyses.gpu_tests.slow_first",
             "-p",
-            "analyses.gpu_tests.tune_apart",
+            "analyses.gpu_tests.tuning",
             "--tb=short",
             *(several if arguments.workers > 1 else []),
             *(arguments.tests or marked_files()),
