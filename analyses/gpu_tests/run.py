@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument(
         "--configurations",
         type=int,
-        default=6,
+        default=3,
         help="the most configurations of a Triton kernel that are tuned (0: all)",
     )
     parser.add_argument(
