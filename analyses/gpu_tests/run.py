@@ -2,9 +2,9 @@
 
     python -m analyses.gpu_tests.run --workers 14
 
-It writes results.json (date, machine, versions, outcomes, seconds a file, skips with their reasons, failures) and
-exits with pytest's code. Where one test hangs, the others are in the file all the same: it is written anew every
-15 seconds.
+It writes results.json (date, machine, versions, outcomes, seconds a file, skips with their reasons, failures, tests
+that have not ended) and exits with pytest's code. Where one test hangs, the others are in the file all the same: it is
+written anew every 15 seconds.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
-from analyses.gpu_tests.tuning import CONFIGURATIONS
 
 RESULTS = Path(__file__).parent / "results.json"
+CONFIGURATIONS = "SSMLENS_TUNED_CONFIGURATIONS"  # environment variable, for `tuning`; 0 for all
 LANE = "gpu or device"
 _EVERY = 15.0  # seconds between two writings
 _SLOWEST = 30  # tests named with their seconds
@@ -47,7 +47,16 @@ class Keeper:
         self._skipped: Counter[str] = Counter()
         self._failed: dict[str, str] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._running: dict[str, float] = {}
         self._first: float | None = None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note that a test begins, in whichever worker."""
+        self._running[nodeid] = time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Note that a test has ended."""
+        self._running.pop(nodeid, None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a phase of a test; an error in set-up or tear-down counts as a failure."""
@@ -66,8 +75,10 @@ class Keeper:
     def write(self) -> None:
         """Write results.json."""
         self._written = time.monotonic()
+        running = {name: self._written - began for name, began in self._running.items()}
+        seconds_by_test = {**self._seconds, **running}
         files: defaultdict[str, float] = defaultdict(float)
-        for name, seconds in self._seconds.items():
+        for name, seconds in seconds_by_test.items():
             files[name.partition("::")[0]] += seconds
         found = {
             "machine": gpu_machine() if torch.cuda.is_available() else machine(),
@@ -76,9 +87,10 @@ class Keeper:
             "tuned_configurations": int(os.environ.get(CONFIGURATIONS, "0")) or "all",
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
+            "not_ended": _longest_first(running),
             "skipped": dict(self._skipped.most_common()),
             "seconds_by_file": _longest_first(files),
-            "slowest_tests": dict([*_longest_first(self._seconds).items()][:_SLOWEST]),
+            "slowest_tests": dict([*_longest_first(seconds_by_test).items()][:_SLOWEST]),
         }
         # Not by `ssmlens.files`: pytest must import ssmlens, so that its types are checked.
         new = self._file.with_suffix(".new")
@@ -145,6 +157,8 @@ def main() -> int:
     print(f"{found['machine'].get('gpu', 'no GPU')}: {found['outcomes']} in {found['seconds']} s")
     for reason, count in found["skipped"].items():
         print(f"skipped {count}: {reason}")
+    for name, seconds in found["not_ended"].items():
+        print(f"not ended after {seconds} s: {name}")
     for name, reason in found["failed"].items():
         print(f"failed: {name}: {reason}")
     return int(code)

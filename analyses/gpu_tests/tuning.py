@@ -1,9 +1,9 @@
 """A pytest plugin: Triton's tuning takes minutes less.
 
-Tuning compiles each configuration of a kernel and times it. Mamba-3's five kernels have 216, which are compiled anew for
-each dtype and size. So of each kernel a few configurations are tuned, evenly spaced in its list. The workers compile
-them in different orders, and find those of the others in Triton's cache: in one order they would all compile the same
-one at the same time. Each is timed for 10 ms instead of 100.
+Tuning compiles each configuration of a kernel and times it. Mamba-3's five kernels have 216, which are compiled anew
+for each dtype and size. So of each kernel a few configurations are tuned, evenly spaced in its list. The workers
+compile them in different orders, and find those of the others in Triton's cache: in one order they would all compile
+the same one at the same time. Each is timed for 10 ms instead of 100.
 """
 
 import functools
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-CONFIGURATIONS = "SSMLENS_TUNED_CONFIGURATIONS"
-"""Environment variable: the most configurations of a kernel that are tuned; 0 for all."""
+from analyses.gpu_tests.run import CONFIGURATIONS
+
 _WARM_UP, _TIMED = 2, 10  # milliseconds
 
 
