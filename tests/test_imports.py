@@ -50,7 +50,7 @@ OUTSIDE = {
     "extras": set(),
     "registry": set(),
     "options": set(),
-    "files": {"filelock"},
+    "files": {"filelock", "numpy"},
     "scan": {"torch", "jaxtyping"},
     "tasks": {"torch", "jaxtyping"},
     # The dashboard reads runs where nothing can be trained.

@@ -2,12 +2,13 @@
 
 h5py keeps the interpreter lock while HDF5 filters a chunk. So chunks are encoded here and written directly. This takes
 a fraction of the time, beside the caller, because NumPy and isal release the lock. After each call a thread takes the
-lock again, and so does a caller that launches work on a GPU. So all chunks along an axis are encoded together.
+lock again, and so does a caller that launches work on a GPU. So all chunks along an axis, a row, are encoded together.
 
 A large uncompressed chunk has no Fletcher-32, and its filter mask tells HDF5 so: the Adler-32 in its deflate stream
 checks the same bytes as well. NumPy needs ten times as long for a Fletcher-32 as isal for an Adler-32.
 """
 
+import functools
 import itertools
 import math
 import struct
@@ -40,8 +41,10 @@ class Chunk(NamedTuple):
     filter_mask: int
 
 
-def encode_chunks(array: np.ndarray, shape: tuple[int, ...], level: int) -> Iterator[Chunk]:
-    """Encode an array's chunks, except those whose values are all zero.
+def encode_rows(array: np.ndarray, shape: tuple[int, ...], level: int) -> Iterator[list[Chunk]]:
+    """Encode an array's chunks, row by row along an axis, except those whose values are all zero.
+
+    The rows share their memory: use the chunks of one before the next.
 
     Args:
         array: The values.
@@ -54,14 +57,41 @@ def encode_chunks(array: np.ndarray, shape: tuple[int, ...], level: int) -> Iter
         range(0, n, size) if k != axis else (0,)
         for k, (n, size) in enumerate(zip(array.shape, shape, strict=True))
     ]
+    memory = _Memory(-(-array.shape[axis] // shape[axis]), math.prod(shape) * array.dtype.itemsize)
     for start in itertools.product(*others):
         here = tuple(
             slice(None) if k == axis else slice(first, first + size)
             for k, (first, size) in enumerate(zip(start, shape, strict=True))
         )
         row = _padded(array[here], shape, axis)
-        for number, data, mask in _encode_row(row, shape, axis, level):
-            yield Chunk((*start[:axis], number * shape[axis], *start[axis + 1 :]), data, mask)
+        yield [
+            Chunk((*start[:axis], number * shape[axis], *start[axis + 1 :]), data, mask)
+            for number, data, mask in _encode_row(row, shape, axis, level, memory)
+        ]
+
+
+class _Memory:
+    """Memory for a row of chunks and their streams. It takes longer to get from the system than to fill."""
+
+    def __init__(self, count: int, size: int):
+        self._shape = count, size
+
+    @functools.cached_property
+    def chunks(self) -> np.ndarray:
+        """[chunk byte]"""
+        return np.empty(self._shape, np.uint8)
+
+    @functools.cached_property
+    def streams(self) -> np.ndarray:
+        """[chunk byte] with the headers of uncompressed blocks, which do not change, and room for an Adler-32."""
+        count, size = self._shape
+        full = (size - 1) // _STORED  # blocks before the last
+        streams = np.empty((count, 2 + size + 5 * (full + 1) + 4), np.uint8)
+        streams[:, :2] = (0x78, 0x01)
+        blocks, rest = _blocks(streams)
+        blocks[:, :, :5] = _block_header(_STORED, last=False)
+        rest[:, :5] = _block_header(size - full * _STORED, last=True)
+        return streams
 
 
 def _padded(values: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
@@ -73,7 +103,7 @@ def _padded(values: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray
 
 
 def _encode_row(
-    row: np.ndarray, shape: tuple[int, ...], axis: int, level: int
+    row: np.ndarray, shape: tuple[int, ...], axis: int, level: int, memory: _Memory
 ) -> list[tuple[int, np.ndarray, int]]:
     """Encode the chunks of a row that are not zero, as (number, bytes, filter mask)."""
     before, after = math.prod(shape[:axis]), math.prod(shape[axis:]) * row.dtype.itemsize
@@ -85,12 +115,14 @@ def _encode_row(
     chosen = np.flatnonzero(nonzero).tolist()
     if not chosen:
         return []
-    octets = octets[:, : chosen[-1] + 1]
-    chunks = np.ascontiguousarray(octets.transpose(1, 0, 2)).reshape(octets.shape[1], -1)
+    count = chosen[-1] + 1
+    chunks = memory.chunks[:count]
+    np.copyto(chunks.reshape(count, before, -1), octets[:, :count].transpose(1, 0, 2))
     if level:
         shuffled = ((number, _shuffle(chunks[number].view(row.dtype))) for number in chosen)
         return [(number, _add_fletcher32(_deflate(data, level)), 0) for number, data in shuffled]
-    streams = _wrap_uncompressed(chunks)
+    streams = memory.streams[:count]
+    _wrap_uncompressed(chunks, streams)
     for number in chosen:
         streams[number, -4:].view(">u4")[:] = isal_zlib.adler32(chunks[number])
     if chunks.shape[1] >= _LARGE:
@@ -134,23 +166,23 @@ def _deflate(values: np.ndarray, level: int) -> np.ndarray:
     return np.frombuffer(isal_zlib.compress(values, level), np.uint8)
 
 
-def _wrap_uncompressed(chunks: np.ndarray) -> np.ndarray:
+def _wrap_uncompressed(chunks: np.ndarray, streams: np.ndarray) -> None:
     """Wrap chunks [chunk byte], uncompressed, in deflate streams (RFC 1950, 1951) without their Adler-32.
 
-    zlib at level 0 does the same in several times the time. Four bytes are left at the end of each stream for its
-    Adler-32.
+    zlib at level 0 does the same in several times the time.
     """
-    count, size = chunks.shape
-    full = (size - 1) // _STORED  # blocks before the last
-    streams = np.empty((count, 2 + size + 5 * (full + 1) + 4), np.uint8)
-    streams[:, :2] = (0x78, 0x01)
-    edge, inside = 2 + full * (5 + _STORED), full * _STORED
-    blocks, rest = streams[:, 2:edge].reshape(count, full, 5 + _STORED), streams[:, edge:-4]
-    blocks[:, :, :5] = _block_header(_STORED, last=False)
-    blocks[:, :, 5:] = chunks[:, :inside].reshape(count, full, _STORED)
-    rest[:, :5] = _block_header(size - inside, last=True)
+    blocks, rest = _blocks(streams)
+    inside = blocks.shape[1] * _STORED
+    blocks[:, :, 5:] = chunks[:, :inside].reshape(blocks.shape[0], blocks.shape[1], _STORED)
     rest[:, 5:] = chunks[:, inside:]
-    return streams
+
+
+def _blocks(streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The full blocks of streams, [chunk block byte], and their last ones, [chunk byte], with their headers."""
+    count, size = streams.shape
+    full = (size - 2 - 4 - 5 - 1) // (5 + _STORED)
+    edge = 2 + full * (5 + _STORED)
+    return streams[:, 2:edge].reshape(count, full, 5 + _STORED), streams[:, edge:-4]
 
 
 def _block_header(size: int, *, last: bool) -> np.ndarray:

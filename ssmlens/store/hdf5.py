@@ -13,6 +13,7 @@ checksum. The dimension scales' references do; only h5netcdf and h5py's `dims` r
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from ssmlens.names import (
     QUERY_BLOCK,
     TOKEN,
 )
-from ssmlens.store.chunks import encode_chunks
+from ssmlens.store.chunks import encode_rows
 from ssmlens.store.schema import (
     AXES,
     BLOCK_AXES,
@@ -55,7 +56,6 @@ _LARGEST = {
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
-_TOGETHER = 1 << 22  # bytes of chunks written at once
 _SCALAR = h5s.create(h5s.SCALAR)
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
@@ -95,11 +95,23 @@ def write_file(
     Raises:
         SsmlensError: The disk is full, has less than `least` bytes free, or cannot be written.
     """
-    with (
-        new_file(path, least, sync_name=sync_name) as sink,
-        NewFile(sink, skeleton) as file,
-    ):
-        build(file)
+    begin_file(path, build, least, skeleton=skeleton, sync_name=sync_name)()
+
+
+def begin_file(
+    path: Path,
+    build: Callable[[NewFile], object],
+    least: int = 0,
+    *,
+    skeleton: bytes = b"",
+    sync_name: bool = True,
+) -> Callable[[], None]:
+    """Do all of `write_file` but wait for the disk; the returned function does the rest, in any thread."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(new_file(path, least, sync_name=sync_name))
+        with NewFile(sink, skeleton) as file:
+            build(file)
+        return stack.pop_all().close
 
 
 def chunk_shape(axes: Sequence[str], shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
@@ -215,11 +227,12 @@ def write_chunks(
         sink: The sink of its file, to write many chunks at once, outside h5py's lock. None: HDF5 writes each.
     """
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
-    for chunk in encode_chunks(array, shape, level):
+    for row in encode_rows(array, shape, level):
+        for chunk in row:
+            if sink is not None:
+                sink.lend(chunk.data)
+            dataset.id.write_direct_chunk(chunk.start, chunk.data, filter_mask=chunk.filter_mask)
         if sink is not None:
-            sink.lend(chunk.data)
-        dataset.id.write_direct_chunk(chunk.start, chunk.data, filter_mask=chunk.filter_mask)
-        if sink is not None and sink.lent_bytes > _TOGETHER:
             sink.write_lent()
 
 

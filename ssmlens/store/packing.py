@@ -11,8 +11,8 @@ from ssmlens.store.guard import open_guarded
 from ssmlens.store.manifest import Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
 
-# Attempts, if a new capture replaces the folder during packing.
-_TRIES = 5
+# Attempts, if a new capture replaces the folder during packing. Small captures may take less time than packing one.
+_TRIES = 25
 
 
 def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:

@@ -1,6 +1,6 @@
 """The shards of a capture that is being written: their names, which are intact, and merging batches into layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,8 +81,11 @@ class Shards:
         arrays: Mapping[str, np.ndarray],
         attributes: Mapping[str, Attribute],
         threads: ThreadPoolExecutor | None = None,
-    ) -> None:
-        """Write one shard of checked arrays and attributes; `threads` compute its digests."""
+    ) -> Callable[[], None]:
+        """Write one shard of checked arrays and attributes; `threads` compute its digests.
+
+        The shard exists once the returned function, which waits for the disk, has ended.
+        """
 
         prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
         datasets = plan(arrays, prompts)
@@ -93,8 +96,13 @@ class Shards:
             write_root(file, LAYER, origin)
 
         path = self.batch(layer, batch)
-        hdf5.write_file(path, build, skeleton=skeleton(datasets), sync_name=False)
-        self._intact.add(path)
+        end = hdf5.begin_file(path, build, skeleton=skeleton(datasets), sync_name=False)
+
+        def complete() -> None:
+            end()
+            self._intact.add(path)
+
+        return complete
 
     def is_written(self, layer: int, batch: int) -> bool:
         """Whether this shard, or its complete layer, exists and is intact."""

@@ -43,8 +43,8 @@ class CaptureWriter:
     Several writers, on several machines, may share one `out`, each with layers of its own; the one that finishes last
     completes it. From here until `finish` or `close` nobody else may write these layers, nor begin `out` anew.
 
-    As a context manager it writes in the background: `write` returns at once while at most two shards are in progress.
-    An error is raised by the next `write`, by `finish`, or at the end of the block.
+    As a context manager it writes in the background: `write` returns at once while at most two shards are being
+    encoded. An error is raised by a later `write`, by `finish`, or at the end of the block.
 
     Args:
         out: `name.h5` becomes one HDF5 file, any other name a folder of them.
@@ -164,13 +164,13 @@ class CaptureWriter:
         shard = layer, batch, self.prompts(batch).start, stored, attributes
         threads = () if self._overlap is None else (self._overlap.threads,)
 
-        def write() -> None:
+        def write() -> Callable[[], None]:
             if wait is not None:
                 wait()
-            self._shards.write(*shard, *threads)
+            return self._shards.write(*shard, *threads)
 
         if self._overlap is None:
-            write()
+            write()()
         else:
             self._overlap.start((layer, batch), write)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssmlens.store import hdf5
-from ssmlens.store.chunks import encode_chunks, fletcher32
+from ssmlens.store.chunks import encode_rows, fletcher32
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_hdf5_reads_every_dtype_and_edge(tmp_path, monkeypatch, dtype, level):
 def test_a_chunk_is_one_deflate_stream_and_its_checksum(level, size):
     """Stored blocks hold 65,535 bytes at most; HDF5 would read on past bytes that do not belong there."""
     array = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    (chunk,) = encode_chunks(array, (size,), level)
+    ((chunk,),) = encode_rows(array, (size,), level)
     data, alone = bytes(chunk.data), level == 0 and size > 4000
     assert chunk.filter_mask == (0b10 if alone else 0)
     end = len(data) if alone else len(data) - 4
@@ -83,7 +83,7 @@ def test_only_a_chunk_of_zeros_is_left_out(level):
         (0, 500, 0),
         (0, 600, 40),
     ]
-    assert [chunk.start for chunk in encode_chunks(array, (1, 10, 40), level)] == expected
+    assert [c.start for row in encode_rows(array, (1, 10, 40), level) for c in row] == expected
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,9 @@ def test_chunks_along_any_axis(tmp_path, shape, axes):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         options = {"compression": "gzip", "compression_opts": 0, "fletcher32": True}
         dataset = file.create_dataset("x", array.shape, array.dtype, chunks=chunks, **options)
-        for chunk in encode_chunks(array, chunks, 0):
-            dataset.id.write_direct_chunk(chunk.start, chunk.data, filter_mask=chunk.filter_mask)
+        for row in encode_rows(array, chunks, 0):
+            for start, data, mask in row:
+                dataset.id.write_direct_chunk(start, data, filter_mask=mask)
     with h5py.File(tmp_path / "x.h5") as file:
         np.testing.assert_array_equal(file["x"][...], array)
 

@@ -1,6 +1,7 @@
 """Writing beside the caller: the same files, never more than two layers held, and no error lost."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def broken(monkeypatch, layer):
     def fail(shards, index, *rest):
         if index == layer:
             raise SsmlensError(f"layer {index} did not fit")
-        write(shards, index, *rest)
+        return write(shards, index, *rest)
 
     monkeypatch.setattr(Shards, "write", fail)
 
@@ -94,9 +95,15 @@ def test_the_callers_own_error_is_the_one_that_is_told_and_what_was_begun_is_fin
     assert not [t for t in threading.enumerate() if t.name.startswith("ssmlens")]
 
 
-def test_no_more_than_two_jobs_are_held():
-    overlap, held, most = Overlap(at_once=2), set(), []
-    lock = threading.Lock()
+@pytest.fixture
+def overlap():
+    made = Overlap(at_once=2)
+    yield made
+    made.close()
+
+
+def test_no_more_than_two_jobs_are_held(overlap):
+    held, most, lock = set(), [], threading.Lock()
 
     def job(number):
         with lock:
@@ -105,11 +112,62 @@ def test_no_more_than_two_jobs_are_held():
         threading.Event().wait(0.002)
         with lock:
             held.remove(number)
+        return lambda: None
 
     for number in range(20):
         overlap.start(number, lambda number=number: job(number))
-        assert len(overlap._running) <= 2
     overlap.join_all()
-    overlap.close()
     assert len(most) == 20
     assert max(most) <= 2
+
+
+def test_the_next_is_encoded_while_two_wait_for_the_disk(overlap):
+    """Four are under way then, and the fifth waits."""
+    disk, encoded = threading.Event(), []
+
+    def job(number):
+        encoded.append(number)
+        return lambda: disk.wait(30)
+
+    def start_all():
+        for number in range(7):
+            overlap.start(number, lambda number=number: job(number))
+
+    starter = threading.Thread(target=start_all)
+    starter.start()
+    end = time.monotonic() + 30
+    while len(encoded) < 4 and time.monotonic() < end:
+        time.sleep(0.001)
+    starter.join(0.05)
+    assert starter.is_alive()
+    assert sorted(encoded) == [0, 1, 2, 3]
+    disk.set()
+    starter.join(30)
+    overlap.join_all()
+    assert sorted(encoded) == list(range(7))
+
+
+def test_an_error_of_the_disk_is_told_and_what_follows_is_not_held_up(overlap):
+    ended = []
+
+    def job(number):
+        def end():
+            ended.append(number)
+            if number == 1:
+                raise SsmlensError("the disk is full")
+
+        return end
+
+    told = []
+    for number in range(8):
+        try:
+            overlap.start(number, lambda number=number: job(number))
+        except SsmlensError as error:
+            told.append(str(error))
+            overlap.start(number, lambda number=number: job(number))
+    try:
+        overlap.join_all()
+    except SsmlensError as error:
+        told.append(str(error))
+    assert told == ["the disk is full"]
+    assert sorted(ended) == list(range(8))
