@@ -206,7 +206,7 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("one file", assemble, "_write_layer"),
         Wrapped("waiting for the writer", writer.CaptureWriter, "write"),
         Wrapped("waiting for the writer", writer.CaptureWriter, "finish"),
-        Wrapped("open", capturing, "open_capture", whole=True),
+        Wrapped("open", capturing, "open_written", whole=True),
     ]
 
 

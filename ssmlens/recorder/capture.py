@@ -45,7 +45,7 @@ from ssmlens.recorder.prompts import (
 )
 from ssmlens.recorder.replay import Replays
 from ssmlens.store.header import CaptureHeader
-from ssmlens.store.reader import Capture, open_capture
+from ssmlens.store.reader import Capture, open_capture, open_written
 from ssmlens.store.writer import CaptureWriter
 
 # Most tokens in one forward, padding included.
@@ -181,7 +181,10 @@ def capture(
         for batch in range(writer.batches):
             job.run(own_blocks, batch)
         path = writer.finish()
-    return None if path is None else open_capture(path)
+    if path is None:
+        return None
+    # Parts of a shared or resumed capture come from elsewhere.
+    return open_capture(path) if shard or resume else open_written(path)
 
 
 def _choose(

@@ -76,8 +76,7 @@ def open_guarded(path: Path) -> h5py.File:
     except OSError as error:
         descriptors.raise_if_exhausted(error)
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
-    with reporting_damage(path, "its structure"):
-        file = h5py.File(path, "r")
+    file = open_own(path)
     try:
         with reporting_damage(path, "its structure"):
             _Guard(path).file(file)
@@ -85,6 +84,17 @@ def open_guarded(path: Path) -> h5py.File:
         file.close()
         raise
     return file
+
+
+def open_own(path: Path) -> h5py.File:
+    """Open a file that this process has written, for reading, without walking it.
+
+    Raises:
+        CaptureFileError: It is damaged.
+        OpenFilesError: No more files can be opened.
+    """
+    with reporting_damage(path, "its structure"):
+        return h5py.File(path, "r")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Open a capture: one file or a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ssmlens.files.place import PARTIAL, partial_path
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, hdf5
-from ssmlens.store.guard import open_guarded, reporting_damage
+from ssmlens.store.guard import open_guarded, open_own, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
@@ -22,6 +22,7 @@ from ssmlens.store.manifest import read_manifest
 from ssmlens.store.schema import HEADER, WHOLE, Attribute, layer_name
 
 _TRIES = 5
+OpenFile = Callable[[Path], h5py.File]
 
 
 def open_capture(path: Path | str) -> "Capture":
@@ -33,14 +34,27 @@ def open_capture(path: Path | str) -> "Capture":
             file, unknown filters, sizes out of proportion).
         OpenFilesError: No more files can be opened: a folder takes one for each of its layers.
     """
-    path = Path(path)
+    return _open(Path(path), open_guarded)
+
+
+def open_written(path: Path) -> "Capture":
+    """Open a capture that this process has just written, all of it. Nobody is guarded against oneself.
+
+    Raises: As `open_capture`.
+    """
+    return _open(path, open_own)
+
+
+def _open(path: Path, open_file: OpenFile) -> "Capture":
     _check_finished(path)
     for _ in range(_TRIES):
         # A new capture may replace the folder meanwhile: then layers are mixed or missing.
         before = _identity(path)
         files = ExitStack()
         try:
-            return _open_folder(path, files) if path.is_dir() else _open_file(path, files)
+            if path.is_dir():
+                return _open_folder(path, files, open_file)
+            return _open_file(path, files, open_file)
         except BaseException as error:
             files.close()
             replaced = isinstance(error, SsmlensError) and _identity(path) != before
@@ -189,8 +203,8 @@ class Capture(ShownInNotebooks):
         )
 
 
-def _open_file(path: Path, files: ExitStack) -> Capture:
-    file = files.enter_context(open_guarded(path))
+def _open_file(path: Path, files: ExitStack, open_file: OpenFile) -> Capture:
+    file = files.enter_context(open_file(path))
     header, attributes = _read_header(file, path, WHOLE)
     with reporting_damage(path, "its structure"):
         groups = {i: (stored_layer(file, i), path) for i in header.layers}
@@ -198,17 +212,17 @@ def _open_file(path: Path, files: ExitStack) -> Capture:
     return _check_parts(Capture(path, header, str(attributes["digest"]), version, groups, files))
 
 
-def _open_folder(folder: Path, files: ExitStack) -> Capture:
+def _open_folder(folder: Path, files: ExitStack, open_file: OpenFile) -> Capture:
     manifest = read_manifest(folder)
     path = folder / manifest.header
-    with open_guarded(path) as file:
+    with open_file(path) as file:
         header, attributes = _read_header(file, path, HEADER)
     if list(manifest.layers) != list(header.layers):
         raise CaptureFileError(f"{folder}: its manifest and its header list different layers")
     groups: dict[int, tuple[h5py.Group, Path]] = {}
     for index, name in manifest.layers.items():
         path = folder / name
-        file = files.enter_context(open_guarded(path))
+        file = files.enter_context(open_file(path))
         if hdf5.read_attributes(file)["header_digest"] != attributes["header_digest"]:
             raise CaptureFileError(f"{path} belongs to another capture")
         with reporting_damage(path, "its structure"):

@@ -18,7 +18,7 @@ from ssmlens.models.mamba_config import MambaConfig as SsmlensConfig
 from ssmlens.models.mamba_lm import MambaLM
 from ssmlens.recorder import capture as module
 from ssmlens.recorder.prompts import Prompts, from_file
-from ssmlens.store import pack, verify
+from ssmlens.store import guard, pack, reader, verify
 from ssmlens.store.schema import LAYER_ARRAYS
 
 # A generation each; what families differ in is between their adapters and the contract tests.
@@ -204,6 +204,21 @@ def test_a_stop_before_the_first_layer_leaves_nothing_under_the_final_name(mamba
     with pytest.raises(KeyboardInterrupt):
         ssmlens.capture(mamba, IDS, tmp_path / "run.h5", progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == ["run.h5.partial"]
+
+
+def test_only_a_run_that_wrote_every_file_opens_them_unguarded(mamba, tmp_path, monkeypatch):
+    """A resumed run, or the last of several machines, opens files that others wrote."""
+    guarded = []
+    walk = guard.open_guarded
+    monkeypatch.setattr(reader, "open_guarded", lambda path: guarded.append(path) or walk(path))
+    ids, path = torch.tensor([[3, 1, 4]]), tmp_path / "run"
+    ssmlens.capture(mamba, ids, path).close()
+    assert guarded == []
+    ssmlens.capture(mamba, ids, path, resume=True).close()
+    assert len(guarded) == 1 + len(mamba.backbone.layers)
+    guarded.clear()
+    ssmlens.capture(mamba, ids, tmp_path / "shared", shard=(1, 1)).close()
+    assert len(guarded) == 1 + len(mamba.backbone.layers)
 
 
 @pytest.mark.parametrize("out", ["run.h5", "run"])
