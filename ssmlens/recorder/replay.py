@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 import torch
 from torch import Tensor
 
-from ssmlens.scan.operator import Operator
+from ssmlens.scan.operator import Operator, keep_places
 
 Computed = dict[str, Tensor]
 """Results by name."""
@@ -28,7 +28,7 @@ class Replays:
     """The graphs of one capture. They free their memory together with this object.
 
     A function is recorded when it is called with the same shapes as shortly before: the first call is plain, so that
-    one layer alone costs nothing more, and kernels are compiled and loaded before they are recorded.
+    one layer alone costs nothing more.
     """
 
     def __init__(self) -> None:
@@ -64,9 +64,11 @@ class _Graph:
         self._operands = operands.map(lambda tensor: tensor.detach().clone())
         self._tensors = tuple(tensor.detach().clone() for tensor in tensors)
         self._graph = torch.cuda.CUDAGraph()
+        # What a plain call copies to the GPU, a recorded one must find there.
+        function(self._operands, *self._tensors)
         # Another thread may wait for the GPU meanwhile. PyTorch first frees the memory that the plain call used.
-        stream = torch.cuda.Stream()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+        options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
+        with keep_places() as self._places, torch.cuda.graph(self._graph, **options):
             self._computed = function(self._operands, *self._tensors)
 
     def __call__(self, operands: Operator, tensors: tuple[Tensor, ...]) -> Computed:

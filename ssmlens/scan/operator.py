@@ -14,6 +14,8 @@ import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -346,7 +348,7 @@ class Operator(ABC):
         """
         alone = dataclasses.replace(self, gate=None, surroundings=None)
         group = [head // (self.heads // self.groups) for head in heads]
-        places = (_places(tuple(numbers), self.like.device) for numbers in (heads, group))
+        places = (_places(numbers, self.like.device) for numbers in (heads, group))
         return alone._cut(dict(zip((HEAD, GROUP), places, strict=True)))
 
     def bare(self: Self) -> Self:
@@ -398,11 +400,32 @@ class Operator(ABC):
         return dataclasses.replace(self, **cut)
 
 
-@functools.lru_cache(maxsize=64)
-def _places(numbers: tuple[int, ...], device: torch.device) -> list[int] | Int[Tensor, " place"]:
-    """Numbers to index with. On a GPU they are a tensor, so that only the first use copies them there and waits."""
+_kept_places: ContextVar[list[Tensor] | None] = ContextVar("_kept_places", default=None)
+
+
+@contextmanager
+def keep_places() -> Iterator[list[Tensor]]:
+    """Collect the tensors with which operators index in the block: a CUDA graph recorded there reads them again."""
+    kept: list[Tensor] = []
+    token = _kept_places.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept_places.reset(token)
+
+
+def _places(numbers: Sequence[int], device: torch.device) -> list[int] | Int[Tensor, " place"]:
+    """Numbers to index with. On a GPU they are a tensor, which is copied there once."""
     if device.type != "cuda":
         return list(numbers)
+    places, kept = _places_on_device(tuple(numbers), device), _kept_places.get()
+    if kept is not None:
+        kept.append(places)
+    return places
+
+
+@functools.lru_cache(maxsize=64)
+def _places_on_device(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, " place"]:
     with torch.inference_mode(False):  # autograd may save it
         return torch.tensor(numbers, dtype=torch.long, device=device)
 

@@ -127,6 +127,23 @@ def test_a_capture_with_replays_is_a_capture_without(monkeypatch, tmp_path, mixe
 
 
 @pytest.mark.gpu
+def test_a_graph_keeps_what_it_indexes_with():
+    """The tensors of other selections take its place in the cache, and its memory."""
+    replays, given = Replays(), scan().map(lambda t: t.cuda())
+    expected = chosen(given.map(lambda t: t.cpu()))["y"]
+    for _ in range(4):
+        y = replays.run(chosen, given)["y"]
+        torch.testing.assert_close(y.cpu(), expected, rtol=1e-5, atol=1e-6)
+        for n in range(200):
+            given.select_heads([n % 4, *[n // 4 % 4] * (n % 3 + 1), n // 16 % 4])
+    assert len(replays._graphs) == 1
+
+
+def chosen(operands):
+    return {"y": operands.select_heads([0, 3]).delta.clone()}
+
+
+@pytest.mark.gpu
 def test_a_result_is_not_overwritten_by_the_next():
     replays, vector = Replays(), torch.randn(9, device="cuda")
     given = [scan(delta=torch.rand(1, 9, 4)).map(lambda t: t.cuda()) for _ in range(4)]
