@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 import torch
 from torch import Tensor
 
-from ssmlens.scan.operator import Operator, keep_places
+from ssmlens.scan.kept import list_kept
+from ssmlens.scan.operator import Operator
 
 Computed = dict[str, Tensor]
 """Results by name."""
@@ -68,7 +69,7 @@ class _Graph:
         function(self._operands, *self._tensors)
         # Another thread may wait for the GPU meanwhile. PyTorch first frees the memory that the plain call used.
         options = {"stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
-        with keep_places() as self._places, torch.cuda.graph(self._graph, **options):
+        with list_kept() as self._kept, torch.cuda.graph(self._graph, **options):
             self._computed = function(self._operands, *self._tensors)
 
     def __call__(self, operands: Operator, tensors: tuple[Tensor, ...]) -> Computed:

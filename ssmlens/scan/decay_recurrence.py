@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssmlens.scan.kept import kept
 from ssmlens.scan.operands import DecayOperands
 
 # If every state has its own decay: tokens in a chunk (None: all of them).
@@ -197,7 +198,7 @@ def _scan_scalar_decay(
         # Log of the decay since the chunk's start, in float64, because its differences are used.
         S = S.double().cumsum(-1)
         apart = (S.unsqueeze(-1) - S.unsqueeze(-2)).to(x.dtype)
-        decay = apart.masked_fill_(_later(length, S.device), -torch.inf).exp()
+        decay = apart.masked_fill_(kept(_later(length, S.device)), -torch.inf).exp()
         since = torch.exp(S.to(x.dtype)).unsqueeze(-1)
         until = decay[..., -1, :].unsqueeze(-1)
         pairs = C @ B.mT

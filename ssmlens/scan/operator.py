@@ -14,8 +14,6 @@ import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -26,6 +24,7 @@ from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
 from ssmlens.scan.finite import all_finite
+from ssmlens.scan.kept import kept
 from ssmlens.scan.surroundings import Signals, Surroundings
 
 # beartype, which checks these files in tests, does not support typing.Self.
@@ -400,28 +399,11 @@ class Operator(ABC):
         return dataclasses.replace(self, **cut)
 
 
-_kept_places: ContextVar[list[Tensor] | None] = ContextVar("_kept_places", default=None)
-
-
-@contextmanager
-def keep_places() -> Iterator[list[Tensor]]:
-    """Collect the tensors with which operators index in the block: a CUDA graph recorded there reads them again."""
-    kept: list[Tensor] = []
-    token = _kept_places.set(kept)
-    try:
-        yield kept
-    finally:
-        _kept_places.reset(token)
-
-
 def _places(numbers: Sequence[int], device: torch.device) -> list[int] | Int[Tensor, " place"]:
     """Numbers to index with. On a GPU they are a tensor, which is copied there once."""
     if device.type != "cuda":
         return list(numbers)
-    places, kept = _places_on_device(tuple(numbers), device), _kept_places.get()
-    if kept is not None:
-        kept.append(places)
-    return places
+    return kept(_places_on_device(tuple(numbers), device))
 
 
 @functools.lru_cache(maxsize=64)
