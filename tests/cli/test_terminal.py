@@ -89,15 +89,20 @@ def test_a_terminal_of_few_characters(tmp_path):
     assert said.stderr.count(b"\n") == 1
 
 
-def test_names_that_are_not_utf_8(tmp_path):
+def test_names_that_are_not_utf_8(tmp_path, cli):
     out = os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.h5")
     words = ["--task", "copy", "--length", "3", "--count", "1", "--out", out]
-    for line in (["capture", *words], ["info", out], ["info", out, "--json"], ["verify", out]):
-        said = run(line)
-        assert (said.returncode, said.stderr) == (0, b""), said
     page, figure = str(tmp_path / "r.html"), str(tmp_path / "f.html")
-    for made in (["report", out, "--out", page], ["figure", out, "--layer", "0", "--out", figure]):
-        said = run(made)
+    for line in (
+        ["capture", *words],
+        ["info", out, "--json"],
+        ["report", out, "--out", page],
+        ["figure", out, "--layer", "0", "--out", figure],
+    ):
+        said = cli(*line)
+        assert (said.code, said.err) == (0, ""), said
+    for line in (["info", out], ["verify", out]):  # which print the name
+        said = run(line)
         assert (said.returncode, said.stderr) == (0, b""), said
 
 
