@@ -5,6 +5,7 @@ GPU to run them, and meanwhile the threads that write wait for the interpreter. 
 """
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ssmlens.scan.kept import list_kept
 from ssmlens.scan.operator import Operator
+
+log = logging.getLogger("ssmlens")
 
 Computed = dict[str, Tensor]
 """Results by name."""
@@ -29,12 +32,13 @@ class Replays:
     """The graphs of one capture. They free their memory together with this object.
 
     A function is recorded when it is called with the same shapes as shortly before: the first call is plain, so that
-    one layer alone costs nothing more.
+    one layer alone costs nothing more. If one cannot be recorded, a warning is logged, and every call is plain.
     """
 
     def __init__(self) -> None:
         self._graphs: dict[Hashable, _Graph] = {}
         self._recent: deque[Hashable] = deque(maxlen=_GRAPHS)
+        self._failed = False
 
     def run(self, function: Function, operands: Operator, *tensors: Tensor) -> Computed:
         """Return `function(operands, *tensors)`, computed now or replayed.
@@ -44,18 +48,31 @@ class Replays:
             operands: Operands without surroundings.
             tensors: Its further arguments.
         """
-        if not _can_record(operands):
+        if self._failed or not _can_record(operands):
             return function(operands, *tensors)
         key = _key(function, operands, tensors)
         with torch.cuda.device(operands.like.device):
-            if key not in self._graphs:
-                if key not in self._recent:
-                    self._recent.append(key)
-                    return function(operands, *tensors)
-                if len(self._graphs) == _GRAPHS:
-                    self._graphs.clear()
-                self._graphs[key] = _Graph(function, operands, tensors)
-            return self._graphs[key](operands, tensors)
+            graph = self._graphs.get(key) or self._record(key, function, operands, tensors)
+            return function(operands, *tensors) if graph is None else graph(operands, tensors)
+
+    def _record(
+        self, key: Hashable, function: Function, operands: Operator, tensors: tuple[Tensor, ...]
+    ) -> "_Graph | None":
+        """Record the function if it came with these shapes shortly before, and can be recorded."""
+        if key not in self._recent:
+            self._recent.append(key)
+            return None
+        if len(self._graphs) == _GRAPHS:
+            self._graphs.clear()
+        try:
+            self._graphs[key] = _Graph(function, operands, tensors)
+        except RuntimeError as error:  # no memory is one, too
+            cause = (str(error) or type(error).__name__).splitlines()[0]
+            log.warning("layers are computed without CUDA graphs, slower (%s)", cause)
+            self._failed = True
+            self._graphs.clear()
+            return None
+        return self._graphs[key]
 
 
 class _Graph:

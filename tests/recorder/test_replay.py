@@ -44,7 +44,26 @@ def test_on_a_cpu_nothing_is_recorded():
     assert not replays._graphs
 
 
-def test_a_shape_is_recorded_when_it_comes_again(monkeypatch):
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(replay, "_can_record", lambda operands: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
+
+
+def test_what_cannot_be_recorded_is_computed(as_on_a_gpu, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("CUDA error: operation not permitted\nand so on")
+
+    monkeypatch.setattr(replay, "_Graph", fail)
+    replays, vector = Replays(), torch.randn(9)
+    for _ in range(4):
+        y = replays.run(product, scan(), vector)["y"]
+        torch.testing.assert_close(y, product(scan(), vector)["y"], rtol=0, atol=0)
+    (said,) = caplog.messages
+    assert said.endswith("without CUDA graphs, slower (CUDA error: operation not permitted)")
+
+
+def test_a_shape_is_recorded_when_it_comes_again(as_on_a_gpu, monkeypatch):
     """Prompts of many lengths, which come again only in the next layer, are not recorded."""
     recorded = []
 
@@ -56,8 +75,6 @@ def test_a_shape_is_recorded_when_it_comes_again(monkeypatch):
             return {}
 
     monkeypatch.setattr(replay, "_Graph", Graph)
-    monkeypatch.setattr(replay, "_can_record", lambda operands: True)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
 
     def run(*lengths):
         replays = Replays()
