@@ -129,3 +129,15 @@ def _renameat2() -> Callable[..., int] | None:
         ]
         return call
     return None
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What differs if another file or folder stands at `path`; None if there is none.
+
+    The number of an inode alone may be used again, and its content may be what it was before the last.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_ctime_ns

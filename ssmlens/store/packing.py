@@ -31,7 +31,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         raise UsageError(f"{out} must end in .h5: pack writes one HDF5 file")
     with one_line_errors(out):
         place.check_name(out)
-    manifest = read_manifest(folder)
+    read_manifest(folder)
     lock = OutputLock(out)
     try:
         if out.is_dir() or (out.exists() and not overwrite):
@@ -42,12 +42,12 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         if half.is_dir():
             raise UsageError(f"{out} is half captured ({half}); choose another `out`")
         for _ in range(_TRIES):
+            before = place.identity(folder)
             try:
-                _assemble(folder, manifest, out)
+                _assemble(folder, read_manifest(folder), out)
                 return out
             except (CaptureFileError, UsageError, OSError):
-                before, manifest = manifest, read_manifest(folder)
-                if manifest == before:
+                if place.identity(folder) == before:
                     raise
         raise CaptureFileError(f"{folder} keeps being replaced by new captures; pack it later")
     finally:

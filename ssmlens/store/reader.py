@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Integer
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
-from ssmlens.files.place import PARTIAL, partial_path
+from ssmlens.files.place import PARTIAL, identity, partial_path
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, hdf5
@@ -49,7 +49,7 @@ def _open(path: Path, open_file: OpenFile) -> "Capture":
     _check_finished(path)
     for _ in range(_TRIES):
         # A new capture may replace the folder meanwhile: then layers are mixed or missing.
-        before = _identity(path)
+        before = identity(path)
         files = ExitStack()
         try:
             if path.is_dir():
@@ -57,7 +57,7 @@ def _open(path: Path, open_file: OpenFile) -> "Capture":
             return _open_file(path, files, open_file)
         except BaseException as error:
             files.close()
-            replaced = isinstance(error, SsmlensError) and _identity(path) != before
+            replaced = isinstance(error, SsmlensError) and identity(path) != before
             if not replaced:
                 raise
     raise CaptureFileError(f"{path} keeps being replaced by new captures; open it later")
@@ -257,15 +257,6 @@ def _check_parts(capture: Capture) -> Capture:
             f"{capture.path}: its header and layers are not those it was completed with; capture it again"
         )
     return capture
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file or folder at `path`; None if there is none."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
 
 
 def _check_finished(path: Path) -> None:

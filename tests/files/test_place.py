@@ -76,3 +76,15 @@ def test_what_writers_left_is_known_by_its_name(tmp_path):
         (left,) = place.own_names(path)
         assert left.name.startswith(path.name[:200])
         assert left.name.endswith(".partial")
+
+
+def test_a_copy_in_its_place_has_another_identity(tmp_path):
+    path = folder_with(tmp_path / "one", "1")
+    identities = {place.identity(path)}
+    for _ in range(5):  # numbers of inodes are used again
+        place.exchange(folder_with(tmp_path / "other", "1"), path)
+        place.remove(tmp_path / "other")
+        identities.add(place.identity(path))
+    assert len(identities) == 6
+    assert place.identity(path) == place.identity(path)
+    assert place.identity(tmp_path / "none") is None

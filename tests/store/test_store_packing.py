@@ -4,7 +4,8 @@ import h5py
 import pytest
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
-from ssmlens.store import open_capture, pack, verify
+from ssmlens.store import open_capture, pack, packing, verify
+from ssmlens.store.assemble import OtherDigestError
 
 
 @pytest.fixture
@@ -60,3 +61,27 @@ def test_a_damaged_layer_stays_known_as_damaged(folder, tmp_path):
     out = pack(folder, tmp_path / "packed.h5")
     (problem,) = verify(out)
     assert "layer 2 is damaged" in problem
+
+
+def test_a_folder_replaced_twice_by_what_it_was_is_noticed(sample, tmp_path, monkeypatch):
+    """Its manifest is the same again, but the files read meanwhile were of two captures."""
+    path, calls = sample.write_capture(tmp_path / "run"), []
+    real = packing.assemble
+
+    def assemble(jobs):
+        calls.append(0)
+        if len(calls) == 1:
+            for model in ("other", "m"):
+                asked = sample.header(attributes={"model": model})
+                sample.write_capture(path, asked=asked, overwrite=True)
+            raise OtherDigestError("its layers are of two captures")
+        real(jobs)
+
+    asked = sample.header(attributes={"model": "m"})
+    sample.write_capture(path, asked=asked, overwrite=True)
+    with open_capture(path) as capture:
+        digest = capture.digest
+    monkeypatch.setattr(packing, "assemble", assemble)
+    with open_capture(pack(path, tmp_path / "one.h5")) as packed:
+        assert packed.digest == digest
+    assert len(calls) == 2
