@@ -196,7 +196,7 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("shuffle", chunks, "_shuffle", on_host),
         Wrapped("deflate", chunks, "_wrap_uncompressed"),
         Wrapped("checksum", chunks, "fletcher32"),
-        Wrapped("HDF5", hdf5, "write_file"),
+        Wrapped("HDF5", hdf5, "begin_file"),
         Wrapped("write", Sink, "write", written),
         Wrapped("write", Sink, "write_lent"),
         Wrapped("fsync", Sink, "sync", whole=True),

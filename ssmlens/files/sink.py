@@ -71,18 +71,18 @@ class Sink:
         """Write all lent memory."""
         lent, self._lent = self._lent, []
         with self._save_error():
-            while lent and self._error is None:
-                place, end, run = lent[0][0], lent[0][0], []
-                while lent and lent[0][0] == end and len(run) < _BUFFERS:
-                    run.append(lent.pop(0)[1])
-                    end += len(run[-1])
-                while place < end:
-                    written = os.pwritev(self._file, run, place)
-                    place += written
-                    while run and written >= len(run[0]):
-                        written -= len(run.pop(0))
-                    if run:
-                        run[0] = run[0][written:]
+            for place, run in _runs(lent) if self._error is None else ():
+                self._write_run(place, run)
+
+    def _write_run(self, place: int, run: list[memoryview]) -> None:
+        """Write pieces one after the other; the disk may take only a part of them at a time."""
+        while run:
+            written = os.pwritev(self._file, run, place)
+            place += written
+            while run and written >= len(run[0]):
+                written -= len(run.pop(0))
+            if run:
+                run[0] = run[0][written:]
 
     def read(self, count: int) -> bytes:
         """Read back what was written, zeros past its end."""
@@ -129,6 +129,18 @@ class Sink:
             yield
         except BaseException as error:  # an interrupt too: `sync` raises it
             self._error = self._error or error
+
+
+def _runs(lent: list[tuple[int, memoryview]]) -> list[tuple[int, list[memoryview]]]:
+    """Group pieces that are contiguous in the file, at most `_BUFFERS` of them: (place of the first, pieces)."""
+    runs: list[tuple[int, list[memoryview]]] = []
+    end = -1
+    for place, view in lent:
+        if place != end or len(runs[-1][1]) == _BUFFERS:
+            runs.append((place, []))
+        runs[-1][1].append(view)
+        end = place + len(view)
+    return runs
 
 
 def _is_same_memory(one: memoryview, other: memoryview) -> bool:

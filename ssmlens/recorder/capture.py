@@ -230,7 +230,7 @@ class _Job:
     further: FurtherArrays | None
     keep_going: bool
     progress: Progress | None
-    _replays: Replays = dataclasses.field(default_factory=lambda: Replays(), init=False)
+    _replays: Replays = dataclasses.field(default_factory=Replays, init=False)
 
     def run(self, blocks: list[Block], batch: int) -> None:
         """Capture every layer that is missing in one batch of prompts."""

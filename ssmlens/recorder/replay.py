@@ -1,13 +1,13 @@
 """Record what is computed for a layer as a CUDA graph, and replay it for the next layers of its shape.
 
-The maps and checks of a layer are two thousand small kernels. Python takes several times as long to launch them as a
-GPU to run them, and meanwhile the threads that write wait for the interpreter. A graph is launched at once.
+The maps and checks of a layer are many small kernels. While Python launches them one by one, the threads that write
+wait for the interpreter. A graph is launched at once.
 """
 
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ Computed = dict[str, Tensor]
 Function = Callable[..., Computed]
 """A function of an operator, and of further tensors, that never waits for the GPU."""
 
-# With more tokens a GPU takes longer to compute than Python to launch.
+# Chosen, not measured: with more tokens each launch has more work, and a graph holds more memory.
 _MOST_TOKENS = 2048
 # Functions and shapes whose graphs are in memory at a time.
 _GRAPHS = 4
@@ -90,9 +90,10 @@ class _Graph:
             self._computed = function(self._operands, *self._tensors)
 
     def __call__(self, operands: Operator, tensors: tuple[Tensor, ...]) -> Computed:
-        old = (*_tensors(self._operands), *self._tensors)
-        for kept, given in zip(old, (*_tensors(operands), *tensors), strict=True):
-            kept.copy_(given)
+        old = (*_values(self._operands), *self._tensors)
+        for kept, given in zip(old, (*_values(operands), *tensors), strict=True):
+            if kept is not None and given is not None:
+                kept.copy_(given)
         self._graph.replay()
         return {name: tensor.clone() for name, tensor in self._computed.items()}
 
@@ -102,21 +103,16 @@ def _can_record(operands: Operator) -> bool:
     return operands.recordable and operands.like.is_cuda and short
 
 
-def _tensors(operands: Operator) -> Iterator[Tensor]:
-    """Its tensors, in a fixed order."""
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    operands.map(keep)
-    return iter(found)
+def _values(operands: Operator) -> list[Tensor | None]:
+    """Its tensors in a fixed order, None for those that it does not have."""
+    return [getattr(operands, field.name) for field in dataclasses.fields(operands)]
 
 
 def _key(function: Function, operands: Operator, tensors: tuple[Tensor, ...]) -> Hashable:
     """What a recorded call must have in common with a later one."""
-    absent = tuple(getattr(operands, field.name) is None for field in dataclasses.fields(operands))
-    shapes = tuple((t.shape, t.dtype, t.device) for t in (*_tensors(operands), *tensors))
+    shapes = tuple(
+        None if value is None else (value.shape, value.dtype, value.device)
+        for value in (*_values(operands), *tensors)
+    )
     precision = torch.get_float32_matmul_precision()
-    return function, type(operands), absent, shapes, precision, torch.is_inference_mode_enabled()
+    return function, type(operands), shapes, precision, torch.is_inference_mode_enabled()

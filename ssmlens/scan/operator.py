@@ -347,8 +347,8 @@ class Operator(ABC):
         """
         alone = dataclasses.replace(self, gate=None, surroundings=None)
         group = [head // (self.heads // self.groups) for head in heads]
-        places = (_places(numbers, self.like.device) for numbers in (heads, group))
-        return alone._cut(dict(zip((HEAD, GROUP), places, strict=True)))
+        device = self.like.device
+        return alone._cut({HEAD: _places(heads, device), GROUP: _places(group, device)})
 
     def bare(self: Self) -> Self:
         """The mixing alone, without x, D, gate and surroundings, in `scan_dtype`."""

@@ -29,6 +29,7 @@ from ssmlens.store.schema import (
     PROMPT_DIGEST,
     WHOLE,
     Attribute,
+    layer_axes,
 )
 from ssmlens.store.skeleton import sort_coordinates_first
 
@@ -119,6 +120,7 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
     rows = np.concatenate([stored_array(source, PROMPT_DIGEST)[...] for source in sources])
     attributes = [hdf5.read_attributes(source) for source in sources]
     static = str(attributes[0]["static_digest"])
+    hdf5.write_array(group, PROMPT_DIGEST, rows, layer_axes(PROMPT_DIGEST, rows.ndim))
     close_layer(group, index, rows, static, _merged_attributes(attributes))
     return str(hdf5.read_attributes(group)["digest"])
 

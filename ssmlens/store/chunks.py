@@ -5,7 +5,7 @@ a fraction of the time, beside the caller, because NumPy and isal release the lo
 lock again, and so does a caller that launches work on a GPU. So all chunks along an axis, a row, are encoded together.
 
 A large uncompressed chunk has no Fletcher-32, and its filter mask tells HDF5 so: the Adler-32 in its deflate stream
-checks the same bytes as well. NumPy needs ten times as long for a Fletcher-32 as isal for an Adler-32.
+checks the same bytes as well. NumPy takes longer over a Fletcher-32 than isal over an Adler-32.
 """
 
 import functools

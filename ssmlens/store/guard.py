@@ -76,7 +76,7 @@ def open_guarded(path: Path) -> h5py.File:
     except OSError as error:
         descriptors.raise_if_exhausted(error)
         raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
-    file = open_own(path)
+    file = open_unguarded(path)
     try:
         with reporting_damage(path, "its structure"):
             _Guard(path).file(file)
@@ -86,8 +86,8 @@ def open_guarded(path: Path) -> h5py.File:
     return file
 
 
-def open_own(path: Path) -> h5py.File:
-    """Open a file that this process has written, for reading, without walking it.
+def open_unguarded(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading without walking it: enough for a file that this process has written itself.
 
     Raises:
         CaptureFileError: It is damaged.

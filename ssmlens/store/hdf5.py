@@ -75,27 +75,18 @@ class NewFile(h5py.File):
         self.sink = sink
 
 
-def write_file(
-    path: Path,
-    build: Callable[[NewFile], object],
-    least: int = 0,
-    *,
-    skeleton: bytes = b"",
-    sync_name: bool = True,
-) -> None:
+def write_file(path: Path, build: Callable[[NewFile], object], least: int = 0) -> None:
     """Write an HDF5 file; it appears under `path` only when it is complete.
 
     Args:
         path: The file.
         build: The function that fills it.
         least: Least size of the file in bytes.
-        skeleton: The file that it begins as (see `store.skeleton`).
-        sync_name: Whether to sync its name too (see `new_file`).
 
     Raises:
         SsmlensError: The disk is full, has less than `least` bytes free, or cannot be written.
     """
-    begin_file(path, build, least, skeleton=skeleton, sync_name=sync_name)()
+    begin_file(path, build, least)()
 
 
 def begin_file(
@@ -106,7 +97,15 @@ def begin_file(
     skeleton: bytes = b"",
     sync_name: bool = True,
 ) -> Callable[[], None]:
-    """Do all of `write_file` but wait for the disk; the returned function does the rest, in any thread."""
+    """Do all of `write_file` but wait for the disk; the returned function does the rest, in any thread.
+
+    Args:
+        path: As in `write_file`.
+        build: As in `write_file`.
+        least: As in `write_file`.
+        skeleton: The file that it begins as (see `store.skeleton`).
+        sync_name: Whether to sync its name too (see `new_file`).
+    """
     with ExitStack() as stack:
         sink = stack.enter_context(new_file(path, least, sync_name=sync_name))
         with NewFile(sink, skeleton) as file:
@@ -298,7 +297,7 @@ def write_attributes(thing: h5py.HLObject, attributes: Mapping[str, Attribute]) 
             stored, kind = np.array(value, "<f8"), h5t.IEEE_F64LE
         else:
             stored, kind = np.array(value, "<i8"), h5t.STD_I64LE
-        # Through HDF5's own calls, which take a third of the time of `attrs.create`.
+        # Through HDF5's own calls, which take less time than `attrs.create`.
         if h5a.exists(thing.id, name.encode()):
             h5a.delete(thing.id, name.encode())
         h5a.create(thing.id, name.encode(), kind, _SCALAR).write(stored, mtype=kind)

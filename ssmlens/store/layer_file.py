@@ -156,19 +156,19 @@ def write_layer(
     """
     per_prompt = {name: array for name, array in arrays.items() if has_prompts(name)}
     shared = {name: array for name, array in arrays.items() if not has_prompts(name)}
-    prompts = len(next(iter(per_prompt.values())))
+    *of_arrays, of_digests = datasets
+    prompts = of_digests.shape[0]
     digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
     if index:
         file.move(f"layers/{layer_name(0)}", f"layers/{layer_name(index)}")
     group = stored_layer(file, index)
-    *of_arrays, of_digests = datasets
     for planned in of_arrays:
         dataset = stored_array(group, planned.name)
         hdf5.write_chunks(dataset, arrays[planned.name], planned.axes, planned.level, file.sink)
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     dataset = stored_array(group, PROMPT_DIGEST)
     hdf5.write_chunks(dataset, rows, of_digests.axes, of_digests.level)
-    _write_attributes(group, index, rows, digest.static_digest(shared), attributes)
+    close_layer(group, index, rows, digest.static_digest(shared), attributes)
 
 
 def close_layer(
@@ -178,18 +178,7 @@ def close_layer(
     static: str,
     attributes: Mapping[str, Attribute],
 ) -> None:
-    """Complete a layer: write its attributes and digests."""
-    hdf5.write_array(group, PROMPT_DIGEST, prompts, layer_axes(PROMPT_DIGEST, 2))
-    _write_attributes(group, index, prompts, static, attributes)
-
-
-def _write_attributes(
-    group: h5py.Group,
-    index: int,
-    prompts: np.ndarray,
-    static: str,
-    attributes: Mapping[str, Attribute],
-) -> None:
+    """Complete a layer whose arrays and prompt digests are written: write its attributes and other digests."""
     digests = {
         "static_digest": static,
         "digest": digest.layer_digest(index, attributes, static, prompts),

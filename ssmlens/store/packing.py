@@ -31,7 +31,7 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         raise UsageError(f"{out} must end in .h5: pack writes one HDF5 file")
     with one_line_errors(out):
         place.check_name(out)
-    read_manifest(folder)
+    read_manifest(folder)  # refuse what is not a capture before anything else
     lock = OutputLock(out)
     try:
         if out.is_dir() or (out.exists() and not overwrite):

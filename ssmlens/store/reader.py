@@ -14,7 +14,7 @@ from ssmlens.files.place import PARTIAL, identity, partial_path
 from ssmlens.names import BLOCK, OTHER, PROMPT, TOKEN
 from ssmlens.notebook import ShownInNotebooks
 from ssmlens.store import digest, hdf5
-from ssmlens.store.guard import open_guarded, open_own, reporting_damage
+from ssmlens.store.guard import open_guarded, open_unguarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer import Layer
 from ssmlens.store.layer_file import stored_layer
@@ -38,11 +38,11 @@ def open_capture(path: Path | str) -> "Capture":
 
 
 def open_written(path: Path) -> "Capture":
-    """Open a capture that this process has just written, all of it. Nobody is guarded against oneself.
+    """Open a capture of which this process has just written every file, without the checks against unsafe files.
 
     Raises: As `open_capture`.
     """
-    return _open(path, open_own)
+    return _open(path, open_unguarded)
 
 
 def _open(path: Path, open_file: OpenFile) -> "Capture":

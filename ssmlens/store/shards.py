@@ -16,7 +16,7 @@ from ssmlens.store.guard import open_guarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import damages, stored_layer, write_layer, write_root
 from ssmlens.store.manifest import HEADER_FILE
-from ssmlens.store.schema import HEADER, LAYER, Attribute, has_prompts, layer_name
+from ssmlens.store.schema import HEADER, LAYER, Attribute, layer_name
 from ssmlens.store.skeleton import plan, skeleton
 
 
@@ -86,9 +86,7 @@ class Shards:
 
         The shard exists once the returned function, which waits for the disk, has ended.
         """
-
-        prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
-        datasets = plan(arrays, prompts)
+        datasets = plan(arrays)
 
         def build(file: hdf5.NewFile) -> None:
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}

@@ -1,6 +1,6 @@
 """The file of a layer without its values. Layers with the same arrays begin as copies of it.
 
-HDF5 takes a millisecond to create a dataset with its dimensions and attributes, and a layer has some 25. The
+HDF5 takes longer to create a dataset with its dimensions and attributes than to open one, a layer has some 25, and the
 interpreter is locked meanwhile.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ssmlens.names import CHANNEL
 from ssmlens.store import hdf5
-from ssmlens.store.schema import PROMPT_DIGEST, layer_axes, layer_name
+from ssmlens.store.schema import PROMPT_DIGEST, has_prompts, layer_axes, layer_name
 
 # Bytes of a row of `prompt_digest`.
 _DIGEST_BYTES = 32
@@ -41,12 +41,14 @@ class Planned(NamedTuple):
         return layer_axes(self.name, len(self.shape))
 
 
-def plan(arrays: Mapping[str, np.ndarray], prompts: int) -> tuple[Planned, ...]:
-    """The datasets of a layer with these arrays and their digests, in the order of writing."""
-    datasets = [
-        Planned(name, array.shape, array.dtype.str, hdf5.deflate_level(array))
-        for name, array in ((name, arrays[name]) for name in sort_coordinates_first(arrays))
-    ]
+def plan(arrays: Mapping[str, np.ndarray]) -> tuple[Planned, ...]:
+    """The datasets of a layer with these arrays, in the order of writing; that of its prompts' digests is the last."""
+    prompts = next(len(array) for name, array in arrays.items() if has_prompts(name))
+    datasets = []
+    for name in sort_coordinates_first(arrays):
+        array = arrays[name]
+        level = hdf5.deflate_level(array)
+        datasets.append(Planned(name, array.shape, array.dtype.str, level))
     return (*datasets, Planned(PROMPT_DIGEST, (prompts, _DIGEST_BYTES), "|u1", 1))
 
 

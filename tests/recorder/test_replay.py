@@ -125,16 +125,16 @@ def test_a_capture_with_replays_is_a_capture_without(monkeypatch, tmp_path, mixe
     config = MambaConfig(d_model=16, n_layer=LAYERS, vocab_size=11, ssm_cfg=MIXERS[mixer])
     model = MambaLM(config, device="cuda").eval()
     prompts = [torch.randint(0, 11, (n,)).tolist() for n in lengths]
-    replays = []
+    recorded = []
 
-    class Kept(Replays):
-        def __init__(self):
-            super().__init__()
-            replays.append(self)
+    class Counted(replay._Graph):
+        def __init__(self, *given):
+            super().__init__(*given)
+            recorded.append(self)
 
-    monkeypatch.setattr("ssmlens.recorder.capture.Replays", Kept)
+    monkeypatch.setattr(replay, "_Graph", Counted)
     replayed = captured(model, prompts, tmp_path / "x.h5")
-    assert any(r._graphs for r in replays)
+    assert recorded
     monkeypatch.setattr(DecayScan, "recordable", False)
     plain = captured(model, prompts, tmp_path / "x.h5")
     assert replayed.keys() == plain.keys()

@@ -36,7 +36,7 @@ def described(group):
 @pytest.mark.parametrize("layer", ["000", "017"])
 def test_a_copy_is_what_hdf5_makes(tmp_path, layer):
     given = arrays()
-    datasets = plan(given, 2)
+    datasets = plan(given)
     image = skeleton(datasets)
     with Sink(tmp_path / "copy") as sink:
         with hdf5.NewFile(sink, image) as file:
@@ -65,7 +65,7 @@ def test_layers_of_one_shape_share_a_skeleton():
     """Another shape, dtype, level or array is another skeleton."""
     first = arrays()
     small = first | {"delta": np.ones_like(first["delta"])}  # values that deflate
-    plans = [plan(first, 2), plan(arrays(), 2), plan(arrays(tokens=8), 2), plan(small, 2)]
+    plans = [plan(first), plan(arrays()), plan(arrays(tokens=8)), plan(small)]
     assert plans[0] == plans[1]
     assert len({skeleton(p) for p in plans}) == 3
     assert skeleton(plans[0]) is skeleton(plans[1])
