@@ -62,8 +62,8 @@ class Phases:
 
     Args:
         functions: What is wrapped.
-        settle: Called before every reading of the clock, such as `torch.cuda.synchronize`: without it, what a device
-            has been asked counts where somebody waits for it.
+        settle: Called before every reading of the clock in the thread that the `with` block runs in, such as
+            `torch.cuda.synchronize`: without it, what a device has been asked counts where somebody waits for it.
     """
 
     def __init__(self, functions: Sequence[Wrapped], settle: Callable[[], object] | None = None):
@@ -122,7 +122,7 @@ class Phases:
         return self._running.stack
 
     def _now(self) -> float:
-        if self._settle is not None:
+        if self._settle is not None and threading.get_ident() == self._caller:
             self._settle()
         return time.perf_counter()
 

@@ -69,18 +69,18 @@ def main() -> None:
             arguments.turns,
             warm_up=False,
         )
+        floor = [
+            max(pair) for pair in zip(taken["compute"].seconds, taken["disk"].seconds, strict=True)
+        ]
+        ratios = [a / b for a, b in zip(taken["capture"].seconds, floor, strict=True)]
+        for name, timing in taken.items():
+            print(f"{name:10}{timing}")
+        print(f"capture over the larger floor: {statistics.median(ratios):.2f}", flush=True)
         phases = Phases(_functions(model), settle)
         with phases.watched():
             start = time.perf_counter()
             capture()
             wall = time.perf_counter() - start
-    floor = [
-        max(pair) for pair in zip(taken["compute"].seconds, taken["disk"].seconds, strict=True)
-    ]
-    ratios = [a / b for a, b in zip(taken["capture"].seconds, floor, strict=True)]
-    for name, timing in taken.items():
-        print(f"{name:10}{timing}")
-    print(f"capture over the larger floor: {statistics.median(ratios):.2f}")
     print(_table(phases, wall))
     found = {
         "machine": results.gpu_machine() if arguments.device == "cuda" else results.machine(),
@@ -227,7 +227,12 @@ def _files(out: Path) -> list[Path]:
 
 
 def _settle(device: str) -> Callable[[], object] | None:
-    return torch.cuda.synchronize if device == "cuda" else None
+    return _synchronize if device == "cuda" else None
+
+
+def _synchronize() -> None:
+    if not torch.cuda.is_current_stream_capturing():  # while a graph is recorded, it is refused
+        torch.cuda.synchronize()
 
 
 def _settled(work: Callable[[], object], settle: Callable[[], object] | None):

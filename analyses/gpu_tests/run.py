@@ -22,7 +22,6 @@ import torch
 from analyses.benchmarks.results import CHECKOUT, gpu_machine, machine
 
 RESULTS = Path(__file__).parent / "results.json"
-CONFIGURATIONS = "SSMLENS_TUNED_CONFIGURATIONS"  # environment variable, for `tuning`; 0 for all
 LANE = "gpu or device"
 _EVERY = 15.0  # seconds between two writings
 _SLOWEST = 30  # tests named with their seconds
@@ -84,7 +83,6 @@ class Keeper:
             "machine": gpu_machine() if torch.cuda.is_available() else machine(),
             "seconds": round(time.monotonic() - self._began, 1),
             "seconds_to_first_test": round(self._first or 0.0, 1),
-            "tuned_configurations": int(os.environ.get(CONFIGURATIONS, "0")) or "all",
             "outcomes": dict(sorted(self._outcomes.items())),
             "failed": self._failed,
             "not_ended": _longest_first(running),
@@ -116,12 +114,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes, all on the one GPU")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument(
-        "--configurations",
-        type=int,
-        default=3,
-        help="the most configurations of a Triton kernel that are tuned (0: all)",
-    )
-    parser.add_argument(
         "tests",
         nargs="*",
         help="files or folders; without any, the files that use the lane's markers",
@@ -131,7 +123,6 @@ def main() -> int:
     keeper = Keeper(arguments.results)
     # One worker tunes a Triton kernel, and the others read its choice from Triton's cache.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-    os.environ[CONFIGURATIONS] = str(arguments.configurations)
     # Each worker takes tests that are next to each other, so that a family's model is built once or twice.
     several = ["-n", str(arguments.workers), "--dist", "worksteal"]
     code = pytest.main(
