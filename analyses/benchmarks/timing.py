@@ -32,15 +32,24 @@ class Timing:
 
 
 def take_turns(
-    things: Mapping[str, Callable[[], object]], repetitions: int, *, warm_up: bool = True
+    things: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    *,
+    warm_up: bool = True,
+    prepare: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
-    """Run each call once without timing (optional), then all in turn, `repetitions` times."""
+    """Run each call once without timing (optional), then all in turn, `repetitions` times.
+
+    Before each timed call, `prepare` is called, untimed.
+    """
     if warm_up:
         for thing in things.values():
             thing()
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for _ in range(repetitions):
         for name, thing in things.items():
+            if prepare is not None:
+                prepare()
             start = time.perf_counter()
             thing()
             seconds[name].append(time.perf_counter() - start)

@@ -40,6 +40,7 @@ from ssmlens.recorder import layer_capture
 from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.hooks import hooked
 from ssmlens.recorder.host import ToHost
+from ssmlens.recorder.layer_capture import LaunchedLayer
 from ssmlens.recorder.replay import Replays
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import assemble, chunks, digest, hdf5, writer
@@ -57,6 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         out = Path(folder) / ("run.h5" if arguments.one_file else "run")
         capture = partial(_capture, model, ids, out, arguments.channels)
+        remove = partial(place.remove, out)
         capture()  # kernels compiled, allocators warm
         sizes = [file.stat().st_size for file in _files(out)]
         settle = _settle(arguments.device)
@@ -68,7 +70,9 @@ def main() -> None:
             },
             arguments.turns,
             warm_up=False,
+            prepare=remove,  # to remove an earlier capture is no part of this one
         )
+        remove()
         floor = [
             max(pair) for pair in zip(taken["compute"].seconds, taken["disk"].seconds, strict=True)
         ]
@@ -129,21 +133,24 @@ def _model(arguments: argparse.Namespace) -> MambaLM:
 
 
 def _capture(model: nn.Module, ids: torch.Tensor, out: Path, channels: list[int] | None) -> None:
-    captured = ssmlens.capture(model, ids, out, channels=channels, overwrite=True)
+    captured = ssmlens.capture(model, ids, out, channels=channels)
     captured.close()
 
 
 def _compute(model: nn.Module, ids: torch.Tensor, channels: list[int] | None) -> None:
     """Compute what a capture computes for every layer, and drop it."""
     length, replays = torch.full((len(ids),), ids.shape[1]), Replays()
+    launched: list[LaunchedLayer] = []
 
     def on_call(call: MixerCall) -> None:
-        captured = layer_capture.capture_layer(call, length, channels, replays=replays)
-        if captured.wait is not None:
-            captured.wait()
+        launched.append(layer_capture.launch_layer(call, length, channels, replays=replays))
+        if len(launched) > 1 or not ids.is_cuda:
+            launched.pop(0).finish()
 
     with hooked(model, find_blocks(model), on_call), torch.no_grad():
         model.get_submodule("backbone")(ids)
+    for layer in launched:
+        layer.finish()
 
 
 def _write_plainly(folder: Path, sizes: list[int]) -> None:
@@ -189,7 +196,7 @@ def _functions(model: nn.Module) -> list[Wrapped]:
         Wrapped("device to host", ToHost, "fill"),
         Wrapped("device to host", ToHost, "array", on_host),
         Wrapped("device to host", ToHost, "wait"),
-        Wrapped("rest of a layer", capturing, "capture_layer"),
+        Wrapped("rest of a layer", capturing, "launch_layer"),
         Wrapped("digests", digest, "prompt_digests", whole=True),
         Wrapped("digests", digest, "static_digest", whole=True),
         Wrapped("chunks", chunks, "_encode_row", encoded),

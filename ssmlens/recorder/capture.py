@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,7 +36,7 @@ from ssmlens.recorder.calls import (
 from ssmlens.recorder.choose import EAGER, choose_blocks, for_long_prompts
 from ssmlens.recorder.further import Further, FurtherArrays
 from ssmlens.recorder.hooks import hooked, log
-from ssmlens.recorder.layer_capture import LayerCapture, capture_attention, capture_layer
+from ssmlens.recorder.layer_capture import LaunchedLayer, capture_attention, launch_layer
 from ssmlens.recorder.once import check_first, check_runs_once
 from ssmlens.recorder.prompts import (
     Prompts,
@@ -231,6 +232,7 @@ class _Job:
     keep_going: bool
     progress: Progress | None
     _replays: Replays = dataclasses.field(default_factory=Replays, init=False)
+    _launched: Callable[[], None] | None = dataclasses.field(default=None, init=False)
 
     def run(self, blocks: list[Block], batch: int) -> None:
         """Capture every layer that is missing in one batch of prompts."""
@@ -255,15 +257,16 @@ class _Job:
             layer = call.site.layer
             calls[layer].add(call)
             if not calls[layer].missing:
-                self._store(layer, calls.pop(layer), length, batch)
+                self._launch(layer, calls.pop(layer), length, batch)
             if not calls:
-                raise _LastLayerStoredError
+                raise _LastLayerCalledError
 
         real = closing.real_tokens(length, ids.shape[1])
         options = {**without_cache(self.model), **padding_mask(self.model, real)}
         device = next(self.model.parameters()).device
-        with suppress(_LastLayerStoredError), hooked(self.model, blocks, on_call), torch.no_grad():
+        with suppress(_LastLayerCalledError), hooked(self.model, blocks, on_call), torch.no_grad():
             self.model(ids.to(device), **options)
+        self._store_launched()
         if calls:
             site = calls[min(calls)].missing[0]
             raise UsageError(f"the model ran without calling its layer {site.name}")
@@ -276,40 +279,63 @@ class _Job:
         self._report_progress(batch, f"measuring layer {layer}")
         return self.further(self.writer.prompts(batch), layer)
 
-    def _store(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
+    def _launch(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
+        """Compute a layer and store it, or, if a GPU computes it, the one before it meanwhile."""
         first, *others = calls.in_order
-        stored = self._capture(first, length, batch)
-        further, attributes = self._further_arrays.pop(layer)
-        arrays = {**stored.arrays, **further}
+        launched = self._launch_first(first, length, batch)
+        further, more = self._further_arrays.pop(layer)
+        arrays = dict(further)
         for call in others:  # softmax attention that shares the block with another mixer
             with _name_layer(layer):
                 arrays |= capture_attention(call, length, *self._targets_and_separators(batch))
-        attributes = {**stored.attributes, **attributes}
-        self.writer.write(layer, batch, arrays, attributes, wait=stored.wait)
-        self._done += 1
-        self._report_progress(batch, f"layer {layer}")
+        self._store_launched()
+        limit = closing.tolerance(first.output, first.site.adapter)
+        self._launched = partial(self._store, first.site, limit, launched, arrays, more, batch)
+        if not first.output.is_cuda:
+            self._store_launched()
 
-    def _capture(self, call: MixerCall, length: Tensor, batch: int) -> LayerCapture:
-        layer, adapter, channels = call.site.layer, call.site.adapter, self.channels
+    def _launch_first(self, call: MixerCall, length: Tensor, batch: int) -> LaunchedLayer:
+        layer, channels = call.site.layer, self.channels
         if channels is None and batch > 0:
             stored = self.writer.stored(layer, 0, "channel")
             channels = None if stored is None else stored.tolist()
         with _name_layer(layer):
-            captured = capture_layer(
+            return launch_layer(
                 *(call, length, channels, self.store_discretized),
                 *self._targets_and_separators(batch),
                 replays=self._replays,
             )
-        limit = closing.tolerance(call.output, adapter)
-        unknown = adapter.unclosable(call.site.module) is not None
+
+    def _store_launched(self) -> None:
+        """Store the layer that was launched last, unless that is done."""
+        store, self._launched = self._launched, None
+        if store is not None:
+            store()
+
+    def _store(
+        self,
+        site: MixerSite,
+        limit: float,
+        launched: LaunchedLayer,
+        further: Mapping[str, np.ndarray],
+        attributes: Mapping[str, str],
+        batch: int,
+    ) -> None:
+        """Wait for a layer, check its closure, and store it."""
+        with _name_layer(site.layer):
+            captured = launched.finish()
+        unknown = site.adapter.unclosable(site.module) is not None
         closes = unknown or captured.worst_closure <= limit
         if captured.finite and not closes and not self.keep_going:
             raise ClosureError(
-                f"layer {layer} ({adapter.family}): recomputed output differs by "
+                f"layer {site.layer} ({site.adapter.family}): recomputed output differs by "
                 f"{captured.worst_closure:.1e}, above {limit:.0e}; closure fails, and its maps may be wrong "
-                f"(`keep_going` stores them anyway){_hint(call.site.module)}"
+                f"(`keep_going` stores them anyway){_hint(site.module)}"
             )
-        return captured
+        arrays = {**captured.arrays, **further}
+        self.writer.write(site.layer, batch, arrays, {**captured.attributes, **attributes})
+        self._done += 1
+        self._report_progress(batch, f"layer {site.layer}")
 
     def _targets_and_separators(self, batch: int) -> tuple[Tensor | None, Tensor]:
         """The targets of a batch of prompts, None if there are none, and its separators."""
@@ -364,8 +390,8 @@ def _name_layer(layer: int) -> Iterator[None]:
         raise UsageError(f"layer {layer}: {error}") from error
 
 
-class _LastLayerStoredError(Exception):
-    """Ends a forward: the last requested layer has been stored."""
+class _LastLayerCalledError(Exception):
+    """Ends a forward: the last requested layer has been called."""
 
 
 def _prompts(model: Any, prompts: Any) -> Prompts:

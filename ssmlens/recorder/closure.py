@@ -103,14 +103,14 @@ def _contribution(
     return F.linear(written, columns).float().norm(dim=2)
 
 
-def unseen_heads(adapter: Adapter, mixer: nn.Module, operands: Operator) -> int:
+def unseen_heads(adapter: Adapter, mixer: nn.Module, operands: Operator) -> Int[Tensor, ""]:
     """Count the heads with only zero columns in the last projection: what they mix does not reach the output."""
     weight = _out_weight(adapter, mixer)
     if weight is None or operands.x is None:
-        return 0
+        return operands.like.new_zeros((), dtype=torch.long)
     heads, headdim = operands.x.shape[2:]
     columns = weight.detach()[:, -heads * headdim :].unflatten(1, (heads, headdim))
-    return int((columns == 0).all(2).all(0).sum())
+    return (columns == 0).all(2).all(0).sum()
 
 
 def _out_weight(adapter: Adapter, mixer: nn.Module) -> Float[Tensor, "d_model channel"] | None:

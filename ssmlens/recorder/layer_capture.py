@@ -1,11 +1,11 @@
 """One layer of a capture: operands, maps and their checks, as arrays for the store."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssmlens import names
 from ssmlens.adapters.find import MixerSite
@@ -14,7 +14,7 @@ from ssmlens.recorder.calls import MixerCall
 from ssmlens.recorder.closure import closure, real_tokens, unseen_heads
 from ssmlens.recorder.host import ToHost
 from ssmlens.recorder.replay import Replays
-from ssmlens.scan.finite import all_finite
+from ssmlens.scan.finite import all_finite, finite_flag
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.selective_scan import selective_scan
 from ssmlens.store.schema import (
@@ -42,13 +42,11 @@ class LayerCapture:
             "2 of 64", if there are any.
         worst_closure: The largest closure error over the prompts; NaN if the layer is not finite, or closure is
             unknown (`closure_reason`).
-        wait: Returns when the arrays have arrived from the GPU; read them only then. None: they are on the host.
     """
 
     arrays: dict[str, np.ndarray]
     attributes: dict[str, str | int]
     worst_closure: float
-    wait: Callable[[], None] | None
 
     @property
     def finite(self) -> bool:
@@ -56,7 +54,64 @@ class LayerCapture:
         return self.attributes["finite"] == names.FINITE
 
 
-def capture_layer(
+@dataclasses.dataclass(frozen=True)
+class LaunchedLayer:
+    """A layer of a capture whose values a GPU may still compute.
+
+    Attributes:
+        arrays: As in `LayerCapture`, once `to_host` has them.
+        attributes: As in `LayerCapture`, without those that depend on values.
+        found: What decides about those: whether `weights`, `hidden` (the input), `output` and `maps` are finite, the
+            number of `unseen_heads`, and which prompts are `unknown` (see `maps.Maps`).
+        map_names: Which of the arrays are maps and their checks.
+        length: Real tokens of each prompt.
+        heads: Number of heads.
+        module: The mixer.
+        to_host: The copies to the host.
+    """
+
+    arrays: dict[str, np.ndarray]
+    attributes: dict[str, str | int]
+    found: dict[str, np.ndarray]
+    map_names: tuple[str, ...]
+    length: Tensor
+    heads: int
+    module: nn.Module
+    to_host: ToHost
+
+    def finish(self) -> LayerCapture:
+        """Wait for the values, and judge them."""
+        self.to_host.wait()
+        finite, reason = self._finite()
+        attributes = {**self.attributes, "finite": finite, "reason": reason}
+        if unseen := int(self.found["unseen_heads"]):
+            attributes[UNSEEN_HEADS] = f"{unseen} of {self.heads}"
+        of_maps = {name: self.arrays[name] for name in self.map_names}
+        for prompt in np.flatnonzero(self.found["unknown"]).tolist():
+            maps.set_unknown(of_maps, prompt, int(self.length[prompt]))
+        return LayerCapture(self.arrays, attributes, float(self.arrays["closure_error"].max()))
+
+    def _finite(self) -> tuple[str, str]:
+        """Return what is not finite in the layer, causes before consequences, and a sentence about it."""
+        found = self.found
+        if not found["weights"]:
+            parameters = self.module.named_parameters()
+            name = next(name for name, parameter in parameters if not all_finite(parameter))
+            return names.NONFINITE_WEIGHTS, f"{name} is not finite"
+        if not found["hidden"]:
+            before = "its input is not finite: the cause is before this layer"
+            return names.NONFINITE_INPUT, before
+        if not found["output"]:
+            return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
+        closes = (
+            self.attributes["closure_reason"] or np.isfinite(self.arrays["closure_error"]).all()
+        )
+        if closes and not found["maps"]:
+            return names.NONFINITE_OUTPUT, "its map overflows, though its output is finite"
+        return names.FINITE, ""
+
+
+def launch_layer(
     call: MixerCall,
     length: Tensor,
     channels: Sequence[int] | None = None,
@@ -64,8 +119,8 @@ def capture_layer(
     target: Tensor | None = None,
     separator: Tensor | None = None,
     replays: Replays | None = None,
-) -> LayerCapture:
-    """Compute all that is stored of one mixer's call.
+) -> LaunchedLayer:
+    """Compute all that is stored of one mixer's call. Does not wait for a GPU unless it must choose `channels`.
 
     Args:
         call: The call, one prompt per row, padded on the right. With more than `names.LARGEST_WHOLE_MAP` tokens, maps
@@ -80,7 +135,7 @@ def capture_layer(
     replays = Replays() if replays is None else replays
     adapter, mixer = call.site.adapter, call.site.module
     real = real_tokens(length, call.output.shape[1])
-    finite, reason = _finite(call, real)
+    found = {**_finite_flags(call, real), "unseen_heads": torch.tensor(0)}
     with torch.no_grad(), call.precision():
         operands = adapter.project(mixer, call.given)
         y = None
@@ -92,7 +147,7 @@ def capture_layer(
     attributes: dict[str, str | int] = {
         **_description(call.site, operands, weights),
         **({} if operands.is_causal else {LOOKS_AHEAD: 1}),
-        **{"finite": finite, "reason": reason, "closure_reason": closed.reason},
+        "closure_reason": closed.reason,
     }
     arrays: dict[str, Tensor] = {
         **weights,
@@ -102,8 +157,7 @@ def capture_layer(
     if operands.stored:  # a softmax map is the model's own weights: nothing to check
         arrays |= _zero_arrays_at_padding(operands.arrays(), real)
         arrays |= {"map_closure": closed.map_error, "map_rounding": closed.map_rounding}
-        if unseen := unseen_heads(adapter, mixer, operands):
-            attributes[UNSEEN_HEADS] = f"{unseen} of {operands.heads}"
+        found["unseen_heads"] = unseen_heads(adapter, mixer, operands)
     long = operands.tokens > names.LARGEST_WHOLE_MAP
     if channels is None:
         channels = [] if long else _loudest(operands, y, real)
@@ -123,17 +177,21 @@ def capture_layer(
             if not operands.stored:
                 arrays |= maps.head_statistics(operands, length, target, separator)
         arrays |= computed.arrays
-        closes = bool(closed.reason) or all_finite(closed.error)
-        if finite == names.FINITE and closes and not computed.finite:
-            attributes["finite"] = names.NONFINITE_OUTPUT
-            attributes["reason"] = "its map overflows, though its output is finite"
+        found |= {"maps": computed.finite, "unknown": computed.unknown}
         if store_discretized:
             arrays |= _zero_arrays_at_padding(operands.discretized(), real)
     if channels:
         arrays["channel"] = torch.tensor(list(channels))
-    stored = {n: to_host.array(_drop_last_axis_of_one(n, array)) for n, array in arrays.items()}
-    wait = to_host.wait if operands.like.is_cuda else None
-    return LayerCapture(stored, attributes, float(closed.error.max()), wait)
+    return LaunchedLayer(
+        arrays={n: to_host.array(_drop_last_axis_of_one(n, array)) for n, array in arrays.items()},
+        attributes=attributes,
+        found={name: to_host.array(value) for name, value in found.items()},
+        map_names=tuple(computed.arrays),
+        length=length,
+        heads=operands.heads,
+        module=mixer,
+        to_host=to_host,
+    )
 
 
 def _scan(operands: Operator) -> dict[str, Tensor]:
@@ -165,9 +223,9 @@ def capture_attention(
 
     Args:
         call: The call of the attention module.
-        length: As in `capture_layer`.
-        target: As in `capture_layer`.
-        separator: As in `capture_layer`.
+        length: As in `launch_layer`.
+        target: As in `launch_layer`.
+        separator: As in `launch_layer`.
     """
     operands = call.operands().bare()
     to_host = ToHost(operands.like)
@@ -189,17 +247,13 @@ def _loudest(operands: Operator, y: Tensor | None, real: Tensor) -> list[int]:
     return sorted(torch.topk(loudness, count).indices.tolist())
 
 
-def _finite(call: MixerCall, real: Tensor) -> tuple[str, str]:
-    """Return what is not finite in the layer, causes before consequences, and a sentence about it."""
-    hidden, output = (_zero_padding(tensor, real) for tensor in (call.given.hidden, call.output))
-    if all_finite(*call.site.module.parameters(), hidden, output):
-        return names.FINITE, ""
-    for name, parameter in call.site.module.named_parameters():
-        if not all_finite(parameter):
-            return names.NONFINITE_WEIGHTS, f"{name} is not finite"
-    if not all_finite(hidden):
-        return names.NONFINITE_INPUT, "its input is not finite: the cause is before this layer"
-    return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
+def _finite_flags(call: MixerCall, real: Tensor) -> dict[str, Tensor]:
+    """Whether the mixer's weights, its input and its output are finite. The model may change the last two later."""
+    return {
+        "weights": finite_flag(*call.site.module.parameters()),
+        "hidden": finite_flag(_zero_padding(call.given.hidden, real)),
+        "output": finite_flag(_zero_padding(call.output, real)),
+    }
 
 
 def _zero_padding(tensor: Tensor, real: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ssmlens.names import AGREEMENTS, MAP, MAP_ARRAYS, MAP_ERRORS, MAP_STATISTICS
 from ssmlens.recorder.host import ToHost
 from ssmlens.recorder.replay import Replays
-from ssmlens.scan.finite import all_finite, finite_flag
+from ssmlens.scan.finite import finite_flag
 from ssmlens.scan.operator import Operator, scan_dtype
 from ssmlens.scan.reduce import reduced_maps
 from ssmlens.store.schema import role_of
@@ -25,10 +26,12 @@ class Maps:
     Attributes:
         arrays: By the names under which they are stored.
         finite: Whether every map is finite.
+        unknown: Prompts whose operands are not finite, to be passed to `set_unknown` once the arrays are on the host.
     """
 
     arrays: dict[str, Tensor]
-    finite: bool
+    finite: Bool[Tensor, ""]
+    unknown: Bool[Tensor, " prompt"]
 
 
 # Side of the blocks, in tokens, in which a head's map is summed; the blocks are not stored.
@@ -44,25 +47,16 @@ def whole(
 ) -> Maps:
     """Compute every map of the operator, `channel_map` and the checks, over each prompt's real tokens; 0 at padding.
 
-    NaN if a prompt's operands are not finite. `to_host` brings the maps to the host one by one.
+    `to_host` brings the maps to the host one by one. No step waits for a GPU.
     """
-    like = operands.like
     arrays: dict[str, Tensor] = {}
-    checks, flags = _unknown_checks(operands), [torch.tensor(True, device=like.device)]
+    checks, finite, known = _unknown_checks(operands), [], []
     for prompt, real in enumerate(length.tolist()):
         one, tokens = operands.sequence(prompt, real), (0, real)
-        if not one.finite:
-            flags.append(torch.zeros_like(flags[0]))
-            unknown = like.new_full((real, real), torch.nan, dtype=scan_dtype(like))
-            for kind in one.maps:
-                _put(arrays, MAP_ARRAYS[kind], operands, prompt, unknown, to_host)
-            if channels:
-                of_channels = unknown.expand(len(channels), real, real)
-                _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
-            continue
+        known.append(one.finite)
         computed = replays.run(_means_and_checks, one, _random_vector(one))
         means = computed.pop("means")
-        flags.append(computed.pop("finite"))
+        finite.append(computed.pop("finite"))
         for place, kind in enumerate(one.maps):
             _put(arrays, MAP_ARRAYS[kind], operands, prompt, means[place], to_host)
         for name, value in computed.items():
@@ -70,9 +64,16 @@ def whole(
         del means  # before the maps of channels are computed
         if channels:
             of_channels = one.matrix(channels, tokens, tokens)[0]
-            flags.append(finite_flag(of_channels))
+            finite.append(finite_flag(of_channels))
             _put(arrays, "channel_map", operands, prompt, of_channels, to_host)
-    return Maps(arrays | checks, bool(torch.stack(flags).all()))
+    return Maps(arrays | checks, torch.stack([*finite, *known]).all(), ~torch.stack(known))
+
+
+def set_unknown(arrays: Mapping[str, np.ndarray], prompt: int, real: int) -> None:
+    """Set a prompt's whole maps, over its real tokens, and their checks to NaN."""
+    for array in arrays.values():
+        here = (prompt, ..., slice(real), slice(real)) if array.ndim > 2 else prompt
+        array[here] = np.nan
 
 
 def _means_and_checks(one: Operator, vector: Float[Tensor, " token"]) -> dict[str, Tensor]:
@@ -188,7 +189,8 @@ def reduced(
             rows = real if array.ndim == 2 else -(-real // block)
             array[(prompt, *[slice(rows)] * (array.ndim - 1))] = torch.nan
     of_maps = [array for name, array in arrays.items() if role_of(name) == _MAP_ROLE]
-    return Maps(arrays | checks, all_finite(*of_maps))
+    unknown = torch.zeros(operands.batch, dtype=torch.bool)  # those are NaN already
+    return Maps(arrays | checks, finite_flag(*of_maps), unknown)
 
 
 def _fill(

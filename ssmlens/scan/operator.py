@@ -23,7 +23,7 @@ from torch import Tensor
 from ssmlens.errors import UsageError
 from ssmlens.names import GROUP, HEAD, HEADDIM, KEY, PROMPT, QUERY, TOKEN
 from ssmlens.registry import Registry
-from ssmlens.scan.finite import all_finite
+from ssmlens.scan.finite import finite_flag
 from ssmlens.scan.kept import kept
 from ssmlens.scan.surroundings import Signals, Surroundings
 
@@ -364,9 +364,9 @@ class Operator(ABC):
                 raise UsageError(f"a {self.kind} has no {kind!r}; its maps: {known}")
 
     @property
-    def finite(self) -> bool:
-        """Whether all of its own arrays are finite."""
-        return all_finite(*self.arrays().values())
+    def finite(self) -> Bool[Tensor, ""]:
+        """Whether all of its own arrays are finite, as a tensor on their device."""
+        return finite_flag(*self.arrays().values())
 
     def __repr__(self) -> str:
         arrays = {name: getattr(self, name) for name in (*self.axes, *_BESIDE)}

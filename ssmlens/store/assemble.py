@@ -121,8 +121,7 @@ def _merge_layer(file: h5py.File, index: int, sources: Sequence[h5py.Group]) -> 
     attributes = [hdf5.read_attributes(source) for source in sources]
     static = str(attributes[0]["static_digest"])
     hdf5.write_array(group, PROMPT_DIGEST, rows, layer_axes(PROMPT_DIGEST, rows.ndim))
-    close_layer(group, index, rows, static, _merged_attributes(attributes))
-    return str(hdf5.read_attributes(group)["digest"])
+    return close_layer(group, index, rows, static, _merged_attributes(attributes))
 
 
 def _check_agreement(index: int, sources: Sequence[h5py.Group]) -> None:

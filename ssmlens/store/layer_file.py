@@ -143,8 +143,10 @@ def write_layer(
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
     threads: ThreadPoolExecutor | None = None,
-) -> None:
+) -> str:
     """Write block `index` from checked arrays and attributes, with their digests, which `threads` compute.
+
+    Returns the layer's digest.
 
     Args:
         file: A file that began as the skeleton of `datasets`.
@@ -168,7 +170,7 @@ def write_layer(
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     dataset = stored_array(group, PROMPT_DIGEST)
     hdf5.write_chunks(dataset, rows, of_digests.axes, of_digests.level)
-    close_layer(group, index, rows, digest.static_digest(shared), attributes)
+    return close_layer(group, index, rows, digest.static_digest(shared), attributes)
 
 
 def close_layer(
@@ -177,13 +179,15 @@ def close_layer(
     prompts: np.ndarray,
     static: str,
     attributes: Mapping[str, Attribute],
-) -> None:
-    """Complete a layer whose arrays and prompt digests are written: write its attributes and other digests."""
-    digests = {
-        "static_digest": static,
-        "digest": digest.layer_digest(index, attributes, static, prompts),
-    }
+) -> str:
+    """Complete a layer whose arrays and prompt digests are written: write its attributes and other digests.
+
+    Returns the layer's digest.
+    """
+    of_layer = digest.layer_digest(index, attributes, static, prompts)
+    digests = {"static_digest": static, "digest": of_layer}
     hdf5.write_attributes(group, {**attributes, **digests})
+    return of_layer
 
 
 def damages(group: h5py.Group, index: int) -> list[str]:

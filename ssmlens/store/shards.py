@@ -34,7 +34,7 @@ class Shards:
         self.header = folder / HEADER_FILE
         self._header_digest = header_digest
         self._batches = batches
-        self._intact: set[Path] = set()
+        self._intact: dict[Path, str] = {}  # files to the digests of their layers
 
     def layer(self, layer: int) -> Path:
         """The file of a complete layer."""
@@ -86,11 +86,12 @@ class Shards:
 
         The shard exists once the returned function, which waits for the disk, has ended.
         """
-        datasets = plan(arrays)
+        datasets, written = plan(arrays), ""
 
         def build(file: hdf5.NewFile) -> None:
+            nonlocal written
             origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
-            write_layer(file, layer, datasets, arrays, attributes, threads)
+            written = write_layer(file, layer, datasets, arrays, attributes, threads)
             write_root(file, LAYER, origin)
 
         path = self.batch(layer, batch)
@@ -98,7 +99,7 @@ class Shards:
 
         def complete() -> None:
             end()
-            self._intact.add(path)
+            self._intact[path] = written
 
         return complete
 
@@ -126,15 +127,14 @@ class Shards:
         try:
             with open_guarded(path) as file:
                 request = hdf5.read_attributes(file)["header_digest"]
-                intact = request == self._header_digest
-                intact = intact and not damages(stored_layer(file, layer), layer)
+                group = stored_layer(file, layer)
+                if request == self._header_digest and not damages(group, layer):
+                    self._intact[path] = _digest(group)
         except (CaptureFileError, OSError, KeyError, ValueError):
-            intact = False
-        if intact:
-            self._intact.add(path)
-        else:
+            pass
+        if path not in self._intact:
             path.unlink(missing_ok=True)
-        return intact
+        return path in self._intact
 
     def parts(self, layer: int) -> list[Path]:
         """The files of a layer: the complete layer's, or those of its batches in order.
@@ -166,7 +166,8 @@ class Shards:
         ]
         if jobs:
             assemble(jobs)
-        self._intact |= {self.layer(layer) for layer in parts}
+        for layer in parts:
+            self._intact[self.layer(layer)] = self.layer_digest(layer)
 
     def sync_names(self) -> None:
         """Sync the names of all shards to the disk at once."""
@@ -183,5 +184,12 @@ class Shards:
 
     def layer_digest(self, layer: int) -> str:
         """The digest of a complete layer."""
-        with open_guarded(self.layer(layer)) as file:
-            return str(hdf5.read_attributes(stored_layer(file, layer))["digest"])
+        path = self.layer(layer)
+        if path in self._intact:
+            return self._intact[path]
+        with open_guarded(path) as file:
+            return _digest(stored_layer(file, layer))
+
+
+def _digest(layer: h5py.Group) -> str:
+    return str(hdf5.read_attributes(layer)["digest"])

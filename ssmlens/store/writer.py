@@ -11,8 +11,9 @@ folder, or the one file assembled from it, its final name. A name without `.part
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +138,6 @@ class CaptureWriter:
         batch: int,
         arrays: Mapping[str, np.ndarray],
         attributes: Mapping[str, Attribute],
-        *,
-        wait: Callable[[], None] | None = None,
     ) -> None:
         """Write one layer for one batch of prompts; the arrays must not be changed afterwards.
 
@@ -149,8 +148,6 @@ class CaptureWriter:
                 covers the batch. Arrays without prompts (weights, A, D) are taken from batch 0.
             attributes: `finite` (one of `schema.FINITE_STATES`), `kind` (default: Mamba), `reason`, `mixer`, `adapter`,
                 `block_tokens` (of reduced maps), ...
-            wait: Blocks until the values of `arrays` have arrived (from a GPU); called in the thread that reads them.
-                None: they have arrived.
 
         Raises:
             ValueError: An array or attribute that the file does not accept.
@@ -164,11 +161,7 @@ class CaptureWriter:
         shard = layer, batch, self.prompts(batch).start, stored, attributes
         threads = () if self._overlap is None else (self._overlap.threads,)
 
-        def write() -> Callable[[], None]:
-            if wait is not None:
-                wait()
-            return self._shards.write(*shard, *threads)
-
+        write = partial(self._shards.write, *shard, *threads)
         if self._overlap is None:
             write()()
         else:

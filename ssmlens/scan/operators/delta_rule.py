@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ssmlens.names import ERASE, GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_blocks import Operands
 from ssmlens.scan.delta_maps import READERS, add_mask, parts
 from ssmlens.scan.delta_recurrence import Run, run_delta_rule
-from ssmlens.scan.finite import all_finite
+from ssmlens.scan.finite import finite_flag
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.spans import place, tiles
 
@@ -81,9 +81,9 @@ class DeltaRule(Operator):
             )
 
     @property
-    def finite(self) -> bool:
+    def finite(self) -> Bool[Tensor, ""]:
         """See `Operator.finite`. A log_decay of −∞ is allowed: the token forgets everything before it."""
-        return all_finite(self.q, self.k, self.beta, self.log_decay.exp())
+        return finite_flag(self.q, self.k, self.beta, self.log_decay.exp())
 
     @property
     def like(self) -> Tensor:

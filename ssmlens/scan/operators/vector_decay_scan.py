@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssmlens.names import GROUP, HEAD, MAP, MASK, PROMPT, STATE, TOKEN
 from ssmlens.scan.delta_recurrence import run_delta_rule
-from ssmlens.scan.finite import all_finite
+from ssmlens.scan.finite import finite_flag
 from ssmlens.scan.operands import NOTHING_LEFT
 from ssmlens.scan.operator import Operator, Span, register
 from ssmlens.scan.operators.decay_scan import DecayScan
@@ -66,9 +66,9 @@ class VectorDecayScan(Operator):
             )
 
     @property
-    def finite(self) -> bool:
+    def finite(self) -> Bool[Tensor, ""]:
         """See `Operator.finite`. A log_decay of −∞ is allowed: the state forgets everything before the token."""
-        return all_finite(self.B, self.C, self.log_decay.exp())
+        return finite_flag(self.B, self.C, self.log_decay.exp())
 
     @property
     def like(self) -> Tensor:
