@@ -123,8 +123,8 @@ def capture(
         model: Any mamba_ssm, transformers or ssmlens model; one from `load_model` brings its tokenizer.
         prompts: Texts, lists of token ids, a tensor [prompt token], one text or one list of ids, or `Prompts` with
             targets. None: see `default_prompts`.
-        out: `name.h5` for one file, any other name for a folder of files. None: a temporary file, deleted with the
-            capture, so that a notebook cell can run again.
+        out: `name.h5` for one file, any other name for a folder of files. None: a temporary folder, deleted with
+            the capture, so that a notebook cell can run again.
         layers: Block numbers to capture. None: all whose mixer or attention weights can be read.
         channels: Heads whose own maps are stored. None: in each layer the four that write most, but no head for prompts
             above `names.LARGEST_WHOLE_MAP` tokens, whose maps are reduced to blocks.
@@ -210,7 +210,7 @@ def _temporary(model: nn.Module, prompts: Any, **options: Any) -> Capture:
     """Capture into a temporary folder, which is deleted when nothing refers to the capture any more."""
     folder = Path(tempfile.mkdtemp(prefix="ssmlens-"))
     try:
-        captured = capture(model, prompts, folder / "capture.h5", shard=None, **options)
+        captured = capture(model, prompts, folder / "capture", shard=None, **options)
     except BaseException:
         shutil.rmtree(folder)
         raise
