@@ -56,6 +56,8 @@ _LARGEST = {
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
+# Bytes of chunks in memory when chunks are moved.
+_LENT_BYTES = 1 << 24
 _SCALAR = h5s.create(h5s.SCALAR)
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
@@ -68,7 +70,7 @@ class NewFile(h5py.File):
         skeleton: The file that it begins as. Empty: an empty one.
     """
 
-    def __init__(self, sink: Sink, skeleton: bytes):
+    def __init__(self, sink: Sink, skeleton: bytes = b""):
         if skeleton:
             sink.write(skeleton)
         super().__init__(sink, "r+" if skeleton else "w", libver=LIBVER)
@@ -255,26 +257,40 @@ def create_like(
     )
 
 
-def move_chunks(source: h5py.Dataset, target: h5py.Dataset, first_prompt: int) -> None:
+def move_chunks(
+    source: h5py.Dataset, target: h5py.Dataset, first_prompt: int, sink: Sink | None = None
+) -> None:
     """Copy every chunk of `source` into `target`; its first prompt becomes `first_prompt`.
 
     Chunks of the same shape and filters are not decoded. Batches differ where only one shrank, or where versions of
     ssmlens with other chunks wrote them.
+
+    Args:
+        source: A batch's dataset.
+        target: The dataset of all batches.
+        first_prompt: The batch's first prompt.
+        sink: The sink of the target's file, as for `write_chunks`.
     """
     alike = (source.shuffle, source.chunks) == (target.shuffle, target.chunks)
     offsets: list[tuple[int, ...]] = []
     source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
     for offset in offsets:
         moved = (offset[0] + first_prompt, *offset[1:])
-        if alike:
-            mask, data = source.id.read_direct_chunk(offset)
-            target.id.write_direct_chunk(moved, data, filter_mask=mask)
-        else:
+        if not alike:
             shape = [
                 min(o + n, size) - o
                 for o, n, size in zip(offset, source.chunks or (), source.shape, strict=True)
             ]
             target[_box(moved, shape)] = source[_box(offset, shape)]
+            continue
+        mask, data = source.id.read_direct_chunk(offset)
+        if sink is not None:
+            sink.lend(data)
+        target.id.write_direct_chunk(moved, data, filter_mask=mask)
+        if sink is not None and sink.lent > _LENT_BYTES:
+            sink.write_lent()
+    if sink is not None:
+        sink.write_lent()
 
 
 def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:

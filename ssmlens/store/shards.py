@@ -136,6 +136,11 @@ class Shards:
             path.unlink(missing_ok=True)
         return path in self._intact
 
+    def written_parts(self, layer: int) -> list[Path] | None:
+        """The files of a layer if this process has written all of its batches, or found them intact; else None."""
+        parts = [self.batch(layer, batch) for batch in range(self._batches)]
+        return parts if all(part in self._intact for part in parts) else None
+
     def parts(self, layer: int) -> list[Path]:
         """The files of a layer: the complete layer's, or those of its batches in order.
 

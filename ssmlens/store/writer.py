@@ -11,7 +11,7 @@ folder, or the one file assembled from it, its final name. A name without `.part
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,13 @@ from ssmlens.files.disk import one_line_errors
 from ssmlens.files.new import ensure_folder, write_file
 from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
+from ssmlens.store.early import EarlyAssembly
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import check_arrays, check_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
-from ssmlens.store.overlap import Overlap
+from ssmlens.store.overlap import Job, Overlap
 from ssmlens.store.schema import Attribute, batch_of_prompts
 from ssmlens.store.shards import Shards
 
@@ -83,6 +84,7 @@ class CaptureWriter:
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
         self._overlap: Overlap | None = None
+        self._early = EarlyAssembly(self.partial / _ASSEMBLED)
         self._lock = OutputLock(self.out, self.layers[0] if self._shared else None)
         try:
             with self._lock.exclusive():
@@ -107,6 +109,7 @@ class CaptureWriter:
                 overlap.join_all()
         finally:
             overlap.close()
+            self._early.discard()
             self.close()
 
     def close(self) -> None:
@@ -164,8 +167,10 @@ class CaptureWriter:
         write = partial(self._shards.write, *shard, *threads)
         if self._overlap is None:
             write()()
-        else:
+        elif self._shared or not self.one_file:
             self._overlap.start((layer, batch), write)
+        else:
+            self._overlap.start((layer, batch), partial(self._write_and_assemble, layer, write))
 
     def finish(self) -> Path | None:
         """Complete the capture. Return `out`, or None while shards of other machines are missing.
@@ -193,6 +198,17 @@ class CaptureWriter:
         if self._stored_header_digest(self.out) != self._header_digest:
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
+
+    def _write_and_assemble(self, layer: int, write: Job) -> Callable[[], None]:
+        end = write()
+
+        def complete() -> None:
+            end()
+            parts = self._shards.written_parts(layer)
+            if parts is not None:
+                self._early.add(layer, parts)
+
+        return complete
 
     def _join(self, layer: int, batch: int) -> None:
         """Wait for a shard that is being written."""
@@ -245,6 +261,8 @@ class CaptureWriter:
         if self.partial.exists():
             ensure_folder(self.partial)  # not a link
             self._check_partial(resume)
+            for left_over in () if self._shared else place.own_names(self.partial / _ASSEMBLED):
+                left_over.unlink(missing_ok=True)
         self._shards.start(self.header)
 
     def _check_partial(self, resume: bool) -> None:
@@ -280,7 +298,8 @@ class CaptureWriter:
 
     def _publish_file(self, parts: Mapping[int, list[Path]]) -> None:
         assembled = self.partial / _ASSEMBLED
-        assemble([Assembly(assembled, self._shards.header, self._header_digest, parts)])
+        job = Assembly(assembled, self._shards.header, self._header_digest, parts)
+        assemble([job], self._early.take())
         self._replace_out(assembled)
         shutil.rmtree(self.partial, ignore_errors=True)
 

@@ -1,0 +1,58 @@
+"""Assemble the one file of a capture while later layers are computed.
+
+It only saves time: if it fails, or the run is stopped, the file is assembled from the shards at the end.
+"""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ssmlens.errors import SsmlensError
+from ssmlens.store.assemble import GrowingFile
+
+# HDF5 raises RuntimeError where it reads back what a full disk did not take.
+_FAILURES = (SsmlensError, OSError, RuntimeError)
+
+
+class EarlyAssembly:
+    """The file that grows, if there is one. Threads may add layers at the same time.
+
+    Args:
+        target: The file's path once it is complete.
+    """
+
+    def __init__(self, target: Path):
+        self._target = target
+        self._lock = threading.Lock()
+        self._file: GrowingFile | None = None
+        self._failed = False
+
+    def add(self, layer: int, paths: Sequence[Path]) -> None:
+        """Add a layer from its intact shards. After a failure, the file is removed, and nothing is added any more."""
+        with self._lock:
+            if self._failed:
+                return
+            try:
+                self._file = self._file or GrowingFile(self._target)
+                self._file.add(layer, paths)
+            except _FAILURES:
+                self._failed = True
+                self._discard()
+
+    def take(self) -> GrowingFile | None:
+        """Hand the file over to who finishes it; None if there is none."""
+        with self._lock:
+            file, self._file = self._file, None
+            return file
+
+    def discard(self) -> None:
+        """Remove the file, if it is still here."""
+        with self._lock:
+            self._discard()
+
+    def _discard(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(*_FAILURES):
+                file.discard()
