@@ -43,7 +43,7 @@ def main() -> None:
         for tokens in arguments.tokens:
             first = arguments.first if tokens > 8192 and name != "mamba-370m" else None
             row = _capture(model, tokens, arguments.one_file, first)
-            rows.append({"model": name, "tokens": tokens, **row})
+            rows.append({"model": name, "tokens": tokens, **row, "date": time.strftime("%Y-%m-%d")})
             print(json.dumps(rows[-1]), flush=True)
         del model
         gc.collect()

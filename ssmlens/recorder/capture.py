@@ -280,7 +280,10 @@ class _Job:
         return self.further(self.writer.prompts(batch), layer)
 
     def _launch(self, layer: int, calls: "_Calls", length: Tensor, batch: int) -> None:
-        """Compute a layer and store it, or, if a GPU computes it, the one before it meanwhile."""
+        """Compute a layer and store it, or, if a GPU computes it, the one before it meanwhile.
+
+        Layers of long prompts do not overlap: they would need more memory, and gain little.
+        """
         first, *others = calls.in_order
         launched = self._launch_first(first, length, batch)
         further, more = self._further_arrays.pop(layer)
@@ -291,7 +294,7 @@ class _Job:
         self._store_launched()
         limit = closing.tolerance(first.output, first.site.adapter)
         self._launched = partial(self._store, first.site, limit, launched, arrays, more, batch)
-        if not first.output.is_cuda:
+        if not first.output.is_cuda or first.output.shape[1] > names.LARGEST_WHOLE_MAP:
             self._store_launched()
 
     def _launch_first(self, call: MixerCall, length: Tensor, batch: int) -> LaunchedLayer:

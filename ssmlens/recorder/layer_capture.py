@@ -99,8 +99,10 @@ class LaunchedLayer:
             name = next(name for name, parameter in parameters if not all_finite(parameter))
             return names.NONFINITE_WEIGHTS, f"{name} is not finite"
         if not found["hidden"]:
-            before = "its input is not finite: the cause is before this layer"
-            return names.NONFINITE_INPUT, before
+            return (
+                names.NONFINITE_INPUT,
+                "its input is not finite: the cause is before this layer",
+            )
         if not found["output"]:
             return names.NONFINITE_OUTPUT, "its output is not finite, though weights and input are"
         closes = (
