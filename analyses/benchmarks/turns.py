@@ -22,7 +22,8 @@ class Worker:
     """A process that times calls with one checkout's code."""
 
     def __init__(self, checkout: Path, threads: int):
-        environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
+        packages = os.pathsep.join([str(checkout), str(checkout / "apps")])
+        environment = os.environ | {"PYTHONPATH": packages, "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, str(WORKER)],
             cwd=checkout,

@@ -1,18 +1,23 @@
 """The worker of `turns` in each checkout: it uses only names in both. It reads names of calls and prints seconds."""
 
 import dataclasses
+import functools
 import json
+import runpy
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from playwright.sync_api import sync_playwright
 
 import ssmlens
-from analyses.benchmarks import operands
+from analyses.benchmarks import dashboard, operands
 from ssmlens.models.mamba_lm import MambaConfig, MambaLM
 from ssmlens.scan.hidden_attention import attention_map_and_mask, channel_agreement, channel_maps
 
@@ -56,6 +61,7 @@ def things() -> dict[str, Callable[[], object]]:
     return (
         found
         | _recordings()
+        | _first_page()
         | {
             "capture of copy-mamba1-mimetic, 4 x 128": capture,
             "forward, 4 layers of mamba-370m's shape, 1024": partial(large.backbone, prompt),
@@ -86,6 +92,32 @@ def _recordings() -> dict[str, Callable[[], object]]:
         found[f"recorded forward, {layer}, 4 x 512"] = forward
         found[f"first read of operands, {layer}, 4 x 512"] = read
     return found
+
+
+def _first_page() -> dict[str, Callable[[], object]]:
+    """Return the first page of a capture of 48 layers, in a fresh server and a fresh context of a browser."""
+
+    @functools.cache
+    def browser_and_capture() -> tuple[Any, Path]:
+        driver = sync_playwright().start()
+        chromium = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=dashboard._QUIET
+        )
+        write_capture = runpy.run_path(str(dashboard._SYNTHETIC))["write_capture"]
+        path = Path(tempfile.mkdtemp()) / "deep.h5"
+        return chromium, write_capture(path, 48, 1024, 64, 16)
+
+    def show() -> None:
+        chromium, path = browser_and_capture()
+        with (
+            dashboard._dashboard(path) as address,
+            chromium.new_context(viewport=dashboard._SCREEN) as context,
+        ):
+            page = context.new_page()
+            page.goto(f"{address}/layers")
+            page.wait_for_function(dashboard._FIRST_PAGE, timeout=60_000)
+
+    return {"first page of 48 layers": show}
 
 
 def main() -> None:
