@@ -1,6 +1,7 @@
 """Assemble the one file of a capture while later layers are computed.
 
-It only saves time: if it fails, or the run is stopped, the file is assembled from the shards at the end.
+It only saves time: if it fails, or the run is stopped, the file is assembled from the shards at the end. It leaves the
+room that later shards need.
 """
 
 import threading
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssmlens.errors import SsmlensError
+from ssmlens.files.disk import check_space
 from ssmlens.store.assemble import GrowingFile
 
 # HDF5 raises RuntimeError where it reads back what a full disk did not take.
@@ -20,10 +22,12 @@ class EarlyAssembly:
 
     Args:
         target: The file's path once it is complete.
+        layers: Number of its layers.
     """
 
-    def __init__(self, target: Path):
+    def __init__(self, target: Path, layers: int):
         self._target = target
+        self._missing = layers
         self._lock = threading.Lock()
         self._file: GrowingFile | None = None
         self._failed = False
@@ -34,8 +38,12 @@ class EarlyAssembly:
             if self._failed:
                 return
             try:
+                # Room for what is missing, if its layers are like this one: their shards and their copies.
+                shard = sum(path.stat().st_size for path in paths)
+                check_space(self._target, (2 * self._missing - 1) * shard)
                 self._file = self._file or GrowingFile(self._target)
                 self._file.add(layer, paths)
+                self._missing -= 1
             except _FAILURES:
                 self._failed = True
                 self._discard()

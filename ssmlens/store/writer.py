@@ -84,7 +84,7 @@ class CaptureWriter:
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
         self._overlap: Overlap | None = None
-        self._early = EarlyAssembly(self.partial / _ASSEMBLED)
+        self._early = EarlyAssembly(self.partial / _ASSEMBLED, len(header.layers))
         self._lock = OutputLock(self.out, self.layers[0] if self._shared else None)
         try:
             with self._lock.exclusive():

@@ -1,6 +1,7 @@
 """The one file of a capture, assembled while later layers are computed: it saves time and changes nothing."""
 
 import errno
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -80,6 +81,22 @@ def test_a_disk_without_room_for_it_leaves_it_to_the_end(sample, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
 
 
+@pytest.mark.parametrize("short", [0, 1])
+def test_it_leaves_the_room_that_later_shards_need(sample, tmp_path, monkeypatch, short):
+    write(sample, tmp_path / "run", layers=(0,))
+    part = tmp_path / "run.partial" / "layer-000.h5"
+    # Of five layers, four shards and five copies are still to be written.
+    free = SimpleNamespace(free=9 * part.stat().st_size - short)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    file = early.EarlyAssembly(tmp_path / "whole.h5", 5)
+    file.add(0, [part])
+    grown = file.take()
+    assert (grown is None) == bool(short)
+    if grown:
+        grown.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
+
+
 def test_a_write_that_failed_is_noticed(sample, tmp_path, monkeypatch):
     real, calls = assemble._write_layer, []
 
@@ -113,7 +130,7 @@ def test_what_a_killed_run_left_is_removed_when_it_is_resumed(sample, tmp_path):
 def test_a_layer_is_added_once(sample, tmp_path):
     write(sample, tmp_path / "run", layers=(0,))
     part = tmp_path / "run.partial" / "layer-000.h5"
-    file = early.EarlyAssembly(tmp_path / "whole.h5")
+    file = early.EarlyAssembly(tmp_path / "whole.h5", 2)
     file.add(0, [part])
     file.add(0, [part])
     grown = file.take()
