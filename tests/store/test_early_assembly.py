@@ -135,5 +135,6 @@ def test_a_layer_is_added_once(sample, tmp_path):
     file.add(0, [part])
     grown = file.take()
     assert file.take() is None
+    assert grown is not None
     grown.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
