@@ -67,11 +67,6 @@ class Sink:
         """Let the next write, if it is of exactly this memory, wait for `write_lent`. Until then it must not change."""
         self._next = memoryview(data).cast("B")
 
-    @property
-    def lent(self) -> int:
-        """Bytes of lent memory that `write_lent` would write."""
-        return sum(len(view) for _, view in self._lent)
-
     def write_lent(self) -> None:
         """Write all lent memory."""
         lent, self._lent = self._lent, []

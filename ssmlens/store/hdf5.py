@@ -274,6 +274,7 @@ def move_chunks(
     alike = (source.shuffle, source.chunks) == (target.shuffle, target.chunks)
     offsets: list[tuple[int, ...]] = []
     source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
+    lent = 0
     for offset in offsets:
         moved = (offset[0] + first_prompt, *offset[1:])
         if not alike:
@@ -287,8 +288,10 @@ def move_chunks(
         if sink is not None:
             sink.lend(data)
         target.id.write_direct_chunk(moved, data, filter_mask=mask)
-        if sink is not None and sink.lent > _LENT_BYTES:
+        lent += len(data)
+        if sink is not None and lent > _LENT_BYTES:
             sink.write_lent()
+            lent = 0
     if sink is not None:
         sink.write_lent()
 

@@ -164,13 +164,13 @@ class CaptureWriter:
         shard = layer, batch, self.prompts(batch).start, stored, attributes
         threads = () if self._overlap is None else (self._overlap.threads,)
 
-        write = partial(self._shards.write, *shard, *threads)
+        write: Job = partial(self._shards.write, *shard, *threads)
         if self._overlap is None:
             write()()
-        elif self._shared or not self.one_file:
-            self._overlap.start((layer, batch), write)
-        else:
-            self._overlap.start((layer, batch), partial(self._write_and_assemble, layer, write))
+            return
+        if self.one_file and not self._shared:
+            write = partial(self._write_and_assemble, layer, write)
+        self._overlap.start((layer, batch), write)
 
     def finish(self) -> Path | None:
         """Complete the capture. Return `out`, or None while shards of other machines are missing.
@@ -200,6 +200,7 @@ class CaptureWriter:
         return self.out
 
     def _write_and_assemble(self, layer: int, write: Job) -> Callable[[], None]:
+        """Write a shard, and add its layer to the one file once all of its batches are written."""
         end = write()
 
         def complete() -> None:
