@@ -47,9 +47,9 @@ def new_file(path: Path, least: int = 0, *, sync_name: bool = True) -> Iterator[
         raise
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, sync_name: bool = True) -> None:
     """Write `data` to `path`, as `new_file` does. Raises SsmlensError if that fails."""
-    with new_file(path, len(data)) as sink:
+    with new_file(path, len(data), sync_name=sync_name) as sink:
         sink.write(data)
 
 

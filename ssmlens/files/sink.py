@@ -1,6 +1,8 @@
 """A file object for HDF5 whose writes never fail: HDF5 kills its process when a write fails."""
 
+import copy
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ class Sink:
     Call `sync` before trusting the file: it raises the saved error. The class has the methods that h5py needs.
 
     h5py writes inside its lock, so that no other thread can use HDF5 meanwhile. Memory that is lent is written later,
-    by `write_lent`, in one call for all that is contiguous in the file.
+    by `write_lent`, in one call for all that is contiguous in the file. Threads may fill the file at the same time:
+    what one lends, only that one writes.
 
     Args:
         path: The file. No file or link of that name may exist.
@@ -34,8 +37,7 @@ class Sink:
     def __init__(self, path: Path):
         self.size = 0
         self._place = 0
-        self._next: memoryview | None = None
-        self._lent: list[tuple[int, memoryview]] = []
+        self._lending = _Lending()
         self._error: BaseException | None = None
         self._file = os.open(path, _NEW, 0o666)
 
@@ -54,9 +56,10 @@ class Sink:
         view, place = memoryview(data).cast("B"), self._place
         self._place += len(view)
         self.size = max(self.size, self._place)
-        lent, self._next = self._next, None
+        lending = self._lending
+        lent, lending.next = lending.next, None
         if lent is not None and _is_same_memory(view, lent):
-            self._lent.append((place, lent))
+            lending.pieces.append((place, lent))
             return len(view)
         with self._save_error():
             while place < self._place and self._error is None:
@@ -64,12 +67,15 @@ class Sink:
         return len(view)
 
     def lend(self, data: Any) -> None:
-        """Let the next write, if it is of exactly this memory, wait for `write_lent`. Until then it must not change."""
-        self._next = memoryview(data).cast("B")
+        """Let this thread's next write, if it is of exactly this memory, wait for `write_lent`.
+
+        Until then the memory must not change.
+        """
+        self._lending.next = memoryview(data).cast("B")
 
     def write_lent(self) -> None:
-        """Write all lent memory."""
-        lent, self._lent = self._lent, []
+        """Write all memory that this thread has lent."""
+        lent, self._lending.pieces = self._lending.pieces, []
         with self._save_error():
             for place, run in _runs(lent) if self._error is None else ():
                 self._write_run(place, run)
@@ -110,7 +116,7 @@ class Sink:
         """Do nothing: no bytes are buffered."""
 
     def sync(self) -> None:
-        """Write lent memory and wait until everything is on the disk; raise the first error, if any."""
+        """Write what this thread has lent, wait until everything is on the disk, and raise the first error, if any."""
         self.write_lent()
         with self._save_error():
             os.fsync(self._file)
@@ -119,20 +125,40 @@ class Sink:
     def check(self) -> None:
         """Raise the first error, if any."""
         if self._error is not None:
-            raise self._error
+            # A copy: HDF5 holds this object while the file is open, and a raised error holds all its callers.
+            raise copy.copy(self._error)
 
     def __enter__(self) -> "Sink":
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Later writes are dropped."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
     @contextmanager
     def _save_error(self) -> Iterator[None]:
         try:
             yield
         except BaseException as error:  # an interrupt too: `sync` raises it
-            self._error = self._error or error
+            self._error = self._error or error.with_traceback(None)
+
+
+class _Lending(threading.local):
+    """What a thread has lent.
+
+    Attributes:
+        next: What its next write may be.
+        pieces: What it has written since, as (place, memory).
+    """
+
+    def __init__(self) -> None:
+        self.next: memoryview | None = None
+        self.pieces: list[tuple[int, memoryview]] = []
 
 
 def _runs(lent: list[tuple[int, memoryview]]) -> list[tuple[int, list[memoryview]]]:

@@ -1,8 +1,8 @@
-"""Assemble the files of a capture into one HDF5 file, at once or layer by layer. Chunks are moved without decoding."""
+"""Assemble the files of a capture into one HDF5 file. Chunks are moved without decoding."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -11,10 +11,9 @@ import h5py
 import numpy as np
 
 from ssmlens.errors import CaptureFileError
-from ssmlens.files.new import new_file
 from ssmlens.names import CHANNEL, FINITE, PROMPT
 from ssmlens.store import digest, hdf5
-from ssmlens.store.guard import open_guarded, open_unguarded
+from ssmlens.store.guard import open_guarded
 from ssmlens.store.hdf5 import stored_array
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import (
@@ -61,75 +60,25 @@ class OtherDigestError(CaptureFileError):
     """The assembled capture does not have the expected digest."""
 
 
-class GrowingFile:
-    """A file to which layers are added as they become complete. It exists once it is finished.
-
-    Args:
-        target: The file.
-
-    Raises:
-        SsmlensError: It cannot be created.
-    """
-
-    def __init__(self, target: Path):
-        self._digests: dict[int, str] = {}
-        with ExitStack() as stack:
-            sink = stack.enter_context(new_file(target))
-            self._file = stack.enter_context(hdf5.NewFile(sink))
-            self._stack = stack.pop_all()
-
-    def add(self, layer: int, paths: Sequence[Path]) -> None:
-        """Add a layer, unless it is there, from files that this process has written, one for each batch.
-
-        Raises:
-            OSError: The disk is full or cannot be written.
-        """
-        if layer not in self._digests:
-            self._digests[layer] = _write_layer(self._file, layer, paths, open_unguarded)
-            self._file.sink.check()
-
-    def finish(self, job: Assembly) -> None:
-        """Add what is missing, and give the file its name. Raises as `assemble` does."""
-        with self._stack:
-            _write(job, self._file, self._digests)
-
-    def discard(self) -> None:
-        """Remove what is written."""
-        with suppress(_DiscardedError), self._stack:
-            raise _DiscardedError
-
-
-class _DiscardedError(Exception):
-    """Makes `new_file` remove the file."""
-
-
-def assemble(jobs: Iterable[Assembly], begun: GrowingFile | None = None) -> None:
+def assemble(jobs: Iterable[Assembly]) -> None:
     """Carry out `jobs`, one after the other.
-
-    Args:
-        jobs: The files to put together.
-        begun: What has been done of the only job. None: nothing.
 
     Raises:
         SsmlensError: No space, no permission, or a bad source; one line says which.
         OtherDigestError: The result does not have the expected digest; the target is not written.
     """
     for job in jobs:
-        if begun is None:
-            hdf5.write_file(job.target, partial(_write, job), _source_bytes(job))
-        else:
-            begun.finish(job)
+        hdf5.write_file(job.target, partial(write_assembly, job), _source_bytes(job))
         for path in (p for paths in job.layers.values() for p in paths) if job.consume else ():
             path.unlink()
 
 
-def _write(
+def write_assembly(
     job: Assembly, file: hdf5.NewFile, known: Mapping[int, str] = MappingProxyType({})
 ) -> None:
-    """Write what a job asks for, except layers whose digests are known: the file has these."""
+    """Write what a job asks for, except layers whose digests are `known`: the file has these."""
     layers = [
-        known.get(index) or _write_layer(file, index, paths, open_guarded)
-        for index, paths in job.layers.items()
+        known.get(index) or _write_layer(file, index, paths) for index, paths in job.layers.items()
     ]
     if job.header is None:
         write_root(file, LAYER, {"header_digest": job.header_digest, "first_prompt": 0})
@@ -148,11 +97,9 @@ def _source_bytes(job: Assembly) -> int:
     return sum(source.stat().st_size for source in sources if source.exists())
 
 
-def _write_layer(
-    file: hdf5.NewFile, index: int, paths: Sequence[Path], open_file: Callable[[Path], h5py.File]
-) -> str:
+def _write_layer(file: hdf5.NewFile, index: int, paths: Sequence[Path]) -> str:
     with ExitStack() as opened:
-        files = [opened.enter_context(open_file(path)) for path in paths]
+        files = [opened.enter_context(open_guarded(path)) for path in paths]
         return _merge_layer(file, index, [stored_layer(source, index) for source in files])
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -77,18 +77,21 @@ class NewFile(h5py.File):
         self.sink = sink
 
 
-def write_file(path: Path, build: Callable[[NewFile], object], least: int = 0) -> None:
+def write_file(
+    path: Path, build: Callable[[NewFile], object], least: int = 0, *, skeleton: bytes = b""
+) -> None:
     """Write an HDF5 file; it appears under `path` only when it is complete.
 
     Args:
         path: The file.
         build: The function that fills it.
         least: Least size of the file in bytes.
+        skeleton: The file that it begins as (see `store.skeleton`).
 
     Raises:
         SsmlensError: The disk is full, has less than `least` bytes free, or cannot be written.
     """
-    begin_file(path, build, least)()
+    begin_file(path, build, least, skeleton=skeleton)()
 
 
 def begin_file(
@@ -105,7 +108,7 @@ def begin_file(
         path: As in `write_file`.
         build: As in `write_file`.
         least: As in `write_file`.
-        skeleton: The file that it begins as (see `store.skeleton`).
+        skeleton: As in `write_file`.
         sync_name: Whether to sync its name too (see `new_file`).
     """
     with ExitStack() as stack:
@@ -272,10 +275,8 @@ def move_chunks(
         sink: The sink of the target's file, as for `write_chunks`.
     """
     alike = (source.shuffle, source.chunks) == (target.shuffle, target.chunks)
-    offsets: list[tuple[int, ...]] = []
-    source.id.chunk_iter(lambda chunk: offsets.append(chunk.chunk_offset))
     lent = 0
-    for offset in offsets:
+    for offset, *_ in stored_chunks(source):
         moved = (offset[0] + first_prompt, *offset[1:])
         if not alike:
             shape = [
@@ -294,6 +295,29 @@ def move_chunks(
             lent = 0
     if sink is not None:
         sink.write_lent()
+
+
+class StoredChunk(NamedTuple):
+    """Where a chunk is in its file.
+
+    Attributes:
+        start: Its first entry in the array.
+        filter_mask: A bit for each of the dataset's filters that was skipped.
+        place: Its first byte in the file.
+        size: Its bytes.
+    """
+
+    start: tuple[int, ...]
+    filter_mask: int
+    place: int
+    size: int
+
+
+def stored_chunks(dataset: h5py.Dataset) -> list[StoredChunk]:
+    """The chunks of a dataset that exist; others are zero."""
+    found: list[StoredChunk] = []
+    dataset.id.chunk_iter(lambda chunk: found.append(StoredChunk(*chunk)))
+    return found
 
 
 def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 
+from ssmlens.files.sink import Sink
 from ssmlens.names import CHANNEL, MAMBA, PROMPT, TOKEN
 from ssmlens.store import digest, hdf5
 from ssmlens.store.hdf5 import stored_array
@@ -137,11 +138,12 @@ def check_attributes(attributes: Mapping[str, Attribute]) -> dict[str, Attribute
 
 
 def write_layer(
-    file: hdf5.NewFile,
+    group: h5py.Group,
     index: int,
     datasets: Sequence[Planned],
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, Attribute],
+    sink: Sink,
     threads: ThreadPoolExecutor | None = None,
 ) -> str:
     """Write block `index` from checked arrays and attributes, with their digests, which `threads` compute.
@@ -149,11 +151,12 @@ def write_layer(
     Returns the layer's digest.
 
     Args:
-        file: A file that began as the skeleton of `datasets`.
+        group: The layer, which has all datasets, empty (see `skeleton`).
         index: The block.
         datasets: The `skeleton.plan` of the arrays.
         arrays: The arrays.
         attributes: The layer's attributes.
+        sink: The sink of its file.
         threads: A pool.
     """
     per_prompt = {name: array for name, array in arrays.items() if has_prompts(name)}
@@ -161,12 +164,9 @@ def write_layer(
     *of_arrays, of_digests = datasets
     prompts = of_digests.shape[0]
     digests = threads.submit(digest.prompt_digests, per_prompt, prompts) if threads else None
-    if index:
-        file.move(f"layers/{layer_name(0)}", f"layers/{layer_name(index)}")
-    group = stored_layer(file, index)
     for planned in of_arrays:
         dataset = stored_array(group, planned.name)
-        hdf5.write_chunks(dataset, arrays[planned.name], planned.axes, planned.level, file.sink)
+        hdf5.write_chunks(dataset, arrays[planned.name], planned.axes, planned.level, sink)
     rows = digests.result() if digests else digest.prompt_digests(per_prompt, prompts)
     dataset = stored_array(group, PROMPT_DIGEST)
     hdf5.write_chunks(dataset, rows, of_digests.axes, of_digests.level)

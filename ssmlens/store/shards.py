@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -10,14 +11,14 @@ import numpy as np
 from ssmlens.errors import CaptureFileError, SsmlensError
 from ssmlens.files import place
 from ssmlens.files.new import ensure_folder
-from ssmlens.store import hdf5
+from ssmlens.store import hdf5, journal
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.guard import open_guarded, reporting_damage
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import damages, stored_layer, write_layer, write_root
 from ssmlens.store.manifest import HEADER_FILE
 from ssmlens.store.schema import HEADER, LAYER, Attribute, layer_name
-from ssmlens.store.skeleton import plan, skeleton
+from ssmlens.store.skeleton import plan, rename_layer, skeleton
 
 
 class Shards:
@@ -90,9 +91,9 @@ class Shards:
 
         def build(file: hdf5.NewFile) -> None:
             nonlocal written
-            origin = {"header_digest": self._header_digest, "first_prompt": first_prompt}
-            written = write_layer(file, layer, datasets, arrays, attributes, threads)
-            write_root(file, LAYER, origin)
+            group = rename_layer(file, layer)
+            written = write_layer(group, layer, datasets, arrays, attributes, file.sink, threads)
+            _write_origin(file, first_prompt, self._header_digest)
 
         path = self.batch(layer, batch)
         end = hdf5.begin_file(path, build, skeleton=skeleton(datasets), sync_name=False)
@@ -102,6 +103,24 @@ class Shards:
             self._intact[path] = written
 
         return complete
+
+    def restore(self, layer: int) -> None:
+        """Make a layer's file, unless there is one, of what a stopped run wrote straight into the one file.
+
+        Raises:
+            SsmlensError: The disk is full, or cannot be written.
+        """
+        source, path = journal.entry_path(self.folder, layer), self.layer(layer)
+        entry = None if path.exists() else journal.read_entry(source)
+        if entry is not None:
+
+            def build(file: hdf5.NewFile) -> None:
+                entry.write(rename_layer(file, layer))
+                _write_origin(file, 0, entry.header_digest)
+
+            with suppress(journal.DamagedEntryError):
+                hdf5.write_file(path, build, skeleton=skeleton(entry.datasets))
+        source.unlink(missing_ok=True)
 
     def is_written(self, layer: int, batch: int) -> bool:
         """Whether this shard, or its complete layer, exists and is intact."""
@@ -135,11 +154,6 @@ class Shards:
         if path not in self._intact:
             path.unlink(missing_ok=True)
         return path in self._intact
-
-    def written_parts(self, layer: int) -> list[Path] | None:
-        """The files of a layer if this process has written all of its batches, or found them intact; else None."""
-        parts = [self.batch(layer, batch) for batch in range(self._batches)]
-        return parts if all(part in self._intact for part in parts) else None
 
     def parts(self, layer: int) -> list[Path]:
         """The files of a layer: the complete layer's, or those of its batches in order.
@@ -194,6 +208,10 @@ class Shards:
             return self._intact[path]
         with open_guarded(path) as file:
             return _digest(stored_layer(file, layer))
+
+
+def _write_origin(file: h5py.File, first_prompt: int, header_digest: str) -> None:
+    write_root(file, LAYER, {"header_digest": header_digest, "first_prompt": first_prompt})
 
 
 def _digest(layer: h5py.Group) -> str:

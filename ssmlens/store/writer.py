@@ -5,13 +5,16 @@ While it runs, all files are in the folder `<out>.partial/`:
     header.h5                             the request; a resumed capture must have the same
     layer-005.h5                          a finished layer
     layer-005.batch-0002-of-0008.h5       a shard: one layer, one batch of prompts
+    assembled.h5.<random>.partial         the one file, while layers are written straight into it
+    layer-005.written.json                where a finished layer is in it (see `journal`)
 
 A shard is built in memory, written, synced and renamed. `finish` merges the batches of each layer and gives the
-folder, or the one file assembled from it, its final name. A name without `.partial` is complete.
+folder, or the one file assembled from it, its final name. If one machine writes the one file, with all prompts at
+once, there are no shards: layers are written straight into it. A name without `.partial` is complete.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,7 +27,7 @@ from ssmlens.files.disk import one_line_errors
 from ssmlens.files.new import ensure_folder, write_file
 from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
-from ssmlens.store.early import EarlyAssembly
+from ssmlens.store.growing import GrowingFile
 from ssmlens.store.guard import open_guarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import check_arrays, check_attributes
@@ -84,7 +87,7 @@ class CaptureWriter:
         self._header_digest = header.digest()
         self._shards = Shards(self.partial, self._header_digest, batches)
         self._overlap: Overlap | None = None
-        self._early = EarlyAssembly(self.partial / _ASSEMBLED, len(header.layers))
+        self._growing: GrowingFile | None = None
         self._lock = OutputLock(self.out, self.layers[0] if self._shared else None)
         try:
             with self._lock.exclusive():
@@ -109,11 +112,11 @@ class CaptureWriter:
                 overlap.join_all()
         finally:
             overlap.close()
-            self._early.discard()
             self.close()
 
     def close(self) -> None:
         """Release `out`. An incomplete capture can be resumed."""
+        self._leave_growing()
         self._lock.close()
 
     @property
@@ -128,11 +131,16 @@ class CaptureWriter:
     def done(self, layer: int, batch: int) -> bool:
         """Whether this shard is on the disk and intact. A damaged one is removed, to be written again."""
         self._join(layer, batch)
-        return self._complete or self._shards.is_written(layer, batch)
+        if self._complete or self._has_grown(layer):
+            return True
+        self._shards.restore(layer)
+        return self._shards.is_written(layer, batch)
 
     def stored(self, layer: int, batch: int, name: str) -> np.ndarray | None:
         """An array of a shard that is `done`; None if the shard lacks it."""
         self._join(layer, batch)
+        if self._growing is not None and layer in self._growing:
+            return self._growing.stored(layer, name)
         return self._shards.stored(layer, batch, name)
 
     def write(
@@ -161,16 +169,22 @@ class CaptureWriter:
         attributes = check_attributes(attributes)
         shape = len(self.prompts(batch)), self.header.tokens.shape[1]
         stored = check_arrays(arrays, attributes, *shape, first=batch == 0)
-        shard = layer, batch, self.prompts(batch).start, stored, attributes
-        threads = () if self._overlap is None else (self._overlap.threads,)
-
-        write: Job = partial(self._shards.write, *shard, *threads)
-        if self._overlap is None:
-            write()()
+        threads = None if self._overlap is None else self._overlap.threads
+        if self.one_file and not self._shared and self.batches == 1:
+            if self._growing is None:
+                self._growing = GrowingFile(self.partial / _ASSEMBLED, self._header_digest)
+            write: Job = partial(self._growing.write, layer, stored, attributes, threads)
+        else:
+            shard = layer, batch, self.prompts(batch).start, stored, attributes
+            write = partial(self._shards.write, *shard, threads)
+        if self._overlap is not None:
+            self._overlap.start((layer, batch), write)
             return
-        if self.one_file and not self._shared:
-            write = partial(self._write_and_assemble, layer, write)
-        self._overlap.start((layer, batch), write)
+        try:
+            write()()
+        except BaseException:
+            self._leave_growing()
+            raise
 
     def finish(self) -> Path | None:
         """Complete the capture. Return `out`, or None while shards of other machines are missing.
@@ -181,7 +195,12 @@ class CaptureWriter:
         if self._overlap is not None:
             self._overlap.join_all()
         if not self._complete and self.partial.exists():
-            parts = {layer: self._shards.parts(layer) for layer in self.layers}
+            if self._growing is None:
+                self._restore_layers()
+            parts = {
+                layer: [] if self._has_grown(layer) else self._shards.parts(layer)
+                for layer in self.layers
+            }
             if self._shared or not self.one_file:
                 self._shards.merge(parts)
                 parts = {layer: [self._shards.layer(layer)] for layer in self.header.layers}
@@ -199,17 +218,9 @@ class CaptureWriter:
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
 
-    def _write_and_assemble(self, layer: int, write: Job) -> Callable[[], None]:
-        """Write a shard, and add its layer to the one file once all of its batches are written."""
-        end = write()
-
-        def complete() -> None:
-            end()
-            parts = self._shards.written_parts(layer)
-            if parts is not None:
-                self._early.add(layer, parts)
-
-        return complete
+    def _has_grown(self, layer: int) -> bool:
+        """Whether a layer is complete in the one file."""
+        return self._growing is not None and layer in self._growing
 
     def _join(self, layer: int, batch: int) -> None:
         """Wait for a shard that is being written."""
@@ -262,9 +273,24 @@ class CaptureWriter:
         if self.partial.exists():
             ensure_folder(self.partial)  # not a link
             self._check_partial(resume)
-            for left_over in () if self._shared else place.own_names(self.partial / _ASSEMBLED):
-                left_over.unlink(missing_ok=True)
+            self._restore_layers()
         self._shards.start(self.header)
+
+    def _restore_layers(self) -> None:
+        """Make shards of layers in a file that was left, by this run or a stopped one.
+
+        Then remove it, unless other writers of this capture may have begun one.
+        """
+        for layer in self.layers:
+            self._shards.restore(layer)
+        for left in () if self._shared else place.own_names(self.partial / _ASSEMBLED):
+            left.unlink(missing_ok=True)
+
+    def _leave_growing(self) -> None:
+        """Leave the one file as it is; nothing more can be written into it."""
+        growing, self._growing = self._growing, None
+        if growing is not None:
+            growing.leave()
 
     def _check_partial(self, resume: bool) -> None:
         """Check that this writer may resume `<out>.partial` for this request."""
@@ -298,10 +324,18 @@ class CaptureWriter:
             self._publish_folder({layer: path for layer, (path,) in parts.items()})
 
     def _publish_file(self, parts: Mapping[int, list[Path]]) -> None:
-        assembled = self.partial / _ASSEMBLED
-        job = Assembly(assembled, self._shards.header, self._header_digest, parts)
-        assemble([job], self._early.take())
-        self._replace_out(assembled)
+        complete = self.partial / _ASSEMBLED
+        job = Assembly(complete, self._shards.header, self._header_digest, parts)
+        if self._growing is None:
+            assemble([job])
+        else:
+            try:
+                self._growing.finish(job)
+            except BaseException:
+                self._leave_growing()
+                raise
+            complete = self._growing.path
+        self._replace_out(complete)
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def _publish_folder(self, layers: Mapping[int, Path]) -> None:

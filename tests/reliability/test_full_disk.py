@@ -13,6 +13,9 @@ from ssmlens.store import CaptureWriter, open_capture, pack, verify
 
 LINE = r"cannot write {path}: {reason}; needs [\d.]+ (bytes|[KMGT]iB), [\d.]+ (bytes|[KMGT]iB) free"
 
+# What cannot be written when there is no room for layer 2.
+FULL = {"run": "layer-002.h5", "run.h5": "assembled.h5"}
+
 
 def told(error, path, reason):
     pattern = LINE.format(path=re.escape(str(path)), reason=reason)
@@ -29,7 +32,7 @@ def test_no_room_for_a_shard(sample, small_disk, out, fill):
     before = sorted(writer.partial.iterdir())
     with pytest.raises(SsmlensError) as error:
         writer.write(2, 0, arrays[2], sample.attributes(2))
-    told(error, writer.partial / "layer-002.h5", "no space left on the disk")
+    told(error, writer.partial / FULL[out], "no space left on the disk")
     assert sorted(writer.partial.iterdir()) == before
     writer.close()
     ballast.unlink()
@@ -59,8 +62,9 @@ def test_the_disk_fills_up_beside_a_caller_that_computes(sample, small_disk, out
         writer.write(2, 0, arrays[2], sample.attributes(2))
         with pytest.raises(SsmlensError) as error:
             writer.finish()
-        told(error, writer.partial / "layer-002.h5", "no space left on the disk")
-    assert sorted(p.name for p in writer.partial.iterdir()) == ["header.h5", "layer-000.h5"]
+        told(error, writer.partial / FULL[out], "no space left on the disk")
+    layers = [path.name for path in writer.partial.glob("layer-*")]
+    assert layers == ["layer-000.h5" if out == "run" else "layer-000.written.json"]
     ballast.unlink()
     with CaptureWriter(small_disk / out, asked, layers=asked.layers, resume=True) as resumed:
         assert sample.write_missing(resumed, arrays) == 2
@@ -74,7 +78,7 @@ def test_no_room_for_the_header(sample, small_disk, fill):
 
 
 def test_no_room_to_assemble(sample, small_disk, fill):
-    writer = CaptureWriter(small_disk / "run.h5", sample.header(), layers=[0, 2])
+    writer = CaptureWriter(small_disk / "run.h5", sample.header(), layers=[0, 2], batches=2)
     sample.write_missing(writer, sample.samples())
     ballast = fill(small_disk, 30_000)
     with pytest.raises(SsmlensError) as error:
@@ -149,7 +153,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from ssmlens.errors import SsmlensError
 sample = SimpleNamespace(**runpy.run_path(sys.argv[1]))
-writer = sample.CaptureWriter(Path(sys.argv[2]), sample.header(), layers=[0, 2])
+writer = sample.CaptureWriter(Path(sys.argv[2]), sample.header(), layers=[0, 2], batches=2)
 sample.write_missing(writer, sample.samples())
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 try:
@@ -173,7 +177,8 @@ def test_hdf5_cannot_write_while_assembling(sample, tmp_path):
     assert run.returncode == 1, run.stderr
     assert re.fullmatch(r"cannot write \S+/assembled\.h5: .+\n", run.stdout), run.stdout
     assert not (tmp_path / "run.h5").exists()
-    writer = CaptureWriter(tmp_path / "run.h5", sample.header(), layers=[0, 2], resume=True)
+    asked = sample.header()
+    writer = CaptureWriter(tmp_path / "run.h5", asked, layers=[0, 2], batches=2, resume=True)
     assert sample.write_missing(writer, {}) == 0
     assert verify(writer.finish()) == []
 

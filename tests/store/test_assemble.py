@@ -63,7 +63,7 @@ def test_an_error_at_any_write_leaves_nothing_and_the_process_alive(
     sample, tmp_path, monkeypatch, call, error, told
 ):
     """HDF5 would crash sooner or later, were it told; a whole capture is assembled, failing from the n-th call on."""
-    writer = CaptureWriter(tmp_path / "run.h5", sample.header(), layers=[0, 2])
+    writer = CaptureWriter(tmp_path / "run.h5", sample.header(), layers=[0, 2], batches=2)
     sample.write_missing(writer, sample.samples())
     before = sorted(writer.partial.iterdir())
     real, calls, after = getattr(os, call), [], 0
