@@ -56,6 +56,8 @@ _LARGEST = {
     **{QUERY_BLOCK: 256, KEY_BLOCK: 256},
 }
 _CHUNK_BYTES = 1 << 20
+# Arrays up to this size HDF5 filters itself, in half the time.
+_SMALL_BYTES = 1 << 14
 # Bytes of chunks in memory when chunks are moved.
 _LENT_BYTES = 1 << 24
 _SCALAR = h5s.create(h5s.SCALAR)
@@ -231,6 +233,11 @@ def write_chunks(
         sink: The sink of its file, to write many chunks at once, outside h5py's lock. None: HDF5 writes each.
     """
     shape = chunk_shape(axes, array.shape, array.dtype.itemsize)
+    if array.nbytes <= _SMALL_BYTES and shape == array.shape and array.dtype.kind != "S":
+        values = np.ascontiguousarray(array)
+        if values.view(np.uint8).any():  # as bytes, since −0.0 is not zero
+            dataset.id.write(h5s.ALL, h5s.ALL, values)
+        return
     for row in encode_rows(array, shape, level):
         for chunk in row:
             if sink is not None:

@@ -19,7 +19,7 @@ from ssmlens.files import plain_json
 from ssmlens.store import hdf5
 from ssmlens.store.hdf5 import StoredChunk, stored_array
 from ssmlens.store.schema import Attribute, layer_name
-from ssmlens.store.skeleton import Planned
+from ssmlens.store.skeleton import Planned, skeleton
 
 _MOST_BYTES = 1 << 26  # of an entry
 _MOST_CHUNK_BYTES = 1 << 22  # four times the largest chunk that is written
@@ -83,7 +83,7 @@ class Entry:
                     octets = _read(data, chunk)
                     dataset.id.write_direct_chunk(chunk.start, octets, chunk.filter_mask)
             hdf5.write_attributes(layer, self.attributes)
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise DamagedEntryError(f"{self.file} or its entry is damaged") from error
         finally:
             os.close(data)
@@ -106,9 +106,10 @@ def read_entry(path: Path) -> Entry | None:
         attributes = {str(name): value for name, value in page["attributes"].items()}
         if any(not isinstance(value, str | int | float) for value in attributes.values()):
             return None
+        skeleton(datasets)  # fails unless such datasets can be
+        return Entry(path.with_name(file), header_digest, datasets, chunks, attributes)
     except (SsmlensError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return Entry(path.with_name(file), header_digest, datasets, chunks, attributes)
 
 
 def _planned(name: str, shape: Sequence[int], dtype: str, level: int) -> Planned:

@@ -7,7 +7,7 @@ import pytest
 from ssmlens.files.sink import Sink
 from ssmlens.store import hdf5
 from ssmlens.store.schema import layer_axes
-from ssmlens.store.skeleton import plan, skeleton
+from ssmlens.store.skeleton import add_layer, plan, rename_layer, skeleton
 
 
 def arrays(prompts=2, tokens=9):
@@ -33,15 +33,29 @@ def described(group):
     }
 
 
-@pytest.mark.parametrize("layer", ["000", "017"])
-def test_a_copy_is_what_hdf5_makes(tmp_path, layer):
-    given = arrays()
+def referring(group):
+    """For each dimension scale of a group: the datasets that it says use it, and as which axis."""
+    return {
+        name: sorted((group.file[use["dataset"]].name, int(use["dimension"])) for use in uses)
+        for name, dataset in group.items()
+        if (uses := dataset.attrs.get("REFERENCE_LIST")) is not None
+    }
+
+
+@pytest.mark.parametrize("how", ["alone", "renamed", "beside others"])
+def test_a_copy_is_what_hdf5_makes(tmp_path, how):
+    given, layer = arrays(), "000" if how == "alone" else "017"
     datasets = plan(given)
     image = skeleton(datasets)
     with Sink(tmp_path / "copy") as sink:
-        with hdf5.NewFile(sink, image) as file:
-            if layer != "000":
-                file.move("layers/000", f"layers/{layer}")
+        with hdf5.NewFile(sink, b"" if how == "beside others" else image) as file:
+            if how == "beside others":
+                file.create_group("layers")
+                add_layer(file, 3, datasets)
+                add_layer(file, 17, datasets)
+                add_layer(file, 21, plan(arrays(tokens=8)))
+            else:
+                rename_layer(file, int(layer))
             for planned in datasets[:-1]:
                 dataset = hdf5.stored_array(file[f"layers/{layer}"], planned.name)
                 values = given[planned.name]
@@ -57,6 +71,8 @@ def test_a_copy_is_what_hdf5_makes(tmp_path, layer):
     with h5py.File(tmp_path / "copy") as copy, h5py.File(tmp_path / "made") as made:
         one, other = copy[f"layers/{layer}"], made[f"layers/{layer}"]
         assert described(one) == described(other)
+        assert referring(one) == referring(other)
+        assert "token" in referring(one)
         for name, values in given.items():
             np.testing.assert_array_equal(one[name][...], values)
 

@@ -63,16 +63,16 @@ def test_digest_leaves_out_what_is_volatile_and_nothing_else(sample, tmp_path, d
             assert capture.digest != digest
 
 
-@pytest.mark.parametrize("out", ["run.h5", "run"])
-def test_stopped_after_each_shard(sample, tmp_path, digest, out):
+@pytest.mark.parametrize(("out", "batches"), [("run.h5", 1), ("run.h5", 2), ("run", 2)])
+def test_stopped_after_each_shard(sample, tmp_path, digest, out, batches):
     arrays = sample.samples()
     rounds = 0
     while True:
         writer = CaptureWriter(
-            tmp_path / out, sample.header(), layers=[0, 2], batches=2, resume=rounds > 0
+            tmp_path / out, sample.header(), layers=[0, 2], batches=batches, resume=rounds > 0
         )
-        missing = [(i, b) for b in range(2) for i in (0, 2) if not writer.done(i, b)]
-        assert len(missing) == 4 - rounds
+        missing = [(i, b) for b in range(batches) for i in (0, 2) if not writer.done(i, b)]
+        assert len(missing) == 2 * batches - rounds
         if not missing:
             break
         layer, batch = missing[0]
