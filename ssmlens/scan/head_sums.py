@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ssmlens.scan import decay_sums
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span
@@ -48,29 +49,22 @@ def _add_head_sums(
     """Add the sum over heads of M ("map") or the sum over heads and states of the decay ("mask") to `out`.
 
     If every state has its own decay (Mamba-1), heads and states are inner dimensions of the products, which include C
-    and B. If a head has one decay (Mamba-2), only heads are, and the result is multiplied with C Bᵀ of their group. If
-    also each head is a group (Mamba-3), the products include C and B.
+    and B; on a GPU `decay_sums` computes them. If a head has one decay (Mamba-2), only heads are, and the result is
+    multiplied with C Bᵀ of their group. If also each head is a group (Mamba-3), the products include C and B.
 
     Args:
-        out: The sums are added to this, one map for each of `kinds`.
+        out: Zeros, one map for each of `kinds`. The sums are added to them.
         kinds: "map", "mask" or both.
         sequence: Operands of one sequence, from `Operator.bare`.
         queries: The first token and the token after the last.
         keys: The same for keys: tokens before the first query, or the queries themselves.
     """
     o = sequence.between(keys[0], queries[1])
-    part = _Part(o, (queries[0] - keys[0], o.tokens), (0, keys[1] - keys[0]))
-    if not o.scalar_decay:
-        part.add_by_state(out, kinds)
+    rows, columns = (queries[0] - keys[0], o.tokens), (0, keys[1] - keys[0])
+    if decay_sums.fits(o):
+        decay_sums.put_head_sums(out, kinds, o, rows, columns)
     else:
-        for n, kind in enumerate(kinds):
-            sums = out[n : n + 1]
-            if kind == "mask":
-                part.add_mask(sums)
-            elif o.heads == o.groups:
-                part.add_map_by_head(sums)
-            else:
-                part.add_map_by_group(sums)
+        _Part(o, rows, columns).add(out, kinds)
     if queries == keys:
         _, now = o.writes
         own = (o.B[0] * o.C[0]).sum(-1) * now[0].unflatten(1, (o.groups, -1)).sum(-1)
@@ -84,6 +78,7 @@ class _Part:
 
     def __init__(self, o: DecayOperands, queries: Span, keys: Span):
         steps, self._rate = o.decay
+        self._scalar_decay = o.scalar_decay
         self._steps, self._weight = steps[0], o.writes[0][0]  # token head
         # Sums along the last axis, which a GPU does in parallel.
         self._running = pad(self._steps.T.double().cumsum(1), (1, 0)).T  # edge head
@@ -92,6 +87,20 @@ class _Part:
         self._queries, self._keys = queries, keys
         wide = o.heads // o.groups
         self._groups = [slice(first, first + wide) for first in range(0, o.heads, wide)]
+
+    def add(self, out: Float[Tensor, "kind query key"], kinds: Sequence[str]) -> None:
+        """Add all kinds, each in the way that takes the least work."""
+        if not self._scalar_decay:
+            self.add_by_state(out, kinds)
+            return
+        for n, kind in enumerate(kinds):
+            sums = out[n : n + 1]
+            if kind == "mask":
+                self.add_mask(sums)
+            elif len(self._groups) == len(self._rate):
+                self.add_map_by_head(sums)
+            else:
+                self.add_map_by_group(sums)
 
     def add_by_state(self, out: Float[Tensor, "kind query key"], kinds: Sequence[str]) -> None:
         """Add all kinds for heads whose states have their own decay. The kinds share it, so they run together."""

@@ -348,7 +348,7 @@ class Operator(ABC):
         alone = dataclasses.replace(self, gate=None, surroundings=None)
         group = [head // (self.heads // self.groups) for head in heads]
         device = self.like.device
-        return alone._cut({HEAD: _places(heads, device), GROUP: _places(group, device)})
+        return alone._cut({HEAD: places(heads, device), GROUP: places(group, device)})
 
     def bare(self: Self) -> Self:
         """The mixing alone, without x, D, gate and surroundings, in `scan_dtype`."""
@@ -399,7 +399,7 @@ class Operator(ABC):
         return dataclasses.replace(self, **cut)
 
 
-def _places(numbers: Sequence[int], device: torch.device) -> list[int] | Int[Tensor, " place"]:
+def places(numbers: Sequence[int], device: torch.device) -> list[int] | Int[Tensor, " place"]:
     """Numbers to index with. On a GPU they are a tensor, which is copied there once."""
     if device.type != "cuda":
         return list(numbers)

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ssmlens.names import MAP, MASK
-from ssmlens.scan import decay_states, discretize
+from ssmlens.names import HEAD, MAP, MASK
+from ssmlens.scan import decay_states, decay_sums, discretize
 from ssmlens.scan.block_recursion import DecayedPairs, add_rectangle, add_square, energies
 from ssmlens.scan.decay_recurrence import run_recurrence
 from ssmlens.scan.head_sums import mean_over_heads
 from ssmlens.scan.operands import DecayOperands
-from ssmlens.scan.operator import Span, register
+from ssmlens.scan.operator import Span, places, register
 from ssmlens.scan.spans import causal_parts, place, tiles
 
 # Entries [head token state] in memory at once for the energy.
@@ -114,19 +114,20 @@ class DecayScan(DecayOperands):
 
     def agreement(self, kind: str = MAP, sample: int = 64) -> Float[Tensor, " batch"]:
         """See `Operator.agreement`."""
-        chosen = self.select_heads(self._evenly_spaced_heads(sample))
-        o = dataclasses.replace(chosen, B=self.B, C=self.C).bare()  # B and C stay shared by groups
+        o = self._sampled(sample).bare()
         of_mean = o.delta.new_zeros(o.batch)
         for queries, keys in tiles(o):
             of_mean += o.means((kind,), queries, keys).square().sum((1, 2, 3))
-        of_heads = torch.zeros_like(of_mean)
-        count = max(1, _ENTRIES // (o.tokens * o.states))
-        for heads in torch.arange(o.heads).split(count):
-            some = o.select_heads(heads.tolist())
-            of_heads += some.diagonal().square().sum((1, 2))
-            for sequence in range(o.batch):
-                of_heads[sequence] += energies(_pairs(some.sequence(sequence))).sum()
+        of_heads = o.diagonal().square().sum((1, 2))
+        for sequence in range(o.batch):
+            of_heads[sequence] += _energy(o.sequence(sequence))
         return of_mean / (of_heads / o.heads)
+
+    def _sampled(self, sample: int) -> "DecayScan":
+        """About `sample` heads, the same number from every group, which still share its B and C; without x."""
+        alone = dataclasses.replace(self, x=None, D=None, gate=None, surroundings=None)
+        heads = places(self._evenly_spaced_heads(sample), self.like.device)
+        return alone._cut({HEAD: heads})
 
     def discretized(self) -> dict[str, Tensor]:
         """See `Operator.discretized`: Ā and B̄."""
@@ -147,6 +148,17 @@ def _together(one: DecayScan, alone: DecayScan) -> DecayScan | None:
     if both is None or write is not write_now:
         return both
     return dataclasses.replace(both, write_now=both.write)
+
+
+def _energy(o: DecayScan) -> Float[Tensor, ""]:
+    """The sum of the squares of M of all heads over pairs j < i, for one sequence."""
+    if decay_sums.fits(o):
+        return decay_sums.energies(o).sum()
+    total = o.delta.new_zeros(())
+    count = max(1, _ENTRIES // (o.tokens * o.states))
+    for heads in torch.arange(o.heads).split(count):
+        total = total + energies(_pairs(o.select_heads(heads.tolist()))).sum()
+    return total
 
 
 def _add_matrix(
