@@ -61,6 +61,7 @@ _SMALL_BYTES = 1 << 14
 # Bytes of chunks in memory when chunks are moved.
 _LENT_BYTES = 1 << 24
 _SCALAR = h5s.create(h5s.SCALAR)
+_NUMBERS = h5t.TypeIntegerID | h5t.TypeFloatID
 _NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable.%10d"
 
 
@@ -359,16 +360,23 @@ def _text_type(size: int) -> Any:
 
 
 def read_attributes(thing: h5py.HLObject) -> dict[str, Attribute]:
-    """The scalars and strings of `thing`, without HDF5's own."""
-    values = {}
-    for name in thing.attrs:
+    """The numbers and strings of fixed length of `thing`, without HDF5's own."""
+    names: list[bytes] = []
+    h5a.iterate(thing.id, lambda name, *_: names.append(name))
+    values: dict[str, Attribute] = {}
+    for raw in names:
+        name = raw.decode("utf-8", "surrogateescape")
         if name.startswith("_") or name in STRUCTURE_ATTRIBUTES:
             continue
-        value = thing.attrs[name]
-        if isinstance(value, bytes):
-            values[name] = value.decode()
-        elif isinstance(value, np.generic):
-            values[name] = value.item()
+        # Through HDF5's own calls, which take less time than `attrs`.
+        attribute = h5a.open(thing.id, raw)
+        kind = attribute.get_type()
+        text = isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str()
+        if attribute.shape != () or not (text or isinstance(kind, _NUMBERS)):
+            continue
+        value: Any = np.empty((), attribute.dtype)
+        attribute.read(value, mtype=kind if text else None)
+        values[name] = value.item().decode() if text else value.item()
     return values
 
 

@@ -41,7 +41,8 @@ def write_root(file: h5py.File, kind: str, attributes: Mapping[str, Attribute]) 
     Write the layers first: the attribute `needs` follows from them.
     """
     layers = file.require_group("layers").values() if "layers" in file else ()
-    ahead = any(looks_ahead(hdf5.read_attributes(layer)) for layer in layers)
+    marked = (layer for layer in layers if LOOKS_AHEAD in layer.attrs)
+    ahead = any(looks_ahead(hdf5.read_attributes(layer)) for layer in marked)
     version = {"schema_version": SCHEMA_VERSION, "needs": LOOKS_AHEAD if ahead else ""}
     hdf5.write_attributes(file, {"format": FORMAT, **version, "kind": kind, **attributes})
 

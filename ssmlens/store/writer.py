@@ -14,11 +14,12 @@ once, there are no shards: layers are written straight into it. A name without `
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
@@ -28,7 +29,7 @@ from ssmlens.files.new import ensure_folder, write_file
 from ssmlens.store import digest, hdf5
 from ssmlens.store.assemble import Assembly, assemble
 from ssmlens.store.growing import GrowingFile
-from ssmlens.store.guard import open_guarded
+from ssmlens.store.guard import open_guarded, open_unguarded
 from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import check_arrays, check_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
@@ -214,7 +215,7 @@ class CaptureWriter:
                     self._publish(parts)
                     self._lock.tidy()
         self.close()
-        if self._stored_header_digest(self.out) != self._header_digest:
+        if self._stored_header_digest(self.out, open_unguarded) != self._header_digest:
             raise SsmlensError(f"{self.partial} was removed while it was being written")
         return self.out
 
@@ -310,10 +311,12 @@ class CaptureWriter:
                 f"({'; '.join(differing)}, there and here); repeat that request, or remove it"
             )
 
-    def _stored_header_digest(self, path: Path) -> str | None:
+    def _stored_header_digest(
+        self, path: Path, open_file: Callable[[Path], h5py.File] = open_guarded
+    ) -> str | None:
         with suppress(SsmlensError):
             header = path / read_manifest(path).header if path.is_dir() else path
-            with open_guarded(header) as file:
+            with open_file(header) as file:
                 return str(hdf5.read_attributes(file)["header_digest"])
         return None
 
