@@ -46,9 +46,7 @@ from ssmlens.recorder.replay import Replays
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import chunks, digest, growing, hdf5, writer
 from ssmlens.store.journal import Entry
-
-# Threads that write shards in parallel (`store.overlap`).
-_WRITERS = 2
+from ssmlens.store.overlap import AT_ONCE, SMALL_BYTES, most_at_once
 
 
 def main() -> None:
@@ -177,7 +175,8 @@ def _write_plainly(folder: Path, sizes: list[int]) -> None:
                 sink.write(block[: size - first])
             sink.sync()
 
-    with ThreadPoolExecutor(_WRITERS) as threads:
+    small = max(sizes) * most_at_once() <= SMALL_BYTES
+    with ThreadPoolExecutor(most_at_once() if small else AT_ONCE) as threads:
         list(threads.map(write, range(len(sizes)), sizes))
     place.sync_folder(folder)
     for number in range(len(sizes)):

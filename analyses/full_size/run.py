@@ -1,8 +1,8 @@
 """Capture models of full size on a GPU: seconds, peak memory and proofs, from prompt to closed file.
 
 `python -m analyses.full_size.run [--models mamba-370m …] [--tokens 1024 4096 16384]` on a machine with a CUDA GPU,
-mamba_ssm and causal_conv1d. Random weights in the published shapes. It writes `results/<gpu>.json`. README.md beside
-this file has the results.
+mamba_ssm and causal_conv1d. Random weights in the published shapes. It writes its rows into `results/<gpu>.json`, which
+keeps the others. README.md beside this file has the results.
 """
 
 import argparse
@@ -43,16 +43,23 @@ def main() -> None:
         for tokens in arguments.tokens:
             first = arguments.first if tokens > 8192 and name != "mamba-370m" else None
             row = _capture(model, tokens, arguments.one_file, first)
-            rows.append({"model": name, "tokens": tokens, **row, "date": time.strftime("%Y-%m-%d")})
+            asked = {"model": name, "tokens": tokens, "one_file": arguments.one_file}
+            rows.append({**asked, **row, "date": time.strftime("%Y-%m-%d")})
             print(json.dumps(rows[-1]), flush=True)
         del model
         gc.collect()
         torch.cuda.empty_cache()
     gpu = torch.cuda.get_device_name().lower().replace(" ", "-")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{gpu}.json").write_text(
-        json.dumps({"gpu": gpu, "torch": torch.__version__, "rows": rows}, indent=1) + "\n"
-    )
+    file = arguments.out / f"{gpu}.json"
+    earlier = json.loads(file.read_text())["rows"] if file.exists() else []
+    kept = [row for row in earlier if _asked(row) not in map(_asked, rows)]
+    found = {"gpu": gpu, "torch": torch.__version__, "rows": kept + rows}
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _asked(row: dict) -> tuple:
+    return row["model"], row["tokens"], row.get("one_file", False)
 
 
 def _capture(model: torch.nn.Module, tokens: int, one_file: bool, first: int | None) -> dict:

@@ -26,6 +26,8 @@ from ssmlens.scan.spans import causal_parts, place, tiles
 
 # Entries [head token state] in memory at once for the energy.
 _ENTRIES = 2**22
+# The same of a short scan: those of 1024 tokens of mamba-370m. Two longer ones at once would need the most memory.
+_SHORT = 2**25
 
 
 @register
@@ -96,11 +98,12 @@ class DecayScan(DecayOperands):
     ) -> dict[str, Float[Tensor, "batch token"]]:
         """See `Operator.probe`. The mask's product is a scan of x = v whose tokens write and read 1.
 
-        On a GPU, starting a scan takes longer than running it, so both run as one scan if their shapes agree.
+        On a GPU, starting a short scan takes longer than running it, so both run as one scan if their shapes agree.
         """
         x = vector[:, :, None, None].expand(-1, -1, self.heads, 1)
         alone = self._decay_alone()
-        both = _together(self, alone) if x.is_cuda else None
+        short = self.tokens * self.heads * self.states <= _SHORT
+        both = _together(self, alone) if x.is_cuda and short else None
         if both is None:
             return {MAP: self(x).mean((2, 3)), MASK: alone(x).mean((2, 3))}
         of_map, of_mask = both(torch.cat([x, x])).mean((2, 3)).chunk(2)
