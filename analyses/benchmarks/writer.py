@@ -46,7 +46,9 @@ from ssmlens.recorder.replay import Replays
 from ssmlens.scan.operators.decay_scan import DecayScan
 from ssmlens.store import chunks, digest, growing, hdf5, writer
 from ssmlens.store.journal import Entry
-from ssmlens.store.overlap import AT_ONCE, SMALL_BYTES, most_at_once
+
+# Threads that write shards in parallel (`store.overlap`).
+_WRITERS = 2
 
 
 def main() -> None:
@@ -175,8 +177,7 @@ def _write_plainly(folder: Path, sizes: list[int]) -> None:
                 sink.write(block[: size - first])
             sink.sync()
 
-    small = max(sizes) * most_at_once() <= SMALL_BYTES
-    with ThreadPoolExecutor(most_at_once() if small else AT_ONCE) as threads:
+    with ThreadPoolExecutor(_WRITERS) as threads:
         list(threads.map(write, range(len(sizes)), sizes))
     place.sync_folder(folder)
     for number in range(len(sizes)):

@@ -7,7 +7,6 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -159,16 +158,11 @@ def capture(
     requested.check_vocabulary(vocabulary_size(model))
     chosen = _choose(blocks, layers, channels, max(requested.length))
     exists = Path(out).exists() or partial_path(Path(out)).exists()
-    with ThreadPoolExecutor(1) as thread:  # hashing needs neither the interpreter nor the GPU
-        model_digest = thread.submit(_digest, model)
-        if not (resume and exists):  # the run that created it has checked this
-            check_runs_once(model, chosen, requested.tokens[0][:1])
+    if not (resume and exists):  # the run that created it has checked this
+        check_runs_once(model, chosen, requested.tokens[0][:1])
     arrays = None if further is None else further(model, requested)
     own_blocks = chosen if shard is None else chosen[_share(len(chosen), *shard)]
-    header = _header(
-        *(model, model_digest.result(), blocks, chosen, requested),
-        *(channels, store_discretized, arrays, command),
-    )
+    header = _header(model, blocks, chosen, requested, channels, store_discretized, arrays, command)
     writer = CaptureWriter(
         Path(out),
         header,
@@ -411,7 +405,6 @@ def _prompts(model: Any, prompts: Any) -> Prompts:
 
 def _header(
     model: Any,
-    model_digest: str,
     blocks: list[Block],
     chosen: list[Block],
     prompts: Prompts,
@@ -442,7 +435,7 @@ def _header(
         attributes={
             "model": getattr(source, "name", type(model).__name__),
             "model_class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "model_digest": model_digest,
+            "model_digest": source.digest if source else _digest(model),
             "revision": getattr(source, "revision", None) or "",
             "backend": getattr(source, "backend", type(model).__module__.split(".")[0]),
             "dtype": dtype,
@@ -461,10 +454,6 @@ def _header(
 
 
 def _digest(model: nn.Module) -> str:
-    """The digest of the model's weights: that of its checkpoint, or computed."""
-    source = getattr(model, "source", None)
-    if source:
-        return source.digest
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise UsageError(

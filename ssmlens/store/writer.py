@@ -34,7 +34,7 @@ from ssmlens.store.header import CaptureHeader
 from ssmlens.store.layer_file import check_arrays, check_attributes
 from ssmlens.store.manifest import HEADER_FILE, MANIFEST, Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
-from ssmlens.store.overlap import Job, Overlap, most_at_once
+from ssmlens.store.overlap import Job, Overlap
 from ssmlens.store.schema import Attribute, batch_of_prompts
 from ssmlens.store.shards import Shards
 
@@ -49,9 +49,8 @@ class CaptureWriter:
     Several writers, on several machines, may share one `out`, each with layers of its own; the one that finishes last
     completes it. From here until `finish` or `close` nobody else may write these layers, nor begin `out` anew.
 
-    As a context manager it writes in the background: `write` returns at once while few shards are being encoded: two,
-    or up to four small ones on many cores (see `overlap`). An error is raised by a later `write`, by `finish`, or at
-    the end of the block.
+    As a context manager it writes in the background: `write` returns at once while at most two shards are being
+    encoded. An error is raised by a later `write`, by `finish`, or at the end of the block.
 
     Args:
         out: `name.h5` becomes one HDF5 file, any other name a folder of them.
@@ -103,7 +102,7 @@ class CaptureWriter:
             self.close()
 
     def __enter__(self) -> "CaptureWriter":
-        self._overlap = Overlap(most=most_at_once())
+        self._overlap = Overlap()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -180,8 +179,7 @@ class CaptureWriter:
             shard = layer, batch, self.prompts(batch).start, stored, attributes
             write = partial(self._shards.write, *shard, threads)
         if self._overlap is not None:
-            size = sum(array.nbytes for array in stored.values())
-            self._overlap.start((layer, batch), write, size)
+            self._overlap.start((layer, batch), write)
             return
         try:
             write()()

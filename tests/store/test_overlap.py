@@ -8,7 +8,7 @@ import pytest
 
 from ssmlens.errors import SsmlensError
 from ssmlens.store import CaptureWriter, open_capture, verify
-from ssmlens.store.overlap import SMALL_BYTES, Overlap
+from ssmlens.store.overlap import Overlap
 from ssmlens.store.shards import Shards
 
 
@@ -51,7 +51,6 @@ def broken(monkeypatch, layer):
 
 def test_an_error_comes_at_the_next_write_or_at_the_end(sample, tmp_path, monkeypatch):
     asked, arrays = sample.header(layers=(0, 1, 2, 3)), sample.samples((0, 1, 2, 3))
-    monkeypatch.setattr("ssmlens.store.writer.most_at_once", lambda: 2)
     with monkeypatch.context() as patch:
         broken(patch, 0)
         told = []
@@ -120,36 +119,6 @@ def test_no_more_than_two_jobs_are_held(overlap):
     overlap.join_all()
     assert len(most) == 20
     assert max(most) <= 2
-
-
-@pytest.mark.parametrize(
-    ("size", "most"), [(1, 4), (SMALL_BYTES // 4, 4), (SMALL_BYTES // 3, 3), (SMALL_BYTES, 2)]
-)
-def test_more_small_jobs_are_held_than_large_ones(size, most):
-    """Each waits until as many are under way as may be."""
-    overlap, go, under_way = Overlap(at_once=2, most=4), threading.Event(), []
-
-    def job(number):
-        under_way.append(number)
-        go.wait(30)
-        return lambda: None
-
-    def start_all():
-        for number in range(6):
-            overlap.start(number, lambda number=number: job(number), size)
-
-    starter = threading.Thread(target=start_all)
-    starter.start()
-    end = time.monotonic() + 30
-    while len(under_way) < most and time.monotonic() < end:
-        time.sleep(0.001)
-    starter.join(0.05)
-    assert starter.is_alive()
-    assert len(under_way) == most
-    go.set()
-    starter.join(30)
-    overlap.close()
-    assert sorted(under_way) == list(range(6))
 
 
 def test_the_next_is_encoded_while_two_wait_for_the_disk(overlap):
