@@ -10,6 +10,7 @@ from pathlib import Path
 from ssmlens.errors import CaptureFileError, SsmlensError, UsageError
 from ssmlens.files.place import partial_path
 from ssmlens.store import Capture
+from ssmlens.store.shards import layers_written
 from ssmlens_dashboard.listing import Entry, Kind, Listing, finished
 from ssmlens_dashboard.open_captures import OpenCaptures
 
@@ -77,7 +78,7 @@ class Library:
         entry = self.entry(identifier)
         if entry.growing:
             raise GrowingError(
-                f"{entry.name} is not finished: {_layers_written(entry.path)} of its layers are written. It is shown "
+                f"{entry.name} is not finished: {layers_written(entry.path)} of its layers are written. It is shown "
                 "as soon as it is. If nothing writes it any more, go on with it: ssmlens capture ... --resume"
             )
         try:
@@ -96,8 +97,3 @@ def first(entries: Sequence[Entry]) -> Entry:
 def without_folders(message: str, entry: Entry) -> str:
     """Replace the path of an entry by its name in a message."""
     return message.replace(str(entry.path), entry.name).replace(f"{entry.path.parent}/", "")
-
-
-def _layers_written(folder: Path) -> int:
-    """Count the layers of a growing capture that have a file, for all prompts or some."""
-    return len({path.name.partition(".")[0] for path in folder.glob("layer-*.h5")})

@@ -94,6 +94,11 @@ def entry_path(folder: Path, layer: int) -> Path:
     return folder / f"layer-{layer_name(layer)}.written.json"
 
 
+def entry_paths(folder: Path) -> list[Path]:
+    """The entries' files in a folder."""
+    return list(folder.glob("layer-*.written.json"))
+
+
 def read_entry(path: Path) -> Entry | None:
     """Read an entry; None if there is none, or none that makes sense."""
     try:

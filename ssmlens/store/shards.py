@@ -210,6 +210,12 @@ class Shards:
             return _digest(stored_layer(file, layer))
 
 
+def layers_written(folder: Path) -> int:
+    """Number of layers of which a capture that is being written has something complete in its `<out>.partial/`."""
+    names = [path.name for path in (*folder.glob("layer-*.h5"), *journal.entry_paths(folder))]
+    return len({name.partition(".")[0] for name in names})
+
+
 def _write_origin(file: h5py.File, first_prompt: int, header_digest: str) -> None:
     write_root(file, LAYER, {"header_digest": header_digest, "first_prompt": first_prompt})
 

@@ -12,6 +12,7 @@ import xarray
 
 from ssmlens.errors import SsmlensError
 from ssmlens.store import CaptureWriter, growing, open_capture, pack, shards, verify
+from ssmlens.store.shards import layers_written
 
 ALL = (0, 2, 3, 4, 7)
 
@@ -119,6 +120,20 @@ def test_a_stopped_run_loses_no_complete_layer(sample, tmp_path, digest, overlap
     assert write(sample, out, overlapped=overlapped, resume=True, stop_after=1) == [3]
     assert write(sample, out, overlapped=overlapped, resume=True) == [4, 7]
     assert_whole(out, digest)
+
+
+@pytest.mark.parametrize(("out", "batches"), [("run.h5", 1), ("run.h5", 2), ("run", 1)])
+def test_layers_are_counted_while_they_are_written(sample, tmp_path, out, batches):
+    """As the dashboard does: a layer counts once one of its shards, or all of it, is complete."""
+    asked, arrays = sample.header(layers=ALL), sample.samples(ALL)
+    made = CaptureWriter(tmp_path / out, asked, layers=ALL, batches=batches)
+    assert layers_written(made.partial) == 0
+    for count, layer in enumerate(ALL[:3], 1):
+        for batch in range(batches):
+            part = sample.batch_of(arrays[layer], made.prompts(batch))
+            made.write(layer, batch, part, sample.attributes(layer))
+            assert layers_written(made.partial) == count
+    made.close()
 
 
 def test_what_is_written_can_be_read_meanwhile(sample, tmp_path):
@@ -244,7 +259,7 @@ def test_an_error_at_any_write_loses_nothing(
         assert {f"{layer:03d}" for layer in again}.isdisjoint(complete)
         done.append(len(complete))
         assert_whole(out, digest)
-        after += 1 + after // 4
+        after += 1 + after // 2
     assert_whole(out, digest)
     assert after
     assert max(done) >= 3
