@@ -1,5 +1,6 @@
 """Convert a capture in a folder into one file."""
 
+import time
 from pathlib import Path
 
 from ssmlens.errors import CaptureFileError, UsageError
@@ -11,8 +12,8 @@ from ssmlens.store.guard import open_guarded
 from ssmlens.store.manifest import Manifest, read_manifest
 from ssmlens.store.output_lock import OutputLock
 
-# Attempts, if a new capture replaces the folder during packing. Small captures may take less time than packing one.
-_TRIES = 25
+# Seconds of attempts, if new captures replace the folder during packing. A small one takes less time than packing it.
+_PATIENCE = 60.0
 
 
 def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Path:
@@ -41,7 +42,8 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
         half = place.partial_path(out)
         if half.is_dir():
             raise UsageError(f"{out} is half captured ({half}); choose another `out`")
-        for _ in range(_TRIES):
+        end = time.monotonic() + _PATIENCE
+        while True:
             before = place.identity(folder)
             try:
                 _assemble(folder, read_manifest(folder), out)
@@ -49,7 +51,10 @@ def pack(folder: Path | str, out: Path | str, *, overwrite: bool = False) -> Pat
             except (CaptureFileError, UsageError, OSError):
                 if place.identity(folder) == before:
                     raise
-        raise CaptureFileError(f"{folder} keeps being replaced by new captures; pack it later")
+            if time.monotonic() > end:
+                raise CaptureFileError(
+                    f"{folder} keeps being replaced by new captures; pack it later"
+                )
     finally:
         lock.close()
 

@@ -85,3 +85,19 @@ def test_a_folder_replaced_twice_by_what_it_was_is_noticed(sample, tmp_path, mon
     with open_capture(pack(path, tmp_path / "one.h5")) as packed:
         assert packed.digest == digest
     assert len(calls) == 2
+
+
+def test_a_folder_that_is_replaced_all_the_time_is_given_up(sample, tmp_path, monkeypatch):
+    path, calls = sample.write_capture(tmp_path / "run"), []
+
+    def assemble(_):
+        calls.append(0)
+        sample.write_capture(path, overwrite=True)
+        raise OtherDigestError("its layers are of two captures")
+
+    monkeypatch.setattr(packing, "assemble", assemble)
+    monkeypatch.setattr(packing, "_PATIENCE", 0.2)
+    with pytest.raises(CaptureFileError, match="keeps being replaced by new captures"):
+        pack(path, tmp_path / "one.h5")
+    assert len(calls) > 1
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
