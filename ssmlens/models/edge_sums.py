@@ -6,18 +6,16 @@ registers, and the host needs no count of the edges.
 
 import functools
 import importlib
-import logging
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ssmlens.scan import trial
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Operator
 from ssmlens.scan.operators.decay_scan import ScanOperands
-
-log = logging.getLogger("ssmlens")
 
 # Entries [head state] of a program, and keys whose edges it checks together.
 _TILE, _KEYS = 2048, 32
@@ -51,15 +49,15 @@ def edge_sums(
 @functools.cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernel runs on this device: tried once, on two tokens; if not, a warning says why."""
-    try:
-        zeros = torch.zeros(1, 2, 1, 1, device=device)
-        o = ScanOperands(delta=zeros[..., 0], A=-torch.ones(1, 1, device=device), B=zeros, C=zeros)
-        launch(o, zeros, torch.ones(2, 2, dtype=torch.bool, device=device), 0).cpu()
-    except Exception as error:  # a compiler may raise anything
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        log.warning("edges are summed by torch; Triton's kernel fails here: %s", reason)
-        return False
-    return True
+    return trial.succeeds(
+        lambda: _try(device), "edges are summed by torch; Triton's kernel fails here"
+    )
+
+
+def _try(device: torch.device) -> None:
+    zeros = torch.zeros(1, 2, 1, 1, device=device)
+    o = ScanOperands(delta=zeros[..., 0], A=-torch.ones(1, 1, device=device), B=zeros, C=zeros)
+    launch(o, zeros, torch.ones(2, 2, dtype=torch.bool, device=device), 0).cpu()
 
 
 def launch(

@@ -9,7 +9,6 @@ order: the same operands give the same gradients, bit for bit.
 
 import functools
 import importlib
-import logging
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-log = logging.getLogger("ssmlens")
+from ssmlens.scan import trial
 
 # Tokens from one stored state to the next, threads that share a channel's states, states per thread. This is the
 # fastest of nine triples on an H200: 59 and 114 µs for the two passes (64 × 52 tokens, 512 channels, N 32). Storing a
@@ -31,13 +30,9 @@ def is_available(device: torch.device) -> bool:
 
     They are written in Gluon, an experimental part of Triton: they may not compile with another version or GPU.
     """
-    try:
-        _try(device)
-    except Exception as error:  # a compiler may raise anything
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        log.warning("Mamba-1 trains with mamba_ssm's scan; the short one fails here: %s", reason)
-        return False
-    return True
+    return trial.succeeds(
+        lambda: _try(device), "Mamba-1 trains with mamba_ssm's scan; the short one fails here"
+    )
 
 
 def fits(channels: int, states: int) -> bool:

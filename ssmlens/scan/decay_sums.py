@@ -9,7 +9,6 @@ exponentials. Products run on tensor cores, with numbers cut in two: they are as
 import dataclasses
 import functools
 import importlib
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +17,12 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from ssmlens.scan import trial
 from ssmlens.scan.operands import DecayOperands
 from ssmlens.scan.operator import Span
 
-log = logging.getLogger("ssmlens")
-
-# Tokens of a tile, how often it halves down to a leaf, heads of a slice, heads of a leaf's slice, warps. With these an
-# H200 takes 1.26 ms for 1024 tokens, 2048 heads and 16 states; with slices of 16 heads 1.6, with 8 warps twice as long.
+# Tokens of a tile, how often it halves down to a leaf, heads of a slice, heads of a leaf's slice, warps. Others were
+# slower on an H200, by a script that is not in the repository.
 _TILE, _LEVELS, _SLICE, _LEAF_SLICE, _WARPS = 64, 2, 32, 32, 4
 # Programs that keep a GPU busy. Where there are fewer tiles, each is shared out among several programs, by heads.
 _PROGRAMS = 1320
@@ -50,13 +48,9 @@ def fits(o: DecayOperands) -> bool:
 @functools.cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernels run on this device: tried once; if not, a warning says why."""
-    try:
-        _try(device)
-    except Exception as error:  # a compiler may raise anything
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        log.warning("maps of Mamba-1 are slower here: Triton's kernels fail: %s", reason)
-        return False
-    return True
+    return trial.succeeds(
+        lambda: _try(device), "maps of Mamba-1 are slower here: Triton's kernels fail"
+    )
 
 
 def put_head_sums(
